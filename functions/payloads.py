@@ -1,0 +1,52 @@
+"""The pipeline's vocabulary: one payload class per channel."""
+
+from typing import Annotated
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import AfterValidator, Field
+
+from milepost import Number, Payload, RootPayload
+
+
+def address(value: str) -> str:
+    """An address that SMTP will carry, its domain in lower case. Syntax only: nothing is looked up."""
+    try:
+        found = validate_email(value, check_deliverability=False, globally_deliverable=False)
+    except EmailNotValidError as fault:
+        raise ValueError(str(fault)) from None
+    if "." not in found.domain:
+        raise ValueError("the part after the @-sign must have a dot, as in example.org")
+    return found.normalized
+
+
+Address = Annotated[str, Field(max_length=254, examples=["ada@example.org"]), AfterValidator(address)]
+Latitude = Annotated[Number, Field(ge=-90, le=90, description="degrees north", examples=[51.5074])]
+Longitude = Annotated[Number, Field(ge=-180, le=180, description="degrees east", examples=[-0.1278])]
+Miles = Annotated[Number, Field(ge=0, description="statute miles", examples=[2216.0742916592476])]
+
+
+class Submission(Payload, channel="raw_input"):
+    """What a visitor gives: where to send the answer, and a place."""
+
+    email: Address
+    lat: Latitude
+    long: Longitude
+
+
+class CalculatedDistance(Payload, channel="calculated_distance"):
+    """How far the submitted place is from the office."""
+
+    email: Address
+    distance_from_velocity: Miles
+
+
+class Recipient(RootPayload[Address], channel="user:email"):
+    """The address of someone whose distance is stored and who is to be told."""
+
+
+class EmailSent(Payload, channel="email:sent"):
+    """The e-mail that went out."""
+
+    email: Address
+    distance_from_velocity: Miles
+    message: str

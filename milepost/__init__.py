@@ -1,0 +1,11 @@
+"""Milepost: an event-driven pipeline of serverless Python functions, fed by Redis.
+
+What a stage's author needs is here: the payload base, the stage itself, the event and the verdicts.
+"""
+
+from milepost.errors import InHand, Reject, Unavailable
+from milepost.event import Event
+from milepost.payload import Number, Payload, RootPayload
+from milepost.stage import stage
+
+__all__ = ["Event", "InHand", "Number", "Payload", "Reject", "RootPayload", "Unavailable", "stage"]

@@ -1,0 +1,211 @@
+"""A bridge, assembled: its routes, its listener, and what must be done from time to time."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from uuid import uuid4
+
+from milepost.bridge.client import Client
+from milepost.bridge.listener import Listener
+from milepost.bridge.metrics import Metrics
+from milepost.bridge.route import BLOCK, Route
+from milepost.bridge.settings import BROKER, BridgeSettings, Delivery
+from milepost.connection import ANSWER_WITHIN, connect
+from milepost.errors import JournalUnavailable
+from milepost.journal import Group, Journal, Upkeep, Wiring
+
+log = logging.getLogger("milepost.bridge")
+
+BEAT = 10.0
+"""Seconds between two beats in the stages table."""
+
+LOOK = 2.0
+"""Seconds after which parked events are looked at, for those that another bridge parked and left."""
+
+TRIM, TRIM_ALL = 1.0, 10.0
+"""Seconds between two trims of journals where something was settled, and of all."""
+
+MOST_WOKEN = 256
+"""Parked events of one route that are woken in one step."""
+
+
+class Bridge:
+    """Serves the routes of its settings. `journal` is its HTTP door's, `metrics` what it counts."""
+
+    def __init__(self, settings: BridgeSettings) -> None:
+        self.metrics = Metrics()
+        self.journal = Journal(connect(settings), settings)
+        self.ready = False
+        self._settings = settings
+        self._upkeep = Upkeep(self.journal.scripts, self.journal.keeping)
+        self._consumer = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self._reader = connect(settings, answer_within=BLOCK + ANSWER_WITHIN, retries=0)
+        self._ear = connect(settings, retries=0)
+        self._parked = asyncio.Event()
+        self._wirings = dict(_wirings(settings))
+        self._routes = [self._route(name, wiring) for name, wiring in self._wirings.items()]
+        self._channels = sorted({channel for wiring in self._wirings.values() for channel in wiring.consumes})
+        self._listener = Listener(
+            self._ear, self._channels, self._upkeep, self.metrics, lease=settings.lease.total_seconds()
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def _route(self, name: str, wiring: Wiring) -> Route:
+        deliveries = {stage.name: stage for stage in self._settings.routes}
+        delivery = deliveries.get(name) or Delivery(timeout=self._settings.broker_timeout)
+        return Route(
+            name,
+            [
+                Group(
+                    channel,
+                    name,
+                    self._consumer,
+                    reader=self._reader,
+                    scripts=self.journal.scripts,
+                    keeping=self.journal.keeping,
+                    deadline=self._settings.deadline,
+                )
+                for channel in wiring.consumes
+            ],
+            client=Client(wiring.url),
+            emits=None if name == BROKER else next(iter(wiring.emits), None),
+            delivery=delivery,
+            window=self._settings.window,
+            metrics=self.metrics,
+            parked=self._parked,
+        )
+
+    @property
+    def upkeep(self) -> Upkeep:
+        """For the doors that broker mode needs."""
+        return self._upkeep
+
+    def start(self, *, failed: Callable[[], None]) -> None:
+        """Begin to serve, in the background; a Redis that is away is waited for.
+
+        `failed` is called should that end by a fault of our own: a bridge that serves nothing must not look alive.
+        """
+        if self._settings.delivery == "broker" and not self._settings.k_sink:
+            log.error("outcome=waiting reason='K_SINK is not set: no SinkBinding has told this bridge its Broker yet'")
+            return
+        serving = asyncio.create_task(self._serve())
+        serving.add_done_callback(lambda task: self._ended(task, failed))
+        self._tasks = [serving]
+
+    def _ended(self, task: asyncio.Task[None], failed: Callable[[], None]) -> None:
+        self.ready = False
+        if not task.cancelled() and (fault := task.exception()):
+            log.critical("outcome=failed", exc_info=fault)
+            failed()
+
+    async def _serve(self) -> None:
+        await self._open()
+        claim = self._settings.claim.total_seconds()
+        async with asyncio.TaskGroup() as tasks:
+            for route in self._routes:
+                tasks.create_task(route.run())
+            tasks.create_task(self._listener.run())
+            tasks.create_task(self._wake())
+            tasks.create_task(self._trim())
+            tasks.create_task(_every(BEAT, lambda: self._upkeep.beat(self._wirings), "beat"))
+            for route in self._routes:
+                tasks.create_task(_every(claim / 10, lambda route=route: route.keep(claim=claim), "keep"))  # type: ignore[misc]
+            self.ready = True
+            log.info("outcome=ready routes=%s", ",".join(self._wirings))
+
+    async def _open(self) -> None:
+        """Show our routes before anything is trimmed, then make the groups."""
+        while True:
+            try:
+                await self._warn_of_memory()
+                await self._upkeep.beat(self._wirings)
+                for route in self._routes:
+                    for group in route.groups:
+                        await group.ensure()
+            except JournalUnavailable as fault:
+                log.warning("outcome=waiting reason=%r", str(fault))
+                await asyncio.sleep(1)
+                continue
+            return
+
+    async def _warn_of_memory(self) -> None:
+        """Say loudly which server setting breaks a promise. Managed servers forbid CONFIG; INFO they answer."""
+        info = await self.journal.ask(self.journal.redis.info())
+        policy, aof = info.get("maxmemory_policy"), info.get("aof_enabled")
+        if policy != "noeviction":
+            log.warning(
+                "outcome=unsafe reason='Redis maxmemory-policy is %s, not noeviction: events can be evicted'", policy
+            )
+        if not aof:
+            log.warning("outcome=unsafe reason='Redis has AOF off or does not say: its death loses events'")
+
+    async def _wake(self) -> None:
+        names = [route.name for route in self._routes]
+        while True:
+            pause = LOOK
+            self._parked.clear()
+            try:
+                _, due = await self._upkeep.wake(names, most=MOST_WOKEN)
+            except JournalUnavailable as fault:
+                log.warning("outcome=not-woken reason=%r", str(fault))
+            else:
+                pause = LOOK if due is None else min(LOOK, due)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._parked.wait()
+
+    async def _trim(self) -> None:
+        since_all = 0.0
+        while True:
+            await asyncio.sleep(TRIM)
+            since_all += TRIM
+            dirty = set().union(*(route.dirty for route in self._routes))
+            if since_all >= TRIM_ALL:
+                since_all, dirty = 0.0, set(self._channels)
+            for route in self._routes:
+                route.dirty.clear()
+            try:
+                for channel in dirty:
+                    happened, left = await self._upkeep.trim(channel)
+                    if happened not in {"trimmed", "absent"}:
+                        log.warning("channel=%s outcome=untrimmed reason=%r entries=%d", channel, happened, left)
+            except JournalUnavailable as fault:
+                log.warning("outcome=untrimmed reason=%r", str(fault))
+
+    async def stop(self) -> None:
+        """Read no more, let what is on the wire finish within the grace or hand it back, give up the lease."""
+        self.ready = False
+        grace = self._settings.grace.total_seconds()
+        claim = self._settings.claim.total_seconds()
+        if self._tasks:
+            await self._listener.stop(within=grace / 2)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._reader.aclose()
+        await asyncio.gather(*(route.finish(grace=grace, claim=claim) for route in self._routes))
+        await self._ear.aclose()
+        await self.journal.close()
+
+
+def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:
+    if settings.delivery == "direct":
+        return [
+            (stage.name, Wiring([stage.consumes], [stage.emits] if stage.emits else [], stage.url or ""))
+            for stage in settings.routes
+        ]
+    consumed = sorted({stage.consumes for stage in settings.routes})
+    emitted = sorted({stage.emits for stage in settings.routes if stage.emits})
+    return [(BROKER, Wiring(consumed, emitted, settings.k_sink))] if settings.k_sink else []
+
+
+async def _every(seconds: float, step: Callable[[], Awaitable[None]], name: str) -> None:
+    while True:
+        try:
+            await step()
+        except JournalUnavailable as fault:
+            log.warning("outcome=no-%s reason=%r", name, str(fault))
+        await asyncio.sleep(seconds)

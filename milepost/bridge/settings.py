@@ -1,0 +1,85 @@
+"""How a bridge is told what it serves."""
+
+from datetime import timedelta
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+from milepost.settings import JournalSettings
+
+BROKER = "broker"
+"""Name of the one route there is in broker mode, of its group and of its parked events."""
+
+
+def http_url(url: str) -> str:
+    """Refuse what no event can be POSTed to."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must look like http://host[:port]/path, or https://")
+    if parts.username or parts.password:
+        raise ValueError("must not hold a user or password: it is shown in the stages table")
+    return url
+
+
+Url = Annotated[str, AfterValidator(http_url)]
+Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Channel = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^\S+$")]
+
+
+class Delivery(BaseModel):
+    """How hard a route tries. Names and meaning are those of Knative's DeliverySpec, durations ISO 8601."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+    retry: int = Field(10, ge=0)
+    """Deliveries after the first that the event's own failures are worth."""
+    crash_retry: int = Field(50, ge=0)
+    """The same for deliveries that ended without an answer."""
+    backoff_policy: Literal["exponential", "linear"] = "exponential"
+    backoff_delay: timedelta = Field(timedelta(seconds=0.2), gt=timedelta(0))
+    timeout: timedelta = Field(timedelta(seconds=60), gt=timedelta(0))
+
+
+class Stage(Delivery):
+    """One stage of the table, and where it is reached. In broker mode the Broker knows that, so `url` may be absent."""
+
+    name: Name
+    consumes: Channel
+    emits: Channel | None = None
+    url: Url | None = None
+
+
+class BridgeSettings(JournalSettings):
+    """Each field is an environment variable of its name; `ROUTES` is a JSON list of stages."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - in a pod, the pod's address
+    port: int = Field(8080, ge=0, le=65535)
+    routes: tuple[Stage, ...] = ()
+    delivery: Literal["direct", "broker"] = "direct"
+    k_sink: Url | None = None
+    broker_timeout: timedelta = Field(timedelta(seconds=60), gt=timedelta(0))
+    window: int = Field(512, ge=1)
+    """Most POSTs on the wire to one route."""
+    claim: timedelta = Field(timedelta(seconds=30), gt=timedelta(0))
+    """How long an entry may go unrenewed before another bridge takes it over."""
+    lease: timedelta = Field(timedelta(seconds=10), gt=timedelta(0))
+    grace: timedelta = Field(timedelta(seconds=5), ge=timedelta(0))
+    """How long a clean stop waits for what is on the wire before it hands it back."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        names = [stage.name for stage in self.routes]
+        emitted = [stage.emits for stage in self.routes if stage.emits]
+        for what, values in (("named", names), ("emitted", emitted)):
+            twice: Any = {value for value in values if values.count(value) > 1}
+            if twice:
+                raise ValueError(f"ROUTES: {', '.join(sorted(twice))} {what} twice")
+        if BROKER in names or "bridge" in names:
+            raise ValueError("ROUTES: no stage can be called broker or bridge")
+        if self.delivery == "direct":
+            without = [stage.name for stage in self.routes if stage.url is None]
+            if without:
+                raise ValueError(f"ROUTES: {', '.join(without)}: url is missing")
+        return self

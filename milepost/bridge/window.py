@@ -1,0 +1,112 @@
+"""How many POSTs a route may have on the wire: grows while the stage keeps up, shrinks to one probe when it is away."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+FIRST = 16
+"""Size at the start, in POSTs."""
+
+
+class Window:
+    """Additive increase: each success of a full window widens it by one, up to `most`.
+
+    When the route is down nothing passes until a delay is over, then one probe at a time; a probe that fails
+    lengthens the delay. `taken` counts entries read and unsettled, `on_wire` those of them being POSTed.
+    """
+
+    def __init__(self, most: int, *, backoff: Callable[[int], float]) -> None:
+        self.most = most
+        self.size = min(FIRST, most)
+        self.taken = 0
+        self.on_wire = 0
+        self.strikes = 0
+        self._backoff = backoff
+        self._epoch = 0
+        self._reopening: asyncio.TimerHandle | None = None
+        self._changed = asyncio.Event()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def down(self) -> bool:
+        """Whether the route failed and no probe has succeeded since."""
+        return self.strikes > 0
+
+    @property
+    def free(self) -> int:
+        """How many more entries may be read now."""
+        return 0 if self._reopening else max(0, self.size - self.taken)
+
+    async def room(self) -> int:
+        """Wait until something may be read; how many."""
+        while not (free := self.free):
+            self._changed.clear()
+            await self._changed.wait()
+        return free
+
+    async def enter(self) -> int:
+        """Wait for a place on the wire. Returns the epoch, to be given back if the route failed."""
+        while self._reopening or self.on_wire >= self.size:
+            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(place)
+            try:
+                await place
+            except asyncio.CancelledError:
+                self._admit()
+                raise
+        self.on_wire += 1
+        return self._epoch
+
+    def leave(self) -> None:
+        """Give the place on the wire back."""
+        self.on_wire -= 1
+        self._admit()
+
+    def settled(self) -> None:
+        """One of the entries taken is settled or dropped."""
+        self.taken -= 1
+        self._changed.set()
+
+    def succeeded(self) -> None:
+        """The stage answered."""
+        if self.strikes:
+            self.strikes = 0
+            self._reopen()
+        if self.size < self.most and self.taken >= self.size:
+            self.size += 1
+            self._admit()
+            self._changed.set()
+
+    def failed(self, epoch: int, retry_after: float | None) -> float:
+        """The route is down: close it, and return the seconds until its next probe.
+
+        Of what was on the wire when it went down only the first to fail counts as a strike.
+        """
+        loop = asyncio.get_running_loop()
+        if epoch == self._epoch:
+            self._epoch += 1
+            self.strikes += 1
+            self.size = 1
+            delay = self._backoff(self.strikes) if retry_after is None else retry_after
+            self.close()
+            self._reopening = loop.call_later(delay, self._reopen)
+        return max(0.0, self._reopening.when() - loop.time()) if self._reopening else 0.0
+
+    def close(self) -> None:
+        """Drop the timer, if one runs."""
+        if self._reopening:
+            self._reopening.cancel()
+            self._reopening = None
+
+    def _reopen(self) -> None:
+        self.close()
+        self._admit()
+        self._changed.set()
+
+    def _admit(self) -> None:
+        """Let one waiter look again; each that enters or leaves lets the next one."""
+        while self._waiting and not self._reopening and self.on_wire < self.size:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return

@@ -1,0 +1,51 @@
+"""What can go wrong, as one tree.
+
+MilepostError
+  EventError           what came in is no CloudEvent we can carry: 400
+  Reject               the event itself is at fault: 422, buried at once
+  InHand               this very event is being handled elsewhere: 409, tried again later
+  Unavailable          something the stage needs is away: 503, tried again
+  JournalUnavailable   Redis cannot be reached, or is full: nothing was written
+  BacklogFull          the backlog is over its limit: nothing was written
+  ConfigurationError   a setting or the stages table is wrong: told at start
+"""
+
+
+class MilepostError(Exception):
+    """Everything Milepost raises on purpose."""
+
+
+class EventError(MilepostError):
+    """What came in is not a CloudEvent that Milepost can carry. The text names the attribute and the fault."""
+
+
+class Reject(MilepostError):  # noqa: N818 - a verdict a stage gives, read as a verb
+    """The event is at fault and no retry can help: answered 422, buried at once with this text as its reason."""
+
+
+class InHand(MilepostError):  # noqa: N818
+    """This very event is being handled elsewhere: answered 409, tried again after `retry_after` seconds."""
+
+    def __init__(self, detail: str, *, retry_after: float) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class Unavailable(MilepostError):  # noqa: N818
+    """Something the stage needs is away: answered 503, tried again after `retry_after` seconds."""
+
+    def __init__(self, detail: str, *, retry_after: float = 1) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class JournalUnavailable(MilepostError):  # noqa: N818
+    """Redis cannot be reached, refuses, or is full: nothing was written by this call."""
+
+
+class BacklogFull(MilepostError):  # noqa: N818
+    """The backlog is over its limit: nothing was written, and asking later may help."""
+
+
+class ConfigurationError(MilepostError):
+    """A setting or the stages table is wrong. The text names it and says what to do."""

@@ -1,0 +1,72 @@
+"""Many callers, one round trip: what is submitted while a batch is under way makes the next one."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batch(Generic[Item, Result]):
+    """Collects items and runs them together, with no timer: a lone item goes at once.
+
+    `run` answers one result per item, in order; what it raises, every submitter of that batch gets.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        size: Callable[[Item], int],
+        *,
+        most_items: int = 256,
+        most_bytes: int = 4_000_000,
+    ) -> None:
+        self._run = run
+        self._size = size
+        self._most_items = most_items
+        self._most_bytes = most_bytes
+        self._pending: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._runner: asyncio.Task[None] | None = None
+
+    async def submit(self, item: Item) -> Result:
+        """Run `item` in the next batch and return its own result. A caller that goes away changes nothing."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._pending.append((item, future))
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._drain())
+        return await future
+
+    async def _drain(self) -> None:
+        try:
+            while self._pending:
+                await self._run_one(self._take())
+        finally:
+            self._runner = None
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        weight, count = 0, 0
+        for item, _ in self._pending[: self._most_items]:
+            weight += self._size(item)
+            if count and weight > self._most_bytes:
+                break
+            count += 1
+        taken, self._pending = self._pending[:count], self._pending[count:]
+        return taken
+
+    async def _run_one(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._run([item for item, _ in batch])
+        except asyncio.CancelledError:
+            for _, future in batch + self._pending:
+                future.cancel()
+            self._pending = []
+            raise
+        except Exception as fault:  # noqa: BLE001 - handed to every submitter
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(fault)
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)

@@ -1,0 +1,177 @@
+"""The journal as doors and operators see it: publish, look up, replay, forget."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from milepost import keys
+from milepost.errors import BacklogFull, MilepostError
+from milepost.event import Event, loads
+from milepost.journal.batch import Batch
+from milepost.journal.records import (
+    DeadLetter,
+    Forgotten,
+    Note,
+    StageStatus,
+    event_arguments,
+    event_keys,
+    milliseconds,
+    moment,
+)
+from milepost.journal.scripts import Scripts, Text, checked, unavailable
+from milepost.settings import JournalSettings
+
+BEAT_FRESH = 60.0
+"""Seconds without a beat after which a stage is not served."""
+
+_OF = (keys.journal(""), keys.waiting(""), keys.dead(""))
+
+
+class StageServed(MilepostError):  # noqa: N818 - named for the state that forbids forgetting
+    """A bridge serves this stage: it cannot be forgotten."""
+
+
+class Journal:
+    """Events on their way in, and where they are. Safe to share between tasks; publishes travel in batches."""
+
+    def __init__(self, redis: Redis, settings: JournalSettings) -> None:
+        self.redis = redis
+        self.scripts = Scripts(redis)
+        self.keeping = keeping(settings)
+        self._limit = settings.backlog_limit
+        self._publishes: Batch[tuple[Sequence[Text], Sequence[Text]], bytes] = Batch(
+            self._publish, size=lambda item: sum(len(str(text)) for text in item[1])
+        )
+
+    async def publish(self, event: Event) -> bool:
+        """Journal `event` and announce it on its channel, in one atomic step.
+
+        Returns False, and does nothing, if this (source, id) was published before.
+        Raises JournalUnavailable if Redis cannot take it, BacklogFull if the backlog is over its limit:
+        then nothing was written.
+        """
+        answer = await self._publishes.submit((event_keys(event), event_arguments(event)))
+        return checked([answer]) == ["done"]
+
+    async def _publish(self, batch: Sequence[tuple[Sequence[Text], Sequence[Text]]]) -> Sequence[bytes]:
+        answers = await self.scripts.run(
+            "publish",
+            [keys.STAGES, keys.JOURNALS, *(key for names, _ in batch for key in names)],
+            [self._limit, *_OF, *self.keeping, *(argument for _, texts in batch for argument in texts)],
+        )
+        if answers == b"full":
+            raise BacklogFull(f"the backlog is over its limit of {self._limit} events")
+        return list(answers)
+
+    async def progress(self, event_id: str) -> dict[str, Note]:
+        """Which channels a submission has reached, oldest first; empty for an id nobody knows."""
+        fields = await self.ask(self.redis.hgetall(keys.progress(event_id)))
+        notes = {channel.decode(): loads(text) for channel, text in fields.items()}
+        ordered = sorted(notes.items(), key=lambda item: int(item[1]["at"]))
+        return {channel: Note(moment(note["at"]), note["data"]) for channel, note in ordered}
+
+    async def backlog(self) -> int:
+        """Journaled, parked and dead events together."""
+        return int(await self.scripts.run("backlog", [keys.JOURNALS, keys.STAGES], _OF))
+
+    async def ping(self) -> None:
+        """Raises JournalUnavailable if Redis does not answer."""
+        await self.ask(self.redis.ping())
+
+    async def stages(self) -> list[StageStatus]:
+        """Every stage of the bridges' route table, by name, and what lies before it."""
+        table = await self.ask(self.redis.hgetall(keys.STAGES))
+        seconds, _ = await self.ask(self.redis.time())
+        return [await self._stage(name.decode(), loads(text), seconds * 1000) for name, text in sorted(table.items())]
+
+    async def _stage(self, name: str, wired: dict[str, Any], now: int) -> StageStatus:
+        return StageStatus(
+            name=name,
+            consumes=tuple(wired["consumes"]),
+            emits=tuple(wired["emits"]),
+            url=wired["url"],
+            served=now - wired["beat"] < BEAT_FRESH * 1000,
+            backlog=sum([await self._unfinished(channel, name) for channel in wired["consumes"]]),
+            parked=await self.ask(self.redis.zcard(keys.waiting(name))),
+            dead=await self.ask(self.redis.xlen(keys.dead(name))),
+        )
+
+    async def _unfinished(self, channel: str, group: str) -> int:
+        """Entries that the group has pending or has not read. Before Redis 7 a journal's length stands in."""
+        journal = keys.journal(channel)
+        length = int(await self.ask(self.redis.xlen(journal)))
+        try:
+            groups = await self.redis.xinfo_groups(journal)
+        except ResponseError:  # no journal yet
+            return 0
+        except (RedisError, OSError) as fault:
+            raise unavailable(fault) from fault
+        for row in groups:
+            if row["name"] == group.encode():
+                lag = row.get("lag")
+                return length if lag is None else min(length, int(row["pending"]) + int(lag))
+        return length
+
+    async def forget(self, stage: str) -> Forgotten:
+        """Remove a stage's table entry, groups, parked events and dead letters, in one step.
+
+        Raises StageServed while a bridge serves it, LookupError if nothing of it exists, JournalUnavailable.
+        """
+        verdict, parked, dead = await self.scripts.run(
+            "forget",
+            [keys.STAGES, keys.JOURNALS, keys.waiting(stage), keys.dead(stage)],
+            [stage, round(BEAT_FRESH * 1000), keys.journal("")],
+        )
+        if verdict == b"served":
+            raise StageServed(f"{stage} is served by a bridge: stop serving it first")
+        if verdict == b"unknown":
+            raise LookupError(stage)
+        return Forgotten(parked, dead)
+
+    async def dead_stages(self) -> list[str]:
+        """Names of what may hold dead letters: every stage of the table, and `bridge`."""
+        return [*sorted(name.decode() for name in await self.ask(self.redis.hkeys(keys.STAGES))), "bridge"]
+
+    async def dead_letters(self, stage: str, *, start: str = "-", count: int = 100) -> list[DeadLetter]:
+        """Up to `count` dead letters of `stage`, oldest first, from stream id `start` (`(id`: after it)."""
+        rows = await self.ask(self.redis.xrange(keys.dead(stage), start, "+", count))
+        return [DeadLetter.read(stage, row) for row in rows]
+
+    async def replay(self, stage: str, entries: Sequence[str]) -> int:
+        """Put dead letters back into their journals, for `stage` alone, counts and deadline afresh.
+
+        Returns how many there were. Raises ValueError for `bridge`, whose letters no journal can carry.
+        """
+        if stage == "bridge":
+            raise ValueError("what the bridge itself could not read cannot be replayed; drop it")
+        return int(
+            await self.scripts.run(
+                "replay",
+                [keys.JOURNALS, keys.dead(stage)],
+                [stage, keys.journal(""), keys.progress(""), *entries],
+            )
+        )
+
+    async def drop(self, stage: str, entries: Sequence[str]) -> int:
+        """Delete dead letters for good. Returns how many there were."""
+        return int(await self.ask(self.redis.xdel(keys.dead(stage), *entries))) if entries else 0
+
+    async def ask(self, call: Any) -> Any:
+        """Await one plain Redis command. Raises JournalUnavailable."""
+        try:
+            return await call
+        except (RedisError, OSError) as fault:
+            raise unavailable(fault) from fault
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.redis.aclose()
+
+
+def keeping(settings: JournalSettings) -> tuple[int, int]:
+    """How long `seen` and `progress` are kept, in milliseconds: the second is the deadline and an hour more."""
+    hour = timedelta(hours=1)
+    return milliseconds(settings.dedup), milliseconds(settings.deadline + hour)

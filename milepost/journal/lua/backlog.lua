@@ -1,0 +1,2 @@
+-- backlog: how many events are journaled, parked or dead.
+return backlog(key(), key(), arg(), arg(), arg())

@@ -1,0 +1,119 @@
+-- What every script shares; put before each of them. A script reads KEYS and ARGV front to back with key() and arg().
+-- The times are Redis's own, in milliseconds. Events pass through as text: cjson would round their numbers.
+
+local keys_read, args_read = 0, 0
+
+local function key()
+  keys_read = keys_read + 1
+  return KEYS[keys_read]
+end
+
+local function arg()
+  args_read = args_read + 1
+  return ARGV[args_read]
+end
+
+local function more()
+  return args_read < #ARGV
+end
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- A write that changes nothing and that a full Redis allows: what a script writes after it is not refused.
+local function defy_full(journals)
+  redis.call('XACK', journals .. ':none', 'none', '0-0')
+end
+
+-- Runs a step and answers for it alone: its result, or its error as text. One entry cannot fail the batch.
+local function attempt(step, ...)
+  local ok, result = pcall(step, ...)
+  if ok then return result end
+  return 'error ' .. (type(result) == 'table' and result.err or tostring(result))
+end
+
+-- Whether the group still has this entry on its books. No group, no stream: no.
+local function pending(journal, group, id)
+  local found = redis.pcall('XPENDING', journal, group, id, id, 1)
+  return not found.err and #found > 0
+end
+
+local function wiring(stages)
+  local consumed, emitted = {}, {}
+  for _, text in ipairs(redis.call('HVALS', stages)) do
+    local stage = cjson.decode(text)
+    for _, channel in ipairs(stage.consumes) do consumed[channel] = true end
+    for _, channel in ipairs(stage.emits) do emitted[channel] = true end
+  end
+  return {
+    consumed = consumed,
+    journaled = function(channel) return consumed[channel] or not emitted[channel] end,
+  }
+end
+
+-- Adds an event to a journal. What is left out means: for every route, since the entry's own time, never tried.
+local function add(journals, journal, channel, event, fields)
+  local id = redis.call('XADD', journal, '*', 'event', event, unpack(fields or {}))
+  redis.call('SADD', journals, channel)
+  return id
+end
+
+local function note(progress, channel, data, ttl)
+  redis.call('HSET', progress, channel, '{"at":' .. whole(now()) .. ',"data":' .. data .. '}')
+  redis.call('PEXPIRE', progress, ttl)
+end
+
+-- An event as a door or a reply hands it over.
+local function read_event()
+  return { journal = key(), seen = key(), progress = key(), channel = arg(), text = arg(), data = arg() }
+end
+
+-- Journals an event if its channel is, marks it as seen, tells the channel if asked to, notes its progress.
+local function carry(context, event, tell)
+  local message = event.text
+  local journaled = context.wiring.journaled(event.channel)
+  if journaled then
+    local id = add(context.journals, event.journal, event.channel, event.text)
+    message = '{"journalid":"' .. id .. '",' .. string.sub(event.text, 2)
+  end
+  redis.call('SET', event.seen, journaled and 'carried' or 'announced', 'PX', context.dedup)
+  if tell then redis.call('PUBLISH', event.channel, message) end
+  note(event.progress, event.channel, event.data,
+    context.wiring.consumed[event.channel] and context.ttl or math.min(context.ttl, 3600000))
+end
+
+-- The same for an event that comes through a door and may have come before. One that was announced while no stage
+-- consumed its channel is journaled now if one does, and not announced again.
+local function carry_once(context, event, tell)
+  local seen = redis.call('GET', event.seen)
+  if seen == 'carried' or (seen and not context.wiring.journaled(event.channel)) then return 'seen' end
+  carry(context, event, tell and not seen)
+  return 'done'
+end
+
+local function bury(dead, progress, stage, letter, ttl)
+  redis.call('XADD', dead, '*', 'event', letter.event, 'channel', letter.channel, 'id', letter.id,
+    'reason', letter.reason, 'status', letter.status, 'attempts', letter.attempts, 'crashes', letter.crashes,
+    'for', letter.only, 'time', whole(now()))
+  note(progress, 'dead:' .. stage, '{"reason":' .. cjson.encode(letter.reason) .. '}', ttl)
+end
+
+-- Journaled, parked and dead events. Stages that no table names any more have been forgotten, with what was theirs.
+local function backlog(journals, stages, journal_of, waiting_of, dead_of)
+  local total = 0
+  for _, channel in ipairs(redis.call('SMEMBERS', journals)) do
+    total = total + redis.call('XLEN', journal_of .. channel)
+  end
+  local names = redis.call('HKEYS', stages)
+  names[#names + 1] = 'bridge'
+  for _, stage in ipairs(names) do
+    total = total + redis.call('ZCARD', waiting_of .. stage) + redis.call('XLEN', dead_of .. stage)
+  end
+  return total
+end

@@ -1,0 +1,37 @@
+"""Every Redis key Milepost uses. One hash tag, so that on a Redis Cluster all of them share a shard."""
+
+TAG = "{milepost}"
+
+JOURNALS = f"{TAG}:journals"
+"""Set: the channels that have a journal."""
+
+STAGES = f"{TAG}:stages"
+"""Hash: stage → JSON of consumes, emits, url, beat; the bridges' route table."""
+
+LEASE = f"{TAG}:lease"
+"""String: the leading bridge's token. The channel of the same name announces it."""
+
+
+def journal(channel: str) -> str:
+    """Stream: the events of a channel."""
+    return f"{TAG}:journal:{channel}"
+
+
+def waiting(stage: str) -> str:
+    """Sorted set: a stage's parked events by due time, milliseconds of Redis TIME."""
+    return f"{TAG}:waiting:{stage}"
+
+
+def dead(stage: str) -> str:
+    """Stream: a stage's dead letters."""
+    return f"{TAG}:dead:{stage}"
+
+
+def seen(source: str, event_id: str) -> str:
+    """String: `carried` or `announced`. A source, being a URI reference, holds no bar."""
+    return f"{TAG}:seen:{source}|{event_id}"
+
+
+def progress(event_id: str) -> str:
+    """Hash: channel → when and with which data a submission reached it."""
+    return f"{TAG}:progress:{event_id}"

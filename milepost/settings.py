@@ -1,0 +1,54 @@
+"""Settings shared by whatever talks to Redis. Read once, at the edge, and handed in."""
+
+from datetime import timedelta
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from milepost.errors import ConfigurationError
+
+
+def usable(secret: SecretStr) -> SecretStr:
+    """Refuse what Milepost cannot use: another scheme, or a database other than 0 (pub/sub ignores databases)."""
+    try:
+        url = urlsplit(secret.get_secret_value())
+        port_is_sound = url.port is None or url.port > 0
+    except ValueError:
+        port_is_sound = False
+    if not port_is_sound or url.scheme not in {"redis", "rediss"} or not url.hostname:
+        raise ValueError("must look like redis://[user:password@]host:port, or rediss:// for TLS")
+    if url.path.strip("/") not in {"", "0"} or "db=" in url.query:
+        raise ValueError("must name database 0: pub/sub ignores databases, so one Milepost needs one Redis server")
+    return secret
+
+
+class JournalSettings(BaseSettings):
+    """Where Redis is and how long things are kept there. Each field is an environment variable of its name."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    redis_url: Annotated[SecretStr, AfterValidator(usable)] = SecretStr("redis://127.0.0.1:6379/0")
+    dedup: timedelta = Field(timedelta(hours=1), gt=timedelta(0))
+    """How long a producer's retry is recognised."""
+    deadline: timedelta = Field(timedelta(hours=24), gt=timedelta(0))
+    """Per hop, from the first journaling; looked at only after a failed attempt."""
+    backlog_limit: int = Field(1_000_000, gt=0)
+    """Journaled, parked and dead events together; over it, doors answer 503."""
+
+    @classmethod
+    def read(cls, **given: Any) -> Self:
+        """From what is given, and else the environment.
+
+        Raises ConfigurationError naming each variable, its fault, never its value.
+        """
+        try:
+            return cls(**given)
+        except ValidationError as fault:
+            raise ConfigurationError(
+                "; ".join(
+                    f"{'.'.join(map(str, error['loc'])).upper()}: {error['msg'].removeprefix('Value error, ')}"
+                    for error in fault.errors(include_url=False, include_context=False, include_input=False)
+                )
+            ) from None

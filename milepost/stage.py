@@ -1,0 +1,190 @@
+"""A stage: one plain function and the channel it consumes, served as CloudEvents over HTTP.
+
+The annotations are the wiring. `def distance(s: Submission) -> CalculatedDistance` consumes Submission's
+channel and emits CalculatedDistance's; `-> None` emits nothing. A second parameter annotated `Event` receives
+the envelope.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, TypeGuard, get_type_hints
+
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from milepost.errors import ConfigurationError, EventError, InHand, MilepostError, Reject, Unavailable
+from milepost.event import Event, now
+from milepost.http import TooLarge, problem, read_body
+from milepost.payload import Payload
+
+log = logging.getLogger("milepost.stage")
+
+Main = Callable[[Request], Awaitable[Response]]
+
+HANDED_ON = ("traceparent", "tracestate")
+"""Extensions that a stage's answer takes over from the event it answers."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a stage is: the answer to `GET /`."""
+
+    name: str
+    consumes: type[Payload]
+    emits: type[Payload] | None
+    summary: str
+    takes_event: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Name, channels and JSON schemas of both payloads."""
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "consumes": self.consumes.channel,
+            "emits": self.emits.channel if self.emits else None,
+            "schemas": {
+                payload.channel: payload.model_json_schema()
+                for payload in (self.consumes, self.emits)
+                if payload is not None
+            },
+        }
+
+
+def describe(function: Callable[..., Any]) -> Description:
+    """Read the wiring off a function's annotations. Raises ConfigurationError saying what is missing."""
+    name = getattr(function, "__name__", repr(function))
+    hints = get_type_hints(function)
+    parameters = list(inspect.signature(function).parameters)
+    if not parameters or len(parameters) > 2:
+        raise ConfigurationError(f"stage {name}: takes one payload, and an Event if it wants the envelope")
+    consumes = hints.get(parameters[0])
+    emits = hints.get("return", inspect.Parameter.empty)
+    if not _is_payload(consumes):
+        raise ConfigurationError(f"stage {name}: annotate {parameters[0]} with a Payload that has a channel")
+    if emits is NoneType:
+        emits = None
+    elif not _is_payload(emits):
+        raise ConfigurationError(f"stage {name}: annotate what it returns: a Payload that has a channel, or None")
+    if len(parameters) == 2 and hints.get(parameters[1]) is not Event:
+        raise ConfigurationError(f"stage {name}: annotate {parameters[1]} with Event")
+    return Description(
+        name=name.replace("_", "-"),
+        consumes=consumes,
+        emits=emits,
+        summary=inspect.getdoc(function) or "",
+        takes_event=len(parameters) == 2,
+    )
+
+
+def stage(function: Callable[..., Any], *, inline: bool = False) -> Main:
+    """Make the HTTP face of a stage, for functions-framework (`FUNCTION_TARGET=main`, aio).
+
+    `inline=True` declares a sync function quick enough for the event loop; others run in a worker thread.
+    `main.description` is its Description; `function` itself stays callable as it was.
+    Raises ConfigurationError when the annotations do not name the channels.
+    """
+    description = describe(function)
+
+    if inspect.iscoroutinefunction(function) or inline:
+        call = function
+    else:
+
+        def call(*arguments: Any) -> Awaitable[Any]:
+            return asyncio.to_thread(function, *arguments)
+
+    async def answer(request: Request) -> Response:
+        event = Event.from_http(request.headers, await read_body(request))
+        payload = _payload(description, event)
+        result = call(payload, event) if description.takes_event else call(payload)
+        if inspect.isawaitable(result):
+            result = await result
+        return _reply(description, event, result)
+
+    async def main(request: Request) -> Response:
+        if request.method in {"GET", "HEAD"}:
+            return JSONResponse(description.as_json())
+        if request.method != "POST":
+            return problem(405, "Method not allowed", "POST a CloudEvent, or GET the description")
+        try:
+            return await answer(request)
+        except MilepostError as fault:
+            return _refusal(fault)
+        except Exception:
+            log.exception("stage=%s id=%s outcome=failed", description.name, request.headers.get("ce-id", "-"))
+            return problem(500, "Internal error", f"stage {description.name} failed; its log says why")
+
+    main.description = description  # type: ignore[attr-defined]
+    return main
+
+
+class _Invalid(Reject):
+    """A payload that is not what the channel carries; `errors` has a field and a fault for each."""
+
+    def __init__(self, fault: ValidationError) -> None:
+        self.errors = [
+            {
+                "field": ".".join(map(str, error["loc"])) or "data",
+                "fault": error["msg"].removeprefix("Value error, "),
+            }
+            for error in fault.errors(include_url=False, include_context=False, include_input=False)
+        ]
+        super().__init__("; ".join(f"{error['field']}: {error['fault']}" for error in self.errors))
+
+
+def _refusal(fault: MilepostError) -> Response:
+    detail = str(fault)
+    match fault:
+        case TooLarge():
+            return problem(413, "Too large", detail)
+        case EventError():
+            return problem(400, "Not a CloudEvent", detail)
+        case _Invalid():
+            return problem(422, "Invalid payload", detail, errors=fault.errors)
+        case Reject():
+            return problem(422, "Rejected", detail)
+        case InHand():
+            return problem(409, "In hand elsewhere", detail, retry_after=fault.retry_after)
+        case Unavailable():
+            return problem(503, "Unavailable", detail, retry_after=fault.retry_after)
+        case _:
+            log.error("outcome=failed reason=%r", detail)
+            return problem(500, "Internal error", detail)
+
+
+def _is_payload(annotation: Any) -> TypeGuard[type[Payload]]:
+    return isinstance(annotation, type) and issubclass(annotation, Payload) and hasattr(annotation, "channel")
+
+
+def _payload(description: Description, event: Event) -> Payload:
+    consumed = description.consumes.channel
+    if event.type != consumed:
+        raise Reject(f"type: {description.name} consumes {consumed}, not {event.type}")
+    try:
+        return description.consumes.model_validate(event.data)
+    except ValidationError as fault:
+        raise _Invalid(fault) from None
+
+
+def _reply(description: Description, event: Event, result: Any) -> Response:
+    if description.emits is None:
+        return Response(status_code=204)
+    if not isinstance(result, description.emits):
+        raise MilepostError(
+            f"{description.name} returned {type(result).__name__}, not its {description.emits.__name__}"
+        )
+    reply = Event(
+        id=event.id,
+        source=f"/milepost/{description.name}",
+        type=description.emits.channel,
+        # The event's own time, not the clock's: a redelivery gets the same answer as the first time.
+        time=event.time or now(),
+        data=result.model_dump(mode="json"),
+        extensions={name: event.extensions[name] for name in HANDED_ON if name in event.extensions},
+    )
+    headers, body = reply.to_http()
+    return Response(body, headers=headers)
