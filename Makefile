@@ -1,0 +1,49 @@
+# make run    the whole pipeline on this machine          make run ARGS='--port 9000'
+# make test   every test                                  make test ARGS='-k journal'
+# make check  lint, types, unit and contract tests, in under a minute
+# make setup  the environment alone
+# make lock   the lock files anew, from pyproject.toml
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+ARGS ?=
+
+.PHONY: run setup test check lock clean
+
+run: setup
+	@exec $(BIN)/milepost up $(ARGS)
+
+setup: .venv/run.stamp
+
+test: .venv/test.stamp
+	@$(BIN)/pytest $(ARGS)
+
+check: .venv/test.stamp
+	@$(BIN)/pytest -q tests/unit tests/contract $(ARGS)
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Milepost needs Python 3.11 or newer; try make PYTHON=python3.13")'
+	@$(PYTHON) -m venv .venv
+
+.venv/run.stamp: requirements/run.txt pyproject.toml | .venv/bin/python
+	@echo "installing the locked dependencies into .venv"
+	@$(PIP) --require-hashes -r requirements/run.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/test.stamp: requirements/test.txt pyproject.toml .venv/run.stamp
+	@echo "installing the test tools into .venv"
+	@$(PIP) --require-hashes -r requirements/test.txt
+	@touch $@
+
+COMPONENTS := distance store email bridge gateway
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(ARGS) pyproject.toml
+
+lock: .venv/test.stamp
+	@$(LOCK) --extra test --group build -o requirements/test.txt
+	@$(LOCK) -c requirements/test.txt --extra run --group build -o requirements/run.txt
+	@for component in $(COMPONENTS); do $(LOCK) -c requirements/test.txt --extra $$component -o requirements/$$component.txt || exit 1; done
+
+clean:
+	rm -rf .venv .milepost .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
