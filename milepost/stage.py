@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from milepost.errors import ConfigurationError, EventError, InHand, MilepostError, Reject, Unavailable
-from milepost.event import Event, now
+from milepost.event import Event
 from milepost.http import TooLarge, problem, read_body
 from milepost.payload import Payload
 
@@ -181,8 +181,8 @@ def _reply(description: Description, event: Event, result: Any) -> Response:
         id=event.id,
         source=f"/milepost/{description.name}",
         type=description.emits.channel,
-        # The event's own time, not the clock's: a redelivery gets the same answer as the first time.
-        time=event.time or now(),
+        # The event's own time, and none if it has none: a redelivery gets the same answer as the first time.
+        time=event.time,
         data=result.model_dump(mode="json"),
         extensions={name: event.extensions[name] for name in HANDED_ON if name in event.extensions},
     )

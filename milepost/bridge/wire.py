@@ -1,0 +1,226 @@
+"""The wire: one HTTP/1.1 connection, which carries one POST at a time.
+
+MilepostError
+  NotSent    the request never left: nobody can have seen it
+  Lost       it left, and no reply came back: it may have been seen
+  TooLarge   the reply's body is over the limit
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from milepost.errors import MilepostError
+
+LARGEST_HEAD = 65_536
+"""Bytes a reply may spend before its body; chunked framing may spend as much again as the body itself."""
+
+
+class NotSent(MilepostError):  # noqa: N818
+    """The request never left: DNS, TLS, connection refused or not made in time."""
+
+
+class Lost(MilepostError):  # noqa: N818
+    """The request was sent and no reply came: the time ran out, the connection closed, or what came is not HTTP."""
+
+    def __init__(self, detail: str, *, timed_out: bool = False) -> None:
+        super().__init__(detail)
+        self.timed_out = timed_out
+
+
+class TooLarge(MilepostError):  # noqa: N818
+    """The reply's body is over the limit; `status` is what the reply began with."""
+
+    def __init__(self, detail: str, *, status: int) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole reply. Header names are in lower case; of one that comes twice the last value stands."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+Outcome: TypeAlias = Answer | Lost | TooLarge
+
+
+class Connection(asyncio.Protocol):
+    """A connection to `peer`, owned by one POST from `send` until `rest`, then idle.
+
+    It never sets an exception on the future it hands out: a POST that was cancelled would leave it unretrieved.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_headers",
+        "_largest",
+        "_loop",
+        "_on_lost",
+        "_parser",
+        "_parts",
+        "_peer",
+        "_raw",
+        "_received",
+        "_size",
+        "_status",
+        "_transport",
+        "_waiter",
+        "deadline",
+        "dropped",
+        "lost",
+        "on_header",
+        "usable",
+    )
+
+    def __init__(
+        self, peer: str, largest_reply: int, loop: asyncio.AbstractEventLoop, on_lost: Callable[["Connection"], None]
+    ) -> None:
+        self.deadline = 0.0  # loop time at which the POST is given up, or the idle connection
+        self.usable = False
+        self.dropped = False  # closed by the other side before the first byte of a reply
+        self.lost = loop.create_future()
+        self._peer = peer
+        self._largest = largest_reply
+        self._loop = loop
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[Outcome] | None = None
+        self._raw: dict[bytes, bytes] = {}
+        self.on_header = self._raw.__setitem__  # no Python frame per header
+        self._reset()
+        self._parser = HttpResponseParser(self)
+
+    def _reset(self) -> None:
+        self._answered = False
+        self._received = 0
+        self._status = 0
+        self._headers: dict[str, str] | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    # What a POST does with it
+
+    def send(self, request: bytes, deadline: float) -> asyncio.Future[Outcome]:
+        """Write a whole request; the future gets its outcome. After an Answer, `usable` says whether to `rest` it."""
+        transport = self._transport
+        if transport is None:
+            raise RuntimeError("not connected")
+        self.deadline = deadline
+        self._reset()
+        waiter = self._waiter = self._loop.create_future()
+        transport.write(request)
+        return waiter
+
+    def rest(self, until: float) -> None:
+        self._waiter = None
+        self.deadline = until
+
+    def expire(self) -> None:
+        """The deadline has passed: give up the POST, or the idle connection."""
+        if self._waiter is None:
+            self.abort()
+        elif not self._waiter.done():
+            self.fail(Lost(f"{self._peer}: no reply in time", timed_out=True))
+
+    def fail(self, outcome: Lost | TooLarge) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(outcome)
+        self.abort()
+
+    def abort(self) -> None:
+        self.usable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.usable = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._waiter is None or self._waiter.done():
+            self.abort()  # nobody asked for it, so nobody knows what it belongs to
+            return
+        self._received += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as fault:
+            self.usable = False
+            if not self._answered:
+                self.fail(self._too_large() if self._size > self._largest else self._not_http(fault))
+                return
+        if self._answered:
+            self._finish(self._waiter)
+        elif self._headers is None:
+            if self._received > LARGEST_HEAD:
+                self.fail(self._not_http(f"its head is over {LARGEST_HEAD} bytes"))
+        elif self._received > LARGEST_HEAD + 2 * self._largest:
+            self.fail(self._too_large())
+
+    def eof_received(self) -> None:
+        self.usable = False
+        if self._waiter is not None and not self._waiter.done() and self._ends_with_connection():
+            self._finish(self._waiter)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self.dropped = not self._received
+            where = "before it replied" if self.dropped else "in the middle of its reply"
+            self._waiter.set_result(Lost(f"{self._peer}: closed the connection {where}" + (f": {exc}" if exc else "")))
+        self.usable = False
+        self.lost.set_result(None)
+        self._on_lost(self)
+
+    # What the parser calls, beside on_header
+
+    def on_message_begin(self) -> None:
+        if self._answered:
+            raise ValueError("a second reply")
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200:  # what is below is interim: the reply is still to come
+            self._status = status
+            self._headers = {
+                name.lower().decode("latin-1"): value.decode("latin-1") for name, value in self._raw.items()
+            }
+        self._raw.clear()
+
+    def on_body(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size > self._largest:
+            raise ValueError("too large")
+        self._parts.append(part)
+
+    def on_message_complete(self) -> None:
+        if self._headers is not None:
+            self._raw.clear()  # trailers are no headers
+            self._answered = True
+            if not self._parser.should_keep_alive():
+                self.usable = False
+
+    def _finish(self, waiter: asyncio.Future[Outcome]) -> None:
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            self.usable = False  # answered before the body was wholly sent
+        waiter.set_result(Answer(self._status, self._headers or {}, b"".join(self._parts)))
+
+    def _ends_with_connection(self) -> bool:
+        """Whether the reply is one whose end only the end of the connection tells (RFC 9112, section 6.3)."""
+        headers = self._headers
+        if headers is None or "content-length" in headers:
+            return False
+        return "chunked" not in headers.get("transfer-encoding", "").lower()
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"{self._peer}: the reply is over {self._largest} bytes", status=self._status)
+
+    def _not_http(self, fault: object) -> Lost:
+        return Lost(f"{self._peer}: the reply is not HTTP: {fault}")
