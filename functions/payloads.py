@@ -5,13 +5,13 @@ from typing import Annotated
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, Field
 
-from milepost import Number, Payload, RootPayload
+from milepost import IsNumber, Payload, RootPayload
 
 
 def address(value: str) -> str:
     """An address that SMTP will carry, its domain in lower case. Syntax only: nothing is looked up."""
     try:
-        found = validate_email(value, check_deliverability=False, globally_deliverable=False)
+        found = validate_email(value, check_deliverability=False, globally_deliverable=False, strict=True)
     except EmailNotValidError as fault:
         raise ValueError(str(fault)) from None
     if "." not in found.domain:
@@ -20,9 +20,9 @@ def address(value: str) -> str:
 
 
 Address = Annotated[str, Field(max_length=254, examples=["ada@example.org"]), AfterValidator(address)]
-Latitude = Annotated[Number, Field(ge=-90, le=90, description="degrees north", examples=[51.5074])]
-Longitude = Annotated[Number, Field(ge=-180, le=180, description="degrees east", examples=[-0.1278])]
-Miles = Annotated[Number, Field(ge=0, description="statute miles", examples=[2216.0742916592476])]
+Latitude = Annotated[float, Field(ge=-90, le=90, description="degrees north", examples=[51.5074]), IsNumber]
+Longitude = Annotated[float, Field(ge=-180, le=180, description="degrees east", examples=[-0.1278]), IsNumber]
+Miles = Annotated[float, Field(ge=0, description="statute miles", examples=[2216.0742916592476]), IsNumber]
 
 
 class Submission(Payload, channel="raw_input"):

@@ -5,7 +5,7 @@ What a stage's author needs is here: the payload base, the stage itself, the eve
 
 from milepost.errors import InHand, Reject, Unavailable
 from milepost.event import Event
-from milepost.payload import Number, Payload, RootPayload
+from milepost.payload import IsNumber, Number, Payload, RootPayload
 from milepost.stage import stage
 
-__all__ = ["Event", "InHand", "Number", "Payload", "Reject", "RootPayload", "Unavailable", "stage"]
+__all__ = ["Event", "InHand", "IsNumber", "Number", "Payload", "Reject", "RootPayload", "Unavailable", "stage"]

@@ -5,6 +5,7 @@ HTTP forms: CloudEvents 1.0.2 HTTP Protocol Binding, sections 3.1 (binary) and 3
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ JSON_TYPE = "application/json"
 STRUCTURED_TYPE = "application/cloudevents+json"
 
 _LONGEST = {"id": 256, "source": 1024, "type": 256}
+_DEEPEST = 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _URI_REFERENCE = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
 _EXTENSION = re.compile(r"[a-z0-9]{1,20}")
@@ -39,14 +41,20 @@ def now() -> str:
 
 
 def loads(text: bytes | str) -> Any:
-    """Parse strict JSON: no NaN, no Infinity, any depth or length refused that Python cannot take.
+    """Parse strict JSON: UTF-8, no NaN, no Infinity nor a number that becomes one, at most 200 levels deep. So what
+    was read can be written again.
 
     Raises ValueError.
     """
+    if isinstance(text, bytes):
+        text = text.decode()
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if text.count("[") + text.count("{") > _DEEPEST and _is_deep(value):
+        raise ValueError("nested too deeply")
+    return value
 
 
 def dumps(value: Any) -> str:
@@ -199,6 +207,8 @@ def _check_required(name: str, value: Any, longest: int) -> None:
 def _check_extension(name: str, value: Any) -> None:
     if not _EXTENSION.fullmatch(name):
         raise EventError("extension names are 1 to 20 of a-z and 0-9")
+    if name in _KNOWN or name in _DROPPED:
+        raise EventError(f"{name}: cannot be the name of an extension")
     if isinstance(value, str):
         _check_string(name, value)
     elif not isinstance(value, int) or not -(2**31) <= value < 2**31:
@@ -236,6 +246,25 @@ def _header_text(value: str | int | bool) -> str:  # noqa: FBT001
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return any(isinstance(item, dict | list) for item in level)
 
 
 def _brief(fault: ValueError) -> str:

@@ -30,7 +30,10 @@ def number(value: Any) -> float:
     return float(value)
 
 
-Number = Annotated[float, BeforeValidator(number, json_schema_input_type=float | str)]
+IsNumber = BeforeValidator(number)
+"""Reads a float by `number`. Comes last: `Annotated[float, Field(ge=0), IsNumber]`, so that the schema has the bounds."""
+
+Number = Annotated[float, IsNumber]
 
 
 class Payload(BaseModel):

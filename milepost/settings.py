@@ -1,11 +1,12 @@
 """Settings shared by whatever talks to Redis. Read once, at the edge, and handed in."""
 
+import re
 from datetime import timedelta
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from milepost.errors import ConfigurationError
 
@@ -45,6 +46,9 @@ class JournalSettings(BaseSettings):
         """
         try:
             return cls(**given)
+        except SettingsError as fault:  # what is not JSON where JSON is due
+            name = re.search('field "(.*?)"', str(fault))
+            raise ConfigurationError(f"{name[1].upper() if name else 'settings'}: must be JSON") from None
         except ValidationError as fault:
             raise ConfigurationError(
                 "; ".join(

@@ -8,7 +8,7 @@ it. Between a clean stop and the next leader's token it belongs to the latter.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 from uuid import uuid4
@@ -79,21 +79,20 @@ class Listener:
         self._try_lease = asyncio.Event()
         self._subscribed = asyncio.Event()
         self._followed = asyncio.Event()
+        self.placed = asyncio.Event()
+        """Set once it hears every message and knows whether it leads: nothing published from then on is missed."""
 
     @property
     def leading(self) -> bool:
         """Whether the last token this connection heard is our own."""
         return self._leader == self._token
 
-    async def run(self) -> None:
-        """Listen, lead when possible and adopt, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
-            tasks.create_task(self._seek_lease())
-            tasks.create_task(self._adopt())
+    def parts(self) -> Iterable[Coroutine[None, None, None]]:
+        """What listens, leads when possible and adopts, until cancelled."""
+        return [self._listen(), self._seek_lease(), self._adopt()]
 
     async def stop(self, *, within: float) -> None:
-        """Give the lease up and adopt all that was heard before; `run` is cancelled after that."""
+        """Give the lease up and adopt all that was heard before; the parts are cancelled after that."""
         try:
             async with asyncio.timeout(within):
                 token, self._released = self._token, self._token
@@ -109,6 +108,7 @@ class Listener:
                 async with self._redis.pubsub() as subscription:
                     await subscription.subscribe(*self._channels)
                     self._subscribed.set()
+                    self._try_lease.set()
                     await self._hear(subscription)
             except (RedisError, OSError) as fault:
                 log.warning("outcome=unsubscribed reason=%r", str(fault))
@@ -135,18 +135,19 @@ class Listener:
     def _sort(self, channel: str, message: bytes) -> None:
         """Only looks whose a message is and puts it by: a slow subscriber is cut off."""
         if channel == keys.LEASE:
-            self._follow(message.decode())
+            self._follow(message.decode(errors="replace"))
         elif not message.startswith(JOURNAL_MARK):
             if self._leader == FREED:
                 self._unclaimed.append((channel, message))
             self._keep(channel, message)
 
     def _follow(self, leader: str | None) -> None:
-        if leader != self._leader:
-            log.info("outcome=%s", "leading" if leader == self._token else "following")
+        if leader == self._token and not self.leading:
+            log.info("outcome=leading")
         self._leader = leader
         self._metrics.leading.set(self.leading)
         if self.leading:
+            self._followed.clear()
             for channel, message in self._unclaimed:
                 self._keep(channel, message)
         else:
@@ -183,6 +184,7 @@ class Listener:
         except JournalUnavailable as fault:
             log.warning("outcome=lease-unknown reason=%r", str(fault))
             return
+        self.placed.set()
         if holder != token:
             if self.leading:
                 log.warning("outcome=lease-lost")

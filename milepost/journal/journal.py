@@ -71,7 +71,7 @@ class Journal:
         fields = await self.ask(self.redis.hgetall(keys.progress(event_id)))
         notes = {channel.decode(): loads(text) for channel, text in fields.items()}
         ordered = sorted(notes.items(), key=lambda item: int(item[1]["at"]))
-        return {channel: Note(moment(note["at"]), note["data"]) for channel, note in ordered}
+        return {channel: Note(moment(note["at"] / 1000), note["data"]) for channel, note in ordered}
 
     async def backlog(self) -> int:
         """Journaled, parked and dead events together."""

@@ -34,14 +34,14 @@ class Entry:
 
     @classmethod
     def read(cls, channel: str, row: tuple[bytes, Sequence[bytes] | dict[bytes, bytes]]) -> "Entry":
-        """From an XREADGROUP or XRANGE row."""
+        """From an XREADGROUP or XRANGE row. A foreign entry without an event is one that no stage can take."""
         name, body = row
         fields = body if isinstance(body, dict) else dict(zip(body[::2], body[1::2], strict=True))
         entry = name.decode()
         return cls(
             id=entry,
             channel=channel,
-            event=fields[b"event"],
+            event=fields.get(b"event", b""),
             only=fields.get(b"for", b"").decode(),
             since=int(fields.get(b"since") or entry.partition("-")[0]),
             attempts=int(fields.get(b"attempts", 0)),
@@ -104,7 +104,7 @@ class Forgotten:
     dead: int
 
 
-def moment(milliseconds: int) -> datetime:
+def moment(milliseconds: float) -> datetime:
     """Redis time as a datetime, UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 

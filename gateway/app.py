@@ -1,0 +1,108 @@
+"""The gateway's application, put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+from gateway import health, openapi, submissions
+from gateway.body_limit import BodyLimit
+from gateway.pages import STATIC, Pages
+from gateway.refusal import Refusal, unavailable, wants_page
+from gateway.security import HEADERS, SecurityHeaders
+from gateway.settings import GatewaySettings
+from milepost.connection import connect
+from milepost.errors import BacklogFull, JournalUnavailable
+from milepost.http import problem
+from milepost.journal import Journal
+
+REDIS_WITHIN = 2.0
+"""Seconds that Redis has to answer: visitors wait for it."""
+
+
+def create_app(settings: GatewaySettings, journal: Journal | None = None) -> FastAPI:
+    """The gateway as an ASGI application. A journal that is handed in stays its owner's to close."""
+    own = journal is None
+    journal = journal or Journal(connect(settings, answer_within=REDIS_WITHIN), settings)
+    pages = Pages()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if own:
+            await journal.close()
+
+    def refuse(headers: Headers, refusal: Refusal) -> Response:
+        if wants_page(headers):
+            return pages.refusal(refusal)
+        return problem(
+            refusal.status,
+            refusal.title,
+            refusal.detail,
+            errors=[dict(fault) for fault in refusal.faults],
+            retry_after=refusal.retry_after,
+        )
+
+    app = FastAPI(
+        title="Milepost",
+        version="0.1.0",
+        description="How far is a place from the office? Submit it, and the answer comes by e-mail.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_middleware(BodyLimit, refuse=refuse)
+    app.add_middleware(SecurityHeaders)
+
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, refusal: Refusal) -> Response:
+        return refuse(request.headers, refusal)
+
+    @app.exception_handler(JournalUnavailable)
+    @app.exception_handler(BacklogFull)
+    async def journal_away(request: Request, fault: JournalUnavailable | BacklogFull) -> Response:
+        return refuse(request.headers, unavailable(fault))
+
+    @app.exception_handler(HTTPException)
+    async def no_route(request: Request, fault: HTTPException) -> Response:
+        response = refuse(request.headers, Refusal(fault.status_code, _no_route(request, fault)))
+        response.headers.update(fault.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, _: Exception) -> Response:
+        # Made outside every middleware, so it brings the headers itself. The traceback goes to the server's log.
+        response = refuse(request.headers, Refusal(500, "The gateway failed at this; its log says why."))
+        response.headers.update(HEADERS)
+        return response
+
+    # First, because routes are tried in order and this one is asked most.
+    app.include_router(submissions.router(journal, pages))
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def page() -> Response:
+        return pages.form()
+
+    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
+    async def docs() -> Response:
+        return pages.docs(app.openapi())
+
+    app.include_router(health.router(journal))
+    app.mount("/static", StaticFiles(directory=STATIC))
+    openapi.install(app)
+    return app
+
+
+def _no_route(request: Request, fault: HTTPException) -> str:
+    match fault.status_code:
+        case 404:
+            return f"Nothing is at {request.url.path}."
+        case 405:
+            return f"{request.url.path} does not take {request.method}."
+        case _:
+            return str(fault.detail)

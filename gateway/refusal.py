@@ -1,0 +1,112 @@
+"""What the gateway refuses, and why: told as RFC 9457 problem JSON, or as a page to those who ask for pages."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from milepost.errors import BacklogFull, JournalUnavailable, MilepostError
+
+JSON = "application/json"
+FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
+
+MOST_FAULTS = 20
+LONGEST_NAME = 64
+
+_PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
+"""RFC 9110's names, where older Pythons have older ones."""
+
+Faults = Sequence[Mapping[str, str]]
+"""Of each faulty field: `field`, and `fault`, which reads on from the field's name."""
+
+
+class Refusal(MilepostError):  # noqa: N818 - an answer, not an accident
+    """A request that is not done. `detail` is for whoever sent it; `retry_after` in seconds."""
+
+    def __init__(self, status: int, detail: str, *, faults: Faults = (), retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.title = _PHRASES.get(status) or HTTPStatus(status).phrase
+        self.detail = detail
+        self.faults = faults[:MOST_FAULTS]
+        self.retry_after = retry_after
+
+
+def unavailable(fault: JournalUnavailable | BacklogFull) -> Refusal:
+    """The refusal for a journal that takes nothing. What is wrong inside is for the log, not for the visitor."""
+    if isinstance(fault, BacklogFull):
+        return Refusal(503, "Too much is waiting to be worked on. Nothing was accepted; try again.", retry_after=10)
+    return Refusal(503, "The journal cannot be reached. Nothing was accepted; try again.", retry_after=2)
+
+
+def invalid(faults: Faults) -> Refusal:
+    """The refusal for fields that are not right."""
+    return Refusal(
+        422, "; ".join(f"{fault['field']} {fault['fault']}" for fault in faults[:MOST_FAULTS]), faults=faults
+    )
+
+
+def fault(field: object, text: str) -> dict[str, str]:
+    """One field's fault. The name may be the sender's own: kept short, and printable."""
+    name = str(field).encode("ascii", "backslashreplace").decode()
+    return {"field": name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…", "fault": text}
+
+
+def faults(error: ValidationError) -> list[dict[str, str]]:
+    """Each field's fault, in words that follow its name: "lat must be at most 90"."""
+    return [
+        fault(".".join(map(str, found["loc"])) or "body", _words(found))
+        for found in error.errors(include_url=False, include_input=False)
+    ]
+
+
+def _words(found: ErrorDetails) -> str:
+    context = found.get("ctx", {})
+    match found["type"]:
+        case "missing":
+            return "is missing"
+        case "string_type":
+            return "must be a string"
+        case "string_too_long":
+            return f"must have at most {context['max_length']} characters"
+        case "greater_than_equal":
+            return f"must be at least {context['ge']:g}"
+        case "less_than_equal":
+            return f"must be at most {context['le']:g}"
+        case "model_type":
+            return "must be a JSON object"
+        case _:
+            text = found["msg"].removeprefix("Value error, ").rstrip(".")
+            return text if text.startswith("must ") else f"is not usable: {text[:1].lower()}{text[1:]}"
+
+
+def media_type(headers: Mapping[str, str]) -> str:
+    """The body's media type in lower case, without parameters; empty where there is none."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def wants_page(headers: Mapping[str, str]) -> bool:
+    """Whether to answer with HTML: to whoever prefers it, and to a form that does not ask for JSON by name."""
+    media = media_type(headers)
+    if media == JSON:
+        return False
+    accept = headers.get("accept", "")
+    html, json = _quality(accept, "text/html"), _quality(accept, JSON)
+    return html > json if html != json else media in FORMS
+
+
+def _quality(accept: str, media: str) -> float:
+    """How much this very type is wanted (RFC 9110, section 12.5.1); 0 where it is not named."""
+    for part in accept.split(","):
+        name, *parameters = (word.strip().lower() for word in part.split(";"))
+        if name == media:
+            return next((_number(word[2:]) for word in parameters if word.startswith("q=")), 1.0)
+    return 0.0
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,159 @@
+"""Submissions: taken in as a form or as JSON, published, and followed through the channels."""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from functions.payloads import Submission
+from gateway import openapi
+from gateway.identity import HEADER, canonical_uuid, identify, is_key, traceparent
+from gateway.pages import Pages
+from gateway.refusal import FORMS, JSON, Faults, Refusal, fault, faults, invalid, media_type, unavailable, wants_page
+from milepost.errors import BacklogFull, JournalUnavailable
+from milepost.event import Event, now
+from milepost.journal import Journal
+
+SOURCE = "/milepost/gateway"
+KEY_FIELD = "idempotency_key"
+
+MOST_PARTS = 32
+"""Fields, and files, that are read of a form before it is called broken."""
+
+_FIELDS = frozenset(Submission.model_fields)
+
+log = logging.getLogger("gateway")
+
+
+def router(journal: Journal, pages: Pages) -> APIRouter:
+    """`POST /distance`, `POST /` for forms that point there, and `GET /submissions/{id}`."""
+    routes = APIRouter()
+
+    async def take_json(request: Request) -> Response:
+        submission = _validate(_parse(await request.body()))
+        event_id = identify(submission, request.headers.get(HEADER))
+        await _publish(journal, request, event_id, submission)
+        return _accepted(202, event_id)
+
+    async def take_form(request: Request) -> Response:
+        typed, wrong = await _read_form(request)
+        key = typed.pop(KEY_FIELD, None)
+        header = request.headers.get(HEADER)
+        try:
+            submission = _validate({name: text for name, text in typed.items() if text}, wrong)
+            event_id = identify(submission, header, HEADER) if header else identify(submission, key, KEY_FIELD)
+            await _publish(journal, request, event_id, submission)
+        except Refusal as refusal:
+            if not wants_page(request.headers):
+                raise
+            # The same key again: should the journal have had it after all, the next try is the same submission.
+            return pages.form(typed, key=key if key and is_key(key) else None, refusal=refusal)
+        if not wants_page(request.headers):
+            return _accepted(201, event_id)
+        return pages.accepted(event_id, submission)
+
+    @routes.post("/distance", **openapi.SUBMIT)
+    @routes.post("/", include_in_schema=False)
+    async def submit(request: Request) -> Response:
+        media = media_type(request.headers)
+        if media == JSON:
+            return await take_json(request)
+        if media in FORMS:
+            return await take_form(request)
+        raise Refusal(415, f"Send {JSON}, or a form: {' or '.join(sorted(FORMS))}.")
+
+    @routes.get("/submissions/{id}", **openapi.FOLLOW)  # noqa: FAST003 - openapi.ID has the alias
+    async def follow(sent: Annotated[str, openapi.ID]) -> Response:
+        event_id = canonical_uuid(sent)
+        notes = await journal.progress(event_id) if event_id else {}
+        if not notes:
+            raise Refusal(404, "No submission has this id, or it was forgotten by now.")
+        reached = [
+            {
+                "channel": channel,
+                "time": note.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                "data": note.data,
+            }
+            for channel, note in notes.items()
+        ]
+        return JSONResponse({"id": event_id, "channels": reached}, headers={"cache-control": "no-store"})
+
+    return routes
+
+
+def _accepted(status: int, event_id: str) -> Response:
+    place = f"/submissions/{event_id}"
+    return JSONResponse({"id": event_id, "status": place}, status, {"location": place, "cache-control": "no-store"})
+
+
+async def _publish(journal: Journal, request: Request, event_id: str, submission: Submission) -> None:
+    """Publish and return; one that was published before is as good. Raises Refusal: then nothing was accepted."""
+    event = Event(
+        id=event_id,
+        source=SOURCE,
+        type=Submission.channel,
+        time=now(),
+        data=submission.model_dump(mode="json"),
+        extensions=traceparent(request.headers.getlist("traceparent")),
+    )
+    try:
+        await journal.publish(event)
+    except (JournalUnavailable, BacklogFull) as cause:
+        log.warning("id=%s channel=%s outcome=refused reason=%r", event_id, event.type, str(cause))
+        raise unavailable(cause) from cause
+
+
+def _parse(body: bytes) -> Any:
+    """JSON as it was sent. NaN and infinities pass, for validation to name the field they stand in."""
+    try:
+        return json.loads(body)
+    except RecursionError:
+        raise Refusal(400, "The body is not JSON that can be read: nested too deeply.") from None
+    except json.JSONDecodeError as cause:
+        raise Refusal(400, f"The body is not JSON: {cause.msg}, line {cause.lineno}, column {cause.colno}.") from None
+    except ValueError:
+        raise Refusal(
+            400, "The body is not JSON that can be read: not UTF-8, or a number of too many digits."
+        ) from None
+
+
+def _validate(fields: Any, wrong: Faults = ()) -> Submission:
+    """The submission in these fields. Raises Refusal with each field's fault, `wrong` among them."""
+    found = [dict(item) for item in wrong]
+    if isinstance(fields, Mapping):
+        found += [fault(name, "is not a field of a submission") for name in fields if name not in _FIELDS]
+    try:
+        submission = Submission.model_validate(fields)
+    except ValidationError as cause:
+        named = {item["field"] for item in found}
+        found += [item for item in faults(cause) if item["field"] not in named]
+    if found:
+        raise invalid(found)
+    return submission
+
+
+async def _read_form(request: Request) -> tuple[dict[str, str], Faults]:
+    """What was typed, blanks around it gone, and what is wrong with the form itself. Raises Refusal: broken."""
+    typed: dict[str, str] = {}
+    wrong: list[dict[str, str]] = []
+    try:
+        async with request.form(max_files=MOST_PARTS, max_fields=MOST_PARTS) as form:
+            for name, value in form.multi_items():
+                if not isinstance(value, str):
+                    wrong.append(fault(name, "must be text, not a file"))
+                elif name in typed:
+                    wrong.append(fault(name, "must be given once"))
+                else:
+                    # Blanks and no more: a line break in an address is not an accident to be tidied away.
+                    typed[name] = value.encode(errors="replace").decode().strip(" \t")
+    except HTTPException as cause:
+        raise Refusal(400, f"The form cannot be read: {cause.detail}") from None
+    except UnicodeError:
+        raise Refusal(400, "The form cannot be read: its text is not in the charset it names.") from None
+    return typed, wrong

@@ -1,0 +1,252 @@
+"""The commands and their options; each command's work is in the module of its name."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from redis.exceptions import RedisError
+
+from milepost.cli import dead, folder, publish, reach, send, stages, watch
+from milepost.cli.exits import EXIT_CODES, Exit, exit_code
+from milepost.cli.text import say
+from milepost.cli.up import Wish
+from milepost.cli.up import up as run_up
+from milepost.errors import MilepostError
+
+app = typer.Typer(
+    name="milepost",
+    help="An event-driven pipeline of serverless Python functions, fed by Redis.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+stages_app = typer.Typer(help="Show the stages that bridges serve or served, and what waits for each.")
+dead_app = typer.Typer(help="Look at dead letters; replay or drop them.", no_args_is_help=True)
+app.add_typer(stages_app, name="stages")
+app.add_typer(dead_app, name="dead")
+
+Data = Annotated[
+    Path,
+    typer.Option("--data", metavar="DIR", help="Data folder of a running `milepost up`, whose stack.json is read."),
+]
+RedisUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--redis-url",
+        envvar="REDIS_URL",
+        show_default=f"the one in DIR/stack.json, else {reach.REDIS}",
+        help="The Redis to use.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+StageName = Annotated[
+    str, typer.Argument(metavar="STAGE", help="The stage's name, or `bridge` for unreadable messages.")
+]
+Entries = Annotated[list[str] | None, typer.Argument(metavar="ENTRY", help="Entries, as listed.")]
+EventId = Annotated[str | None, typer.Option("--id", help="All dead letters of this event id.")]
+All = Annotated[bool, typer.Option("--all", help="All dead letters of the stage.")]
+
+
+@app.callback(invoke_without_command=True)
+def milepost(
+    *,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+) -> None:
+    if show_version:
+        print(f"milepost {_version()}")
+        raise typer.Exit
+
+
+@app.command(epilog=EXIT_CODES)
+def up(
+    *,
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="Where data, e-mails, lock and stack.json are kept.")
+    ] = folder.DEFAULT,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The gateway's port; 0: any free one.")] = 8000,
+    reload: Annotated[bool, typer.Option("--reload", help="Restart what runs a source file that changes.")] = False,
+    project: Annotated[
+        Path, typer.Option(metavar="DIR", help="The project: its functions/ and helm/values.yaml.")
+    ] = Path(),
+) -> None:
+    """Run the whole pipeline on this machine.
+
+    Starts an embedded Valkey and MongoDB-compatible server (or uses REDIS_URL and MONGO_URL), the functions, the
+    bridge and the gateway, all on 127.0.0.1; says when each is ready, and then `ready` and the gateway's address.
+    What dies is started again. DIR/stack.json tells where everything is while it runs, and is gone after a clean
+    end. Ctrl-C ends everything in order, a second one at once.
+    """
+    wish = Wish(project=project.resolve(), data=data.resolve(), port=port, reload=reload)
+    raise typer.Exit(run_up(wish, dict(os.environ)))
+
+
+@app.command("publish", epilog=EXIT_CODES)
+def publish_command(
+    channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="The channel, such as raw_input.")],
+    message: Annotated[str, typer.Argument(metavar="MESSAGE", help="JSON or text; `-`: one message a line of stdin.")],
+    *,
+    event_id: Annotated[
+        str | None, typer.Option("--id", help="The event's id; publishing it again does nothing.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="The event's source.", show_default="/redis/CHANNEL")] = None,
+    redis_url: RedisUrl = None,
+    data: Data = folder.DEFAULT,
+) -> None:
+    """Publish a message durably, and print its event's id.
+
+    An object with `specversion` is a CloudEvent, whose type must be CHANNEL; other JSON is an event's data; any
+    other text is its data as a JSON string.
+    """
+    settings = reach.redis_settings(redis_url, data)
+    naming = publish.Naming(channel, event_id, source)
+    if message == "-":
+        _run(publish.lines(settings, naming, sys.stdin.buffer))
+    _run(publish.one(settings, naming, os.fsencode(message)))
+
+
+# Unknown options are taken for arguments, since a latitude may begin with a minus.
+@app.command("send", epilog=EXIT_CODES, context_settings={"ignore_unknown_options": True})
+def send_command(
+    email: Annotated[str, typer.Argument(metavar="EMAIL", help="Where the answer goes.")],
+    lat: Annotated[str, typer.Argument(metavar="LAT", help="Degrees north.")],
+    long: Annotated[str, typer.Argument(metavar="LONG", help="Degrees east.")],
+    *,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the message.")] = 60,
+    gateway: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="The gateway.", show_default=f"the one in DIR/stack.json, else {reach.GATEWAY}"
+        ),
+    ] = None,
+    redis_url: RedisUrl = None,
+    data: Data = folder.DEFAULT,
+) -> None:
+    """Submit a place, show each channel as it is reached, and print the message."""
+    submission = {"email": email, "lat": lat, "long": long}
+    _run(send.send(reach.redis_settings(redis_url, data), reach.gateway_url(gateway, data), submission, timeout))
+
+
+@app.command("watch", epilog=EXIT_CODES)
+def watch_command(
+    channels: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CHANNEL", help="Channels.", show_default="all of the stages table"),
+    ] = None,
+    *,
+    as_json: AsJson = False,
+    redis_url: RedisUrl = None,
+    data: Data = folder.DEFAULT,
+) -> None:
+    """Show what is published, one line a message, until Ctrl-C. Outlasts a restart of Redis."""
+    _run(watch.watch(reach.redis_settings(redis_url, data), channels or [], as_json=as_json))
+
+
+@stages_app.callback(invoke_without_command=True, epilog=EXIT_CODES)
+def stages_command(
+    context: typer.Context, *, as_json: AsJson = False, redis_url: RedisUrl = None, data: Data = folder.DEFAULT
+) -> None:
+    """Show the stages that bridges serve or served, and what waits for each."""
+    if context.invoked_subcommand is None:
+        _run(stages.print_stages(reach.redis_settings(redis_url, data), as_json=as_json))
+
+
+@stages_app.command("forget", epilog=EXIT_CODES)
+def stages_forget(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The stage's name.")],
+    *,
+    yes: Yes = False,
+    redis_url: RedisUrl = None,
+    data: Data = folder.DEFAULT,
+) -> None:
+    """Remove a stage that no bridge serves any more, with its parked and dead events."""
+    _run(stages.forget(reach.redis_settings(redis_url, data), name, sure=yes))
+
+
+@dead_app.command("list", epilog=EXIT_CODES)
+def dead_list(
+    stage: Annotated[
+        str | None, typer.Argument(metavar="STAGE", help="A stage's name.", show_default="all stages")
+    ] = None,
+    *,
+    as_json: AsJson = False,
+    redis_url: RedisUrl = None,
+    data: Data = folder.DEFAULT,
+) -> None:
+    """List dead letters, oldest first, e-mail addresses masked. TRIES: failed attempts + crashes."""
+    _run(dead.list_letters(reach.redis_settings(redis_url, data), stage, as_json=as_json))
+
+
+@dead_app.command("show", epilog=EXIT_CODES)
+def dead_show(
+    stage: StageName,
+    entry: Annotated[str, typer.Argument(metavar="ENTRY", help="The entry, as listed.")],
+    *,
+    redis_url: RedisUrl = None,
+    data: Data = folder.DEFAULT,
+) -> None:
+    """Print one dead letter whole, its event and nothing masked, as JSON."""
+    _run(dead.show_letter(reach.redis_settings(redis_url, data), stage, entry))
+
+
+@dead_app.command("replay", epilog=EXIT_CODES)
+def dead_replay(
+    stage: StageName,
+    entries: Entries = None,
+    *,
+    event_id: EventId = None,
+    everything: All = False,
+    redis_url: RedisUrl = None,
+    data: Data = folder.DEFAULT,
+) -> None:
+    """Give dead letters to their stage again, as if for the first time."""
+    _run(dead.replay(reach.redis_settings(redis_url, data), stage, dead.Choice(entries or [], event_id, everything)))
+
+
+@dead_app.command("drop", epilog=EXIT_CODES)
+def dead_drop(
+    stage: StageName,
+    entries: Entries = None,
+    *,
+    event_id: EventId = None,
+    everything: All = False,
+    yes: Yes = False,
+    redis_url: RedisUrl = None,
+    data: Data = folder.DEFAULT,
+) -> None:
+    """Delete dead letters for good."""
+    choice = dead.Choice(entries or [], event_id, everything)
+    _run(dead.drop(reach.redis_settings(redis_url, data), stage, choice, sure=yes))
+
+
+def main() -> None:
+    """The `milepost` command."""
+    try:
+        app()
+    except MilepostError as fault:
+        say(str(fault))
+        sys.exit(exit_code(fault))
+    except (RedisError, ConnectionError) as fault:
+        say(f"Redis: {fault}")
+        sys.exit(Exit.UNREACHABLE)
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+
+
+def _run(command: Coroutine[Any, Any, Exit]) -> None:
+    raise typer.Exit(asyncio.run(command))
+
+
+def _version() -> str:
+    try:
+        return version("milepost")
+    except PackageNotFoundError:
+        return "(not installed)"

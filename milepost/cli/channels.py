@@ -1,0 +1,61 @@
+"""Channels, listened to."""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from redis.asyncio.client import PubSub
+from redis.exceptions import RedisError
+
+from milepost.connection import connect
+from milepost.settings import JournalSettings
+
+SILENCE = 10.0
+"""Seconds of silence after which Redis is asked whether it is there."""
+
+ANSWER_WITHIN = 5.0
+
+
+@dataclass(frozen=True)
+class Message:
+    """What was published on a channel."""
+
+    channel: str
+    body: bytes
+
+
+@asynccontextmanager
+async def subscribed(settings: JournalSettings, channels: Sequence[str]) -> AsyncIterator["Subscription"]:
+    """A subscription to these channels, confirmed by Redis. Raises RedisError or OSError."""
+    redis = connect(settings, retries=0)  # a silent reconnect would hide what was missed
+    pubsub = redis.pubsub()
+    try:
+        await pubsub.subscribe(*channels)
+        for _ in channels:
+            if await pubsub.get_message(timeout=ANSWER_WITHIN) is None:
+                raise TimeoutError("Redis does not confirm the subscription")
+        yield Subscription(pubsub)
+    finally:
+        with contextlib.suppress(RedisError, OSError):
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
+        await redis.aclose()
+
+
+class Subscription:
+    """What is published on the channels, for as long as Redis is there."""
+
+    def __init__(self, pubsub: PubSub) -> None:
+        self._pubsub = pubsub
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """Each message as it comes. Raises RedisError or OSError when the connection is lost, though half-open."""
+        while True:
+            found = await self._pubsub.get_message(timeout=SILENCE)
+            if found is None:
+                await self._pubsub.ping()
+                found = await self._pubsub.get_message(timeout=ANSWER_WITHIN)
+                if found is None:
+                    raise TimeoutError("Redis went silent")
+            if found["type"] == "message":
+                yield Message(found["channel"].decode(errors="replace"), found["data"])

@@ -1,0 +1,76 @@
+"""What `milepost up` shows: its own lines, and each component's log lines behind the component's name."""
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+COLOURS = ("36", "33", "35", "32", "34", "96", "93", "95", "92", "94")
+"""SGR foreground colours, taken in turn by the components."""
+
+MOST_WAITING = 10_000
+"""Lines kept for a reader that does not read; more are left out, and counted."""
+
+
+class Console:
+    """Lines on a file descriptor, written by a thread of its own: a reader that stops reading stops no component."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        descriptor: int = 1,
+        coloured: bool | None = None,
+        on_closed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_closed` is called, in the writing thread, when nobody can read any more."""
+        self._descriptor = descriptor
+        self._coloured = _is_colour_terminal(descriptor) if coloured is None else coloured
+        self._width = max(map(len, names), default=0)
+        self._names = list(names)
+        self._on_closed = on_closed
+        self._left_out = 0
+        self._lines: queue.Queue[str | None] = queue.Queue(MOST_WAITING)
+        self._writer = threading.Thread(target=self._write, name="console", daemon=True)
+        self._writer.start()
+
+    def line(self, text: str) -> None:
+        """Show a line as it is."""
+        try:
+            self._lines.put_nowait(text)
+        except queue.Full:
+            self._left_out += 1
+
+    def log(self, name: str, text: str) -> None:
+        """Show a line of the component `name`."""
+        prefix = f"{name:<{self._width}} |"
+        if self._coloured and name in self._names:
+            prefix = f"\x1b[{COLOURS[self._names.index(name) % len(COLOURS)]}m{prefix}\x1b[0m"
+        self.line(f"{prefix} {text}")
+
+    def close(self, within: float = 2.0) -> None:
+        """Write what waits, for as long as `within` seconds."""
+        try:
+            self._lines.put(None, timeout=within)
+        except queue.Full:
+            return
+        self._writer.join(within)
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            if self._left_out:
+                left_out, self._left_out = self._left_out, 0
+                line = f"({left_out} lines left out: nobody read them)\n{line}"
+            try:
+                self._put(f"{line}\n".encode(errors="replace"))
+            except OSError:
+                self._on_closed()
+                return
+
+    def _put(self, text: bytes) -> None:
+        while text:
+            text = text[os.write(self._descriptor, text) :]
+
+
+def _is_colour_terminal(descriptor: int) -> bool:
+    return os.isatty(descriptor) and "NO_COLOR" not in os.environ

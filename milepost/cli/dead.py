@@ -1,0 +1,186 @@
+"""`milepost dead`: what no retry could help, looked at, replayed or dropped."""
+
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from milepost.cli import reach
+from milepost.cli.exits import Exit, Failed
+from milepost.cli.text import agreed, masked, plain, say, show, table
+from milepost.errors import ConfigurationError
+from milepost.event import loads
+from milepost.journal import DeadLetter, Journal
+from milepost.settings import JournalSettings
+
+PAGE = 100
+LONGEST_REASON = 100
+_ENTRY = re.compile(r"\d{1,20}-\d{1,20}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which dead letters of a stage are meant: these entries, all of one id, or all."""
+
+    entries: Sequence[str] = ()
+    id: str | None = None
+    all: bool = False
+
+    def check(self) -> None:
+        """Raises ConfigurationError unless exactly one way of choosing is used, and soundly."""
+        if sum(map(bool, (self.entries, self.id, self.all))) != 1:
+            raise ConfigurationError("name entries, or give --id ID, or --all: one of the three")
+        for entry in self.entries:
+            _check_entry(entry)
+
+
+async def list_letters(settings: JournalSettings, stage: str | None, *, as_json: bool) -> Exit:
+    """Print one line a dead letter, oldest first, addresses masked."""
+    made = table("STAGE", "ENTRY", "BURIED", "CHANNEL", "ID", "STATUS", "TRIES", "REASON")
+    async with reach.journal(settings) as journal:
+        for name in [stage] if stage else await journal.dead_stages():
+            async for letter in _letters(journal, name):
+                if as_json:
+                    print(json.dumps(_summary(letter)))
+                else:
+                    made.add_row(*_row(letter))
+    if made.row_count:
+        show(made)
+    elif not as_json:
+        say("no dead letters")
+    return Exit.DONE
+
+
+async def show_letter(settings: JournalSettings, stage: str, entry: str) -> Exit:
+    """Print one dead letter whole, as JSON. Raises Failed if there is none."""
+    _check_entry(entry)
+    async with reach.journal(settings) as journal:
+        found = await journal.dead_letters(stage, start=entry, count=1)
+    if not found or found[0].entry != entry:
+        raise Failed(f"stage {stage} has no dead letter {entry}; `milepost dead list {stage}` shows which there are")
+    letter = found[0]
+    print(json.dumps({**_summary(letter), "reason": letter.reason, "event": _event(letter.event)}, indent=2))
+    return Exit.DONE
+
+
+async def replay(settings: JournalSettings, stage: str, choice: Choice) -> Exit:
+    """Put dead letters back into their journals, for this stage alone."""
+    async with reach.journal(settings) as journal:
+        return await _settle(journal, stage, choice, journal.replay, "replayed")
+
+
+async def drop(settings: JournalSettings, stage: str, choice: Choice, *, sure: bool) -> Exit:
+    """Delete dead letters for good; all of them only after asking."""
+    choice.check()
+    async with reach.journal(settings) as journal:
+        if choice.all and not sure:
+            count = await _count(journal, stage)
+            if not agreed(f"Delete the {count} dead letters of {stage}?"):
+                return Exit.FAILED
+        return await _settle(journal, stage, choice, journal.drop, "dropped")
+
+
+async def _settle(
+    journal: Journal,
+    stage: str,
+    choice: Choice,
+    settle: Callable[[str, list[str]], Awaitable[int]],
+    done: str,
+) -> Exit:
+    choice.check()
+    asked = settled = 0
+    # Those there are now, and no more: one that is replayed may come back at once.
+    total = len(choice.entries) or await _count(journal, stage)
+    with Progress(
+        *Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), disable=not choice.all
+    ) as bar:
+        task = bar.add_task(done, total=total)
+        async for entries in _chosen(journal, stage, choice, total):
+            asked += len(entries)
+            try:
+                settled += await settle(stage, entries)
+            except ValueError as fault:
+                raise Failed(str(fault)) from None
+            bar.update(task, completed=min(asked, total))
+    print(f"{settled} {done}" + (f", {asked - settled} no longer there" if asked > settled else ""))
+    return Exit.DONE if settled or choice.all else Exit.FAILED
+
+
+async def _chosen(journal: Journal, stage: str, choice: Choice, total: int) -> AsyncIterator[list[str]]:
+    if choice.entries:
+        yield list(choice.entries)
+        return
+    page: list[str] = []
+    looked_at = 0
+    async for letter in _letters(journal, stage):
+        looked_at += 1
+        if looked_at > total:
+            break
+        if choice.all or letter.id == choice.id:
+            page.append(letter.entry)
+        if len(page) == PAGE:
+            yield page
+            page = []
+    if page:
+        yield page
+
+
+async def _letters(journal: Journal, stage: str) -> AsyncIterator[DeadLetter]:
+    start = "-"
+    while page := await journal.dead_letters(stage, start=start, count=PAGE):
+        for letter in page:
+            yield letter
+        start = f"({page[-1].entry}"
+
+
+async def _count(journal: Journal, stage: str) -> int:
+    """How many there are. A stage the table does not know may have some all the same."""
+    for known in await journal.stages():
+        if known.name == stage:
+            return known.dead
+    return len([letter async for letter in _letters(journal, stage)])
+
+
+def _check_entry(entry: str) -> None:
+    if not _ENTRY.fullmatch(entry):
+        raise ConfigurationError(f"{entry}: an entry looks like 1763690000000-0; see `milepost dead list`")
+
+
+def _summary(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "stage": letter.stage,
+        "entry": letter.entry,
+        "at": letter.at.isoformat(timespec="milliseconds"),
+        "channel": letter.channel,
+        "id": letter.id,
+        "status": letter.status,
+        "attempts": letter.attempts,
+        "crashes": letter.crashes,
+        "reason": masked(letter.reason),
+    }
+
+
+def _row(letter: DeadLetter) -> list[str]:
+    reason = masked(letter.reason)
+    return [
+        plain(letter.stage),
+        letter.entry,
+        letter.at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+        plain(letter.channel),
+        plain(letter.id or "-"),
+        str(letter.status or "-"),
+        f"{letter.attempts}+{letter.crashes}",
+        plain(reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}…"),
+    ]
+
+
+def _event(text: bytes) -> Any:
+    """The event as JSON, or what could not be read as text."""
+    try:
+        return loads(text)
+    except ValueError:
+        return text.decode(errors="backslashreplace")

@@ -1,0 +1,48 @@
+"""How a command ends.
+
+MilepostError
+  Unreachable   Redis or the gateway does not answer
+  Failed        what was asked for could not be done
+"""
+
+import enum
+
+from milepost.errors import BacklogFull, ConfigurationError, EventError, JournalUnavailable, MilepostError
+
+
+class Exit(enum.IntEnum):
+    """Exit codes."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    BURIED = 4
+    UNFINISHED = 5
+    INTERRUPTED = 130
+
+
+EXIT_CODES = """
+Exit codes: 0 done; 1 it failed; 2 the command line, a setting or the project is wrong; 3 Redis, MongoDB or the
+gateway does not answer or takes nothing now (try again); 4 the event became a dead letter; 5 not finished in time;
+130 interrupted.
+"""
+
+
+class Unreachable(MilepostError):  # noqa: N818 - a state, like Unavailable
+    """Redis, MongoDB or the gateway does not answer, or takes nothing now. The text says where it was looked for."""
+
+
+class Failed(MilepostError):  # noqa: N818
+    """What was asked for could not be done."""
+
+
+def exit_code(fault: MilepostError) -> Exit:
+    """The exit code that tells of this fault."""
+    match fault:
+        case ConfigurationError() | EventError():
+            return Exit.USAGE
+        case Unreachable() | JournalUnavailable() | BacklogFull():
+            return Exit.UNREACHABLE
+        case _:
+            return Exit.FAILED

@@ -1,0 +1,59 @@
+"""Where the other commands find Redis and the gateway."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from milepost.cli import folder
+from milepost.cli.exits import Unreachable
+from milepost.cli.servers import shown
+from milepost.connection import connect
+from milepost.errors import JournalUnavailable
+from milepost.journal import Journal
+from milepost.settings import JournalSettings
+
+REDIS = "redis://127.0.0.1:6379/0"
+GATEWAY = "http://127.0.0.1:8000"
+
+
+def redis_settings(redis_url: str | None, data: Path) -> JournalSettings:
+    """The Redis named by the option or REDIS_URL, else the one in the data folder's stack.json, else the default.
+
+    Raises ConfigurationError if that is no usable URL.
+    """
+    url = redis_url or _of_stack(data, "redis")
+    return JournalSettings.read(redis_url=url or REDIS)
+
+
+def gateway_url(gateway: str | None, data: Path) -> str:
+    """The gateway named by the option, else the one in the data folder's stack.json, else port 8000 here."""
+    return (gateway or _of_stack(data, "gateway") or GATEWAY).rstrip("/")
+
+
+@asynccontextmanager
+async def journal(settings: JournalSettings) -> AsyncIterator[Journal]:
+    """A journal on a Redis that answers. Raises Unreachable saying where none did."""
+    opened = Journal(connect(settings), settings)
+    try:
+        try:
+            await opened.ping()
+        except JournalUnavailable as fault:
+            raise unreachable(settings, fault) from None
+        yield opened
+    finally:
+        await opened.close()
+
+
+def unreachable(settings: JournalSettings, fault: Exception) -> Unreachable:
+    """The fault for a Redis that does not answer."""
+    url = shown(settings.redis_url.get_secret_value())
+    why = str(fault).removeprefix("Redis: ").rstrip(".")
+    return Unreachable(
+        f"no Redis that can be used at {url} ({why}); start `milepost up`, or name another with --redis-url"
+    )
+
+
+def _of_stack(data: Path, name: str) -> str | None:
+    found: Any = (folder.read_stack(data) or {}).get(name)
+    return found if isinstance(found, str) else None

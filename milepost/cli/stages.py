@@ -1,0 +1,51 @@
+"""`milepost stages`: the bridges' route table, and what lies before each stage."""
+
+import dataclasses
+import json
+
+from milepost.cli import reach
+from milepost.cli.exits import Exit, Failed
+from milepost.cli.text import agreed, plain, say, show, table
+from milepost.settings import JournalSettings
+
+
+async def print_stages(settings: JournalSettings, *, as_json: bool) -> Exit:
+    """Print the table."""
+    async with reach.journal(settings) as journal:
+        stages = await journal.stages()
+    if as_json:
+        print(json.dumps([dataclasses.asdict(stage) for stage in stages], indent=2))
+        return Exit.DONE
+    if not stages:
+        say("no bridge has told of any stage yet")
+        return Exit.DONE
+    made = table("NAME", "CONSUMES", "EMITS", "URL", "SERVED", "BACKLOG", "PARKED", "DEAD")
+    for column in made.columns[5:]:
+        column.justify = "right"
+    for stage in stages:
+        made.add_row(
+            plain(stage.name),
+            plain(", ".join(stage.consumes)),
+            plain(", ".join(stage.emits)) or "-",
+            plain(stage.url or "-"),
+            "yes" if stage.served else "no",
+            str(stage.backlog),
+            str(stage.parked),
+            str(stage.dead),
+        )
+    show(made)
+    return Exit.DONE
+
+
+async def forget(settings: JournalSettings, name: str, *, sure: bool) -> Exit:
+    """Remove a stage that no bridge serves, with what waits for it. Raises StageServed, Failed."""
+    async with reach.journal(settings) as journal:
+        found = next((stage for stage in await journal.stages() if stage.name == name), None)
+        if found is None:
+            raise Failed(f"no stage is called {name}; `milepost stages` shows which there are")
+        say(f"{name}: {found.parked} parked and {found.dead} dead events, and its place in the journal, would be gone")
+        if not (sure or found.served or agreed("Forget it?")):
+            return Exit.FAILED
+        gone = await journal.forget(name)
+    print(f"{name} is forgotten, with {gone.parked} parked and {gone.dead} dead events")
+    return Exit.DONE

@@ -1,0 +1,55 @@
+"""Text for a terminal."""
+
+import re
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from milepost.event import dumps
+
+_ADDRESS = re.compile(r"([^\s@\"'<>,:;()\[\]])[^\s@\"'<>,:;()\[\]]*(@[^\s@\"'<>,;()\[\]]+)")
+
+
+WIDEST = 10_000
+"""Characters in a line of a table."""
+
+
+def say(text: str) -> None:
+    """A line for the user on stderr, beside what stdout is read for."""
+    print(f"milepost: {text}", file=sys.stderr, flush=True)
+
+
+def agreed(question: str) -> bool:
+    """Whether the user says yes. The question goes to stderr; no answer is no."""
+    print(f"milepost: {question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def masked(text: str) -> str:
+    """`text` with the local part of each e-mail address cut to its first letter: a***@example.org."""
+    return _ADDRESS.sub(r"\1***\2", text)
+
+
+def plain(text: str) -> str:
+    """`text` on one line, without anything a terminal would act upon."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def brief(data: Any) -> str:
+    """JSON on one line, readable: as it is where that is printable."""
+    return plain(data) if isinstance(data, str) else dumps(data)
+
+
+def table(*headings: str) -> Table:
+    """A table without lines: columns, and a heading for each."""
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in headings:
+        made.add_column(heading, no_wrap=True, overflow="ignore")
+    return made
+
+
+def show(shown: Table) -> None:
+    """Print a table whole: a long line is for the terminal to wrap, and for a pipe to keep."""
+    Console(highlight=False, markup=False, width=WIDEST).print(shown)

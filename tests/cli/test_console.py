@@ -1,0 +1,49 @@
+"""What `milepost up` shows, and to whom."""
+
+import os
+import threading
+from pathlib import Path
+
+from milepost.cli.console import MOST_WAITING, Console
+from tests.servers import wait_for
+
+
+def test_names_are_coloured_for_a_terminal_only(tmp_path: Path) -> None:
+    for coloured in (True, False):
+        shown = tmp_path / str(coloured)
+        console = Console(["a", "long"], descriptor=os.open(shown, os.O_WRONLY | os.O_CREAT), coloured=coloured)
+        console.log("a", "text")
+        console.line("ready")
+        console.close()
+        prefix = "\x1b[36ma    |\x1b[0m" if coloured else "a    |"
+        assert shown.read_text() == f"{prefix} text\nready\n"
+
+
+def test_a_reader_that_does_not_read_stops_nobody() -> None:
+    reader, writer = os.pipe()
+    console = Console(["a"], descriptor=writer)
+    for _ in range(3 * MOST_WAITING):
+        console.log("a", "x" * 100)  # more than the pipe and the console hold, and yet it returns
+    read = bytearray()
+    reading = threading.Thread(target=lambda: read.extend(_all_of(reader)))
+    reading.start()
+    console.close(10)
+    os.close(writer)
+    reading.join(10)
+    assert b"lines left out: nobody read them" in read
+
+
+def test_a_reader_that_goes_away_is_told() -> None:
+    reader, writer = os.pipe()
+    gone = threading.Event()
+    console = Console(["a"], descriptor=writer, on_closed=gone.set)
+    os.close(reader)
+    console.line("anybody?")
+    wait_for(gone.is_set)
+    console.close()
+    os.close(writer)
+
+
+def _all_of(descriptor: int) -> bytes:
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()

@@ -1,0 +1,76 @@
+"""`milepost publish`."""
+
+import json
+from uuid import uuid4
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.cli.running import Up
+from tests.servers import wait_for
+
+
+def reached(up: Up, message: str) -> None:
+    wait_for(lambda: message in (up.data / "sent_emails").read_text(), what=message)
+
+
+@pytest.mark.parametrize("lat", ['"32.080058"', "32.080058"])
+def test_plain_json_runs_through(up: Up, on_stack: Command, lat: str) -> None:
+    address = f"{uuid4().hex}@example.org"
+    done = on_stack("publish", "raw_input", f'{{"email":"{address}","lat":{lat},"long":34.864535}}')
+    assert done.code == 0
+    assert len(done.stdout.strip()) == 36
+    reached(up, f"Email sent to: {address}; Message: You are 0.0 miles from Velocity.")
+
+
+def test_an_event_published_again_does_nothing_and_says_so(on_stack: Command) -> None:
+    event_id = uuid4().hex
+    first = on_stack("publish", "unheard", "text", "--id", event_id, "--source", "/tests")
+    again = on_stack("publish", "unheard", "text", "--id", event_id, "--source", "/tests")
+    elsewhere = on_stack("publish", "unheard", "text", "--id", event_id, "--source", "/other")
+    assert [done.stdout for done in (first, again, elsewhere)] == [f"{event_id}\n"] * 3
+    assert [bool(done.stderr) for done in (first, again, elsewhere)] == [False, True, False]
+    assert "published before, so nothing was done" in again.stderr
+    assert again.code == 0
+
+
+def cloud_event(**attributes: str) -> str:
+    return json.dumps({"specversion": "1.0", "id": uuid4().hex, "source": "/t", "type": "unheard", **attributes})
+
+
+def test_a_cloud_event_keeps_its_name(on_stack: Command) -> None:
+    done = on_stack("publish", "unheard", cloud_event(id="my-own"))
+    assert (done.code, done.stdout) == (0, "my-own\n")
+
+
+@pytest.mark.parametrize(
+    ("channel", "message", "options", "told"),
+    [
+        ("raw_input", cloud_event(), (), "type: unheard on the channel raw_input"),
+        ("unheard", cloud_event(source=""), (), "source: must not be empty"),
+        ("unheard", cloud_event(), ("--id", "x"), "--id and --source are for plain messages"),
+        ("unheard", "-", ("--id", "x"), "--id names one event"),
+        ("unheard", "text", ("--id", "a\nb"), "id: must not hold control characters"),
+        ("unheard", "text", ("--source", "not a URI"), "source: not a URI reference"),
+    ],
+)
+def test_what_is_no_event_is_refused(
+    on_stack: Command, channel: str, message: str, options: tuple[str, ...], told: str
+) -> None:
+    done = on_stack("publish", channel, message, *options)
+    assert done.code == 2
+    assert told in done.stderr
+    assert done.stdout == ""
+
+
+def test_lines_of_stdin_are_events_and_a_bad_one_harms_no_other(on_stack: Command) -> None:
+    lines = ["plain text", "", '{"specversion":"1.0"}', *("7" for _ in range(500)), '"last"']
+    done = on_stack("publish", "unheard", "-", stdin="\n".join(lines))
+    assert done.code == 1
+    assert "line 3: id, source, type: missing" in done.stderr
+    assert len(set(done.stdout.split())) == 502
+
+
+def test_nothing_is_an_empty_stdin(on_stack: Command) -> None:
+    done = on_stack("publish", "unheard", "-")
+    assert (done.code, done.stdout) == (0, "")

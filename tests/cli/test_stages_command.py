@@ -1,0 +1,46 @@
+"""`milepost stages`."""
+
+import json
+
+from redis import Redis
+
+from milepost import keys
+from tests.cli.conftest import Command
+from tests.cli.running import Up
+
+
+def test_the_table(up: Up, on_stack: Command) -> None:
+    done = on_stack("stages")
+    assert done.code == 0
+    heading, *rows = [line.split() for line in done.stdout.splitlines()]
+    assert heading == ["NAME", "CONSUMES", "EMITS", "URL", "SERVED", "BACKLOG", "PARKED", "DEAD"]
+    distance = next(row for row in rows if row[0] == "distance")
+    assert distance[:5] == ["distance", "raw_input", "calculated_distance", up.stack["functions"]["distance"], "yes"]
+
+
+def test_json(on_stack: Command) -> None:
+    stages = json.loads(on_stack("stages", "--json").stdout)
+    assert {stage["name"] for stage in stages} >= {"distance", "store", "email"}
+    assert stages[0].keys() == {"name", "consumes", "emits", "url", "served", "backlog", "parked", "dead"}
+
+
+def test_a_stage_that_is_served_is_not_forgotten(on_stack: Command) -> None:
+    done = on_stack("stages", "forget", "email", "--yes")
+    assert done.code == 1
+    assert "email is served by a bridge" in done.stderr
+
+
+def test_a_stage_that_is_not_served_is_forgotten_after_asking(up: Up, on_stack: Command) -> None:
+    row = json.dumps({"consumes": ["unheard"], "emits": [], "url": "http://gone", "beat": 0})
+    with Redis.from_url(up.stack["redis"]) as redis:
+        redis.hset(keys.STAGES, "old", row)
+        assert on_stack("stages", "forget", "old", stdin="n\n").code == 1
+        assert redis.hexists(keys.STAGES, "old")
+        done = on_stack("stages", "forget", "old", stdin="y\n")
+        assert done.code == 0, done.stderr
+        assert "0 parked and 0 dead" in done.stderr
+        assert done.stdout == "old is forgotten, with 0 parked and 0 dead events\n"
+        assert not redis.hexists(keys.STAGES, "old")
+    unknown = on_stack("stages", "forget", "old")
+    assert unknown.code == 1
+    assert "no stage is called old" in unknown.stderr

@@ -1,0 +1,224 @@
+"""`milepost up`: start, stop, death of a component, death of `up` itself."""
+
+import os
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from milepost.cli import plan, servers
+from milepost.cli.exits import Unreachable
+from milepost.errors import ConfigurationError
+from tests.cli.conftest import Command
+from tests.cli.running import Up, is_alive
+from tests.servers import ROOT, Valkey, http_status, wait_for
+
+COMPONENTS = ["redis", "mongo", "distance", "store", "email", "bridge", "gateway"]
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2].partition("/")[0])
+
+
+def test_says_when_each_is_ready_and_then_where(up: Up) -> None:
+    stack = up.stack
+    ready = up.lines.index(f"ready {stack['gateway']}")
+    for name in COMPONENTS:
+        assert any(f"{name} is ready: " in line for line in up.lines[:ready])
+    assert http_status(port_of(stack["gateway"]), "/readyz") == 200
+
+
+def test_stack_tells_where_everything_is(up: Up) -> None:
+    stack = up.stack
+    assert list(stack) == ["gateway", "bridge", "redis", "mongo", "functions", "sent_emails", "pids"]
+    assert stack["functions"].keys() == {"distance", "store", "email"}
+    assert stack["pids"].keys() == set(COMPONENTS)
+    assert all(map(is_alive, stack["pids"].values()))
+    assert stack["sent_emails"] == str(up.data / "sent_emails")
+    assert (up.data / "stack.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_log_lines_bear_their_component_name_aligned(up: Up) -> None:
+    prefixed = [line for line in list(up.lines) if not line.startswith("ready ")]
+    assert {line.partition("|")[0] for line in prefixed} <= {f"{name:<8} " for name in ["milepost", *COMPONENTS]}
+    assert "\x1b" not in up.output
+
+
+def test_everything_listens_on_this_machine_only(up: Up) -> None:
+    stack = up.stack
+    for url in (stack["gateway"], stack["bridge"], stack["redis"], stack["mongo"], *stack["functions"].values()):
+        with socket.socket() as other:
+            other.settimeout(2)
+            assert other.connect_ex(("127.0.0.2", port_of(url))) != 0
+
+
+@pytest.mark.parametrize("name", ["distance", "bridge", "gateway", "redis", "mongo"])
+def test_a_component_that_dies_is_started_again_on_the_same_port(up: Up, on_stack: Command, name: str) -> None:
+    before = up.stack
+    said = len(up.lines)
+    os.kill(before["pids"][name], signal.SIGKILL)
+    up.wait_for(lambda: up.pids.get(name) not in {None, before["pids"][name]}, what=f"another {name} in stack.json")
+    up.wait_for(lambda: any(f"{name} is ready again" in line for line in up.lines[said:]), what="ready again")
+    assert sum(f"{name} was killed by SIGKILL; starting it again" in line for line in up.lines[said:]) == 1
+    after = up.stack
+    assert {**after, "pids": None} == {**before, "pids": None}
+    assert is_alive(after["pids"][name])
+    sent = on_stack("send", "phoenix@example.org", "32.080058", "34.864535")
+    assert sent.code == 0, sent.stderr
+    assert "You are 0.0 miles from Velocity." in sent.stdout
+
+
+def test_a_data_folder_in_use_is_refused(up: Up, command: Command) -> None:
+    refused = command("up", "--data", str(up.data), "--port", "0")
+    assert refused.code == 2
+    assert f"in use by another `milepost up`, process {up.process.pid}" in refused.stderr
+    assert http_status(port_of(up.stack["gateway"]), "/readyz") == 200
+
+
+def test_a_port_that_is_taken_is_refused(up: Up, tmp_path: Path, command: Command) -> None:
+    port = port_of(up.stack["gateway"])
+    refused = command("up", "--data", str(tmp_path), "--port", str(port))
+    assert refused.code == 2
+    assert f"port {port} of 127.0.0.1: already taken; choose another with --port" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"REDIS_URL": "http://elsewhere"}, "REDIS_URL: must look like redis://"),
+        ({"REDIS_URL": "redis://elsewhere/3"}, "REDIS_URL: must name database 0"),
+        ({"MONGO_URL": "elsewhere"}, "MONGO_URL: must look like mongodb://"),
+    ],
+)
+def test_a_wrong_setting_is_told_by_name(environment: dict[str, str], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        plan.real_servers(environment)
+
+
+def test_an_empty_setting_is_none() -> None:
+    assert plan.real_servers({"REDIS_URL": "", "MONGO_URL": ""}) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("stages: {}", "has no `stages:` table"),
+        ("stages: {lost: {consumes: a}}", "stage lost: .*main.py is missing"),
+        ("stages: {redis: {consumes: a}}", "no stage can be called redis"),
+    ],
+)
+def test_a_wrong_stages_table_is_told(tmp_path: Path, table: str, told: str) -> None:
+    (tmp_path / "helm").mkdir()
+    (tmp_path / "helm" / "values.yaml").write_text(table)
+    with pytest.raises(ConfigurationError, match=told):
+        plan.stages(tmp_path)
+
+
+def test_a_wrong_project_is_told(tmp_path: Path, command: Command) -> None:
+    refused = command("up", "--project", str(tmp_path))
+    assert refused.code == 2
+    assert "helm/values.yaml: not found" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "reach"),
+    [
+        ("REDIS_URL", "redis://ada:secret@127.0.0.1:1/0", servers.reach_redis),
+        ("MONGO_URL", "mongodb://ada:secret@127.0.0.1:1/db?authSource=secret", servers.reach_mongo),
+    ],
+)
+async def test_a_real_server_that_does_not_answer_is_told_without_its_password(
+    name: str, url: str, reach: servers.Reach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "REAL_WITHIN", 0.2)
+    with pytest.raises(Unreachable, match=f"{name}: nothing usable at .*127.0.0.1:1") as told:
+        await servers.find(name, url, reach)
+    assert "secret" not in str(told.value)
+
+
+def test_a_function_that_cannot_start_is_told(tmp_path: Path, redis_url: str, mongo_url: str) -> None:
+    project = copy_of_the_project(tmp_path)
+    (project / "functions" / "distance" / "main.py").write_text("raise RuntimeError('broken on purpose')\n")
+    env = {"REDIS_URL": redis_url, "MONGO_URL": mongo_url}
+    with Up(tmp_path / "data", "--project", str(project), env=env) as running:
+        assert running.process.wait(30) == 1
+        running.wait_for_line("milepost: distance ended with code")
+    assert "distance | RuntimeError: broken on purpose" in running.output
+
+
+def test_when_up_is_killed_nothing_is_left_and_its_folder_is_taken_up(tmp_path: Path, command: Command) -> None:
+    data = tmp_path / "a folder"
+    project = copy_of_the_project(tmp_path)
+    with Up(data) as first:
+        first.ready()
+        assert command("publish", "user:email", "nobody@example.org", "--id", "kept", "--data", str(data)).code == 0
+        first.wait_for(lambda: "kept" in command("dead", "list", "--data", str(data)).stdout, what="a dead letter")
+        pids = first.pids
+        assert first.end(signal.SIGKILL) == -signal.SIGKILL
+    with Up(data, "--reload", "--project", str(project)) as second:
+        wait_for(lambda: not any(map(is_alive, pids.values())), what="every component gone with `up`")
+        second.ready()
+        assert "kept" in command("dead", "list", "--data", str(data)).stdout
+        check_reload(second, project, command)
+        pids = second.pids
+        assert second.end(signal.SIGINT) == 0
+        assert not any(map(is_alive, pids.values()))
+        assert not (data / "stack.json").exists()
+        check_order_of_the_end(second)
+
+
+def check_reload(running: Up, project: Path, command: Command) -> None:
+    before = running.pids
+    source = project / "functions" / "distance" / "main.py"
+    rejecting = source.read_text().replace('"""Miles', 'raise Reject("too far")\n    """Miles')
+    source.write_text(rejecting.replace("import stage", "import Reject, stage"))
+    running.wait_for_line("sources changed: starting distance anew")
+    running.wait_for_line("distance is ready again")
+    sent = command("send", "ada@example.org", "0", "0", "--data", str(running.data))
+    assert sent.code == 4
+    assert "stage distance buried it: " in sent.stderr
+    assert "too far" in sent.stderr
+    assert {name for name, pid in running.pids.items() if pid != before[name]} == {"distance"}
+
+
+def check_order_of_the_end(ended: Up) -> None:
+    stopping = ended.lines.index("milepost | stopping")
+    last = {line.partition(" ")[0]: number for number, line in enumerate(ended.lines) if number > stopping}
+    assert last["gateway"] < last["bridge"] < last["redis"]
+    assert not any("did not end within" in line for line in ended.lines)
+
+
+def test_real_servers_replace_the_embedded_ones(tmp_path: Path, mongo_url: str, command: Command) -> None:
+    data = tmp_path / "data"
+    with Valkey(tmp_path) as valkey, Up(data, env={"REDIS_URL": valkey.url, "MONGO_URL": mongo_url}) as running:
+        running.ready()
+        assert running.stack["redis"] == valkey.url
+        assert running.stack["mongo"] == mongo_url
+        assert running.pids.keys() == set(COMPONENTS) - {"redis", "mongo"}
+        assert command("send", "ada@example.org", "0", "0", "--data", str(data)).code == 0
+        check_second_ctrl_c(running)
+        assert valkey.alive
+        assert not (data / "redis").exists()
+
+
+def check_second_ctrl_c(running: Up) -> None:
+    pids = running.pids
+    os.kill(pids["gateway"], signal.SIGSTOP)  # it will not end when it is asked to
+
+    def insisted() -> bool:
+        if is_alive(pids["gateway"]):
+            running.process.send_signal(signal.SIGINT)
+        return not is_alive(pids["gateway"])
+
+    wait_for(insisted, 5, "the gateway killed")
+    assert running.process.wait(5) == 130
+    wait_for(lambda: not any(map(is_alive, pids.values())), what="every component gone")
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    project = folder / "project"
+    for part in ("functions", "gateway", "helm"):
+        shutil.copytree(ROOT / part, project / part, ignore=shutil.ignore_patterns("__pycache__"))
+    return project

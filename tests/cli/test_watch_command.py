@@ -1,0 +1,50 @@
+"""`milepost watch`."""
+
+import json
+import os
+import signal
+from uuid import uuid4
+
+from tests.cli.conftest import Command
+from tests.cli.running import Milepost, Up
+
+
+def test_tails_every_channel_of_the_table_and_outlasts_redis(up: Up, on_stack: Command) -> None:
+    with Milepost("watch", "--data", str(up.data)) as watching:
+        watching.wait_for_line("watching ")
+        assert {"calculated_distance,", "email:sent,", "raw_input,", "user:email"} <= set(watching.output.split())
+        on_stack("send", "watched@example.org", "32.080058", "34.864535")
+        watching.wait_for_line("You are 0.0 miles from Velocity.")
+        assert [line.split()[1] for line in watching.lines if "watched" in line] == [
+            "raw_input",
+            "calculated_distance",
+            "user:email",
+            "email:sent",
+        ]
+        os.kill(up.pids["redis"], signal.SIGKILL)
+        watching.wait_for_line("Redis is gone")
+        watching.wait_for_line("Redis is back")
+        event_id = uuid4().hex
+        up.wait_for(lambda: on_stack("publish", "user:email", "a@b.co", "--id", event_id).code == 0)
+        watching.wait_for_line(event_id)
+        assert watching.end(signal.SIGINT) == 130
+    assert "Traceback" not in watching.output
+
+
+def test_json_is_one_object_a_line_whatever_is_published(up: Up, on_stack: Command) -> None:
+    with Milepost("watch", "some:channel", "--json", "--data", str(up.data)) as watching:
+        watching.wait_for_line("watching some:channel")
+        for message in ("\x1b[31mred", '{"a": 1}'):
+            on_stack("publish", "some:channel", message)
+        watching.wait_for(lambda: len(watching.lines) == 3, what="two messages")
+    messages = [json.loads(line) for line in watching.lines[1:]]
+    assert [message["channel"] for message in messages] == ["some:channel"] * 2
+    assert [message["message"]["data"] for message in messages] == ["\x1b[31mred", {"a": 1}]
+    assert "\x1b" not in watching.output
+
+
+def test_a_redis_that_is_not_there_is_told(command: Command) -> None:
+    done = command("watch", "--redis-url", "redis://ada:secret@127.0.0.1:1")
+    assert done.code == 3
+    assert "no Redis that can be used at redis://127.0.0.1:1" in done.stderr
+    assert "secret" not in done.stderr

@@ -1,0 +1,64 @@
+"""Servers that every test may use. Each is started once for the run, when the first test asks for it.
+
+redis_url    the server's URL; `redis`: a client on it, all data gone before the test begins
+mongo_url    a URL with a database that no other test uses; `mongo`: that database, opened
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import redis.asyncio as redis_asyncio
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.database import AsyncDatabase
+
+from tests.servers import Mongo, Valkey
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """The run's Valkey. A test that stops, freezes or fills one starts its own: `with Valkey(tmp_path) as valkey`."""
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongo]:
+    """The run's Mongo server. A test that stops or freezes one starts its own: `with Mongo(tmp_path) as mongo`."""
+    with Mongo(tmp_path_factory.mktemp("mongo")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url(valkey_server: Valkey) -> str:
+    return valkey_server.url
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[redis_asyncio.Redis]:
+    """A client (bytes) on an empty server."""
+    client = redis_asyncio.from_url(redis_url)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def mongo_url(mongo_server: Mongo) -> str:
+    return f"{mongo_server.url}/test-{uuid4().hex}"
+
+
+@pytest.fixture
+async def mongo(mongo_url: str) -> AsyncIterator[AsyncDatabase[dict[str, Any]]]:
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongo_url, tz_aware=True)
+    database = client.get_default_database()
+    yield database
+    await client.drop_database(database)
+    await client.close()
+
+
+@pytest.fixture
+def project() -> Path:
+    return Path(__file__).resolve().parent.parent

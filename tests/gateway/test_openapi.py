@@ -1,0 +1,53 @@
+import httpx
+
+from tests.gateway.samples import LONDON
+
+
+async def test_the_description_names_every_answer_with_an_example(client: httpx.AsyncClient) -> None:
+    api = (await client.get("/openapi.json")).json()
+    assert set(api["paths"]) == {"/distance", "/submissions/{id}", "/healthz", "/readyz"}
+    submit = api["paths"]["/distance"]["post"]
+    assert set(submit["responses"]) == {"201", "202", "400", "408", "413", "415", "422", "503"}
+    assert {parameter["name"] for parameter in submit["parameters"]} == {"Idempotency-Key", "traceparent"}
+    assert len(submit["requestBody"]["content"]) == 3
+    follow = api["paths"]["/submissions/{id}"]["get"]
+    assert set(follow["responses"]) == {"200", "404", "503"}
+    for methods in api["paths"].values():
+        for operation in methods.values():
+            assert operation["summary"]
+            for status, answer in operation["responses"].items():
+                for media, content in answer["content"].items():
+                    assert "example" in content or media == "text/html"
+                    if status >= "400":
+                        assert media == "application/problem+json"
+                        assert content["example"]["status"] == int(status)
+            if "503" in operation["responses"]:
+                assert "Retry-After" in operation["responses"]["503"]["headers"]
+
+
+async def test_every_reference_leads_somewhere(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/openapi.json")
+    schemas = answer.json()["components"]["schemas"]
+    assert set(schemas) == {"Submission", "Accepted", "Progress", "Reached", "Problem", "Fault"}
+    for piece in answer.text.split('"$ref":"')[1:]:
+        assert piece.split('"')[0].removeprefix("#/components/schemas/") in schemas
+    latitude = schemas["Submission"]["properties"]["lat"]
+    assert (latitude["minimum"], latitude["maximum"]) == (-90, 90)
+
+
+async def test_the_examples_are_true(client: httpx.AsyncClient) -> None:
+    submit = (await client.get("/openapi.json")).json()["paths"]["/distance"]["post"]
+    example = submit["requestBody"]["content"]["application/json"]["example"]
+    assert example == LONDON
+    accepted = (await client.post("/distance", json=example)).json()
+    assert accepted.keys() == submit["responses"]["202"]["content"]["application/json"]["example"].keys()
+    faulty = {"email": "ada@example.org", "lat": 91}
+    refused = submit["responses"]["422"]["content"]["application/problem+json"]["example"]
+    assert (await client.post("/distance", json=faulty)).json() == refused
+
+
+async def test_the_api_page_shows_every_operation(client: httpx.AsyncClient) -> None:
+    page = await client.get("/docs")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    for text in ("/distance", "/submissions/{id}", "/healthz", "/readyz", "Idempotency-Key", "curl --json", "413"):
+        assert text in page.text
