@@ -1,0 +1,71 @@
+"""The stage that tells people their distance: one mail for each submission."""
+
+import asyncio
+import os
+from datetime import timedelta
+
+from functions.email.mailer import Mail, Mailer, seconds
+from functions.email.mails import Mails
+from functions.mongo import Document, mongo_url, once_per_loop, open_database
+from functions.payloads import EmailSent, Recipient
+from milepost import Event, Reject, Unavailable, stage
+
+MONGO_URL = mongo_url(os.environ)
+MAILER = Mailer.read(os.environ)
+REQUEST_TIMEOUT = seconds(os.environ, "REQUEST_TIMEOUT", 60.0)
+"""Seconds that the caller waits for an answer: the bridge's `timeout`."""
+
+HOLD = timedelta(seconds=MAILER.timeout + REQUEST_TIMEOUT + 10)
+"""An attempt begins to send within the request's time or never, and sending has a time-out of its own: after both
+it has ended, whatever became of it. The rest is for clocks that differ.
+"""
+
+mails = once_per_loop(lambda: Mails(open_database(MONGO_URL), HOLD))
+
+
+async def email(recipient: Recipient, event: Event) -> EmailSent:
+    """Mail the distance kept under the event's id, else the newest of its address. The same event mails once."""
+    deadline = asyncio.get_running_loop().time() + REQUEST_TIMEOUT
+    record = await mails().find(event.id) or await _draft(event.id, recipient.root)
+    if record.get("state") != "sent" and record["email"] == recipient.root:
+        with mails().in_hand(event.id):
+            record = await mails().take(record)
+            if record["state"] != "sent" and record["email"] == recipient.root:
+                await _send(record, deadline)
+    if record["email"] != recipient.root:
+        raise Reject(f"id {event.id} is that of another address's mail")
+    return EmailSent(
+        email=record["email"],
+        distance_from_velocity=record["distance_from_velocity"],
+        message=record["message"],
+    )
+
+
+async def _draft(event_id: str, address: str) -> Document:
+    user = await mails().user(event_id, address)
+    if user is None:
+        raise Reject(f"no distance is kept for {address}")
+    miles = user["distance_from_velocity"]
+    return {
+        "_id": event_id,
+        "email": address,
+        "distance_from_velocity": miles,
+        "message": f"You are {miles} miles from Velocity.",
+    }
+
+
+async def _send(record: Document, deadline: float) -> None:
+    mail = Mail(id=record["_id"], to=record["email"], text=record["message"])
+    late = asyncio.get_running_loop().time() > deadline  # this process stood still: its hold may be over
+    try:
+        if not late:
+            await MAILER.send(mail)
+    except Exception:
+        await mails().release(record)
+        raise
+    if late:
+        raise Unavailable("the request's time was over before the mail could be sent")
+    await mails().mark_sent(record, deadline)
+
+
+main = stage(email)

@@ -1,0 +1,77 @@
+"""How a stage opens MongoDB: when first needed, once per process, with answers soon or not at all."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import PyMongoError
+from pymongo.uri_parser import parse_uri
+
+from milepost.errors import ConfigurationError, Unavailable
+
+Document = dict[str, Any]
+Database = AsyncDatabase[Document]
+
+ANSWER_WITHIN = 3.0
+"""Seconds that one operation may last, its repeats included."""
+
+_FIND_WITHIN = 1.5
+"""Seconds to find and reach the server."""
+
+Made = TypeVar("Made")
+
+
+def mongo_url(environ: Mapping[str, str]) -> str:
+    """MONGO_URL. Raises ConfigurationError, without the value: it may hold a password."""
+    url = environ.get("MONGO_URL", "mongodb://127.0.0.1:27017/milepost")
+    if url.startswith("mongodb+srv://"):
+        return url  # to parse it is to ask the DNS
+    try:
+        parse_uri(url)
+    except (PyMongoError, ValueError):
+        raise ConfigurationError("MONGO_URL: must look like mongodb://[user:password@]host:port/database") from None
+    return url
+
+
+def open_database(url: str) -> Database:
+    """The database that the URL names, else `milepost`. Writes are on the disks of a majority when they return,
+    and reads see them.
+    """
+    client: AsyncMongoClient[Document] = AsyncMongoClient(
+        url,
+        appname="milepost",
+        tz_aware=True,
+        timeoutMS=round(ANSWER_WITHIN * 1000),
+        serverSelectionTimeoutMS=round(_FIND_WITHIN * 1000),
+        connectTimeoutMS=round(_FIND_WITHIN * 1000),
+    )
+    return client.get_default_database("milepost").with_options(
+        read_preference=ReadPreference.PRIMARY,
+        write_concern=WriteConcern("majority", j=True),
+    )
+
+
+def once_per_loop(make: Callable[[], Made]) -> Callable[[], Made]:
+    """Have `make` called when first needed, once per event loop: a client belongs to the loop it was used in."""
+    made: WeakKeyDictionary[asyncio.AbstractEventLoop, Made] = WeakKeyDictionary()
+
+    def get() -> Made:
+        loop = asyncio.get_running_loop()
+        if loop not in made:
+            made[loop] = make()
+        return made[loop]
+
+    return get
+
+
+@asynccontextmanager
+async def answering() -> AsyncIterator[None]:
+    """Turn what MongoDB raises into Unavailable. No event can cause it: ours hold short strings, doubles and dates."""
+    try:
+        yield
+    except PyMongoError as fault:
+        raise Unavailable(f"MongoDB: {type(fault).__name__}", retry_after=1) from fault

@@ -1,0 +1,71 @@
+"""The stage that keeps each computed distance in MongoDB."""
+
+import contextlib
+import logging
+import os
+from datetime import UTC, datetime
+
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from functions.mongo import Database, Document, answering, mongo_url, once_per_loop, open_database
+from functions.payloads import CalculatedDistance, Recipient
+from milepost import Event, Reject, Unavailable, stage
+
+log = logging.getLogger("milepost.store")
+
+
+class Users:
+    """The collection `users`: {_id: event id, email, distance_from_velocity: miles, created}."""
+
+    def __init__(self, database: Database) -> None:
+        self._users = database["users"]
+        self._indexed = False
+
+    async def keep(self, user: Document) -> Document:
+        """Write `user` unless there is one of its id. Returns what is kept now, on the disks of a majority: an
+        upsert that changes nothing waits for that too, where a plain read would not.
+        """
+        async with answering():
+            # An upsert that loses a race against another finds its document the second time.
+            kept = await self._upsert(user) or await self._upsert(user)
+        if kept is None:
+            raise Unavailable(f"the record of {user['_id']} came and went")
+        await self._index()
+        return kept
+
+    async def _upsert(self, user: Document) -> Document | None:
+        fields = {name: value for name, value in user.items() if name != "_id"}
+        with contextlib.suppress(DuplicateKeyError):
+            return await self._users.find_one_and_update(
+                {"_id": user["_id"]}, {"$setOnInsert": fields}, upsert=True, return_document=ReturnDocument.AFTER
+            )
+        return None
+
+    async def _index(self) -> None:
+        """Index what the stage `email` looks for, once. Without it that is slower and nothing else."""
+        if self._indexed:
+            return
+        self._indexed = True
+        try:
+            await self._users.create_index([("email", 1), ("created", 1)])
+        except PyMongoError as fault:
+            self._indexed = False
+            log.warning("stage=store outcome=no-index reason=%s", type(fault).__name__)
+
+
+MONGO_URL = mongo_url(os.environ)
+users = once_per_loop(lambda: Users(open_database(MONGO_URL)))
+
+
+async def store(distance: CalculatedDistance, event: Event) -> Recipient:
+    """Keep the distance under the event's id, and tell whose it is. The same event again changes nothing."""
+    created = datetime.fromisoformat(event.time.upper()) if event.time else datetime.now(UTC)
+    contents = distance.model_dump()
+    kept = await users().keep({"_id": event.id, **contents, "created": created})
+    if any(kept.get(name) != value for name, value in contents.items()):
+        raise Reject(f"id {event.id} is kept already, with other contents")
+    return Recipient(distance.email)
+
+
+main = stage(store)

@@ -1,0 +1,79 @@
+"""A real SMTP server for tests. `answer` says what it replies to a message; `recipient` to a recipient."""
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email import message_from_bytes
+from email.message import Message
+from typing import Any, Self
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP as SmtpProtocol  # noqa: N811
+from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword
+
+from tests.servers import HOST, free_port
+
+ACCEPTED = "250 OK"
+
+
+@dataclass
+class Inbox:
+    answer: Callable[[], str] = lambda: ACCEPTED
+    recipient: Callable[[str], str] = lambda _: ACCEPTED
+    hangs_up_on_quit: bool = False
+    messages: list[Message] = field(default_factory=list)
+    envelopes: list[Envelope] = field(default_factory=list)
+
+    def reset(self) -> None:
+        """As new, but the same object: the server knows it."""
+        vars(self).update(vars(Inbox()))
+
+    async def handle_RCPT(self, _server: Any, _session: Any, envelope: Envelope, to: str, _options: Any) -> str:  # noqa: N802
+        reply = self.recipient(to)
+        if reply == ACCEPTED:
+            envelope.rcpt_tos.append(to)
+        return reply
+
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Envelope) -> str:  # noqa: N802
+        assert isinstance(envelope.content, bytes)
+        self.messages.append(message_from_bytes(envelope.content))
+        self.envelopes.append(envelope)
+        return self.answer()
+
+    async def handle_QUIT(self, server: SmtpProtocol, _session: Any, _envelope: Envelope) -> str:  # noqa: N802
+        if self.hangs_up_on_quit and server.transport is not None:
+            server.transport.close()
+        return "221 Bye"
+
+
+class SmtpServer:
+    """`with SmtpServer() as smtp:` listens at smtp.host:smtp.port; what it takes is in smtp.inbox."""
+
+    def __init__(self, *, login: tuple[bytes, bytes] | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self.inbox = Inbox()
+        self.port = free_port()
+        self.url = f"smtp://{HOST}:{self.port}"
+
+        def authenticate(_server: Any, _session: Any, _envelope: Any, _mechanism: str, data: Any) -> AuthResult:
+            assert isinstance(data, LoginPassword)
+            right = (data.login, data.password) == login
+            return AuthResult(success=right, handled=right)  # what is not handled aiosmtpd answers with 535
+
+        self._controller = Controller(
+            self.inbox,
+            hostname=HOST,
+            port=self.port,
+            tls_context=tls,
+            require_starttls=tls is not None,
+            authenticator=authenticate if login else None,
+            auth_required=login is not None,
+            auth_require_tls=False,
+            enable_SMTPUTF8=True,
+        )
+
+    def __enter__(self) -> Self:
+        self._controller.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._controller.stop()

@@ -1,0 +1,100 @@
+"""How a bridge is told what it serves, and which settings it refuses."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from milepost.bridge.settings import BridgeSettings
+from milepost.errors import ConfigurationError
+
+ROW = {"name": "distance", "consumes": "raw_input", "emits": "calculated_distance", "url": "http://distance/"}
+
+
+def read(**given: Any) -> BridgeSettings:
+    return BridgeSettings.read(**given)
+
+
+def test_what_knative_calls_a_delivery_is_read_by_its_names() -> None:
+    tries = {"retry": 3, "crashRetry": 7, "backoffPolicy": "linear", "backoffDelay": "PT1.5S", "timeout": "PT2M"}
+    (stage,) = read(routes=[{**ROW, **tries}]).routes
+    assert (stage.retry, stage.crash_retry, stage.backoff_policy) == (3, 7, "linear")
+    assert (stage.backoff_delay, stage.timeout) == (timedelta(seconds=1.5), timedelta(minutes=2))
+
+
+def test_what_is_not_said_is_as_the_design_has_it() -> None:
+    settings = read(routes=[ROW])
+    (stage,) = settings.routes
+    assert (stage.retry, stage.crash_retry, stage.backoff_policy) == (10, 50, "exponential")
+    assert (stage.backoff_delay, stage.timeout) == (timedelta(seconds=0.2), timedelta(seconds=60))
+    assert (settings.claim, settings.lease) == (timedelta(seconds=30), timedelta(seconds=10))
+    assert (settings.deadline, settings.dedup) == (timedelta(hours=24), timedelta(hours=1))
+
+
+def test_routes_come_from_the_environment_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTES", '[{"name":"a","consumes":"in","emits":null,"url":"https://a.example/x?y=1"}]')
+    monkeypatch.setenv("CLAIM", "PT2S")
+    settings = read()
+    assert settings.routes[0].url == "https://a.example/x?y=1"
+    assert settings.claim == timedelta(seconds=2)
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "[", "{'name': 1}"])
+def test_routes_that_are_not_json_are_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("ROUTES", text)
+    with pytest.raises(ConfigurationError, match=r"^ROUTES: must be JSON$"):
+        read()
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        ([ROW, ROW], "distance named twice"),
+        ([ROW, {**ROW, "name": "other"}], "calculated_distance emitted twice"),
+        ([{**ROW, "name": "broker"}], "no stage can be called broker or bridge"),
+        ([{**ROW, "name": "bridge"}], "no stage can be called broker or bridge"),
+        ([{**ROW, "name": "Distance"}], "NAME"),
+        ([{**ROW, "name": ""}], "NAME"),
+        ([{**ROW, "name": "a" * 64}], "NAME"),
+        ([{**ROW, "consumes": ""}], "CONSUMES"),
+        ([{**ROW, "consumes": "two words"}], "CONSUMES"),
+        ([{**ROW, "url": None}], "distance: url is missing"),
+        ([{**ROW, "url": "distance"}], "URL"),
+        ([{**ROW, "url": "ftp://distance"}], "URL"),
+        ([{**ROW, "url": "http://"}], "URL"),
+        ([{**ROW, "url": "http://distance:99999"}], "URL"),
+        ([{**ROW, "url": "http://distance:0"}], "URL"),
+        ([{**ROW, "url": "http://dist ance/"}], "URL"),
+        ([{**ROW, "url": "http://distance/#top"}], "URL"),
+        ([{**ROW, "url": "http://me:secret@distance"}], "must not hold a user or password"),
+        ([{**ROW, "retry": -1}], "RETRY"),
+        ([{**ROW, "backoffDelay": "PT0S"}], "BACKOFFDELAY"),
+        ([{**ROW, "timeout": "PT0S"}], "TIMEOUT"),
+        ([{**ROW, "backoffPolicy": "random"}], "BACKOFFPOLICY"),
+        ([{**ROW, "retries": 3}], "RETRIES"),
+    ],
+)
+def test_a_row_that_is_wrong_is_refused_by_name_and_without_its_secret(rows: list[dict[str, Any]], fault: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read(routes=rows)
+    assert fault in str(caught.value)
+    assert "ROUTES" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_in_broker_mode_a_row_needs_no_url() -> None:
+    row = {"name": "distance", "consumes": "raw_input"}
+    assert read(routes=[row], delivery="broker", k_sink="http://broker/default").k_sink == "http://broker/default"
+
+
+@pytest.mark.parametrize("name", ["claim", "lease", "deadline", "dedup", "broker_timeout"])
+def test_a_time_that_is_not_positive_is_refused(name: str) -> None:
+    for given in ("PT0S", "-PT1S"):
+        with pytest.raises(ConfigurationError, match=name.upper()):
+            read(**{name: given})
+
+
+@pytest.mark.parametrize(("name", "given"), [("window", 0), ("port", 65536), ("delivery", "pigeon"), ("k_sink", "x")])
+def test_other_settings_are_refused_by_name(name: str, given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name.upper()):
+        read(**{name: given})

@@ -1,0 +1,42 @@
+"""Every key in one hash tag, and no two things under one key."""
+
+import pytest
+from redis.crc import key_slot
+
+from milepost import keys
+from milepost.errors import EventError
+from milepost.event import Event
+
+ALL = [
+    keys.JOURNALS,
+    keys.STAGES,
+    keys.LEASE,
+    keys.journal("raw_input"),
+    keys.journal("user:email"),
+    keys.waiting("distance"),
+    keys.dead("distance"),
+    keys.dead("bridge"),
+    keys.seen("/milepost/distance", "one"),
+    keys.progress("one"),
+]
+
+
+def test_all_keys_lie_in_one_slot_of_a_cluster() -> None:
+    assert len({key_slot(key.encode()) for key in ALL}) == 1
+
+
+@pytest.mark.parametrize("name", ["{other}", "a}b", "}{"])
+def test_a_name_with_braces_does_not_move_its_key(name: str) -> None:
+    named = [keys.journal(name), keys.waiting(name), keys.dead(name), keys.seen(name, name), keys.progress(name)]
+    assert {key_slot(key.encode()) for key in named} == {key_slot(keys.JOURNALS.encode())}
+
+
+def test_no_two_things_share_a_key() -> None:
+    assert len(set(ALL)) == len(ALL)
+    assert keys.journal("s") != keys.JOURNALS
+
+
+def test_source_and_id_cannot_be_mistaken_for_each_other() -> None:
+    assert keys.seen("/a", "b|c") != keys.seen("/a/b", "c")
+    with pytest.raises(EventError, match="source"):
+        Event(id="c", source="/a|b", type="raw_input")

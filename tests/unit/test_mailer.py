@@ -1,0 +1,165 @@
+import shutil
+import socket
+import ssl
+import subprocess
+from email import message_from_bytes
+from email.policy import default
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from functions.email.mailer import Mail, Mailer, SmtpServer
+from functions.email.smtp import compose, message_id
+from milepost.errors import ConfigurationError, Unavailable
+from tests.contract.smtp import SmtpServer as RealServer
+from tests.servers import HOST, free_port
+
+MAIL = Mail(id="7", to="ada@example.org", text="You are 0.0 miles from Velocity.")
+
+
+async def test_appends_exactly_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "sent_emails"
+    path.write_text("before\n")
+    await Mailer(sent_emails=path).send(MAIL)
+    assert path.read_text() == ("before\nEmail sent to: ada@example.org; Message: You are 0.0 miles from Velocity.\n")
+
+
+async def test_writes_to_stdout_where_no_file_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    await Mailer().send(MAIL)
+    assert capfd.readouterr().out == "Email sent to: ada@example.org; Message: You are 0.0 miles from Velocity.\n"
+
+
+async def test_a_line_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="SENT_EMAILS: Is a directory"):
+        await Mailer(sent_emails=tmp_path).send(MAIL)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+async def test_a_full_disk_is_unavailable() -> None:
+    with pytest.raises(Unavailable, match="No space left"):
+        await Mailer(sent_emails=Path("/dev/full")).send(MAIL)
+
+
+async def test_an_smtp_server_that_is_away_is_unavailable_and_there_is_no_line(tmp_path: Path) -> None:
+    mailer = Mailer(sent_emails=tmp_path / "sent", smtp=SmtpServer("smtp", HOST, free_port()))
+    with pytest.raises(Unavailable, match="SMTP: "):
+        await mailer.send(MAIL)
+    assert not mailer.sent_emails.exists()
+
+
+async def test_an_smtp_server_that_says_nothing_is_given_up_in_time() -> None:
+    with socket.create_server((HOST, 0)) as silent:  # connects, and is never read from
+        server = SmtpServer("smtp", HOST, silent.getsockname()[1])
+        with pytest.raises(Unavailable, match=r"SMTP: .*Timeout"):
+            await Mailer(smtp=server, timeout=0.2).send(MAIL)
+
+
+@pytest.mark.filterwarnings("ignore:Requiring AUTH", "ignore:Session.login_data is deprecated")  # aiosmtpd's own
+async def test_a_login_that_is_wrong_is_unavailable_and_shows_no_secret(tmp_path: Path) -> None:
+    with RealServer(login=(b"ada", b"p@ss")) as smtp:
+        with pytest.raises(Unavailable, match="535") as fault:
+            await Mailer(tmp_path / "sent", SmtpServer("smtp", HOST, smtp.port, "ada", "secret")).send(MAIL)
+        assert "secret" not in str(fault.value)
+        await Mailer(tmp_path / "sent", SmtpServer.parse(f"smtp://ada:p%40ss@{HOST}:{smtp.port}")).send(MAIL)
+        assert len(smtp.inbox.messages) == 1
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
+async def test_starttls_needs_a_certificate_that_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, key = tmp_path / "certificate", tmp_path / "key"
+    subject = ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=IP:{HOST}"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    subprocess.run([*new, *subject, *files], check=True, capture_output=True)  # noqa: ASYNC221 - a few milliseconds
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    with RealServer(tls=tls) as smtp:
+        mailer = Mailer(tmp_path / "sent", SmtpServer("smtp+starttls", HOST, smtp.port))
+        with pytest.raises(Unavailable, match=r"CERTIFICATE_VERIFY_FAILED|certificate"):
+            await mailer.send(MAIL)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        await mailer.send(MAIL)
+        assert len(smtp.inbox.messages) == 1
+
+
+async def test_a_server_without_starttls_is_not_spoken_to_in_the_clear(tmp_path: Path) -> None:
+    with RealServer() as smtp:
+        with pytest.raises(Unavailable, match=r"SMTPException|NotSupported|STARTTLS"):
+            await Mailer(tmp_path / "sent", SmtpServer("smtp+starttls", HOST, smtp.port)).send(MAIL)
+        assert smtp.inbox.messages == []
+
+
+@given(st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=256))
+def test_whatever_the_id_the_message_id_is_one_header_and_its_own(event_id: str) -> None:
+    found = message_id(event_id)
+    assert found.startswith("<")
+    assert found.endswith("@milepost>")
+    assert len(found) < 250
+    assert found.isascii()
+    assert found.count("@") == 1
+    assert not set(found[1:-1]) & set(' \t\r\n<>()[],;:\\"')
+    assert (message_id(event_id + "x") == found) is False
+
+
+def test_a_uuid_is_its_own_message_id() -> None:
+    assert message_id("0198c7a2-0000-7000-8000-000000000000") == "<0198c7a2-0000-7000-8000-000000000000@milepost>"
+
+
+def test_the_message_is_plain_text() -> None:
+    message = message_from_bytes(compose(MAIL, "Velocity <v@example.org>").as_bytes(), policy=default)
+    assert message["To"] == "ada@example.org"
+    assert message["From"] == "Velocity <v@example.org>"
+    assert message.get_content_type() == "text/plain"
+    assert message.get_content() == MAIL.text + "\r\n"
+    assert message["Message-ID"] == "<7@milepost>"
+    assert not message.defects
+
+
+@pytest.mark.parametrize("to", ["ada@example.org\r\nBcc: eve@example.org", "ada@example.org, eve@example.org"])
+def test_no_header_can_be_slipped_in(to: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        compose(Mail(id="7", to=to, text="x"), "v@example.org")
+
+
+@pytest.mark.parametrize(
+    ("url", "server"),
+    [
+        ("smtp://mail.example.org", SmtpServer("smtp", "mail.example.org", 25)),
+        ("smtps://mail", SmtpServer("smtps", "mail", 465)),
+        ("smtp+starttls://ada:p%40ss@mail:2525", SmtpServer("smtp+starttls", "mail", 2525, "ada", "p@ss")),
+        ("smtp://[::1]:25/", SmtpServer("smtp", "::1", 25)),
+    ],
+)
+def test_smtp_urls(url: str, server: SmtpServer) -> None:
+    assert SmtpServer.parse(url) == server
+    assert "p@ss" not in repr(SmtpServer.parse(url))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("SMTP_URL", "http://ada:secret@mail", "SMTP_URL: must look like smtps://"),
+        ("SMTP_URL", "smtp://ada:secret@mail:port", "SMTP_URL: must look like smtps://"),
+        ("SMTP_URL", "smtp://ada@mail", "SMTP_URL: must look like smtps://"),
+        ("SMTP_URL", "smtp://", "SMTP_URL: must look like smtps://"),
+        ("SMTP_URL", "mail.example.org", "SMTP_URL: must look like smtps://"),
+        ("SMTP_TIMEOUT", "soon", "SMTP_TIMEOUT: must be a number of seconds"),
+        ("SMTP_TIMEOUT", "0", "SMTP_TIMEOUT: must be a number of seconds"),
+        ("SMTP_TIMEOUT", "nan", "SMTP_TIMEOUT: must be a number of seconds"),
+        ("MAIL_FROM", "me\nBcc: eve@example.org", "MAIL_FROM: must be an address"),
+        ("MAIL_FROM", "me", "MAIL_FROM: must be an address"),
+        ("MAIL_FROM", "a b@example.org, c", "MAIL_FROM: must be an address"),
+        ("MAIL_FROM", "Me <me@>", "MAIL_FROM: must be an address"),
+    ],
+)
+def test_a_wrong_setting_is_told_by_name_without_its_secret(name: str, value: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told) as fault:
+        Mailer.read({name: value})
+    assert "secret" not in str(fault.value)
+
+
+def test_settings_have_defaults() -> None:
+    assert Mailer.read({}) == Mailer(sent_emails=None, smtp=None, timeout=30.0)
+    assert Mailer.read({"SENT_EMAILS": "", "SMTP_URL": ""}) == Mailer()

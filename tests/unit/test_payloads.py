@@ -1,0 +1,144 @@
+import json
+import math
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from functions.payloads import CalculatedDistance, EmailSent, Recipient, Submission
+from milepost import Payload
+from milepost.errors import ConfigurationError
+
+ADDRESS = "ada@example.org"
+
+addresses = st.from_regex(
+    r"[a-z0-9]([a-z0-9+_-]{0,20}[a-z0-9])?@[a-z]([a-z0-9-]{0,20}[a-z0-9])?\.(org|co\.uk)", fullmatch=True
+)
+submissions = st.builds(Submission, email=addresses, lat=st.floats(-90, 90), long=st.floats(-180, 180))
+distances = st.builds(CalculatedDistance, email=addresses, distance_from_velocity=st.floats(0, 1e308))
+sent = st.builds(EmailSent, email=addresses, distance_from_velocity=st.floats(0, 1e308), message=st.text())
+recipients = addresses.map(Recipient)
+
+
+@given(submissions | distances | sent | recipients)
+def test_json_and_back(payload: Payload) -> None:
+    text = json.dumps(payload.model_dump(mode="json"))
+    assert type(payload).model_validate(json.loads(text)) == payload
+
+
+@given(st.floats(-90, 90))
+def test_a_number_keeps_every_digit(lat: float) -> None:
+    read = Submission(email=ADDRESS, lat=lat, long=0).lat
+    assert read == lat
+    assert math.copysign(1, read) == math.copysign(1, lat)
+
+
+@given(st.decimals(-90, 90, places=15))
+def test_a_decimal_string_is_that_number(lat: Any) -> None:
+    assert Submission.model_validate({"email": ADDRESS, "lat": f"{lat:f}", "long": "0"}).lat == float(lat)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("-.5", -0.5), ("+2.", 2), ("007", 7), (3, 3), (-0.0, 0)])
+def test_numbers(text: Any, value: float) -> None:
+    assert Submission.model_validate({"email": ADDRESS, "lat": text, "long": 0}).lat == value
+
+
+TEXTS = [
+    "nan",
+    "inf",
+    "-Infinity",
+    "1e1",
+    "1_0",
+    "0x1",
+    "",
+    " 1",
+    "1 ",
+    "1\n",
+    "one",
+    "\u0661",
+    "1,5",
+    "9" * 65,
+    "90.1",
+]
+OTHERS = [True, False, None, [], {}, [1], {"$gt": 0}, math.nan, math.inf, 10**400, 90.0000001, -91, b"1"]
+
+
+@pytest.mark.parametrize("value", [*TEXTS, *OTHERS])
+def test_what_is_no_latitude(value: Any) -> None:
+    with pytest.raises(ValidationError) as fault:
+        Submission.model_validate({"email": ADDRESS, "lat": value, "long": 0})
+    assert [error["loc"] for error in fault.value.errors()] == [("lat",)]
+
+
+@pytest.mark.parametrize("value", ["180.0001", -181, True, "x"])
+def test_what_is_no_longitude(value: Any) -> None:
+    with pytest.raises(ValidationError):
+        Submission.model_validate({"email": ADDRESS, "lat": 0, "long": value})
+
+
+@pytest.mark.parametrize("edge", [(90, 180), (-90, -180), ("90", "-180.0")])
+def test_the_edges_of_the_map_are_on_it(edge: tuple[Any, Any]) -> None:
+    Submission.model_validate({"email": ADDRESS, "lat": edge[0], "long": edge[1]})
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("ada@EXAMPLE.org", "ada@example.org"),
+        ("Ada.L+x@example.org", "Ada.L+x@example.org"),
+        ("$where@example.org", "$where@example.org"),
+        ("o'hara@example.co.uk", "o'hara@example.co.uk"),
+    ],
+)
+def test_addresses(text: str, kept: str) -> None:
+    assert Recipient(text).root == kept
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "ada", "@example.org", "ada@", "ada@localhost", "a b@example.org", ".ada@example.org", "a@b@example.org"),
+        *("ada@example.org\n", "\nada@example.org", "ada@example.org\r\nBcc: eve@example.org", "ada@exa\nmple.org"),
+        *("Ada <ada@example.org>", "ada@example.org,eve@example.org", "ada@[127.0.0.1]", "ada@\x00.org"),
+        *("a" * 300 + "@example.org", "a" * 65 + "@example.org", "ada@-example.org", "ada@example..org"),
+        *("\ud800@example.org", None, 7, True, [ADDRESS], {"$ne": ""}, {"email": ADDRESS}),
+    ],
+)
+def test_what_is_no_address(value: Any) -> None:
+    with pytest.raises(ValidationError):
+        Recipient.model_validate(value)
+
+
+@given(st.text(max_size=60))
+def test_no_text_that_is_an_address_breaks_a_line_or_a_header(text: str) -> None:
+    for candidate in (text, f"{text}@example.org", f"ada@{text}.org"):
+        try:
+            address = Recipient(candidate).root
+        except ValidationError:
+            continue
+        assert address.isprintable()
+        assert not re.search(r"[\s<>,;:\"\\]", address)
+
+
+def test_fields_it_does_not_know_are_ignored() -> None:
+    assert Submission.model_validate({"email": ADDRESS, "lat": 0, "long": 0, "later": 1}).lat == 0
+
+
+def test_a_payload_is_frozen() -> None:
+    submission = Submission(email=ADDRESS, lat=0, long=0)
+    with pytest.raises(ValidationError):
+        submission.lat = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("channel", ["", "a b", "a\n", "{x}", "-a", "x" * 201, "é"])
+def test_a_channel_that_cannot_be_carried_is_told_when_the_class_is_made(channel: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be the name of a channel"):
+        type("Bad", (Payload,), {}, channel=channel)
+
+
+def test_the_schemas_name_units() -> None:
+    lat = Submission.model_json_schema()["properties"]["lat"]
+    assert (lat["type"], lat["description"]) == ("number", "degrees north")

@@ -1,0 +1,111 @@
+"""Settings: named by variable, refused by name, secrets never shown."""
+
+import traceback
+from datetime import timedelta
+
+import pytest
+from pydantic import ValidationError
+from redis.asyncio import Redis
+
+from milepost.connection import connect
+from milepost.errors import ConfigurationError
+from milepost.settings import JournalSettings
+
+PASSWORD = "hush-hush"
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REDIS_URL", "DEDUP", "DEADLINE", "BACKLOG_LIMIT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_defaults() -> None:
+    read = JournalSettings.read()
+    assert read.redis_url.get_secret_value() == "redis://127.0.0.1:6379/0"
+    assert (read.dedup, read.deadline, read.backlog_limit) == (timedelta(hours=1), timedelta(hours=24), 1_000_000)
+
+
+def test_each_field_is_a_variable_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "rediss://user:pw@redis.example.org:6380/0")
+    monkeypatch.setenv("DEADLINE", "PT1H30M")
+    monkeypatch.setenv("BACKLOG_LIMIT", "5")
+    read = JournalSettings.read(dedup="PT2H")
+    assert read.redis_url.get_secret_value() == "rediss://user:pw@redis.example.org:6380/0"
+    assert (read.dedup, read.deadline, read.backlog_limit) == (timedelta(hours=2), timedelta(minutes=90), 5)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://localhost:6379",
+        "redis://localhost:6379/",
+        "redis://localhost:6379/0",
+        "rediss://user:p%40ss@localhost:6379/0",
+        "redis://[::1]:6379/0",
+    ],
+)
+async def test_a_usable_url_makes_a_client_on_database_0(url: str) -> None:
+    client = connect(JournalSettings.read(redis_url=url))
+    assert client.connection_pool.connection_kwargs.get("db", 0) == 0
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:6379",
+        "http://localhost:6379",
+        "unix:///var/run/redis.sock",
+        "redis://",
+        "redis:///0",
+        f"redis://:{PASSWORD}@",
+        f"redis://:{PASSWORD}@localhost:99999",
+        f"redis://:{PASSWORD}@localhost:port",
+        f"redis://:{PASSWORD}/slash@localhost:6379",
+        f"redis://:{PASSWORD}@[::1:6379",
+        "redis://localhost:0",
+    ],
+)
+def test_a_wrong_url_is_refused_by_name_and_never_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^REDIS_URL: must look like redis://") as caught:
+        JournalSettings.read(redis_url=url)
+    assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    "end", ["/1", "/15", "/0/1", "/00", "/x", "?db=1", "/0?db=1", "/0?socket_timeout=1&db=2", "/0?%64b=3"]
+)
+def test_another_database_than_0_is_refused(end: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^REDIS_URL: must name database 0"):
+        JournalSettings.read(redis_url=f"redis://:{PASSWORD}@localhost:6379{end}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("dedup", "soon"), ("dedup", "PT0S"), ("deadline", "-PT1S"), ("backlog_limit", "0"), ("backlog_limit", "many")],
+)
+def test_a_wrong_value_is_refused_by_name_and_never_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name.upper(), value)
+    with pytest.raises(ConfigurationError, match=rf"^{name.upper()}: ") as caught:
+        JournalSettings.read()
+    assert "many" not in str(caught.value)
+    assert "soon" not in str(caught.value)
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    with pytest.raises(ConfigurationError, match=r"REDIS_URL: .*; BACKLOG_LIMIT: "):
+        JournalSettings.read(redis_url="http://x", backlog_limit=0)
+
+
+def test_settings_do_not_show_the_password_and_cannot_be_changed() -> None:
+    read = JournalSettings.read(redis_url=f"redis://:{PASSWORD}@localhost")
+    assert PASSWORD not in f"{read!r} {read}"
+    assert isinstance(client := connect(read), Redis)
+    assert PASSWORD not in repr(client)
+    with pytest.raises(ValidationError):
+        read.backlog_limit = 1  # type: ignore[misc]

@@ -1,0 +1,74 @@
+"""The `stages:` table: the only list of stages there is."""
+
+from pathlib import Path
+
+import pytest
+
+from milepost import table
+from milepost.errors import ConfigurationError
+from milepost.table import Entry
+
+THREE = """
+stages:
+  distance: {consumes: raw_input, emits: calculated_distance, env: {LOG: debug}, scale: {min: 1}}
+  store: {consumes: calculated_distance, emits: "user:email", delivery: {retry: 3}}
+  audit: {consumes: calculated_distance}
+other: {anything: goes}
+"""
+
+
+def written(folder: Path, values: str) -> Path:
+    (folder / "helm").mkdir()
+    (folder / "helm/values.yaml").write_text(values)
+    return folder
+
+
+def test_the_table_is_read_in_its_order_and_may_hold_more_than_is_needed_here(tmp_path: Path) -> None:
+    assert table.read(written(tmp_path, THREE)) == [
+        Entry(name="distance", consumes="raw_input", emits="calculated_distance", env={"LOG": "debug"}),
+        Entry(name="store", consumes="calculated_distance", emits="user:email", delivery={"retry": 3}),
+        Entry(name="audit", consumes="calculated_distance", emits=None),
+    ]
+
+
+def test_a_channel_may_be_consumed_by_many_but_emitted_by_one(tmp_path: Path) -> None:
+    values = "stages:\n  one: {consumes: a, emits: b}\n  two: {consumes: a, emits: b}\n"
+    with pytest.raises(ConfigurationError, match="b is emitted by one and two"):
+        table.read(written(tmp_path, values))
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ("", "has no `stages:` table"),
+        ("- a list", "has no `stages:` table"),
+        ("stages:", "has no `stages:` table"),
+        ("stages: {}", "has no `stages:` table"),
+        ("stages: [distance]", "has no `stages:` table"),
+        ("stages: {distance: }", "stages.distance"),
+        ("stages: {distance: {emits: b}}", "stages.distance"),
+        ("stages: {distance: raw_input}", "stages.distance"),
+        ("stages: {distance: [1, 2]}", "stages.distance"),
+        ("stages: {distance: {consumes: 1}}", "stages.distance"),
+        ("stages: {distance: {consumes: {}}}", "stages.distance"),
+        ("stages: {", "not YAML"),
+    ],
+)
+def test_a_wrong_table_is_told_with_its_file_and_entry(tmp_path: Path, values: str, fault: str) -> None:
+    with pytest.raises(ConfigurationError, match=fault) as caught:
+        table.read(written(tmp_path, values))
+    assert "values.yaml" in str(caught.value)
+
+
+def test_another_folder_is_told_to_be_none_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="run this in the project's folder"):
+        table.read(tmp_path)
+
+
+def test_the_projects_own_table_is_the_pipeline(project: Path) -> None:
+    wired = {entry.name: (entry.consumes, entry.emits) for entry in table.read(project)}
+    assert wired == {
+        "distance": ("raw_input", "calculated_distance"),
+        "store": ("calculated_distance", "user:email"),
+        "email": ("user:email", "email:sent"),
+    }

@@ -1,0 +1,194 @@
+"""The window: how many POSTs a route may have on the wire."""
+
+import asyncio
+
+import pytest
+
+from milepost.bridge.window import FIRST, Window
+from tests.servers import eventually
+
+
+def window(most: int = 64, delay: float = 0.005) -> Window:
+    return Window(most, backoff=lambda _: delay)
+
+
+class Posts:
+    """Tasks that each take one place on the wire until they are told to go."""
+
+    def __init__(self, window: Window, count: int) -> None:
+        self.window = window
+        self.entered: list[int] = []
+        self.most = 0
+        self.go = [asyncio.Event() for _ in range(count)]
+        self.tasks = [asyncio.create_task(self._post(number)) for number in range(count)]
+
+    async def _post(self, number: int) -> None:
+        await self.window.enter()
+        self.entered.append(number)
+        self.most = max(self.most, self.window.on_wire)
+        try:
+            await self.go[number].wait()
+        finally:
+            self.window.leave()
+
+    async def all(self) -> None:
+        for go in self.go:
+            go.set()
+        async with asyncio.timeout(5):
+            await asyncio.gather(*self.tasks)
+
+
+def test_it_begins_at_16_or_the_most_there_may_be() -> None:
+    assert window(512).size == FIRST == 16
+    assert window(3).size == 3
+
+
+async def test_no_more_than_its_size_enters_and_the_rest_follow_in_order() -> None:
+    posts = Posts(window(4), 12)
+    await eventually(lambda: len(posts.entered) == 4)
+    posts.go[0].set()
+    await eventually(lambda: len(posts.entered) == 5)
+    await posts.all()
+    assert posts.entered == list(range(12))
+    assert posts.most == 4
+    assert posts.window.on_wire == 0
+
+
+async def test_each_success_of_a_full_window_widens_it_by_one_up_to_the_most() -> None:
+    full = window(20)
+    full.taken = 100
+    for expected in (17, 18, 19, 20, 20):
+        full.succeeded()
+        assert full.size == expected
+
+
+async def test_a_window_that_is_not_full_does_not_grow() -> None:
+    idle = window()
+    idle.taken = FIRST - 1
+    idle.succeeded()
+    assert idle.size == FIRST
+
+
+async def test_when_the_route_is_down_nothing_passes_until_one_probe_may() -> None:
+    down = window(delay=0.05)
+    epoch = await down.enter()
+    delay = down.failed(epoch, None)
+    down.leave()
+    assert 0 < delay <= 0.05
+    assert down.down
+    assert down.free == 0
+    posts = Posts(down, 5)
+    await asyncio.sleep(0)
+    assert not posts.entered
+    await eventually(lambda: len(posts.entered) == 1)
+    assert down.size == 1
+    await posts.all()
+    assert posts.most == 1
+
+
+async def test_of_what_was_on_the_wire_only_the_first_failure_is_a_strike() -> None:
+    down = window()
+    epochs = [await down.enter() for _ in range(8)]
+    for epoch in epochs:
+        down.failed(epoch, None)
+        down.leave()
+    assert down.strikes == 1
+    down.close()
+
+
+async def test_a_probe_that_fails_lengthens_the_delay_and_one_that_succeeds_ends_it() -> None:
+    strikes: list[int] = []
+
+    def backoff(strike: int) -> float:
+        strikes.append(strike)
+        return 0.001
+
+    down = Window(64, backoff=backoff)
+    for _ in range(4):
+        async with asyncio.timeout(5):
+            epoch = await down.enter()
+        down.failed(epoch, None)
+        down.leave()
+    assert strikes == [1, 2, 3, 4]
+    await down.enter()
+    down.succeeded()
+    down.leave()
+    assert not down.down
+    assert down.free
+
+
+async def test_retry_after_stands_in_for_the_backoff() -> None:
+    down = window(delay=0.001)
+    assert 29 < down.failed(await down.enter(), 30) <= 30
+    down.close()
+
+
+async def test_a_success_of_one_that_was_on_the_wire_reopens_at_once() -> None:
+    down = window(delay=300)
+    first, _ = await down.enter(), await down.enter()
+    down.failed(first, None)
+    down.leave()
+    waiting = Posts(down, 1)
+    await asyncio.sleep(0)
+    down.leave()
+    down.succeeded()
+    await eventually(lambda: waiting.entered)
+    await waiting.all()
+
+
+async def test_room_wakes_for_a_settled_entry_and_for_a_reopened_route() -> None:
+    tight = window(1)
+    tight.taken = 1
+    room = asyncio.create_task(tight.room())
+    await asyncio.sleep(0)
+    assert not room.done()
+    tight.settled()
+    assert await asyncio.wait_for(room, 5) == 1
+    tight.failed(await tight.enter(), None)
+    tight.leave()
+    assert await asyncio.wait_for(tight.room(), 5) == 1
+
+
+@pytest.mark.parametrize("admitted", [False, True])
+async def test_a_waiter_that_is_cancelled_passes_its_place_on(admitted: bool) -> None:  # noqa: FBT001
+    one = window(1)
+    posts = Posts(one, 3)
+    await eventually(lambda: posts.entered == [0])
+    if admitted:
+        posts.go[0].set()
+        await posts.tasks[0]
+    posts.tasks[1].cancel()
+    await asyncio.gather(posts.tasks[1], return_exceptions=True)
+    posts.go[0].set()
+    await eventually(lambda: 2 in posts.entered)
+    posts.go[2].set()
+    await posts.tasks[2]
+    assert one.on_wire == 0
+
+
+async def test_all_get_through_whatever_fails_in_between() -> None:
+    """No wake-up is lost: each of 200 posts passes though every seventh finds the route down and others go away."""
+    busy = window(8, delay=0.0005)
+    passed: list[int] = []
+
+    async def post(number: int) -> None:
+        epoch = await busy.enter()
+        try:
+            await asyncio.sleep(0)
+        finally:
+            busy.leave()
+        if number % 7:
+            busy.succeeded()
+        else:
+            busy.failed(epoch, None)
+        passed.append(number)
+
+    tasks = [asyncio.create_task(post(number)) for number in range(200)]
+    await asyncio.sleep(0)
+    for number in range(0, 200, 11):
+        tasks[number].cancel()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert len(passed) == sum(not task.cancelled() for task in tasks)
+    assert busy.on_wire == 0
+    busy.close()

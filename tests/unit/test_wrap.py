@@ -1,0 +1,96 @@
+"""What a plain Redis program may PUBLISH, and the event that becomes of it. Payloads are never looked at."""
+
+import json
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milepost.errors import EventError
+from milepost.event import MAX_EVENT, Event
+from milepost.wrap import wrap
+
+RAW = "raw_input"
+CLOUDEVENT = {"specversion": "1.0", "id": "one", "source": "/elsewhere", "type": RAW, "data": {"lat": 1.5}}
+
+
+@pytest.mark.parametrize(
+    ("message", "data"),
+    [
+        (b'{"email":"a@b.co","lat":"1.5","long":"2"}', {"email": "a@b.co", "lat": "1.5", "long": "2"}),
+        (b"someone@example.org", "someone@example.org"),
+        (b'"someone@example.org"', "someone@example.org"),
+        (b"2216.0742916592476", 2216.0742916592476),
+        (b"[]", []),
+        (b"null", None),
+        (b"", ""),
+        (b"  42 ", 42),
+        (b"{broken", "{broken"),
+        (b"NaN", "NaN"),
+        (b"Infinity", "Infinity"),
+        ("é☃".encode(), "é☃"),
+        (b"[" * 100_000, "[" * 100_000),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_any_json_is_the_data_and_any_other_text_is_the_data_as_a_string(message: bytes, data: Any) -> None:
+    event, named = wrap(RAW, message)
+    assert (event.data, named) == (data, False)
+    assert (event.type, event.source) == (RAW, "/redis/raw_input")
+    assert event.time is not None
+    assert UUID(event.id).version == 7
+    assert Event.from_json(event.to_json()) == event
+
+
+def test_each_plain_message_is_an_event_of_its_own() -> None:
+    assert wrap(RAW, b"1")[0].id != wrap(RAW, b"1")[0].id
+
+
+def test_a_channel_that_no_source_can_name_is_quoted() -> None:
+    assert wrap("user:email", b"1")[0].source == "/redis/user%3Aemail"
+    assert wrap("a|b é", b"1")[0].source == "/redis/a%7Cb%20%C3%A9"
+
+
+def test_an_object_with_specversion_is_the_event_itself() -> None:
+    event, named = wrap(RAW, json.dumps(CLOUDEVENT).encode())
+    assert named
+    assert event == Event(id="one", source="/elsewhere", type=RAW, data={"lat": 1.5})
+
+
+def test_a_journalid_that_comes_from_outside_is_stripped() -> None:
+    event, _ = wrap(RAW, json.dumps({"journalid": "1-1", **CLOUDEVENT}).encode())
+    assert "journalid" not in event.extensions
+    assert "journalid" not in event.to_json()
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (b"\xff\xfe", "not UTF-8"),
+        (b"x" * (MAX_EVENT + 1), "larger than 1000000 bytes"),
+        (json.dumps({**CLOUDEVENT, "type": "user:email"}).encode(), "type: user:email on the channel raw_input"),
+        (json.dumps({**CLOUDEVENT, "id": ""}).encode(), "id: must not be empty"),
+        (json.dumps({**CLOUDEVENT, "specversion": "0.3"}).encode(), "specversion: must be 1.0"),
+        (json.dumps({**CLOUDEVENT, "specversion": None}).encode(), "specversion"),
+        (b'{"specversion":"1.0"}', "id, source, type: missing"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_only_these_are_unreadable(message: bytes, reason: str) -> None:
+    with pytest.raises(EventError, match=reason):
+        wrap(RAW, message)
+
+
+def test_a_message_of_exactly_1_mb_is_read() -> None:
+    assert wrap(RAW, b"x" * MAX_EVENT)[0].data == "x" * MAX_EVENT
+
+
+@given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
+def test_whatever_comes_is_wrapped_or_refused_in_our_own_words(message: bytes) -> None:
+    try:
+        event, _ = wrap(RAW, message)
+    except EventError:
+        return
+    assert Event.from_json(event.to_json()) == event
