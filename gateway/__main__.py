@@ -33,7 +33,8 @@ def main() -> int:
         http="httptools",
         ws="none",
         lifespan="on",
-        proxy_headers=False,
+        proxy_headers=bool(settings.forwarded_allow_ips),
+        forwarded_allow_ips=settings.forwarded_allow_ips,
         server_header=False,
         timeout_graceful_shutdown=STOP_WITHIN,
     )

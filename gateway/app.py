@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 from gateway import health, openapi, submissions
 from gateway.body_limit import BodyLimit
 from gateway.pages import STATIC, Pages
+from gateway.rate import RateLimit
 from gateway.refusal import Refusal, unavailable, wants_page
 from gateway.security import HEADERS, SecurityHeaders
 from gateway.settings import GatewaySettings
@@ -30,6 +31,9 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     own = journal is None
     journal = journal or Journal(connect(settings, answer_within=REDIS_WITHIN), settings)
     pages = Pages()
+    rate = settings.rate_limit and RateLimit(
+        settings.rate_limit, settings.redis_url.get_secret_value(), answer_within=REDIS_WITHIN
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -82,7 +86,7 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
         return response
 
     # First, because routes are tried in order and this one is asked most.
-    app.include_router(submissions.router(journal, pages))
+    app.include_router(submissions.router(submissions.Door(journal, rate or None), pages))
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:

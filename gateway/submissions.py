@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -15,6 +16,7 @@ from functions.payloads import Submission
 from gateway import openapi
 from gateway.identity import HEADER, canonical_uuid, identify, is_key, traceparent
 from gateway.pages import Pages
+from gateway.rate import RateLimit
 from gateway.refusal import FORMS, JSON, Faults, Refusal, fault, faults, invalid, media_type, unavailable, wants_page
 from milepost.errors import BacklogFull, JournalUnavailable
 from milepost.event import Event, now
@@ -31,14 +33,40 @@ _FIELDS = frozenset(Submission.model_fields)
 log = logging.getLogger("gateway")
 
 
-def router(journal: Journal, pages: Pages) -> APIRouter:
+@dataclass(frozen=True)
+class Door:
+    """The way into the journal, and how often one client may use it."""
+
+    journal: Journal
+    rate: RateLimit | None
+
+    async def publish(self, request: Request, event_id: str, submission: Submission) -> None:
+        """Publish and return; one that was published before is as good. Raises Refusal: then nothing was accepted."""
+        event = Event(
+            id=event_id,
+            source=SOURCE,
+            type=Submission.channel,
+            time=now(),
+            data=submission.model_dump(mode="json"),
+            extensions=traceparent(request.headers.getlist("traceparent")),
+        )
+        try:
+            if self.rate:
+                await self.rate.check(request)
+            await self.journal.publish(event)
+        except (JournalUnavailable, BacklogFull) as cause:
+            log.warning("id=%s channel=%s outcome=refused reason=%r", event_id, event.type, str(cause))
+            raise unavailable(cause) from cause
+
+
+def router(door: Door, pages: Pages) -> APIRouter:
     """`POST /distance`, `POST /` for forms that point there, and `GET /submissions/{id}`."""
     routes = APIRouter()
 
     async def take_json(request: Request) -> Response:
         submission = _validate(_parse(await request.body()))
         event_id = identify(submission, request.headers.get(HEADER))
-        await _publish(journal, request, event_id, submission)
+        await door.publish(request, event_id, submission)
         return _accepted(202, event_id)
 
     async def take_form(request: Request) -> Response:
@@ -48,7 +76,7 @@ def router(journal: Journal, pages: Pages) -> APIRouter:
         try:
             submission = _validate({name: text for name, text in typed.items() if text}, wrong)
             event_id = identify(submission, header, HEADER) if header else identify(submission, key, KEY_FIELD)
-            await _publish(journal, request, event_id, submission)
+            await door.publish(request, event_id, submission)
         except Refusal as refusal:
             if not wants_page(request.headers):
                 raise
@@ -71,7 +99,7 @@ def router(journal: Journal, pages: Pages) -> APIRouter:
     @routes.get("/submissions/{id}", **openapi.FOLLOW)  # noqa: FAST003 - openapi.ID has the alias
     async def follow(sent: Annotated[str, openapi.ID]) -> Response:
         event_id = canonical_uuid(sent)
-        notes = await journal.progress(event_id) if event_id else {}
+        notes = await door.journal.progress(event_id) if event_id else {}
         if not notes:
             raise Refusal(404, "No submission has this id, or it was forgotten by now.")
         reached = [
@@ -90,23 +118,6 @@ def router(journal: Journal, pages: Pages) -> APIRouter:
 def _accepted(status: int, event_id: str) -> Response:
     place = f"/submissions/{event_id}"
     return JSONResponse({"id": event_id, "status": place}, status, {"location": place, "cache-control": "no-store"})
-
-
-async def _publish(journal: Journal, request: Request, event_id: str, submission: Submission) -> None:
-    """Publish and return; one that was published before is as good. Raises Refusal: then nothing was accepted."""
-    event = Event(
-        id=event_id,
-        source=SOURCE,
-        type=Submission.channel,
-        time=now(),
-        data=submission.model_dump(mode="json"),
-        extensions=traceparent(request.headers.getlist("traceparent")),
-    )
-    try:
-        await journal.publish(event)
-    except (JournalUnavailable, BacklogFull) as cause:
-        log.warning("id=%s channel=%s outcome=refused reason=%r", event_id, event.type, str(cause))
-        raise unavailable(cause) from cause
 
 
 def _parse(body: bytes) -> Any:

@@ -12,6 +12,10 @@ LEASE = f"{TAG}:lease"
 """String: the leading bridge's token. The channel of the same name announces it."""
 
 
+LIMITS = f"{TAG}:limits"
+"""Prefix of the gateway's counts of submissions by client."""
+
+
 def journal(channel: str) -> str:
     """Stream: the events of a channel."""
     return f"{TAG}:journal:{channel}"

@@ -31,7 +31,7 @@ def number(value: Any) -> float:
 
 
 IsNumber = BeforeValidator(number)
-"""Reads a float by `number`. Comes last: `Annotated[float, Field(ge=0), IsNumber]`, so that the schema has the bounds."""
+"""Reads a float by `number`. Put last, as in `Annotated[float, Field(ge=0), IsNumber]`, it leaves the schema its bounds."""
 
 Number = Annotated[float, IsNumber]
 

@@ -3,7 +3,7 @@
 import re
 from datetime import timedelta
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -20,7 +20,7 @@ def usable(secret: SecretStr) -> SecretStr:
         port_is_sound = False
     if not port_is_sound or url.scheme not in {"redis", "rediss"} or not url.hostname:
         raise ValueError("must look like redis://[user:password@]host:port, or rediss:// for TLS")
-    if url.path.strip("/") not in {"", "0"} or "db=" in url.query:
+    if url.path.strip("/") not in {"", "0"} or "db" in parse_qs(url.query, keep_blank_values=True):
         raise ValueError("must name database 0: pub/sub ignores databases, so one Milepost needs one Redis server")
     return secret
 

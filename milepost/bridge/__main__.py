@@ -1,6 +1,8 @@
 """`python -m milepost.bridge`: one bridge, until SIGTERM."""
 
+import signal
 import sys
+from typing import NoReturn
 
 import uvicorn
 
@@ -13,8 +15,8 @@ from milepost.errors import ConfigurationError
 
 def main() -> int:
     """Exit status: 0 after a clean stop, 1 when serving ended by a fault, 2 for a setting that is wrong."""
-    log.configure()
     try:
+        log.configure()
         settings = BridgeSettings.read()
     except ConfigurationError as fault:
         print(f"milepost.bridge: {fault}", file=sys.stderr)  # noqa: T201
@@ -38,8 +40,15 @@ def _serve(settings: BridgeSettings) -> int:
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stopped)
     server.run()
     return 1 if faults else 0
+
+
+def _stopped(*_: object) -> NoReturn:
+    """Uvicorn stops in good order at a signal, then raises it again for the handler that was there before."""
+    sys.exit(0)
 
 
 if __name__ == "__main__":

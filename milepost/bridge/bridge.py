@@ -4,9 +4,13 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import chain
 from uuid import uuid4
+
+from redis.exceptions import RedisError, ResponseError
 
 from milepost.bridge.client import Client
 from milepost.bridge.listener import Listener
@@ -30,6 +34,10 @@ TRIM, TRIM_ALL = 1.0, 10.0
 
 MOST_WOKEN = 256
 """Parked events of one route that are woken in one step."""
+
+
+CANCEL_AGAIN = 0.1
+"""Seconds after which a task that was cancelled and has not ended is cancelled again."""
 
 
 class Bridge:
@@ -105,14 +113,16 @@ class Bridge:
         await self._open()
         claim = self._settings.claim.total_seconds()
         async with asyncio.TaskGroup() as tasks:
-            for route in self._routes:
-                tasks.create_task(route.run())
-            tasks.create_task(self._listener.run())
-            tasks.create_task(self._wake())
-            tasks.create_task(self._trim())
-            tasks.create_task(_every(BEAT, lambda: self._upkeep.beat(self._wirings), "beat"))
-            for route in self._routes:
-                tasks.create_task(_every(claim / 10, lambda route=route: route.keep(claim=claim), "keep"))  # type: ignore[misc]
+            parts = [
+                *chain.from_iterable(route.parts() for route in self._routes),
+                *self._listener.parts(),
+                self._wake(),
+                self._trim(),
+                _every(BEAT, partial(self._upkeep.beat, self._wirings), "beat"),
+                *(_every(claim / 10, partial(route.keep, claim=claim), "keep") for route in self._routes),
+            ]
+            self._tasks += [tasks.create_task(part) for part in parts]
+            await self._listener.placed.wait()
             self.ready = True
             log.info("outcome=ready routes=%s", ",".join(self._wirings))
 
@@ -120,11 +130,11 @@ class Bridge:
         """Show our routes before anything is trimmed, then make the groups."""
         while True:
             try:
-                await self._warn_of_memory()
                 await self._upkeep.beat(self._wirings)
                 for route in self._routes:
                     for group in route.groups:
                         await group.ensure()
+                await self._warn_of_memory()
             except JournalUnavailable as fault:
                 log.warning("outcome=waiting reason=%r", str(fault))
                 await asyncio.sleep(1)
@@ -133,7 +143,13 @@ class Bridge:
 
     async def _warn_of_memory(self) -> None:
         """Say loudly which server setting breaks a promise. Managed servers forbid CONFIG; INFO they answer."""
-        info = await self.journal.ask(self.journal.redis.info())
+        try:
+            info = await self.journal.redis.info()
+        except ResponseError as fault:
+            log.warning("outcome=unsafe reason='Redis does not say how it keeps events: %s'", fault)
+            return
+        except (RedisError, OSError) as fault:
+            raise JournalUnavailable(str(fault)) from fault
         policy, aof = info.get("maxmemory_policy"), info.get("aof_enabled")
         if policy != "noeviction":
             log.warning(
@@ -180,11 +196,9 @@ class Bridge:
         self.ready = False
         grace = self._settings.grace.total_seconds()
         claim = self._settings.claim.total_seconds()
-        if self._tasks:
+        if self._listener.placed.is_set():
             await self._listener.stop(within=grace / 2)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _end(self._tasks)
         await self._reader.aclose()
         await asyncio.gather(*(route.finish(grace=grace, claim=claim) for route in self._routes))
         await self._ear.aclose()
@@ -200,6 +214,15 @@ def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:
     consumed = sorted({stage.consumes for stage in settings.routes})
     emitted = sorted({stage.emits for stage in settings.routes if stage.emits})
     return [(BROKER, Wiring(consumed, emitted, settings.k_sink))] if settings.k_sink else []
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel, and again: before Python 3.12 the `wait_for` in redis-py's send can swallow a cancellation."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
 
 
 async def _every(seconds: float, step: Callable[[], Awaitable[None]], name: str) -> None:

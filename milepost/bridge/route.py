@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from itertools import chain
 
 from milepost.bridge.client import Client, Lost, NotSent, TooLarge
@@ -36,6 +36,9 @@ SUSPECT_AFTER = 2
 alone would look like a broken stage, and never be buried.
 """
 
+HAND_BACK_WITHIN = 1.0
+"""Seconds a clean stop gives a Redis that does not answer; what is not handed back is taken over later."""
+
 UNREACHABLE_PAUSE = 0.25
 """Seconds between two tries to reach a Redis that is away."""
 
@@ -66,13 +69,12 @@ class Route:
         self._metrics = metrics
         self._parked = parked
         self._failures: deque[str] = deque(maxlen=BROKEN_AFTER)
+        self._settling: set[str] = set()
         self._cursors = dict.fromkeys(groups, "0-0")
 
-    async def run(self) -> None:
-        """Read and deliver until cancelled; what is on the wire then stays there (see `finish`)."""
-        async with asyncio.TaskGroup() as readers:
-            for group in self.groups:
-                readers.create_task(self._read(group))
+    def parts(self) -> Iterable[Coroutine[None, None, None]]:
+        """What reads and delivers until cancelled; what is on the wire then stays there (see `finish`)."""
+        return [self._read(group) for group in self.groups]
 
     async def _read(self, group: Group) -> None:
         while True:
@@ -124,6 +126,13 @@ class Route:
             self.window.settled()
 
     async def _settle(self, group: Group, act: Act) -> None:
+        self._settling.add(act.entry.id)
+        try:
+            await self._settle_until_done(group, act)
+        finally:
+            self._settling.discard(act.entry.id)
+
+    async def _settle_until_done(self, group: Group, act: Act) -> None:
         while True:
             try:
                 answer = await group.settle(act)
@@ -162,7 +171,9 @@ class Route:
         except Lost as fault:
             return Crashed(str(fault))
         except TooLarge as fault:
-            return Failed(None, f"unusable reply: {fault}")
+            if self._emits is None or not 200 <= fault.status < 300:
+                return judge(fault.status, {}, b"", emits=self._emits)
+            return Failed(fault.status, f"unusable reply: {fault}")
         return judge(answer.status, answer.headers, answer.body, emits=self._emits)
 
     def _rule(self, entry: Entry, epoch: int, verdict: Refused | Deferred | Failed | Crashed | RouteDown) -> Act:
@@ -224,7 +235,7 @@ class Route:
             held = self.held[group]
             if held:
                 for lost in await group.renew(list(held)):
-                    if lost in held:
+                    if lost in held and lost not in self._settling:  # what we settled ourselves is not lost
                         log.warning("stage=%s entry=%s outcome=lost-claim", self.name, lost)
                         held[lost].cancel()
             if self.window.free:
@@ -250,11 +261,12 @@ class Route:
             await asyncio.gather(*late, return_exceptions=True)
         self.window.close()
         await self._client.close()
-        for group in self.groups:
-            try:
-                await group.hand_back(claim=claim)
-            except JournalUnavailable as fault:
-                log.warning("stage=%s outcome=not-handed-back reason=%r", self.name, str(fault))
+        try:
+            async with asyncio.timeout(HAND_BACK_WITHIN):
+                for group in self.groups:
+                    await group.hand_back(claim=claim)
+        except (JournalUnavailable, TimeoutError) as fault:
+            log.warning("stage=%s outcome=not-handed-back reason=%r", self.name, str(fault))
 
 
 def _event_id(entry: Entry) -> str:

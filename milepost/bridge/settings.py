@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from milepost.bridge.client import Client
+from milepost.errors import ConfigurationError
 from milepost.settings import JournalSettings
 
 BROKER = "broker"
@@ -20,6 +22,10 @@ def http_url(url: str) -> str:
         raise ValueError("must look like http://host[:port]/path, or https://")
     if parts.username or parts.password:
         raise ValueError("must not hold a user or password: it is shown in the stages table")
+    try:
+        Client(url)
+    except ConfigurationError as fault:
+        raise ValueError(str(fault)) from None
     return url
 
 

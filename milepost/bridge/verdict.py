@@ -1,6 +1,5 @@
 """What an answer means, and whose fault it is. No input, no output: a table."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ LONGEST_RETRY_AFTER = 300.0
 ROUTE_STATUSES = frozenset({401, 403, 404, 405, 407, 408, 425, 429, 502, 503, 504})
 """With every 3xx: not the event's fault, but the wiring's, or the stage is not there to judge it."""
 
+_WHOLE = re.compile(r"-?\d+", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 
@@ -109,18 +109,16 @@ def retry_after(value: str | None, *, now: datetime | None = None) -> float | No
     """Seconds asked for by a Retry-After header (RFC 9110, section 10.2.3), 0.1 to 300; None if it says nothing."""
     if value is None:
         return None
-    try:
-        seconds = float(int(value))
-    except ValueError:
+    if _WHOLE.fullmatch(value):
+        seconds = float(value)  # infinite if it has more than 308 digits
+    else:
         try:
             moment = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         seconds = (moment - (now or datetime.now(UTC))).total_seconds()
-    if not math.isfinite(seconds):
-        return None
     return min(max(seconds, SHORTEST_RETRY_AFTER), LONGEST_RETRY_AFTER)
 
 

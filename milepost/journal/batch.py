@@ -56,7 +56,7 @@ class Batch(Generic[Item, Result]):
 
     async def _run_one(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:
-            results = await self._run([item for item, _ in batch])
+            results = list(zip(batch, await self._run([item for item, _ in batch]), strict=True))
         except asyncio.CancelledError:
             for _, future in batch + self._pending:
                 future.cancel()
@@ -67,6 +67,6 @@ class Batch(Generic[Item, Result]):
                 if not future.done():
                     future.set_exception(fault)
             return
-        for (_, future), result in zip(batch, results, strict=True):
+        for (_, future), result in results:
             if not future.done():
                 future.set_result(result)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.gateway.samples import LONDON
-from tests.servers import ROOT, Module, Valkey, eventually
+from tests.servers import ROOT, Module, Valkey, eventually, http_status
 
 
 async def test_healthz_says_alive_and_readyz_asks_redis(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ async def test_a_stop_finishes_what_is_under_way(tmp_path: Path) -> None:
             answer = asyncio.create_task(client.post("/distance", json=LONDON))
             await eventually(lambda: waits_for(valkey.port), what="the publish has reached Redis")
             gateway._process().terminate()
-            await eventually(lambda: "Shutting down" in gateway.log)
+            await eventually(lambda: http_status(gateway.port, "/healthz") is None, what="it takes no more")
             valkey.thaw()
             assert (await answer).status_code == 202
             await eventually(lambda: not gateway.alive)

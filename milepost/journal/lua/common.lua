@@ -64,8 +64,10 @@ local function add(journals, journal, channel, event, fields)
   return id
 end
 
+-- Microseconds here, so that the channels of one submission keep their order.
 local function note(progress, channel, data, ttl)
-  redis.call('HSET', progress, channel, '{"at":' .. whole(now()) .. ',"data":' .. data .. '}')
+  local time = redis.call('TIME')
+  redis.call('HSET', progress, channel, '{"at":' .. whole(time[1] * 1000000 + time[2]) .. ',"data":' .. data .. '}')
   redis.call('PEXPIRE', progress, ttl)
 end
 
@@ -75,17 +77,25 @@ local function read_event()
 end
 
 -- Journals an event if its channel is, marks it as seen, tells the channel if asked to, notes its progress.
+-- Lua does not roll back: should a later step be refused (a user without the right to PUBLISH), the entry and the mark
+-- go again. Otherwise each further try would add another entry.
 local function carry(context, event, tell)
-  local message = event.text
-  local journaled = context.wiring.journaled(event.channel)
-  if journaled then
-    local id = add(context.journals, event.journal, event.channel, event.text)
+  local message, id = event.text, nil
+  if context.wiring.journaled(event.channel) then
+    id = add(context.journals, event.journal, event.channel, event.text)
     message = '{"journalid":"' .. id .. '",' .. string.sub(event.text, 2)
   end
-  redis.call('SET', event.seen, journaled and 'carried' or 'announced', 'PX', context.dedup)
-  if tell then redis.call('PUBLISH', event.channel, message) end
-  note(event.progress, event.channel, event.data,
-    context.wiring.consumed[event.channel] and context.ttl or math.min(context.ttl, 3600000))
+  local told, fault = pcall(function()
+    redis.call('SET', event.seen, id and 'carried' or 'announced', 'PX', context.dedup)
+    if tell then redis.call('PUBLISH', event.channel, message) end
+    note(event.progress, event.channel, event.data,
+      context.wiring.consumed[event.channel] and context.ttl or math.min(context.ttl, 3600000))
+  end)
+  if not told then
+    if id then redis.call('XDEL', event.journal, id) end
+    redis.call('DEL', event.seen)
+    error(fault, 0)
+  end
 end
 
 -- The same for an event that comes through a door and may have come before. One that was announced while no stage

@@ -8,7 +8,7 @@ local parked, buried = redis.call('ZCARD', waiting), redis.call('XLEN', dead)
 local groups = 0
 for _, channel in ipairs(redis.call('SMEMBERS', journals)) do
   local destroyed = redis.pcall('XGROUP', 'DESTROY', journal_of .. channel, stage)
-  if not destroyed.err then groups = groups + destroyed end
+  if type(destroyed) == 'number' then groups = groups + destroyed end  -- else there is no such journal
 end
 redis.call('DEL', waiting, dead)
 redis.call('HDEL', stages, stage)

@@ -28,9 +28,12 @@ local function before(a, b)
 end
 
 local function oldest_unfinished(group)
-  if group.pending > 0 then return redis.call('XPENDING', journal, group.name)[2] end
   local ms, seq = split(group['last-delivered-id'])
-  return whole(ms) .. '-' .. whole(seq + 1)
+  local unread = whole(ms) .. '-' .. whole(seq + 1)
+  if group.pending == 0 then return unread end
+  -- What is pending was read before, but where an operator has set the group back.
+  local oldest = redis.call('XPENDING', journal, group.name)[2]
+  return before(oldest, unread) and oldest or unread
 end
 
 if redis.call('EXISTS', journal) == 0 then return { 'absent', 0 } end

@@ -1,9 +1,10 @@
 -- wake: puts parked events that are due back into their journals, for the route that parked them alone. Answers how
--- many, and in how many milliseconds the next is due (-1: none waits).
+-- many, and in how many milliseconds the next is due (-1: none waits). One that cannot be woken stays, holds up no
+-- other, and is the answer.
 local journals = key()
 local journal_of, most = arg(), tonumber(arg())
 local time = now()
-local woken, next_due = 0, -1
+local woken, next_due, fault = 0, -1, nil
 defy_full(journals)
 
 local function wake(waiting, route, member)
@@ -18,8 +19,8 @@ end
 while more() do
   local waiting, route = key(), arg()
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', whole(time), 'LIMIT', 0, most)) do
-    wake(waiting, route, member)
-    woken = woken + 1
+    local answer = attempt(wake, waiting, route, member)
+    if answer == 'done' then woken = woken + 1 else fault = answer end
   end
   local first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
   if first[2] then
@@ -27,4 +28,5 @@ while more() do
     if next_due < 0 or due < next_due then next_due = due end
   end
 end
+if fault then return redis.error_reply(string.sub(fault, 7)) end
 return { woken, next_due }

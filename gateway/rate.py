@@ -1,0 +1,46 @@
+"""How many submissions one client may make: counted in Redis, so that every gateway counts together."""
+
+import math
+import time
+
+from limits import RateLimitItem, parse
+from limits.aio.storage import RedisStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from limits.errors import StorageError
+from starlette.requests import Request
+
+from gateway.refusal import Refusal
+from milepost import keys
+from milepost.errors import JournalUnavailable
+
+
+class RateLimit:
+    """At most so many submissions a client, by its address; `text` is as in `60/minute`.
+
+    Addresses are those of connections, or what a trusted proxy says of them (see FORWARDED_ALLOW_IPS).
+    """
+
+    def __init__(self, text: str, redis_url: str, *, answer_within: float) -> None:
+        self._item: RateLimitItem = parse(text)
+        self._limiter = SlidingWindowCounterRateLimiter(
+            RedisStorage(
+                f"async+{redis_url}",
+                implementation="redispy",
+                wrap_exceptions=True,
+                key_prefix=keys.LIMITS,
+                socket_timeout=answer_within,
+                socket_connect_timeout=answer_within,
+            )
+        )
+
+    async def check(self, request: Request) -> None:
+        """Count this request. Raises Refusal (429) when it is one too many, JournalUnavailable."""
+        client = request.client.host if request.client else "unknown"
+        try:
+            if await self._limiter.hit(self._item, client):
+                return
+            window = await self._limiter.get_window_stats(self._item, client)
+        except StorageError as fault:
+            raise JournalUnavailable(f"Redis: {type(fault.storage_error).__name__}") from fault
+        wait = max(1, math.ceil(window.reset_time - time.time()))
+        raise Refusal(429, f"At most {self._item} from one address. Nothing was accepted.", retry_after=wait)

@@ -1,0 +1,297 @@
+"""design.md, "How it is kept", adopt: what foreign programs PUBLISH, each once, whoever leads."""
+
+import asyncio
+import json
+import urllib.request
+from typing import Any
+
+import pytest
+import redis.asyncio as redis_asyncio
+
+from milepost import keys
+from milepost.bridge.bridge import Bridge
+from milepost.event import Event
+from tests.bridge.rig import Rig, Stage, ended, value
+from tests.servers import Module, eventually
+
+
+def leading(*bridges: Bridge) -> list[Bridge]:
+    return [bridge for bridge in bridges if value(bridge, "leading")]
+
+
+async def a_leader(*bridges: Bridge) -> Bridge:
+    await eventually(lambda: len(leading(*bridges)) == 1, what="one leader")
+    return leading(*bridges)[0]
+
+
+def cloud_event(id: str, channel: str = "in", data: Any = None) -> str:  # noqa: A002
+    return Event(id=id, source="/foreign", type=channel, data=data).to_json()
+
+
+def data_of(stage: Stage) -> list[Any]:
+    return [event.data for event in stage.received]
+
+
+async def test_a_ready_bridge_hears_what_is_published_at_once(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    for number in range(3):
+        process = await rig.running()
+        await rig.redis.publish("in", f"{number}")
+        await eventually(lambda: number in data_of(stage))  # noqa: B023 - awaited here
+        process.kill()
+        await rig.redis.delete(keys.LEASE)
+
+
+@pytest.mark.parametrize(
+    ("message", "data"),
+    [
+        ('{"email":"a@b.co","lat":"1.5","long":"2"}', {"email": "a@b.co", "lat": "1.5", "long": "2"}),
+        ("someone@example.org", "someone@example.org"),
+        ('"someone@example.org"', "someone@example.org"),
+        ("null", None),
+        ("17.25", 17.25),
+        ("true", True),
+        ("[]", []),
+        ('{"broken":', '{"broken":'),
+        ("", ""),
+        ("Zoë ☃", "Zoë ☃"),
+        ("2216.0742916592476", 2216.0742916592476),
+    ],
+)
+async def test_a_plain_message_runs_once_with_two_bridges(rig: Rig, message: str, data: Any) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    bridges = [await rig.bridge(), await rig.bridge()]
+    await a_leader(*bridges)
+    await rig.redis.publish("in", message)
+    await rig.redis.publish("in", '"last"')
+    await eventually(lambda: len(stage.received) == 2)
+    await eventually(lambda: rig.settled(stage))
+    first = next(event for event in stage.received if event.data != "last")
+    assert first.data == data
+    assert type(first.data) is type(data)
+    assert first.source == "/redis/in"
+    assert first.type == "in"
+    assert first.time
+    assert sum(value(bridge, "adopted_total", channel="in", outcome="done") for bridge in bridges) == 2
+
+
+async def test_a_cloud_event_runs_once_with_two_bridges_and_keeps_its_id(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    bridges = [await rig.bridge(), await rig.bridge()]
+    await rig.redis.publish("in", cloud_event("mine", data={"n": 1}))
+    await eventually(lambda: stage.count["mine"])
+
+    def adopted() -> bool:
+        counts = [
+            value(bridge, "adopted_total", channel="in", outcome=o) for bridge in bridges for o in ("done", "seen")
+        ]
+        return sum(counts) == 2
+
+    await eventually(adopted, what="looked at by both")
+    await eventually(lambda: rig.settled(stage))
+    assert stage.count["mine"] == 1
+    assert stage.received[0].source == "/foreign"
+
+
+async def test_what_a_bridge_published_itself_is_not_adopted(rig: Rig) -> None:
+    first = await rig.stage("first", "in", "middle")
+    second = await rig.stage("second", "middle", "out")
+    bridge = await rig.bridge()
+    await a_leader(bridge)
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.settled(second))
+    await rig.redis.publish("in", "2")
+    await eventually(lambda: len(first.received) == 2)
+    assert value(bridge, "adopted_total", channel="in", outcome="done") == 1
+    assert value(bridge, "adopted_total", channel="middle", outcome="done") == 0
+    assert first.count["1"] == second.count["1"] == 1
+
+
+async def test_adopting_does_not_publish_again(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    bridge = await rig.bridge()
+    await a_leader(bridge)
+    async with rig.redis.pubsub() as subscription:
+        await subscription.subscribe("in")
+        await rig.redis.publish("in", "1")
+        await eventually(lambda: len(stage.received) == 1)
+        await rig.redis.publish("in", "2")
+        await eventually(lambda: len(stage.received) == 2)
+        heard = [await subscription.get_message(timeout=5) for _ in range(3)]
+        assert [message["data"] for message in heard[1:]] == [b"1", b"2"]
+        assert await subscription.get_message(timeout=0) is None
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (b"\xff\xfe not utf-8", "not UTF-8"),
+        (b'"' + b"x" * 2_000_000 + b'"', "larger than 1000000 bytes"),
+        (b'{"specversion":"1.0","id":"1"}', "source, type: missing"),
+        (b'{"specversion":"0.3","id":"1","source":"/x","type":"in"}', "specversion: must be 1.0"),
+        (cloud_event("1", "another").encode(), "type: another on the channel in"),
+    ],
+    ids=["not UTF-8", "2 MB", "no source", "old", "other type"],
+)
+async def test_an_unreadable_message_becomes_one_dead_letter_and_the_next_goes_through(
+    rig: Rig, message: bytes, reason: str
+) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    bridges = [await rig.bridge(), await rig.bridge()]
+    await a_leader(*bridges)
+    await rig.redis.publish("in", message)
+    await rig.redis.publish("in", "next")
+    await eventually(lambda: data_of(stage) == ["next"])
+    await eventually(lambda: rig.dead("bridge"))
+    (letter,) = await rig.dead("bridge")
+    assert letter.reason == reason
+    assert letter.channel == "in"
+    assert letter.event == message[:64_000]
+
+
+async def test_no_depth_of_nesting_kills_a_bridge(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    await a_leader(await rig.bridge())
+    for depth in [190, *range(210, 260, 10), *range(850, 1000, 5), 50_000]:
+        await rig.redis.publish("in", "[" * depth + "]" * depth)
+    await rig.redis.publish("in", "next")
+    await eventually(lambda: "next" in data_of(stage))
+
+
+async def test_a_stranger_on_the_leases_channel_kills_no_bridge(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    bridge = await rig.bridge()
+    await a_leader(bridge)
+    await rig.redis.publish(keys.LEASE, b"\xff")
+    await rig.redis.publish("in", cloud_event("1"))
+    await eventually(lambda: stage.count["1"])
+    await a_leader(bridge)
+
+
+def follows(process: Module) -> bool:
+    with urllib.request.urlopen(f"{process.url}/metrics", timeout=5) as answer:  # noqa: S310
+        return b"milepost_leading 0.0" in answer.read()
+
+
+class Publisher:
+    """Publishes plain numbers without a pause, each counted if at least one subscriber took it."""
+
+    def __init__(self, redis: redis_asyncio.Redis) -> None:
+        self.redis = redis
+        self.sent = 0
+        self._stopping = False
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            await self.redis.publish("in", str(self.sent))
+            self.sent += 1
+            await asyncio.sleep(0.0005)
+
+    async def more(self, count: int) -> None:
+        goal = self.sent + count
+        await eventually(lambda: self.sent >= goal)
+
+    async def stop(self) -> None:
+        self._stopping = True
+        await self._task
+
+
+async def test_a_clean_stop_of_leaders_one_after_another_loses_no_plain_message_and_doubles_none(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", None)
+    bridges = [await rig.bridge() for _ in range(4)]
+    await a_leader(*bridges)
+    publisher = Publisher(rig.redis)
+    while len(bridges) > 1:
+        leader = await a_leader(*bridges)
+        await publisher.more(100)
+        bridges.remove(leader)
+        await rig.stop(leader)
+        await publisher.more(100)
+    await publisher.stop()
+    await eventually(lambda: len(stage.received) >= publisher.sent)
+    await eventually(lambda: rig.settled(stage))
+    assert sorted(data_of(stage)) == list(range(publisher.sent))
+
+
+async def test_a_leader_that_stops_adopts_what_it_has_not_yet_read(rig: Rig) -> None:
+    """The second leader was a follower once, and what lies in its socket when it stops is its own all the same."""
+    stage = await rig.stage("stage", "in", None)
+    first = await rig.bridge()
+    await a_leader(first)
+    second = await rig.bridge()
+    await rig.stop(first)
+    await a_leader(second)
+    async with rig.redis.pipeline(transaction=False) as burst:
+        for number in range(2000):
+            burst.publish("in", str(number))
+        await burst.execute()
+    await rig.stop(second)
+    await rig.bridge()
+    await eventually(lambda: len(stage.received) >= 2000)
+    assert sorted(data_of(stage)) == list(range(2000))
+
+
+async def test_after_a_leader_was_killed_another_leads_within_the_lease(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", None)
+    killed = await rig.running()
+    await rig.redis.publish("in", "1")
+    await eventually(lambda: data_of(stage) == [1])
+    survivor = await rig.bridge()
+    assert not leading(survivor)
+    killed.kill()
+    await a_leader(survivor)
+    await rig.redis.publish("in", "2")
+    await eventually(lambda: data_of(stage) == [1, 2])
+
+
+async def test_a_frozen_ex_leader_adopts_nothing_twice(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", None)
+    frozen: Module = await rig.running()
+    await rig.redis.publish("in", "0")
+    await eventually(lambda: data_of(stage) == [0])
+    second = await rig.bridge()
+    frozen.freeze()
+    await a_leader(second)
+    for number in range(1, 301):
+        await rig.redis.publish("in", str(number))
+    await eventually(lambda: len(stage.received) >= 301)
+    frozen.thaw()
+    await eventually(lambda: asyncio.to_thread(follows, frozen), what="it knows that another leads")
+    for number in range(301, 401):
+        await rig.redis.publish("in", str(number))
+    await eventually(lambda: len(stage.received) >= 401)
+    assert frozen.process
+    frozen.process.terminate()
+    await ended(frozen)
+    await eventually(lambda: rig.settled(stage))
+    # What its blocking read was given while it was frozen is delivered again, under the same id.
+    assert sorted({event.id: event.data for event in stage.received}.values()) == list(range(401))
+
+
+async def test_a_cut_subscription_is_made_again_and_leads_again_at_once(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", None)
+    bridge = await rig.bridge(lease="PT60S")
+    await a_leader(bridge)
+    await rig.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    await eventually(lambda: not leading(bridge))
+    await a_leader(bridge)
+    await rig.redis.publish("in", "1")
+    await eventually(lambda: data_of(stage) == [1])
+
+
+async def test_an_announced_event_is_journaled_once_its_channel_has_a_stage(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    bridge = await rig.bridge()
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.settled(stage))
+    assert not await rig.journaled("out")
+    watcher = await rig.stage("watcher", "out")
+    await rig.bridge(routes=[watcher.route()])
+    reply = json.dumps(json.loads(Event(id="1", source="/test/out", type="out", data=None).to_json()))
+    await rig.redis.publish("out", reply)
+    await rig.redis.publish("out", reply)
+    await eventually(lambda: watcher.count["1"])
+    await eventually(lambda: rig.settled(watcher))
+    assert watcher.count["1"] == 1
+    assert value(bridge, "adopted_total", channel="out", outcome="done") == 0

@@ -1,0 +1,105 @@
+"""design.md, "Delivering": whether the events are at fault, or the stage that gets them."""
+
+import asyncio
+
+import pytest
+
+from tests.bridge.rig import Answer, Delivery, Rig, status, value
+from tests.servers import eventually
+
+HASTY = {"backoffDelay": "PT0.001S", "backoffPolicy": "linear"}
+
+
+@pytest.mark.parametrize("fault", ["500", "unusable", "closed", "timeout"])
+async def test_a_broken_stage_buries_nobody_until_it_recovers(rig: Rig, fault: str) -> None:
+    async def break_down(_: Delivery) -> Answer:
+        if fault == "timeout":
+            await asyncio.Event().wait()
+        return {"500": status(500), "unusable": status(200, b"OK"), "closed": None}[fault]
+
+    stage = await rig.stage("stage", "in", "out", break_down)
+    bridge = await rig.bridge({**HASTY, "retry": 2, "crashRetry": 2, "timeout": "PT0.05S"})
+    ids = [f"{n:02}" for n in range(30)]
+    await rig.publish_all("in", ids)
+    await eventually(lambda: bridge._routes[0].window.strikes > 4, what="a few failed probes")
+    await eventually(lambda: sum(stage.count.values()) > 40, what="more deliveries than would bury them")
+    assert not await rig.dead("stage")
+    stage.script = stage.succeed
+    await eventually(lambda: rig.settled(stage))
+    assert not await rig.dead("stage")
+    assert set(stage.count) == set(ids)
+    assert not bridge._routes[0].window.down
+
+
+async def test_while_broken_one_probe_at_a_time_goes(rig: Rig) -> None:
+    async def fail(_: Delivery) -> Answer:
+        await asyncio.sleep(0)
+        return status(500)
+
+    stage = await rig.stage("stage", "in", "out", fail)
+    bridge = await rig.bridge(HASTY)
+    await rig.publish_all("in", [f"{n}" for n in range(40)])
+    await eventually(lambda: bridge._routes[0].window.strikes > 3)
+    stage.most_on_wire, before = 0, sum(stage.count.values())
+    await eventually(lambda: sum(stage.count.values()) > before + 5)
+    assert stage.most_on_wire == 1
+
+
+async def test_a_few_poison_events_are_buried_after_11_deliveries_and_delay_no_other(rig: Rig) -> None:
+    poison = [f"poison-{n}" for n in range(5)]
+    stage = await rig.stage("stage", "in", "out")
+    stage.script = lambda delivery: status(500) if delivery.event.id in poison else stage.succeed(delivery)
+    await rig.bridge({"backoffDelay": "PT0.02S", "backoffPolicy": "linear"})
+    good = [f"good-{n}" for n in range(200)]
+    mixed = [*good[:100], *poison, *good[100:]]
+    await rig.publish_all("in", mixed)
+    await eventually(lambda: set(good) <= set(stage.count), what="the good ones delivered")
+    assert not await rig.dead("stage")
+    await eventually(lambda: rig.settled(stage))
+    assert {letter.id: letter.attempts for letter in await rig.dead("stage")} == dict.fromkeys(poison, 11)
+    assert {id: stage.count[id] for id in poison} == dict.fromkeys(poison, 11)  # noqa: A001
+    assert {stage.count[id] for id in good} == {1}  # noqa: A001
+
+
+async def test_poison_events_that_are_the_last_ones_left_are_buried_too(rig: Rig) -> None:
+    poison = [f"poison-{n}" for n in range(9)]
+    stage = await rig.stage("stage", "in", "out", lambda _: status(500))
+    bridge = await rig.bridge(HASTY)
+    await rig.publish_all("in", poison)
+    await eventually(lambda: rig.settled(stage))
+    assert {letter.id: letter.attempts for letter in await rig.dead("stage")} == dict.fromkeys(poison, 11)
+    assert stage.count == dict.fromkeys(poison, 11)
+    assert not bridge._routes[0].window.down
+
+
+async def test_one_stage_that_is_down_delays_no_other(rig: Rig) -> None:
+    down = await rig.stage("down", "in", "out", lambda _: status(503))
+    well = await rig.stage("well", "in", "other")
+    await rig.bridge()
+    ids = [f"{n:03}" for n in range(300)]
+    await rig.publish_all("in", ids)
+    await eventually(lambda: rig.settled(well))
+    assert well.count == dict.fromkeys(ids, 1)
+    down.script = down.succeed
+    await eventually(lambda: rig.settled(down))
+    assert set(down.count) == set(ids)
+    assert set(well.count.values()) == {1}
+
+
+async def test_what_is_parked_holds_no_slot_and_pins_no_journal(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    stage.script = lambda delivery: (
+        status(500, retry_after="300") if delivery.event.id == "bad" else stage.succeed(delivery)
+    )
+    bridge = await rig.bridge()
+    await rig.publish("in", "bad")
+    await eventually(lambda: rig.parked("stage"))
+    await rig.publish_all("in", [f"{n}" for n in range(50)])
+    await eventually(lambda: len(stage.count) == 51)
+    await eventually(lambda: not_any(rig), what="the journal trimmed")
+    assert bridge._routes[0].window.taken == 0
+    assert value(bridge, "stale_total", stage="stage") == 0
+
+
+async def not_any(rig: Rig) -> bool:
+    return not await rig.journaled("in")

@@ -1,0 +1,220 @@
+"""design.md, "What is promised": Redis dies, hangs, is cut off or full; the bridge recovers by itself."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import redis.asyncio as redis_asyncio
+from redis.exceptions import OutOfMemoryError
+
+from milepost import keys
+from milepost.bridge import bridge as bridge_module
+from milepost.bridge import listener, route
+from milepost.errors import JournalUnavailable
+from tests.bridge.proxy import Proxy
+from tests.bridge.rig import Answer, Delivery, Rig, status, value
+from tests.servers import Valkey, eventually
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    with Valkey(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def own(valkey: Valkey, tmp_path: Path) -> AsyncIterator[Rig]:
+    """A rig on a Valkey of the test's own."""
+    async with redis_asyncio.from_url(valkey.url) as client:
+        rig = Rig(valkey.url, client, tmp_path)
+        yield rig
+        async with asyncio.timeout(10):
+            await rig.close()
+        assert not rig.faults
+
+
+async def publish_through(rig: Rig, channel: str, ids: list[str]) -> None:
+    """Publish each until Redis has taken it, as the gateway's callers do."""
+    for id in ids:  # noqa: A001
+
+        async def taken(id: str = id) -> bool:  # noqa: A002
+            try:
+                await rig.publish(channel, id)
+            except JournalUnavailable:
+                return False
+            return True
+
+        await eventually(taken, 20)
+
+
+async def test_redis_killed_and_started_again_everything_is_delivered(own: Rig, valkey: Valkey) -> None:
+    stage = await own.stage("stage", "in", "out")
+    watcher = await own.stage("watcher", "out")
+    bridge = await own.bridge()
+    ids = [f"{n:03}" for n in range(200)]
+    publishing = asyncio.create_task(publish_through(own, "in", ids))
+    for share in (40, 120):
+        await eventually(lambda: len(watcher.count) >= share)  # noqa: B023 - awaited here
+        valkey.kill()
+        await asyncio.to_thread(valkey.start)
+    await publishing
+    await eventually(lambda: set(watcher.count) == set(ids), 15)
+    await eventually(lambda: own.settled(stage))
+    await eventually(lambda: own.settled(watcher))
+    assert len(await own.journal.progress("000")) == 2
+    await eventually(lambda: value(bridge, "leading") == 1)
+    await own.redis.publish("in", '"plain"')
+    await eventually(lambda: any(event.data == "plain" for event in stage.received))
+
+
+async def test_what_was_on_the_wire_while_redis_was_away_is_settled_once_it_is_back(own: Rig, valkey: Valkey) -> None:
+    stage = await own.stage("stage", "in", "out")
+    go = asyncio.Event()
+
+    async def hold(delivery: Delivery) -> Answer:
+        await go.wait()
+        return stage.succeed(delivery)
+
+    stage.script = hold
+    await own.bridge(claim="PT60S")
+    await own.publish_all("in", ["1", "2", "3"])
+    await eventually(lambda: stage.on_wire == 3)
+    valkey.kill()
+    go.set()
+    await eventually(lambda: stage.on_wire == 0)
+    await asyncio.to_thread(valkey.start)
+    await eventually(lambda: own.settled(stage))
+    assert stage.count == {"1": 1, "2": 1, "3": 1}
+    assert [list(await own.journal.progress(id)) for id in "123"] == [["in", "out"]] * 3  # noqa: A001
+
+
+async def test_a_paused_redis_delays_and_loses_nothing(own: Rig) -> None:
+    stage = await own.stage("stage", "in", "out")
+    await own.bridge()
+    await own.publish_all("in", [f"{n}" for n in range(20)])
+    await own.redis.execute_command("CLIENT", "PAUSE", "1000", "ALL")
+    await own.publish_all("in", [f"{n}" for n in range(20, 40)])
+    await eventually(lambda: len(stage.count) == 40)
+    await eventually(lambda: own.settled(stage))
+
+
+async def test_a_frozen_redis_is_outlived(
+    own: Rig, valkey: Valkey, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listener, "QUIET", 0.5)
+    stage = await own.stage("stage", "in", "out")
+    await own.bridge()
+    await own.publish("in", "1")
+    await eventually(lambda: stage.count["1"])
+    valkey.freeze()
+    late = asyncio.create_task(publish_through(own, "in", ["2"]))
+    await eventually(lambda: "outcome=unsubscribed" in caplog.text)
+    valkey.thaw()
+    await late
+    await eventually(lambda: stage.count["2"])
+    await eventually(lambda: own.settled(stage))
+
+
+async def test_half_open_connections_heal(own: Rig, valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shorter times make the test quick; what detects the silence is the same."""
+    monkeypatch.setattr(route, "BLOCK", 0.5)
+    monkeypatch.setattr(bridge_module, "BLOCK", 0.5)
+    monkeypatch.setattr(bridge_module, "ANSWER_WITHIN", 0.5)
+    monkeypatch.setattr(listener, "QUIET", 0.5)
+    stage = await own.stage("stage", "in", "out")
+    async with Proxy(valkey.port) as proxy:
+        bridge = await own.bridge(redis_url=f"redis://127.0.0.1:{proxy.port}/0")
+        await own.publish("in", "1")
+        await eventually(lambda: own.settled(stage))
+        proxy.stall()
+        await own.publish_all("in", ["2", "3"])
+        await eventually(lambda: stage.count["2"] and stage.count["3"], 15)
+        await eventually(lambda: own.settled(stage), 15)
+        await eventually(lambda: value(bridge, "leading") == 1, 15)
+        await own.redis.publish("in", '"plain"')
+        await eventually(lambda: any(event.data == "plain" for event in stage.received))
+        await own.stop(bridge)
+
+
+@pytest.fixture
+async def full(own: Rig) -> AsyncIterator[Rig]:
+    """The same, with a way to fill it: `await fill(rig)`, `await free(rig)`."""
+    yield own
+    await free(own)
+
+
+async def fill(rig: Rig) -> None:
+    await rig.redis.config_set("maxmemory-policy", "noeviction")
+    await rig.redis.config_set("maxmemory", "1mb")
+    with pytest.raises(OutOfMemoryError):
+        await rig.redis.set("more", "x")
+
+
+async def free(rig: Rig) -> None:
+    await rig.redis.config_set("maxmemory", "0")
+
+
+async def test_a_full_redis_still_drains(full: Rig) -> None:
+    stage = await full.stage("stage", "in", "out")
+    watcher = await full.stage("watcher", "out")
+    stage.script = lambda _: status(503)
+    ids = [f"{n}" for n in range(30)]
+    bridge = await full.bridge()
+    await full.publish_all("in", ids)
+    await eventually(lambda: bridge._routes[0].window.down)
+    await fill(full)
+    with pytest.raises(JournalUnavailable, match="full"):
+        await full.publish("in", "refused")
+    stage.script = stage.succeed
+    await eventually(lambda: full.settled(stage))
+    await eventually(lambda: full.settled(watcher))
+    assert set(watcher.count) == set(ids)
+
+    async def trimmed() -> bool:
+        return not await full.journaled("in") and not await full.journaled("out")
+
+    await eventually(trimmed)
+
+
+async def test_a_bridge_starts_and_serves_on_a_full_redis(full: Rig) -> None:
+    stage = await full.stage("stage", "in", "out")
+    await full.publish_all("in", ["1", "2"])
+    await fill(full)
+    await full.bridge()
+    await eventually(lambda: full.settled(stage))
+    assert stage.count == {"1": 1, "2": 1}
+
+
+async def test_adoption_waits_while_redis_is_full_and_goes_on_when_it_is_free(full: Rig) -> None:
+    stage = await full.stage("stage", "in", "out")
+    bridge = await full.bridge()
+    await eventually(lambda: value(bridge, "leading") == 1)
+    await fill(full)
+    for number in range(50):
+        await full.redis.publish("in", str(number))
+    leased_at = await full.redis.pttl(keys.LEASE)
+
+    async def renewed() -> bool:
+        return bool(await full.redis.pttl(keys.LEASE) > leased_at)
+
+    await eventually(renewed, what="the lease renewed though Redis is full")
+    assert not stage.received
+    await free(full)
+    await eventually(lambda: len(stage.received) == 50)
+    assert [event.data for event in sorted(stage.received, key=lambda event: event.data)] == list(range(50))
+
+
+async def test_what_no_buffer_can_hold_is_counted(full: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "MOST_BUFFERED", 10)
+    monkeypatch.setattr(listener, "MOST_ADOPTED", 1)
+    stage = await full.stage("stage", "in", "out")
+    bridge = await full.bridge()
+    await eventually(lambda: value(bridge, "leading") == 1)
+    await fill(full)
+    for number in range(50):
+        await full.redis.publish("in", str(number))
+    await eventually(lambda: value(bridge, "adoption_overflow_total") >= 39)
+    dropped = value(bridge, "adoption_overflow_total")
+    await free(full)
+    await eventually(lambda: len(stage.received) == 50 - dropped)

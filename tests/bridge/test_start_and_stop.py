@@ -1,0 +1,207 @@
+"""How a bridge begins and how it ends: waiting for Redis, bad configuration, SIGTERM."""
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import redis.asyncio as redis_asyncio
+
+from milepost import keys
+from tests.bridge.rig import Answer, Delivery, Rig, ended, ready, value
+from tests.servers import Module, Valkey, eventually, free_port, http_status
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "words"),
+    [
+        ("REDIS_URL", "redis://:hunter2secret@127.0.0.1:6379/3", "database 0"),
+        ("REDIS_URL", "http://:hunter2secret@127.0.0.1", "must look like redis://"),
+        ("ROUTES", "not JSON", ""),
+        ("ROUTES", '{"name":"a"}', ""),
+        ("ROUTES", '[{"name":"a","consumes":"in","url":"http://x:99999"}]', "url"),
+        ("ROUTES", '[{"name":"a","consumes":"in","url":"http://x/#here"}]', "url"),
+        ("ROUTES", '[{"name":"a","consumes":"in"}]', "a: url is missing"),
+        ("ROUTES", '[{"name":"a","consumes":"in","url":"http://x","retri":3}]', "retri"),
+        ("ROUTES", '[{"name":"broker","consumes":"in","url":"http://x"}]', "broker"),
+        ("CLAIM", "soon", ""),
+        ("CLAIM", "PT0S", ""),
+        ("PORT", "eighty", ""),
+        ("DELIVERY", "pigeon", ""),
+        ("K_SINK", "ftp://x", "http://"),
+        ("BACKLOG_LIMIT", "0", ""),
+        ("LOG_LEVEL", "LOUD", ""),
+    ],
+)
+async def test_a_bad_setting_ends_it_with_2_and_is_named(tmp_path: Path, name: str, setting: str, words: str) -> None:
+    process = Module(tmp_path, "milepost.bridge", env={"REDIS_URL": "redis://127.0.0.1:1/0", name: setting}).launch()
+    assert await ended(process) == 2, process.log
+    assert name in process.log
+    assert words.lower() in process.log.lower()
+    assert "Traceback" not in process.log
+    assert "hunter2secret" not in process.log
+
+
+async def test_it_waits_for_a_redis_that_is_away_says_so_then_serves(rig: Rig, tmp_path: Path) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    with Valkey(tmp_path) as valkey:
+        valkey.kill()
+        process = rig.process(REDIS_URL=valkey.url).launch()
+        await eventually(lambda: "outcome=waiting" in process.log)
+        assert await asyncio.to_thread(http_status, process.port, "/healthz") == 200
+        assert await asyncio.to_thread(http_status, process.port, "/readyz") == 503
+        await asyncio.to_thread(valkey.start)
+        await ready(process)
+        async with redis_asyncio.from_url(valkey.url) as client:
+            await client.publish("in", "1")
+        await eventually(lambda: len(stage.received) == 1)
+        assert await stop(process) == 0
+
+
+async def test_it_stops_at_once_while_it_waits_for_redis(rig: Rig) -> None:
+    await rig.stage("stage", "in", "out")
+    process = rig.process(REDIS_URL=f"redis://127.0.0.1:{free_port()}/0").launch()
+    await eventually(lambda: "outcome=waiting" in process.log)
+    assert await stop(process, within=5) == 0
+
+
+async def stop(process: Module, within: float = 10.0, number: int = signal.SIGTERM) -> int:
+    assert process.process
+    process.process.send_signal(number)
+    return await ended(process, within)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_clean_stop_exits_0_without_a_traceback(rig: Rig, number: int) -> None:
+    await rig.stage("stage", "in", "out")
+    process = await rig.running()
+    assert await stop(process, number=number) == 0
+    assert "Traceback" not in process.log
+    assert await rig.redis.get(keys.LEASE) is None
+
+
+async def test_sigterm_lets_what_is_on_the_wire_finish(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    go = asyncio.Event()
+
+    async def hold(delivery: Delivery) -> Answer:
+        await go.wait()
+        return stage.succeed(delivery)
+
+    stage.script = hold
+    process = await rig.running(GRACE="PT5S", CLAIM="PT30S")
+    await rig.publish_all("in", ["1", "2"])
+    await eventually(lambda: stage.on_wire == 2)
+    assert process.process
+    process.process.send_signal(signal.SIGTERM)
+    await eventually(lambda: not_led(rig), what="it gave up the lease")
+    await rig.publish("in", "later")
+    go.set()
+    assert await ended(process) == 0
+    assert stage.count["1"] == stage.count["2"] == 1
+    assert list(await rig.journal.progress("1")) == ["in", "out"]
+    await rig.bridge()
+    await eventually(lambda: rig.settled(stage))
+    assert stage.count["1"] == stage.count["2"] == 1
+    assert stage.count["later"] >= 1
+
+
+async def not_led(rig: Rig) -> bool:
+    return await rig.redis.get(keys.LEASE) is None
+
+
+async def test_sigterm_hands_back_what_does_not_finish_and_the_next_bridge_has_it_at_once(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    never = asyncio.Event()
+
+    async def hold(delivery: Delivery) -> Answer:
+        if delivery.count == 1:
+            await never.wait()
+        return stage.succeed(delivery)
+
+    stage.script = hold
+    process = await rig.running(GRACE="PT0.2S", CLAIM="PT300S")
+    await rig.publish_all("in", ["1", "2", "3"])
+    await eventually(lambda: stage.on_wire == 3)
+    assert await stop(process) == 0
+    began = time.monotonic()
+    await rig.bridge(claim="PT300S")
+    await eventually(lambda: rig.settled(stage), 5)
+    assert time.monotonic() - began < 5
+    assert stage.count == {"1": 2, "2": 2, "3": 2}
+    never.set()
+
+
+async def test_sigterm_ends_it_within_10_seconds_though_stage_and_redis_are_frozen(rig: Rig, tmp_path: Path) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    never = asyncio.Event()
+
+    async def hold(_: Delivery) -> Answer:
+        await never.wait()
+        return None
+
+    stage.script = hold
+    with Valkey(tmp_path) as valkey:
+        process = await rig.running(REDIS_URL=valkey.url, GRACE="PT5S")
+        async with redis_asyncio.from_url(valkey.url) as client:
+            await client.publish("in", "1")
+        await eventually(lambda: stage.on_wire)
+        valkey.freeze()
+        assert await stop(process) == 0
+        valkey.thaw()
+
+
+async def test_the_password_is_in_no_log(rig: Rig, tmp_path: Path) -> None:
+    await rig.stage("stage", "in", "out")
+    secret = "correct-horse-battery"
+    with Valkey(tmp_path) as valkey:
+        async with redis_asyncio.from_url(valkey.url) as client:
+            await client.config_set("requirepass", secret)
+        wrong = rig.process(REDIS_URL=f"redis://:not-{secret}@127.0.0.1:{valkey.port}/0").launch()
+        await eventually(lambda: "outcome=waiting" in wrong.log)
+        right = await rig.running(REDIS_URL=f"redis://:{secret}@127.0.0.1:{valkey.port}/0")
+        valkey.kill()
+        await eventually(lambda: right.log.count("reason=") > 4)
+        for process in (wrong, right):
+            assert await stop(process) == 0
+            assert secret not in process.log
+
+
+async def test_it_says_loudly_which_redis_settings_break_a_promise(rig: Rig, tmp_path: Path) -> None:
+    await rig.stage("stage", "in", "out")
+    with Valkey(tmp_path, options={"appendonly": "no", "maxmemory-policy": "allkeys-lru"}) as valkey:
+        process = await rig.running(REDIS_URL=valkey.url)
+        assert "maxmemory-policy is allkeys-lru, not noeviction" in process.log
+        assert "AOF off" in process.log
+        assert await stop(process) == 0
+
+
+async def test_a_redis_that_will_not_say_is_a_warning(rig: Rig, tmp_path: Path) -> None:
+    await rig.stage("stage", "in", "out")
+    with Valkey(tmp_path) as valkey:
+        async with redis_asyncio.from_url(valkey.url) as client:
+            await client.execute_command("ACL", "SETUSER", "default", "-info")
+        process = await rig.running(REDIS_URL=valkey.url)
+        assert "outcome=unsafe" in process.log
+        assert await stop(process) == 0
+
+
+async def test_many_bridges_start_and_stop_under_load_and_nothing_is_lost_or_done_twice(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    watcher = await rig.stage("watcher", "out")
+    ids = [f"{n:03}" for n in range(300)]
+    await rig.bridge()
+    for start in range(0, 300, 50):
+        bridge = await rig.bridge()
+        await rig.publish_all("in", ids[start : start + 50])
+        await rig.stop(bridge)
+    await eventually(lambda: rig.settled(stage))
+    await eventually(lambda: set(watcher.count) == set(ids))
+    assert stage.count == watcher.count == dict.fromkeys(ids, 1)
+
+
+async def test_a_bridge_without_routes_serves_its_doors(rig: Rig) -> None:
+    bridge = await rig.bridge(routes=[])
+    assert bridge.ready
+    assert value(bridge, "leading") in {0, 1}

@@ -1,0 +1,328 @@
+"""design.md, "How it is kept": what several bridges do to one another's work."""
+
+import asyncio
+import re
+import urllib.request
+
+from milepost import keys
+from milepost.event import Event
+from tests.bridge.rig import Answer, Delivery, Rig, ended, status, subscribed, value
+from tests.servers import Module, eventually
+
+
+async def test_two_bridges_share_the_work_and_deliver_each_event_once(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    bridges = [await rig.bridge(), await rig.bridge()]
+    ids = [f"{n:03}" for n in range(400)]
+    async with subscribed(rig.redis, "out") as heard:
+        await rig.publish_all("in", ids)
+        await eventually(lambda: rig.settled(stage))
+        await eventually(lambda: len(heard) == 400)
+    assert stage.count == dict.fromkeys(ids, 1)
+    assert sorted(message["id"] for message in heard) == ids
+    shares = [value(bridge, "deliveries_total", stage="stage", outcome="delivered") for bridge in bridges]
+    assert sum(shares) == 400
+    assert min(shares) > 0
+
+
+async def test_what_a_killed_bridge_held_another_takes_over_after_the_claim_time(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    watcher = await rig.stage("watcher", "out")
+    held = asyncio.Event()
+
+    async def hold(delivery: Delivery) -> Answer:
+        if delivery.count == 1:
+            await held.wait()
+        return stage.succeed(delivery)
+
+    stage.script = hold
+    killed = await rig.running(stages=[stage])
+    await rig.publish_all("in", ["1", "2", "3"])
+    await eventually(lambda: stage.on_wire == 3)
+    killed.kill()
+    survivor = await rig.bridge()
+    await eventually(lambda: rig.settled(stage))
+    assert stage.count == {"1": 2, "2": 2, "3": 2}
+    await eventually(lambda: watcher.count == {"1": 1, "2": 1, "3": 1})
+    assert value(survivor, "stale_total", stage="stage") == 0
+    held.set()
+
+
+async def test_what_is_on_the_wire_is_renewed_and_not_taken_over(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    go = asyncio.Event()
+
+    async def hold(delivery: Delivery) -> Answer:
+        await go.wait()
+        return stage.succeed(delivery)
+
+    stage.script = hold
+    await rig.bridge(claim="PT0.3S")
+    await rig.bridge(claim="PT0.3S")
+    await rig.publish("in", "1")
+    await eventually(lambda: stage.on_wire)
+    began = (await rig.redis.time())[0]
+
+    async def long_past_the_claim() -> bool:
+        return bool((await rig.redis.time())[0] - began >= 2)
+
+    await eventually(long_past_the_claim)
+    go.set()
+    await eventually(lambda: rig.settled(stage))
+    assert stage.count["1"] == 1
+
+
+async def test_a_frozen_bridge_that_wakes_publishes_nothing_twice(rig: Rig) -> None:
+    """Its reply lies in its socket while another bridge carries the event: one of the two enters the next journal."""
+    stage = await rig.stage("stage", "in", "out")
+    watcher = await rig.stage("watcher", "out")
+    go = asyncio.Event()
+
+    async def hold(delivery: Delivery) -> Answer:
+        if delivery.count == 1:
+            await go.wait()
+        return stage.succeed(delivery)
+
+    stage.script = hold
+    frozen = await rig.running(stages=[stage])
+    ids = ["1", "2", "3"]
+    await rig.publish_all("in", ids)
+    await eventually(lambda: stage.on_wire == 3)
+    frozen.freeze()
+    await rig.bridge()
+    await eventually(lambda: stage.count == dict.fromkeys(ids, 2), what="takeover")
+    go.set()
+    await eventually(lambda: rig.settled(stage))
+    await eventually(lambda: watcher.count == dict.fromkeys(ids, 1))
+    frozen.thaw()
+    await eventually(lambda: asyncio.to_thread(knows_of, frozen, 3), what="it knows of its loss")
+    await rig.publish("in", "last")
+    await eventually(lambda: watcher.count["last"])
+    assert frozen.process
+    frozen.process.terminate()
+    await ended(frozen)
+    await eventually(lambda: rig.settled(watcher))
+    assert watcher.count == dict.fromkeys([*ids, "last"], 1)
+
+
+def knows_of(process: Module, events: int) -> bool:
+    """Whether this process has found out that so many entries are someone else's: by the gate, or as it renewed."""
+    with urllib.request.urlopen(f"{process.url}/metrics", timeout=5) as answer:  # noqa: S310
+        stale = re.search(r'^milepost_stale_total{stage="stage"} (\d+)', answer.read().decode(), re.MULTILINE)
+    return process.log.count("lost-claim") + int(stale[1] if stale else 0) == events
+
+
+async def test_a_complete_after_takeover_counts_stale_and_publishes_nothing(rig: Rig) -> None:
+    """The gate is closed by whoever settles first."""
+    stage = await rig.stage("stage", "in", "out")
+    go = asyncio.Event()
+
+    async def hold(delivery: Delivery) -> Answer:
+        await go.wait()
+        return stage.succeed(delivery)
+
+    stage.script = hold
+    bridge = await rig.bridge(claim="PT60S")
+    async with subscribed(rig.redis, "out") as heard:
+        await rig.publish("in", "1")
+        await eventually(lambda: stage.on_wire)
+        (row,) = await rig.redis.xpending_range(keys.journal("in"), "stage", "-", "+", 1)
+        await rig.redis.xack(keys.journal("in"), "stage", row["message_id"])
+        go.set()
+        await eventually(lambda: value(bridge, "stale_total", stage="stage") == 1)
+        assert heard == []
+    assert list(await rig.journal.progress("1")) == ["in"]
+
+
+async def test_a_claim_that_was_lost_is_dropped_at_once(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    never = asyncio.Event()
+
+    async def hold(_: Delivery) -> Answer:
+        await never.wait()
+        return None
+
+    stage.script = hold
+    bridge = await rig.bridge()
+    await rig.publish("in", "1")
+    await eventually(lambda: stage.on_wire)
+    (row,) = await rig.redis.xpending_range(keys.journal("in"), "stage", "-", "+", 1)
+    await rig.redis.xclaim(keys.journal("in"), "stage", "another", 0, [row["message_id"]])
+    await eventually(lambda: bridge._routes[0].window.taken == 0)
+    assert bridge._routes[0].window.on_wire == 0
+    assert await rig.pending(stage) == 1
+
+
+async def test_an_entry_that_an_operator_deleted_is_acked_and_counted(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    await rig.publish("in", "1")
+    journal = keys.journal("in")
+    await rig.redis.xgroup_create(journal, "stage", "0")
+    ((_, ((entry, _),)),) = await rig.redis.xreadgroup("stage", "gone", {journal: ">"}, count=1)
+    await rig.redis.xdel(journal, entry)
+    bridge = await rig.bridge(claim="PT0.2S")
+    await eventually(lambda: value(bridge, "destroyed_total", stage="stage") == 1)
+    assert await rig.pending(stage) == 0
+    assert not stage.count
+
+
+async def test_consumers_of_dead_bridges_disappear(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    killed = await rig.running()
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.settled(stage))
+    killed.kill()
+    await rig.bridge(claim="PT0.3S")
+    await rig.publish("in", "2")
+    await eventually(lambda: stage.count["2"])
+
+    async def one_left() -> bool:
+        return len(await rig.redis.xinfo_consumers(keys.journal("in"), "stage")) == 1
+
+    await eventually(one_left)
+
+
+async def test_a_destroyed_group_heals_and_begins_at_the_journals_beginning(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    slow = await rig.stage("slow", "in", None, lambda _: status(503))  # keeps the journal from being trimmed
+    await rig.bridge()
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.settled(stage))
+    await rig.redis.xgroup_destroy(keys.journal("in"), "stage")
+    await rig.publish("in", "2")
+    await eventually(lambda: stage.count["2"] == 1)
+    await eventually(lambda: rig.settled(stage))
+    slow.script = slow.succeed
+
+
+async def test_a_group_destroyed_under_a_delivery_brings_it_again(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    watcher = await rig.stage("watcher", "out")
+    go = asyncio.Event()
+
+    async def hold(delivery: Delivery) -> Answer:
+        if delivery.count == 1:
+            await go.wait()
+        return stage.succeed(delivery)
+
+    stage.script = hold
+    bridge = await rig.bridge(claim="PT60S")
+    await rig.publish("in", "1")
+    await eventually(lambda: stage.on_wire)
+    await rig.redis.xgroup_destroy(keys.journal("in"), "stage")
+    go.set()
+    await eventually(lambda: watcher.count["1"])
+    await eventually(lambda: rig.settled(stage))
+    assert watcher.count["1"] == 1
+    assert value(bridge, "stale_total", stage="stage") <= 1
+
+
+async def test_a_deleted_journal_heals(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    await rig.bridge()
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.settled(stage))
+    await rig.redis.delete(keys.journal("in"))
+    await rig.publish("in", "2")
+    await eventually(lambda: stage.count["2"] == 1)
+    await eventually(lambda: rig.settled(stage))
+
+
+async def test_flushed_scripts_are_loaded_again(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    await rig.bridge()
+    for number in range(5):
+        await rig.redis.script_flush()
+        await rig.publish_all("in", [f"{number}-{n}" for n in range(20)])
+    await eventually(lambda: len(stage.count) == 100)
+    await eventually(lambda: rig.settled(stage))
+    assert set(stage.count.values()) == {1}
+
+
+async def test_what_was_published_before_the_first_bridge_is_delivered(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    await rig.publish_all("in", ["1", "2", "3"])
+    await rig.bridge()
+    await eventually(lambda: stage.count == {"1": 1, "2": 1, "3": 1})
+
+
+async def test_a_stage_added_to_a_channel_later_gets_what_is_still_in_the_journal(rig: Rig) -> None:
+    first = await rig.stage("first", "in", None, lambda _: status(503))
+    bridge = await rig.bridge()
+    await rig.publish_all("in", ["1", "2"])
+    await eventually(lambda: first.count)
+    second = await rig.stage("second", "in")
+    await rig.bridge(routes=[second.route()])
+    await eventually(lambda: rig.settled(second))
+    assert second.count == {"1": 1, "2": 1}
+    await rig.stop(bridge)
+
+
+async def test_a_removed_stage_is_shown_not_served_and_once_forgotten_pins_nothing(rig: Rig) -> None:
+    removed = await rig.stage("removed", "in", None, lambda _: status(503))
+    kept = await rig.stage("kept", "in")
+    bridge = await rig.bridge()
+    await rig.publish_all("in", ["1", "2", "3"])
+    await eventually(lambda: rig.settled(kept))
+    await eventually(lambda: rig.parked("removed"))
+    await rig.stop(bridge)
+    await silence(rig, "removed")
+    await rig.bridge(routes=[kept.route()])
+    served = {stage.name: stage.served for stage in await rig.journal.stages()}
+    assert served == {"kept": True, "removed": False}
+    await rig.publish("in", "4")
+    await eventually(lambda: rig.settled(kept))
+    assert await rig.journaled("in")
+    forgotten = await rig.journal.forget("removed")
+    assert forgotten.parked >= 1
+
+    async def trimmed() -> bool:
+        return not await rig.journaled("in")
+
+    await rig.publish("in", "5")
+    await eventually(trimmed, 15)
+    assert kept.count == dict.fromkeys(["1", "2", "3", "4", "5"], 1)
+    assert removed.name not in {stage.name for stage in await rig.journal.stages()}
+
+
+async def silence(rig: Rig, name: str) -> None:
+    """As if this stage's last beat were two minutes old."""
+    wired = await rig.redis.hget(keys.STAGES, name)
+    head, _, beat = wired.rpartition(b":")
+    await rig.redis.hset(keys.STAGES, name, b"%b:%d}" % (head, int(beat[:-1]) - 120_000))
+
+
+async def test_a_replayed_dead_letter_goes_to_its_own_stage_alone(rig: Rig) -> None:
+    bad = await rig.stage("bad", "in", None, lambda _: status(422))
+    good = await rig.stage("good", "in")
+    await rig.bridge()
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.dead("bad"))
+    bad.script = bad.succeed
+    (letter,) = await rig.dead("bad")
+    assert await rig.journal.replay("bad", [letter.entry]) == 1
+    await eventually(lambda: bad.count["1"] == 2)
+    await eventually(lambda: rig.settled(good))
+    await eventually(lambda: rig.settled(bad))
+    assert good.count["1"] == 1
+    assert not await rig.dead("bad")
+
+
+async def test_a_woken_event_goes_to_the_route_that_parked_it_alone(rig: Rig) -> None:
+    flaky = await rig.stage("flaky", "in")
+    flaky.script = lambda delivery: status(500) if delivery.count < 4 else flaky.succeed(delivery)
+    steady = await rig.stage("steady", "in")
+    await rig.bridge()
+    await rig.publish("in", "1")
+    await eventually(lambda: flaky.count["1"] == 4)
+    await eventually(lambda: rig.settled(flaky))
+    await eventually(lambda: rig.settled(steady))
+    assert steady.count["1"] == 1
+
+
+async def test_two_equal_events_from_different_sources_both_run(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    await rig.bridge()
+    for source in ("/a", "/b"):
+        await rig.journal.publish(Event(id="1", source=source, type="in"))
+    await eventually(lambda: stage.count["1"] == 2)

@@ -1,0 +1,104 @@
+"""What the tests of the journal share: each runs on the embedded Valkey and, where it is installed, on Debian's Redis.
+
+journal, upkeep   on an empty server; `table(...)` writes the stages table
+groups            makes a stage's side of a channel: `groups("distance", "consumer-a")`
+full              makes the server refuse whatever takes memory, until the test ends
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+
+import pytest
+import redis.asyncio as redis_asyncio
+
+from milepost.connection import connect
+from milepost.journal import Group, Journal, Upkeep, Wiring
+from milepost.settings import JournalSettings
+from tests.journal.events import RAW
+from tests.servers import REDIS_SERVER, Redis
+
+Groups = Callable[..., Group]
+Table = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture(scope="session", params=["valkey", "redis"])
+def redis_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if request.param == "valkey":
+        yield request.getfixturevalue("valkey_server").url
+        return
+    if REDIS_SERVER is None:
+        pytest.skip("no redis-server on PATH: these tests ran on the embedded Valkey alone")
+    with Redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def settings(redis_url: str) -> JournalSettings:
+    return JournalSettings.read(redis_url=redis_url)
+
+
+@pytest.fixture
+async def opened(redis: redis_asyncio.Redis) -> AsyncIterator[Callable[[JournalSettings], Journal]]:
+    """Opens further journals, with settings of their own, that are closed when the test ends."""
+    async with AsyncExitStack() as stack:
+
+        def opened(settings: JournalSettings) -> Journal:
+            journal = Journal(connect(settings), settings)
+            stack.push_async_callback(journal.close)
+            return journal
+
+        yield opened
+
+
+@pytest.fixture
+def journal(opened: Callable[[JournalSettings], Journal], settings: JournalSettings) -> Journal:
+    return opened(settings)
+
+
+@pytest.fixture
+def upkeep(journal: Journal) -> Upkeep:
+    return Upkeep(journal.scripts, journal.keeping)
+
+
+@pytest.fixture
+async def groups(journal: Journal, settings: JournalSettings) -> AsyncIterator[Groups]:
+    reader = connect(settings, answer_within=10, retries=0)
+
+    def groups(name: str, consumer: str = "consumer", channel: str = RAW) -> Group:
+        return Group(
+            channel,
+            name,
+            consumer,
+            reader=reader,
+            scripts=journal.scripts,
+            keeping=journal.keeping,
+            deadline=settings.deadline,
+        )
+
+    yield groups
+    await reader.aclose()
+
+
+@pytest.fixture
+def table(upkeep: Upkeep) -> Table:
+    """Writes the stages table, name=(consumed, emitted): `distance=("raw_input", "calculated_distance")`."""
+
+    async def table(**stages: Sequence[str]) -> None:
+        await upkeep.beat(
+            {
+                name: Wiring(consumes=channels[:1], emits=channels[1:], url=f"http://{name}")
+                for name, channels in stages.items()
+            }
+        )
+
+    return table
+
+
+@pytest.fixture
+async def full(redis: redis_asyncio.Redis) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    async def fill() -> None:
+        await redis.config_set("maxmemory-policy", "noeviction")
+        await redis.config_set("maxmemory", "1mb")
+
+    yield fill
+    await redis.config_set("maxmemory", "0")
