@@ -25,7 +25,9 @@ JSON_TYPE = "application/json"
 STRUCTURED_TYPE = "application/cloudevents+json"
 
 _LONGEST = {"id": 256, "source": 1024, "type": 256}
-_DEEPEST = 200
+DEEPEST = 200
+"""Levels that data may be nested; what wraps data in turn may have a few more."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _URI_REFERENCE = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
 _EXTENSION = re.compile(r"[a-z0-9]{1,20}")
@@ -40,8 +42,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def loads(text: bytes | str) -> Any:
-    """Parse strict JSON: UTF-8, no NaN, no Infinity nor a number that becomes one, at most 200 levels deep. So what
+def loads(text: bytes | str, *, deepest: int = DEEPEST) -> Any:
+    """Parse strict JSON: UTF-8, no NaN, no Infinity nor a number that becomes one, at most `deepest` levels. So what
     was read can be written again.
 
     Raises ValueError.
@@ -49,10 +51,10 @@ def loads(text: bytes | str) -> Any:
     if isinstance(text, bytes):
         text = text.decode()
     try:
-        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        value = _decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if text.count("[") + text.count("{") > _DEEPEST and _is_deep(value):
+    if text.count("[") + text.count("{") > deepest and _is_deep(value, deepest):
         raise ValueError("nested too deeply")
     return value
 
@@ -63,7 +65,7 @@ def dumps(value: Any) -> str:
     Raises ValueError for NaN, infinities and what nests too deeply.
     """
     try:
-        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+        return _encode(value)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -102,7 +104,7 @@ class Event:
     def from_json(cls, text: bytes | str) -> Self:
         """Read the JSON event format. Raises EventError."""
         try:
-            fields = loads(text)
+            fields = loads(text, deepest=DEEPEST + 2)
         except ValueError as fault:
             raise EventError(f"not JSON: {_brief(fault)}") from None
         return cls.from_fields(fields)
@@ -255,9 +257,9 @@ def _finite(text: str) -> float:
     return value
 
 
-def _is_deep(value: Any) -> bool:
+def _is_deep(value: Any, deepest: int) -> bool:
     level = [value]
-    for _ in range(_DEEPEST):
+    for _ in range(deepest):
         level = [
             child
             for item in level
@@ -265,6 +267,11 @@ def _is_deep(value: Any) -> bool:
             for child in (item.values() if isinstance(item, dict) else item)
         ]
     return any(isinstance(item, dict | list) for item in level)
+
+
+# Made once: json.loads and json.dumps with options make one each time.
+_decode = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite).decode
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def _brief(fault: ValueError) -> str:

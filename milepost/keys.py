@@ -12,6 +12,9 @@ LEASE = f"{TAG}:lease"
 """String: the leading bridge's token. The channel of the same name announces it."""
 
 
+DEAD = f"{TAG}:dead"
+"""Set: the stages that have had dead letters, `bridge` among them."""
+
 LIMITS = f"{TAG}:limits"
 """Prefix of the gateway's counts of submissions by client."""
 

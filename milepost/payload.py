@@ -31,7 +31,7 @@ def number(value: Any) -> float:
 
 
 IsNumber = BeforeValidator(number)
-"""Reads a float by `number`. Put last, as in `Annotated[float, Field(ge=0), IsNumber]`, it leaves the schema its bounds."""
+"""Reads a float by `number`. Last in `Annotated[float, Field(ge=0), IsNumber]`, it leaves the schema its bounds."""
 
 Number = Annotated[float, IsNumber]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -25,7 +26,7 @@ Step = Callable[[Event], Awaitable[object]]
 
 
 def create_app(bridge: Bridge, *, failed: Callable[[], None]) -> Starlette:
-    """The ASGI application of one bridge, which it starts and stops."""
+    """The ASGI application of one bridge, which it starts and stops. `failed` as in `Bridge.start`."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -35,52 +36,60 @@ def create_app(bridge: Bridge, *, failed: Callable[[], None]) -> Starlette:
         finally:
             await bridge.stop()
 
-    async def take(request: Request, door: str, step: Step) -> Response:
-        response = await _take(request, step)
-        bridge.metrics.accepted.labels(door, str(response.status_code)).inc()
-        return response
+    face = _Face(bridge)
+    return Starlette(
+        routes=[
+            Route("/", face.publish, methods=["POST"]),
+            Route("/replies", face.replies, methods=["POST"]),
+            Route("/dead/{stage}", face.dead, methods=["POST"]),
+            Route("/healthz", face.healthz),
+            Route("/readyz", face.readyz),
+            Route("/metrics", face.metrics),
+        ],
+        lifespan=lifespan,
+    )
 
-    async def publish(request: Request) -> Response:
-        return await take(request, "events", bridge.journal.publish)
 
-    async def replies(request: Request) -> Response:
-        return await take(request, "replies", bridge.upkeep.announce)
+class _Face:
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
 
-    async def dead(request: Request) -> Response:
+    async def publish(self, request: Request) -> Response:
+        return await self._take(request, "events", self._bridge.journal.publish)
+
+    async def replies(self, request: Request) -> Response:
+        return await self._take(request, "replies", self._bridge.upkeep.announce)
+
+    async def dead(self, request: Request) -> Response:
         stage = request.path_params["stage"]
 
         async def bury(event: Event) -> None:
-            await bridge.upkeep.bury(stage, *_given_up(event), only=BROKER)
+            if stage not in self._bridge.stages:
+                raise HTTPException(404, f"ROUTES names no stage {stage}")
+            await self._bridge.upkeep.bury(stage, *_given_up(event), only=BROKER)
 
-        return await take(request, "dead", bury)
+        return await self._take(request, "dead", bury)
 
-    async def healthz(_: Request) -> Response:
+    async def _take(self, request: Request, door: str, step: Step) -> Response:
+        response = await _take(request, step)
+        self._bridge.metrics.accepted.labels(door, str(response.status_code)).inc()
+        return response
+
+    async def healthz(self, _: Request) -> Response:
         return PlainTextResponse("ok\n")
 
-    async def readyz(_: Request) -> Response:
-        if not bridge.ready:
+    async def readyz(self, _: Request) -> Response:
+        if not self._bridge.ready:
             return problem(503, "Not ready", "the routes are not served yet", retry_after=RETRY_AFTER)
         try:
-            await bridge.journal.ping()
+            await self._bridge.journal.ping()
         except JournalUnavailable as fault:
             return problem(503, "Not ready", str(fault), retry_after=RETRY_AFTER)
         return PlainTextResponse("ready\n")
 
-    async def metrics(_: Request) -> Response:
-        text = await asyncio.to_thread(generate_latest, bridge.metrics.registry)
+    async def metrics(self, _: Request) -> Response:
+        text = await asyncio.to_thread(generate_latest, self._bridge.metrics.registry)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
-
-    return Starlette(
-        routes=[
-            Route("/", publish, methods=["POST"]),
-            Route("/replies", replies, methods=["POST"]),
-            Route("/dead/{stage}", dead, methods=["POST"]),
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Route("/metrics", metrics),
-        ],
-        lifespan=lifespan,
-    )
 
 
 async def _take(request: Request, step: Step) -> Response:
@@ -90,6 +99,8 @@ async def _take(request: Request, step: Step) -> Response:
         return problem(413, "Too large", str(fault))
     except EventError as fault:
         return problem(400, "Not a CloudEvent", str(fault))
+    except HTTPException as fault:
+        return problem(fault.status_code, "Not found", fault.detail)
     except (JournalUnavailable, BacklogFull) as fault:
         return problem(503, "Unavailable", str(fault), retry_after=RETRY_AFTER)
     return Response(status_code=202)

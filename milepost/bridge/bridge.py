@@ -87,6 +87,11 @@ class Bridge:
         )
 
     @property
+    def stages(self) -> frozenset[str]:
+        """Names of the stages it serves, whichever way."""
+        return frozenset(stage.name for stage in self._settings.routes)
+
+    @property
     def upkeep(self) -> Upkeep:
         """For the doors that broker mode needs."""
         return self._upkeep

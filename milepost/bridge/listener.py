@@ -77,6 +77,7 @@ class Listener:
         self._filled = asyncio.Event()
         self._idle = asyncio.Event()
         self._try_lease = asyncio.Event()
+        self._leasing = asyncio.Lock()
         self._subscribed = asyncio.Event()
         self._followed = asyncio.Event()
         self.placed = asyncio.Event()
@@ -95,8 +96,10 @@ class Listener:
         """Give the lease up and adopt all that was heard before; the parts are cancelled after that."""
         try:
             async with asyncio.timeout(within):
-                token, self._released = self._token, self._token
-                if self.leading and await self._upkeep.release(token):
+                self._released = self._token
+                async with self._leasing:  # what asks for the lease now has its answer before it is freed
+                    freed = self.leading and await self._upkeep.release(self._token)
+                if freed:
                     await self._followed.wait()
                 await self._idle.wait()
         except (JournalUnavailable, TimeoutError) as fault:
@@ -168,8 +171,9 @@ class Listener:
     async def _seek_lease(self) -> None:
         while True:
             await self._subscribed.wait()
-            if self._released is None:
-                await self._hold_lease()
+            async with self._leasing:
+                if self._released is None:
+                    await self._hold_lease()
             self._try_lease.clear()
             try:
                 async with asyncio.timeout(self._lease * RENEWED):

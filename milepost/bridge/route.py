@@ -108,10 +108,9 @@ class Route:
         held = self.held[group]
         for entry in entries:
             if entry.id not in held:
-                self.window.taken += 1
-                held[entry.id] = asyncio.create_task(self._carry(group, entry))
+                held[entry.id] = asyncio.create_task(self._carry(group, entry, self.window.take()))
 
-    async def _carry(self, group: Group, entry: Entry) -> None:
+    async def _carry(self, group: Group, entry: Entry, epoch: int) -> None:
         try:
             if entry.only in {"", self.name}:
                 act = await self._deliver(entry)
@@ -123,7 +122,7 @@ class Route:
         finally:
             del self.held[group][entry.id]
             self.dirty.add(group.channel)
-            self.window.settled()
+            self.window.settled(epoch)
 
     async def _settle(self, group: Group, act: Act) -> None:
         self._settling.add(act.entry.id)
@@ -154,7 +153,7 @@ class Route:
             with self._metrics.seconds.labels(self.name).time():
                 verdict = await self._post(entry)
         finally:
-            self.window.leave()
+            self.window.leave(epoch)
         self._metrics.deliveries.labels(self.name, type(verdict).__name__.lower()).inc()
         if isinstance(verdict, Delivered):
             self._failures.clear()
@@ -166,6 +165,7 @@ class Route:
         timeout = self._delivery.timeout.total_seconds()
         try:
             answer = await self._client.post(entry.event, content_type=STRUCTURED_TYPE, timeout=timeout)
+            return judge(answer.status, answer.headers, answer.body, emits=self._emits)
         except NotSent as fault:
             return RouteDown(None, str(fault))
         except Lost as fault:
@@ -174,7 +174,10 @@ class Route:
             if self._emits is None or not 200 <= fault.status < 300:
                 return judge(fault.status, {}, b"", emits=self._emits)
             return Failed(fault.status, f"unusable reply: {fault}")
-        return judge(answer.status, answer.headers, answer.body, emits=self._emits)
+        except Exception as fault:
+            # Ours, but this event's too: counted, or it would come again for ever.
+            log.exception("stage=%s entry=%s outcome=not-posted", self.name, entry.id)
+            return Failed(None, f"the bridge failed at it: {type(fault).__name__}")
 
     def _rule(self, entry: Entry, epoch: int, verdict: Refused | Deferred | Failed | Crashed | RouteDown) -> Act:
         """What becomes of an event that was not delivered."""
@@ -184,7 +187,8 @@ class Route:
         )
 
         def letter(attempts: int = 0, crashes: int = 0) -> Letter:
-            return Letter(event_id, verdict.reason, verdict.status, entry.attempts + attempts, entry.crashes + crashes)
+            reason = verdict.reason.encode(errors="replace").decode()
+            return Letter(event_id, reason, verdict.status, entry.attempts + attempts, entry.crashes + crashes)
 
         match verdict:
             case Refused():

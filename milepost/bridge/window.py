@@ -12,17 +12,19 @@ class Window:
     """Additive increase: each success of a full window widens it by one, up to `most`.
 
     When the route is down nothing passes until a delay is over, then one probe at a time; a probe that fails
-    lengthens the delay. `taken` counts entries read and unsettled, `on_wire` those of them being POSTed.
+    lengthens the delay. `taken` counts entries read and unsettled, `on_wire` those of them being POSTed; each outage
+    begins an epoch of its own, whose probe does not wait for what an earlier one still has on the wire.
     """
 
     def __init__(self, most: int, *, backoff: Callable[[int], float]) -> None:
         self.most = most
         self.size = min(FIRST, most)
+        self.epoch = 0
         self.taken = 0
         self.on_wire = 0
+        self._left_over = 0
         self.strikes = 0
         self._backoff = backoff
-        self._epoch = 0
         self._reopening: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -35,7 +37,9 @@ class Window:
     @property
     def free(self) -> int:
         """How many more entries may be read now."""
-        return 0 if self._reopening else max(0, self.size - self.taken)
+        if self._reopening:
+            return 0
+        return max(0, min(self.size - self.taken, self.most - self.taken - self._left_over))
 
     async def room(self) -> int:
         """Wait until something may be read; how many."""
@@ -44,8 +48,13 @@ class Window:
             await self._changed.wait()
         return free
 
+    def take(self) -> int:
+        """Count an entry that was read. Returns the epoch, to be given back when it is settled."""
+        self.taken += 1
+        return self.epoch
+
     async def enter(self) -> int:
-        """Wait for a place on the wire. Returns the epoch, to be given back if the route failed."""
+        """Wait for a place on the wire. Returns the epoch, to be given back when leaving it or when it failed."""
         while self._reopening or self.on_wire >= self.size:
             place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(place)
@@ -55,16 +64,20 @@ class Window:
                 self._admit()
                 raise
         self.on_wire += 1
-        return self._epoch
+        return self.epoch
 
-    def leave(self) -> None:
+    def leave(self, epoch: int) -> None:
         """Give the place on the wire back."""
-        self.on_wire -= 1
+        if epoch == self.epoch:
+            self.on_wire -= 1
         self._admit()
 
-    def settled(self) -> None:
+    def settled(self, epoch: int) -> None:
         """One of the entries taken is settled or dropped."""
-        self.taken -= 1
+        if epoch == self.epoch:
+            self.taken -= 1
+        else:
+            self._left_over -= 1
         self._changed.set()
 
     def succeeded(self) -> None:
@@ -83,8 +96,10 @@ class Window:
         Of what was on the wire when it went down only the first to fail counts as a strike.
         """
         loop = asyncio.get_running_loop()
-        if epoch == self._epoch:
-            self._epoch += 1
+        if epoch == self.epoch:
+            self.epoch += 1
+            self._left_over += self.taken
+            self.taken = self.on_wire = 0
             self.strikes += 1
             self.size = 1
             delay = self._backoff(self.strikes) if retry_after is None else retry_after

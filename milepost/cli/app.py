@@ -167,7 +167,10 @@ def stages_forget(
     redis_url: RedisUrl = None,
     data: Data = folder.DEFAULT,
 ) -> None:
-    """Remove a stage that no bridge serves any more, with its parked and dead events."""
+    """Remove a stage that no bridge serves any more, with its parked and dead events.
+
+    The name may be that of a channel instead, whose journal no stage consumes.
+    """
     _run(stages.forget(reach.redis_settings(redis_url, data), name, sure=yes))
 
 

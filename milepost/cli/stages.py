@@ -6,6 +6,7 @@ import json
 from milepost.cli import reach
 from milepost.cli.exits import Exit, Failed
 from milepost.cli.text import agreed, plain, say, show, table
+from milepost.journal import Journal
 from milepost.settings import JournalSettings
 
 
@@ -13,6 +14,9 @@ async def print_stages(settings: JournalSettings, *, as_json: bool) -> Exit:
     """Print the table."""
     async with reach.journal(settings) as journal:
         stages = await journal.stages()
+        unconsumed = await journal.unconsumed()
+    for channel, events in unconsumed.items():
+        say(f"{channel}: {events} events in a journal that no stage consumes; `milepost stages forget` takes its name")
     if as_json:
         print(json.dumps([dataclasses.asdict(stage) for stage in stages], indent=2))
         return Exit.DONE
@@ -42,10 +46,21 @@ async def forget(settings: JournalSettings, name: str, *, sure: bool) -> Exit:
     async with reach.journal(settings) as journal:
         found = next((stage for stage in await journal.stages() if stage.name == name), None)
         if found is None:
+            unconsumed = await journal.unconsumed()
+            if name in unconsumed:
+                return await _forget_journal(journal, name, unconsumed[name], sure=sure)
             raise Failed(f"no stage is called {name}; `milepost stages` shows which there are")
         say(f"{name}: {found.parked} parked and {found.dead} dead events, and its place in the journal, would be gone")
         if not (sure or found.served or agreed("Forget it?")):
             return Exit.FAILED
         gone = await journal.forget(name)
     print(f"{name} is forgotten, with {gone.parked} parked and {gone.dead} dead events")
+    return Exit.DONE
+
+
+async def _forget_journal(journal: Journal, channel: str, events: int, *, sure: bool) -> Exit:
+    say(f"{channel}: {events} events in a journal that no stage consumes would be gone")
+    if not (sure or agreed("Forget it?")):
+        return Exit.FAILED
+    print(f"the journal of {channel} is forgotten, with {await journal.forget_journal(channel)} events")
     return Exit.DONE

@@ -130,6 +130,7 @@ class Group:
             keys.JOURNALS,
             self._journal,
             keys.waiting(self.name),
+            keys.DEAD,
             keys.dead(self.name),
         ]
         arguments: list[Text] = [self.name, *self._keeping, self._deadline]

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from milepost import keys
 from milepost.errors import BacklogFull, MilepostError
-from milepost.event import Event, loads
+from milepost.event import DEEPEST, Event, loads
 from milepost.journal.batch import Batch
 from milepost.journal.records import (
     DeadLetter,
@@ -59,7 +59,7 @@ class Journal:
     async def _publish(self, batch: Sequence[tuple[Sequence[Text], Sequence[Text]]]) -> Sequence[bytes]:
         answers = await self.scripts.run(
             "publish",
-            [keys.STAGES, keys.JOURNALS, *(key for names, _ in batch for key in names)],
+            [keys.STAGES, keys.JOURNALS, keys.DEAD, *(key for names, _ in batch for key in names)],
             [self._limit, *_OF, *self.keeping, *(argument for _, texts in batch for argument in texts)],
         )
         if answers == b"full":
@@ -69,13 +69,13 @@ class Journal:
     async def progress(self, event_id: str) -> dict[str, Note]:
         """Which channels a submission has reached, oldest first; empty for an id nobody knows."""
         fields = await self.ask(self.redis.hgetall(keys.progress(event_id)))
-        notes = {channel.decode(): loads(text) for channel, text in fields.items()}
+        notes = {channel.decode(): loads(text, deepest=DEEPEST + 4) for channel, text in fields.items()}
         ordered = sorted(notes.items(), key=lambda item: int(item[1]["at"]))
         return {channel: Note(moment(note["at"] / 1000), note["data"]) for channel, note in ordered}
 
     async def backlog(self) -> int:
         """Journaled, parked and dead events together."""
-        return int(await self.scripts.run("backlog", [keys.JOURNALS, keys.STAGES], _OF))
+        return int(await self.scripts.run("backlog", [keys.JOURNALS, keys.STAGES, keys.DEAD], _OF))
 
     async def ping(self) -> None:
         """Raises JournalUnavailable if Redis does not answer."""
@@ -115,6 +115,21 @@ class Journal:
                 return length if lag is None else min(length, int(row["pending"]) + int(lag))
         return length
 
+    async def unconsumed(self) -> dict[str, int]:
+        """Journals that no stage consumes, which nothing trims: channel → events."""
+        channels = sorted(name.decode() for name in await self.ask(self.redis.smembers(keys.JOURNALS)))
+        lengths = {channel: await self._length_without_group(channel) for channel in channels}
+        return {channel: length for channel, length in lengths.items() if length}
+
+    async def _length_without_group(self, channel: str) -> int:
+        try:
+            groups = await self.redis.xinfo_groups(keys.journal(channel))
+        except ResponseError:  # gone
+            return 0
+        except (RedisError, OSError) as fault:
+            raise unavailable(fault) from fault
+        return 0 if groups else int(await self.ask(self.redis.xlen(keys.journal(channel))))
+
     async def forget(self, stage: str) -> Forgotten:
         """Remove a stage's table entry, groups, parked events and dead letters, in one step.
 
@@ -122,7 +137,7 @@ class Journal:
         """
         verdict, parked, dead = await self.scripts.run(
             "forget",
-            [keys.STAGES, keys.JOURNALS, keys.waiting(stage), keys.dead(stage)],
+            [keys.STAGES, keys.JOURNALS, keys.waiting(stage), keys.DEAD, keys.dead(stage)],
             [stage, round(BEAT_FRESH * 1000), keys.journal("")],
         )
         if verdict == b"served":
@@ -131,9 +146,19 @@ class Journal:
             raise LookupError(stage)
         return Forgotten(parked, dead)
 
+    async def forget_journal(self, channel: str) -> int:
+        """Delete the journal of a channel that no stage consumes; returns how many events went.
+
+        Raises StageServed if a stage does consume it, JournalUnavailable.
+        """
+        gone = await self.scripts.run("forget_journal", [keys.STAGES, keys.JOURNALS, keys.journal(channel)], [channel])
+        if gone < 0:
+            raise StageServed(f"a stage consumes {channel}")
+        return int(gone)
+
     async def dead_stages(self) -> list[str]:
-        """Names of what may hold dead letters: every stage of the table, and `bridge`."""
-        return [*sorted(name.decode() for name in await self.ask(self.redis.hkeys(keys.STAGES))), "bridge"]
+        """Names of the stages that have had dead letters; `bridge` for messages nobody could read."""
+        return sorted(name.decode() for name in await self.ask(self.redis.smembers(keys.DEAD)))
 
     async def dead_letters(self, stage: str, *, start: str = "-", count: int = 100) -> list[DeadLetter]:
         """Up to `count` dead letters of `stage`, oldest first, from stream id `start` (`(id`: after it)."""

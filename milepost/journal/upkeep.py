@@ -69,7 +69,7 @@ class Upkeep:
         """Keep an event that a Broker gave up on, to be replayed for the route `only`."""
         await self._scripts.run(
             "bury",
-            [keys.dead(stage), keys.progress(event.id)],
+            [keys.DEAD, keys.dead(stage), keys.progress(event.id)],
             [
                 *(stage, self._keeping[1], event.to_json(), event.type, event.id, letter.reason),
                 *("" if letter.status is None else letter.status, letter.attempts, only),
@@ -81,7 +81,7 @@ class Upkeep:
         texts: list[Text] = [MOST_UNREADABLE]
         for item in batch:
             texts += item.message[:LARGEST_UNREADABLE], item.channel, item.reason
-        return int(await self._scripts.run("unreadable", [keys.JOURNALS, keys.dead("bridge")], texts))
+        return int(await self._scripts.run("unreadable", [keys.DEAD, keys.dead("bridge")], texts))
 
     async def lease(self, token: str, *, ttl: float, tell: bool) -> str:
         """Take the lease for `ttl` seconds if it is free, renew it if it is ours; returns the token that holds it.

@@ -2,8 +2,6 @@
 
 import asyncio
 
-import pytest
-
 from milepost import keys
 from tests.bridge.rig import Answer, Delivery, Rig, Stage, ended, replied, status, value
 from tests.bridge.test_doors import STRUCTURED, door, structured
@@ -107,7 +105,6 @@ async def test_a_dead_letter_of_the_broker_is_kept_and_replayed_for_broker(rig: 
     assert not other.count
 
 
-@pytest.mark.xfail(strict=True, reason="the stages table names only `broker`: nobody looks at dead:first")
 async def test_dead_letters_of_the_broker_are_in_the_backlog_and_in_the_list(rig: Rig) -> None:
     sink = await broker(rig)
     bridge = await rig.bridge(delivery="broker", k_sink=sink.url, routes=ROUTES)

@@ -9,7 +9,7 @@ from milepost import keys
 from milepost.event import Event
 from milepost.journal import Bury, DeadLetter, Group, Journal, Park, Unreadable, Upkeep
 from milepost.journal.upkeep import LARGEST_UNREADABLE, MOST_UNREADABLE
-from tests.journal.conftest import Groups, Table
+from tests.journal.conftest import Groups
 from tests.journal.events import (
     RAW,
     READY,
@@ -106,10 +106,11 @@ async def test_dead_letters_are_read_in_pages_oldest_first(journal: Journal, red
     assert await journal.dead_letters("distance", start=f"({dead[1].entry}", count=2) == dead[2:4]
 
 
-async def test_every_stage_and_the_bridge_may_hold_dead_letters(journal: Journal, redis: Redis, table: Table) -> None:
-    assert await journal.dead_stages() == ["bridge"]
-    await table(store=("calculated_distance",), distance=(RAW, "calculated_distance"))
-    assert await journal.dead_stages() == ["distance", "store", "bridge"]
+async def test_whoever_had_a_dead_letter_is_listed(journal: Journal, upkeep: Upkeep, distance: Group) -> None:
+    assert await journal.dead_stages() == []
+    await buried(journal, distance)
+    await upkeep.unreadable([Unreadable(RAW, b"\xff", "not UTF-8")])
+    assert await journal.dead_stages() == ["bridge", "distance"]
 
 
 async def test_an_unreadable_message_is_kept_with_its_reason_its_first_64_kb(

@@ -92,7 +92,12 @@ async def test_parking_burying_waking_and_replaying_run_through(
     (dead,) = await journal.dead_letters("distance")
     assert await journal.replay("distance", [dead.entry]) == 1
     assert len(await distance.read(9, block=READY) or []) == 3
-    assert await upkeep.unreadable([Unreadable(RAW, b"\xff", "not UTF-8")]) == 0
+
+
+async def test_unreadable_messages_wait_for_room(upkeep: Upkeep, full: Full) -> None:
+    await full()
+    with pytest.raises(JournalUnavailable, match="full"):
+        await upkeep.unreadable([Unreadable(RAW, b"\xff", "not UTF-8")])
 
 
 async def test_renewing_taking_over_handing_back_and_reaping_run_through(

@@ -42,6 +42,7 @@ async def test_every_key_bears_the_one_hash_tag_and_has_its_type(
     assert len({key_slot(key.encode()) for key in types}) == 1
     assert types == {
         keys.JOURNALS: "set",
+        keys.DEAD: "set",
         keys.STAGES: "hash",
         keys.LEASE: "string",
         keys.journal(RAW): "stream",

@@ -1,11 +1,13 @@
 """How it is kept, the stages table: beats, what is served, and how a stage is forgotten."""
 
 import json
+from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
 
 from milepost import keys
+from milepost.event import Event
 from milepost.journal import Bury, Complete, Forgotten, Journal, Park, StageServed, Upkeep, Wiring
 from tests.journal.conftest import Groups, Table
 from tests.journal.events import (
@@ -140,3 +142,18 @@ async def test_a_forgotten_stage_that_is_served_again_gets_all_that_is_left(
     assert await distance.read(1, block=READY) is None
     await distance.ensure()
     assert len(await distance.read(9, block=READY) or []) == 1
+
+
+async def test_a_journal_that_no_stage_consumes_is_shown_and_can_be_forgotten(
+    journal: Journal, redis: Redis, table: Table
+) -> None:
+    await table(distance=(RAW, CALCULATED))
+    for _ in range(3):
+        await journal.publish(Event(id=uuid4().hex, source="/test", type="raw_imput"))
+    await journal.publish(submission())
+    assert await journal.unconsumed() == {"raw_imput": 3, RAW: 1}, "no bridge has made its group yet"
+    assert await journal.forget_journal("raw_imput") == 3
+    assert not await redis.exists(keys.journal("raw_imput"))
+    with pytest.raises(StageServed):
+        await journal.forget_journal(RAW)
+    assert await journal.backlog() == 1

@@ -23,13 +23,13 @@ class Posts:
         self.tasks = [asyncio.create_task(self._post(number)) for number in range(count)]
 
     async def _post(self, number: int) -> None:
-        await self.window.enter()
+        epoch = await self.window.enter()
         self.entered.append(number)
         self.most = max(self.most, self.window.on_wire)
         try:
             await self.go[number].wait()
         finally:
-            self.window.leave()
+            self.window.leave(epoch)
 
     async def all(self) -> None:
         for go in self.go:
@@ -73,7 +73,7 @@ async def test_when_the_route_is_down_nothing_passes_until_one_probe_may() -> No
     down = window(delay=0.05)
     epoch = await down.enter()
     delay = down.failed(epoch, None)
-    down.leave()
+    down.leave(epoch)
     assert 0 < delay <= 0.05
     assert down.down
     assert down.free == 0
@@ -91,7 +91,7 @@ async def test_of_what_was_on_the_wire_only_the_first_failure_is_a_strike() -> N
     epochs = [await down.enter() for _ in range(8)]
     for epoch in epochs:
         down.failed(epoch, None)
-        down.leave()
+        down.leave(epoch)
     assert down.strikes == 1
     down.close()
 
@@ -108,13 +108,30 @@ async def test_a_probe_that_fails_lengthens_the_delay_and_one_that_succeeds_ends
         async with asyncio.timeout(5):
             epoch = await down.enter()
         down.failed(epoch, None)
-        down.leave()
+        down.leave(epoch)
     assert strikes == [1, 2, 3, 4]
-    await down.enter()
+    epoch = await down.enter()
     down.succeeded()
-    down.leave()
+    down.leave(epoch)
     assert not down.down
     assert down.free
+
+
+async def test_a_probe_does_not_wait_for_what_was_on_the_wire_before_the_outage() -> None:
+    down = window(8, delay=0.001)
+    taken = [down.take() for _ in range(8)]
+    slow = [await down.enter() for _ in range(8)]
+    down.failed(slow[0], None)
+    async with asyncio.timeout(5):
+        probe = await down.enter()
+    assert down.free == 0, "what is taken still counts against the most there may be"
+    for epoch in taken:
+        down.settled(epoch)
+    assert down.free == 1
+    for epoch in slow:
+        down.leave(epoch)
+    assert down.on_wire == 1, "the probe"
+    down.leave(probe)
 
 
 async def test_retry_after_stands_in_for_the_backoff() -> None:
@@ -125,12 +142,12 @@ async def test_retry_after_stands_in_for_the_backoff() -> None:
 
 async def test_a_success_of_one_that_was_on_the_wire_reopens_at_once() -> None:
     down = window(delay=300)
-    first, _ = await down.enter(), await down.enter()
+    first, second = await down.enter(), await down.enter()
     down.failed(first, None)
-    down.leave()
+    down.leave(first)
     waiting = Posts(down, 1)
     await asyncio.sleep(0)
-    down.leave()
+    down.leave(second)
     down.succeeded()
     await eventually(lambda: waiting.entered)
     await waiting.all()
@@ -142,10 +159,11 @@ async def test_room_wakes_for_a_settled_entry_and_for_a_reopened_route() -> None
     room = asyncio.create_task(tight.room())
     await asyncio.sleep(0)
     assert not room.done()
-    tight.settled()
+    tight.settled(tight.epoch)
     assert await asyncio.wait_for(room, 5) == 1
-    tight.failed(await tight.enter(), None)
-    tight.leave()
+    epoch = await tight.enter()
+    tight.failed(epoch, None)
+    tight.leave(epoch)
     assert await asyncio.wait_for(tight.room(), 5) == 1
 
 
@@ -176,7 +194,7 @@ async def test_all_get_through_whatever_fails_in_between() -> None:
         try:
             await asyncio.sleep(0)
         finally:
-            busy.leave()
+            busy.leave(epoch)
         if number % 7:
             busy.succeeded()
         else:

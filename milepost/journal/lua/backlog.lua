@@ -1,2 +1,2 @@
 -- backlog: how many events are journaled, parked or dead.
-return backlog(key(), key(), arg(), arg(), arg())
+return backlog(key(), key(), key(), arg(), arg(), arg())

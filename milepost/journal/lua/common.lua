@@ -88,8 +88,7 @@ local function carry(context, event, tell)
   local told, fault = pcall(function()
     redis.call('SET', event.seen, id and 'carried' or 'announced', 'PX', context.dedup)
     if tell then redis.call('PUBLISH', event.channel, message) end
-    note(event.progress, event.channel, event.data,
-      context.wiring.consumed[event.channel] and context.ttl or math.min(context.ttl, 3600000))
+    note(event.progress, event.channel, event.data, id and context.ttl or math.min(context.ttl, 3600000))
   end)
   if not told then
     if id then redis.call('XDEL', event.journal, id) end
@@ -107,23 +106,25 @@ local function carry_once(context, event, tell)
   return 'done'
 end
 
-local function bury(dead, progress, stage, letter, ttl)
+local function bury(graves, dead, progress, stage, letter, ttl)
   redis.call('XADD', dead, '*', 'event', letter.event, 'channel', letter.channel, 'id', letter.id,
     'reason', letter.reason, 'status', letter.status, 'attempts', letter.attempts, 'crashes', letter.crashes,
     'for', letter.only, 'time', whole(now()))
+  redis.call('SADD', graves, stage)
   note(progress, 'dead:' .. stage, '{"reason":' .. cjson.encode(letter.reason) .. '}', ttl)
 end
 
--- Journaled, parked and dead events. Stages that no table names any more have been forgotten, with what was theirs.
-local function backlog(journals, stages, journal_of, waiting_of, dead_of)
+-- Journaled, parked and dead events.
+local function backlog(journals, stages, graves, journal_of, waiting_of, dead_of)
   local total = 0
   for _, channel in ipairs(redis.call('SMEMBERS', journals)) do
     total = total + redis.call('XLEN', journal_of .. channel)
   end
-  local names = redis.call('HKEYS', stages)
-  names[#names + 1] = 'bridge'
-  for _, stage in ipairs(names) do
-    total = total + redis.call('ZCARD', waiting_of .. stage) + redis.call('XLEN', dead_of .. stage)
+  for _, stage in ipairs(redis.call('HKEYS', stages)) do
+    total = total + redis.call('ZCARD', waiting_of .. stage)
+  end
+  for _, stage in ipairs(redis.call('SMEMBERS', graves)) do
+    total = total + redis.call('XLEN', dead_of .. stage)
   end
   return total
 end

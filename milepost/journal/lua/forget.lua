@@ -1,6 +1,6 @@
 -- forget: removes a stage's table entry, groups, parked events and dead letters; refused while its beat is fresh.
 -- Answers { verdict, parked, dead }.
-local stages, journals, waiting, dead = key(), key(), key(), key()
+local stages, journals, waiting, graves, dead = key(), key(), key(), key(), key()
 local stage, fresh, journal_of = arg(), tonumber(arg()), arg()
 local text = redis.call('HGET', stages, stage)
 if text and now() - cjson.decode(text).beat < fresh then return { 'served', 0, 0 } end
@@ -11,6 +11,7 @@ for _, channel in ipairs(redis.call('SMEMBERS', journals)) do
   if type(destroyed) == 'number' then groups = groups + destroyed end  -- else there is no such journal
 end
 redis.call('DEL', waiting, dead)
+redis.call('SREM', graves, stage)
 redis.call('HDEL', stages, stage)
 if not text and groups + parked + buried == 0 then return { 'unknown', 0, 0 } end
 return { 'forgotten', parked, buried }

@@ -1,6 +1,6 @@
 -- settle: completes, parks or buries deliveries of one group. Each passes the gate (the group still has the entry),
 -- does its own write, which may fail, and acknowledges last: an event leaves one place as it enters the next.
-local stages, journals, journal, waiting, dead = key(), key(), key(), key(), key()
+local stages, journals, journal, waiting, graves, dead = key(), key(), key(), key(), key(), key()
 local group = arg()
 local context = { journals = journals, wiring = wiring(stages), dedup = arg(), ttl = tonumber(arg()) }
 local deadline = tonumber(arg())
@@ -17,7 +17,7 @@ local steps = {
     return 'done'
   end,
   bury = function(act)
-    bury(dead, act.progress, group, act.letter, context.ttl)
+    bury(graves, dead, act.progress, group, act.letter, context.ttl)
     return 'buried'
   end,
 }

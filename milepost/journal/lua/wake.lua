@@ -18,7 +18,10 @@ end
 
 while more() do
   local waiting, route = key(), arg()
+  local bytes = 0
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', whole(time), 'LIMIT', 0, most)) do
+    bytes = bytes + #member
+    if bytes > 8000000 then break end  -- the rest is due at once
     local answer = attempt(wake, waiting, route, member)
     if answer == 'done' then woken = woken + 1 else fault = answer end
   end
