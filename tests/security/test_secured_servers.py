@@ -1,0 +1,92 @@
+"""The whole pipeline on a Redis that speaks TLS and lets its user do no more than it must, and a MongoDB with auth."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import which
+from uuid import uuid4
+
+import pymongo
+import pytest
+import redis
+
+from tests.pipeline.conftest import Pipeline
+from tests.servers import HOST, REDIS_SERVER, ROOT, Mongo, Redis, free_port, wait_for
+
+PASSWORD = f"hush{uuid4().hex}"
+ACL = next(
+    line.split() for line in (ROOT / "SECURITY.md").read_text().splitlines() if line.startswith("    ACL SETUSER")
+)
+"""The very line that SECURITY.md shows."""
+
+pytestmark = pytest.mark.skipif(
+    not (REDIS_SERVER and which("openssl")), reason="needs redis-server (with TLS) and openssl on the PATH"
+)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tls")
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", f"subjectAltName=IP:{HOST}", "-days", "1"]
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *files, *subject], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def redis_url(certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    port = free_port()
+    options = {
+        "tls-port": str(port),
+        "tls-cert-file": str(certificate / "cert.pem"),
+        "tls-key-file": str(certificate / "key.pem"),
+        "tls-auth-clients": "no",
+        "maxmemory-policy": "noeviction",
+    }
+    folder = tmp_path_factory.mktemp("redis")
+    with Redis(folder, options=options) as server, redis.Redis.from_url(server.url) as admin:
+        admin.execute_command(*(word.replace("PASSWORD", PASSWORD) for word in ACL))
+        yield f"rediss://milepost:{PASSWORD}@{HOST}:{port}/0?ssl_ca_certs={certificate / 'cert.pem'}"
+        assert not admin.acl_log(), "the user needs more than SECURITY.md says"
+
+
+@pytest.fixture(scope="module")
+def mongo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    class Guarded(Mongo):
+        guarded = False
+
+        def argv(self) -> list[str]:
+            return [*super().argv(), *(["--auth"] if self.guarded else [])]
+
+    with Guarded(tmp_path_factory.mktemp("mongo")) as server:
+        with pymongo.MongoClient[dict[str, object]](server.url) as admin:
+            admin.admin.command("createUser", "milepost", pwd=PASSWORD, roles=["readWriteAnyDatabase"])
+        server.close()
+        server.guarded = True
+        server.start()
+        yield f"mongodb://milepost:{PASSWORD}@{HOST}:{server.port}/secured?authSource=admin"
+
+
+@pytest.fixture(scope="module")
+def pipeline(redis_url: str, mongo_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    servers = {"REDIS_URL": redis_url, "MONGO_URL": mongo_url, "LOG_LEVEL": "DEBUG", "RATE_LIMIT": "1000/minute"}
+    with Pipeline(tmp_path_factory.mktemp("secured") / "data", env=servers) as running:
+        yield running.ready()
+
+
+def test_a_submission_goes_all_the_way(pipeline: Pipeline) -> None:
+    address = f"u{uuid4().hex}@example.org"
+    assert pipeline.run("send", address, "40.7", "-74")[-1] == "You are 5680.2004177676945 miles from Velocity."
+    assert len(pipeline.emails(address)) == 1
+
+
+def test_operators_can_do_their_work(pipeline: Pipeline) -> None:
+    pipeline.run("publish", "user:email", "nobody@example.org")
+    wait_for(lambda: any("nobody" in line or "n***" in line for line in pipeline.run("dead", "list")))
+    pipeline.run("dead", "drop", "email", "--all", "--yes")
+    assert len(pipeline.run("stages")) == 4
+
+
+def test_no_password_is_told_by_any_component(pipeline: Pipeline) -> None:
+    assert pipeline.end() == 0
+    assert PASSWORD not in pipeline.output
