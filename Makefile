@@ -1,6 +1,9 @@
 # make run    the whole pipeline on this machine          make run ARGS='--port 9000'
 # make test   every test                                  make test ARGS='-k journal'
 # make check  lint, types, unit and contract tests, in under a minute
+# make faults every fault and one table, in an hour       make faults ARGS='--n 300 --only bridge'
+# make cluster  kind, with Knative                        make dev   skaffold dev: the pipeline on it
+# make manifests  knative/manifests anew, from the chart
 # make setup  the environment alone
 # make lock   the lock files anew, from pyproject.toml
 
@@ -9,7 +12,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 ARGS ?=
 
-.PHONY: run setup test check lock clean
+.PHONY: run setup test check faults cluster dev manifests lock clean
 
 run: setup
 	@exec $(BIN)/milepost up $(ARGS)
@@ -21,6 +24,18 @@ test: .venv/test.stamp
 
 check: .venv/test.stamp
 	@$(BIN)/pytest -q tests/unit tests/contract $(ARGS)
+
+faults: .venv/test.stamp
+	@$(BIN)/python -m tests.faults $(ARGS)
+
+cluster:
+	@knative/install.sh kind
+
+dev:
+	@skaffold dev --status-check-selectors=knative/status-check.json $(ARGS)
+
+manifests: .venv/test.stamp
+	@$(BIN)/python -m tests.chart.manifests
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Milepost needs Python 3.11 or newer; try make PYTHON=python3.13")'

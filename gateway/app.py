@@ -1,5 +1,6 @@
 """The gateway's application, put together."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,6 +23,8 @@ from milepost.errors import BacklogFull, JournalUnavailable
 from milepost.http import problem
 from milepost.journal import Journal
 
+log = logging.getLogger("gateway")
+
 REDIS_WITHIN = 2.0
 """Seconds that Redis has to answer: visitors wait for it."""
 
@@ -40,6 +43,7 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
         yield
         if own:
             await journal.close()
+        log.info("outcome=stopped")
 
     def refuse(headers: Headers, refusal: Refusal) -> Response:
         if wants_page(headers):

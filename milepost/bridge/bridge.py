@@ -208,6 +208,7 @@ class Bridge:
         await asyncio.gather(*(route.finish(grace=grace, claim=claim) for route in self._routes))
         await self._ear.aclose()
         await self.journal.close()
+        log.info("outcome=stopped")
 
 
 def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:

@@ -1,0 +1,39 @@
+"""What `helm test` runs: submit a form as a browser would, and wait until its mail is sent."""
+
+import json
+import os
+import sys
+import time
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
+
+GATEWAY = os.environ["GATEWAY"]
+FORM = urlencode({"email": os.environ["EMAIL"], "lat": "51.5074", "long": "-0.1278"}).encode()
+LAST = "email:sent"
+
+end = time.monotonic() + float(os.environ["WITHIN"])
+submitted = ""
+reached: list[str] = []
+
+while time.monotonic() < end:
+    try:
+        if not submitted:
+            form = Request(f"{GATEWAY}/distance", FORM, {"accept": "application/json"})  # noqa: S310 - the chart's URL
+            with urlopen(form, timeout=10) as response:  # noqa: S310
+                submitted = json.load(response)["status"]
+        with urlopen(GATEWAY + submitted, timeout=10) as response:  # noqa: S310
+            channels = json.load(response)["channels"]
+    except OSError as fault:
+        print(f"not yet: {fault}", flush=True)
+        time.sleep(1)
+        continue
+    for note in channels[len(reached) :]:
+        print(f"{note['time']} {note['channel']} {json.dumps(note['data'])}", flush=True)
+    reached = [note["channel"] for note in channels]
+    if LAST in reached:
+        sys.exit(0)
+    if any(channel.startswith("dead:") for channel in reached):
+        break
+    time.sleep(0.2)
+
+sys.exit(f"{submitted or 'nothing accepted'}: no {LAST}, only {', '.join(reached) or 'nothing'}")

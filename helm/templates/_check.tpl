@@ -1,0 +1,59 @@
+{{- /* What no schema can say. Each fault stops the rendering, with what to do. */ -}}
+
+{{- define "milepost.check" -}}
+{{- $emitters := dict -}}
+{{- range $name, $entry := .Values.stages -}}
+  {{- if has $name (list "milepost" "redis" "mongo" "bridge" "gateway" "broker") -}}
+    {{- fail (printf "stages.%s: no stage can be called that: a component has the name" $name) -}}
+  {{- end -}}
+  {{- if and (eq $.Values.delivery "broker") (hasKey $.Values.stages (trimSuffix "-reply" $name)) (hasSuffix "-reply" $name) -}}
+    {{- fail (printf "stages.%s: the Trigger of %s's replies has that name" $name (trimSuffix "-reply" $name)) -}}
+  {{- end -}}
+  {{- with $entry.emits -}}
+    {{- if hasKey $emitters . -}}
+      {{- fail (printf "stages: %s is emitted by %s and %s; one channel is emitted by at most one stage" . (get $emitters .) $name) -}}
+    {{- end -}}
+    {{- $_ := set $emitters . $name -}}
+    {{- if eq . $entry.consumes -}}
+      {{- fail (printf "stages.%s: emits %s, which it consumes: its answer would come back to it for ever" $name .) -}}
+    {{- end -}}
+  {{- end -}}
+  {{- if gt (include "milepost.timeout" (dict "root" $ "entry" $entry) | float64) 570.0 -}}
+    {{- fail (printf "stages.%s.delivery.timeout: at most PT570S; Knative ends requests after 600 s" $name) -}}
+  {{- end -}}
+  {{- if gt (len (printf "%s-%s" (include "milepost.fullname" $) $name)) 50 -}}
+    {{- fail (printf "stages.%s: with the release's name the Service's name is over 50 characters" $name) -}}
+  {{- end -}}
+{{- end -}}
+{{- range $server := list "redis" "mongo" -}}
+  {{- $values := get $.Values $server -}}
+  {{- if and (not $values.enabled) (not $values.url) (not $.Values.existingSecret) -}}
+    {{- fail (printf "%s.enabled is false: say where the outside one is, by %s.url, or by the key %s-url of a Secret named in existingSecret" $server $server $server) -}}
+  {{- end -}}
+{{- end -}}
+{{- if eq .Values.delivery "broker" -}}{{- include "milepost.checkBroker" . -}}{{- end -}}
+{{- end -}}
+
+{{- /*
+A Trigger's dispatcher tries the function, and then, as hard, to hand the answer to the Broker or the event to the
+dead-letter sink. Until then the Broker does not answer the bridge, which must not take that for a crash.
+*/ -}}
+{{- define "milepost.checkBroker" -}}
+{{- $within := include "milepost.seconds" .Values.broker.timeout | float64 -}}
+{{- range $name, $entry := .Values.stages -}}
+  {{- $delivery := include "milepost.triggerDelivery" (dict "root" $ "entry" $entry) | fromJson -}}
+  {{- $retry := int $delivery.retry -}}
+  {{- $delay := include "milepost.seconds" $delivery.backoffDelay | float64 -}}
+  {{- $waits := divf (mulf $retry (add $retry 1)) 2 -}}
+  {{- if eq $delivery.backoffPolicy "exponential" -}}
+    {{- $waits = 1.0 -}}
+    {{- range until $retry -}}{{- $waits = mulf $waits 2 -}}{{- end -}}
+    {{- $waits = subf $waits 1 -}}
+  {{- end -}}
+  {{- $tries := addf (mulf (add $retry 1) (include "milepost.seconds" $delivery.timeout | float64)) (mulf $delay $waits) -}}
+  {{- $total := mulf 2 $tries -}}
+  {{- if le $within $total -}}
+    {{- fail (printf "broker.timeout: %s is not longer than the %v s that the Trigger of stage %s may take (twice %d deliveries of %s each and the backoff between them); raise broker.timeout, or lower retry, timeout or backoffDelay in broker.delivery or stages.%s.delivery" $.Values.broker.timeout $total $name (add $retry 1) $delivery.timeout $name) -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}

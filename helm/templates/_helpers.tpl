@@ -1,0 +1,108 @@
+{{- /* Names, labels and the pieces that several components share. */ -}}
+
+{{- define "milepost.fullname" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Labels that never change, of (dict "root" $ "component" "bridge"). */ -}}
+{{- define "milepost.selector" -}}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "milepost.labels" -}}
+{{ include "milepost.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- end -}}
+
+{{- /* Name, namespace and labels, of the same. */ -}}
+{{- define "milepost.metadata" -}}
+name: {{ include "milepost.fullname" .root }}-{{ .component }}
+namespace: {{ .root.Release.Namespace }}
+labels:
+  {{- include "milepost.labels" . | nindent 2 }}
+{{- end -}}
+
+{{- /* Reference of an image, of (dict "root" $ "component" "bridge" "image" ""). */ -}}
+{{- define "milepost.image" -}}
+{{- with .root.Values.image -}}
+{{- $.image | default (printf "%s/milepost-%s:%s" .registry $.component (.tag | default $.root.Chart.AppVersion)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "milepost.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Pod security "restricted", of (dict "uid" 65532 "readOnly" true). */ -}}
+{{- define "milepost.security" -}}
+runAsNonRoot: true
+runAsUser: {{ .uid }}
+runAsGroup: {{ .uid }}
+readOnlyRootFilesystem: {{ .readOnly }}
+allowPrivilegeEscalation: false
+capabilities:
+  drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "milepost.spread" -}}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "milepost.selector" . | nindent 8 }}
+{{- end -}}
+
+{{- /* What the bridge and the gateway are told alike. */ -}}
+{{- define "milepost.journalEnv" -}}
+{{ include "milepost.redisEnv" . }}
+- name: BACKLOG_LIMIT
+  value: {{ int64 .Values.journal.backlogLimit | quote }}
+- name: DEDUP
+  value: {{ .Values.journal.dedup }}
+- name: DEADLINE
+  value: {{ .Values.journal.deadline }}
+{{- end -}}
+
+{{- /* An entry of `stages` with what it leaves to `functions`, as JSON, of (dict "root" $ "entry" $entry). */ -}}
+{{- define "milepost.stage" -}}
+{{- mergeOverwrite (deepCopy .root.Values.functions) (deepCopy .entry) | toJson -}}
+{{- end -}}
+
+{{- /* The delivery of a stage's Trigger in broker mode, as JSON, of the same. */ -}}
+{{- define "milepost.triggerDelivery" -}}
+{{- omit (mergeOverwrite (deepCopy .root.Values.broker.delivery) (deepCopy (.entry.delivery | default dict))) "crashRetry" | toJson -}}
+{{- end -}}
+
+{{- /* Seconds of a duration such as PT1M30.5S. */ -}}
+{{- define "milepost.seconds" -}}
+{{- $hours := regexFind "[0-9]+H" . | trimSuffix "H" | default "0" | float64 -}}
+{{- $minutes := regexFind "[0-9]+M" . | trimSuffix "M" | default "0" | float64 -}}
+{{- $seconds := regexFind "[0-9.]+S" . | trimSuffix "S" | default "0" | float64 -}}
+{{- addf (mulf $hours 3600) (mulf $minutes 60) $seconds -}}
+{{- end -}}
+
+{{- /* Seconds that a caller of a stage waits for it, of (dict "root" $ "entry" $entry). */ -}}
+{{- define "milepost.timeout" -}}
+{{- $delivery := .entry.delivery | default dict -}}
+{{- if eq .root.Values.delivery "broker" -}}
+{{- $delivery = include "milepost.triggerDelivery" . | fromJson -}}
+{{- end -}}
+{{- include "milepost.seconds" ($delivery.timeout | default "PT60S") -}}
+{{- end -}}

@@ -1,0 +1,144 @@
+"""Passwords: made once by a cluster's Helm, kept ever after, and never made by a rendering that nobody remembers."""
+
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from helm_python import Config, HelmError
+
+from tests.chart.cluster import Cluster, cluster
+from tests.chart.rendering import NAME, NAMESPACE, SECRET, Object, chart, of_kind, only, pod_specs, read, render
+
+OWN = "milepost-credentials"
+PATH = f"/api/v1/namespaces/{NAMESPACE}/secrets/{OWN}"
+
+
+@pytest.fixture
+def kubernetes() -> Iterator[Cluster]:
+    with cluster() as found:
+        yield found
+
+
+def install(kubernetes: Cluster, **values: Any) -> list[Object]:
+    """What Helm renders for this cluster at an install, and at an upgrade alike."""
+    with Config(kubeconfig_content=kubernetes.kubeconfig, namespace=NAMESPACE) as config:
+        rendered = config.render(chart(), values, name=NAME, namespace=NAMESPACE)
+    return [
+        document
+        for path, text in rendered.items()
+        if not path.endswith("NOTES.txt")
+        for document in yaml.safe_load_all(text)
+        if document
+    ]
+
+
+def passwords(secret: Object) -> dict[str, str]:
+    return {key: b64decode(value).decode() for key, value in secret["data"].items()}
+
+
+def test_an_install_makes_passwords_that_can_stand_in_a_url(kubernetes: Cluster) -> None:
+    secret = only(install(kubernetes), "Secret")
+    made = passwords(secret)
+    assert set(made) == {"redis-password", "mongo-password"}
+    assert all(len(password) >= 32 and password.isalnum() for password in made.values())
+    assert len(set(made.values())) == 2
+    assert passwords(only(install(kubernetes), "Secret")) != made, "nothing of it is fixed"
+
+
+def test_an_upgrade_keeps_them(kubernetes: Cluster) -> None:
+    secret = kubernetes.objects[PATH] = only(install(kubernetes), "Secret")
+    assert passwords(only(install(kubernetes), "Secret")) == passwords(secret)
+
+
+def test_an_upgrade_makes_only_the_one_that_is_missing(kubernetes: Cluster) -> None:
+    secret = only(install(kubernetes), "Secret")
+    kubernetes.objects[PATH] = {**secret, "data": {"redis-password": b64encode(b"hush").decode()}}
+    made = passwords(only(install(kubernetes), "Secret"))
+    assert made["redis-password"] == "hush"
+    assert len(made["mongo-password"]) == 40
+
+
+def test_they_outlive_the_release_as_the_volumes_do(kubernetes: Cluster) -> None:
+    assert only(install(kubernetes), "Secret")["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_a_rendering_without_a_cluster_refuses_and_says_what_to_type() -> None:
+    with pytest.raises(HelmError) as refusal:
+        render()
+    told = str(refusal.value)
+    assert "kubectl -n milepost create secret generic milepost" in told
+    assert "--from-literal=redis-password=$(openssl rand -hex 24)" in told
+    assert "--from-literal=mongo-password=$(openssl rand -hex 24)" in told
+    assert "--set existingSecret=milepost" in told
+
+
+def test_it_asks_only_for_the_password_it_lacks() -> None:
+    with pytest.raises(HelmError) as refusal:
+        render({"mongo": {"url": "mongodb://m/db"}})
+    assert "redis-password" in str(refusal.value)
+    assert "mongo-password" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("layers", [(SECRET,), ("values-dev.yaml", SECRET), ("values-prod.yaml",)], ids=str)
+def test_with_a_secret_of_yours_no_password_is_in_it_and_two_renderings_are_one(layers: tuple[Any, ...]) -> None:
+    objects = render(*layers)
+    assert of_kind(objects, "Secret") == []
+    assert objects == render(*layers)
+
+
+def test_outside_urls_are_kept_in_a_secret_and_nowhere_else() -> None:
+    urls = {"redis-url": "rediss://:hush@r:1", "mongo-url": "mongodb://u:hush@a,b/db?replicaSet=rs"}
+    objects = render({"redis": {"url": urls["redis-url"]}, "mongo": {"url": urls["mongo-url"]}})
+    assert passwords(only(objects, "Secret")) == urls
+    assert "hush" not in str([found for found in objects if found["kind"] != "Secret"])
+    assert of_kind(objects, "StatefulSet") == []
+
+
+def test_another_url_replaces_the_pods_that_read_it() -> None:
+    def sums(url: str) -> dict[str, Any]:
+        return {
+            f"{found['kind']}/{found['metadata']['name']}": found["spec"]["template"]["metadata"].get("annotations")
+            for found in render(SECRET, {"redis": {"url": url}, "mongo": {"url": "mongodb://m/db"}})
+            if "template" in found.get("spec", {})
+        }
+
+    before, after = sums("redis://a"), sums("redis://b")
+    changed = {name for name in before if before[name] != after[name]}
+    assert {"Deployment/milepost-bridge", "Deployment/milepost-gateway"} <= changed
+    assert "Service/milepost-distance" not in changed
+
+
+def test_secrets_reach_containers_by_reference_only() -> None:
+    objects = render(SECRET, {"stages": {"email": {"secretEnv": {"SMTP_URL": {"name": "smtp", "key": "url"}}}}})
+    variables = {
+        (name, variable["name"]): variable
+        for name, spec in pod_specs(objects).items()
+        for found in spec["containers"]
+        for variable in found.get("env", [])
+    }
+    references = {
+        key[1]: variable["valueFrom"]["secretKeyRef"] for key, variable in variables.items() if "valueFrom" in variable
+    }
+    assert references == {
+        "REDIS_PASSWORD": {"name": "milepost", "key": "redis-password"},
+        "REDISCLI_AUTH": {"name": "milepost", "key": "redis-password"},
+        "MONGO_PASSWORD": {"name": "milepost", "key": "mongo-password"},
+        "MONGO_INITDB_ROOT_PASSWORD": {"name": "milepost", "key": "mongo-password"},
+        "SMTP_URL": {"name": "smtp", "key": "url"},
+    }
+    assert ("Service/milepost-distance", "MONGO_URL") not in variables
+
+
+def test_prod_values_name_the_keys_that_the_chart_reads() -> None:
+    """The comment at their top is what people paste."""
+    references = {
+        variable["valueFrom"]["secretKeyRef"]["key"]
+        for spec in pod_specs(render("values-prod.yaml")).values()
+        for found in spec["containers"]
+        for variable in found.get("env", [])
+        if "valueFrom" in variable
+    }
+    assert references == {"redis-url", "mongo-url"}
+    assert read("values-prod.yaml")["existingSecret"] == "milepost"

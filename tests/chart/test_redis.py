@@ -1,0 +1,63 @@
+"""The Redis of the chart: the embedded Valkey takes the very arguments."""
+
+from pathlib import Path
+
+import pytest
+import redis
+from redis.exceptions import AuthenticationError
+
+from tests.chart.rendering import SECRET, Object, container, environment, merged, only, render
+from tests.servers import HOST, Valkey
+
+PASSWORD = "hush"
+
+
+class Rendered(Valkey):
+    """The container's command, its password put in and its volume at a folder of the test."""
+
+    def argv(self) -> list[str]:
+        found = redis_container({"redis": {"port": self.port}})
+        env = environment(found, {"redis-password": PASSWORD})
+        places = {"$(REDISCLI_AUTH)": env["REDISCLI_AUTH"], "/data": str(self.folder)}
+        return [self.binary(), *(places.get(word, word) for word in found["args"]), "--bind", HOST]
+
+    def is_ready(self) -> bool:
+        with redis.Redis(port=self.port, password=PASSWORD, socket_timeout=1) as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+
+def redis_container(layer: Object) -> Object:
+    return container(only(render(merged(SECRET, layer)), "StatefulSet", "milepost-redis"))
+
+
+def test_it_keeps_what_it_acknowledged_and_asks_for_the_password(tmp_path: Path) -> None:
+    with Rendered(tmp_path) as server:
+        with redis.Redis(port=server.port, password=PASSWORD) as client:
+            expected = {"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "always", "save": ""}
+            assert {name: client.config_get(name)[name] for name in expected} == expected
+            assert client.config_get("maxmemory")["maxmemory"] == str(256 * 1024 * 1024)
+            client.set("a", "1")
+            server.kill()
+            server.start()
+            assert client.get("a") == b"1"
+        with redis.Redis(port=server.port) as stranger, pytest.raises(AuthenticationError):
+            stranger.ping()
+
+
+def test_its_memory_leaves_room_for_the_rewrite_of_its_file() -> None:
+    for layers in [(SECRET,), ("values-dev.yaml", SECRET)]:
+        found = container(only(render(*layers), "StatefulSet", "milepost-redis"))
+        maximum = int(found["args"][found["args"].index("--maxmemory") + 1].removesuffix("mb"))
+        assert 2 * maximum <= int(found["resources"]["limits"]["memory"].removesuffix("Mi"))
+
+
+def test_data_lies_on_a_volume() -> None:
+    for name in ("milepost-redis", "milepost-mongo"):
+        spec = only(render(SECRET), "StatefulSet", name)["spec"]
+        (claim,) = spec["volumeClaimTemplates"]
+        (found,) = spec["template"]["spec"]["containers"]
+        assert claim["metadata"]["name"] in {mount["name"] for mount in found["volumeMounts"]}
+        assert spec["template"]["spec"]["securityContext"]["fsGroup"] == found["securityContext"]["runAsUser"]

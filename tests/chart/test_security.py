@@ -1,0 +1,137 @@
+"""Pod security "restricted", no token for anyone, and only the arrows of the design."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.chart.rendering import SECRET, Object, merged, of_kind, only, pod_specs, render
+
+BROKER = merged(SECRET, {"delivery": "broker"})
+
+
+@pytest.mark.parametrize("layers", [(SECRET,), (BROKER,), ("values-dev.yaml", SECRET), ("values-prod.yaml",)], ids=str)
+def test_every_pod_is_restricted(layers: tuple[Any, ...]) -> None:
+    specs = pod_specs(render(*layers))
+    assert len(specs) >= 6
+    for name, spec in specs.items():
+        for found in spec["containers"]:
+            security = found["securityContext"]
+            assert security["runAsNonRoot"] is True, name
+            assert security["runAsUser"] > 0, name
+            assert security["allowPrivilegeEscalation"] is False, name
+            assert security["capabilities"] == {"drop": ["ALL"]}, name
+            assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+            if "values-dev.yaml" not in layers:
+                assert security["readOnlyRootFilesystem"] is True, name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+        assert all(set(volume) <= {"name", "emptyDir"} for volume in spec.get("volumes", []))
+
+
+def test_only_functions_may_be_written_in_a_dev_cluster() -> None:
+    """Files are synced into them."""
+    for name, spec in pod_specs(render("values-dev.yaml", SECRET)).items():
+        (found,) = spec["containers"]
+        synced = name in {"Service/milepost-distance", "Service/milepost-store", "Service/milepost-email"}
+        assert found["securityContext"]["readOnlyRootFilesystem"] is not synced, name
+
+
+def test_each_component_has_an_account_of_its_own_without_a_token() -> None:
+    objects = render(SECRET)
+    accounts = {found["metadata"]["name"]: found for found in of_kind(objects, "ServiceAccount")}
+    assert all(found["automountServiceAccountToken"] is False for found in accounts.values())
+    used = {name: spec["serviceAccountName"] for name, spec in pod_specs(objects).items()}
+    assert all(spec["automountServiceAccountToken"] is False for spec in pod_specs(objects).values())
+    assert set(used.values()) == set(accounts)
+    del used["Pod/milepost-test"]  # it stands where the gateway's callers stand
+    assert len(set(used.values())) == len(used)
+    assert not {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"} & {found["kind"] for found in objects}
+
+
+# Network policies
+
+
+def arrows(objects: list[Object]) -> set[tuple[str, str]]:
+    """Who may speak to whom, as the receiving side says it; namespaces as `ns:name`, everyone as `*`."""
+    return {
+        (source, component(policy["spec"]["podSelector"]))
+        for policy in of_kind(objects, "NetworkPolicy")
+        for rule in policy["spec"]["ingress"]
+        for source in peers(rule.get("from"))
+    }
+
+
+def component(selector: Object) -> str:
+    labels = selector["matchLabels"]
+    return str(labels.get("app.kubernetes.io/component") or "+".join(f"{key}={labels[key]}" for key in sorted(labels)))
+
+
+def peers(found: list[Object] | None) -> Iterator[str]:
+    if found is None:
+        yield "*"
+        return
+    for peer in found:
+        if "namespaceSelector" in peer:
+            yield f"ns:{peer['namespaceSelector']['matchLabels']['kubernetes.io/metadata.name']}"
+        else:
+            yield component(peer["podSelector"])
+
+
+def outward(objects: list[Object], name: str) -> set[tuple[str, int]]:
+    """Where a component may go: peer and port, 0 for any."""
+    policy = only(objects, "NetworkPolicy", f"milepost-{name}")
+    return {
+        (peer, port["port"])
+        for rule in policy["spec"]["egress"]
+        for peer in peers(rule.get("to"))
+        for port in rule.get("ports", [{"port": 0}])
+    }
+
+
+KNATIVE = {
+    (f"ns:{namespace}", name)
+    for namespace in ("kourier-system", "knative-serving")
+    for name in ("distance", "store", "email")
+}
+INSIDE = {
+    ("*", "gateway"),
+    ("milepost/publishes=true", "bridge"),
+    *(("bridge", "redis"), ("gateway", "redis"), ("store", "mongo"), ("email", "mongo")),
+}
+
+
+def test_only_the_arrows_of_the_design_pass() -> None:
+    assert arrows(render(SECRET)) == INSIDE | KNATIVE
+
+
+def test_a_broker_may_speak_to_the_bridge_as_well() -> None:
+    assert arrows(render(BROKER)) == INSIDE | KNATIVE | {("ns:knative-eventing", "bridge")}
+
+
+def test_nobody_reaches_further_than_the_design() -> None:
+    objects, dns = render(SECRET), ("*", 53)
+    assert outward(objects, "gateway") == {dns, ("redis", 6379)}
+    assert outward(objects, "bridge") == {dns, ("redis", 6379), ("ns:kourier-system", 0)}
+    assert outward(objects, "distance") == {dns}
+    assert outward(objects, "store") == {dns, ("mongo", 27017)}
+    assert outward(objects, "redis") == outward(objects, "mongo") == set()
+    assert ("ns:knative-eventing", 0) in outward(render(BROKER), "bridge")
+
+
+def test_outside_servers_are_reached_by_their_port() -> None:
+    objects = render("values-prod.yaml", {"redis": {"port": 6380}})
+    assert ("*", 6380) in outward(objects, "bridge")
+    assert ("*", 27017) in outward(objects, "store")
+    assert not {"milepost-redis", "milepost-mongo"} & {found["metadata"]["name"] for found in objects}
+
+
+def test_a_stage_reaches_what_its_entry_names() -> None:
+    smtp = {"stages": {"email": {"egress": [{"ports": [{"protocol": "TCP", "port": 587}]}]}}}
+    assert ("*", 587) in outward(render(merged(SECRET, smtp)), "email")
+
+
+def test_every_pod_of_ours_has_a_policy() -> None:
+    objects = render(SECRET)
+    guarded = {component(found["spec"]["podSelector"]) for found in of_kind(objects, "NetworkPolicy")}
+    assert guarded == {"bridge", "gateway", "redis", "mongo", "distance", "store", "email"}
+    assert all(found["spec"]["policyTypes"] == ["Ingress", "Egress"] for found in of_kind(objects, "NetworkPolicy"))

@@ -1,0 +1,140 @@
+"""One table: what the code's annotations say is what the chart deploys, and one more entry is one more stage."""
+
+import json
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from milepost.bridge.settings import BridgeSettings
+from milepost.stage import Description
+from tests.chart.rendering import SECRET, Object, container, environment, functions, merged, of_kind, only, read, render
+from tests.servers import ROOT, Module, Valkey
+
+SECRETS = {"redis-password": "hush", "mongo-password": "hush"}
+BROKER = merged(SECRET, {"delivery": "broker"})
+MINE = {"stages": {"mine": {"consumes": "email:sent", "emits": "mine:done", "delivery": {"retry": 3}}}}
+
+
+def description(stage: str) -> Description:
+    """What the annotations of functions/<stage>/main.py say."""
+    spec = spec_from_file_location(f"image_of_{stage}", ROOT / "functions" / stage / "main.py")
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: Description = module.main.description
+    return found
+
+
+def routes(objects: list[Object]) -> dict[str, dict[str, Any]]:
+    env = environment(container(only(objects, "Deployment", "milepost-bridge")), SECRETS)
+    return {route["name"]: route for route in json.loads(env["ROUTES"])}
+
+
+def test_every_folder_with_a_function_is_a_stage() -> None:
+    assert {path.parent.name for path in ROOT.glob("functions/*/main.py")} == set(read("values.yaml")["stages"])
+
+
+@pytest.mark.parametrize("values", [SECRET, BROKER], ids=["direct", "broker"])
+@pytest.mark.parametrize("stage", sorted(read("values.yaml")["stages"]))
+def test_the_routes_rendered_are_the_codes_annotations(stage: str, values: dict[str, Any]) -> None:
+    told = description(stage)
+    route = routes(render(values))[stage]
+    assert told.name == stage
+    assert route["consumes"] == told.consumes.channel
+    assert route.get("emits") == (told.emits.channel if told.emits else None)
+
+
+def test_a_direct_route_leads_to_its_own_knative_service() -> None:
+    objects = render(SECRET)
+    for name, route in routes(objects).items():
+        service, namespace, suffix = urlsplit(route["url"]).netloc.split(".")
+        found = functions(objects)[name]["metadata"]
+        assert (service, namespace, suffix) == (found["name"], found["namespace"], "svc")
+
+
+def test_one_entry_is_one_more_stage() -> None:
+    before, after = render(SECRET), render(merged(SECRET, MINE))
+    assert set(functions(after)) - set(functions(before)) == {"mine"}
+    assert routes(after)["mine"] == {
+        "name": "mine",
+        "consumes": "email:sent",
+        "emits": "mine:done",
+        "url": "http://milepost-mine.milepost.svc",
+        "retry": 3,
+    }
+    assert container(functions(after)["mine"])["image"] == "dev.local/milepost-mine:0.1.0"
+    new = {(found["kind"], found["metadata"]["name"]) for found in after} - {
+        (found["kind"], found["metadata"]["name"]) for found in before
+    }
+    assert new == {(kind, "milepost-mine") for kind in ("Service", "ServiceAccount", "NetworkPolicy")}
+
+
+def test_in_broker_mode_it_is_two_triggers_more() -> None:
+    before, after = render(BROKER), render(merged(BROKER, MINE))
+    names = [{found["metadata"]["name"] for found in of_kind(objects, "Trigger")} for objects in (before, after)]
+    assert names[1] - names[0] == {"milepost-mine", "milepost-mine-reply"}
+    assert "url" not in routes(after)["mine"]
+
+
+def test_a_stage_that_emits_nothing_has_no_reply() -> None:
+    end = {"stages": {"mine": {"consumes": "email:sent"}}}
+    assert "emits" not in routes(render(merged(SECRET, end)))["mine"]
+    names = {found["metadata"]["name"] for found in of_kind(render(merged(BROKER, end)), "Trigger")}
+    assert "milepost-mine" in names
+    assert "milepost-mine-reply" not in names
+
+
+def test_an_entry_overrides_what_all_stages_have() -> None:
+    entry = {"minScale": 2, "concurrency": 1, "env": {"A": "1"}, "resources": {"limits": {"memory": "1Gi"}}}
+    objects = render(merged(SECRET, {"functions": {"env": {"B": "2"}}, "stages": {"distance": entry}}))
+    mine, others = functions(objects)["distance"], functions(objects)["store"]
+    template = mine["spec"]["template"]
+    assert template["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"] == "2"
+    assert template["spec"]["containerConcurrency"] == 1
+    assert environment(container(mine), SECRETS) == {"A": "1", "B": "2", "REQUEST_TIMEOUT": "60"}
+    assert container(mine)["resources"]["limits"]["memory"] == "1Gi"
+    assert container(mine)["resources"]["requests"] == container(others)["resources"]["requests"]
+    assert others["spec"]["template"]["spec"]["containerConcurrency"] == 50
+    assert "A" not in environment(container(others), SECRETS)
+
+
+@pytest.mark.parametrize("values", [SECRET, BROKER], ids=["direct", "broker"])
+def test_a_function_that_hangs_ends_by_its_callers_timeout_and_not_by_knatives(values: dict[str, Any]) -> None:
+    """A 504 of the queue-proxy is the route's fault in the bridge's table, so nobody would count it."""
+    slow = {"stages": {"email": {"delivery": {"timeout": "PT1M30.5S"}}}, "broker": {"timeout": "PT2H"}}
+    for name, waits in (("email", 90.5), ("store", 60)):
+        found = functions(render(merged(values, slow)))[name]
+        assert environment(container(found), SECRETS)["REQUEST_TIMEOUT"] == f"{waits:g}"
+        assert waits + 20 < found["spec"]["template"]["spec"]["timeoutSeconds"] <= 600
+
+
+@pytest.mark.parametrize("values", [SECRET, BROKER, merged(SECRET, MINE)], ids=["direct", "broker", "one more"])
+def test_the_bridge_takes_the_settings_it_is_given(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = render(values)
+    env = environment(container(only(objects, "Deployment", "milepost-bridge")), SECRETS)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    settings = BridgeSettings.read()
+    assert {stage.name for stage in settings.routes} == set(functions(objects))
+    assert settings.redis_url.get_secret_value() == "redis://:hush@milepost-redis:6379"
+    assert settings.backlog_limit == 1_000_000
+    assert settings.deadline.total_seconds() == 86400
+    assert settings.delivery == values.get("delivery", "direct")
+    if settings.delivery == "broker":
+        assert settings.broker_timeout.total_seconds() == 1800
+
+
+@pytest.mark.parametrize(("deployment", "module"), [("bridge", "milepost.bridge"), ("gateway", "gateway")])
+def test_each_process_starts_with_the_env_it_is_given(deployment: str, module: str, tmp_path: Path) -> None:
+    """All of it but where Redis is; its readiness probe succeeds, and so does the liveness probe."""
+    found = container(only(render(SECRET), "Deployment", f"milepost-{deployment}"))
+    with Valkey(tmp_path) as valkey:
+        env = environment(found, SECRETS) | {"REDIS_URL": valkey.url}
+        with Module(tmp_path, module, env=env, ready=found["readinessProbe"]["httpGet"]["path"]) as process:
+            assert process.alive
+            assert "Traceback" not in process.log
+            assert found["livenessProbe"]["httpGet"]["path"] == "/healthz"

@@ -1,0 +1,96 @@
+"""A component as its image has it: the files, the packages, the environment and the command, and nothing else.
+
+Only the base image is missing. The packages are those of the component's lock file, linked from where the tests'
+own are installed, so that no index is asked.
+"""
+
+import importlib.metadata
+import subprocess
+import venv
+from collections.abc import Mapping
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from tests.images.dockerfile import APP, Image
+from tests.servers import HOST, Server, http_status
+
+VENV = "/opt/venv"
+
+
+def locked(requirements: Path) -> dict[str, str]:
+    """Package -> version, of a lock file, for this Python and platform."""
+    lines = (line.removesuffix(" \\") for line in requirements.read_text().splitlines() if "==" in line)
+    found = [Requirement(line) for line in lines]
+    return {
+        one.name: str(one.specifier).removeprefix("==") for one in found if one.marker is None or one.marker.evaluate()
+    }
+
+
+def install(requirements: Path, folder: Path) -> None:
+    """Make a virtual environment that holds what the lock file names."""
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    for name, version in locked(requirements).items():
+        package = importlib.metadata.distribution(name)
+        assert package.version == version, f"{name} {package.version} is installed, {version} is locked: make setup"
+        for file in package.files or ():
+            if ".." not in file.parts and "__pycache__" not in file.parts:
+                _link(Path(str(package.locate_file(file))), site / file)
+        for script in package.entry_points.select(group="console_scripts"):
+            path = folder / "bin" / script.name
+            call = f"from {script.module} import {script.attr}\nsys.exit({script.attr}())"
+            path.write_text(f"#!{folder}/bin/python3\nimport sys\n{call}\n")
+            path.chmod(0o755)
+
+
+def _link(source: Path, destination: Path) -> None:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    if not destination.exists():
+        destination.symlink_to(source)
+
+
+class Component(Server):
+    """One container, running. Its root file system cannot be written, its environment holds what it is given."""
+
+    def __init__(self, folder: Path, target: str, *, env: Mapping[str, str] | None = None, **arguments: str) -> None:
+        self.image = Image(target, **arguments)
+        self.name = arguments.get("STAGE", target)
+        super().__init__(folder, env=env)
+        self.app = self.folder / "app"
+        self.venv = self.folder / "venv"
+        self.image.lay(self.app)
+        install(self.image.requirements, self.venv)
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The image's, at the places that stand for its own; then the pod's."""
+        places = {f"{VENV}/": f"{self.venv}/", f"{APP}/": f"{self.app}/"}
+        found = dict(self.image.env)
+        for name, value in found.items():
+            for place, here in places.items():
+                found[name] = value = f"{value}/".replace(place, here).removesuffix("/")  # noqa: PLW2901
+        found["PATH"] = f"{self.venv}/bin:/usr/bin:/bin"
+        port = "PORT" if "PORT" in found else "UVICORN_PORT"
+        host = "HOST" if "HOST" in found else "UVICORN_HOST"
+        return {**found, port: str(self.port), host: HOST, **self.env}
+
+    def argv(self) -> list[str]:
+        program, *arguments = self.image.command
+        variables = [f"{name}={value}" for name, value in self.environment.items()]
+        alone = 'cd "$1" && shift && exec env -i "$@"'
+        return ["sh", "-c", alone, "sh", str(self.app), *variables, str(self.venv / "bin" / program), *arguments]
+
+    def is_ready(self) -> bool:
+        return http_status(self.port, "/" if self.image.env.get("FUNCTION_TARGET") else "/readyz") == 200
+
+    def python(self, code: str) -> str:
+        """What a line of Python prints in there."""
+        command = [str(self.venv / "bin" / "python3"), "-c", code]
+        return subprocess.run(
+            command, cwd=self.app, env=self.environment, capture_output=True, text=True, check=True
+        ).stdout.strip()
