@@ -22,6 +22,11 @@ ANSWER_WITHIN = 3.0
 _FIND_WITHIN = 1.5
 """Seconds to find and reach the server."""
 
+AT_ONCE = 32
+"""Events of one process that begin something in MongoDB at once. It does no more of them in a second when there are
+more: they only wait for each other, until operations time out, that which marks a mail as sent among them.
+"""
+
 Made = TypeVar("Made")
 
 
@@ -66,6 +71,10 @@ def once_per_loop(make: Callable[[], Made]) -> Callable[[], Made]:
         return made[loop]
 
     return get
+
+
+turns = once_per_loop(lambda: asyncio.Semaphore(AT_ONCE))
+"""`async with turns():` around what an event begins; what ends it waits for no turn."""
 
 
 @asynccontextmanager

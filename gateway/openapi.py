@@ -76,7 +76,7 @@ _AWAY = _problem(
     "Redis is away, or the backlog is over its limit; nothing was accepted",
     503,
     "Service Unavailable",
-    "The journal cannot be reached. Nothing was accepted; try again.",
+    "The journal does not answer. Try again with the same Idempotency-Key: what it took nevertheless counts once.",
 ) | {"headers": _LATER}
 _ACCEPTED = {"id": _ID, "status": f"/submissions/{_ID}"}
 _LOCATION = {"Location": {"description": "where to follow it", "schema": {"type": "string"}}}

@@ -37,7 +37,11 @@ def unavailable(fault: JournalUnavailable | BacklogFull) -> Refusal:
     """The refusal for a journal that takes nothing. What is wrong inside is for the log, not for the visitor."""
     if isinstance(fault, BacklogFull):
         return Refusal(503, "Too much is waiting to be worked on. Nothing was accepted; try again.", retry_after=10)
-    return Refusal(503, "The journal cannot be reached. Nothing was accepted; try again.", retry_after=2)
+    return Refusal(
+        503,
+        "The journal does not answer. Try again with the same Idempotency-Key: what it took nevertheless counts once.",
+        retry_after=2,
+    )
 
 
 def invalid(faults: Faults) -> Refusal:

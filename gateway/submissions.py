@@ -19,7 +19,7 @@ from gateway.pages import Pages
 from gateway.rate import RateLimit
 from gateway.refusal import FORMS, JSON, Faults, Refusal, fault, faults, invalid, media_type, unavailable, wants_page
 from milepost.errors import BacklogFull, JournalUnavailable
-from milepost.event import Event, now
+from milepost.event import Event, dumps, now
 from milepost.journal import Journal
 
 SOURCE = "/milepost/gateway"
@@ -110,7 +110,9 @@ def router(door: Door, pages: Pages) -> APIRouter:
             }
             for channel, note in notes.items()
         ]
-        return JSONResponse({"id": event_id, "channels": reached}, headers={"cache-control": "no-store"})
+        # ASCII: what a foreign program published may hold characters that UTF-8 cannot.
+        text = dumps({"id": event_id, "channels": reached})
+        return Response(text, media_type=JSON, headers={"cache-control": "no-store"})
 
     return routes
 

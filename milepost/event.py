@@ -24,6 +24,7 @@ JOURNAL_MARK = b'{"journalid":"'
 JSON_TYPE = "application/json"
 STRUCTURED_TYPE = "application/cloudevents+json"
 
+_RESERVED = "{milepost}"
 _LONGEST = {"id": 256, "source": 1024, "type": 256}
 DEEPEST = 200
 """Levels that data may be nested; what wraps data in turn may have a few more."""
@@ -89,6 +90,8 @@ class Event:
     def __post_init__(self) -> None:
         for name, longest in _LONGEST.items():
             _check_required(name, getattr(self, name), longest)
+        if self.type.startswith(_RESERVED):
+            raise EventError(f"type: names that begin with {_RESERVED} are Milepost's own")
         if not _URI_REFERENCE.fullmatch(self.source):
             raise EventError("source: not a URI reference")
         if self.time is not None:

@@ -37,14 +37,19 @@ READY_WITHIN = 20.0
 REDIS_SERVER = shutil.which("redis-server")
 """Debian's Redis, where it is installed."""
 
+_given: set[int] = set()
 _running: weakref.WeakSet["Server"] = weakref.WeakSet()
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nothing listens on, another one each time."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def wait_for(condition: Callable[[], object], within: float = 10.0, what: str = "") -> None:

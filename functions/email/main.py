@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from functions.email.mailer import Mail, Mailer, seconds
 from functions.email.mails import Mails
-from functions.mongo import Document, mongo_url, once_per_loop, open_database
+from functions.mongo import Document, mongo_url, once_per_loop, open_database, turns
 from functions.payloads import EmailSent, Recipient
 from milepost import Event, Reject, Unavailable, stage
 
@@ -26,10 +26,12 @@ mails = once_per_loop(lambda: Mails(open_database(MONGO_URL), HOLD))
 async def email(recipient: Recipient, event: Event) -> EmailSent:
     """Mail the distance kept under the event's id, else the newest of its address. The same event mails once."""
     deadline = asyncio.get_running_loop().time() + REQUEST_TIMEOUT
-    record = await mails().find(event.id) or await _draft(event.id, recipient.root)
+    async with turns():
+        record = await mails().find(event.id) or await _draft(event.id, recipient.root)
     if record.get("state") != "sent" and record["email"] == recipient.root:
         with mails().in_hand(event.id):
-            record = await mails().take(record)
+            async with turns():
+                record = await mails().take(record)
             if record["state"] != "sent" and record["email"] == recipient.root:
                 await _send(record, deadline)
     if record["email"] != recipient.root:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from functions.mongo import Database, Document, answering, mongo_url, once_per_loop, open_database
+from functions.mongo import Database, Document, answering, mongo_url, once_per_loop, open_database, turns
 from functions.payloads import CalculatedDistance, Recipient
 from milepost import Event, Reject, Unavailable, stage
 
@@ -62,7 +62,8 @@ async def store(distance: CalculatedDistance, event: Event) -> Recipient:
     """Keep the distance under the event's id, and tell whose it is. The same event again changes nothing."""
     created = datetime.fromisoformat(event.time.upper()) if event.time else datetime.now(UTC)
     contents = distance.model_dump()
-    kept = await users().keep({"_id": event.id, **contents, "created": created})
+    async with turns():
+        kept = await users().keep({"_id": event.id, **contents, "created": created})
     if any(kept.get(name) != value for name, value in contents.items()):
         raise Reject(f"id {event.id} is kept already, with other contents")
     return Recipient(distance.email)

@@ -1,6 +1,7 @@
 """The bridge's HTTP face: the durable way in for any CloudEvents sender, and what probes and scrapers ask."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -40,8 +41,7 @@ def create_app(bridge: Bridge, *, failed: Callable[[], None]) -> Starlette:
     return Starlette(
         routes=[
             Route("/", face.publish, methods=["POST"]),
-            Route("/replies", face.replies, methods=["POST"]),
-            Route("/dead/{stage}", face.dead, methods=["POST"]),
+            *([] if bridge.direct else face.for_a_broker()),
             Route("/healthz", face.healthz),
             Route("/readyz", face.readyz),
             Route("/metrics", face.metrics),
@@ -53,6 +53,13 @@ def create_app(bridge: Bridge, *, failed: Callable[[], None]) -> Starlette:
 class _Face:
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
+
+    def for_a_broker(self) -> list[Route]:
+        """The doors of broker mode. In direct mode what came by them would be announced and never delivered."""
+        return [
+            Route("/replies", self.replies, methods=["POST"]),
+            Route("/dead/{stage}", self.dead, methods=["POST"]),
+        ]
 
     async def publish(self, request: Request) -> Response:
         return await self._take(request, "events", self._bridge.journal.publish)
@@ -109,7 +116,7 @@ async def _take(request: Request, step: Step) -> Response:
 def _given_up(event: Event) -> tuple[Event, Letter]:
     """The event without what Knative put on it, and why its Broker gave up (Eventing, "Event delivery")."""
     code, data = str(event.extensions.get("knativeerrorcode", "")), event.extensions.get("knativeerrordata")
-    status = int(code) if code.isascii() and code.isdigit() else None
+    status = int(code) if re.fullmatch("[1-5][0-9][0-9]", code) else None
     reason = "the Broker gave up" if status is None else f"the Broker gave up: HTTP {status}"
     if data:
         reason += f", {str(data)[:200]}"

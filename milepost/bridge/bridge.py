@@ -87,6 +87,11 @@ class Bridge:
         )
 
     @property
+    def direct(self) -> bool:
+        """Whether events go to the functions themselves."""
+        return self._settings.delivery == "direct"
+
+    @property
     def stages(self) -> frozenset[str]:
         """Names of the stages it serves, whichever way."""
         return frozenset(stage.name for stage in self._settings.routes)

@@ -7,6 +7,7 @@ it. Between a clean stop and the next leader's token it belongs to the latter.
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
@@ -43,6 +44,9 @@ PAUSE = 0.25
 
 RENEWED = 0.3
 """Of the lease's time: how often it is renewed, or tried for."""
+
+TOKEN = re.compile(rb"([0-9a-f]{32})?")
+"""What the lease's channel says: who leads, or nothing."""
 
 FREED = ""
 """What the lease's channel says when a leader stopped cleanly."""
@@ -138,7 +142,8 @@ class Listener:
     def _sort(self, channel: str, message: bytes) -> None:
         """Only looks whose a message is and puts it by: a slow subscriber is cut off."""
         if channel == keys.LEASE:
-            self._follow(message.decode(errors="replace"))
+            if TOKEN.fullmatch(message):  # else a stranger's
+                self._follow(message.decode())
         elif not message.startswith(JOURNAL_MARK):
             if self._leader == FREED:
                 self._unclaimed.append((channel, message))

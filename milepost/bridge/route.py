@@ -39,6 +39,9 @@ alone would look like a broken stage, and never be buried.
 HAND_BACK_WITHIN = 1.0
 """Seconds a clean stop gives a Redis that does not answer; what is not handed back is taken over later."""
 
+TOLD_EVERY = 120
+"""Tries to settle one delivery of which one is logged."""
+
 UNREACHABLE_PAUSE = 0.25
 """Seconds between two tries to reach a Redis that is away."""
 
@@ -132,10 +135,14 @@ class Route:
             self._settling.discard(act.entry.id)
 
     async def _settle_until_done(self, group: Group, act: Act) -> None:
+        tries = 0
         while True:
             try:
                 answer = await group.settle(act)
-            except JournalUnavailable:
+            except JournalUnavailable as fault:
+                if not tries % TOLD_EVERY:
+                    log.warning("stage=%s entry=%s outcome=unsettled reason=%r", self.name, act.entry.id, str(fault))
+                tries += 1
                 await asyncio.sleep(UNREACHABLE_PAUSE)
                 continue
             break

@@ -31,7 +31,7 @@ def http_url(url: str) -> str:
 
 Url = Annotated[str, AfterValidator(http_url)]
 Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
-Channel = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^\S+$")]
+Channel = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s{]\S*$")]
 
 
 class Delivery(BaseModel):

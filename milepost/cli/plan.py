@@ -89,8 +89,7 @@ def source(project: Path, stage: str) -> Path:
 def real_servers(environment: Mapping[str, str]) -> tuple[str | None, str | None]:
     """REDIS_URL and MONGO_URL, where they name real servers. Raises ConfigurationError if one is no such URL."""
     redis, mongo = environment.get("REDIS_URL") or None, environment.get("MONGO_URL") or None
-    if redis:
-        JournalSettings.read(redis_url=redis)
+    JournalSettings.read(**({"redis_url": redis} if redis else {}))
     if mongo and not mongo.startswith(("mongodb://", "mongodb+srv://")):
         raise ConfigurationError("MONGO_URL: must look like mongodb://[user:password@]host:port/database")
     return redis, mongo

@@ -117,6 +117,7 @@ async def test_dead_letters_of_the_broker_are_in_the_backlog_and_in_the_list(rig
 async def test_without_k_sink_it_waits_and_says_so_and_stops(rig: Rig) -> None:
     process = rig.process(DELIVERY="broker").launch()
     await eventually(lambda: "K_SINK is not set" in process.log)
+    await eventually(lambda: asyncio.to_thread(http_status, process.port, "/healthz"), what="it listens")
     assert await asyncio.to_thread(http_status, process.port, "/readyz") == 503
     assert process.process
     process.process.terminate()

@@ -151,9 +151,9 @@ async def test_a_redis_that_is_away_is_503_with_retry_after_at_once(rig: Rig, tm
 
 
 async def test_replies_are_announced_and_never_journaled(rig: Rig) -> None:
-    await rig.stage("stage", "in", "out")
-    watcher = await rig.stage("watcher", "out")
-    bridge = await rig.bridge()
+    sink = await rig.stage("stage", "in", "out")
+    await rig.stage("watcher", "out")
+    bridge = await rig.bridge(delivery="broker", k_sink=sink.url)
     async with door(bridge) as client, subscribed(rig.redis, "out") as heard:
         for _ in range(2):
             answer = await client.post("/replies", content=structured("1", "out"), headers=STRUCTURED)
@@ -162,8 +162,20 @@ async def test_replies_are_announced_and_never_journaled(rig: Rig) -> None:
         await eventually(lambda: [message["id"] for message in heard] == ["1", "2"])
         assert list(await rig.journal.progress("1")) == ["out"]
         await rig.publish("out", "3")
-        await eventually(lambda: watcher.count["3"])
-    assert set(watcher.count) == {"3"}
+        await eventually(lambda: sink.count["3"])
+    assert set(sink.count) == {"3"}
+
+
+@pytest.mark.parametrize("path", ["/replies", "/dead/stage"])
+async def test_in_direct_mode_the_brokers_doors_are_shut(rig: Rig, client: httpx.AsyncClient, path: str) -> None:
+    assert (await client.post(path, content=structured("1"), headers=STRUCTURED)).status_code == 404
+    assert await rig.journal.publish(Event(id="1", source="/test", type="in")), "nothing marked it as seen"
+
+
+async def test_no_door_leads_to_the_channel_of_the_lease(rig: Rig, client: httpx.AsyncClient) -> None:
+    answer = await client.post("/", content=structured("1", "{milepost}:lease"), headers=STRUCTURED)
+    assert answer.status_code == 400
+    assert "type" in answer.json()["detail"]
 
 
 async def test_the_probes_and_the_metrics(rig: Rig, client: httpx.AsyncClient) -> None:

@@ -224,3 +224,8 @@ def test_dumps_writes_no_nan(value: Any) -> None:
 def test_now_is_rfc3339_utc() -> None:
     assert now().endswith("Z")
     assert Event(id="1", source="/s", type="t", time=now()).time
+
+
+def test_no_event_is_of_a_type_that_is_milepost_own() -> None:
+    with pytest.raises(EventError, match="type: names that begin with"):
+        Event(id="1", source="/me", type="{milepost}:lease")

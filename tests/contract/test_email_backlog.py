@@ -1,0 +1,88 @@
+"""A backlog comes to the stage `email` as wide as the bridge's window is."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from pymongo.asynchronous.database import AsyncDatabase
+
+from functions.mongo import AT_ONCE
+from tests.contract.contract import binary, lines
+from tests.contract.test_email_stage import ADA, MILES
+from tests.servers import HOST, Function
+
+TAKING = b"findAndModify"
+
+
+class SlowMongo:
+    """A TCP relay to MongoDB, whose answers to takings are slow to come. Counts how many it is asked for at once."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._asked: set[asyncio.StreamWriter] = set()
+        self.most = 0
+
+    @asynccontextmanager
+    async def relay(self) -> AsyncIterator[int]:
+        server = await asyncio.start_server(self._serve, HOST, 0)
+        yield server.sockets[0].getsockname()[1]
+        server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        mongo_reader, mongo_writer = await asyncio.open_connection(HOST, self._target)
+        with suppress(ConnectionError):
+            await asyncio.gather(self._there(reader, mongo_writer, writer), self._back(mongo_reader, writer))
+        mongo_writer.close()
+        writer.close()
+
+    async def _there(
+        self, reader: asyncio.StreamReader, there: asyncio.StreamWriter, back: asyncio.StreamWriter
+    ) -> None:
+        while chunk := await reader.read(65536):
+            if TAKING in chunk:
+                self._asked.add(back)
+                self.most = max(self.most, len(self._asked))
+            there.write(chunk)
+        there.close()
+
+    async def _back(self, reader: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(65536):
+            if back in self._asked:
+                await asyncio.sleep(0.2)
+                self._asked.discard(back)
+            back.write(chunk)
+        back.close()
+
+
+async def test_a_backlog_does_not_crowd_out_the_marks_of_mails_that_are_sent(
+    tmp_path: Path, mongo_url: str, mongo: AsyncDatabase[dict[str, Any]]
+) -> None:
+    """What is sent and cannot be marked in time is sent again."""
+    ids = [str(number) for number in range(150)]
+    await mongo["users"].insert_many([{"_id": one, "email": ADA, "distance_from_velocity": MILES} for one in ids])
+    url = urlsplit(mongo_url)
+    assert url.port
+    slow = SlowMongo(url.port)
+    async with slow.relay() as port, httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None)) as client:
+        env = {
+            "MONGO_URL": f"mongodb://{HOST}:{port}{url.path}?directConnection=true",
+            "SENT_EMAILS": str(tmp_path / "sent"),
+        }
+        email = await asyncio.to_thread(Function(tmp_path, "email", env=env).start)
+
+        async def mail(one: str) -> int:
+            event = {"specversion": "1.0", "id": one, "source": "/tests", "type": "user:email", "data": ADA}
+            headers, body = binary(event)
+            return (await client.post(email.url, headers=headers, content=body)).status_code
+
+        try:
+            answers = await asyncio.gather(*map(mail, ids))
+        finally:
+            await asyncio.to_thread(email.close)
+    assert answers == [200] * len(ids)
+    assert len(lines(tmp_path / "sent")) == len(ids)
+    assert slow.most <= AT_ONCE

@@ -1,0 +1,87 @@
+"""What stands between the bridge and a function: hands deliveries on, and does to them and to the answers as told."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, Self, cast
+
+import httpx
+
+from tests.bridge.rig import Answer, Delivery, Stage, status
+
+Meddling = Callable[["Meddler", Delivery], Awaitable[Answer]]
+
+
+async def hand_on(meddler: "Meddler", delivery: Delivery) -> Answer:
+    return await meddler.forward(delivery)
+
+
+KEPT_HEADERS = "ce-", "content-type", "retry-after"
+
+
+class Cut(bytes):
+    """A part of an answer: the connection is closed after it."""
+
+
+class Scissors:
+    """A writer that closes after what is cut."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+
+    def write(self, data: bytes) -> None:
+        self._writer.write(data)
+        if isinstance(data, Cut):
+            self._writer.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+
+class Meddler(Stage):
+    """A proxy to the function at `target`. `meddling` decides about each delivery; by default it is handed on."""
+
+    def __init__(self, name: str, consumes: str, emits: str | None, target: str) -> None:
+        super().__init__(name, consumes, emits, self._meddle)
+        self.meddling: Meddling = hand_on
+        self._target = target
+
+    async def __aenter__(self) -> Self:
+        self._client = httpx.AsyncClient(timeout=90, limits=httpx.Limits(max_connections=None))
+        return await self.open()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+        await self._client.aclose()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await super()._serve(reader, cast("asyncio.StreamWriter", Scissors(writer)))
+        self._writers.discard(writer)
+
+    async def _meddle(self, delivery: Delivery) -> Answer:
+        return await self.meddling(self, delivery)
+
+    async def forward(self, delivery: Delivery) -> Answer:
+        """The function's own answer; the connection is closed where it gave none."""
+        headers, body = delivery.event.to_http()
+        try:
+            answer = await self._client.post(self._target, content=body, headers=headers)
+        except httpx.ConnectError:
+            return status(503, retry_after="1")
+        except httpx.HTTPError:
+            return None
+        kept = {
+            n.replace("-", "_"): v for n, v in answer.headers.items() if n.startswith(("ce-", "retry", "content-type"))
+        }
+        return status(answer.status_code, answer.content, **kept)
+
+    async def forward_often(self, delivery: Delivery) -> Answer:
+        """The same, 1 to 5 times over, concurrently and in random order; one of the good answers if there is one."""
+
+        async def once() -> Answer:
+            await asyncio.sleep(random.random() / 20)
+            return await self.forward(delivery)
+
+        answers = await asyncio.gather(*(once() for _ in range(random.randint(1, 5))))
+        good = [answer for answer in answers if answer and answer.startswith(b"HTTP/1.1 200")]
+        return random.choice(good or answers)

@@ -1,0 +1,54 @@
+"""The table, on a terminal and as JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.faults.count import Row
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row's name, its figures, what is wrong with it, what else it says, and why it was not run if it was not."""
+
+    name: str
+    row: Row | None
+    wrong: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    skipped: str = ""
+
+
+def table(results: Sequence[Result]) -> Table:
+    made = Table(*Row.columns(), box=None, header_style="bold")
+    for column in made.columns[1:]:
+        column.justify = "right"
+    for result in results:
+        if result.row is None:
+            why = result.skipped or "; ".join(result.wrong)
+            made.add_row(f"{result.name}: not run, {why}", style="dim" if result.skipped else "red")
+        else:
+            made.add_row(*map(str, result.row.as_json().values()), style="red" if result.wrong else "")
+    return made
+
+
+def show(console: Console, results: Sequence[Result]) -> None:
+    console.print(table(results))
+    for result in results:
+        if result.row is not None:
+            for what in (*result.wrong, *result.notes):
+                console.print(f"{result.name}: {what}", soft_wrap=True, markup=False)
+
+
+def write(path: Path, results: Sequence[Result]) -> None:
+    path.write_text(json.dumps([result.row.as_json() for result in results if result.row], indent=2) + "\n")
+
+
+def write_markdown(path: Path, results: Sequence[Result]) -> None:
+    columns = Row.columns()
+    lines = [f"| {' | '.join(columns)} |", f"| --- {'| ---: ' * (len(columns) - 1)}|"]
+    lines += [f"| {' | '.join(map(str, result.row.as_json().values()))} |" for result in results if result.row]
+    path.write_text("\n".join(lines) + "\n")

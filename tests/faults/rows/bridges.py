@@ -1,0 +1,94 @@
+"""Several bridges: they come and go, one leads, one freezes."""
+
+import asyncio
+import json
+import random
+from functools import partial
+from signal import SIGKILL, SIGTERM
+
+from milepost import keys
+from tests.faults.registry import fault
+from tests.faults.run import Run
+from tests.faults.stack import down, up
+from tests.servers import Module, eventually
+
+BEYOND_CLAIM = 5.0
+"""Seconds; the claim is 3 here."""
+
+CHANGES = 8
+"""How often a bridge is ended or started."""
+
+
+async def come_and_go(run: Run) -> None:
+    bridges = run.stack.bridges
+    for _ in range(CHANGES):
+        bridge = random.choice(bridges)
+        if bridge.alive:
+            await down(bridge, random.choice([SIGTERM, SIGKILL]))
+        else:
+            await up(bridge)
+        await asyncio.sleep(random.random())
+    await asyncio.gather(*(up(bridge) for bridge in bridges if not bridge.alive))
+
+
+for _count in (2, 3):
+    fault(f"{_count} bridges, ended and started at random", bridges=_count)(come_and_go)
+
+
+async def leader(run: Run) -> Module:
+    """The bridge that holds the lease."""
+    leading: list[Module] = []
+
+    async def one_leads() -> bool:
+        for bridge in run.stack.bridges:
+            if bridge.alive and await run.metric(bridge, "milepost_leading") == 1:
+                leading[:] = [bridge]
+        return bool(leading)
+
+    await eventually(one_leads, 20, "a bridge that leads")
+    return leading[0]
+
+
+@fault("the leading bridge: SIGKILL, plain messages lost in the gap are shown", bridges=2)
+async def leader_killed(run: Run) -> None:
+    killed = await leader(run)
+    await down(killed, SIGKILL)
+    published = {f"plain{number}@example.org" for number in range(50)}
+    redis = run.stack.client
+    for address in sorted(published):
+        await redis.publish("raw_input", json.dumps({"email": address, "lat": 1, "long": 2}))
+        await asyncio.sleep(0.05)
+    await up(killed)
+    await leader(run)
+    run.plain |= published
+
+
+@fault("a bridge frozen beyond claim and lease, its work taken over, and woken", bridges=2)
+async def frozen(run: Run) -> None:
+    stack = run.stack
+    sleeper = await leader(run)
+    token = await stack.client.get(keys.LEASE)
+    sleeper.freeze()
+    stack.asleep.add(sleeper)
+
+    async def succeeded() -> bool:
+        return await stack.client.get(keys.LEASE) not in {token, None}
+
+    await eventually(succeeded, 30, "the other bridge leads")
+    await asyncio.sleep(BEYOND_CLAIM)
+    sleeper.thaw()
+    stack.asleep.discard(sleeper)
+
+
+async def frozen_with_all(run: Run, *, seconds: float) -> None:
+    """Gateway, bridge and functions stand still together, as on a machine that sleeps."""
+    stack = run.stack
+    everything = [stack.gateway, *stack.bridges, *stack.functions.values()]
+    for server in everything:
+        server.freeze()
+    await asyncio.sleep(seconds)
+    for server in everything:
+        server.thaw()
+
+
+fault("everything but the servers frozen for 10 s")(partial(frozen_with_all, seconds=10))

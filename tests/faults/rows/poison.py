@@ -1,0 +1,70 @@
+"""Poison: one event in a hundred that its stage answers with 500 for good."""
+
+from collections import Counter
+
+from tests.bridge.rig import Answer, Delivery, status
+from tests.faults.meddler import Meddler, hand_on
+from tests.faults.registry import fault
+from tests.faults.rows.answers import RETRY, SICK, sick
+from tests.faults.rows.stages import audited
+from tests.faults.run import Run
+from tests.faults.stack import down, up
+
+LEAST = 0.05
+"""Seconds under which a p99 is noise, on a machine that does other things as well."""
+
+
+@fault(
+    "a poison event in every hundred, the bridge restarted in between", loaded=False, meddled=("store",), delivery=SICK
+)
+async def poison(run: Run) -> None:
+    """The others hardly notice; the poison ones die after exactly 1 + retry deliveries, and can be replayed."""
+    stack = run.stack
+    audit = await audited(run)
+    await down(stack.bridge)
+    stack.bridges.clear()
+    await up(stack.add_bridge())
+    await run.load.submit(run.n // 2)
+    await run.recover()
+    normal = await run.p99(run.load.accepted)
+
+    deliveries: Counter[str] = Counter()
+
+    async def meddling(meddler: Meddler, delivery: Delivery) -> Answer:
+        if sick(delivery.event.id):
+            deliveries[delivery.event.id] += 1
+            return status(500)
+        return await meddler.forward(delivery)
+
+    store = stack.meddlers["store"]
+    store.meddling = meddling
+    first = len(run.load.sent)
+    await run.load.submit(run.n // 2)
+    await run.others_mailed(lambda: deliveries)
+    well = [one for one in run.load.accepted[first:] if one.id not in deliveries and run.mailbox.lines[one.line]]
+    among_poison = await run.p99(well)
+    run.check(among_poison <= 2 * max(normal, LEAST), f"p99 {among_poison:.3f} s among poison, {normal:.3f} s without")
+    await down(stack.bridge)
+    await up(stack.bridge)
+    letters = await run.buried("store", deliveries)
+    tries = 1 + RETRY
+    run.check(deliveries, "no event was poison: the row shows nothing")
+    run.check(set(deliveries.values()) <= {tries}, f"deliveries of a poison event: {sorted(set(deliveries.values()))}")
+    for letter in letters:
+        what = letter.status, letter.attempts, letter.crashes, letter.reason
+        run.check(what == (500, tries, 0, "HTTP 500"), f"a dead letter says {what}")
+    await replay(run, store, audit.count, sorted(deliveries))
+    await audit.close()
+
+
+async def replay(run: Run, store: Meddler, audited_ids: Counter[str], dead: list[str]) -> None:
+    store.meddling = hand_on
+    before = Counter(audited_ids)
+    listed = await run.milepost("dead", "list", "store", "--json")
+    run.check(listed.count('"stage"') == len(dead), "milepost dead list shows others than those that died")
+    await run.milepost("dead", "replay", "store", "--id", dead[0])
+    shown = await run.milepost("dead", "replay", "store", "--all")
+    run.check(f"{len(dead) - 1}/{len(dead) - 1}" in shown or len(dead) == 1, f"no progress bar: {shown!r}")
+    run.dead_on_purpose.clear()
+    await run.recover()
+    run.check(audited_ids == before, "the replay reached another stage too")

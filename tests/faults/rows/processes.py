@@ -1,0 +1,65 @@
+"""Processes that end: each component killed, and asked to end, twice in a row, and back after two seconds."""
+
+import asyncio
+from functools import partial
+from signal import SIGKILL, SIGTERM, Signals
+
+from tests.faults.registry import EVERY_REDIS, fault
+from tests.faults.run import Run
+from tests.faults.stack import down, up
+from tests.servers import Server
+
+AWAY = 2.0
+"""Seconds until what ended is back."""
+
+MAY_RESEND = {"email", "mongo"}
+
+
+async def ends_twice(run: Run, server: Server, number: Signals) -> None:
+    for _ in range(2):
+        await down(server, number)
+        await asyncio.sleep(AWAY)
+        await up(server)
+
+
+async def component_ends(run: Run, *, component: str, number: Signals) -> None:
+    await ends_twice(run, run.stack.component(component), number)
+
+
+@fault("nothing")
+async def nothing(run: Run) -> None:
+    """The stack left alone."""
+
+
+for _number in (SIGKILL, SIGTERM):
+    for _component in ("bridge", "distance", "store", "email", "gateway", "mongo"):
+        fault(f"{_component}: {_number.name}", resends=_component in MAY_RESEND)(
+            partial(component_ends, component=_component, number=_number)
+        )
+    fault(f"one of two bridges: {_number.name}", bridges=2)(partial(component_ends, component="bridge", number=_number))
+    for _kind, _server in EVERY_REDIS.items():
+        fault(f"redis: {_number.name} ({_kind})", redis=_server)(
+            partial(component_ends, component="redis", number=_number)
+        )
+
+for _kind, _server in EVERY_REDIS.items():
+    fault(
+        f"redis, appendfsync everysec: SIGKILL ({_kind}), not held to 0", redis=_server, fsync="everysec", held=False
+    )(partial(component_ends, component="redis", number=SIGKILL))
+
+
+@fault("all of it: SIGKILL", resends=True)
+async def all_killed(run: Run) -> None:
+    """The machine is gone, and comes back."""
+    stack = run.stack
+    everything = [stack.gateway, stack.bridge, *stack.functions.values(), stack.mongo, stack.redis]
+    for server in everything:
+        server.kill()
+    await asyncio.sleep(AWAY)
+    await asyncio.gather(*map(up, everything))
+
+
+@fault("bridge: SIGKILL, default times", quick=False)
+async def bridge_killed_with_defaults(run: Run) -> None:
+    """Claim 30 s, lease 10 s, timeout 60 s, as they are shipped."""
+    await ends_twice(run, run.stack.bridge, SIGKILL)

@@ -1,0 +1,77 @@
+"""Stages and bridges that come later than the events, and stages that go."""
+
+from collections import Counter
+from typing import Any
+
+from milepost import keys
+from tests.bridge.rig import Stage
+from tests.faults.count import ids_in
+from tests.faults.registry import fault
+from tests.faults.run import Run
+from tests.faults.stack import down, up
+from tests.servers import eventually
+
+CHANNEL = "calculated_distance"
+
+
+@fault("500 events published before the first bridge ever started", loaded=False, most=500, bridges=0)
+async def before_the_first_bridge(run: Run) -> None:
+    await run.load.submit(run.n, doors=("gateway", "publish"))
+    run.check(await run.stack.journal.backlog() >= len(run.load.accepted), "the journal holds less than was accepted")
+    await up(run.stack.add_bridge())
+    await run.recover()
+
+
+async def audited(run: Run) -> Stage:
+    """A stage of the suite's own on the channel that `store` consumes, and the route to it."""
+    stage = await Stage("audit", CHANNEL, None, None).open()
+    run.stack.extra_routes.append({"name": "audit", "consumes": CHANNEL, "url": stage.url})
+    return stage
+
+
+@fault("a stage added later gets what is still in the journal", loaded=False, most=600)
+async def added_later(run: Run) -> None:
+    store = run.stack.functions["store"]
+    store.kill()
+    await run.load.submit(run.n)
+    await eventually(lambda: run.journaled(CHANNEL, len(run.load.accepted)), 60, "all before store")
+    audit = await audited(run)
+    await up(run.stack.add_bridge())
+    rows: Any = await run.stack.client.xrange(keys.journal(CHANNEL))
+    there = set(ids_in(row for row in rows if not row[1].get(b"for")))  # what was parked is one stage's alone
+    run.check(len(there) > run.n // 2, "little lay in the journal: the row shows nothing")
+    await up(store)
+    await run.recover()
+    await eventually(lambda: there <= set(audit.count), 30, "what lay in the journal reaches the new stage")
+    run.check(max(audit.count.values()) == 1, "the new stage got an event twice")
+    await audit.close()
+    await forget(run)
+
+
+@fault("a stage removed is shown, and pins nothing once forgotten", loaded=False, most=600)
+async def removed(run: Run) -> None:
+    audit = await audited(run)
+    second = run.stack.add_bridge()
+    await up(second)
+    await run.load.submit(run.n // 2)
+    await run.recover()
+    await down(second)
+    await audit.close()
+    await run.load.submit(run.n // 2)
+    await run.recover()
+    await forget(run)
+
+
+async def forget(run: Run) -> None:
+    """Bridges that serve `audit` stop, its beat grows old, it is shown as not served and forgotten."""
+    for bridge in run.stack.bridges[1:]:
+        if bridge.alive:
+            await down(bridge)
+
+    async def not_served() -> bool:
+        return any(stage.name == "audit" and not stage.served for stage in await run.stack.journal.stages())
+
+    await eventually(not_served, 90, "the stage is shown as not served")
+    shown = Counter(stage.name for stage in await run.stack.journal.stages())
+    run.check(shown["audit"] == 1, "the stage is not shown")
+    await run.milepost("stages", "forget", "audit", "--yes")

@@ -1,0 +1,46 @@
+"""The one window that cannot be closed: between the SMTP server's 250 and the mark in MongoDB."""
+
+import asyncio
+from collections import Counter
+
+from tests.contract.smtp import ACCEPTED
+from tests.faults.registry import fault
+from tests.faults.run import Run
+from tests.faults.stack import up
+from tests.servers import eventually
+
+
+@fault(
+    "email: SIGKILL between the server's 250 and the mark",
+    loaded=False,
+    resends=True,
+    most=200,
+    rate=20,
+    wired="mongo",
+    smtp=True,
+)
+async def killed_before_the_mark(run: Run) -> None:
+    """MongoDB falls silent as the server says 250, so that the mark cannot come; with the mail's line email dies."""
+    assert run.stack.smtp
+    wire, inbox, email = run.stack.wire, run.stack.smtp.inbox, run.stack.functions["email"]
+    loop = asyncio.get_running_loop()
+    load = asyncio.create_task(run.load.submit(run.n))
+    await eventually(lambda: run.mailbox.look() >= run.n // 4, 60, "the load's middle")
+
+    def answer() -> str:
+        loop.call_soon_threadsafe(wire.hold)
+        return ACCEPTED
+
+    before = run.mailbox.look()
+    inbox.answer = answer
+    await eventually(lambda: wire.held and run.mailbox.look() > before, 30, "a mail that is not marked")
+    email.kill()
+    inbox.answer = lambda: ACCEPTED
+    wire.stall()  # what it wrote before it died never arrives
+    wire.release()
+    await up(email)
+    await run.recover(load)
+    await run.settle()
+    mails = Counter(message["Message-ID"] for message in inbox.messages)
+    run.check(max(mails.values()) == 2, f"a mail was sent {max(mails.values())} times, not twice")
+    run.check(len(mails) == len(run.mailbox.lines), f"{len(mails)} mails, {len(run.mailbox.lines)} kinds of lines")

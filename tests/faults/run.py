@@ -1,0 +1,235 @@
+"""One row: a stack, a load, a fault in its middle, and the count."""
+
+import asyncio
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from milepost import keys
+from milepost.errors import JournalUnavailable
+from milepost.journal import DeadLetter
+from tests.cli.running import MILEPOST, environment
+from tests.faults.count import Left, Mailbox, Records, Row, count
+from tests.faults.load import Fate, Load, Sent
+from tests.faults.registry import Fault
+from tests.faults.report import Result
+from tests.faults.stack import Stack
+from tests.servers import ROOT, Module, eventually
+
+LOOK = 0.05
+"""Seconds between two looks at what has come."""
+
+STANDSTILL = 40.0
+"""Seconds without any progress after which a row is over; with the defaults, DEFAULT_STANDSTILL."""
+
+DEFAULT_STANDSTILL = 150.0
+
+Tell = Callable[[str, int, int], None]
+"""Progress: what goes on, how many e-mails there are, of how many."""
+
+
+class Run:
+    """What a fault's function is given."""
+
+    def __init__(self, stack: Stack, load: Load, fault: Fault, n: int, tell: Tell) -> None:
+        self.stack = stack
+        self.load = load
+        self.fault = fault
+        self.n = n
+        self.mailbox = Mailbox(stack.sent_emails)
+        self.destroyed: set[str] = set()
+        self.dead_on_purpose: set[str] = set()
+        self.plain: set[str] = set()
+        """Addresses of plain messages, which may get one e-mail or none."""
+        self.wrong: list[str] = []
+        self.notes: list[str] = []
+        self.recovered = 0.0
+        self._tell = tell
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def check(self, holds: object, what: str) -> None:
+        """Note what does not hold: the row fails."""
+        if not holds:
+            self.wrong.append(what)
+
+    def note(self, doing: str) -> None:
+        self._tell(doing, self.mailbox.look(), len(self.load.sent))
+
+    def missing(self, among: Iterable[Sent] | None = None) -> list[Sent]:
+        """Accepted, not mailed, and not known to be gone or dead."""
+        self.mailbox.look()
+        excused = self.destroyed | self.dead_on_purpose
+        return [
+            one
+            for one in (self.load.sent if among is None else among)
+            if one.fate is Fate.ACCEPTED and not self.mailbox.lines[one.line] and one.id not in excused
+        ]
+
+    @asynccontextmanager
+    async def loaded(self, n: int | None = None, *, doors: tuple[str, ...] = ()) -> AsyncIterator[None]:
+        """Submissions come in; the body runs in their middle, and what comes after its end counts as recovery."""
+        wanted = n or self.n
+        before = len(self.load.sent)
+        load = asyncio.create_task(self.load.submit(wanted, doors=doors))
+        self._tasks.add(load)
+        await eventually(lambda: load.done() or len(self.load.sent) - before >= wanted // 4, 600, "load")
+        await eventually(lambda: load.done() or self.mailbox.look(), 60, "the first e-mail")
+        self.note("fault")
+        try:
+            yield
+        except BaseException:
+            load.cancel()
+            raise
+        await self.recover(load)
+        await load
+
+    async def recover(self, load: "asyncio.Task[None] | None" = None) -> None:
+        """Note how long it takes until all that was submitted by now is mailed."""
+        begun, snapshot = time.monotonic(), list(self.load.sent)
+        still = Standstill(self)
+        while any(one.fate is Fate.OPEN for one in snapshot) or self.missing(snapshot):
+            if await still.found():
+                break
+            await asyncio.sleep(LOOK)
+        self.recovered = max(self.recovered, time.monotonic() - begun)
+        if load:
+            await eventually(load.done, 600, "the end of the load")
+
+    async def settle(self) -> None:
+        """Wait until every accepted submission has its e-mail and nothing is left in Redis, or nothing moves."""
+        still = Standstill(self)
+        while await self._backlog() or self.missing():
+            if await still.found():
+                return
+            await asyncio.sleep(LOOK)
+
+    async def _backlog(self) -> int:
+        try:
+            return await self.stack.journal.backlog() - len(self.dead_on_purpose)
+        except JournalUnavailable:
+            return 1
+
+    async def row(self) -> Row:
+        """Stop whatever works, then count."""
+        await self.stack.rest()
+        self.mailbox.look()
+        self._count_plain()
+        left = await Left.read(self.stack.client)
+        records = await asyncio.to_thread(Records.read, self.stack.mongo.url)
+        left.dead = [one for one in left.dead if one not in self.dead_on_purpose]
+        self._explain(left)
+        found = count(self.load.sent, self.mailbox.lines, records, left, self.destroyed)
+        return Row(self.fault.name, **vars(found), recover_s=round(self.recovered, 1))
+
+    def _count_plain(self) -> None:
+        if not self.plain:
+            return
+        theirs = [line for line in self.mailbox.lines if line.split(";")[0].split()[-1] in self.plain]
+        times = [self.mailbox.lines.pop(line) for line in theirs]
+        self.check(not times or max(times) == 1, "a plain message was mailed twice")
+        self.notes.append(f"of {len(self.plain)} plain messages {len(times)} were adopted")
+
+    def _explain(self, left: Left) -> None:
+        missing = self.missing()
+        if missing:
+            self.wrong.append(f"no e-mail: {', '.join(one.email for one in missing[:5])} …")
+        for where in ("journals", "parked", "dead"):
+            ids = getattr(left, where)
+            if ids:
+                self.wrong.append(f"left in {where}: {len(ids)}, as {ids[0]}")
+        self.wrong += self.load.refused[:3]
+
+    # What rows look at
+
+    async def others_mailed(self, sick: Callable[[], Iterable[str]]) -> None:
+        """Wait until all but these are mailed."""
+
+        def mailed() -> bool:
+            ids = set(sick())
+            return all(one.id in ids for one in self.missing())
+
+        await eventually(mailed, 120, "all others are mailed")
+
+    async def buried(self, stage: str, ids: Collection[str]) -> list[DeadLetter]:
+        """Wait until these events, and no others, are dead letters of the stage. They are no loss from now on."""
+        self.dead_on_purpose |= set(ids)
+
+        async def all_dead() -> bool:
+            return len(await self.stack.journal.dead_letters(stage, count=len(ids) + 1)) >= len(ids)
+
+        await eventually(all_dead, 120, f"{len(ids)} dead letters of {stage}")
+        letters = await self.stack.journal.dead_letters(stage, count=len(ids) + 100)
+        self.check({letter.id for letter in letters} == set(ids), f"others than {len(ids)} events are dead")
+        return letters
+
+    async def milepost(self, *arguments: str) -> str:
+        """What a `milepost` command on this Redis prints; it must end well."""
+        command = await asyncio.create_subprocess_exec(
+            *MILEPOST,
+            *arguments,
+            cwd=ROOT,
+            env=environment(REDIS_URL=self.stack.redis.url, COLUMNS="200"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        output, _ = await command.communicate()
+        self.check(command.returncode == 0, f"milepost {' '.join(arguments)}: {output.decode()[-300:]}")
+        return output.decode()
+
+    async def metric(self, bridge: Module, name: str) -> float:
+        """The sum of a bridge's metric over its labels."""
+        async with httpx.AsyncClient() as client:
+            text = (await client.get(f"{bridge.url}/metrics")).text
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
+
+    async def p99(self, sent: Sequence[Sent]) -> float:
+        """Of the seconds between the journaling of these and their e-mail, by Redis's clock."""
+        seconds = []
+        for one in sent:
+            notes = await self.stack.journal.progress(one.id)
+            seconds.append((notes["email:sent"].at - notes["raw_input"].at).total_seconds())
+        return sorted(seconds)[len(seconds) * 99 // 100]
+
+    async def journaled(self, channel: str, at_least: int) -> bool:
+        return bool(await self.stack.client.xlen(keys.journal(channel)) >= at_least)
+
+
+class Standstill:
+    """Notices that nothing moves any more."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._seen: tuple[int, int, int] | None = None
+        self._since = time.monotonic()
+        self._longest = STANDSTILL if run.stack.options.quick else DEFAULT_STANDSTILL
+
+    async def found(self) -> bool:
+        run = self._run
+        run.note("waiting")
+        now = run.mailbox.look(), len(run.load.accepted), await run._backlog()
+        if now != self._seen:
+            self._seen, self._since = now, time.monotonic()
+        return time.monotonic() - self._since > self._longest
+
+
+async def run(fault: Fault, folder: Path, *, n: int, rate: float, tell: Tell) -> Result:
+    """One row, and what is wrong with it."""
+    async with Stack(folder, fault.options) as stack:
+        load = Load(stack, rate=min(rate, fault.rate))
+        try:
+            case = Run(stack, load, fault, min(n, fault.most), tell)
+            if fault.loaded:
+                async with case.loaded():
+                    await fault.act(case)
+            else:
+                await fault.act(case)
+            await case.settle()
+            row = await case.row()
+        finally:
+            await load.close()
+    return Result(fault.name, row, [*case.wrong, *fault.judge(row)], case.notes)

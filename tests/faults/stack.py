@@ -1,0 +1,185 @@
+"""The real stack: gateway, bridges, functions, MongoDB and Redis, each a process of its own."""
+
+import asyncio
+import json
+import signal
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from milepost import table
+from milepost.connection import connect
+from milepost.journal import Journal
+from milepost.settings import JournalSettings
+from tests.contract.smtp import SmtpServer
+from tests.faults.meddler import Meddler
+from tests.faults.tcp import Wire
+from tests.servers import HOST, READY_WITHIN, ROOT, Function, Module, Mongo, Server, Valkey, eventually
+
+QUICK_BRIDGE = {"CLAIM": "PT3S", "LEASE": "PT2S", "GRACE": "PT2S"}
+QUICK_DELIVERY = {"timeout": "PT10S"}
+QUICK_FUNCTION = {"REQUEST_TIMEOUT": "10", "SMTP_TIMEOUT": "1"}
+"""Waiting cut short: it proves nothing more by being long. One row runs with the defaults."""
+
+Some = TypeVar("Some", bound=Server)
+
+ENDED_WITHIN = 20.0
+"""Seconds within which a process ends after SIGTERM."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a row needs of its stack beyond the usual."""
+
+    redis: type[Valkey] = Valkey
+    fsync: str = "always"
+    bridges: int = 1
+    quick: bool = True
+    smtp: bool = False
+    """Mails go out by SMTP too, to a server of the suite."""
+    meddled: tuple[str, ...] = ()
+    """Stages that the bridge reaches through a Meddler."""
+    wired: str | None = None
+    """`redis` or `mongo`: what the components reach through a Wire."""
+    delivery: Mapping[str, Any] = field(default_factory=dict)
+    bridge: Mapping[str, str] = field(default_factory=dict)
+    """Environment of the bridges and the gateway."""
+
+
+class Stack:
+    """`async with Stack(folder, options) as stack`: every component is ready when the body begins."""
+
+    def __init__(self, folder: Path, options: Options) -> None:
+        self.folder = folder
+        self.options = options
+        self.sent_emails = folder / "sent_emails"
+        self.redis = options.redis(folder, options={"appendfsync": options.fsync})
+        self.mongo = Mongo(folder)
+        self.table = table.read(ROOT)
+        self.functions: dict[str, Function] = {}
+        self.meddlers: dict[str, Meddler] = {}
+        self.bridges: list[Module] = []
+        self.asleep: set[Module] = set()
+        """Bridges that clients know not to ask: no readiness probe of theirs succeeds."""
+        self.extra_routes: list[dict[str, Any]] = []
+        self.wire = Wire(self.redis.port if options.wired == "redis" else self.mongo.port)
+        self.smtp = SmtpServer() if options.smtp else None
+        self._exits = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._exits.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._exits.aclose()
+
+    async def _start(self) -> None:
+        self.settings = JournalSettings.read(redis_url=self.redis.url)
+        self._exits.callback(self.redis.close)
+        self._exits.callback(self.mongo.close)
+        await asyncio.gather(up(self.redis), up(self.mongo))
+        if self.options.wired:
+            await self._exits.enter_async_context(self.wire)
+        if self.smtp:
+            self._exits.enter_context(self.smtp)
+        self.client = connect(self.settings)
+        self.journal = Journal(self.client, self.settings)
+        self._exits.push_async_callback(self.journal.close)
+        for entry in self.table:
+            await self._add_function(entry.name, entry.consumes, entry.emits)
+        self.gateway = self._own(Module(self.folder, "gateway", env=self._environment()))
+        for _ in range(self.options.bridges):
+            self.add_bridge()
+        await asyncio.gather(*map(up, [*self.functions.values(), self.gateway, *self.bridges]))
+
+    async def _add_function(self, name: str, consumes: str, emits: str | None) -> None:
+        env = {
+            "MONGO_URL": f"mongodb://{HOST}:{self._port('mongo')}/milepost?directConnection=true",
+            "SENT_EMAILS": str(self.sent_emails),
+            **(QUICK_FUNCTION if self.options.quick else {}),
+            **({"SMTP_URL": self.smtp.url} if self.smtp else {}),
+        }
+        function = self._own(Function(self.folder, name, env=env))
+        self.functions[name] = function
+        if name in self.options.meddled:
+            meddler = Meddler(name, consumes, emits, function.url)
+            self.meddlers[name] = await self._exits.enter_async_context(meddler)
+
+    def add_bridge(self) -> Module:
+        """One more bridge, not started yet, with the routes as they are now."""
+        env = {
+            **self._environment(),
+            "ROUTES": json.dumps(self.routes()),
+            **(QUICK_BRIDGE if self.options.quick else {}),
+        }
+        bridge = self._own(Module(self.folder, "milepost.bridge", env=env))
+        self.bridges.append(bridge)
+        return bridge
+
+    def routes(self) -> list[dict[str, Any]]:
+        delivery = {**(QUICK_DELIVERY if self.options.quick else {}), **self.options.delivery}
+        return [
+            {
+                "name": entry.name,
+                "consumes": entry.consumes,
+                "emits": entry.emits,
+                "url": (self.meddlers.get(entry.name) or self.functions[entry.name]).url,
+                **entry.delivery,
+                **delivery,
+            }
+            for entry in self.table
+        ] + self.extra_routes
+
+    def _environment(self) -> dict[str, str]:
+        return {"REDIS_URL": f"redis://{HOST}:{self._port('redis')}/0", **self.options.bridge}
+
+    def _port(self, server: str) -> int:
+        if self.options.wired == server:
+            return self.wire.port
+        return self.redis.port if server == "redis" else self.mongo.port
+
+    def _own(self, server: Some) -> Some:
+        self._exits.callback(server.close)
+        return server
+
+    @property
+    def bridge(self) -> Module:
+        return self.bridges[0]
+
+    def component(self, name: str) -> Server:
+        """By its name in a row: a stage, gateway, bridge, mongo or redis."""
+        fixed: dict[str, Server] = {"gateway": self.gateway, "mongo": self.mongo, "redis": self.redis}
+        return self.functions.get(name) or fixed.get(name) or self.bridge
+
+    async def rest(self) -> None:
+        """Stop what takes work in and what does it, so that nothing happens any more; the servers stay."""
+        working = [self.gateway, *self.bridges, *self.functions.values()]
+        await asyncio.gather(*(down(server) for server in working if server.alive))
+
+
+async def up(server: Server) -> None:
+    """Start and wait until ready, without holding up the loop."""
+    server.launch()
+    await eventually(
+        lambda: not server.alive or asyncio.to_thread(server.is_ready), READY_WITHIN * 2, f"ready: {server.name}"
+    )
+    assert server.alive, f"{server.name} ended at its start:\n{server.log[-2000:]}"
+
+
+async def down(server: Server, number: signal.Signals = signal.SIGTERM) -> None:
+    """Send a signal and wait for the end; what does not end after SIGTERM is killed."""
+    process = server.process
+    assert process is not None
+    process.send_signal(number)
+    if number is not signal.SIGKILL:
+        process.send_signal(signal.SIGCONT)
+    try:
+        await eventually(lambda: not server.alive, ENDED_WITHIN)
+    except AssertionError:
+        server.kill()

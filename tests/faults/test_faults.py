@@ -1,0 +1,28 @@
+"""A short cut of the suite: the most telling rows, with a small load. `make faults` runs all of it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults import rows
+from tests.faults.registry import FAULTS
+from tests.faults.run import run
+
+assert rows
+
+N, RATE = 150, 75.0
+
+TELLING = [
+    "all of it: SIGKILL",
+    "one of two bridges: SIGKILL",
+    "email closes the connection in mid-reply",
+    "consumer groups destroyed (valkey)",
+    "every event delivered 1 to 5 times, in random order, concurrently",
+]
+
+
+@pytest.mark.parametrize("name", TELLING)
+async def test_nothing_is_lost_and_nothing_happens_twice(name: str, tmp_path: Path) -> None:
+    """Held to the same as the row of the table."""
+    result = await run(FAULTS[name], tmp_path, n=N, rate=RATE, tell=lambda *_: None)
+    assert not result.wrong, result
