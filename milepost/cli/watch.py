@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import signal
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -21,6 +24,7 @@ LONGEST_PAUSE = 2.0
 
 async def watch(settings: JournalSettings, channels: Sequence[str], *, as_json: bool) -> Exit:
     """Print one line a message until interrupted. Raises Unreachable if Redis is not there to begin with."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _end)
     async with reach.journal(settings) as journal:
         chosen = sorted(set(channels)) or all_channels(await journal.stages())
     if not chosen:
@@ -69,3 +73,9 @@ def _parsed(body: bytes) -> Any:
 
 def _now() -> datetime:
     return datetime.now().astimezone()
+
+
+def _end() -> None:
+    """End at once: redis-py can swallow the one cancellation that asyncio makes of Ctrl-C."""
+    sys.stdout.flush()
+    os._exit(Exit.INTERRUPTED)
