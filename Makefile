@@ -23,7 +23,7 @@ test: .venv/test.stamp
 	@$(BIN)/pytest $(ARGS)
 
 check: .venv/test.stamp
-	@$(BIN)/pytest -q tests/unit tests/contract $(ARGS)
+	@$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/contract $(ARGS)
 
 faults: .venv/test.stamp
 	@$(BIN)/python -m tests.faults $(ARGS)
