@@ -59,6 +59,16 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
+{{- /* The command of a container that starts its module anew when a source of it changes, of (dict "root" $ "module" "gateway"). */ -}}
+{{- define "milepost.reload" -}}
+command:
+  - python3
+  - -c
+  - |
+    {{- .root.Files.Get "files/reload.py" | nindent 4 }}
+  - {{ .module }}
+{{- end -}}
+
 {{- define "milepost.spread" -}}
 topologySpreadConstraints:
   - maxSkew: 1

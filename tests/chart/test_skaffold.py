@@ -2,14 +2,16 @@
 
 import json
 import re
-from pathlib import PurePosixPath
+import subprocess
+from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.chart.rendering import functions, read, render
-from tests.images.dockerfile import targets
+from tests.chart.rendering import container, functions, only, read, render
+from tests.images.dockerfile import Image, targets
 from tests.servers import ROOT
 
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "skaffold.yaml").read_text())
@@ -25,15 +27,63 @@ def test_it_is_of_the_schema_it_was_checked_against() -> None:
     }
 
 
-def test_every_component_is_built_from_its_target() -> None:
+def image(name: str) -> Image:
+    return Image("function", STAGE=name) if name in STAGES else Image(name)
+
+
+def code(rules: list[str], without: list[str]) -> set[str]:
+    """Files that patterns of skaffold.yaml name, as Skaffold's own globs do."""
+    return {
+        str(path.relative_to(ROOT))
+        for rule in rules
+        for path in ROOT.glob(rule)
+        if path.is_file() and not any(fnmatch(str(path.relative_to(ROOT)), pattern) for pattern in without)
+    }
+
+
+def test_every_component_is_built_by_the_script() -> None:
     assert set(ARTIFACTS) == STAGES | {"bridge", "gateway"}
     for name, artifact in ARTIFACTS.items():
-        docker = artifact["docker"]
         assert artifact["image"] == f"dev.local/milepost-{name}"
-        assert docker["target"] in targets()
-        assert docker["target"] == ("function" if name in STAGES else name)
-        if name in STAGES:
-            assert docker["buildArgs"]["STAGE"] == name
+        assert artifact["custom"]["buildCommand"] == f"knative/build.sh {name}"
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_an_image_is_built_anew_when_something_in_it_changed_and_only_then(name: str, tmp_path: Path) -> None:
+    """A tag is made of these files: with more of them, an edit of the gateway would make new Revisions."""
+    depends = ARTIFACTS[name]["custom"]["dependencies"]
+    image(name).lay(tmp_path)
+    held = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    found = code(depends["paths"], depends.get("ignore", []))
+    assert found - held == {"Dockerfile", ".dockerignore", str(image(name).requirements.relative_to(ROOT))}
+    assert held <= found
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_all_of_its_code_is_synced_to_where_the_image_has_it(name: str) -> None:
+    rules = ARTIFACTS[name]["sync"]["manual"]
+    assert {rule["dest"] for rule in rules} == {image(name).workdir} == {"/app"}
+    paths = ARTIFACTS[name]["custom"]["dependencies"]["paths"]
+    assert [rule["src"] for rule in rules] == paths[3:]
+
+
+@pytest.mark.parametrize(("pushed", "name"), [(False, "email"), (False, "bridge"), (True, "email"), (True, "gateway")])
+def test_the_script_builds_the_target_and_pushes_what_goes_to_a_registry(
+    pushed: bool,  # noqa: FBT001
+    name: str,
+    tmp_path: Path,
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\necho "$DOCKER_BUILDKIT $*" >> {tmp_path}/calls\n')
+    docker.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "IMAGE": "i:1", "PUSH_IMAGE": str(pushed).lower(), "BUILD_CONTEXT": "."}
+    subprocess.run([ROOT / "knative" / "build.sh", name], env=env, check=True)
+    build, *push = (tmp_path / "calls").read_text().splitlines()
+    target = f"function --build-arg STAGE={name}" if name in STAGES else name
+    owner = "" if pushed else " --build-arg OWNER=65532"
+    assert build == f"1 build --target {target}{owner} -t i:1 ."
+    assert target.split()[0] in targets()
+    assert push == (["1 push i:1"] if pushed else [])
 
 
 def test_every_image_reaches_the_chart() -> None:
@@ -57,25 +107,17 @@ def test_every_image_reaches_the_chart() -> None:
     assert "dev.local/" not in text
 
 
-def test_what_is_synced_lies_where_the_image_has_it() -> None:
-    for name in STAGES:
-        rules = ARTIFACTS[name]["sync"]["manual"]
-        assert {rule["dest"] for rule in rules} == {"/app"}
-        synced = {
-            str(path.relative_to(ROOT)) for rule in rules for path in ROOT.glob(rule["src"]) if path.suffix == ".py"
-        }
-        assert f"functions/{name}/main.py" in synced
-        assert all(PurePosixPath(path).parts[1] in {name, PurePosixPath(path).name} for path in synced)
-
-
-def test_what_is_synced_may_be_written_and_counts_at_once() -> None:
+def test_what_is_synced_may_be_written_and_is_run_at_once() -> None:
     dev = render(*[file.removeprefix("helm/") for file in RELEASE["valuesFiles"]], {"existingSecret": "x"})
-    for name, service in functions(dev).items():
-        template = service["spec"]["template"]
-        (found,) = template["spec"]["containers"]
+    deployments = {name: only(dev, "Deployment", f"milepost-{name}") for name in ("bridge", "gateway")}
+    for workload in (functions(dev) | deployments).values():
+        found = container(workload)
         assert found["securityContext"]["readOnlyRootFilesystem"] is False
-        assert str(found["securityContext"]["runAsUser"]) == ARTIFACTS[name]["docker"]["buildArgs"]["OWNER"]
-        assert {"name": "UVICORN_RELOAD", "value": "true"} in found["env"]
+        owner = found["securityContext"]["runAsUser"]
+        assert f"OWNER={owner}" in (ROOT / "knative" / "build.sh").read_text()
+        assert {"name": "UVICORN_RELOAD", "value": "true"} in found["env"] or "reload: " in found["command"][2]
+    for service in functions(dev).values():
+        template = service["spec"]["template"]
         assert template["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"] == "1"
 
 

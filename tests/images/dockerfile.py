@@ -55,7 +55,7 @@ class Image:
     def __init__(self, target: str, **arguments: str) -> None:
         self.env: dict[str, str] = {}
         self.command: list[str] = []
-        self.user = ""
+        self.user = self.workdir = ""
         self.requirements = Path()
         self._copies: list[tuple[list[str], str]] = []
         self._arguments = arguments
@@ -78,6 +78,8 @@ class Image:
                 self.command = json.loads(rest)
             elif instruction == "USER":
                 self.user = rest
+            elif instruction == "WORKDIR":
+                self.workdir = rest
             elif instruction == "COPY":
                 self._copy([word for word in rest.split() if not word.startswith("--chown")])
 

@@ -1,0 +1,56 @@
+"""`reload: true`: the command that the chart then renders, on the files of the image."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chart.rendering import SECRET, container, environment, only, render
+from tests.images.component import Component
+from tests.servers import Valkey, wait_for
+
+
+class Reloading(Component):
+    """A component with the dev values' command in place of the image's."""
+
+    def __init__(self, folder: Path, target: str, redis_url: str) -> None:
+        found = container(only(render("values-dev.yaml", SECRET), "Deployment", f"milepost-{target}"))
+        env = environment(found, {"redis-password": "hush"}) | {"REDIS_URL": redis_url}
+        super().__init__(folder, target, env=env)
+        self.image.command = found["command"]
+
+    def sync(self, path: str, text: str) -> None:
+        """As `tar` does it: another file takes the name."""
+        new = self.folder / "synced"
+        new.write_text(text)
+        new.replace(self.app / path)
+
+
+@pytest.mark.parametrize(
+    ("target", "path"), [("gateway", "gateway/__main__.py"), ("bridge", "milepost/journal/__init__.py")], ids=str
+)
+def test_what_is_synced_is_run_at_once(target: str, path: str, tmp_path: Path) -> None:
+    with Valkey(tmp_path) as valkey, Reloading(tmp_path, target, valkey.url) as component:
+        component.sync(path, 'print("here I am")\n' + (component.app / path).read_text())
+        wait_for(lambda: "here I am" in component.log, 20)
+        assert f"reload: {path} changed" in component.log
+        wait_for(component.is_ready, 20)
+        assert component.stop() == 0
+
+
+def test_an_error_that_was_synced_is_waited_for(tmp_path: Path) -> None:
+    """To end with it would have the container made anew, with the image's files."""
+    with Valkey(tmp_path) as valkey, Reloading(tmp_path, "gateway", valkey.url) as component:
+        source = (component.app / "gateway" / "pages.py").read_text()
+        component.sync("gateway/pages.py", "this is no Python")
+        wait_for(lambda: "SyntaxError" in component.log, 20)
+        assert component.alive
+        component.sync("gateway/pages.py", source)
+        wait_for(component.is_ready, 20, component.log)
+
+
+def test_a_probe_does_not_end_what_is_being_edited() -> None:
+    for layers, expected in [(("values-dev.yaml", SECRET), False), ((SECRET,), True)]:
+        for name in ("gateway", "bridge"):
+            found = container(only(render(*layers), "Deployment", f"milepost-{name}"))
+            assert ("livenessProbe" in found) is expected
+            assert ("command" in found) is not expected
