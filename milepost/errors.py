@@ -2,11 +2,13 @@
 
 MilepostError
   EventError           what came in is no CloudEvent we can carry: 400
+    TooLarge           it is larger than an event may be: 413
   Reject               the event itself is at fault: 422, buried at once
   InHand               this very event is being handled elsewhere: 409, tried again later
   Unavailable          something the stage needs is away: 503, tried again
   JournalUnavailable   Redis cannot be reached, or is full: nothing was written
   BacklogFull          the backlog is over its limit: nothing was written
+  TooSlow              a request's body did not arrive in time: 408
   ConfigurationError   a setting or the stages table is wrong: told at start
 """
 
@@ -17,6 +19,10 @@ class MilepostError(Exception):
 
 class EventError(MilepostError):
     """What came in is not a CloudEvent that Milepost can carry. The text names the attribute and the fault."""
+
+
+class TooLarge(EventError):  # noqa: N818
+    """An event, as it came in or as Milepost writes it, is larger than an event may be: answered 413."""
 
 
 class Reject(MilepostError):  # noqa: N818 - a verdict a stage gives, read as a verb
@@ -44,7 +50,13 @@ class JournalUnavailable(MilepostError):  # noqa: N818
 
 
 class BacklogFull(MilepostError):  # noqa: N818
-    """The backlog is over its limit: nothing was written, and asking later may help."""
+    """The backlog is over its limit, or too many channels wait without a stage: nothing was written, and asking later
+    may help.
+    """
+
+
+class TooSlow(MilepostError):  # noqa: N818
+    """A request's body did not arrive in time: answered 408, and may be sent again."""
 
 
 class ConfigurationError(MilepostError):

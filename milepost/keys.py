@@ -6,7 +6,9 @@ JOURNALS = f"{TAG}:journals"
 """Set: the channels that have a journal."""
 
 STAGES = f"{TAG}:stages"
-"""Hash: stage → JSON of consumes, emits, url, beat; the bridges' route table."""
+"""Hash: stage → JSON of consumes, emits, url, beat; the bridges' route table. The channel of the same name hears which
+channels are consumed.
+"""
 
 LEASE = f"{TAG}:lease"
 """String: the leading bridge's token. The channel of the same name announces it."""
@@ -14,6 +16,12 @@ LEASE = f"{TAG}:lease"
 
 DEAD = f"{TAG}:dead"
 """Set: the stages that have had dead letters, `bridge` among them."""
+
+BACKLOG = f"{TAG}:backlog"
+"""String: the backlog as doors know it, for a tenth of a second."""
+
+STATS = f"{TAG}:stats"
+"""Sorted set: the names of the stats there are, by when they expire, milliseconds of Redis TIME."""
 
 LIMITS = f"{TAG}:limits"
 """Prefix of the gateway's counts of submissions by client."""
@@ -42,3 +50,8 @@ def seen(source: str, event_id: str) -> str:
 def progress(event_id: str) -> str:
     """Hash: channel → when and with which data a submission reached it."""
     return f"{TAG}:progress:{event_id}"
+
+
+def stats(stage: str, bridge: str) -> str:
+    """String: JSON of how a stage did under one bridge in the last minute."""
+    return f"{TAG}:stats:{stage}:{bridge}"

@@ -6,11 +6,12 @@ from typing import NoReturn
 
 import uvicorn
 
-from milepost import log
+from milepost import log, tracing
 from milepost.bridge.app import create_app
 from milepost.bridge.bridge import Bridge
 from milepost.bridge.settings import BridgeSettings
 from milepost.errors import ConfigurationError
+from milepost.heads import BoundedHeads
 
 
 def main() -> int:
@@ -18,6 +19,7 @@ def main() -> int:
     try:
         log.configure()
         settings = BridgeSettings.read()
+        tracing.tracer("bridge")  # a wrong setting of it is told here too
     except ConfigurationError as fault:
         print(f"milepost.bridge: {fault}", file=sys.stderr)  # noqa: T201
         return 2
@@ -37,6 +39,7 @@ def _serve(settings: BridgeSettings) -> int:
         port=settings.port,
         access_log=False,
         log_config=None,
+        http=BoundedHeads,
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)

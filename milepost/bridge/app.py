@@ -1,12 +1,11 @@
 """The bridge's HTTP face: the durable way in for any CloudEvents sender, and what probes and scrapers ask."""
 
-import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,10 +14,14 @@ from starlette.routing import Route
 
 from milepost.bridge.bridge import Bridge
 from milepost.bridge.settings import BROKER
-from milepost.errors import BacklogFull, EventError, JournalUnavailable
+from milepost.errors import BacklogFull, EventError, JournalUnavailable, TooLarge, TooSlow
 from milepost.event import Event
-from milepost.http import TooLarge, problem, read_body
+from milepost.exposition import CONTENT_TYPE
+from milepost.http import problem, read_body
 from milepost.journal import Letter
+from milepost.log import Fields
+
+log = logging.getLogger("milepost.bridge")
 
 RETRY_AFTER = 1
 """Seconds after which a sender that met 503 may try again."""
@@ -47,7 +50,15 @@ def create_app(bridge: Bridge, *, failed: Callable[[], None]) -> Starlette:
             Route("/metrics", face.metrics),
         ],
         lifespan=lifespan,
+        exception_handlers={HTTPException: _no_route},  # type: ignore[dict-item]
     )
+
+
+async def _no_route(_: Request, fault: HTTPException) -> Response:
+    """Where nothing is, or not for this method."""
+    response = problem(fault.status_code, fault.detail, f"{fault.detail}: POST / takes a CloudEvent")
+    response.headers.update(fault.headers or {})
+    return response
 
 
 class _Face:
@@ -74,6 +85,7 @@ class _Face:
             if stage not in self._bridge.stages:
                 raise HTTPException(404, f"ROUTES names no stage {stage}")
             await self._bridge.upkeep.bury(stage, *_given_up(event), only=BROKER)
+            self._bridge.metrics.dead.labels(stage).inc()
 
         return await self._take(request, "dead", bury)
 
@@ -91,12 +103,11 @@ class _Face:
         try:
             await self._bridge.journal.ping()
         except JournalUnavailable as fault:
-            return problem(503, "Not ready", str(fault), retry_after=RETRY_AFTER)
+            return _unavailable("Not ready", "ready", fault)
         return PlainTextResponse("ready\n")
 
     async def metrics(self, _: Request) -> Response:
-        text = await asyncio.to_thread(generate_latest, self._bridge.metrics.registry)
-        return Response(text, media_type=CONTENT_TYPE_LATEST)
+        return Response(self._bridge.metrics.registry.text(), media_type=CONTENT_TYPE)
 
 
 async def _take(request: Request, step: Step) -> Response:
@@ -104,13 +115,23 @@ async def _take(request: Request, step: Step) -> Response:
         await step(Event.from_http(request.headers, await read_body(request)))
     except TooLarge as fault:
         return problem(413, "Too large", str(fault))
+    except TooSlow as fault:
+        return problem(408, "Too slow", str(fault))
     except EventError as fault:
         return problem(400, "Not a CloudEvent", str(fault))
     except HTTPException as fault:
         return problem(fault.status_code, "Not found", fault.detail)
-    except (JournalUnavailable, BacklogFull) as fault:
+    except BacklogFull as fault:
         return problem(503, "Unavailable", str(fault), retry_after=RETRY_AFTER)
+    except JournalUnavailable as fault:
+        return _unavailable("Unavailable", "accepted", fault)
     return Response(status_code=202)
+
+
+def _unavailable(title: str, missed: str, fault: JournalUnavailable) -> Response:
+    """What is wrong inside, hosts by name, is for the log."""
+    log.warning(Fields(outcome=f"not-{missed}", reason=str(fault)))
+    return problem(503, title, "the journal does not answer, or takes nothing", retry_after=RETRY_AFTER)
 
 
 def _given_up(event: Event) -> tuple[Event, Letter]:

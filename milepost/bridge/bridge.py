@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -14,12 +15,16 @@ from redis.exceptions import RedisError, ResponseError
 
 from milepost.bridge.client import Client
 from milepost.bridge.listener import Listener
-from milepost.bridge.metrics import Metrics
+from milepost.bridge.metrics import Metrics, RouteMetrics
 from milepost.bridge.route import BLOCK, Route
 from milepost.bridge.settings import BROKER, BridgeSettings, Delivery
+from milepost.bridge.stats import Stats
+from milepost.bridge.window import Limits
 from milepost.connection import ANSWER_WITHIN, connect
 from milepost.errors import JournalUnavailable
-from milepost.journal import Group, Journal, Upkeep, Wiring
+from milepost.journal import Group, Journal, Upkeep, Wiring, depths
+from milepost.journal.stats import EVERY as STATS_EVERY
+from milepost.log import Fields
 
 log = logging.getLogger("milepost.bridge")
 
@@ -54,18 +59,25 @@ class Bridge:
         self._ear = connect(settings, retries=0)
         self._parked = asyncio.Event()
         self._wirings = dict(_wirings(settings))
+        self._counted = {name: RouteMetrics(self.metrics, name) for name in self._wirings}
+        self._stats = Stats(self.journal.scripts, self._consumer, [*self._counted.values()], time.monotonic)
         self._routes = [self._route(name, wiring) for name, wiring in self._wirings.items()]
         self._channels = sorted({channel for wiring in self._wirings.values() for channel in wiring.consumes})
         self._listener = Listener(
-            self._ear, self._channels, self._upkeep, self.metrics, lease=settings.lease.total_seconds()
+            self._ear,
+            self._channels,
+            self._upkeep,
+            self.metrics,
+            lease=settings.lease.total_seconds(),
+            beat=self._beat,
         )
         self._tasks: list[asyncio.Task[None]] = []
 
     def _route(self, name: str, wiring: Wiring) -> Route:
-        deliveries = {stage.name: stage for stage in self._settings.routes}
-        delivery = deliveries.get(name) or Delivery(timeout=self._settings.broker_timeout)
+        stage = None if name == BROKER else next(stage for stage in self._settings.routes if stage.name == name)
+        delivery = stage or Delivery(timeout=self._settings.broker_timeout)
+        headers = stage.headers_from if stage else {}
         return Route(
-            name,
             [
                 Group(
                     channel,
@@ -74,16 +86,17 @@ class Bridge:
                     reader=self._reader,
                     scripts=self.journal.scripts,
                     keeping=self.journal.keeping,
-                    deadline=self._settings.deadline,
+                    deadline=delivery.deadline or self._settings.deadline,
                 )
                 for channel in wiring.consumes
             ],
-            client=Client(wiring.url),
+            client=Client(wiring.url, headers={name: value.get_secret_value() for name, value in headers.items()}),
             emits=None if name == BROKER else next(iter(wiring.emits), None),
             delivery=delivery,
-            window=self._settings.window,
-            metrics=self.metrics,
+            limits=Limits(self._settings.window, self._settings.window_bytes),
+            metrics=self._counted[name],
             parked=self._parked,
+            beat=self._beat,
         )
 
     @property
@@ -107,7 +120,8 @@ class Bridge:
         `failed` is called should that end by a fault of our own: a bridge that serves nothing must not look alive.
         """
         if self._settings.delivery == "broker" and not self._settings.k_sink:
-            log.error("outcome=waiting reason='K_SINK is not set: no SinkBinding has told this bridge its Broker yet'")
+            reason = "K_SINK is not set: no SinkBinding has told this bridge its Broker yet"
+            log.error(Fields(outcome="waiting", reason=reason))
             return
         serving = asyncio.create_task(self._serve())
         serving.add_done_callback(lambda task: self._ended(task, failed))
@@ -116,7 +130,7 @@ class Bridge:
     def _ended(self, task: asyncio.Task[None], failed: Callable[[], None]) -> None:
         self.ready = False
         if not task.cancelled() and (fault := task.exception()):
-            log.critical("outcome=failed", exc_info=fault)
+            log.critical(Fields(outcome="failed"), exc_info=fault)
             failed()
 
     async def _serve(self) -> None:
@@ -128,25 +142,41 @@ class Bridge:
                 *self._listener.parts(),
                 self._wake(),
                 self._trim(),
-                _every(BEAT, partial(self._upkeep.beat, self._wirings), "beat"),
+                _every(BEAT, self._beat, "beat"),
+                _every(STATS_EVERY, self._stats.leave, "stats"),
+                _every(STATS_EVERY, self._look, "depths"),
                 *(_every(claim / 10, partial(route.keep, claim=claim), "keep") for route in self._routes),
             ]
             self._tasks += [tasks.create_task(part) for part in parts]
             await self._listener.placed.wait()
             self.ready = True
-            log.info("outcome=ready routes=%s", ",".join(self._wirings))
+            log.info(Fields(outcome="ready", routes=",".join(self._wirings)))
+
+    async def _beat(self) -> None:
+        """Show our routes. Raises JournalUnavailable."""
+        await self._upkeep.beat(self._wirings)
+
+    async def _look(self) -> None:
+        """Show in the metrics what lies before the stages. Raises JournalUnavailable: then nothing is shown."""
+        letters: dict[str, Sequence[str]] = dict.fromkeys([*sorted(self.stages), "bridge"], ())
+        routes = {name: wiring.consumes for name, wiring in self._wirings.items()}
+        try:
+            self.metrics.show(await depths(self.journal.scripts, letters | routes))
+        except JournalUnavailable:
+            self.metrics.show([])
+            raise
 
     async def _open(self) -> None:
         """Show our routes before anything is trimmed, then make the groups."""
         while True:
             try:
-                await self._upkeep.beat(self._wirings)
+                await self._beat()
                 for route in self._routes:
                     for group in route.groups:
                         await group.ensure()
                 await self._warn_of_memory()
             except JournalUnavailable as fault:
-                log.warning("outcome=waiting reason=%r", str(fault))
+                log.warning(Fields(outcome="waiting", reason=str(fault)))
                 await asyncio.sleep(1)
                 continue
             return
@@ -156,17 +186,16 @@ class Bridge:
         try:
             info = await self.journal.redis.info()
         except ResponseError as fault:
-            log.warning("outcome=unsafe reason='Redis does not say how it keeps events: %s'", fault)
+            log.warning(Fields(outcome="unsafe", reason=f"Redis does not say how it keeps events: {fault}"))
             return
         except (RedisError, OSError) as fault:
             raise JournalUnavailable(str(fault)) from fault
         policy, aof = info.get("maxmemory_policy"), info.get("aof_enabled")
         if policy != "noeviction":
-            log.warning(
-                "outcome=unsafe reason='Redis maxmemory-policy is %s, not noeviction: events can be evicted'", policy
-            )
+            reason = f"Redis maxmemory-policy is {policy}, not noeviction: events can be evicted"
+            log.warning(Fields(outcome="unsafe", reason=reason))
         if not aof:
-            log.warning("outcome=unsafe reason='Redis has AOF off or does not say: its death loses events'")
+            log.warning(Fields(outcome="unsafe", reason="Redis has AOF off or does not say: its death loses events"))
 
     async def _wake(self) -> None:
         names = [route.name for route in self._routes]
@@ -176,7 +205,7 @@ class Bridge:
             try:
                 _, due = await self._upkeep.wake(names, most=MOST_WOKEN)
             except JournalUnavailable as fault:
-                log.warning("outcome=not-woken reason=%r", str(fault))
+                log.warning(Fields(outcome="not-woken", reason=str(fault)))
             else:
                 pause = LOOK if due is None else min(LOOK, due)
             with suppress(TimeoutError):
@@ -197,9 +226,9 @@ class Bridge:
                 for channel in dirty:
                     happened, left = await self._upkeep.trim(channel)
                     if happened not in {"trimmed", "absent"}:
-                        log.warning("channel=%s outcome=untrimmed reason=%r entries=%d", channel, happened, left)
+                        log.warning(Fields(channel=channel, outcome="untrimmed", reason=happened, entries=left))
             except JournalUnavailable as fault:
-                log.warning("outcome=untrimmed reason=%r", str(fault))
+                log.warning(Fields(outcome="untrimmed", reason=str(fault)))
 
     async def stop(self) -> None:
         """Read no more, let what is on the wire finish within the grace or hand it back, give up the lease."""
@@ -213,7 +242,7 @@ class Bridge:
         await asyncio.gather(*(route.finish(grace=grace, claim=claim) for route in self._routes))
         await self._ear.aclose()
         await self.journal.close()
-        log.info("outcome=stopped")
+        log.info(Fields(outcome="stopped"))
 
 
 def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:
@@ -241,5 +270,5 @@ async def _every(seconds: float, step: Callable[[], Awaitable[None]], name: str)
         try:
             await step()
         except JournalUnavailable as fault:
-            log.warning("outcome=no-%s reason=%r", name, str(fault))
+            log.warning(Fields(outcome=f"no-{name}", reason=str(fault)))
         await asyncio.sleep(seconds)

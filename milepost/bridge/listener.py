@@ -1,46 +1,36 @@
-"""Hears what foreign programs PUBLISH, and adopts it; knows on which side of every change of leader a message lies.
+"""Hears what foreign programs PUBLISH, and knows on which side of every change of leader a message lies.
 
 Redis gives all subscribers one order of messages. The lease is announced on a channel of its own, so each bridge sees
 at which point in that order leadership changed. A plain message belongs to the bridge whose token came last before
-it. Between a clean stop and the next leader's token it belongs to the latter.
+it. Between a clean stop and the next leader's token it belongs to the latter, who is one that heard of the stop.
+
+It hears the channels of all stages that any bridge serves: each beat says which these are, on the channel of the
+stages table.
 """
 
 import asyncio
 import logging
 import re
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass, replace
-from typing import TypeVar
 from uuid import uuid4
 
+from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from milepost import keys
+from milepost.bridge.adopter import PAUSE, Adopter, Buffer, Heard
 from milepost.bridge.metrics import Metrics
-from milepost.errors import EventError, JournalUnavailable
+from milepost.bridge.subscription import Message, Subscription, subscribed
+from milepost.errors import JournalUnavailable
 from milepost.event import JOURNAL_MARK
-from milepost.journal import Foreign, Unreadable, Upkeep
-from milepost.wrap import wrap
-
-Found = TypeVar("Found")
+from milepost.journal import Upkeep
+from milepost.log import Fields
 
 log = logging.getLogger("milepost.bridge")
 
 QUIET = 5.0
 """Seconds of silence after which the connection must answer a PING, within as many again."""
-
-MOST_BUFFERED = 10_000
-MOST_BUFFERED_BYTES = 32_000_000
-"""What waits for adoption while Redis refuses; more is dropped, and counted."""
-
-MOST_ADOPTED = 256
-"""Messages adopted in one step."""
-
-PAUSE = 0.25
-"""Seconds between two tries while Redis is away or refuses."""
 
 RENEWED = 0.3
 """Of the lease's time: how often it is renewed, or tried for."""
@@ -51,38 +41,44 @@ TOKEN = re.compile(rb"([0-9a-f]{32})?")
 FREED = ""
 """What the lease's channel says when a leader stopped cleanly."""
 
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A message, and the token under which it is ours to adopt if it is plain."""
-
-    channel: str
-    message: bytes
-    token: str | None
+STAGES = keys.STAGES.encode()
+CONSUMED = TypeAdapter(frozenset[str])
+"""The channel of the stages table, and what it says: which channels are consumed."""
 
 
 class Listener:
-    """One subscription to the consumed channels and to the lease. `redis` must not retry by itself."""
+    """One subscription to the consumed channels, to the lease and to the stages table.
+
+    `channels` are those that this bridge itself consumes; `beat` tells all bridges what each of them does. `redis`
+    must not retry by itself.
+    """
 
     def __init__(
-        self, redis: Redis, channels: Iterable[str], upkeep: Upkeep, metrics: Metrics, *, lease: float
+        self,
+        redis: Redis,
+        channels: Iterable[str],
+        upkeep: Upkeep,
+        metrics: Metrics,
+        *,
+        lease: float,
+        beat: Callable[[], Awaitable[None]],
     ) -> None:
         self._redis = redis
-        self._channels = [*channels, keys.LEASE]
+        self._own = frozenset([keys.STAGES, keys.LEASE, *channels])
+        self._wanted = self._own
+        self._confirmed: set[str] = set()
         self._upkeep = upkeep
         self._metrics = metrics
         self._lease = lease
+        self._beat = beat
         self._token = uuid4().hex
         self._leader: str | None = None
-        self._released: str | None = None
-        self._buffer: deque[Heard] = deque()
-        self._buffered = 0
-        self._unclaimed: deque[tuple[str, bytes]] = deque(maxlen=MOST_BUFFERED)
-        self._filled = asyncio.Event()
-        self._idle = asyncio.Event()
+        self._adopter = Adopter(upkeep, metrics)
+        self._unclaimed = Buffer()
         self._try_lease = asyncio.Event()
         self._leasing = asyncio.Lock()
         self._subscribed = asyncio.Event()
+        self._tuned = asyncio.Event()
         self._followed = asyncio.Event()
         self.placed = asyncio.Event()
         """Set once it hears every message and knows whether it leads: nothing published from then on is missed."""
@@ -94,161 +90,142 @@ class Listener:
 
     def parts(self) -> Iterable[Coroutine[None, None, None]]:
         """What listens, leads when possible and adopts, until cancelled."""
-        return [self._listen(), self._seek_lease(), self._adopt()]
+        return [self._listen(), self._seek_lease(), self._adopter.run()]
 
     async def stop(self, *, within: float) -> None:
         """Give the lease up and adopt all that was heard before; the parts are cancelled after that."""
         try:
             async with asyncio.timeout(within):
-                self._released = self._token
+                self._adopter.released = self._token
                 async with self._leasing:  # what asks for the lease now has its answer before it is freed
                     freed = self.leading and await self._upkeep.release(self._token)
                 if freed:
                     await self._followed.wait()
-                await self._idle.wait()
+                await self._adopter.idle.wait()
         except (JournalUnavailable, TimeoutError) as fault:
-            log.warning("outcome=left-unadopted messages=%d reason=%r", len(self._buffer), str(fault))
+            log.warning(Fields(outcome="left-unadopted", messages=len(self._adopter), reason=str(fault)))
 
     async def _listen(self) -> None:
         while True:
             try:
-                async with self._redis.pubsub() as subscription:
-                    await subscription.subscribe(*self._channels)
-                    self._subscribed.set()
-                    self._try_lease.set()
+                async with subscribed(self._redis) as subscription:
+                    await subscription.subscribe(*self._wanted)
                     await self._hear(subscription)
             except (RedisError, OSError) as fault:
-                log.warning("outcome=unsubscribed reason=%r", str(fault))
+                log.warning(Fields(outcome="unsubscribed", reason=str(fault)))
             finally:
                 # What was heard on this connection says nothing of what the next one will hear.
+                self._confirmed.clear()
                 self._subscribed.clear()
+                self._tuned.clear()
                 self._follow(None)
             await asyncio.sleep(PAUSE)
 
-    async def _hear(self, subscription: PubSub) -> None:
+    async def _hear(self, subscription: Subscription) -> None:
         pinged = False
         while True:
-            message = await subscription.get_message(timeout=QUIET)
-            if message is not None:
+            messages = await subscription.messages(within=QUIET)
+            if messages is not None:
                 pinged = False
-                if message["type"] == "message":
-                    self._sort(message["channel"].decode(), message["data"])
+                for message in messages:
+                    await self._take(subscription, message)
             elif pinged:
                 raise OSError("no answer to PING")
             else:
                 await subscription.ping()
                 pinged = True
 
+    async def _take(self, subscription: Subscription, message: Message) -> None:
+        match message.kind:
+            case b"message" if message.channel == STAGES:
+                await self._tune(subscription, message.data)
+            case b"message" if not message.data.startswith(JOURNAL_MARK):
+                self._sort(message.channel.decode(), message.data)
+            case b"subscribe":
+                self._confirmed.add(message.channel.decode())
+                self._look_round()
+            case b"unsubscribe":
+                self._confirmed.discard(message.channel.decode())
+
+    async def _tune(self, subscription: Subscription, message: bytes) -> None:
+        """Hear what is consumed by now, and no more."""
+        try:
+            wanted = self._own | CONSUMED.validate_json(message)
+        except ValidationError:  # a stranger's
+            return
+        if new := wanted - self._wanted:
+            self._subscribed.clear()
+            await subscription.subscribe(*new)
+        if gone := self._wanted - wanted:
+            await subscription.unsubscribe(*gone)
+        self._wanted = wanted
+        self._tuned.set()
+        self._look_round()
+
+    def _look_round(self) -> None:
+        """See whether all subscriptions are confirmed; what is published from then on is heard."""
+        if not self._subscribed.is_set() and self._wanted <= self._confirmed:
+            self._subscribed.set()
+            self._try_lease.set()
+
     def _sort(self, channel: str, message: bytes) -> None:
         """Only looks whose a message is and puts it by: a slow subscriber is cut off."""
         if channel == keys.LEASE:
             if TOKEN.fullmatch(message):  # else a stranger's
                 self._follow(message.decode())
-        elif not message.startswith(JOURNAL_MARK):
-            if self._leader == FREED:
-                self._unclaimed.append((channel, message))
-            self._keep(channel, message)
+        else:
+            heard = Heard(channel, message, self._token if self.leading else None)
+            if self._leader == FREED and not self._unclaimed.add(heard):
+                self._metrics.adoption_overflow.inc()
+            self._adopter.keep(heard)
 
     def _follow(self, leader: str | None) -> None:
         if leader == self._token and not self.leading:
-            log.info("outcome=leading")
+            log.info(Fields(outcome="leading"))
         self._leader = leader
         self._metrics.leading.set(self.leading)
+        unclaimed = self._unclaimed.clear()
         if self.leading:
             self._followed.clear()
-            for channel, message in self._unclaimed:
-                self._keep(channel, message)
+            for heard in unclaimed:
+                self._adopter.keep(Heard(heard.channel, heard.message, self._token))
         else:
             self._followed.set()
-        self._unclaimed.clear()
         if leader == FREED:
             self._try_lease.set()
-
-    def _keep(self, channel: str, message: bytes) -> None:
-        if len(self._buffer) >= MOST_BUFFERED or self._buffered + len(message) > MOST_BUFFERED_BYTES:
-            self._metrics.adoption_overflow.inc()
-            return
-        self._buffered += len(message)
-        self._buffer.append(Heard(channel, message, self._token if self.leading else None))
-        self._idle.clear()
-        self._filled.set()
 
     async def _seek_lease(self) -> None:
         while True:
             await self._subscribed.wait()
-            async with self._leasing:
-                if self._released is None:
-                    await self._hold_lease()
             self._try_lease.clear()
+            pause = self._lease * RENEWED
             try:
-                async with asyncio.timeout(self._lease * RENEWED):
+                if not self._tuned.is_set():
+                    # Told on a connection that hears it, so no change of the table is missed.
+                    await self._beat()
+                    async with asyncio.timeout(pause):
+                        await self._tuned.wait()
+                    continue
+                async with self._leasing:
+                    if self._adopter.released is None and await self._hold_lease() == FREED:
+                        pause = PAUSE
+                async with asyncio.timeout(pause):
                     await self._try_lease.wait()
             except TimeoutError:
                 continue
-
-    async def _hold_lease(self) -> None:
-        token = self._token
-        try:
-            holder = await self._upkeep.lease(token, ttl=self._lease, tell=not self.leading)
-        except JournalUnavailable as fault:
-            log.warning("outcome=lease-unknown reason=%r", str(fault))
-            return
-        self.placed.set()
-        if holder != token:
-            if self.leading:
-                log.warning("outcome=lease-lost")
-            self._token = uuid4().hex
-
-    async def _adopt(self) -> None:
-        while True:
-            while not self._buffer:
-                self._idle.set()
-                self._filled.clear()
-                await self._filled.wait()
-            batch = [self._buffer.popleft() for _ in range(min(MOST_ADOPTED, len(self._buffer)))]
-            self._buffered -= sum(len(heard.message) for heard in batch)
-            foreign, unreadable = _read(batch)
-            await self._insist(self._journal, foreign)
-            await self._insist(self._put_away, unreadable)
-
-    async def _insist(self, step: Callable[[list[Found]], Awaitable[list[Found]]], items: list[Found]) -> None:
-        """Repeat a step with what it left over, through a Redis that is away or refuses."""
-        while items:
-            try:
-                items = await step(items)
             except JournalUnavailable as fault:
-                log.warning("outcome=unadopted messages=%d reason=%r", len(items), str(fault))
+                log.warning(Fields(outcome="lease-unknown", reason=str(fault)))
                 await asyncio.sleep(PAUSE)
 
-    async def _journal(self, foreign: list[Foreign]) -> list[Foreign]:
-        left = []
-        for item, answer in zip(foreign, await self._upkeep.adopt(foreign), strict=True):
-            if answer == "not leading" and item.token == self._released:
-                # We held the lease until we freed it ourselves, so what came before that is ours still.
-                left.append(replace(item, token=None))
-            else:
-                self._metrics.adopted.labels(item.event.type, answer.replace(" ", "-")).inc()
-        return left
-
-    async def _put_away(self, unreadable: list[Unreadable]) -> list[Unreadable]:
-        self._metrics.unreadable_dropped.inc(await self._upkeep.unreadable(unreadable))
-        for message in unreadable:
-            log.warning("channel=%s outcome=unreadable reason=%r", message.channel, message.reason)
-        return []
-
-
-def _read(batch: Iterable[Heard]) -> tuple[list[Foreign], list[Unreadable]]:
-    """What of these messages is to be adopted, and what nobody can read. The leader alone speaks for plain ones."""
-    foreign, unreadable = [], []
-    for heard in batch:
-        try:
-            event, named = wrap(heard.channel, heard.message)
-        except EventError as fault:
-            if heard.token:
-                unreadable.append(Unreadable(heard.channel, heard.message, str(fault)))
-            continue
-        if named:
-            foreign.append(Foreign(event, None))
-        elif heard.token:
-            foreign.append(Foreign(event, heard.token))
-    return foreign, unreadable
+    async def _hold_lease(self) -> str:
+        """Take the lease, or renew it; the token that holds it."""
+        token = self._token
+        heard = self._leader == FREED
+        holder = await self._upkeep.lease(token, ttl=self._lease, tell=not self.leading, heard=heard)
+        if holder != FREED:
+            self.placed.set()
+        if holder != token:
+            if self.leading:
+                log.warning(Fields(outcome="lease-lost"))
+            self._token = uuid4().hex
+        return holder

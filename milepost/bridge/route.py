@@ -2,39 +2,27 @@
 
 import asyncio
 import logging
-import random
-from collections import deque
-from collections.abc import Coroutine, Iterable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
+from milepost import tracing
 from milepost.bridge.client import Client, Lost, NotSent, TooLarge
-from milepost.bridge.metrics import Metrics
+from milepost.bridge.metrics import RouteMetrics
+from milepost.bridge.ruling import Ruling, event_id
 from milepost.bridge.settings import Delivery
-from milepost.bridge.verdict import Crashed, Deferred, Delivered, Failed, Refused, RouteDown, Verdict, judge
-from milepost.bridge.window import Window
-from milepost.errors import EventError, JournalUnavailable
-from milepost.event import STRUCTURED_TYPE, Event
-from milepost.journal import Act, Bury, Complete, Entry, Group, Letter, Park
+from milepost.bridge.verdict import Crashed, Delivered, Failed, RouteDown, Verdict, judge
+from milepost.bridge.window import Limits, Window
+from milepost.errors import JournalUnavailable
+from milepost.event import STRUCTURED_TYPE
+from milepost.journal import Act, Bury, Complete, Entry, Group, Hold, Park
+from milepost.log import Fields
 
 log = logging.getLogger("milepost.bridge")
 
-LONGEST_BACKOFF = 60.0
-"""Seconds between two deliveries of one event, at most."""
-
-LONGEST_PROBE = 2.0
-"""Seconds between two probes of a route that is down, unless its Retry-After says otherwise."""
-
 BLOCK = 5.0
 """Seconds a read waits for the first entry."""
-
-BROKEN_AFTER = 20
-BROKEN_EVENTS = 10
-"""When this many deliveries in a row, of at least so many different events, failed, the stage is broken."""
-
-SUSPECT_AFTER = 2
-"""Failures after which an event says nothing of its stage any more. Without this a few poison events that are left
-alone would look like a broken stage, and never be buried.
-"""
 
 HAND_BACK_WITHIN = 1.0
 """Seconds a clean stop gives a Redis that does not answer; what is not handed back is taken over later."""
@@ -47,85 +35,108 @@ UNREACHABLE_PAUSE = 0.25
 
 
 class Route:
-    """Carries the entries of `groups` to one URL, `window` of them at a time."""
+    """Carries the entries of `groups`, which bear its name, to one URL. `parked` is set when one was parked, `beat`
+    shows the routes in the stages table.
+    """
 
     def __init__(
         self,
-        name: str,
         groups: Sequence[Group],
         *,
         client: Client,
         emits: str | None,
         delivery: Delivery,
-        window: int,
-        metrics: Metrics,
+        limits: Limits,
+        metrics: RouteMetrics,
         parked: asyncio.Event,
+        beat: Callable[[], Awaitable[None]],
     ) -> None:
-        self.name = name
+        self.name = groups[0].name
         self.groups = groups
-        self.window = Window(window, backoff=self._probe_delay)
+        self._ruling = Ruling(self.name, delivery)
+        self.window = Window(limits, backoff=self._ruling.probe_delay)
         self.held: dict[Group, dict[str, asyncio.Task[None]]] = {group: {} for group in groups}
         self.dirty: set[str] = set()
         self._client = client
+        self._tracer = tracing.tracer("bridge")
         self._emits = emits
         self._delivery = delivery
         self._metrics = metrics
         self._parked = parked
-        self._failures: deque[str] = deque(maxlen=BROKEN_AFTER)
+        self._beat = beat
+        self._by_channel = {group.channel: group for group in groups}
         self._settling: set[str] = set()
         self._cursors = dict.fromkeys(groups, "0-0")
 
     def parts(self) -> Iterable[Coroutine[None, None, None]]:
         """What reads and delivers until cancelled; what is on the wire then stays there (see `finish`)."""
-        return [self._read(group) for group in self.groups]
+        return [self._read(*self.groups)]
 
-    async def _read(self, group: Group) -> None:
+    async def _read(self, first: Group, *others: Group) -> None:
+        """All groups in one command, so that there is one reader for one window: each is given its share of the room,
+        and one entry at least.
+        """
         while True:
             free = await self.window.room()
             try:
-                entries = await group.read(free, block=BLOCK)
+                entries = await first.read(max(1, free // len(self.groups)), block=BLOCK, beside=others)
                 if entries is None:
-                    made = await group.ensure()
-                    log.warning(
-                        "stage=%s channel=%s outcome=group-%s", self.name, group.channel, "made" if made else "there"
-                    )
+                    await self._heal()
                     continue
             except JournalUnavailable as fault:
-                log.warning("stage=%s channel=%s outcome=unread reason=%r", self.name, group.channel, str(fault))
-                await self._reread(group)
+                log.warning(Fields(stage=self.name, outcome="unread", reason=str(fault)))
+                await self._reread()
                 continue
-            self._take(group, entries)
+            self._take(entries)
 
-    async def _reread(self, group: Group) -> None:
+    async def _heal(self) -> None:
+        """A group is gone, and the stages table too if all of Redis was emptied."""
+        await self._beat()
+        for group in self.groups:
+            if await group.ensure():
+                log.warning(Fields(stage=self.name, channel=group.channel, outcome="group-made"))
+
+    async def _reread(self) -> None:
         """After a read that failed: take up what its lost answer may have carried, as soon as Redis is back."""
         while True:
             await asyncio.sleep(UNREACHABLE_PAUSE)
             try:
-                self._take(group, await group.reread() or [])
+                for group in self.groups:
+                    self._take(await group.reread() or [])
             except JournalUnavailable:
                 continue
-            log.info("stage=%s channel=%s outcome=reading-again", self.name, group.channel)
+            log.info(Fields(stage=self.name, outcome="reading-again"))
             return
 
-    def _take(self, group: Group, entries: Iterable[Entry]) -> None:
-        held = self.held[group]
+    def _take(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
+            group = self._by_channel[entry.channel]
+            held = self.held[group]
             if entry.id not in held:
-                held[entry.id] = asyncio.create_task(self._carry(group, entry, self.window.take()))
+                held[entry.id] = asyncio.create_task(self._carry(group, entry, self.window.take(len(entry.event))))
 
     async def _carry(self, group: Group, entry: Entry, epoch: int) -> None:
         try:
-            if entry.only in {"", self.name}:
+            act: Act
+            if self._delivery.delay and not entry.only:
+                act = Hold(entry, self._delivery.delay.total_seconds())
+            elif entry.only in {"", self.name}:
                 act = await self._deliver(entry)
             else:
                 act = Complete(entry, None)
             await self._settle(group, act)
         except Exception:
-            log.exception("stage=%s entry=%s outcome=left-to-takeover", self.name, entry.id)
+            log.exception(self._line(entry, "left-to-takeover"))
         finally:
             del self.held[group][entry.id]
             self.dirty.add(group.channel)
-            self.window.settled(epoch)
+            self.window.settled(epoch, len(entry.event))
+
+    def _line(self, entry: Entry, outcome: str, **more: Any) -> Fields:
+        """For the log. The event is read for its id: where lines are few, or asked for."""
+        return Fields(
+            stage=self.name, channel=entry.channel, id=event_id(entry), entry=entry.id, outcome=outcome, **more
+        )
 
     async def _settle(self, group: Group, act: Act) -> None:
         self._settling.add(act.entry.id)
@@ -141,37 +152,57 @@ class Route:
                 answer = await group.settle(act)
             except JournalUnavailable as fault:
                 if not tries % TOLD_EVERY:
-                    log.warning("stage=%s entry=%s outcome=unsettled reason=%r", self.name, act.entry.id, str(fault))
+                    log.warning(self._line(act.entry, "unsettled", reason=str(fault)))
                 tries += 1
                 await asyncio.sleep(UNREACHABLE_PAUSE)
                 continue
             break
-        if isinstance(act, Park) and answer == "done":
+        if isinstance(act, Park | Hold) and answer == "done":
             self._parked.set()
         if answer == "stale":
-            self._metrics.stale.labels(self.name).inc()
-        elif answer == "buried":
-            log.warning("stage=%s id=%s outcome=buried reason=%r", self.name, act.letter.id, act.letter.reason)  # type: ignore[union-attr]
-            self._metrics.dead.labels(self.name).inc()
+            self._metrics.stale.inc()
+        elif answer == "buried" and isinstance(act, Park | Bury):
+            letter = act.letter
+            log.warning(
+                Fields(stage=self.name, channel=act.entry.channel, id=letter.id, outcome="buried", status=letter.status)
+            )
+            self._metrics.dead.inc()
 
     async def _deliver(self, entry: Entry) -> Act:
         epoch = await self.window.enter()
+        began = time.perf_counter()  # uvloop's clock keeps whole milliseconds
+        self._metrics.began()
         try:
-            with self._metrics.seconds.labels(self.name).time():
-                verdict = await self._post(entry)
+            verdict = await self._post(entry)
         finally:
+            self._metrics.ended()
             self.window.leave(epoch)
-        self._metrics.deliveries.labels(self.name, type(verdict).__name__.lower()).inc()
+        self._metrics.judged(verdict, began, time.perf_counter())
         if isinstance(verdict, Delivered):
-            self._failures.clear()
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug(self._line(entry, "delivered"))
+            self._ruling.succeeded()
             self.window.succeeded()
             return Complete(entry, verdict.reply)
-        return self._rule(entry, epoch, verdict)
+        return self._ruling.act(entry, verdict, self.window, epoch)
 
     async def _post(self, entry: Entry) -> Verdict:
+        if self._tracer is None:
+            return await self._judged(entry)
+        with self._tracer.deliver(self.name, entry.event, entry.attempts + entry.crashes) as delivery:
+            verdict = await self._judged(entry, delivery.headers)
+            if isinstance(verdict, Delivered):
+                delivery.answered("delivered")
+                return Delivered(delivery.handed_on(verdict.reply)) if verdict.reply else verdict
+            delivery.answered(type(verdict).__name__.lower(), verdict.status)
+            return verdict
+
+    async def _judged(self, entry: Entry, headers: Mapping[str, str] | None = None) -> Verdict:
         timeout = self._delivery.timeout.total_seconds()
         try:
-            answer = await self._client.post(entry.event, content_type=STRUCTURED_TYPE, timeout=timeout)
+            answer = await self._client.post(
+                entry.event, content_type=STRUCTURED_TYPE, timeout=timeout, headers=headers
+            )
             return judge(answer.status, answer.headers, answer.body, emits=self._emits)
         except NotSent as fault:
             return RouteDown(None, str(fault))
@@ -183,59 +214,8 @@ class Route:
             return Failed(fault.status, f"unusable reply: {fault}")
         except Exception as fault:
             # Ours, but this event's too: counted, or it would come again for ever.
-            log.exception("stage=%s entry=%s outcome=not-posted", self.name, entry.id)
+            log.exception(self._line(entry, "not-posted"))
             return Failed(None, f"the bridge failed at it: {type(fault).__name__}")
-
-    def _rule(self, entry: Entry, epoch: int, verdict: Refused | Deferred | Failed | Crashed | RouteDown) -> Act:
-        """What becomes of an event that was not delivered."""
-        event_id = _event_id(entry)
-        log.info(
-            "stage=%s id=%s outcome=%s reason=%r", self.name, event_id, type(verdict).__name__.lower(), verdict.reason
-        )
-
-        def letter(attempts: int = 0, crashes: int = 0) -> Letter:
-            reason = verdict.reason.encode(errors="replace").decode()
-            return Letter(event_id, reason, verdict.status, entry.attempts + attempts, entry.crashes + crashes)
-
-        match verdict:
-            case Refused():
-                self._answered()
-                return Bury(entry, letter())
-            case Deferred():
-                self._answered()
-                return Park(entry, letter(), verdict.retry_after)
-            case RouteDown() as down:
-                return Park(entry, letter(), self.window.failed(epoch, down.retry_after))
-        if entry.attempts + entry.crashes < SUSPECT_AFTER:
-            self._failures.append(event_id)
-        if self._broken():
-            return Park(entry, letter(), self.window.failed(epoch, verdict.retry_after))
-        counted = letter(attempts=1) if isinstance(verdict, Failed) else letter(crashes=1)
-        if counted.attempts > self._delivery.retry or counted.crashes > self._delivery.crash_retry:
-            return Bury(entry, counted)
-        wait = self._backoff(counted.attempts + counted.crashes) if verdict.retry_after is None else verdict.retry_after
-        return Park(entry, counted, wait)
-
-    def _answered(self) -> None:
-        """The stage judged an event: it is neither away nor broken."""
-        self._failures.clear()
-        self.window.succeeded()
-
-    def _broken(self) -> bool:
-        return len(self._failures) == BROKEN_AFTER and len(set(self._failures)) >= BROKEN_EVENTS
-
-    def _backoff(self, failures: int, longest: float = LONGEST_BACKOFF) -> float:
-        """Seconds until delivery number `failures` + 1: Knative's backoffPolicy, capped, with equal jitter."""
-        delay = self._delivery.backoff_delay.total_seconds()
-        if self._delivery.backoff_policy == "linear":
-            delay *= failures
-        else:
-            delay *= 2.0 ** min(failures - 1, 30)
-        delay = min(delay, longest)
-        return random.uniform(delay / 2, delay)  # noqa: S311 - jitter
-
-    def _probe_delay(self, strikes: int) -> float:
-        return self._backoff(strikes, LONGEST_PROBE)
 
     async def keep(self, *, claim: float) -> None:
         """Renew what is held, drop what is no longer ours, then take over what nobody renews.
@@ -245,22 +225,26 @@ class Route:
         for group in self.groups:
             held = self.held[group]
             if held:
-                for lost in await group.renew(list(held)):
-                    if lost in held and lost not in self._settling:  # what we settled ourselves is not lost
-                        log.warning("stage=%s entry=%s outcome=lost-claim", self.name, lost)
-                        held[lost].cancel()
+                await self._drop(group.channel, held, await group.renew(list(held)))
             if self.window.free:
                 cursor, entries, destroyed = await group.takeover(
                     self.window.free, claim=claim, held=list(held), cursor=self._cursors[group]
                 )
                 self._cursors[group] = cursor
-                self._metrics.destroyed.labels(self.name).inc(destroyed)
+                self._metrics.destroyed.inc(destroyed)
                 if entries:
-                    log.info(
-                        "stage=%s channel=%s outcome=taken-over entries=%d", self.name, group.channel, len(entries)
-                    )
-                self._take(group, entries)
+                    log.info(Fields(stage=self.name, channel=group.channel, outcome="taken-over", entries=len(entries)))
+                self._take(entries)
             await group.reap(idle=claim)
+
+    async def _drop(self, channel: str, held: Mapping[str, asyncio.Task[None]], lost: Iterable[str]) -> None:
+        """End the deliveries of what is no longer ours; but for what we are settling, or have settled, ourselves."""
+        dropped = {entry: held[entry] for entry in lost if entry in held and entry not in self._settling}
+        for entry, task in dropped.items():
+            log.warning(Fields(stage=self.name, channel=channel, entry=entry, outcome="lost-claim"))
+            task.cancel()
+        if dropped:
+            await asyncio.wait(dropped.values())
 
     async def finish(self, *, grace: float, claim: float) -> None:
         """Let what is on the wire finish for `grace` seconds, then hand the rest back."""
@@ -277,11 +261,4 @@ class Route:
                 for group in self.groups:
                     await group.hand_back(claim=claim)
         except (JournalUnavailable, TimeoutError) as fault:
-            log.warning("stage=%s outcome=not-handed-back reason=%r", self.name, str(fault))
-
-
-def _event_id(entry: Entry) -> str:
-    try:
-        return Event.from_json(entry.event).id
-    except EventError:
-        return ""
+            log.warning(Fields(stage=self.name, outcome="not-handed-back", reason=str(fault)))

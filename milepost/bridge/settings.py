@@ -1,10 +1,12 @@
 """How a bridge is told what it serves."""
 
+import os
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic.alias_generators import to_camel
 
 from milepost.bridge.client import Client
@@ -29,6 +31,21 @@ def http_url(url: str) -> str:
     return url
 
 
+def from_environment(variables: Any) -> Any:
+    """Header → the value of the variable that it names. Raises ValueError naming the variable, never its value."""
+    if not isinstance(variables, Mapping):
+        raise ValueError("must be an object: header to variable")  # noqa: TRY004 - pydantic reports ValueError
+    found = {str(header): os.environ.get(str(variable), "").strip() for header, variable in variables.items()}
+    for header, value in found.items():
+        if not value:
+            raise ValueError(f"{header} comes from the variable {variables[header]}, which is not set")
+        try:
+            Client("http://any", headers={header: value})
+        except ConfigurationError as fault:
+            raise ValueError(f"{variables[header]}: {str(fault).partition(': ')[2]}") from None
+    return found
+
+
 Url = Annotated[str, AfterValidator(http_url)]
 Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Channel = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s{]\S*$")]
@@ -46,6 +63,10 @@ class Delivery(BaseModel):
     backoff_policy: Literal["exponential", "linear"] = "exponential"
     backoff_delay: timedelta = Field(timedelta(seconds=0.2), gt=timedelta(0))
     timeout: timedelta = Field(timedelta(seconds=60), gt=timedelta(0))
+    deadline: timedelta | None = Field(None, gt=timedelta(0))
+    """The bridge's own, DEADLINE, for this stage alone; with `delay` counted from when the event is due."""
+    delay: timedelta = Field(timedelta(0), ge=timedelta(0))
+    """How long an event waits from its first journaling until its first delivery."""
 
 
 class Stage(Delivery):
@@ -55,6 +76,8 @@ class Stage(Delivery):
     consumes: Channel
     emits: Channel | None = None
     url: Url | None = None
+    headers_from: Annotated[dict[str, SecretStr], BeforeValidator(from_environment)] = {}
+    """Headers of each request: name to the environment variable of the bridge that holds its value."""
 
 
 class BridgeSettings(JournalSettings):
@@ -68,14 +91,18 @@ class BridgeSettings(JournalSettings):
     broker_timeout: timedelta = Field(timedelta(seconds=60), gt=timedelta(0))
     window: int = Field(512, ge=1)
     """Most POSTs on the wire to one route."""
+    window_bytes: int = Field(32_000_000, ge=1)
+    """Bytes of events held for one route from which on no more are read."""
     claim: timedelta = Field(timedelta(seconds=30), gt=timedelta(0))
     """How long an entry may go unrenewed before another bridge takes it over."""
     lease: timedelta = Field(timedelta(seconds=10), gt=timedelta(0))
-    grace: timedelta = Field(timedelta(seconds=5), ge=timedelta(0))
+    grace: timedelta = Field(timedelta(seconds=4), ge=timedelta(0))
     """How long a clean stop waits for what is on the wire before it hands it back."""
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
+        if not self.routes:
+            raise ValueError("ROUTES: names no stage, so nothing would be delivered")
         names = [stage.name for stage in self.routes]
         emitted = [stage.emits for stage in self.routes if stage.emits]
         for what, values in (("named", names), ("emitted", emitted)):

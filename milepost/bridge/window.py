@@ -1,24 +1,42 @@
 """How many POSTs a route may have on the wire: grows while the stage keeps up, shrinks to one probe when it is away."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 FIRST = 16
 """Size at the start, in POSTs."""
+
+MOST_READ = 128
+"""Entries read in one step, at most. Their sizes are known only afterwards."""
+
+
+MOMENT = 0.002
+"""Seconds a route that is busy waits before it reads again."""
+
+
+class Limits(NamedTuple):
+    """The most there may be of one route: POSTs on the wire, and bytes of events held before no more are read."""
+
+    posts: int
+    bytes: int
 
 
 class Window:
     """Additive increase: each success of a full window widens it by one, up to `most`.
 
     When the route is down nothing passes until a delay is over, then one probe at a time; a probe that fails
-    lengthens the delay. `taken` counts entries read and unsettled, `on_wire` those of them being POSTed; each outage
-    begins an epoch of its own, whose probe does not wait for what an earlier one still has on the wire.
+    lengthens the delay. `taken` counts entries read and unsettled, `held` their bytes, `on_wire` those of them being
+    POSTed; each outage begins an epoch of its own, whose probe does not wait for what an earlier one still has on the
+    wire.
     """
 
-    def __init__(self, most: int, *, backoff: Callable[[int], float]) -> None:
-        self.most = most
-        self.size = min(FIRST, most)
+    def __init__(self, limits: Limits, *, backoff: Callable[[int], float]) -> None:
+        self.most, self.most_bytes = limits
+        self.held = 0
+        self.size = min(FIRST, self.most)
         self.epoch = 0
         self.taken = 0
         self.on_wire = 0
@@ -39,18 +57,28 @@ class Window:
         """How many more entries may be read now."""
         if self._reopening:
             return 0
-        return max(0, min(self.size - self.taken, self.most - self.taken - self._left_over))
+        entries = min(self.size - self.taken, self.most - self.taken - self._left_over, MOST_READ)
+        if self.held:
+            # The next are taken to be as large as those held are on average; one may be read even if it is not to fit.
+            left = (self.most_bytes - self.held) * (self.taken + self._left_over) / self.held
+            entries = min(entries, math.ceil(left))
+        return max(0, entries)
 
     async def room(self) -> int:
-        """Wait until something may be read; how many."""
+        """Wait until something may be read; how many. When less than a quarter of the window is free, what comes free
+        in a moment is waited for: a read costs a round trip.
+        """
         while not (free := self.free):
             self._changed.clear()
             await self._changed.wait()
-        return free
+        if free < self.size // 4:
+            await asyncio.sleep(MOMENT)
+        return self.free or await self.room()
 
-    def take(self) -> int:
-        """Count an entry that was read. Returns the epoch, to be given back when it is settled."""
+    def take(self, size: int) -> int:
+        """Count an entry of `size` bytes that was read. Returns the epoch, to be given back when it is settled."""
         self.taken += 1
+        self.held += size
         return self.epoch
 
     async def enter(self) -> int:
@@ -72,8 +100,9 @@ class Window:
             self.on_wire -= 1
         self._admit()
 
-    def settled(self, epoch: int) -> None:
+    def settled(self, epoch: int, size: int) -> None:
         """One of the entries taken is settled or dropped."""
+        self.held -= size
         if epoch == self.epoch:
             self.taken -= 1
         else:

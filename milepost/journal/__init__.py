@@ -1,8 +1,9 @@
 """The journal: the Redis streams beside the channels that make them durable."""
 
-from milepost.journal.group import Act, Bury, Complete, Group, Letter, Park
-from milepost.journal.journal import BEAT_FRESH, Journal, StageServed, keeping
-from milepost.journal.records import DeadLetter, Entry, Forgotten, Note, StageStatus
+from milepost.journal.depth import Depth, depths
+from milepost.journal.group import Act, Bury, Complete, Group, Hold, Letter, Park
+from milepost.journal.journal import Journal, StageNotServed, StageServed, keeping
+from milepost.journal.records import BEAT_FRESH, DeadLetter, Entry, Forgotten, Note, StageStatus
 from milepost.journal.scripts import Scripts
 from milepost.journal.upkeep import Foreign, Unreadable, Upkeep, Wiring
 
@@ -12,19 +13,23 @@ __all__ = [
     "Bury",
     "Complete",
     "DeadLetter",
+    "Depth",
     "Entry",
     "Foreign",
     "Forgotten",
     "Group",
+    "Hold",
     "Journal",
     "Letter",
     "Note",
     "Park",
     "Scripts",
+    "StageNotServed",
     "StageServed",
     "StageStatus",
     "Unreadable",
     "Upkeep",
     "Wiring",
+    "depths",
     "keeping",
 ]

@@ -9,9 +9,11 @@ Result = TypeVar("Result")
 
 
 class Batch(Generic[Item, Result]):
-    """Collects items and runs them together, with no timer: a lone item goes at once.
+    """Collects items and runs them together. A lone item goes at once; `pace` is how many seconds apart two batches
+    begin when items come faster than that, so that each carries more.
 
-    `run` answers one result per item, in order; what it raises, every submitter of that batch gets.
+    `run` answers one result per item, in order; what it raises, every submitter of that batch gets, and everyone who
+    waits behind it: were each of their batches to find out for itself, the last would wait for all the time-outs.
     """
 
     def __init__(
@@ -21,11 +23,14 @@ class Batch(Generic[Item, Result]):
         *,
         most_items: int = 256,
         most_bytes: int = 4_000_000,
+        pace: float = 0.0,
     ) -> None:
         self._run = run
         self._size = size
         self._most_items = most_items
         self._most_bytes = most_bytes
+        self._pace = pace
+        self._next = 0.0
         self._pending: list[tuple[Item, asyncio.Future[Result]]] = []
         self._runner: asyncio.Task[None] | None = None
 
@@ -38,9 +43,18 @@ class Batch(Generic[Item, Result]):
         return await future
 
     async def _drain(self) -> None:
+        now = asyncio.get_running_loop().time
         try:
             while self._pending:
+                if (early := self._next - now()) > 0:
+                    await asyncio.sleep(early)
+                self._next = now() + self._pace
                 await self._run_one(self._take())
+        except asyncio.CancelledError:
+            for _, future in self._pending:
+                future.cancel()
+            self._pending = []
+            raise
         finally:
             self._runner = None
 
@@ -58,14 +72,14 @@ class Batch(Generic[Item, Result]):
         try:
             results = list(zip(batch, await self._run([item for item, _ in batch]), strict=True))
         except asyncio.CancelledError:
-            for _, future in batch + self._pending:
+            for _, future in batch:
                 future.cancel()
-            self._pending = []
             raise
         except Exception as fault:  # noqa: BLE001 - handed to every submitter
-            for _, future in batch:
+            for _, future in batch + self._pending:
                 if not future.done():
                     future.set_exception(fault)
+            self._pending = []
             return
         for (_, future), result in results:
             if not future.done():

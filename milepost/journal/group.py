@@ -18,6 +18,10 @@ MOST_PENDING = 100_000
 """More entries than a consumer ever has pending."""
 
 
+PACE = 0.002
+"""Seconds between two settlings of one group when deliveries end faster than that: each costs a round trip."""
+
+
 @dataclass(frozen=True, slots=True)
 class Complete:
     """The delivery succeeded; its reply, if there is one, enters the next journal in the same step."""
@@ -54,7 +58,17 @@ class Bury:
     letter: Letter
 
 
-Act = Complete | Park | Bury
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Not to be delivered before it is `delay` seconds old. It was not tried: nothing is counted, and its deadline is
+    counted from then.
+    """
+
+    entry: Entry
+    delay: float
+
+
+Act = Complete | Park | Bury | Hold
 
 
 class Group:
@@ -82,29 +96,33 @@ class Group:
         self._scripts = scripts
         self._keeping = keeping
         self._deadline = milliseconds(deadline)
-        self._acts: Batch[Act, bytes] = Batch(self._settle, size=lambda act: len(act.entry.event))
+        self._acts: Batch[Act, bytes] = Batch(self._settle, size=lambda act: len(act.entry.event), pace=PACE)
 
     async def ensure(self) -> bool:
         """Make the group, from the journal's beginning, if it is missing. Raises JournalUnavailable."""
         made = await self._scripts.run("ensure", [keys.JOURNALS, self._journal], [self.channel, self.name])
         return bool(made)
 
-    async def read(self, count: int, *, block: float) -> list[Entry] | None:
+    async def read(self, count: int, *, block: float, beside: Sequence["Group"] = ()) -> list[Entry] | None:
         """Up to `count` entries no consumer had yet, waiting up to `block` seconds for the first.
 
-        None if the group is gone (see `ensure`). Raises JournalUnavailable: what the lost reply may have carried is
-        pending now, and comes back by `reread` or takeover.
+        With them up to `count` of each group `beside` it, which differ in nothing but the channel. None if a group is
+        gone (see `ensure`). Raises JournalUnavailable: what the lost reply may have carried is pending now, and comes
+        back by `reread` or takeover.
         """
-        return await self._read(">", count, block=round(block * 1000))
+        return await self._read([self, *beside], ">", count, block=round(block * 1000))
 
     async def reread(self) -> list[Entry] | None:
         """Whatever this consumer has pending, on the wire or not. Raises JournalUnavailable."""
-        return await self._read("0", MOST_PENDING, block=None)
+        return await self._read([self], "0", MOST_PENDING, block=None)
 
-    async def _read(self, start: str, count: int, *, block: int | None) -> list[Entry] | None:
+    async def _read(
+        self, groups: Sequence["Group"], start: str, count: int, *, block: int | None
+    ) -> list[Entry] | None:
+        channels = {keys.journal(group.channel).encode(): group.channel for group in groups}
         try:
             answer: Any = await self._reader.xreadgroup(
-                self.name, self.consumer, {self._journal: start}, count=count, block=block
+                self.name, self.consumer, dict.fromkeys(channels, start), count=count, block=block
             )
         except ResponseError as fault:
             if str(fault).startswith(("NOGROUP", "UNBLOCKED")):
@@ -112,10 +130,9 @@ class Group:
             raise unavailable(fault) from fault
         except (RedisError, OSError) as fault:
             raise unavailable(fault) from fault
-        if not answer:
-            return []
-        rows = next(iter(answer.values()))[0] if isinstance(answer, dict) else answer[0][1]
-        return [Entry.read(self.channel, row) for row in rows if row[1]]
+        if isinstance(answer, dict):  # RESP3
+            answer = [(journal, chunks[0]) for journal, chunks in answer.items()]
+        return [Entry.read(channels[journal], row) for journal, rows in answer or [] for row in rows if row[1]]
 
     async def settle(self, act: Act) -> str:
         """Carry out one verdict: `done`, `buried`, or `stale` when someone else settled the entry.
@@ -182,6 +199,8 @@ def _spell(act: Act, channel: str, names: list[Text], arguments: list[Text]) -> 
         case Bury(entry, letter):
             names.append(keys.progress(letter.id))
             arguments += "bury", entry.id, *_letter(entry, letter, channel), entry.since, 0
+        case Hold(entry, delay):
+            arguments += "hold", entry.id, entry.event, channel, entry.since, round(delay * 1000)
 
 
 def _letter(entry: Entry, letter: Letter, channel: str) -> Sequence[Text]:

@@ -12,6 +12,7 @@ from milepost.errors import BacklogFull, MilepostError
 from milepost.event import DEEPEST, Event, loads
 from milepost.journal.batch import Batch
 from milepost.journal.records import (
+    BEAT_FRESH,
     DeadLetter,
     Forgotten,
     Note,
@@ -24,14 +25,21 @@ from milepost.journal.records import (
 from milepost.journal.scripts import Scripts, Text, checked, unavailable
 from milepost.settings import JournalSettings
 
-BEAT_FRESH = 60.0
-"""Seconds without a beat after which a stage is not served."""
+BACKLOG_TRUSTED = 0.1
+"""Seconds for which doors do not count the backlog anew."""
+
+MOST_UNCONSUMED = 1000
+"""Journals of channels that no stage consumes, above which doors begin no other."""
 
 _OF = (keys.journal(""), keys.waiting(""), keys.dead(""))
 
 
 class StageServed(MilepostError):  # noqa: N818 - named for the state that forbids forgetting
     """A bridge serves this stage: it cannot be forgotten."""
+
+
+class StageNotServed(MilepostError):  # noqa: N818 - named for the state that forbids replaying
+    """No bridge serves the stage on this channel: what is for it alone would be lost."""
 
 
 class Journal:
@@ -50,17 +58,24 @@ class Journal:
         """Journal `event` and announce it on its channel, in one atomic step.
 
         Returns False, and does nothing, if this (source, id) was published before.
-        Raises JournalUnavailable if Redis cannot take it, BacklogFull if the backlog is over its limit:
-        then nothing was written.
+        Raises JournalUnavailable if Redis cannot take it, BacklogFull if the backlog is over its limit, or if no
+        stage consumes the channel and too many such channels wait already: then nothing was written.
         """
         answer = await self._publishes.submit((event_keys(event), event_arguments(event)))
+        if answer == b"crowded":
+            raise BacklogFull(
+                f"no stage consumes {event.type!r}, and {MOST_UNCONSUMED} channels that none consumes wait already"
+            )
         return checked([answer]) == ["done"]
 
     async def _publish(self, batch: Sequence[tuple[Sequence[Text], Sequence[Text]]]) -> Sequence[bytes]:
         answers = await self.scripts.run(
             "publish",
-            [keys.STAGES, keys.JOURNALS, keys.DEAD, *(key for names, _ in batch for key in names)],
-            [self._limit, *_OF, *self.keeping, *(argument for _, texts in batch for argument in texts)],
+            [keys.STAGES, keys.JOURNALS, keys.DEAD, keys.BACKLOG, *(key for names, _ in batch for key in names)],
+            [
+                *(self._limit, MOST_UNCONSUMED, round(BACKLOG_TRUSTED * 1000), *_OF, *self.keeping),
+                *(argument for _, texts in batch for argument in texts),
+            ],
         )
         if answers == b"full":
             raise BacklogFull(f"the backlog is over its limit of {self._limit} events")
@@ -168,17 +183,20 @@ class Journal:
     async def replay(self, stage: str, entries: Sequence[str]) -> int:
         """Put dead letters back into their journals, for `stage` alone, counts and deadline afresh.
 
-        Returns how many there were. Raises ValueError for `bridge`, whose letters no journal can carry.
+        Returns how many there were. Raises ValueError for `bridge`, whose letters no journal can carry;
+        StageNotServed, with nothing replayed, if one of them is for a route that no bridge serves on its channel.
         """
         if stage == "bridge":
             raise ValueError("what the bridge itself could not read cannot be replayed; drop it")
-        return int(
-            await self.scripts.run(
-                "replay",
-                [keys.JOURNALS, keys.dead(stage)],
-                [stage, keys.journal(""), keys.progress(""), *entries],
-            )
+        answer = await self.scripts.run(
+            "replay",
+            [keys.STAGES, keys.JOURNALS, keys.dead(stage)],
+            [stage, round(BEAT_FRESH * 1000), keys.journal(""), keys.progress(""), *entries],
         )
+        if isinstance(answer, list):
+            route, channel = (text.decode() for text in answer)
+            raise StageNotServed(f"no bridge serves {route} on {channel}: its dead letters stay until one does")
+        return int(answer)
 
     async def drop(self, stage: str, entries: Sequence[str]) -> int:
         """Delete dead letters for good. Returns how many there were."""

@@ -8,6 +8,9 @@ from typing import Any
 from milepost import keys
 from milepost.event import Event, dumps
 
+BEAT_FRESH = 60.0
+"""Seconds without a beat after which a stage is not served."""
+
 LARGEST_NOTE = 64_000
 """Bytes of data that progress keeps of one event; larger data is noted as null."""
 

@@ -281,4 +281,4 @@ async def subscribed(redis: redis_asyncio.Redis, *channels: str) -> AsyncIterato
 
 def value(bridge: Bridge, name: str, **labels: str) -> float:
     """One of a bridge's metrics, 0 if it never counted."""
-    return bridge.metrics.registry.get_sample_value(f"milepost_{name}", labels) or 0.0
+    return bridge.metrics.registry.value(f"milepost_{name}", **labels)

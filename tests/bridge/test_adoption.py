@@ -19,6 +19,10 @@ def leading(*bridges: Bridge) -> list[Bridge]:
     return [bridge for bridge in bridges if value(bridge, "leading")]
 
 
+def hears(bridge: Bridge, channel: str) -> bool:
+    return channel in bridge._listener._confirmed
+
+
 async def a_leader(*bridges: Bridge) -> Bridge:
     await eventually(lambda: len(leading(*bridges)) == 1, what="one leader")
     return leading(*bridges)[0]
@@ -105,6 +109,65 @@ async def test_what_a_bridge_published_itself_is_not_adopted(rig: Rig) -> None:
     assert value(bridge, "adopted_total", channel="in", outcome="done") == 1
     assert value(bridge, "adopted_total", channel="middle", outcome="done") == 0
     assert first.count["1"] == second.count["1"] == 1
+
+
+async def test_the_leader_adopts_for_every_stage_that_some_bridge_serves(rig: Rig) -> None:
+    """As while an upgrade adds a stage: the old bridge leads, the new one alone serves the new channel."""
+    old = await rig.stage("old", "in", "out")
+    leader = await rig.bridge()
+    await a_leader(leader)
+    new = await rig.stage("new", "more")
+    added = await rig.bridge(routes=[old.route(), new.route()])
+    await eventually(lambda: hears(leader, "more"), what="the leader hears it, long before its next beat")
+    await rig.redis.publish("more", '"plain"')
+    await eventually(lambda: data_of(new) == ["plain"])
+    assert leading(leader, added) == [leader]
+    assert value(leader, "adopted_total", channel="more", outcome="done") == 1
+
+
+async def test_a_bridge_that_starts_hears_what_the_others_serve_before_it_leads(rig: Rig) -> None:
+    served = await rig.stage("served", "more")
+    other = await rig.bridge()
+    own = await rig.stage("own", "in")
+    starting = await rig.bridge(routes=[own.route()])
+    assert hears(starting, "more")
+    await rig.stop(other)
+    await a_leader(starting)
+    await rig.redis.publish("more", '"plain"')
+    await rig.bridge(routes=[served.route()])
+    await eventually(lambda: data_of(served) == ["plain"])
+
+
+async def test_a_channel_whose_stage_nobody_serves_is_heard_no_more(rig: Rig) -> None:
+    await rig.stage("stage", "in")
+    await rig.redis.hset(keys.STAGES, "gone", '{"consumes":["old"],"emits":[],"url":"","beat":1}')
+    bridge = await rig.bridge()
+    assert hears(bridge, "in")
+    assert not hears(bridge, "old")
+
+
+@pytest.mark.parametrize("message", [b"\xff", b"7", b"[7]", b"null"])
+async def test_a_stranger_on_the_tables_channel_changes_nothing(rig: Rig, message: bytes) -> None:
+    stage = await rig.stage("stage", "in")
+    await a_leader(await rig.bridge())
+    await rig.redis.publish(keys.STAGES, message)
+    await rig.redis.publish("in", "1")
+    await eventually(lambda: data_of(stage) == [1])
+
+
+async def test_what_redis_will_never_take_becomes_a_dead_letter_and_holds_up_no_other(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in")
+    await rig.stage("broken", "broken")
+    await a_leader(await rig.bridge())
+    await rig.redis.delete(keys.journal("broken"))
+    await rig.redis.set(keys.journal("broken"), "not a stream")
+    await rig.redis.publish("broken", "1")
+    await rig.redis.publish("in", "2")
+    await eventually(lambda: data_of(stage) == [2])
+    await eventually(lambda: rig.dead("bridge"))
+    (letter,) = await rig.dead("bridge")
+    assert (letter.channel, letter.event) == ("broken", b"1")
+    assert "WRONGTYPE" in letter.reason
 
 
 async def test_adopting_does_not_publish_again(rig: Rig) -> None:
@@ -219,7 +282,7 @@ async def test_a_leader_that_stops_adopts_what_it_has_not_yet_read(rig: Rig) -> 
     stage = await rig.stage("stage", "in", None)
     first = await rig.bridge()
     await a_leader(first)
-    second = await rig.bridge()
+    second = await rig.bridge(grace="PT8S")  # time to adopt all of it, on a slow machine too
     await rig.stop(first)
     await a_leader(second)
     async with rig.redis.pipeline(transaction=False) as burst:

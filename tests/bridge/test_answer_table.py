@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -110,6 +111,39 @@ async def test_other_4xx_bury_at_once(rig: Rig, code: int) -> None:
     assert Event.from_json(letter.event).data == {"lat": 91}
     assert stage.count["1"] == 1
     assert (await rig.journal.progress("1"))["dead:stage"].data == {"reason": letter.reason}
+
+
+async def test_a_burial_is_one_line_of_the_log_that_quotes_nothing(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    problem = json.dumps({"detail": "someone@example.org: nothing is known of them"}).encode()
+    stage = await rig.stage("stage", "in", "out")
+    stage.script = lambda delivery: status(
+        {1: 500, 2: 422}[delivery.count], problem, content_type="application/problem+json"
+    )
+    caplog.set_level(logging.INFO)
+    await rig.bridge()
+    await rig.publish("in", "mine", "someone@example.org")
+    await rig.redis.publish("in", b'{"specversion":"1.0","id":"1","source":"/x","type":"someone@example.org"}')
+    await eventually(lambda: rig.dead("stage"))
+    await eventually(lambda: "outcome=buried" in caplog.text)
+    await eventually(lambda: "outcome=unreadable" in caplog.text)
+    assert [record.message for record in caplog.records if "id=mine" in record.message] == [
+        "stage=stage channel=in id=mine outcome=failed status=500",
+        "stage=stage channel=in id=mine outcome=buried status=422",
+    ]
+    assert "someone@" not in caplog.text
+    (letter,) = await rig.dead("stage")
+    assert letter.reason == "HTTP 422: someone@example.org: nothing is known of them"
+
+
+async def test_at_debug_alone_each_delivery_is_a_line(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    stage = await rig.stage("stage", "in")
+    await rig.bridge()
+    for name, level in (("quiet", logging.INFO), ("told", logging.DEBUG)):
+        caplog.set_level(level, "milepost.bridge")
+        await rig.publish("in", name)
+        await eventually(lambda: rig.settled(stage))
+    told = [record.msg for record in caplog.records if "outcome=delivered" in record.message]
+    assert [(line["stage"], line["channel"], line["id"]) for line in told] == [("stage", "in", "told")]
 
 
 @pytest.mark.parametrize("code", [500, 501, 505, 507, 599])

@@ -66,6 +66,39 @@ async def test_the_posts_of_all_channels_share_one_window(rig: Rig) -> None:
     assert sink.most_on_wire == 4
 
 
+async def test_what_is_read_of_all_channels_fits_into_the_one_window(rig: Rig) -> None:
+    sink = await broker(rig)
+    go = asyncio.Event()
+
+    async def hold(_: Delivery) -> Answer:
+        await go.wait()
+        return status(202)
+
+    sink.script = hold
+    channels = [f"channel-{n}" for n in range(4)]
+    rows = [{"name": f"stage-{n}", "consumes": channel} for n, channel in enumerate(channels)]
+    for channel in channels:
+        await rig.publish_all(channel, [f"{channel}-{n}" for n in range(8)])
+    bridge = await rig.bridge(delivery="broker", k_sink=sink.url, routes=rows, window=8)
+    await eventually(lambda: sink.on_wire == 8)
+    window = bridge._routes[0].window
+    assert window.taken <= 8 + len(channels) - 1
+    go.set()
+    await eventually(lambda: len(sink.count) == 32)
+
+
+async def test_a_dead_letter_is_taken_while_the_backlog_is_over_its_limit(rig: Rig) -> None:
+    """The event was accepted once; a Broker whose sink refuses it throws it away."""
+    sink = await broker(rig)
+    await sink.close()
+    bridge = await rig.bridge(delivery="broker", k_sink=sink.url, routes=ROUTES, backlog_limit=1)
+    async with door(bridge) as client:
+        assert (await client.post("/", content=structured("1"), headers=STRUCTURED)).status_code == 202
+        assert (await client.post("/", content=structured("2"), headers=STRUCTURED)).status_code == 503
+        assert (await client.post("/dead/first", content=structured("0"), headers=STRUCTURED)).status_code == 202
+    assert len(await rig.dead("first")) == 1
+
+
 async def test_a_reply_through_the_broker_shows_on_its_channel_and_runs_once(rig: Rig) -> None:
     """What a Trigger brings to /replies the Broker has carried on already, so the sink sees each event once."""
     sink = await broker(rig)
@@ -115,6 +148,7 @@ async def test_dead_letters_of_the_broker_are_in_the_backlog_and_in_the_list(rig
 
 
 async def test_without_k_sink_it_waits_and_says_so_and_stops(rig: Rig) -> None:
+    await rig.stage("first", "in")
     process = rig.process(DELIVERY="broker").launch()
     await eventually(lambda: "K_SINK is not set" in process.log)
     await eventually(lambda: asyncio.to_thread(http_status, process.port, "/healthz"), what="it listens")

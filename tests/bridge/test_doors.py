@@ -97,8 +97,25 @@ async def test_what_is_no_cloud_event_is_400(
     assert word in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/", 405), ("POST", "/nowhere", 404)])
+async def test_where_nothing_is_says_so_as_a_problem(
+    client: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    answer = await client.request(method, path)
+    assert answer.status_code == answer.json()["status"] == status
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
 async def test_more_than_a_megabyte_is_413(rig: Rig, client: httpx.AsyncClient) -> None:
     answer = await client.post("/", content=structured(data="x" * 1_000_000), headers=STRUCTURED)
+    assert answer.status_code == 413
+    assert not await rig.journaled("in")
+
+
+async def test_what_grows_over_a_megabyte_when_written_is_413_too(rig: Rig, client: httpx.AsyncClient) -> None:
+    body = json.dumps("é" * 400_000, ensure_ascii=False).encode()
+    assert len(body) < 1_000_000
+    answer = await client.post("/", content=body, headers=binary())
     assert answer.status_code == 413
     assert not await rig.journaled("in")
 
@@ -143,7 +160,11 @@ async def test_a_redis_that_is_away_is_503_with_retry_after_at_once(rig: Rig, tm
             assert answer.status_code == 503
             assert int(answer.headers["retry-after"]) >= 1
             assert (await client.get("/healthz")).status_code == 200
-            assert (await client.get("/readyz")).status_code == 503
+            unready = await client.get("/readyz")
+            assert unready.status_code == 503
+            for told in (answer.text, unready.text):
+                assert str(valkey.port) not in told, "where Redis is, is for the log"
+            assert str(valkey.port) in process.log
             await asyncio.to_thread(valkey.start)
             await ready(process)
             assert (await client.post("/", content=structured(), headers=STRUCTURED)).status_code == 202

@@ -153,6 +153,27 @@ async def test_a_claim_that_was_lost_is_dropped_at_once(rig: Rig) -> None:
     assert await rig.pending(stage) == 1
 
 
+async def test_what_was_lost_and_then_abandoned_is_taken_back_at_once(rig: Rig) -> None:
+    """A takeover that passed over it because its delivery was still ending would have claimed it for a whole claim."""
+    stage = await rig.stage("stage", "in", "out")
+    never = asyncio.Event()
+
+    async def hold(delivery: Delivery) -> Answer:
+        if delivery.count == 1:
+            await never.wait()
+        return stage.succeed(delivery)
+
+    stage.script = hold
+    bridge = await rig.bridge(claim="PT600S")
+    await rig.publish("in", "1")
+    await eventually(lambda: stage.on_wire)
+    (row,) = await rig.redis.xpending_range(keys.journal("in"), "stage", "-", "+", 1)
+    await rig.redis.xclaim(keys.journal("in"), "stage", "another", 0, [row["message_id"]], idle=601_000)
+    await bridge._routes[0].keep(claim=600)
+    await eventually(lambda: stage.count["1"] == 2)
+    await eventually(lambda: rig.settled(stage))
+
+
 async def test_an_entry_that_an_operator_deleted_is_acked_and_counted(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     await rig.publish("in", "1")

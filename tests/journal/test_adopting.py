@@ -2,11 +2,9 @@
 
 import asyncio
 
-import pytest
 from redis.asyncio import Redis
 
 from milepost import keys
-from milepost.errors import JournalUnavailable
 from milepost.journal import Complete, Foreign, Journal, Upkeep
 from milepost.wrap import wrap
 from tests.journal.conftest import Groups, Table
@@ -102,13 +100,14 @@ async def test_an_announced_event_is_adopted_if_its_channel_has_a_stage_by_now(
     assert await redis.xlen(keys.journal(SENT)) == 1
 
 
-async def test_what_could_not_be_adopted_may_be_tried_again_and_the_rest_is_not_doubled(
+async def test_what_redis_will_never_take_is_told_apart_and_the_rest_is_not_doubled(
     upkeep: Upkeep, redis: Redis
 ) -> None:
     batch = [Foreign(submission(), None), Foreign(submission(channel="broken"), None), Foreign(submission(), None)]
     await redis.set(keys.journal("broken"), "not a stream")
-    with pytest.raises(JournalUnavailable):
-        await upkeep.adopt(batch)
+    first, refused, last = await upkeep.adopt(batch)
+    assert (first, last) == ("done", "done")
+    assert refused.startswith("error WRONGTYPE")
     await redis.delete(keys.journal("broken"))
     assert await upkeep.adopt(batch) == ["seen", "done", "seen"]
     assert await redis.xlen(keys.journal(RAW)) == 2

@@ -7,10 +7,11 @@ from redis.asyncio import Redis
 
 from milepost import keys
 from milepost.event import Event
-from milepost.journal import Bury, DeadLetter, Group, Journal, Park, Unreadable, Upkeep
+from milepost.journal import Bury, DeadLetter, Group, Journal, Park, StageNotServed, Unreadable, Upkeep
 from milepost.journal.upkeep import LARGEST_UNREADABLE, MOST_UNREADABLE
-from tests.journal.conftest import Groups
+from tests.journal.conftest import Groups, Table
 from tests.journal.events import (
+    CALCULATED,
     RAW,
     READY,
     commands,
@@ -18,12 +19,14 @@ from tests.journal.events import (
     letter,
     made,
     submission,
+    unserved,
     verbs,
 )
 
 
 @pytest.fixture
-async def distance(redis: Redis, groups: Groups) -> Group:
+async def distance(redis: Redis, groups: Groups, table: Table) -> Group:
+    await table(distance=(RAW,))
     group = groups("distance")
     await group.ensure()
     return group
@@ -64,7 +67,7 @@ async def test_replay_adds_to_the_journal_before_it_takes_from_the_dead(
     async with commands(redis) as called:
         await journal.replay("distance", [dead.entry])
     order = [verb for verb in verbs(called) if verb in {"XACK", "XRANGE", "XADD", "XDEL"}]
-    assert order == ["XACK", "XRANGE", "XADD", "XDEL"]
+    assert order == ["XRANGE", "XACK", "XADD", "XDEL"]
 
 
 async def test_a_dead_letter_is_replayed_once_and_an_unknown_one_not_at_all(
@@ -78,18 +81,47 @@ async def test_a_dead_letter_is_replayed_once_and_an_unknown_one_not_at_all(
 
 
 async def test_what_a_broker_gave_up_on_is_replayed_for_the_broker(
-    journal: Journal, upkeep: Upkeep, groups: Groups, redis: Redis
+    journal: Journal, upkeep: Upkeep, groups: Groups, redis: Redis, table: Table
 ) -> None:
     event = submission()
     await upkeep.bury("distance", event, letter(event), only="broker")
     (dead,) = await journal.dead_letters("distance")
     assert (dead.id, dead.event) == (event.id, event.to_json().encode())
     assert "dead:distance" in await journal.progress(event.id)
-    await journal.replay("distance", [dead.entry])
+    await table(broker=(RAW,))
     broker = groups("broker")
     await made(broker)
+    await journal.replay("distance", [dead.entry])
     (entry,) = await broker.read(1, block=READY) or []
     assert entry.only == "broker"
+
+
+async def test_what_is_for_a_route_that_no_bridge_serves_is_not_replayed(
+    journal: Journal, upkeep: Upkeep, groups: Groups, redis: Redis, distance: Group, table: Table
+) -> None:
+    """As after a switch from broker to direct mode: every group there is would acknowledge it unseen."""
+    mine = await buried(journal, distance)
+    event = submission()
+    await upkeep.bury("distance", event, letter(event), only="broker")
+    entries = [letter.entry for letter in await journal.dead_letters("distance")]
+
+    async def refused() -> None:
+        before = await everything(redis)
+        with pytest.raises(StageNotServed, match="no bridge serves broker on raw_input"):
+            await journal.replay("distance", entries)
+        assert await everything(redis) == before
+
+    await refused()
+    await table(broker=(RAW,))
+    await refused()  # it has no group
+    await made(groups("broker"))
+    await unserved(redis, "broker")
+    await refused()
+    await table(broker=(CALCULATED,))
+    await refused()
+    assert await journal.replay("distance", [mine.entry]) == 1
+    await table(broker=(RAW,))
+    assert await journal.replay("distance", entries) == 1
 
 
 async def test_drop_deletes_dead_letters_for_good(journal: Journal, redis: Redis, distance: Group) -> None:

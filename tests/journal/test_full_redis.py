@@ -8,7 +8,7 @@ from redis.exceptions import OutOfMemoryError
 
 from milepost import keys
 from milepost.errors import JournalUnavailable
-from milepost.journal import Bury, Complete, Entry, Foreign, Journal, Park, Unreadable, Upkeep
+from milepost.journal import Bury, Complete, Entry, Foreign, Journal, Park, Unreadable, Upkeep, Wiring
 from tests.journal.conftest import Groups, Table
 from tests.journal.events import (
     CALCULATED,
@@ -84,6 +84,7 @@ async def test_reading_completing_and_trimming_run_through(
 async def test_parking_burying_waking_and_replaying_run_through(
     journal: Journal, upkeep: Upkeep, redis: Redis, groups: Groups, entries: list[Entry], full: Full
 ) -> None:
+    await upkeep.beat({"distance": Wiring([RAW], [], "")})
     await full()
     distance = groups("distance")
     assert await distance.settle(Park(entries[0], letter(EVENTS[0]), 0)) == "done"

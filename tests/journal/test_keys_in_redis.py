@@ -39,7 +39,8 @@ async def test_every_key_bears_the_one_hash_tag_and_has_its_type(
     await upkeep.lease("token", ttl=10, tell=False)
     await upkeep.unreadable([Unreadable(RAW, b"\xff", "not UTF-8")])
     types = {key.decode(): (await redis.type(key)).decode() for key in await redis.keys("*")}
-    assert len({key_slot(key.encode()) for key in types}) == 1
+    types.pop(keys.BACKLOG, None)  # it lives for a tenth of a second
+    assert len({key_slot(key.encode()) for key in [*types, keys.BACKLOG]}) == 1
     assert types == {
         keys.JOURNALS: "set",
         keys.DEAD: "set",

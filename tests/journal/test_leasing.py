@@ -6,6 +6,7 @@ from redis.asyncio import Redis
 
 from milepost import keys
 from milepost.journal import Upkeep
+from milepost.journal.upkeep import HANDOVER
 from tests.journal.events import heard
 from tests.servers import eventually
 
@@ -57,7 +58,21 @@ async def test_a_clean_stop_frees_it_and_tells_the_others(upkeep: Upkeep, redis:
     async with heard(redis, keys.LEASE) as messages:
         assert await upkeep.release("one") is True
     assert messages == [(keys.LEASE, b"")]
-    assert await upkeep.lease("two", ttl=10, tell=False) == "two"
+    assert await upkeep.lease("two", ttl=10, tell=False, heard=True) == "two"
+
+
+async def test_for_a_moment_a_freed_lease_is_for_those_who_heard_it(upkeep: Upkeep, redis: Redis) -> None:
+    """One that subscribed later does not know what was published since; once nobody who does has come, it may lead."""
+    await upkeep.lease("one", ttl=10, tell=False)
+    await upkeep.release("one")
+    assert await upkeep.lease("late", ttl=10, tell=True) == ""
+    assert 0 < await redis.pttl(keys.LEASE) <= HANDOVER * 1000
+    await redis.pexpire(keys.LEASE, 1)
+
+    async def taken() -> bool:
+        return await upkeep.lease("late", ttl=10, tell=False) == "late"
+
+    await eventually(taken)
 
 
 async def test_nobody_frees_what_is_not_theirs(upkeep: Upkeep, redis: Redis) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis, from_url
 
+from milepost import keys
 from milepost.connection import connect
 from milepost.journal import Bury, Complete, Foreign, Forgotten, Group, Journal, Park, Upkeep, Wiring
 from milepost.settings import JournalSettings
@@ -71,7 +72,7 @@ async def test_all_keys_are_on_one_shard_of_a_cluster(tmp_path: Path) -> None:
 async def test_a_user_needs_no_keys_but_ours_and_no_administration(redis: Redis, redis_url: str) -> None:
     await redis.execute_command(
         *["ACL", "SETUSER", "narrow", "on", ">pw", "~{milepost}:*", "resetchannels"],
-        *(f"&{channel}" for channel in (RAW, CALCULATED, "{milepost}:lease")),
+        *(f"&{channel}" for channel in (RAW, CALCULATED, keys.LEASE, keys.STAGES)),
         *["+@all", "-@admin", "-@dangerous"],
     )
     await live(redis_url.replace("//", "//narrow:pw@"), redis)

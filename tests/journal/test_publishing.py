@@ -12,6 +12,8 @@ from milepost import keys
 from milepost.errors import BacklogFull, JournalUnavailable
 from milepost.event import JOURNAL_MARK, Event
 from milepost.journal import Bury, Complete, Journal, Park, Unreadable, Upkeep
+from milepost.journal import journal as journal_module
+from milepost.journal.journal import BACKLOG_TRUSTED
 from milepost.settings import JournalSettings
 from tests.journal.conftest import Groups, Table
 from tests.journal.events import (
@@ -55,6 +57,7 @@ async def test_the_steps_of_publish_come_in_order_and_in_one_script(journal: Jou
     await journal.publish(submission())
     async with commands(redis) as called:
         await journal.publish(submission())
+    called = [command for command in called if keys.BACKLOG not in command]
     assert [verb for verb in verbs(called) if verb in {"XADD", "SET", "PUBLISH", "HSET"}] == [
         "XADD",
         "SET",
@@ -120,8 +123,9 @@ async def test_a_message_begins_with_exactly_the_journal_mark_and_is_else_the_ev
     ids=repr,
 )
 async def test_lua_never_reencodes_an_event(
-    journal: Journal, redis: Redis, upkeep: Upkeep, groups: Groups, data: object
+    journal: Journal, redis: Redis, upkeep: Upkeep, groups: Groups, table: Table, data: object
 ) -> None:
+    await table(distance=(RAW, CALCULATED), store=(CALCULATED,))
     distance, store = groups("distance"), groups("store", channel=CALCULATED)
     await made(distance, store)
     event, text = submission(data=data), submission(data=data).to_json()
@@ -250,6 +254,47 @@ async def test_over_the_backlog_limit_publish_writes_nothing(
             await journal.publish(submission())
     assert messages == []
     assert await everything(redis) == before
+
+
+async def test_the_backlog_is_counted_once_for_many_publishes_and_doors_keep_to_the_limit_meanwhile(
+    redis: Redis, settings: JournalSettings, opened: Callable[[JournalSettings], Journal]
+) -> None:
+    """However many channels there are, most publishes look at none of them."""
+    journal, other = (opened(settings.model_copy(update={"backlog_limit": 5})) for _ in range(2))
+    await journal.publish(submission())
+    assert 0 < await redis.pttl(keys.BACKLOG) <= BACKLOG_TRUSTED * 1000
+    await redis.set(keys.BACKLOG, 2)  # what is known, and lasts here
+    async with commands(redis) as called:
+        assert await journal.publish(submission())
+        assert await other.publish(submission())
+    assert "XLEN" not in verbs(called)
+    assert await redis.get(keys.BACKLOG) == b"4"
+    await journal.publish(submission())
+    with pytest.raises(BacklogFull):
+        await other.publish(submission())
+    await redis.delete(keys.BACKLOG)
+    assert await other.publish(submission()), "counted anew there are four"
+
+
+async def test_doors_begin_no_more_than_so_many_journals_that_no_stage_consumes(
+    journal: Journal, redis: Redis, groups: Groups, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "MOST_UNCONSUMED", 3)
+    await table(distance=(RAW, CALCULATED), email=("user:email", SENT))
+    distance = groups("distance")
+    await made(distance)
+    await journal.publish(submission(channel="user:email"))
+    await asyncio.gather(*(journal.publish(submission(channel=f"unknown-{n}")) for n in range(3)))
+    answers = await asyncio.gather(
+        *(journal.publish(submission(channel=channel)) for channel in ("fifth", "unknown-0", RAW, SENT, "user:email")),
+        return_exceptions=True,
+    )
+    assert answers[1:] == [True] * 4
+    assert isinstance(answers[0], BacklogFull)
+    assert str(answers[0]) == "no stage consumes 'fifth', and 3 channels that none consumes wait already"
+    assert not await redis.exists(keys.journal("fifth"))
+    await table(fifth=("fifth",))
+    assert await journal.publish(submission(channel="fifth"))
 
 
 async def test_hops_are_never_refused_over_the_backlog_limit(

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from milepost import keys
 from milepost.connection import connect
 from milepost.errors import JournalUnavailable
-from milepost.journal import Bury, Complete, Entry, Foreign, Group, Journal, Park, Upkeep
+from milepost.journal import Bury, Complete, Entry, Foreign, Group, Journal, Park, Upkeep, Wiring
 from milepost.settings import JournalSettings
 from tests.journal.conftest import Groups
 from tests.journal.events import (
@@ -103,6 +103,7 @@ async def test_a_parked_event_is_woken_and_a_dead_one_replayed_once(
     journal: Journal, lossy: Journal, groups: Groups, proxy: Proxy, redis: Redis
 ) -> None:
     distance = groups("distance")
+    await Upkeep(journal.scripts, journal.keeping).beat({"distance": Wiring([RAW], [], "")})
     entry = await taken(journal, distance)
     await distance.settle(Park(entry, letter(submission("one")), 0))
     proxy.lose(SCRIPT)

@@ -11,7 +11,7 @@ from milepost import keys
 from milepost.connection import connect
 from milepost.errors import JournalUnavailable
 from milepost.event import Event
-from milepost.journal import Act, Bury, Complete, Entry, Group, Journal, Park, Scripts
+from milepost.journal import Act, Bury, Complete, Entry, Group, Hold, Journal, Park, Scripts
 from milepost.settings import JournalSettings
 from tests.journal.conftest import Groups, Table
 from tests.journal.events import (
@@ -38,6 +38,7 @@ KINDS: dict[str, Callable[[Entry], Act]] = {
     "complete": lambda entry: Complete(entry, reply_to(event_of(entry))),
     "park": lambda entry: Park(entry, letter(event_of(entry)), 60),
     "bury": lambda entry: Bury(entry, letter(event_of(entry))),
+    "hold": lambda entry: Hold(entry, 60),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -115,6 +116,7 @@ async def test_the_no_op_write_comes_first_then_the_gate_and_the_acknowledgement
         "complete": ["XADD", "SADD", "SET", "PUBLISH", "HSET", "PEXPIRE"],
         "park": ["ZADD"],
         "bury": ["XADD", "SADD", "HSET", "PEXPIRE"],
+        "hold": ["ZADD"],
     }[kind]
     assert order == ["XACK", "XPENDING", *own, "XACK"]
     acknowledgements = [command for command in called if command.upper().startswith("XACK")]
@@ -252,7 +254,8 @@ async def test_an_error_leaves_the_event_where_it_was_and_harms_no_neighbour(
     journal: Journal, redis: Redis, distance: Group, kind: str
 ) -> None:
     first, bad, last = await taken(journal, distance, 3)
-    blocked = {"complete": keys.journal("broken"), "park": keys.waiting("distance"), "bury": keys.dead("distance")}
+    waiting = keys.waiting("distance")
+    blocked = {"complete": keys.journal("broken"), "park": waiting, "bury": keys.dead("distance"), "hold": waiting}
     await redis.set(blocked[kind], "of another type")
     act = KINDS[kind](bad) if kind != "complete" else Complete(bad, reply_to(event_of(bad), "broken"))
     answers = await asyncio.gather(
@@ -303,7 +306,7 @@ async def test_a_refused_announcement_leaves_the_event_where_it_was(
 async def test_each_of_many_settlements_at_once_has_its_own_answer(
     journal: Journal, redis: Redis, distance: Group
 ) -> None:
-    entries = await taken(journal, distance, 60)
+    entries = await taken(journal, distance, 80)
     kinds = list(KINDS) * 20
     await distance.settle(Complete(entries[0], None))
     answers = await asyncio.gather(
@@ -311,7 +314,8 @@ async def test_each_of_many_settlements_at_once_has_its_own_answer(
     )
     assert answers == ["stale", *({"bury": "buried"}.get(kind, "done") for kind in kinds[1:])]
     assert await redis.xlen(keys.journal(CALCULATED)) == 19
-    assert await redis.zcard(keys.waiting("distance")) == await redis.xlen(keys.dead("distance")) == 20
+    assert await redis.zcard(keys.waiting("distance")) == 40
+    assert await redis.xlen(keys.dead("distance")) == 20
     assert await pending(redis, distance) == 0
 
 

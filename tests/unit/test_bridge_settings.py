@@ -49,6 +49,7 @@ def test_routes_that_are_not_json_are_named(monkeypatch: pytest.MonkeyPatch, tex
 @pytest.mark.parametrize(
     ("rows", "fault"),
     [
+        ([], "names no stage"),
         ([ROW, ROW], "distance named twice"),
         ([ROW, {**ROW, "name": "other"}], "calculated_distance emitted twice"),
         ([{**ROW, "name": "broker"}], "no stage can be called broker or bridge"),

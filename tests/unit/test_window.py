@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from milepost.bridge.window import FIRST, Window
+from milepost.bridge.window import FIRST, MOST_READ, Limits, Window
 from tests.servers import eventually
 
 
-def window(most: int = 64, delay: float = 0.005) -> Window:
-    return Window(most, backoff=lambda _: delay)
+def window(most: int = 64, delay: float = 0.005, most_bytes: int = 1_000_000) -> Window:
+    return Window(Limits(most, most_bytes), backoff=lambda _: delay)
 
 
 class Posts:
@@ -69,6 +69,23 @@ async def test_a_window_that_is_not_full_does_not_grow() -> None:
     assert idle.size == FIRST
 
 
+def test_what_is_held_bounds_what_is_read_by_its_bytes() -> None:
+    wide = window(512, most_bytes=1000)
+    wide.size = 512
+    assert wide.free == MOST_READ, "their sizes are not known yet"
+    taken = [wide.take(100) for _ in range(4)]
+    assert wide.free == 6, "as large as those on average"
+    taken += [wide.take(580)]
+    assert wide.free == 1, "the last may not fit"
+    taken += [wide.take(20)]
+    assert wide.free == 0
+    wide.settled(taken[0], 100)
+    assert wide.free == 1
+    for epoch, size in zip(taken[1:], [100, 100, 100, 580, 20], strict=True):
+        wide.settled(epoch, size)
+    assert (wide.held, wide.free) == (0, MOST_READ)
+
+
 async def test_when_the_route_is_down_nothing_passes_until_one_probe_may() -> None:
     down = window(delay=0.05)
     epoch = await down.enter()
@@ -103,7 +120,7 @@ async def test_a_probe_that_fails_lengthens_the_delay_and_one_that_succeeds_ends
         strikes.append(strike)
         return 0.001
 
-    down = Window(64, backoff=backoff)
+    down = Window(Limits(64, 1_000_000), backoff=backoff)
     for _ in range(4):
         async with asyncio.timeout(5):
             epoch = await down.enter()
@@ -119,14 +136,14 @@ async def test_a_probe_that_fails_lengthens_the_delay_and_one_that_succeeds_ends
 
 async def test_a_probe_does_not_wait_for_what_was_on_the_wire_before_the_outage() -> None:
     down = window(8, delay=0.001)
-    taken = [down.take() for _ in range(8)]
+    taken = [down.take(1) for _ in range(8)]
     slow = [await down.enter() for _ in range(8)]
     down.failed(slow[0], None)
     async with asyncio.timeout(5):
         probe = await down.enter()
     assert down.free == 0, "what is taken still counts against the most there may be"
     for epoch in taken:
-        down.settled(epoch)
+        down.settled(epoch, 1)
     assert down.free == 1
     for epoch in slow:
         down.leave(epoch)
@@ -155,11 +172,11 @@ async def test_a_success_of_one_that_was_on_the_wire_reopens_at_once() -> None:
 
 async def test_room_wakes_for_a_settled_entry_and_for_a_reopened_route() -> None:
     tight = window(1)
-    tight.taken = 1
+    taken = tight.take(1)
     room = asyncio.create_task(tight.room())
     await asyncio.sleep(0)
     assert not room.done()
-    tight.settled(tight.epoch)
+    tight.settled(taken, 1)
     assert await asyncio.wait_for(room, 5) == 1
     epoch = await tight.enter()
     tight.failed(epoch, None)
@@ -210,3 +227,29 @@ async def test_all_get_through_whatever_fails_in_between() -> None:
     assert len(passed) == sum(not task.cancelled() for task in tasks)
     assert busy.on_wire == 0
     busy.close()
+
+
+async def test_a_route_that_is_busy_reads_what_comes_free_in_a_moment_at_once() -> None:
+    busy = window(16)
+    epochs = [busy.take(1) for _ in range(14)]
+    reading = asyncio.create_task(busy.room())
+    await asyncio.sleep(0)
+    for epoch in epochs[:5]:
+        busy.settled(epoch, 1)
+    assert await reading == 7
+
+
+async def test_a_route_that_goes_down_in_that_moment_reads_nothing() -> None:
+    busy = window(16, delay=3600)
+    epochs = [busy.take(1) for _ in range(14)]
+    entered = await busy.enter()
+    reading = asyncio.create_task(busy.room())
+    await asyncio.sleep(0)
+    busy.failed(entered, None)
+    for epoch in epochs:
+        busy.settled(epoch, 1)
+    await eventually(lambda: not busy._changed.is_set(), what="waiting again")
+    assert not reading.done()
+    busy.close()
+    busy.settled(busy.take(1), 1)
+    assert await reading == 1

@@ -44,12 +44,16 @@ local function pending(journal, group, id)
   return not found.err and #found > 0
 end
 
-local function wiring(stages)
+-- What the stages table says; with `fresh`, of those alone whose beat is not as old as that.
+local function wiring(stages, fresh)
   local consumed, emitted = {}, {}
+  local oldest = fresh and now() - fresh
   for _, text in ipairs(redis.call('HVALS', stages)) do
     local stage = cjson.decode(text)
-    for _, channel in ipairs(stage.consumes) do consumed[channel] = true end
-    for _, channel in ipairs(stage.emits) do emitted[channel] = true end
+    if not fresh or stage.beat > oldest then
+      for _, channel in ipairs(stage.consumes) do consumed[channel] = true end
+      for _, channel in ipairs(stage.emits) do emitted[channel] = true end
+    end
   end
   return {
     consumed = consumed,

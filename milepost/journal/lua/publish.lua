@@ -1,12 +1,33 @@
--- publish: journals each event that was not seen before and tells its channel. With a limit, nothing is written
--- while the backlog is over it.
-local stages, journals, graves = key(), key(), key()
-local limit = tonumber(arg())
+-- publish: journals each event that was not seen before and tells its channel. Nothing is written while the backlog is
+-- over its limit, nor the first event of one more channel when too many wait without a stage to consume them.
+local stages, journals, graves, known = key(), key(), key(), key()
+local limit, most, trusted = tonumber(arg()), tonumber(arg()), arg()
 local journal_of, waiting_of, dead_of = arg(), arg(), arg()
 local context = { journals = journals, wiring = wiring(stages), dedup = arg(), ttl = tonumber(arg()) }
-if limit > 0 and backlog(journals, stages, graves, journal_of, waiting_of, dead_of) >= limit then return 'full' end
-local answers = {}
-while more() do
-  answers[#answers + 1] = attempt(carry_once, context, read_event(), true)
+
+-- Counting looks at every journal, so it is done once in `trusted` milliseconds. Meanwhile doors add what they journal;
+-- what hops add or take shows at the next count.
+local total = tonumber(redis.call('GET', known) or '')
+if not total then
+  total = backlog(journals, stages, graves, journal_of, waiting_of, dead_of)
+  redis.pcall('SET', known, total, 'PX', trusted)  -- refused by a full Redis, as is then every event
 end
+if total >= limit then return 'full' end
+
+local consumed = 0
+for _ in pairs(context.wiring.consumed) do consumed = consumed + 1 end
+
+local function crowded(channel)
+  return context.wiring.journaled(channel) and not context.wiring.consumed[channel]
+    and redis.call('SCARD', journals) >= most + consumed and redis.call('SISMEMBER', journals, channel) == 0
+end
+
+local answers, added = {}, 0
+while more() do
+  local event = read_event()
+  local answer = crowded(event.channel) and 'crowded' or attempt(carry_once, context, event, true)
+  if answer == 'done' and context.wiring.journaled(event.channel) then added = added + 1 end
+  answers[#answers + 1] = answer
+end
+if added > 0 then redis.call('SET', known, total + added, 'XX', 'KEEPTTL') end
 return answers

@@ -1,5 +1,6 @@
--- settle: completes, parks or buries deliveries of one group. Each passes the gate (the group still has the entry),
--- does its own write, which may fail, and acknowledges last: an event leaves one place as it enters the next.
+-- settle: completes, parks or buries deliveries of one group, or holds what is not due yet. Each passes the gate (the
+-- group still has the entry), does its own write, which may fail, and acknowledges last: an event leaves one place as
+-- it enters the next.
 local stages, journals, journal, waiting, graves, dead = key(), key(), key(), key(), key(), key()
 local group = arg()
 local context = { journals = journals, wiring = wiring(stages), dedup = arg(), ttl = tonumber(arg()) }
@@ -9,6 +10,11 @@ defy_full(journals)
 local function read_letter()
   return { event = arg(), channel = arg(), id = arg(), reason = arg(), status = arg(), attempts = arg(),
     crashes = arg(), only = arg() }
+end
+
+local function wait(due, id, since, letter)
+  local head = table.concat({ id, whole(since), letter.attempts, letter.crashes, letter.channel }, ' ')
+  redis.call('ZADD', waiting, whole(due), head .. '\n' .. letter.event)
 end
 
 local steps = {
@@ -28,8 +34,13 @@ function steps.park(act)
     letter.reason = 'deadline passed; last: ' .. letter.reason
     return steps.bury(act)
   end
-  local head = table.concat({ act.id, whole(act.since), letter.attempts, letter.crashes, letter.channel }, ' ')
-  redis.call('ZADD', waiting, whole(now() + act.delay), head .. '\n' .. letter.event)
+  wait(now() + act.delay, act.id, act.since, letter)
+  return 'done'
+end
+
+function steps.hold(act)
+  local due = act.since + act.delay
+  wait(due, act.id, due, { attempts = 0, crashes = 0, channel = act.channel, event = act.event })
   return 'done'
 end
 
@@ -37,6 +48,8 @@ local function read_act()
   local act = { kind = arg(), id = arg() }
   if act.kind == 'complete' then
     if arg() == 'reply' then act.reply = read_event() end
+  elseif act.kind == 'hold' then
+    act.event, act.channel, act.since, act.delay = arg(), arg(), tonumber(arg()), tonumber(arg())
   else
     act.progress, act.letter = key(), read_letter()
     act.since, act.delay = tonumber(arg()), tonumber(arg())

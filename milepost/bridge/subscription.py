@@ -1,0 +1,86 @@
+"""A pub/sub connection that is read in bulk: each wake-up takes everything that has come.
+
+redis-py connects it (TLS, user, password); from then on its replies are parsed here, a third of the cost a message. A
+bridge hears each of its own announcements, so this is paid twice for every hop.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import hiredis
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+CHUNK = 256 * 1024
+"""Bytes taken at once, at most."""
+
+
+class Message(NamedTuple):
+    """`kind`: `message`, or what a change of the subscription is confirmed with."""
+
+    kind: bytes
+    channel: bytes
+    data: bytes
+
+
+class Subscription:
+    """What `subscribed` hands out. Each method raises RedisError or OSError when the connection is of no more use."""
+
+    def __init__(self, connection: AbstractConnection, stream: asyncio.StreamReader) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._parser = hiredis.Reader()
+
+    async def subscribe(self, *channels: str) -> None:
+        """Ask to hear these too. Confirmed by a message of kind `subscribe` for each."""
+        await self._send("SUBSCRIBE", *channels)
+
+    async def unsubscribe(self, *channels: str) -> None:
+        """Ask to hear these no more. Confirmed by a message of kind `unsubscribe` for each."""
+        await self._send("UNSUBSCRIBE", *channels)
+
+    async def ping(self) -> None:
+        """Ask for a sign of life."""
+        await self._send("PING")
+
+    async def _send(self, *command: str) -> None:
+        await self._connection.send_command(*command, check_health=False)
+
+    async def messages(self, *, within: float) -> Sequence[Message] | None:
+        """All that has come, as soon as something has; None after `within` seconds of silence."""
+        try:
+            async with asyncio.timeout(within):
+                chunk = await self._stream.read(CHUNK)
+        except TimeoutError:
+            return None
+        if not chunk:
+            raise OSError("Redis closed the connection")
+        try:
+            self._parser.feed(chunk)
+            return list(self._parsed())
+        except hiredis.HiredisError as fault:
+            raise RedisError(str(fault)) from None
+
+    def _parsed(self) -> Iterator[Message]:
+        while (reply := self._parser.gets()) is not False:
+            if isinstance(reply, hiredis.HiredisError):
+                raise reply
+            if isinstance(reply, list) and len(reply) == len(Message._fields):  # else the answer to a PING
+                yield Message(*reply)
+
+
+@asynccontextmanager
+async def subscribed(redis: Redis) -> AsyncIterator[Subscription]:
+    """A connection of its own to the server of `redis`, closed at the end. Raises RedisError, OSError."""
+    connection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    await connection.connect()
+    try:
+        stream = connection._reader  # noqa: SLF001 - the one way to what redis-py connects and does not parse
+        if stream is None:
+            raise OSError("not connected")
+        yield Subscription(connection, stream)
+    finally:
+        await connection.disconnect(nowait=True)

@@ -1,0 +1,118 @@
+"""How stages did in the last minute: each bridge leaves it in Redis, and whoever looks adds it up."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import accumulate
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from milepost import keys
+from milepost.event import dumps, loads
+from milepost.exposition import SECONDS
+from milepost.journal.scripts import Scripts, Text, unavailable
+
+EVERY = 5.0
+"""Seconds that a slot spans."""
+
+KEPT = 60.0
+"""Seconds that stats are kept: as long as their oldest slot is looked at."""
+
+SLOTS = round(KEPT / EVERY)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What happened within some time. `seconds` counts deliveries by how long they took, one for each bound of
+    milepost.exposition.SECONDS and one above.
+    """
+
+    attempts: int = 0
+    delivered: int = 0
+    undelivered: int = 0
+    dead: int = 0
+    cold_starts: int = 0
+    seconds: tuple[int, ...] = (0,) * (len(SECONDS) + 1)
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return self._with(other, 1)
+
+    def __sub__(self, other: "Counts") -> "Counts":
+        return self._with(other, -1)
+
+    def __bool__(self) -> bool:
+        return self != Counts()
+
+    def _with(self, other: "Counts", sign: int) -> "Counts":
+        whole = {name: getattr(self, name) + sign * getattr(other, name) for name in _WHOLE}
+        seconds = tuple(a + sign * b for a, b in zip(self.seconds, other.seconds, strict=True))
+        return Counts(**whole, seconds=seconds)
+
+    def quantile(self, share: float) -> float | None:
+        """Seconds within which this share of deliveries ended, interpolated within its bucket as Prometheus does;
+        None if there was none. What took longer than the last bound counts as that bound.
+        """
+        rank = share * sum(self.seconds)
+        if not rank:
+            return None
+        below = 0
+        for index, reached in enumerate(accumulate(self.seconds)):
+            if reached >= rank and reached > below and index < len(SECONDS):
+                low = SECONDS[index - 1] if index else 0.0
+                return low + (SECONDS[index] - low) * (rank - below) / (reached - below)
+            below = reached
+        return SECONDS[-1]
+
+
+_WHOLE = tuple(field.name for field in fields(Counts) if field.name != "seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Counts of up to EVERY seconds that ended `age` seconds ago."""
+
+    age: float
+    counts: Counts
+
+
+async def write(scripts: Scripts, bridge: str, stages: Mapping[str, Sequence[Slot]]) -> None:
+    """Leave these stages' slots, in place of those that this bridge left before. Raises JournalUnavailable."""
+    names: list[Text] = [keys.STATS]
+    arguments: list[Text] = [round(KEPT * 1000)]
+    for stage, slots in stages.items():
+        rows = [
+            [round(slot.age * 1000), *(getattr(slot.counts, name) for name in _WHOLE), slot.counts.seconds]
+            for slot in slots
+        ]
+        names.append(keys.stats(stage, bridge))
+        arguments += stage, dumps(rows)
+    await scripts.run("stats", names, arguments)
+
+
+async def read(scripts: Scripts) -> dict[str, list[Slot]]:
+    """Stage → slots of the last minute, of all bridges. What cannot be read (a newer bridge's) is left out.
+
+    Raises JournalUnavailable.
+    """
+    found: dict[str, list[Slot]] = {}
+    try:
+        seconds, microseconds = await scripts.redis.time()
+        now = seconds * 1000 + microseconds // 1000
+        named: Any = await scripts.redis.zrangebyscore(keys.STATS, now, "+inf")
+        for name in named:
+            text = await scripts.redis.get(name)
+            if text is not None:
+                left = loads(text)
+                found.setdefault(left["stage"], []).extend(_slots(left["slots"], now - left["at"]))
+    except (RedisError, OSError) as fault:
+        raise unavailable(fault) from fault
+    return found
+
+
+def _slots(rows: Iterable[Sequence[Any]], since: float) -> Iterable[Slot]:
+    for row in rows:
+        if len(row) != len(_WHOLE) + 2 or len(row[-1]) != len(SECONDS) + 1:
+            continue
+        age = (row[0] + since) / 1000
+        if age < KEPT:
+            yield Slot(age, Counts(**dict(zip(_WHOLE, row[1:-1], strict=True)), seconds=tuple(row[-1])))

@@ -1,0 +1,119 @@
+"""What a bridge tells of its work: metrics, and the stats it leaves in Redis."""
+
+import asyncio
+import logging
+
+import pytest
+
+from milepost import keys
+from milepost.bridge.metrics import Metrics, RouteMetrics
+from milepost.bridge.stats import Stats
+from milepost.bridge.verdict import Delivered
+from milepost.journal.stats import read
+from tests.bridge.rig import Answer, Delivery, Rig, status, value
+from tests.servers import eventually
+
+
+async def test_attempts_outcomes_and_dead_letters_are_counted_by_stage(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", script=lambda delivery: status(500 if delivery.count < 3 else 204))
+    refusing = await rig.stage("refusing", "in", script=lambda _: status(422))
+    bridge = await rig.bridge()
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.settled(stage))
+    await eventually(lambda: value(bridge, "dead_letters_total", stage="refusing") == 1)
+    assert refusing.count["1"] == 1
+    assert value(bridge, "attempts_total", stage="stage") == 3
+    assert value(bridge, "deliveries_total", stage="stage", outcome="failed") == 2
+    assert value(bridge, "deliveries_total", stage="stage", outcome="delivered") == 1
+    assert value(bridge, "deliveries_total", stage="refusing", outcome="refused") == 1
+    assert value(bridge, "delivery_seconds_count", stage="stage") == 3
+    await eventually(lambda: value(bridge, "dead_events", stage="refusing") == 1)
+
+
+async def test_what_is_on_the_wire_and_what_waits_is_shown(rig: Rig) -> None:
+    go = asyncio.Event()
+    stage = await rig.stage("stage", "in")
+
+    async def hold(delivery: Delivery) -> Answer:
+        await go.wait()
+        return stage.succeed(delivery)
+
+    stage.script = hold
+    bridge = await rig.bridge(window=2)
+    await rig.publish_all("in", ["1", "2", "3"])
+    await eventually(lambda: value(bridge, "in_flight", stage="stage") == 2)
+    await eventually(lambda: value(bridge, "backlog_events", stage="stage") == 3)
+    await eventually(lambda: value(bridge, "oldest_pending_seconds", stage="stage") > 0)
+    go.set()
+    await eventually(lambda: rig.settled(stage))
+    await eventually(lambda: value(bridge, "backlog_events", stage="stage") == 0)
+    assert value(bridge, "oldest_pending_seconds", stage="stage") == 0
+    assert value(bridge, "in_flight", stage="stage") == 0
+
+
+async def test_stats_are_left_for_others_to_read(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in")
+    bridge = await rig.bridge()
+    await rig.publish_all("in", ["1", "2"])
+    await eventually(lambda: rig.settled(stage))
+
+    async def delivered() -> int:
+        return sum(slot.counts.delivered for slot in (await read(rig.journal.scripts)).get("stage", []))
+
+    async def all_delivered() -> bool:
+        return await delivered() == 2
+
+    await eventually(all_delivered)
+    assert value(bridge, "deliveries_total", stage="stage", outcome="delivered") == 2
+
+
+async def test_they_are_written_when_something_changed_and_only_then(rig: Rig) -> None:
+    metrics = _Clocked(rig)
+    await metrics.stats.leave()
+    assert await rig.redis.keys(f"{keys.STATS}*") == []
+    metrics.deliver()
+    await metrics.stats.leave()
+    [key] = await rig.redis.keys(f"{keys.STATS}:*")
+    await rig.redis.delete(key)
+    await metrics.stats.leave()
+    assert await rig.redis.exists(key) == 0
+    metrics.now += 5
+    metrics.deliver()
+    await metrics.stats.leave()
+    slots = (await read(rig.journal.scripts))["stage"]
+    assert [slot.counts.delivered for slot in slots] == [1, 1]
+    assert slots[0].age - slots[1].age == 5
+
+
+async def test_a_full_redis_delays_them_and_nothing_else(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    stage = await rig.stage("stage", "in")
+    await rig.bridge()
+    await rig.redis.config_set("maxmemory-policy", "noeviction")
+    await rig.publish_all("in", ["1", "2"])
+    await rig.redis.config_set("maxmemory", "1mb")
+    try:
+        with caplog.at_level(logging.WARNING):
+            await eventually(lambda: "no-stats" in caplog.text)
+        await eventually(lambda: rig.settled(stage))
+    finally:
+        await rig.redis.config_set("maxmemory", "0")
+
+    async def caught_up() -> bool:
+        slots = (await read(rig.journal.scripts)).get("stage", [])
+        return sum(slot.counts.delivered for slot in slots) == 2
+
+    await eventually(caught_up, 15)
+
+
+class _Clocked:
+    """Stats of one stage, with a clock that the test moves."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.now = 100.0
+        self.route = RouteMetrics(Metrics(), "stage")
+        self.stats = Stats(rig.journal.scripts, "bridge-1", [self.route], lambda: self.now)
+
+    def deliver(self) -> None:
+        self.route.began()
+        self.route.ended()
+        self.route.judged(Delivered(), self.now, self.now)

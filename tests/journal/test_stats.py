@@ -1,0 +1,97 @@
+"""How stages did in the last minute, left in Redis and read again."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from redis.asyncio import Redis
+
+from milepost import keys
+from milepost.errors import JournalUnavailable
+from milepost.exposition import SECONDS
+from milepost.journal import Journal
+from milepost.journal.stats import KEPT, Counts, Slot, read, write
+from tests.journal.events import everything
+
+
+def counts(delivered: int = 1, **more: int) -> Counts:
+    return Counts(attempts=delivered, delivered=delivered, seconds=within(**{"0.01": delivered}), **more)
+
+
+def within(**buckets: int) -> tuple[int, ...]:
+    """How many deliveries took how long: the bound of the bucket and the count."""
+    return tuple(buckets.get(str(bound), 0) for bound in (*SECONDS, "more"))
+
+
+async def test_what_is_left_is_read_again(journal: Journal) -> None:
+    slots = [Slot(9.0, counts(3)), Slot(0.0, counts(2, dead=1))]
+    await write(journal.scripts, "bridge-1", {"distance": slots})
+    [first, second] = (await read(journal.scripts))["distance"]
+    assert (first.counts, second.counts) == (counts(3), counts(2, dead=1))
+    assert second.age < first.age - 8
+
+
+async def test_bridges_are_read_together_and_stages_apart(journal: Journal) -> None:
+    for bridge in ("bridge-1", "bridge-2"):
+        await write(journal.scripts, bridge, {"distance": [Slot(0, counts(2))], "store": [Slot(0, counts(1))]})
+    found = await read(journal.scripts)
+    assert {stage: sum(slot.counts.delivered for slot in slots) for stage, slots in found.items()} == {
+        "distance": 4,
+        "store": 2,
+    }
+
+
+async def test_a_bridge_replaces_what_it_left_before(journal: Journal) -> None:
+    for delivered in (1, 5):
+        await write(journal.scripts, "bridge-1", {"distance": [Slot(0, counts(delivered))]})
+    assert [slot.counts.delivered for slot in (await read(journal.scripts))["distance"]] == [5]
+
+
+async def test_what_is_older_than_a_minute_is_not_read(journal: Journal) -> None:
+    await write(journal.scripts, "bridge-1", {"distance": [Slot(KEPT, counts()), Slot(0, counts(7))]})
+    assert [slot.counts.delivered for slot in (await read(journal.scripts))["distance"]] == [7]
+
+
+async def test_all_of_it_goes_within_a_minute(journal: Journal, redis: Redis) -> None:
+    key = keys.stats("distance", "bridge-1")
+    await write(journal.scripts, "bridge-1", {"distance": [Slot(0, counts())]})
+    assert 0 < await redis.pttl(key) <= KEPT * 1000
+    # As if that minute had passed.
+    await redis.delete(key)
+    await redis.zadd(keys.STATS, {key: 1})
+    assert await read(journal.scripts) == {}
+    await write(journal.scripts, "bridge-2", {"store": [Slot(0, counts())]})
+    assert await redis.zrange(keys.STATS, 0, -1) == [keys.stats("store", "bridge-2").encode()]
+
+
+async def test_a_full_redis_refuses_it_whole(
+    journal: Journal, redis: Redis, full: Callable[[], Awaitable[None]]
+) -> None:
+    await full()
+    before = await everything(redis)
+    with pytest.raises(JournalUnavailable, match="full"):
+        await write(journal.scripts, "bridge-1", {"distance": [Slot(0, counts())]})
+    assert await everything(redis) == before
+
+
+async def test_slots_of_another_form_are_left_out(journal: Journal, redis: Redis) -> None:
+    key = keys.stats("distance", "newer")
+    await write(journal.scripts, "newer", {"distance": [Slot(0, counts())]})
+    seconds, _ = await redis.time()
+    await redis.set(key, f'{{"at":{seconds * 1000},"stage":"distance","slots":[[0,1,2,3],[0,1,1,0,0,0,[1,2]]]}}')
+    assert (await read(journal.scripts)).get("distance", []) == []
+
+
+def test_a_quantile_is_that_of_its_bucket() -> None:
+    assert Counts().quantile(0.5) is None
+    even = Counts(seconds=within(**{"0.01": 100}))
+    assert even.quantile(0.5) == pytest.approx(0.0075)
+    assert even.quantile(0.99) == pytest.approx(0.00995)
+    mixed = Counts(seconds=within(**{"0.01": 98, "1.0": 2}))
+    assert mixed.quantile(0.5) == pytest.approx(0.005 + 0.005 * 50 / 98)
+    assert mixed.quantile(0.99) == pytest.approx(0.75)
+    assert Counts(seconds=within(**{"0.01": 1, "more": 9})).quantile(0.99) == SECONDS[-1]
+
+
+def test_counts_add_up() -> None:
+    assert counts(2) + counts(3, dead=1) - counts(3) == counts(2, dead=1)
+    assert not counts(2) - counts(2)
