@@ -1,26 +1,34 @@
 """The two things every HTTP face of Milepost does alike: read a bounded body, and answer with a problem."""
 
+import asyncio
 import math
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from milepost.errors import MilepostError
+from milepost.errors import EventError, TooLarge, TooSlow
 from milepost.event import MAX_EVENT
 
-
-class TooLarge(MilepostError):  # noqa: N818
-    """A request's body is larger than an event may be: answered 413."""
+READ_WITHIN = 30.0
+"""Seconds from the head of a request to the end of its body."""
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body. Raises TooLarge as soon as it is."""
+    """The whole body. Raises TooLarge as soon as it is, TooSlow when it does not arrive, EventError when the client
+    goes away in its middle.
+    """
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_EVENT:
-            raise TooLarge(f"an event is at most {MAX_EVENT} bytes")
+    try:
+        async with asyncio.timeout(READ_WITHIN):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_EVENT:
+                    raise TooLarge(f"an event is at most {MAX_EVENT} bytes")
+    except ClientDisconnect:
+        raise EventError("the body ended early") from None
+    except TimeoutError:
+        raise TooSlow(f"the body did not arrive within {READ_WITHIN:g} s") from None
     return bytes(body)
 
 

@@ -34,10 +34,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def redis_url(certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port = free_port()
+def tls_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def redis_server(certificate: Path, tls_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     options = {
-        "tls-port": str(port),
+        "tls-port": str(tls_port),
         "tls-cert-file": str(certificate / "cert.pem"),
         "tls-key-file": str(certificate / "key.pem"),
         "tls-auth-clients": "no",
@@ -46,8 +50,13 @@ def redis_url(certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     folder = tmp_path_factory.mktemp("redis")
     with Redis(folder, options=options) as server, redis.Redis.from_url(server.url) as admin:
         admin.execute_command(*(word.replace("PASSWORD", PASSWORD) for word in ACL))
-        yield f"rediss://milepost:{PASSWORD}@{HOST}:{port}/0?ssl_ca_certs={certificate / 'cert.pem'}"
+        yield server
         assert not admin.acl_log(), "the user needs more than SECURITY.md says"
+
+
+@pytest.fixture(scope="module")
+def redis_url(certificate: Path, tls_port: int, redis_server: Redis) -> str:
+    return f"rediss://milepost:{PASSWORD}@{HOST}:{tls_port}/0?ssl_ca_certs={certificate / 'cert.pem'}"
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +94,26 @@ def test_operators_can_do_their_work(pipeline: Pipeline) -> None:
     wait_for(lambda: any("nobody" in line or "n***" in line for line in pipeline.run("dead", "list")))
     pipeline.run("dead", "drop", "email", "--all", "--yes")
     assert len(pipeline.run("stages")) == 4
+
+
+def test_no_password_is_in_anything_that_redis_was_given(pipeline: Pipeline, redis_server: Redis) -> None:
+    address = f"u{uuid4().hex}@example.org"
+    pipeline.run("send", address, "40.7", "-74")
+    written = b"".join(path.read_bytes() for path in redis_server.folder.rglob("*.aof"))
+    assert address.encode() in written
+    assert PASSWORD.encode() not in written
+
+
+def test_the_user_can_do_nothing_else(redis_server: Redis, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as user:
+        for command in ("FLUSHALL", "CONFIG GET *", "KEYS *", "ACL LIST", "SHUTDOWN NOSAVE", "MONITOR", "GET other"):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                user.execute_command(*command.split())
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            user.publish("other", "x")
+        assert user.ping()
+    with redis.Redis.from_url(redis_server.url) as admin:
+        admin.execute_command("ACL", "LOG", "RESET")
 
 
 def test_no_password_is_told_by_any_component(pipeline: Pipeline) -> None:

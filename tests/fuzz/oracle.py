@@ -1,0 +1,183 @@
+"""What is right, said a second time and without Milepost's code: what a door accepted is held against this."""
+
+import json
+import math
+import re
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NoReturn
+from urllib.parse import unquote_to_bytes
+
+from tests.fuzz.link import Reply
+
+MOST = 1_000_000
+OWN = b'{"journalid":"'
+PROBLEM = "application/problem+json"
+NOT_HTTP = b"Invalid HTTP request received."
+"""What the HTTP server itself says of bytes that are no request: no code of Milepost's has seen them."""
+
+OFFICE = (32.080058, 34.864535)
+EARTH = 3958.7613
+"""Mean radius in miles."""
+
+_DECIMAL = re.compile(r"[+-]?[0-9]*\.?[0-9]*")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _none(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _number(digits: str) -> float:
+    if math.isinf(float(digits)):
+        raise ValueError(digits)
+    return float(digits)
+
+
+def json_of(raw: bytes) -> Any:
+    """The value of strict JSON in UTF-8, at most 200 levels deep. Raises ValueError."""
+    try:
+        value = json.loads(raw.decode("utf-8"), parse_constant=_none, parse_float=_number)
+    except RecursionError:
+        raise ValueError("deep") from None
+    _shallow(value, 200)
+    return value
+
+
+def _shallow(value: Any, levels: int) -> None:
+    if isinstance(value, dict | list):
+        if not levels:
+            raise ValueError("deep")
+        for child in value.values() if isinstance(value, dict) else value:
+            _shallow(child, levels - 1)
+
+
+def is_address(value: Any) -> bool:
+    """Whether this can be one mailbox and nothing else in a header, a line or a log."""
+    if not isinstance(value, str) or not 3 <= len(value) <= 254 or value.count("@") != 1:
+        return False
+    local, domain = value.split("@")
+    spots = ".." in value or any(part.startswith(".") or part.endswith(".") for part in (local, domain))
+    plain = value.isprintable() and not set(value) & set(' "\\()<>[],;:')
+    return bool(local and plain and "." in domain and not spots)
+
+
+def number(value: Any, low: float, high: float) -> float | None:
+    """The number meant: a JSON number, or plain decimal digits in a string; None if it is none, or out of bounds."""
+    if isinstance(value, str):
+        if not _DECIMAL.fullmatch(value) or not any(map(str.isdigit, value)):
+            return None
+        value = float(Decimal(value))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def payload(channel: str, data: Any) -> dict[str, Any] | str | None:
+    """What a stage of this channel may make of the data; None if it must refuse it."""
+    if channel == "user:email":
+        return data if is_address(data) else None
+    if not isinstance(data, dict) or not is_address(data.get("email")):
+        return None
+    bounds = (
+        {"lat": (-90, 90), "long": (-180, 180)} if channel == "raw_input" else {"distance_from_velocity": (0, math.inf)}
+    )
+    found = {name: number(data.get(name), *limits) for name, limits in bounds.items()}
+    if None in found.values():
+        return None
+    return {"email": data["email"], **found}
+
+
+def miles(lat: float, long: float) -> float:
+    """Along a sphere (haversine): within 0.6 % of the ellipsoid."""
+    a, b, c, d = map(math.radians, (lat, long, *OFFICE))
+    half = math.sin((c - a) / 2) ** 2 + math.cos(a) * math.cos(c) * math.sin((d - b) / 2) ** 2
+    return 2 * EARTH * math.asin(math.sqrt(min(1.0, half)))
+
+
+def event(fields: Any) -> dict[str, Any] | None:
+    """The event these fields are (CloudEvents 1.0, JSON format), None if they are none that may be carried."""
+    if not isinstance(fields, dict) or "data_base64" in fields:
+        return None
+    made = {name: value for name, value in fields.items() if value is not None or name == "data"}
+    made.pop("journalid", None)
+    words = [made.get(name) for name in ("id", "source", "type")]
+    if made.get("specversion") != "1.0" or not all(isinstance(word, str) and word for word in words):
+        return None
+    if re.search(r"\s", made["source"]) or made["type"].startswith("{milepost}"):
+        return None
+    for name, value in made.items():
+        if name != "data" and not _attribute(name, value):
+            return None
+    return made
+
+
+def _attribute(name: str, value: Any) -> bool:
+    if not re.fullmatch("[a-z0-9]{1,20}", name):
+        return False
+    if isinstance(value, str):
+        if any(ord(letter) < 32 or 127 <= ord(letter) < 160 or 0xD800 <= ord(letter) < 0xE000 for letter in value):
+            return False
+        return name != "time" or _is_time(value)
+    return name not in {"time", "subject", "dataschema", "datacontenttype"} and isinstance(value, int | bool)
+
+
+def _is_time(value: str) -> bool:
+    try:
+        datetime.fromisoformat(value.upper())
+    except ValueError:
+        return False
+    return _TIME.fullmatch(value) is not None
+
+
+def binary(headers: list[tuple[bytes, bytes]], body: bytes) -> dict[str, Any] | None:
+    """The event in headers and body (HTTP binding, binary mode), None if it is none."""
+    fields: dict[str, Any] = {}
+    try:
+        for name, value in headers:
+            if name.lower().startswith(b"ce-"):
+                words = unquote_to_bytes(value.decode("latin-1").strip().strip('"').encode("utf-8"))
+                fields[name.lower()[3:].decode("latin-1")] = words.decode("utf-8")
+        # The header Content-Type is that attribute; one of its own says nothing.
+        for unspoken in ("data", "data_base64", "datacontenttype"):
+            fields.pop(unspoken, None)
+        fields["data"] = json_of(body) if body else None
+    except ValueError:
+        return None
+    return event(fields)
+
+
+def structured(body: bytes) -> dict[str, Any] | None:
+    """The event in a body (structured mode), None if it is none."""
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_none, parse_float=_number)
+        _shallow(value, 202)
+    except (ValueError, RecursionError):
+        return None
+    return event(value)
+
+
+def refused(reply: Reply) -> None:
+    """Check that an answer that accepts nothing says why, and tells nothing of the inside."""
+    assert 400 <= reply.status < 500, (reply.status, reply.body[:2000])
+    if reply.status == 400 and reply.media == "text/plain":
+        assert reply.body == NOT_HTTP, reply.body[:200]
+        return
+    assert b"Traceback" not in reply.body
+    assert b'File "' not in reply.body
+    if reply.media == "text/html":
+        assert b"<script>" not in reply.body.lower()
+        assert b'class="fault"' in reply.body or b"<h1" in reply.body
+        return
+    assert reply.media == PROBLEM, (reply.status, reply.headers, reply.body[:200])
+    assert len(reply.body) < 12_000, len(reply.body)
+    problem = json_of(reply.body)
+    assert problem["status"] == reply.status
+    assert problem["type"]
+    assert problem["title"]
+    assert problem["detail"]
+    assert problem.get("errors", [{}]), problem
+    assert all(error["field"] and error["fault"] for error in problem.get("errors", ())), problem

@@ -1,0 +1,136 @@
+"""Clients that send a little and then nothing more: others are served meanwhile, and in the end they are sent away."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from functions.payloads import CalculatedDistance, Submission
+from milepost import heads, http, stage
+from milepost.heads import BoundedHeads
+from tests.servers import HOST, Function, Module, Server, eventually
+
+SLOW = 300
+"""Clients at once."""
+
+PLACE = {"email": "ada@example.org", "lat": 51.5074, "long": -0.1278}
+EVENT = {"specversion": "1.0", "source": "/slow", "type": "raw_input", "data": PLACE}
+STRUCTURED = "content-type: application/cloudevents+json"
+WITHIN = 20.0
+"""Seconds for the answer to a good request, and for a slow one to be sent away."""
+
+PATIENCE = 0.1
+"""Seconds, where a test is not to wait for as long as a server does."""
+
+HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
+
+
+def good(path: str, body: object, content_type: str = STRUCTURED) -> bytes:
+    text = json.dumps(body)
+    return f"POST {path} HTTP/1.1\r\nhost: x\r\n{content_type}\r\ncontent-length: {len(text)}\r\n\r\n{text}".encode()
+
+
+async def status(port: int, sent: bytes) -> int | None:
+    """The status of the answer, however long it takes; None if the connection was closed without one."""
+    reader, writer = await asyncio.open_connection(HOST, port)
+    line = b""
+    try:
+        async with asyncio.timeout(WITHIN):
+            with contextlib.suppress(ConnectionError):
+                writer.write(sent)
+                line = await reader.readline()
+                await reader.read()
+        return int(line.split()[1]) if line else None
+    finally:
+        writer.transport.abort()
+
+
+@pytest.fixture(params=["gateway", "bridge", "function"])
+def door(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[tuple[Server, bytes, int]]:
+    """A process, a good request to it, and the status of its answer."""
+    routes = json.dumps([{"name": "distance", "consumes": "raw_input", "emits": None, "url": f"http://{HOST}:1"}])
+    event = {**EVENT, "id": f"slow-{tmp_path.name}"}
+    made: tuple[Server, bytes, int]
+    match request.param:
+        case "gateway":
+            process = Module(tmp_path, "gateway", env={"REDIS_URL": redis_url})
+            made = process, good("/distance", PLACE, "content-type: application/json"), 202
+        case "bridge":
+            process = Module(tmp_path, "milepost.bridge", env={"REDIS_URL": redis_url, "ROUTES": routes})
+            made = process, good("/", event), 202
+        case _:
+            made = Function(tmp_path, "distance"), good("/", event), 200
+    with made[0]:
+        yield made
+
+
+async def test_others_are_served_while_hundreds_of_clients_stall(door: tuple[Server, bytes, int]) -> None:
+    server, request, expected = door
+    stalled = [HEAD, HEAD + b"content-length: 1000\r\n\r\n{", b""]
+    links = [socket.create_connection((HOST, server.port)) for _ in range(SLOW)]
+    try:
+        for number, link in enumerate(links):
+            link.sendall(stalled[number % len(stalled)])
+        closing = request.replace(b"host: x", b"host: x\r\nconnection: close")
+        assert [await status(server.port, closing) for _ in range(3)] == [expected] * 3
+    finally:
+        for link in links:
+            link.close()
+    assert await status(server.port, closing) == expected
+
+
+@pytest.fixture
+async def impatient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+    """The port of a stage served as gateway and bridge serve, with little patience."""
+    monkeypatch.setattr(heads, "READ_WITHIN", PATIENCE)
+    monkeypatch.setattr(http, "READ_WITHIN", PATIENCE)
+
+    async def distance(submission: Submission) -> CalculatedDistance:
+        """Say 1 to everyone, and take longer than what is sent may take."""
+        await asyncio.sleep(2 * PATIENCE)
+        return CalculatedDistance(email=submission.email, distance_from_velocity=1)
+
+    app = Starlette(routes=[Route("/", stage(distance), methods=["POST"])])
+    server = uvicorn.Server(uvicorn.Config(app, host=HOST, port=0, http=BoundedHeads, log_config=None))
+    serving = asyncio.create_task(server.serve())
+    await eventually(lambda: server.started)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await serving
+
+
+@pytest.mark.parametrize("sent", [b"", b"P", HEAD, HEAD + b"x-a: "], ids=["nothing", "a byte", "half", "in a value"])
+async def test_a_head_that_does_not_arrive_is_408(impatient: int, sent: bytes) -> None:
+    assert await status(impatient, sent) == 408
+
+
+async def test_the_head_of_a_second_request_has_no_more_time(impatient: int) -> None:
+    reader, writer = await asyncio.open_connection(HOST, impatient)
+    async with asyncio.timeout(WITHIN):
+        writer.write(good("/", {**EVENT, "id": "1"}))
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD)
+        assert b" 408 " in await reader.read()
+    writer.close()
+
+
+async def test_a_body_that_does_not_arrive_is_408_at_a_stage_and_the_bridge(impatient: int) -> None:
+    assert await status(impatient, HEAD + b"content-length: 9\r\nconnection: close\r\n\r\n{") == 408
+
+
+async def test_a_head_without_end_is_431(impatient: int) -> None:
+    assert await status(impatient, HEAD + b"x-a: " + b"a" * 1_000_000) in {431, None}
+    name = b"".join(b"x-%d: a\r\n" % number for number in range(20_000))
+    assert await status(impatient, HEAD + name) in {431, None}
+
+
+async def test_patience_with_a_head_does_not_end_what_takes_long_afterwards(impatient: int) -> None:
+    closing = good("/", {**EVENT, "id": "2"}).replace(b"host: x", b"host: x\r\nconnection: close")
+    assert await status(impatient, closing) == 200
