@@ -1,36 +1,54 @@
 """`python -m gateway`: serve until SIGTERM or SIGINT, then finish what is under way and end."""
 
+import contextlib
 import signal
+import socket
 import sys
 
 import uvicorn
+from fastapi import FastAPI
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
-from milepost import log
+from milepost import log, tracing
 from milepost.errors import ConfigurationError
+from milepost.heads import BoundedHeads
 
 STOP_WITHIN = 7
 """Seconds that requests under way have to finish; with the journal's closing, the stop stays under ten."""
 
 
+class Server(uvicorn.Server):
+    """Ends the streams as soon as it is told to stop: before it tells the application, it waits for open answers."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.state.listener.close()
+        await super().shutdown(sockets)
+
+
 def main() -> int:
     """Exit status: 0 after a clean stop, 2 for a setting that is wrong, 3 when the port cannot be had."""
-    log.configure()
     try:
+        log.configure()
         settings = GatewaySettings.read()
+        tracing.tracer("gateway")  # a wrong setting of it is told here too
     except ConfigurationError as fault:
         print(f"gateway: {fault}", file=sys.stderr)  # noqa: T201
         return 2
     # Once stopped, uvicorn raises the signal again for whoever had it before: a clean stop is status 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.run(
-        create_app(settings),
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
         host=settings.host,
         port=settings.port,
         access_log=False,
         log_config=None,
-        http="httptools",
+        http=BoundedHeads,
         ws="none",
         lifespan="on",
         proxy_headers=bool(settings.forwarded_allow_ips),
@@ -38,7 +56,11 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=STOP_WITHIN,
     )
-    return 0
+    server = Server(config, app)
+    # As uvicorn.run does: Ctrl-C is raised again once all is closed.
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    return 0 if server.started else 3
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The gateway's application, put together."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,17 +12,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from gateway import health, openapi, submissions
+from gateway import channels, following, health, openapi, ops, submissions
 from gateway.body_limit import BodyLimit
+from gateway.course import Chart
+from gateway.following import Tracker
+from gateway.listener import Listener
+from gateway.metrics import Counted, Metrics
+from gateway.operators import WRONG_TRIES, Operators
 from gateway.pages import STATIC, Pages
 from gateway.rate import RateLimit
 from gateway.refusal import Refusal, unavailable, wants_page
 from gateway.security import HEADERS, SecurityHeaders
 from gateway.settings import GatewaySettings
+from gateway.tail import Tails
 from milepost.connection import connect
 from milepost.errors import BacklogFull, JournalUnavailable
 from milepost.http import problem
 from milepost.journal import Journal
+from milepost.log import Fields
 
 log = logging.getLogger("gateway")
 
@@ -34,16 +42,24 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     own = journal is None
     journal = journal or Journal(connect(settings, answer_within=REDIS_WITHIN), settings)
     pages = Pages()
+    chart = Chart(journal)
+    redis = connect(settings, answer_within=REDIS_WITHIN, retries=0)  # a silent reconnect would hide what was missed
+    listener = Listener(redis, chart.channels)
+    metrics = Metrics()
     rate = settings.rate_limit and RateLimit(
         settings.rate_limit, settings.redis_url.get_secret_value(), answer_within=REDIS_WITHIN
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        listening = asyncio.create_task(listener.run())
         yield
+        listening.cancel()
+        await asyncio.wait([listening])
+        await redis.aclose()
         if own:
             await journal.close()
-        log.info("outcome=stopped")
+        log.info(Fields(outcome="stopped"))
 
     def refuse(headers: Headers, refusal: Refusal) -> Response:
         if wants_page(headers):
@@ -64,8 +80,10 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
         docs_url=None,
         redoc_url=None,
     )
+    app.state.listener = listener
     app.add_middleware(BodyLimit, refuse=refuse)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(Counted, metrics=metrics)
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, refusal: Refusal) -> Response:
@@ -90,7 +108,8 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
         return response
 
     # First, because routes are tried in order and this one is asked most.
-    app.include_router(submissions.router(submissions.Door(journal, rate or None), pages))
+    app.include_router(submissions.router(submissions.Door(journal, rate or None), chart, pages))
+    app.include_router(following.router(Tracker(journal, chart, listener), pages))
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
@@ -100,7 +119,16 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     async def docs() -> Response:
         return pages.docs(app.openapi())
 
-    app.include_router(health.router(journal))
+    app.include_router(channels.router(settings.stages, pages, version=app.version))
+
+    if settings.ops_token:
+        url = settings.redis_url.get_secret_value()
+        wrong = RateLimit(WRONG_TRIES, url, answer_within=REDIS_WITHIN, purpose="ops")
+        app.include_router(
+            ops.router(ops.Desk(journal, Operators(settings.ops_token, wrong), Tails(listener), pages)),
+            include_in_schema=False,
+        )
+    app.include_router(health.router(journal, metrics))
     app.mount("/static", StaticFiles(directory=STATIC))
     openapi.install(app)
     return app

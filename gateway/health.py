@@ -1,13 +1,16 @@
-"""What an orchestrator asks."""
+"""What an orchestrator asks, and what Prometheus does."""
 
 from fastapi import APIRouter
+from starlette.responses import Response
 
 from gateway import openapi
+from gateway.metrics import Metrics
+from milepost.exposition import CONTENT_TYPE
 from milepost.journal import Journal
 
 
-def router(journal: Journal) -> APIRouter:
-    """`/healthz`: the process is alive. `/readyz`: Redis answers too."""
+def router(journal: Journal, metrics: Metrics) -> APIRouter:
+    """`/healthz`: the process is alive. `/readyz`: Redis answers too. `/metrics`."""
     routes = APIRouter()
 
     @routes.get("/healthz", **openapi.HEALTH)
@@ -18,5 +21,9 @@ def router(journal: Journal) -> APIRouter:
     async def readyz() -> dict[str, str]:
         await journal.ping()
         return {"status": "ready"}
+
+    @routes.get("/metrics", include_in_schema=False)
+    async def counted() -> Response:
+        return Response(metrics.registry.text(), media_type=CONTENT_TYPE)
 
     return routes

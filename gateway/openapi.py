@@ -4,81 +4,34 @@ from typing import Any
 
 from fastapi import FastAPI, Path
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, Field
+from fastapi.sse import EventSourceResponse
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import JSONResponse, Response
 
 from functions.payloads import Submission
+from gateway.answers import ID as EXAMPLE_ID
+from gateway.answers import LATER, PLACE, REF, Accepted, News, Problem, Progress, answer, problem
 from gateway.identity import HEADER, LONGEST_KEY
 from gateway.refusal import FORMS, JSON
 
-PROBLEM_JSON = "application/problem+json"
-REF = "#/components/schemas/{model}"
-
-_ID = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e11"
-_PLACE = {"email": "ada@example.org", "lat": 51.5074, "long": -0.1278}
-_LATER = {"Retry-After": {"description": "seconds to wait before trying again", "schema": {"type": "integer"}}}
-
-
-class Fault(BaseModel):
-    """What is wrong with one field."""
-
-    field: str
-    fault: str = Field(description="reads on from the field's name")
-
-
-class Problem(BaseModel):
-    """An error (RFC 9457)."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
-    errors: list[Fault] | None = Field(None, description="of each faulty field; absent where no field is at fault")
-
-
-class Accepted(BaseModel):
-    """A submission that is kept: published before this was answered."""
-
-    id: str = Field(description="a UUID; every event that follows from the submission has it")
-    status: str = Field(description="where to follow it")
-
-
-class Reached(BaseModel):
-    """A channel that a submission has reached."""
-
-    channel: str = Field(description="or dead: and a stage, where it was given up; its data is the reason")
-    time: str = Field(description="RFC 3339, UTC")
-    data: Any = Field(description="what the event said; null if it was too large to be noted")
-
-
-class Progress(BaseModel):
-    """How far a submission has come."""
-
-    id: str
-    channels: list[Reached] = Field(description="in the order in which they were reached")
-
-
-def _problem(description: str, status: int, title: str, detail: str, **more: Any) -> dict[str, Any]:
-    example = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
-    return {
-        "description": description,
-        "content": {PROBLEM_JSON: {"schema": {"$ref": REF.format(model="Problem")}, "example": example}},
-    }
-
-
-def _answer(description: str, model: type[BaseModel], example: Any) -> dict[str, Any]:
-    schema = {"$ref": REF.format(model=model.__name__)}
-    return {"description": description, "content": {JSON: {"schema": schema, "example": example}}}
-
-
-_AWAY = _problem(
+_AWAY = problem(
     "Redis is away, or the backlog is over its limit; nothing was accepted",
     503,
     "Service Unavailable",
     "The journal does not answer. Try again with the same Idempotency-Key: what it took nevertheless counts once.",
-) | {"headers": _LATER}
-_ACCEPTED = {"id": _ID, "status": f"/submissions/{_ID}"}
+) | {"headers": LATER}
+_UNKNOWN = problem(
+    "Unknown, forgotten, or no UUID", 404, "Not Found", "No submission has this id, or it was forgotten by now."
+)
+
+
+def _or_page(description: str, model: type[BaseModel], example: Any) -> dict[str, Any]:
+    found = answer(description, model, example)
+    return {**found, "content": {**found["content"], "text/html": {"schema": {"type": "string"}}}}
+
+
+_ACCEPTED = {"id": EXAMPLE_ID, "status": f"/submissions/{EXAMPLE_ID}"}
 _LOCATION = {"Location": {"description": "where to follow it", "schema": {"type": "string"}}}
 
 SUBMIT: dict[str, Any] = {
@@ -92,7 +45,7 @@ SUBMIT: dict[str, Any] = {
     "status_code": 202,
     "response_class": Response,
     "responses": {
-        202: _answer("JSON: accepted", Accepted, _ACCEPTED) | {"headers": _LOCATION},
+        202: answer("JSON: accepted", Accepted, _ACCEPTED) | {"headers": _LOCATION},
         201: {
             "description": "Form: accepted; a page, or JSON",
             "headers": _LOCATION,
@@ -101,37 +54,44 @@ SUBMIT: dict[str, Any] = {
                 JSON: {"schema": {"$ref": REF.format(model="Accepted")}, "example": _ACCEPTED},
             },
         },
-        400: _problem(
+        400: problem(
             "Broken JSON, or a broken form",
             400,
             "Bad Request",
             "The body is not JSON: Expecting value, line 1, column 10.",
         ),
-        408: _problem(
+        408: problem(
             "A body that does not arrive",
             408,
             "Request Timeout",
             "The body did not arrive within 10 s. Nothing was accepted.",
         ),
-        413: _problem(
+        413: problem(
             "A body that is too large",
             413,
             "Content Too Large",
             "A body has at most 64,000 bytes. Nothing was accepted.",
         ),
-        415: _problem(
+        415: problem(
             "Neither JSON nor a form",
             415,
             "Unsupported Media Type",
             f"Send {JSON}, or a form: {' or '.join(sorted(FORMS))}.",
         ),
-        422: _problem(
+        422: problem(
             "Fields at fault, each named",
             422,
             "Unprocessable Content",
             "lat must be at most 90; long is missing",
             errors=[{"field": "lat", "fault": "must be at most 90"}, {"field": "long", "fault": "is missing"}],
         ),
+        429: problem(
+            "Too many of one client, where the gateway counts",
+            429,
+            "Too Many Requests",
+            "At most 60 per 1 minute from one address. Nothing was accepted.",
+        )
+        | {"headers": LATER},
         503: _AWAY,
     },
     "openapi_extra": {
@@ -156,7 +116,7 @@ SUBMIT: dict[str, Any] = {
         "requestBody": {
             "required": True,
             "content": {
-                media: {"schema": {"$ref": REF.format(model="Submission")}, "example": _PLACE}
+                media: {"schema": {"$ref": REF.format(model="Submission")}, "example": PLACE}
                 for media in (JSON, *sorted(FORMS))
             },
         },
@@ -178,20 +138,23 @@ SUBMIT: dict[str, Any] = {
     },
 }
 
-ID = Path(alias="id", description="as POST /distance answered it", openapi_examples={"id": {"value": _ID}})
+ID = Path(alias="id", description="as POST /distance answered it", openapi_examples={"id": {"value": EXAMPLE_ID}})
 
 FOLLOW: dict[str, Any] = {
     "summary": "Follow a submission",
-    "description": "Which channels it has reached so far. Forgotten about an hour after the last of them.",
+    "description": (
+        "Which channels it has reached so far. Forgotten about an hour after the last of them. Whoever prefers"
+        " text/html gets it as a page."
+    ),
     "response_class": JSONResponse,
     "responses": {
-        200: _answer(
+        200: _or_page(
             "How far it has come",
             Progress,
             {
-                "id": _ID,
+                "id": EXAMPLE_ID,
                 "channels": [
-                    {"channel": "raw_input", "time": "2025-10-01T09:30:00.120Z", "data": _PLACE},
+                    {"channel": "raw_input", "time": "2025-10-01T09:30:00.120Z", "data": PLACE},
                     {
                         "channel": "calculated_distance",
                         "time": "2025-10-01T09:30:00.131Z",
@@ -200,14 +163,65 @@ FOLLOW: dict[str, Any] = {
                 ],
             },
         ),
-        404: _problem(
-            "Unknown, forgotten, or no UUID", 404, "Not Found", "No submission has this id, or it was forgotten by now."
-        ),
+        404: _UNKNOWN,
         503: _AWAY,
     },
     "openapi_extra": {
         "x-codeSamples": [
-            {"lang": "curl", "label": "Follow", "source": f"curl http://127.0.0.1:8000/submissions/{_ID}"}
+            {"lang": "curl", "label": "Follow", "source": f"curl http://127.0.0.1:8000/submissions/{EXAMPLE_ID}"}
+        ],
+    },
+}
+
+LAST_EVENT_ID = "The id of the last event you have, as a browser sends it: what comes is all that you miss."
+
+WATCH: dict[str, Any] = {
+    "summary": "Watch a submission",
+    "description": (
+        "Server-sent events: each channel it has reached and each it reaches from now on, once, with the time and the"
+        " data; the last says so, and ends the stream. A stage that gives up shows as dead: and its name, with the"
+        " reason. An event's id names all that you have by then: ask again with it as Last-Event-ID and you miss"
+        " nothing and get nothing twice. Comments keep a quiet stream alive; every stream ends after 15 minutes or"
+        " when the gateway stops, and you ask again."
+    ),
+    "response_class": Response,
+    "responses": {
+        200: {
+            "description": "A stream of events",
+            "content": {
+                EventSourceResponse.media_type: {
+                    "schema": {
+                        "type": "string",
+                        "description": "the data of each event is one News as JSON",
+                        "contentMediaType": JSON,
+                        "contentSchema": {"$ref": REF.format(model="News")},
+                    },
+                    "example": (
+                        'retry: 2000\n\ndata: {"channel":"email:sent","time":"2025-10-01T09:30:00.158Z","data":'
+                        '{"email":"ada@example.org","distance_from_velocity":2216.0742916592476,'
+                        '"message":"You are 2216.0742916592476 miles from Velocity."},"last":true}\n'
+                        "id: raw_input,calculated_distance,user:email,email:sent\n\n"
+                    ),
+                }
+            },
+        },
+        204: {"description": "It is over, and Last-Event-ID says that you have it all: do not ask again"},
+        404: _UNKNOWN,
+        503: problem(
+            "Redis is away, or too many are watching",
+            503,
+            "Service Unavailable",
+            "Too many are watching just now; the submission goes on all the same.",
+        )
+        | {"headers": LATER},
+    },
+    "openapi_extra": {
+        "x-codeSamples": [
+            {
+                "lang": "curl",
+                "label": "Watch",
+                "source": f"curl --no-buffer http://127.0.0.1:8000/submissions/{EXAMPLE_ID}/events",
+            }
         ],
     },
 }
@@ -235,7 +249,8 @@ def install(app: FastAPI) -> None:
                 title=app.title, version=app.version, description=app.description, routes=app.routes
             )
             # FastAPI's own validation errors never occur: what is no id is answered 404.
-            del app.openapi_schema["paths"]["/submissions/{id}"]["get"]["responses"]["422"]
+            for path in ("/submissions/{id}", "/submissions/{id}/events"):
+                del app.openapi_schema["paths"][path]["get"]["responses"]["422"]
             app.openapi_schema["components"] = {"schemas": _schemas()}
         return app.openapi_schema
 
@@ -243,7 +258,7 @@ def install(app: FastAPI) -> None:
 
 
 def _schemas() -> dict[str, Any]:
-    models = [(model, "validation") for model in (Submission, Accepted, Progress, Problem)]
+    models = [(model, "validation") for model in (Submission, Accepted, Progress, News, Problem)]
     _, definitions = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]
     schemas: dict[str, Any] = definitions["$defs"]
     # The gateway takes no fields but these; elsewhere a payload may have more than its class names.

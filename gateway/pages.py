@@ -1,16 +1,21 @@
 """The HTML pages: every value escaped, no JavaScript needed, nothing fetched from elsewhere."""
 
 import hashlib
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
-from functions.payloads import Submission
+from gateway import dial, overview
+from gateway.course import Course
+from gateway.journey import Journey, took
 from gateway.refusal import Refusal
 from milepost.ids import new_id
+from milepost.journal import Note
+from milepost.payload import number
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -31,6 +36,13 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.globals["asset"] = asset
+        self._templates.globals["dial"] = {
+            "land": dial.land(),
+            "graticule": dial.graticule(),
+            "rings": [(miles, dial.radius(miles)) for miles in dial.RINGS],
+        }
+        self._templates.globals["spark"] = {"width": overview.WIDTH, "height": overview.HEIGHT}
+        self._templates.filters["took"] = took
         self._templates.policies["json.dumps_kwargs"] = {"sort_keys": False}
 
     def form(
@@ -43,19 +55,46 @@ class Pages:
             refusal.status if refusal else 200,
             _retry_after(refusal),
             typed=typed or {},
+            fix=_fix(typed or {}),
             key=key or new_id(),
             refusal=refusal,
             faults=faults,
         )
 
-    def accepted(self, event_id: str, submission: Submission) -> Response:
-        """What happens next with a submission, and where to look."""
+    def submission(self, event_id: str, notes: Mapping[str, Note], course: Course, *, status: int = 200) -> Response:
+        """How far a submission has come. In a browser with JavaScript the page goes on by itself."""
         place = f"/submissions/{event_id}"
-        return self._page("accepted.html", 201, {"location": place}, place=place, id=event_id, submission=submission)
+        journey = Journey.of(notes, course)
+        headers = {"location": place} if status == 201 else {"vary": "accept"}
+        return self._page(
+            "submission.html",
+            status,
+            headers,
+            place=place,
+            journey=journey,
+            fix=_fix(journey.submitted),
+            now=round(time.time() * 1000),
+        )
 
     def refusal(self, refusal: Refusal) -> Response:
         """A refusal that is not about the form's fields."""
         return self._page("refusal.html", refusal.status, _retry_after(refusal), refusal=refusal)
+
+    def ops(self, shown: overview.Overview, *, seal: str, notice: str = "", status: int = 200) -> Response:
+        """The operators' page. `seal` goes into each of its forms, `notice` says what was done, or why not."""
+        return self._page(
+            "ops.html",
+            status,
+            overview=shown,
+            most=overview.MOST_SETTLED,
+            seal=seal,
+            notice=notice,
+            refused=status >= 400,
+        )
+
+    def channels(self, channels: Sequence[object], schemas: Mapping[str, Any], description: str) -> Response:
+        """The channels' page, from the AsyncAPI description."""
+        return self._page("channels.html", channels=channels, all=schemas, description=description)
 
     def docs(self, api: Mapping[str, Any]) -> Response:
         """The API's page, from its OpenAPI description."""
@@ -64,6 +103,15 @@ class Pages:
     def _page(self, name: str, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any) -> Response:
         page = self._templates.get_template(name).render(**values)
         return HTMLResponse(page, status, {**_UNCACHED, **(headers or {})})
+
+
+def _fix(fields: Mapping[str, Any]) -> dial.Fix | None:
+    """Where on the dial this latitude and longitude are; None where they are none."""
+    try:
+        lat, long = number(fields.get("lat")), number(fields.get("long"))
+    except ValueError:
+        return None
+    return dial.locate(lat, long) if abs(lat) <= 90 and abs(long) <= 180 else None
 
 
 def asset(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Awaitable, Callable
 
 from limits import RateLimitItem, parse
 from limits.aio.storage import RedisStorage
@@ -10,36 +11,44 @@ from limits.errors import StorageError
 from starlette.requests import Request
 
 from gateway.refusal import Refusal
-from milepost import keys
+from milepost import connection, keys
 from milepost.errors import JournalUnavailable
 
 
 class RateLimit:
-    """At most so many submissions a client, by its address; `text` is as in `60/minute`.
+    """At most so many submissions a client, by its address; `text` is as in `60/minute`. What has another `purpose` is
+    counted apart.
 
     Addresses are those of connections, or what a trusted proxy says of them (see FORWARDED_ALLOW_IPS).
     """
 
-    def __init__(self, text: str, redis_url: str, *, answer_within: float) -> None:
+    def __init__(self, text: str, redis_url: str, *, answer_within: float, purpose: str = "") -> None:
         self._item: RateLimitItem = parse(text)
+        self._purpose = [purpose] if purpose else []
         self._limiter = SlidingWindowCounterRateLimiter(
             RedisStorage(
                 f"async+{redis_url}",
                 implementation="redispy",
                 wrap_exceptions=True,
                 key_prefix=keys.LIMITS,
-                socket_timeout=answer_within,
-                socket_connect_timeout=answer_within,
+                **connection.limits(answer_within),
             )
         )
 
     async def check(self, request: Request) -> None:
         """Count this request. Raises Refusal (429) when it is one too many, JournalUnavailable."""
-        client = request.client.host if request.client else "unknown"
+        await self._ask(self._limiter.hit, request)
+
+    async def check_spent(self, request: Request) -> None:
+        """The same without counting it."""
+        await self._ask(self._limiter.test, request)
+
+    async def _ask(self, passes: Callable[..., Awaitable[bool]], request: Request) -> None:
+        client = [*self._purpose, request.client.host if request.client else "unknown"]
         try:
-            if await self._limiter.hit(self._item, client):
+            if await passes(self._item, *client):
                 return
-            window = await self._limiter.get_window_stats(self._item, client)
+            window = await self._limiter.get_window_stats(self._item, *client)
         except StorageError as fault:
             raise JournalUnavailable(f"Redis: {type(fault.storage_error).__name__}") from fault
         wait = max(1, math.ceil(window.reset_time - time.time()))

@@ -53,7 +53,7 @@ def invalid(faults: Faults) -> Refusal:
 
 def fault(field: object, text: str) -> dict[str, str]:
     """One field's fault. The name may be the sender's own: kept short, and printable."""
-    name = str(field).encode("ascii", "backslashreplace").decode()
+    name = str(field).encode("ascii", "backslashreplace").decode() or '""'
     return {"field": name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…", "fault": text}
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from limits import parse
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from milepost.settings import JournalSettings
 
@@ -17,6 +17,27 @@ def limit(text: str) -> str:
     return text
 
 
+SHORTEST_TOKEN = 16
+
+
+def hard_to_guess(token: SecretStr) -> SecretStr:
+    """Refuse what could be tried out, or what no header can carry."""
+    text = token.get_secret_value()
+    if len(text) < SHORTEST_TOKEN or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(f"must have {SHORTEST_TOKEN} visible ASCII characters or more, as of openssl rand -hex 24")
+    return token
+
+
+class WiredStage(BaseModel):
+    """A stage of the table, as far as the channels' page tells of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    consumes: str
+    emits: str | None = None
+
+
 class GatewaySettings(JournalSettings):
     """Where to listen, and the journal. Each field is an environment variable of its name."""
 
@@ -27,3 +48,11 @@ class GatewaySettings(JournalSettings):
     """Submissions per client, as in `60/minute`; none unless set."""
     forwarded_allow_ips: str = ""
     """Addresses of proxies, comma-separated, whose X-Forwarded-For is believed; `*`: of all. None unless set."""
+    ops_token: Annotated[
+        Annotated[SecretStr, AfterValidator(hard_to_guess)] | None, BeforeValidator(lambda text: text or None)
+    ] = None
+    """Opens /ops to whoever has it, 16 characters or more; without it there is no /ops."""
+    stages: tuple[WiredStage, ...] = ()
+    """The stages, for /channels and /asyncapi.json: a JSON list of `name`, `consumes`, `emits`. `milepost up` and the
+    chart make it.
+    """

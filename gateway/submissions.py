@@ -1,10 +1,12 @@
-"""Submissions: taken in as a form or as JSON, published, and followed through the channels."""
+"""Submissions: taken in as a form or as JSON, and published."""
 
 import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter
 from pydantic import ValidationError
@@ -14,13 +16,16 @@ from starlette.responses import JSONResponse, Response
 
 from functions.payloads import Submission
 from gateway import openapi
-from gateway.identity import HEADER, canonical_uuid, identify, is_key, traceparent
+from gateway.course import Chart
+from gateway.identity import HEADER, identify, is_key, traceparent
 from gateway.pages import Pages
 from gateway.rate import RateLimit
 from gateway.refusal import FORMS, JSON, Faults, Refusal, fault, faults, invalid, media_type, unavailable, wants_page
+from milepost import tracing
 from milepost.errors import BacklogFull, JournalUnavailable
-from milepost.event import Event, dumps, now
-from milepost.journal import Journal
+from milepost.event import Event, now
+from milepost.journal import Journal, Note
+from milepost.log import Fields
 
 SOURCE = "/milepost/gateway"
 KEY_FIELD = "idempotency_key"
@@ -53,14 +58,22 @@ class Door:
         try:
             if self.rate:
                 await self.rate.check(request)
-            await self.journal.publish(event)
+            await self._journal(event)
         except (JournalUnavailable, BacklogFull) as cause:
-            log.warning("id=%s channel=%s outcome=refused reason=%r", event_id, event.type, str(cause))
+            log.warning(Fields(channel=event.type, id=event_id, outcome="refused", reason=str(cause)))
             raise unavailable(cause) from cause
 
+    async def _journal(self, event: Event) -> None:
+        tracer = tracing.tracer("gateway")
+        if tracer is None:
+            await self.journal.publish(event)
+            return
+        with tracer.send(event) as traced:
+            await self.journal.publish(traced)
 
-def router(door: Door, pages: Pages) -> APIRouter:
-    """`POST /distance`, `POST /` for forms that point there, and `GET /submissions/{id}`."""
+
+def router(door: Door, chart: Chart, pages: Pages) -> APIRouter:
+    """`POST /distance`, and `POST /` for forms that point there."""
     routes = APIRouter()
 
     async def take_json(request: Request) -> Response:
@@ -75,7 +88,8 @@ def router(door: Door, pages: Pages) -> APIRouter:
         header = request.headers.get(HEADER)
         try:
             submission = _validate({name: text for name, text in typed.items() if text}, wrong)
-            event_id = identify(submission, header, HEADER) if header else identify(submission, key, KEY_FIELD)
+            given, named = (key, KEY_FIELD) if header is None else (header, HEADER)
+            event_id = identify(submission, given, named)
             await door.publish(request, event_id, submission)
         except Refusal as refusal:
             if not wants_page(request.headers):
@@ -84,7 +98,8 @@ def router(door: Door, pages: Pages) -> APIRouter:
             return pages.form(typed, key=key if key and is_key(key) else None, refusal=refusal)
         if not wants_page(request.headers):
             return _accepted(201, event_id)
-        return pages.accepted(event_id, submission)
+        notes = {Submission.channel: Note(datetime.now(UTC), submission.model_dump(mode="json"))}
+        return pages.submission(event_id, notes, await chart.course(), status=201)
 
     @routes.post("/distance", **openapi.SUBMIT)
     @routes.post("/", include_in_schema=False)
@@ -95,24 +110,6 @@ def router(door: Door, pages: Pages) -> APIRouter:
         if media in FORMS:
             return await take_form(request)
         raise Refusal(415, f"Send {JSON}, or a form: {' or '.join(sorted(FORMS))}.")
-
-    @routes.get("/submissions/{id}", **openapi.FOLLOW)  # noqa: FAST003 - openapi.ID has the alias
-    async def follow(sent: Annotated[str, openapi.ID]) -> Response:
-        event_id = canonical_uuid(sent)
-        notes = await door.journal.progress(event_id) if event_id else {}
-        if not notes:
-            raise Refusal(404, "No submission has this id, or it was forgotten by now.")
-        reached = [
-            {
-                "channel": channel,
-                "time": note.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-                "data": note.data,
-            }
-            for channel, note in notes.items()
-        ]
-        # ASCII: what a foreign program published may hold characters that UTF-8 cannot.
-        text = dumps({"id": event_id, "channels": reached})
-        return Response(text, media_type=JSON, headers={"cache-control": "no-store"})
 
     return routes
 
@@ -151,10 +148,22 @@ def _validate(fields: Any, wrong: Faults = ()) -> Submission:
     return submission
 
 
+def _check_utf8(media: str, body: bytes) -> None:
+    """Refuse a form of other bytes: reading it would make other letters of them, and another address."""
+    urlencoded = media != "multipart/form-data"
+    try:
+        (unquote_to_bytes(body) if urlencoded else body).decode()
+    except UnicodeDecodeError:
+        raise Refusal(400, "The form cannot be read: its text is not UTF-8.") from None
+    if urlencoded and not body.isascii():
+        raise Refusal(400, "The form cannot be read: letters beyond ASCII must be percent-encoded.")
+
+
 async def _read_form(request: Request) -> tuple[dict[str, str], Faults]:
     """What was typed, blanks around it gone, and what is wrong with the form itself. Raises Refusal: broken."""
     typed: dict[str, str] = {}
     wrong: list[dict[str, str]] = []
+    _check_utf8(media_type(request.headers), await request.body())
     try:
         async with request.form(max_files=MOST_PARTS, max_fields=MOST_PARTS) as form:
             for name, value in form.multi_items():

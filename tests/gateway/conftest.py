@@ -10,6 +10,10 @@ import pytest
 from redis.asyncio import Redis
 
 from milepost import keys
+from milepost.connection import connect
+from milepost.journal import Journal
+from milepost.settings import JournalSettings
+from tests.gateway.operating import BASIC, BEARER, PAGE, TOKEN
 from tests.gateway.samples import Published
 from tests.servers import Module
 
@@ -44,3 +48,39 @@ def away(tmp_path: Path) -> Iterator[Module]:
     env = {"REDIS_URL": "redis://127.0.0.1:1"}
     with Module(tmp_path, "gateway", env=env, ready="/healthz") as process:
         yield process
+
+
+@pytest.fixture(scope="session")
+def guarded(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Module]:
+    env = {"REDIS_URL": redis_url, "OPS_TOKEN": TOKEN}
+    with Module(tmp_path_factory.mktemp("ops"), "gateway", env=env) as process:
+        yield process
+
+
+@pytest.fixture
+async def stranger(guarded: Module, redis: Redis) -> AsyncIterator[httpx.AsyncClient]:
+    """A client without the token; Redis is empty."""
+    async with httpx.AsyncClient(base_url=guarded.url, timeout=10) as client:
+        yield client
+
+
+@pytest.fixture
+async def operator(stranger: httpx.AsyncClient) -> httpx.AsyncClient:
+    """The same with the token, as a program sends it."""
+    stranger.headers.update(BEARER)
+    return stranger
+
+
+@pytest.fixture
+async def browser(stranger: httpx.AsyncClient) -> httpx.AsyncClient:
+    """The same as a browser sends it."""
+    stranger.headers.update(BASIC | PAGE)
+    return stranger
+
+
+@pytest.fixture
+async def journal(redis_url: str, redis: Redis) -> AsyncIterator[Journal]:
+    settings = JournalSettings(redis_url=redis_url)
+    journal = Journal(connect(settings), settings)
+    yield journal
+    await journal.close()

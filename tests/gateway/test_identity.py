@@ -61,6 +61,13 @@ def test_the_id_of_a_key_never_changes() -> None:
     assert identify(submission, "order-17") == "fc4f4477-89c6-8666-ac09-f0908dca3e72"
 
 
+def test_zero_has_no_sign() -> None:
+    for zero in (0, 0.0, -0.0, "-0", "-0.0", "+0"):
+        submission = Submission.model_validate({"email": "ada@example.org", "lat": zero, "long": zero})
+        assert identify(submission, "k") == identify(Submission(email="ada@example.org", lat=0.0, long=0.0), "k")
+        assert "-0" not in submission.model_dump_json()
+
+
 @pytest.mark.parametrize("sent", [TRACE, "cc" + TRACE[2:], "cc" + TRACE[2:] + "-what-comes-later"])
 def test_a_valid_traceparent_is_kept(sent: str) -> None:
     assert traceparent([sent]) == {"traceparent": sent}

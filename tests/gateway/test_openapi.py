@@ -5,20 +5,31 @@ from tests.gateway.samples import LONDON
 
 async def test_the_description_names_every_answer_with_an_example(client: httpx.AsyncClient) -> None:
     api = (await client.get("/openapi.json")).json()
-    assert set(api["paths"]) == {"/distance", "/submissions/{id}", "/healthz", "/readyz"}
+    assert set(api["paths"]) == {
+        "/distance",
+        "/submissions/{id}",
+        "/submissions/{id}/events",
+        "/healthz",
+        "/readyz",
+    }
     submit = api["paths"]["/distance"]["post"]
-    assert set(submit["responses"]) == {"201", "202", "400", "408", "413", "415", "422", "503"}
+    assert set(submit["responses"]) == {"201", "202", "400", "408", "413", "415", "422", "429", "503"}
     assert {parameter["name"] for parameter in submit["parameters"]} == {"Idempotency-Key", "traceparent"}
     assert len(submit["requestBody"]["content"]) == 3
     follow = api["paths"]["/submissions/{id}"]["get"]
     assert set(follow["responses"]) == {"200", "404", "503"}
+    assert set(follow["responses"]["200"]["content"]) == {"application/json", "text/html"}
+    watch = api["paths"]["/submissions/{id}/events"]["get"]
+    assert set(watch["responses"]) == {"200", "204", "404", "503"}
+    assert set(watch["responses"]["200"]["content"]) == {"text/event-stream"}
+    assert [parameter["name"] for parameter in watch["parameters"]] == ["id", "Last-Event-ID"]
     for methods in api["paths"].values():
         for operation in methods.values():
             assert operation["summary"]
             for status, answer in operation["responses"].items():
-                for media, content in answer["content"].items():
+                for media, content in answer.get("content", {}).items():
                     assert "example" in content or media == "text/html"
-                    if status >= "400":
+                    if status >= "400" and media != "text/html":
                         assert media == "application/problem+json"
                         assert content["example"]["status"] == int(status)
             if "503" in operation["responses"]:
@@ -28,7 +39,7 @@ async def test_the_description_names_every_answer_with_an_example(client: httpx.
 async def test_every_reference_leads_somewhere(client: httpx.AsyncClient) -> None:
     answer = await client.get("/openapi.json")
     schemas = answer.json()["components"]["schemas"]
-    assert set(schemas) == {"Submission", "Accepted", "Progress", "Reached", "Problem", "Fault"}
+    assert set(schemas) == {"Submission", "Accepted", "Progress", "Reached", "News", "Problem", "Fault"}
     for piece in answer.text.split('"$ref":"')[1:]:
         assert piece.split('"')[0].removeprefix("#/components/schemas/") in schemas
     latitude = schemas["Submission"]["properties"]["lat"]
@@ -49,5 +60,6 @@ async def test_the_examples_are_true(client: httpx.AsyncClient) -> None:
 async def test_the_api_page_shows_every_operation(client: httpx.AsyncClient) -> None:
     page = await client.get("/docs")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
-    for text in ("/distance", "/submissions/{id}", "/healthz", "/readyz", "Idempotency-Key", "curl --json", "413"):
+    paths = ("/distance", "/submissions/{id}", "/submissions/{id}/events", "/healthz", "/readyz")
+    for text in (*paths, "Idempotency-Key", "Last-Event-ID", "curl --json", "413"):
         assert text in page.text

@@ -1,0 +1,82 @@
+"""The course of a submission: the channels before it, read off the bridges' route table."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from functions.payloads import Submission
+from milepost import keys
+from milepost.errors import JournalUnavailable
+from milepost.event import loads
+from milepost.journal import Journal
+from milepost.log import Fields
+
+DEAD = "dead:"
+"""How progress names a stage that gave a submission up."""
+
+KNOWN_FOR = 10.0
+"""Seconds after which the table is read again."""
+
+PAUSE = 1.0
+"""Seconds between two tries while Redis is away."""
+
+log = logging.getLogger("gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """The channels that a submission reaches, in order, and those of them on which it ends."""
+
+    channels: tuple[str, ...] = (Submission.channel,)
+    ends: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, stages: Iterable[Mapping[str, Any]]) -> "Course":
+        """From the rows of the table, each with `consumes` and `emits`. Channels that lead to no other are ends."""
+        rows = list(stages)
+        reached = [Submission.channel]
+        for channel in reached:
+            for row in rows:
+                if channel in row["consumes"]:
+                    reached += [emitted for emitted in row["emits"] if emitted not in reached]
+        led_on = {channel for row in rows if row["emits"] for channel in row["consumes"]}
+        return cls(tuple(reached), frozenset(reached[1:]) - led_on)
+
+    def is_over(self, reached: Iterable[str]) -> bool:
+        """Whether nothing more is to come: all ends are reached, or a stage gave the submission up."""
+        names = set(reached)
+        return any(name.startswith(DEAD) for name in names) or (bool(self.ends) and self.ends <= names)
+
+
+class Chart:
+    """The course, read from Redis and remembered for a while."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._course = Course()
+        self._read_at = -KNOWN_FOR
+        self._reading = asyncio.Lock()
+
+    async def channels(self) -> tuple[str, ...]:
+        """Every channel of the course."""
+        return (await self.course()).channels
+
+    async def course(self) -> Course:
+        """The course as it was within the last seconds; while Redis is away, the last that was known."""
+        async with self._reading:
+            if time.monotonic() - self._read_at >= KNOWN_FOR:
+                await self._read()
+        return self._course
+
+    async def _read(self) -> None:
+        try:
+            table = await self._journal.ask(self._journal.redis.hgetall(keys.STAGES))
+        except JournalUnavailable as fault:
+            log.warning(Fields(outcome="course-unknown", reason=str(fault)))
+            self._read_at = time.monotonic() - KNOWN_FOR + PAUSE
+        else:
+            self._course = Course.of(loads(table[name]) for name in sorted(table))
+            self._read_at = time.monotonic()

@@ -1,0 +1,95 @@
+"""A submission's way through the channels, as the page shows it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from functions.payloads import Submission
+from gateway.course import DEAD, Course
+from milepost.journal import Note
+
+_WORDS = {
+    "raw_input": ("gateway", "keeps the place you gave"),
+    "calculated_distance": ("distance", "measures the miles to the office"),
+    "user:email": ("store", "writes them down"),
+    "email:sent": ("email", "sends you the answer"),
+}
+"""Who makes a channel's event, and what with it is done. A channel of your own shows by its name alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A channel: reached `at`, `hop` milliseconds after the one before; neither where it is still ahead."""
+
+    channel: str
+    at: datetime | None
+    hop: float | None
+    is_next: bool
+
+    @property
+    def stage(self) -> str:
+        return _WORDS.get(self.channel, ("", ""))[0]
+
+    @property
+    def does(self) -> str:
+        return _WORDS.get(self.channel, ("", ""))[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """Every step of a submission, and how it stands: `state` is underway, done or dead."""
+
+    steps: tuple[Step, ...]
+    state: str
+    submitted: Mapping[str, Any]
+    answer: Mapping[str, Any]
+    gave_up: str
+    reason: str
+
+    @classmethod
+    def of(cls, notes: Mapping[str, Note], course: Course) -> "Journey":
+        """From what progress has noted, oldest first, and the course that was to be expected."""
+        dead = next((name for name in notes if name.startswith(DEAD)), "")
+        reached = {name: note for name, note in notes.items() if not name.startswith(DEAD)}
+        over = course.is_over(notes)
+        names = [*reached, *(name for name in course.channels if name not in reached)]
+        before: datetime | None = None
+        steps: list[Step] = []
+        for index, name in enumerate(names):
+            at = reached[name].at if name in reached else None
+            hop = (at - before) / timedelta(milliseconds=1) if at and before else None
+            steps.append(Step(name, at, hop, is_next=index == len(reached) and not over))
+            before = at
+        return cls(
+            steps=tuple(steps),
+            state="dead" if dead else "done" if over else "underway",
+            submitted=_mapping(reached.get(Submission.channel)),
+            answer=next((data for data in map(_mapping, reached.values()) if isinstance(data.get("message"), str)), {}),
+            gave_up=dead.removeprefix(DEAD),
+            reason=str(_mapping(notes.get(dead)).get("reason", "")),
+        )
+
+    @property
+    def whole(self) -> float:
+        """Milliseconds from the first channel to the last that was reached."""
+        return sum(step.hop or 0 for step in self.steps)
+
+    @property
+    def share(self) -> int:
+        """Per cent of the way."""
+        return round(100 * sum(step.at is not None for step in self.steps) / len(self.steps))
+
+
+def took(milliseconds: float) -> str:
+    """A time for people: 7 ms, 1.4 s, 2 min 5 s, 3 h 4 min."""
+    if milliseconds < 1000:
+        return f"{max(0, milliseconds):.0f} ms"
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:.1f} s"
+    minutes, seconds = divmod(int(milliseconds / 1000), 60)
+    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _mapping(note: Note | None) -> Mapping[str, Any]:
+    return note.data if note and isinstance(note.data, dict) else {}

@@ -1,0 +1,167 @@
+"""How every stage does: from Redis alone, what its bridges left there and what lies before it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from milepost import keys
+from milepost.event import loads
+from milepost.journal import BEAT_FRESH, Depth, Journal, depths, stats
+from milepost.journal.stats import EVERY, KEPT, SLOTS, Counts, Slot
+from milepost.log import masked
+
+SHOWN_LETTERS = 10
+"""Dead letters of one stage that are shown, the oldest."""
+
+LONGEST_REASON = 300
+
+MOST_SETTLED = 500
+"""Dead letters of one stage that one click replays or drops, the oldest."""
+
+WIDTH, HEIGHT = 120, 28
+"""Of a sparkline, in its own units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One stage; `recent` is deliveries in each EVERY seconds of the last KEPT, the latest last."""
+
+    stage: str
+    consumes: Sequence[str]
+    emits: Sequence[str]
+    served: bool
+    depth: Depth
+    counts: Counts
+    recent: Sequence[int]
+
+    @property
+    def rate(self) -> float:
+        """Deliveries a second, over the last minute."""
+        return self.counts.delivered / KEPT
+
+    @property
+    def state(self) -> str:
+        """In a word."""
+        if not self.served:
+            return "not served"
+        return "failing" if self.counts.undelivered > self.counts.delivered else "served"
+
+    @property
+    def line(self) -> str:
+        """The points of the sparkline."""
+        most = max(*self.recent, 1)
+        step = WIDTH / (len(self.recent) - 1)
+        return " ".join(
+            f"{index * step:.1f},{HEIGHT - 1 - count / most * (HEIGHT - 3):.1f}"
+            for index, count in enumerate(self.recent)
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Times in seconds, counts of the last minute."""
+        return {
+            "stage": self.stage,
+            "consumes": list(self.consumes),
+            "emits": list(self.emits),
+            "state": self.state,
+            "rate": round(self.rate, 3),
+            "backlog": self.depth.backlog,
+            "parked": self.depth.parked,
+            "dead": self.depth.dead,
+            "oldest_pending_seconds": self.depth.oldest,
+            "attempts": self.counts.attempts,
+            "delivered": self.counts.delivered,
+            "undelivered": self.counts.undelivered,
+            "cold_starts": self.counts.cold_starts,
+            "p50_seconds": self.counts.quantile(0.5),
+            "p99_seconds": self.counts.quantile(0.99),
+            "recent": list(self.recent),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """One dead letter, with no address in full."""
+
+    entry: str
+    channel: str
+    id: str
+    reason: str
+    status: int | None
+    tries: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Everything /ops shows; `buried` names the stages that have dead letters."""
+
+    rows: Sequence[Row]
+    buried: dict[str, Sequence[Buried]]
+    dead: dict[str, int]
+    leading: bool
+    backlog: int
+
+
+async def overview(journal: Journal, *, letters: bool = True) -> Overview:
+    """As it is now. Raises JournalUnavailable."""
+    table = await journal.ask(journal.redis.hgetall(keys.STAGES))
+    wired = {name.decode(): loads(text) for name, text in sorted(table.items())}
+    seconds, _ = await journal.ask(journal.redis.time())
+    graves = await journal.dead_stages()
+    found = await depths(
+        journal.scripts, {**dict.fromkeys(graves, ()), **{name: row["consumes"] for name, row in wired.items()}}
+    )
+    by_stage = {depth.stage: depth for depth in found}
+    left = await stats.read(journal.scripts)
+    dead = {depth.stage: depth.dead for depth in found if depth.dead}
+    return Overview(
+        rows=[
+            Row(
+                stage=name,
+                consumes=row["consumes"],
+                emits=row["emits"],
+                served=seconds * 1000 - row["beat"] < BEAT_FRESH * 1000,
+                depth=by_stage[name],
+                counts=sum((slot.counts for slot in left.get(name, ())), Counts()),
+                recent=_recent(left.get(name, ())),
+            )
+            for name, row in _in_order(wired).items()
+        ],
+        buried={name: await _buried(journal, name) for name in sorted(dead)} if letters else {},
+        dead=dead,
+        leading=bool(await journal.ask(journal.redis.exists(keys.LEASE))),
+        backlog=await journal.backlog(),
+    )
+
+
+def _in_order(wired: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The stages as an event passes them: before each those that emit what it consumes, unless they go round."""
+    left, ordered = dict(wired), dict[str, Mapping[str, Any]]()
+    while left:
+        ahead = {channel for row in left.values() for channel in row["emits"]}
+        first = [name for name, row in left.items() if not ahead & set(row["consumes"])] or [next(iter(left))]
+        ordered |= {name: left.pop(name) for name in first}
+    return ordered
+
+
+def _recent(slots: Sequence[Slot]) -> Sequence[int]:
+    counted = [0] * SLOTS
+    for slot in slots:
+        counted[SLOTS - 1 - min(SLOTS - 1, int(slot.age / EVERY))] += slot.counts.delivered
+    return counted
+
+
+async def _buried(journal: Journal, stage: str) -> Sequence[Buried]:
+    return [
+        Buried(
+            letter.entry,
+            letter.channel,
+            letter.id or "",
+            masked(letter.reason)[:LONGEST_REASON],
+            letter.status,
+            letter.attempts + letter.crashes,
+            letter.at,
+        )
+        for letter in await journal.dead_letters(stage, count=SHOWN_LETTERS)
+    ]

@@ -1,0 +1,256 @@
+// The page goes on by itself: submits without leaving, watches the submission live, moves the dial as you type.
+// Without it every page works all the same; nothing here is shown that the server would not show on a reload.
+
+const EQUATOR = 3963.190592, FLATTENING = 1 / 298.257223563; // WGS-84; miles
+const OFFICE = [32.080058, 34.864535];
+const FARTHEST = 12450, RADIUS = 200;
+const WINDS = ["N", "NE", "E", "SE", "S", "SW", "W", "NW"];
+const PACE = 260; // ms between two steps shown; the times told are the true ones
+const SLOWEST = 30000; // ms between two tries
+const DEAD = "dead:";
+const LOST = { true: "The connection is lost. Trying again…", false: "You are off line. This goes on when you are back." };
+
+const find = (selector, within = document) => within.querySelector(selector);
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+// Lambert's formula for long lines, as gateway/dial.py has it.
+export function locate(lat, long) {
+  const radians = Math.PI / 180;
+  const [here, there] = [OFFICE[0], lat].map((north) => Math.atan((1 - FLATTENING) * Math.tan(north * radians)));
+  const turn = (long - OFFICE[1]) * radians, middle = (here + there) / 2, apart = (there - here) / 2;
+  const half = Math.hypot(Math.sin(apart), Math.sqrt(Math.cos(here) * Math.cos(there)) * Math.sin(turn / 2));
+  const angle = 2 * Math.asin(Math.min(1, half));
+  if (!angle) return { miles: 0, bearing: 0, wind: "N", x: 0, y: 0 };
+  const far = (angle - Math.sin(angle)) * (Math.sin(middle) * Math.cos(apart) / Math.max(Math.cos(angle / 2), 1e-6)) ** 2;
+  const near = (angle + Math.sin(angle)) * (Math.cos(middle) * Math.sin(apart) / Math.sin(angle / 2)) ** 2;
+  const miles = Math.min(EQUATOR * (angle - FLATTENING / 2 * (far + near)), FARTHEST);
+  const bearing = Math.atan2(Math.sin(turn) * Math.cos(there),
+    Math.cos(here) * Math.sin(there) - Math.sin(here) * Math.cos(there) * Math.cos(turn));
+  const out = RADIUS * miles / FARTHEST, degrees = (bearing / radians + 360) % 360;
+  return { miles, bearing: degrees, wind: WINDS[Math.round(degrees / 45) % 8], x: out * Math.sin(bearing), y: -out * Math.cos(bearing) };
+}
+
+function degrees(input, most) {
+  const text = input.value.trim();
+  return /^[+-]?(\d+(\.\d*)?|\.\d+)$/.test(text) && Math.abs(text) <= most ? Number(text) : null;
+}
+
+const grouped = (number) => Math.round(number).toLocaleString("en-US");
+
+function took(ms) {
+  if (ms < 1000) return `${Math.max(0, Math.round(ms))} ms`;
+  if (ms < 60000) return `${(ms / 1000).toFixed(1)} s`;
+  const seconds = Math.floor(ms / 1000), minutes = Math.floor(seconds / 60);
+  return minutes < 60 ? `${minutes} min ${seconds % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+// ---- the form
+
+function ask(form) {
+  const { lat, long } = form.elements, fix = find("#fix"), caption = find("#bearing"), idle = caption.textContent;
+  let saying;
+  const draw = () => {
+    const [north, east] = [degrees(lat, 90), degrees(long, 180)];
+    clearTimeout(saying);
+    if (north === null || east === null) {
+      fix.setAttribute("display", "none");
+      saying = setTimeout(() => { caption.textContent = idle; }, 400);
+      return;
+    }
+    const { miles, bearing, wind, x, y } = locate(north, east), at = `${x.toFixed(1)} ${y.toFixed(1)}`;
+    find(".route", fix).setAttribute("d", `M0 0L${at}`);
+    find(".way", fix).setAttribute("d", `M${at}L0 0`);
+    find(".pin", fix).setAttribute("cx", x.toFixed(1));
+    find(".pin", fix).setAttribute("cy", y.toFixed(1));
+    fix.removeAttribute("display");
+    const strong = document.createElement("strong");
+    strong.textContent = `${grouped(miles)} miles`;
+    // A little later: whoever listens hears it once, not at every key.
+    saying = setTimeout(() => caption.replaceChildren("About ", strong, ` from the office, bearing ${bearing.toFixed(0)}° ${wind}`), 400);
+  };
+  form.addEventListener("input", draw);
+  form.addEventListener("submit", (event) => { event.preventDefault(); send(form); });
+  if (lat.value || long.value) draw();
+  if ("geolocation" in navigator && isSecureContext) offerLocation(form, draw);
+}
+
+function offerLocation(form, draw) {
+  const offer = find("#locate"), says = find("[role=status]", offer), button = find("button", offer);
+  offer.hidden = false;
+  button.addEventListener("click", () => {
+    says.textContent = "Asking your browser…";
+    navigator.geolocation.getCurrentPosition(
+      ({ coords }) => {
+        form.elements.lat.value = coords.latitude.toFixed(5);
+        form.elements.long.value = coords.longitude.toFixed(5);
+        says.textContent = "Filled in.";
+        draw();
+      },
+      ({ code }) => { says.textContent = code === 1 ? "Your browser was told not to say where you are." : "Your browser cannot tell where you are."; },
+      { maximumAge: 600000, timeout: 10000 },
+    );
+  });
+}
+
+async function send(form) {
+  const button = find("button[type=submit]", form);
+  if (button.hasAttribute("aria-disabled")) return; // pressed twice
+  button.setAttribute("aria-disabled", "true");
+  try {
+    const answer = await fetch(form.action, {
+      method: "POST", body: new URLSearchParams(new FormData(form)), headers: { Accept: "text/html" },
+    });
+    if (!answer.headers.get("content-type")?.startsWith("text/html")) throw new TypeError(`status ${answer.status}`);
+    show(await answer.text(), answer.headers.get("location"));
+  } catch (fault) {
+    if (!(fault instanceof TypeError)) throw fault;
+    const notice = document.createElement("div"), title = document.createElement("h2"), words = document.createElement("p");
+    notice.className = "notice";
+    title.textContent = "We cannot be reached just now";
+    words.textContent = "What you typed is still here. Try again when you are back on line: it counts once.";
+    notice.append(title, words);
+    find("#refusal").replaceChildren(notice);
+  } finally {
+    button.removeAttribute("aria-disabled");
+  }
+}
+
+// What the server answered takes the place of what is here; a submission gets its own address.
+function show(html, place) {
+  const next = new DOMParser().parseFromString(html, "text/html");
+  document.title = next.title;
+  find("main").replaceWith(find("main", next));
+  if (place) history.pushState(null, "", place);
+  start();
+  const first = find("main [autofocus]") || find("main h1");
+  first?.focus({ preventScroll: true });
+  (find(".notice:not([data-when])") || document.body).scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
+  if (place) scrollTo({ top: 0, behavior: calm.matches ? "auto" : "smooth" });
+}
+
+// ---- a submission
+
+let stopWatching = () => {};
+
+function watch(section) {
+  const place = section.dataset.place, items = find("ol", section), skew = Date.now() - section.dataset.now;
+  const link = find("#link"), news = find("#news"), waiting = [];
+  let source, retry, pause = 1000, pacing = false;
+
+  const reached = () => [...items.children].filter((item) => item.dataset.at);
+  const ticking = setInterval(() => {
+    const next = find(".next .took", items), last = reached().at(-1);
+    if (next && last) next.textContent = took(Math.max(0, Date.now() - skew - last.dataset.at));
+  }, 200);
+
+  function open() {
+    source = new EventSource(`${place}/events`);
+    source.onopen = () => { link.textContent = ""; pause = 1000; };
+    source.onmessage = ({ data }) => {
+      const told = JSON.parse(data);
+      if (told.last) source.close();
+      waiting.push(told);
+      if (!pacing) drain();
+    };
+    source.onerror = () => {
+      link.textContent = LOST[navigator.onLine];
+      if (source.readyState !== EventSource.CLOSED) return; // else the browser tries by itself
+      clearTimeout(retry);
+      retry = setTimeout(open, pause);
+      pause = Math.min(2 * pause, SLOWEST);
+    };
+  }
+  const offline = () => { source.close(); clearTimeout(retry); link.textContent = LOST.false; };
+  const online = () => { source.close(); clearTimeout(retry); open(); };
+
+  function drain() {
+    const told = waiting.shift();
+    pacing = Boolean(told);
+    if (told) setTimeout(drain, reach(told) && !calm.matches ? PACE : 0);
+  }
+
+  // Shows what was told, once; whether there was anything new.
+  function reach({ channel, time, data, last }) {
+    if (channel.startsWith(DEAD)) {
+      find("#gave-up").textContent = channel.slice(DEAD.length);
+      find("#reason").textContent = data?.reason ?? "";
+      end("dead", `Stage ${channel.slice(DEAD.length)} could not go on: ${data?.reason ?? ""}`);
+      return true;
+    }
+    let item = [...items.children].find((one) => one.dataset.channel === channel);
+    const fresh = !item?.dataset.at, before = reached().at(-1);
+    item ??= added(channel);
+    item.dataset.at = Date.parse(time); // Redis's, also where the gateway's own stood until now
+    if (fresh) {
+      item.className = "reached";
+      if (before) {
+        before.after(item);
+        find(".took", item).textContent = took(item.dataset.at - before.dataset.at);
+      }
+      const next = [...items.children].find((one) => !one.dataset.at);
+      if (next) next.className = last ? "ahead" : "next";
+      news.textContent = `${find(".does", item).textContent}: ${find(".took", item).textContent}`;
+      find("#fix .way").setAttribute("stroke-dashoffset", 100 - Math.round(100 * reached().length / items.children.length));
+    }
+    if (typeof data?.message === "string") {
+      find("#message").textContent = data.message;
+      if (typeof data.distance_from_velocity === "number") find("#miles").textContent = grouped(data.distance_from_velocity);
+    }
+    if (last) {
+      const times = reached().map((one) => Number(one.dataset.at));
+      find("#whole").textContent = took(Math.max(...times) - Math.min(...times));
+      end("done", find("#message").textContent);
+    }
+    return fresh;
+  }
+
+  function added(channel) {
+    const item = items.firstElementChild.cloneNode(true);
+    item.dataset.channel = find("code", item).textContent = find(".does", item).textContent = channel;
+    delete item.dataset.at;
+    return items.appendChild(item);
+  }
+
+  function end(state, words) {
+    section.dataset.state = state;
+    for (const item of items.querySelectorAll(".next")) {
+      item.className = "ahead";
+      find(".took", item).textContent = "";
+    }
+    document.title = `${find(`h1 [data-when=${state}]`).textContent} – Milepost`;
+    news.textContent = words;
+    stopWatching();
+  }
+
+  stopWatching = () => {
+    source.close();
+    clearTimeout(retry);
+    clearInterval(ticking);
+    link.textContent = "";
+    removeEventListener("offline", offline);
+    removeEventListener("online", online);
+    stopWatching = () => {};
+  };
+  addEventListener("offline", offline);
+  addEventListener("online", online);
+  open();
+}
+
+// ---- every page
+
+let path;
+
+function start() {
+  stopWatching();
+  const form = find("form"), section = find("#submission");
+  if (form) ask(form);
+  if (section) {
+    // A form that was posted without us has the form's address: a reload would post it again.
+    if (location.pathname !== section.dataset.place) history.replaceState(null, "", section.dataset.place);
+    if (section.dataset.state === "underway") watch(section);
+  }
+  path = location.pathname;
+}
+
+addEventListener("popstate", () => { if (location.pathname !== path) location.reload(); });
+start();

@@ -1,0 +1,118 @@
+"""/ops as an operator has it, on a pipeline that really runs."""
+
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.visitor import EMAIL, PHONE, Visitors
+from tests.cli.running import Up
+from tests.servers import Module
+
+TOKEN = "correct-horse-battery-staple"
+PASSWORD = {"username": "anyone", "password": TOKEN}
+RENEWED = 20_000
+"""Milliseconds: bridges tell every 5 s, and the page asks as often."""
+
+
+@pytest.fixture(scope="module")
+def gateway(up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Module]:
+    """One more gateway of the pipeline, with a token."""
+    env = {"REDIS_URL": up.stack["redis"], "OPS_TOKEN": TOKEN}
+    with Module(tmp_path_factory.mktemp("ops"), "gateway", env=env) as process:
+        yield process
+
+
+@pytest.fixture
+def operator(browser: Browser, gateway: Module) -> Iterator[Visitors]:
+    visitors = Visitors(browser, gateway.url)
+    yield visitors
+    visitors.leave()
+    assert visitors.complaints == []
+
+
+def opened(operator: Visitors, **options: object) -> Page:
+    page = operator(http_credentials=PASSWORD, **options)
+    page.goto("/ops")
+    return page
+
+
+def bury(up: Up, event_id: str) -> None:
+    """Have `distance` refuse an event."""
+    headers = {"ce-specversion": "1.0", "ce-id": event_id, "ce-source": "/tests", "ce-type": "raw_input"}
+    httpx.post(up.stack["bridge"], headers=headers, json={"email": EMAIL, "lat": 99, "long": 0}).raise_for_status()
+
+
+def submit(gateway: Module) -> None:
+    httpx.post(f"{gateway.url}/distance", json={"email": EMAIL, "lat": 1, "long": 2}).raise_for_status()
+
+
+def test_an_operator_sees_what_happens_as_it_happens(operator: Visitors, gateway: Module) -> None:
+    page = opened(operator)
+    expect(page.locator("#tail-state")).to_have_text(re.compile("Listening"))
+    submit(gateway)
+    expect(page.locator("#tail .channel").filter(has_text="raw_input")).not_to_have_count(0)
+    tail = page.locator("#tail").inner_text()
+    assert "a***@example.org" in tail
+    assert EMAIL not in page.content()
+    row = page.get_by_role("row").filter(has=page.get_by_role("rowheader", name=re.compile("^distance")))
+    expect(row.locator("td[data-name=Attempts]")).not_to_have_text("0", timeout=RENEWED)
+    expect(row.locator("td[data-name=p50]")).to_have_text(re.compile(r"\d+ ms"))
+
+
+def test_a_dead_letter_is_dropped_after_a_second_thought(operator: Visitors, up: Up) -> None:
+    bury(up, "to-drop")
+    page = opened(operator)
+    grave = page.locator(".grave", has=page.get_by_role("heading", name=re.compile("^distance")))
+    expect(grave).to_contain_text("to-drop", timeout=RENEWED)
+    assert not grave.get_by_role("button", name="Drop them").is_visible()
+    grave.get_by_text("Drop all…").click()
+    grave.get_by_role("button", name="Drop them").click()
+    expect(page.locator("#notice")).to_have_text(re.compile(r"dead letters? dropped\."))
+    expect(page.locator("#letters")).not_to_contain_text("to-drop")
+    expect(page).to_have_url(re.compile("/ops$"))  # a reload shows what is
+
+
+def test_without_javascript_a_replay_is_a_form(operator: Visitors, up: Up) -> None:
+    bury(up, "to-replay")
+    page = opened(operator, java_script_enabled=False)
+    letter = page.locator("li").filter(has_text="to-replay")
+    expect(letter).not_to_have_count(0, timeout=RENEWED)  # the page asks for itself anew, without a script
+    letter.get_by_role("button", name="Replay").click()
+    assert "replayed" in page.locator("#notice").inner_text()
+
+
+@pytest.mark.parametrize("look", ["light", "dark", "phone"])
+def test_everybody_can_read_it(operator: Visitors, up: Up, look: str) -> None:
+    """axe-core finds nothing, and nothing has to be scrolled for sideways."""
+    bury(up, f"seen-{look}")
+    page = opened(operator, color_scheme="dark" if look == "dark" else "light", **viewport(look))
+    expect(page.locator("#letters")).to_contain_text(f"seen-{look}", timeout=RENEWED)
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]  # type: ignore[index]
+
+
+def viewport(look: str) -> dict[str, object]:
+    return {"viewport": PHONE} if look == "phone" else {}
+
+
+def test_the_password_is_no_use_to_the_page_of_another(operator: Visitors, up: Up) -> None:
+    """A form of another site that posts to ours, in a browser that knows the password."""
+    bury(up, "kept")
+    page = opened(operator)
+    expect(page.locator("#letters")).to_contain_text("kept", timeout=RENEWED)
+    operator.expected = ("status of 403",)
+    form = (
+        f'<form method=post action="{operator.home}/ops/distance/drop"><input name=entry value=all><button>x</button>'
+    )
+    page.goto("about:blank")
+    page.set_content(form)
+    with page.expect_navigation() as navigation:
+        page.get_by_role("button").click()
+    assert navigation.value.status == 403
+    page.goto("/ops")
+    expect(page.locator("#letters")).to_contain_text("kept")

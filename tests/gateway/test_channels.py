@@ -1,0 +1,90 @@
+"""`/asyncapi.json` and `/channels`."""
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from functions import payloads
+from milepost import asyncapi, table
+from tests.servers import ROOT, Module
+
+STAGES = [{"name": one.name, "consumes": one.consumes, "emits": one.emits} for one in table.read(ROOT)]
+
+
+@pytest.fixture(scope="module")
+def told(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Module]:
+    """A gateway that was told of the stages."""
+    env = {"REDIS_URL": redis_url, "STAGES": json.dumps(STAGES)}
+    with Module(tmp_path_factory.mktemp("gateway"), "gateway", env=env) as process:
+        yield process
+
+
+@pytest.fixture
+async def site(told: Module) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=told.url, timeout=10) as client:
+        yield client
+
+
+def test_the_gateway_and_the_command_say_the_same(told: Module) -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "milepost.cli", "asyncapi", "--project", str(ROOT)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    served = httpx.get(f"{told.url}/asyncapi.json")
+    assert served.headers["content-type"] == "application/json"
+    document: dict[str, Any] = served.json()
+    assert document == json.loads(printed.stdout)
+    assert len(document["operations"]) == 1 + 2 * len(STAGES)
+
+
+async def test_the_page_says_what_each_channel_carries_and_for_whom(site: httpx.AsyncClient) -> None:
+    answer = await site.get("/channels")
+    assert answer.status_code == 200
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    sections = answer.text.split('<section class="operation"')[1:]
+    assert len(sections) == 4
+    for section, payload in zip(sections, asyncapi.payloads_of(payloads), strict=True):
+        text = unescape(section)
+        assert f"<h2><code>{payload.channel}</code></h2>" in text
+        assert f'href="#schema-{payload.__name__}"' in text
+        assert f'"type": "{payload.channel}"' in text
+        assert f'id="schema-{payload.__name__}"' in answer.text
+    assert "<dd>gateway</dd>" in sections[0]
+    assert "<dd>distance</dd>" in sections[0]
+    assert "no stage" in sections[-1]
+    assert 'href="/channels" aria-current="page"' in answer.text
+    assert "<script>" not in answer.text
+    assert "style=" not in answer.text
+
+
+async def test_every_page_leads_there(site: httpx.AsyncClient) -> None:
+    for path in ("/", "/docs"):
+        assert 'href="/channels"' in (await site.get(path)).text
+
+
+async def test_a_gateway_that_knows_no_stages_knows_its_channels(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/asyncapi.json")).json()
+    assert list(document["operations"]) == ["gateway.send"]
+    assert "email:sent" in (await client.get("/channels")).text
+
+
+def test_a_project_that_is_not_whole_is_told(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "milepost.cli", "asyncapi", "--project", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "helm/values.yaml: not found" in done.stderr

@@ -1,0 +1,65 @@
+"""The listener, the course and a stream by themselves, in this process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway import following
+from gateway.course import Chart
+from gateway.following import Tracker, Watch
+from gateway.listener import QUIET, Listener
+from milepost.connection import connect
+from milepost.journal import Journal
+from milepost.settings import JournalSettings
+from tests.bridge.proxy import Proxy
+from tests.gateway.samples import reach, tell_stages
+from tests.servers import Valkey, eventually
+
+
+@pytest.fixture
+async def journal(redis: Redis, redis_url: str) -> AsyncIterator[Journal]:
+    tell_stages(redis_url)
+    settings = JournalSettings(redis_url=redis_url)
+    journal = Journal(connect(settings), settings)
+    yield journal
+    await journal.close()
+
+
+async def test_a_half_open_subscription_is_noticed(valkey_server: Valkey, journal: Journal) -> None:
+    """The listener alone, so that looking at progress now and then does not hide it."""
+    async with Proxy(valkey_server.port) as proxy:
+        redis = connect(JournalSettings(redis_url=f"redis://127.0.0.1:{proxy.port}"), retries=0)
+        listener = Listener(redis, Chart(journal).channels)
+        running = asyncio.create_task(listener.run())
+        event_id = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e11"
+        with listener.watch(event_id) as bell:
+            await eventually(bell.is_set, what="subscribed")
+            proxy.stall()
+            bell.clear()
+            await eventually(bell.is_set, within=5 * QUIET, what="subscribed anew, and told so")
+        running.cancel()
+        await asyncio.wait([running])
+        await redis.aclose()
+
+
+async def test_a_quiet_stream_has_comments_and_an_end(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "BEAT", 0)
+    monkeypatch.setattr(following, "LOOK_EVERY", 0.01)
+    event_id = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e12"
+    await reach(journal, event_id, "raw_input")
+    chart = Chart(journal)
+    listener = Listener(journal.redis, chart.channels)
+    with listener.watch(event_id) as bell:
+        watch = Watch(event_id, await journal.progress(event_id), bell)
+        frames = following._events(Tracker(journal, chart, listener), watch, [])
+        assert [(await anext(frames)).partition(b":")[0] for _ in range(3)] == [b"retry", b"data", b""]
+        monkeypatch.setattr(following, "LONGEST", 0)
+        assert [frame async for frame in frames] == []
+
+
+async def test_those_who_ask_for_the_course_at_once_all_wait_for_it(journal: Journal) -> None:
+    chart = Chart(journal)
+    courses = await asyncio.gather(*(chart.course() for _ in range(5)))
+    assert {course.ends for course in courses} == {frozenset({"email:sent"})}

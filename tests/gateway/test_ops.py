@@ -1,0 +1,238 @@
+"""/ops: for whoever has the token, of what is in Redis and nothing else."""
+
+import base64
+import json
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from gateway.operators import WRONG_TRIES
+from gateway.tail import LONGEST_DATA, LOOKED_AT, MOST_TAILS, line
+from milepost import keys
+from milepost.event import Event
+from milepost.exposition import SECONDS
+from milepost.journal import Journal, Upkeep, Wiring
+from milepost.journal.stats import Counts, Slot, write
+from tests.gateway.operating import BASIC, BEARER, ROUTES, TOKEN, buried
+from tests.gateway.samples import LONDON
+from tests.gateway.test_page import Tags
+from tests.servers import Module, eventually
+
+# Who is let in
+
+
+@pytest.mark.parametrize("path", ["/ops", "/ops.json", "/ops/tail", "/ops/distance/replay", "/ops/"])
+async def test_without_a_token_there_is_no_such_page(client: httpx.AsyncClient, path: str) -> None:
+    for method in ("GET", "POST"):
+        answer = await client.request(method, path, headers=BEARER)
+        assert answer.status_code == 404
+        assert "www-authenticate" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/ops", "/ops.json", "/ops/tail"])
+async def test_who_has_none_is_asked_for_it(stranger: httpx.AsyncClient, path: str) -> None:
+    answer = await stranger.get(path)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"].startswith("Basic realm=")
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_the_buttons_ask_for_it_too(stranger: httpx.AsyncClient, journal: Journal) -> None:
+    [entry] = await buried(journal)
+    for action in ("replay", "drop"):
+        answer = await stranger.post(f"/ops/distance/{action}", data={"entry": entry})
+        assert answer.status_code == 401
+    assert len(await journal.dead_letters("distance")) == 1
+
+
+@pytest.mark.parametrize("headers", [BEARER, BASIC, {"authorization": BEARER["authorization"].replace("B", "b")}])
+async def test_the_token_opens_it(stranger: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    assert (await stranger.get("/ops", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Bearer wrong",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        "Bearer",
+        "Basic",
+        "Basic %%%",
+        f"Basic {base64.b64encode(TOKEN.encode()).decode()}",
+        f"Basic {base64.b64encode(f'{TOKEN}:'.encode()).decode()}",
+        f"Digest {TOKEN}",
+        TOKEN,
+        "Bearer \xff",
+    ],
+)
+async def test_nothing_else_does(stranger: httpx.AsyncClient, value: str) -> None:
+    answer = await stranger.get("/ops", headers={"authorization": value.encode("latin-1")})
+    assert answer.status_code == 401
+
+
+async def test_who_tries_too_often_is_refused_whatever_they_send(stranger: httpx.AsyncClient) -> None:
+    most = int(WRONG_TRIES.partition("/")[0])
+    wrong = {"authorization": "Bearer wrong"}
+    answers = [(await stranger.get("/ops", headers=wrong)).status_code for _ in range(most + 1)]
+    assert answers == [401] * most + [429]
+    late = await stranger.get("/ops", headers=BEARER)
+    assert late.status_code == 429
+    assert int(late.headers["retry-after"]) >= 1
+    assert (await stranger.get("/ops")).status_code == 401
+
+
+@pytest.mark.parametrize("token", ["short", "has a blank in its middle", "ünïcödé-ünïcödé-ünïcödé"])
+def test_a_token_that_could_be_guessed_is_refused_at_the_start(tmp_path: Path, token: str) -> None:
+    process = Module(tmp_path, "gateway", env={"OPS_TOKEN": token}).launch()
+    assert process.process
+    assert process.process.wait(20) == 2
+    assert "OPS_TOKEN: must have 16 visible ASCII characters" in process.log
+    assert token not in process.log
+
+
+# What is shown
+
+
+async def test_before_any_bridge_it_says_so(operator: httpx.AsyncClient) -> None:
+    page = await operator.get("/ops")
+    assert "No bridge has told of any stage yet" in page.text
+    assert (await operator.get("/ops.json")).json() == {"backlog": 0, "leading": False, "dead": {}, "stages": []}
+
+
+async def test_how_a_stage_did_in_the_last_minute(operator: httpx.AsyncClient, journal: Journal) -> None:
+    await Upkeep(journal.scripts, journal.keeping).beat(ROUTES)
+    await journal.publish(Event(id="1", source="/tests", type="raw_input", data=LONDON))
+    quick = tuple(90 if bound == 0.01 else 0 for bound in (*SECONDS, None))
+    slow = tuple(10 if bound == 1.0 else 0 for bound in (*SECONDS, None))
+    for bridge, times in (("one", quick), ("two", slow)):
+        counts = Counts(attempts=sum(times) + 1, delivered=sum(times), undelivered=1, seconds=times)
+        await write(journal.scripts, bridge, {"distance": [Slot(0, counts)]})
+    shown = (await operator.get("/ops.json")).json()
+    [stage] = shown["stages"]
+    assert shown["backlog"] == 1
+    assert (stage["state"], stage["backlog"], stage["attempts"], stage["undelivered"]) == ("served", 1, 102, 2)
+    assert stage["rate"] == pytest.approx(100 / 60, abs=0.001)
+    assert stage["p50_seconds"] == pytest.approx(0.005 + 0.005 * 50 / 90)
+    assert stage["p99_seconds"] == pytest.approx(0.95)
+    assert stage["recent"][-1] == 100
+    assert stage["oldest_pending_seconds"] >= 0
+    page = (await operator.get("/ops")).text
+    assert 'aria-label="Deliveries in each five seconds of the last minute: 0, 0' in page
+    assert "950 ms" in page
+
+
+async def test_stages_stand_in_the_order_of_the_pipeline(operator: httpx.AsyncClient, journal: Journal) -> None:
+    """One that goes round comes too."""
+    routes = {
+        "a-last": Wiring(["c"], [], "http://x"),
+        "b-second": Wiring(["b"], ["c"], "http://x"),
+        "c-first": Wiring(["a"], ["b"], "http://x"),
+        "d-round": Wiring(["d"], ["e"], "http://x"),
+        "e-round": Wiring(["e"], ["d"], "http://x"),
+    }
+    await Upkeep(journal.scripts, journal.keeping).beat(routes)
+    stages = (await operator.get("/ops.json")).json()["stages"]
+    assert [stage["stage"] for stage in stages] == ["c-first", "b-second", "a-last", "d-round", "e-round"]
+
+
+async def test_a_stage_no_bridge_serves_shows_as_such(
+    operator: httpx.AsyncClient, journal: Journal, redis: Redis
+) -> None:
+    wired = {"consumes": ["raw_input"], "emits": [], "url": "http://d", "beat": 1}
+    await redis.hset(keys.STAGES, "gone", json.dumps(wired))
+    [stage] = (await operator.get("/ops.json")).json()["stages"]
+    assert stage["state"] == "not served"
+
+
+async def test_dead_letters_are_shown_without_an_address(operator: httpx.AsyncClient, journal: Journal) -> None:
+    await buried(journal, reason="HTTP 422: no distance is kept for ada.lovelace@example.org <b>")
+    page = (await operator.get("/ops")).text
+    assert "a***@example.org" in page
+    assert "lovelace" not in page
+    assert "&lt;b&gt;" in page
+    assert "dead-0" in page
+
+
+async def test_nothing_is_styled_or_run_in_line_or_kept(browser: httpx.AsyncClient, journal: Journal) -> None:
+    await buried(journal, 2)
+    page = await browser.get("/ops")
+    tags = Tags(page.text)
+    assert not [tag for tag, attributes in tags.tags if any(name.startswith(("on", "style")) for name in attributes)]
+    assert all(script.get("src", "").startswith("/static/") for script in tags.of("script"))  # type: ignore[union-attr]
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert page.headers["cache-control"] == "no-store"
+
+
+def test_redis_away_is_told(tmp_path: Path) -> None:
+    env = {"REDIS_URL": "redis://127.0.0.1:1", "OPS_TOKEN": TOKEN}
+    with Module(tmp_path, "gateway", env=env, ready="/healthz") as process:
+        assert httpx.get(f"{process.url}/ops", headers=BEARER).status_code == 503
+        assert httpx.get(f"{process.url}/ops").status_code == 401
+
+
+# The tail
+
+
+async def test_what_is_said_on_the_channels_is_told_without_an_address(
+    operator: httpx.AsyncClient, journal: Journal
+) -> None:
+    await Upkeep(journal.scripts, journal.keeping).beat(ROUTES)
+    told: list[dict[str, Any]] = []
+    async with operator.stream("GET", "/ops/tail") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        lines = stream.aiter_lines()
+
+        async def subscribed() -> bool:
+            return bool(dict(await journal.redis.pubsub_numsub("raw_input"))[b"raw_input"])
+
+        await eventually(subscribed)
+        await journal.publish(Event(id="tailed", source="/tests", type="raw_input", data=LONDON))
+        async for text in lines:
+            if text.startswith("data: "):
+                told.append(json.loads(text.removeprefix("data: ")))
+                break
+    [said] = told
+    assert (said["channel"], said["id"]) == ("raw_input", "tailed")
+    assert "***@" in said["data"]
+    assert LONDON["email"] not in said["data"]
+
+
+async def test_so_many_tails_are_open_and_no_more(operator: httpx.AsyncClient) -> None:
+    async with AsyncExitStack() as stack:
+        for _ in range(MOST_TAILS):
+            await stack.enter_async_context(operator.stream("GET", "/ops/tail"))
+        answer = await operator.get("/ops/tail")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+
+    async def free() -> bool:
+        async with operator.stream("GET", "/ops/tail") as stream:
+            return stream.status_code == 200
+
+    await eventually(free)
+
+
+@pytest.mark.parametrize(
+    ("message", "data"),
+    [
+        (b'"ada.lovelace@example.org"', "a***@example.org"),
+        (b"ada.lovelace@example.org", "a***@example.org"),
+        (b'{"email":"ada.lovelace@example.org"}', '{"email":"a***@example.org"}'),
+        (b"\xff\xfe", "��"),
+        (b"1", "1"),
+    ],
+)
+def test_any_message_can_be_told(message: bytes, data: str) -> None:
+    assert line("raw_input", message) == {"channel": "raw_input", "id": "", "data": data}
+
+
+@pytest.mark.parametrize("before", range(LOOKED_AT - 40, LOOKED_AT + 4))
+def test_no_address_shows_because_a_message_is_cut_off(before: int) -> None:
+    """Cut within an address, what is left of it would not look like one."""
+    short = line("raw_input", b"a@b.co " * 420 + b"x" * max(0, before - 7 * 420) + b" ada.lovelace@example.org " * 20)
+    assert "lovelace" not in short["data"]
+    assert len(short["data"]) <= LONGEST_DATA

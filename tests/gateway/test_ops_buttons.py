@@ -1,0 +1,108 @@
+"""The buttons of /ops: dead letters replayed and dropped, and by nobody's form but ours."""
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from gateway.overview import MOST_SETTLED
+from milepost import keys
+from milepost.journal import Journal
+from tests.gateway.operating import buried
+from tests.gateway.test_page import Tags
+
+
+async def seal(browser: httpx.AsyncClient) -> str:
+    [*fields] = Tags((await browser.get("/ops")).text).of("input")
+    return str(next(field["value"] for field in fields if field["name"] == "seal"))
+
+
+async def test_a_dead_letter_is_replayed_from_the_page(browser: httpx.AsyncClient, journal: Journal) -> None:
+    """As a browser does it without JavaScript: a form, and then a page that can be reloaded."""
+    first, second = await buried(journal, 2)
+    form = {"entry": first, "seal": await seal(browser)}
+    answer = await browser.post("/ops/distance/replay", data=form)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/ops?done=replayed&count=1")
+    assert "1 dead letter replayed." in (await browser.get(answer.headers["location"])).text
+    assert [letter.entry for letter in await journal.dead_letters("distance")] == [second]
+    assert await journal.redis.xlen(keys.journal("raw_input")) == 3
+
+
+async def test_all_of_them_are_dropped(browser: httpx.AsyncClient, journal: Journal) -> None:
+    await buried(journal, 120)
+    answer = await browser.post("/ops/distance/drop", data={"entry": "all", "seal": await seal(browser)})
+    assert answer.headers["location"] == "/ops?done=dropped&count=120"
+    assert await journal.dead_letters("distance") == []
+
+
+async def test_all_are_those_that_were_there_and_no_more_than_there_is_time_for(
+    browser: httpx.AsyncClient, journal: Journal
+) -> None:
+    await buried(journal, MOST_SETTLED + 1)
+    answer = await browser.post("/ops/distance/drop", data={"entry": "all", "seal": await seal(browser)})
+    assert answer.headers["location"] == f"/ops?done=dropped&count={MOST_SETTLED}"
+    assert len(await journal.dead_letters("distance")) == 1
+
+
+async def test_a_program_is_answered_with_json(operator: httpx.AsyncClient, journal: Journal) -> None:
+    """It needs no seal: no browser sends a bearer token by itself."""
+    [entry, _] = await buried(journal, 2)
+    accept = {"accept": "application/json"}
+    assert (await operator.post("/ops/distance/replay", data={"entry": entry}, headers=accept)).json() == {
+        "replayed": 1
+    }
+    assert (await operator.post("/ops/distance/drop", data={"entry": "all"}, headers=accept)).json() == {"dropped": 1}
+    assert (await operator.post("/ops/distance/drop", data={"entry": entry}, headers=accept)).json() == {"dropped": 0}
+
+
+async def test_a_replay_that_is_refused_says_why(browser: httpx.AsyncClient, journal: Journal, redis: Redis) -> None:
+    [entry] = await buried(journal)
+    form = {"entry": entry, "seal": await seal(browser)}
+    await redis.hdel(keys.STAGES, "distance")
+    answer = await browser.post("/ops/distance/replay", data=form)
+    assert answer.status_code == 409
+    assert "no bridge serves distance on raw_input" in answer.text
+    assert len(await journal.dead_letters("distance")) == 1
+    plain = await browser.post("/ops/distance/replay", data=form, headers={"accept": "application/json"})
+    assert plain.headers["content-type"] == "application/problem+json"
+
+
+async def test_what_nobody_could_read_has_no_replay(browser: httpx.AsyncClient, journal: Journal) -> None:
+    await buried(journal)
+    answer = await browser.post("/ops/bridge/replay", data={"entry": "1-0", "seal": await seal(browser)})
+    assert answer.status_code == 409
+    assert "cannot be replayed" in answer.text
+
+
+@pytest.mark.parametrize("change", [{"seal": ""}, {"seal": "0" * 64}, {"seal": "ü"}])
+async def test_a_form_of_another_site_does_nothing(
+    browser: httpx.AsyncClient, journal: Journal, change: dict[str, str]
+) -> None:
+    """A browser sends the password along with it all the same."""
+    [entry] = await buried(journal)
+    answer = await browser.post("/ops/distance/drop", data={"entry": entry, "seal": await seal(browser)} | change)
+    assert answer.status_code == 403
+    assert len(await journal.dead_letters("distance")) == 1
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_nor_does_one_that_the_browser_says_came_from_elsewhere(
+    browser: httpx.AsyncClient, journal: Journal, site: str
+) -> None:
+    [entry] = await buried(journal)
+    form = {"entry": entry, "seal": await seal(browser)}
+    answer = await browser.post("/ops/distance/drop", data=form, headers={"sec-fetch-site": site})
+    assert answer.status_code == 403
+    assert len(await journal.dead_letters("distance")) == 1
+
+
+@pytest.mark.parametrize("entry", ["", "x", "-", "+", "(1-0", "1-0 2-0", "all "])
+async def test_an_entry_that_is_none_is_refused(operator: httpx.AsyncClient, journal: Journal, entry: str) -> None:
+    await buried(journal)
+    assert (await operator.post("/ops/distance/drop", data={"entry": entry})).status_code == 422
+    assert len(await journal.dead_letters("distance")) == 1
+
+
+@pytest.mark.parametrize("query", ["done=eaten&count=1", "done=dropped&count=<b>", "done=dropped", "count=1"])
+async def test_the_address_puts_no_words_into_the_page(operator: httpx.AsyncClient, query: str) -> None:
+    page = Tags((await operator.get(f"/ops?{query}")).text)
+    assert not [tag for tag, attributes in page.tags if "notice" in (attributes.get("class") or "")]
