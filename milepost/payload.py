@@ -13,7 +13,8 @@ _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}", re.ASCII)
 
 
 def number(value: Any) -> float:
-    """A finite JSON number, or a plain decimal string as an HTML form sends it.
+    """A finite JSON number, or a plain decimal string as an HTML form sends it. Zero has no sign: -0.0 is 0.0, and so
+    one place is one body.
 
     Raises ValueError for booleans, NaN, infinities, exponents in strings, and everything else.
     """
@@ -27,7 +28,7 @@ def number(value: Any) -> float:
         value = math.inf
     if not math.isfinite(value):
         raise ValueError("must be a finite number")
-    return float(value)
+    return float(value) + 0.0
 
 
 IsNumber = BeforeValidator(number)

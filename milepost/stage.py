@@ -9,7 +9,9 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import NoneType
 from typing import Any, TypeGuard, get_type_hints
 
@@ -17,17 +19,28 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from milepost.errors import ConfigurationError, EventError, InHand, MilepostError, Reject, Unavailable
+from milepost import tracing
+from milepost.errors import (
+    ConfigurationError,
+    EventError,
+    InHand,
+    MilepostError,
+    Reject,
+    TooLarge,
+    TooSlow,
+    Unavailable,
+)
 from milepost.event import Event
-from milepost.http import TooLarge, problem, read_body
+from milepost.http import problem, read_body
+from milepost.log import Fields, about, configure_function
 from milepost.payload import Payload
+from milepost.served import PATH, Served
 
 log = logging.getLogger("milepost.stage")
+with suppress(ConfigurationError):  # raised again by `stage`: when uvicorn is ready to tell it in a sentence
+    configure_function()  # when this is imported: a function reads its settings right after
 
 Main = Callable[[Request], Awaitable[Response]]
-
-HANDED_ON = ("traceparent", "tracestate")
-"""Extensions that a stage's answer takes over from the event it answers."""
 
 
 @dataclass(frozen=True)
@@ -85,38 +98,52 @@ def stage(function: Callable[..., Any], *, inline: bool = False) -> Main:
     """Make the HTTP face of a stage, for functions-framework (`FUNCTION_TARGET=main`, aio).
 
     `inline=True` declares a sync function quick enough for the event loop; others run in a worker thread.
-    `main.description` is its Description; `function` itself stays callable as it was.
-    Raises ConfigurationError when the annotations do not name the channels.
+    `main.description` is its Description; `function` itself stays callable as it was. `GET /metrics` has its counts.
+    Raises ConfigurationError when the annotations do not name the channels, or a setting is wrong.
     """
+    configure_function()
     description = describe(function)
-
-    if inspect.iscoroutinefunction(function) or inline:
-        call = function
-    else:
-
-        def call(*arguments: Any) -> Awaitable[Any]:
-            return asyncio.to_thread(function, *arguments)
+    tracer = tracing.tracer(description.name, shared=True)
+    served = Served(description.name)
+    working = {"stage": description.name, "channel": description.consumes.channel}
+    call = function if inspect.iscoroutinefunction(function) or inline else partial(asyncio.to_thread, function)
 
     async def answer(request: Request) -> Response:
         event = Event.from_http(request.headers, await read_body(request))
+        about.set({**working, "id": event.id})
+        if tracer:
+            tracer.took(event)
         payload = _payload(description, event)
         result = call(payload, event) if description.takes_event else call(payload)
         if inspect.isawaitable(result):
             result = await result
         return _reply(description, event, result)
 
-    async def main(request: Request) -> Response:
-        if request.method in {"GET", "HEAD"}:
-            return JSONResponse(description.as_json())
-        if request.method != "POST":
-            return problem(405, "Method not allowed", "POST a CloudEvent, or GET the description")
+    @served.counted
+    async def judged(request: Request) -> Response:
         try:
             return await answer(request)
         except MilepostError as fault:
             return _refusal(fault)
         except Exception:
-            log.exception("stage=%s id=%s outcome=failed", description.name, request.headers.get("ce-id", "-"))
+            log.exception(Fields(outcome="failed"))
             return problem(500, "Internal error", f"stage {description.name} failed; its log says why")
+
+    async def main(request: Request) -> Response:
+        if request.method in {"GET", "HEAD"}:
+            return served.page() if request.url.path == PATH else JSONResponse(description.as_json())
+        if request.method != "POST":
+            return problem(405, "Method not allowed", "POST a CloudEvent, or GET the description")
+        token = about.set(working)
+        try:
+            if tracer is None:
+                return await judged(request)
+            with tracer.process(description.name, description.consumes.channel, request.headers):
+                response = await judged(request)
+                tracer.returned(response.status_code)
+                return response
+        finally:
+            about.reset(token)
 
     main.description = description  # type: ignore[attr-defined]
     return main
@@ -141,6 +168,8 @@ def _refusal(fault: MilepostError) -> Response:
     match fault:
         case TooLarge():
             return problem(413, "Too large", detail)
+        case TooSlow():
+            return problem(408, "Too slow", detail)
         case EventError():
             return problem(400, "Not a CloudEvent", detail)
         case _Invalid():
@@ -152,7 +181,7 @@ def _refusal(fault: MilepostError) -> Response:
         case Unavailable():
             return problem(503, "Unavailable", detail, retry_after=fault.retry_after)
         case _:
-            log.error("outcome=failed reason=%r", detail)
+            log.error(Fields(outcome="failed", reason=detail))
             return problem(500, "Internal error", detail)
 
 
@@ -184,7 +213,7 @@ def _reply(description: Description, event: Event, result: Any) -> Response:
         # The event's own time, and none if it has none: a redelivery gets the same answer as the first time.
         time=event.time,
         data=result.model_dump(mode="json"),
-        extensions={name: event.extensions[name] for name in HANDED_ON if name in event.extensions},
+        extensions={name: event.extensions[name] for name in tracing.EXTENSIONS if name in event.extensions},
     )
     headers, body = reply.to_http()
     return Response(body, headers=headers)

@@ -11,6 +11,7 @@ from typing import Self
 from urllib.parse import unquote, urlsplit
 
 from milepost.errors import ConfigurationError, Unavailable
+from milepost.log import Fields
 
 log = logging.getLogger("milepost.email")
 
@@ -95,7 +96,7 @@ class Mailer:
         except OSError as fault:
             if self.smtp is None:
                 raise Unavailable(f"SENT_EMAILS: {fault.strerror}") from fault
-            log.exception("stage=email id=%s outcome=sent line=lost", mail.id)  # the mail is out: no second one
+            log.exception(Fields(outcome="sent", line="lost"))  # the mail is out: no second one
 
     def _log(self, line: bytes) -> None:
         if self.sent_emails is None:

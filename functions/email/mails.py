@@ -12,6 +12,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from functions.mongo import ANSWER_WITHIN, Database, Document, answering
 from milepost import InHand, Unavailable
+from milepost.log import Fields
 
 log = logging.getLogger("milepost.email")
 
@@ -52,20 +53,22 @@ class Mails:
             return user
 
     @contextlib.contextmanager
-    def in_hand(self, event_id: str) -> Iterator[None]:
-        """Hold the event for the length of the body. Raises InHand if this process does so already."""
+    def in_hand(self, event_id: str) -> Iterator[bool]:
+        """Hold the event for the length of the body. False if this process holds it for another delivery already."""
         if event_id in self._in_hand:
-            raise InHand(f"the mail of {event_id} is being sent", retry_after=1)
+            yield False
+            return
         self._in_hand.add(event_id)
         try:
-            yield
+            yield True
         finally:
             self._in_hand.remove(event_id)
 
     async def take(self, mail: Document) -> Document:
-        """Take the record, in one atomic step that counts `taken`. `mail` is what `find` returned, or what a record
-        is to be made of: {_id, email, distance_from_velocity, message}. Returns the record as it stands: taken by
-        us, or of a mail sent already, or another address's. Raises InHand if someone else holds it.
+        """Take the record, in one atomic step that counts `taken`; the event is in hand. `mail` is what `find`
+        returned, or what a record is to be made of: {_id, email, distance_from_velocity, message}. Returns the record
+        as it stands: taken by us, or of a mail sent already, or another address's. Raises InHand if someone else
+        holds it.
 
         The clocks compared are those of the processes: `hold` has room for what they differ by.
         """
@@ -103,7 +106,7 @@ class Mails:
                 {"_id": record["_id"], "taken": record["taken"], "state": "sending"}, {"$set": {"until": _LONG_PAST}}
             )
         except PyMongoError as fault:
-            log.warning("stage=email id=%s outcome=not-released reason=%s", record["_id"], type(fault).__name__)
+            log.warning(Fields(outcome="not-released", reason=type(fault).__name__))
 
     async def mark_sent(self, record: Document, deadline: float) -> None:
         """Mark the mail as sent, and try until `deadline` (the loop's clock) if MongoDB is away. Raises Unavailable."""
@@ -115,7 +118,7 @@ class Mails:
                     {"_id": record["_id"]}, {"$set": {"state": "sent", "time": datetime.now(UTC)}}
                 )
             except PyMongoError as fault:
-                log.warning("stage=email id=%s outcome=not-marked reason=%s", record["_id"], type(fault).__name__)
+                log.warning(Fields(outcome="not-marked", reason=type(fault).__name__))
                 if loop.time() + pause + ANSWER_WITHIN > deadline:
                     raise Unavailable("MongoDB: the mail was sent, and could not be marked so") from fault
             else:

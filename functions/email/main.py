@@ -8,7 +8,7 @@ from functions.email.mailer import Mail, Mailer, seconds
 from functions.email.mails import Mails
 from functions.mongo import Document, mongo_url, once_per_loop, open_database, turns
 from functions.payloads import EmailSent, Recipient
-from milepost import Event, Reject, Unavailable, stage
+from milepost import Event, InHand, Reject, Unavailable, stage
 
 MONGO_URL = mongo_url(os.environ)
 MAILER = Mailer.read(os.environ)
@@ -27,12 +27,17 @@ async def email(recipient: Recipient, event: Event) -> EmailSent:
     """Mail the distance kept under the event's id, else the newest of its address. The same event mails once."""
     deadline = asyncio.get_running_loop().time() + REQUEST_TIMEOUT
     async with turns():
-        record = await mails().find(event.id) or await _draft(event.id, recipient.root)
-    if record.get("state") != "sent" and record["email"] == recipient.root:
-        with mails().in_hand(event.id):
+        # Nearly every event is new; and a record that there is, taking finds.
+        record = await _draft(event.id, recipient.root) or await mails().find(event.id)
+    if record is None:
+        raise Reject(f"no distance is kept for {recipient.root}")
+    if _unsent(record, recipient.root):
+        with mails().in_hand(event.id) as ours:
             async with turns():
-                record = await mails().take(record)
-            if record["state"] != "sent" and record["email"] == recipient.root:
+                record = await mails().take(record) if ours else await mails().find(event.id) or record
+            if _unsent(record, recipient.root):
+                if not ours:
+                    raise InHand(f"the mail of {event.id} is being sent", retry_after=1)
                 await _send(record, deadline)
     if record["email"] != recipient.root:
         raise Reject(f"id {event.id} is that of another address's mail")
@@ -43,10 +48,10 @@ async def email(recipient: Recipient, event: Event) -> EmailSent:
     )
 
 
-async def _draft(event_id: str, address: str) -> Document:
+async def _draft(event_id: str, address: str) -> Document | None:
     user = await mails().user(event_id, address)
     if user is None:
-        raise Reject(f"no distance is kept for {address}")
+        return None
     miles = user["distance_from_velocity"]
     return {
         "_id": event_id,
@@ -54,6 +59,10 @@ async def _draft(event_id: str, address: str) -> Document:
         "distance_from_velocity": miles,
         "message": f"You are {miles} miles from Velocity.",
     }
+
+
+def _unsent(record: Document, address: str) -> bool:
+    return record.get("state") != "sent" and record["email"] == address
 
 
 async def _send(record: Document, deadline: float) -> None:

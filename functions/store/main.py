@@ -11,6 +11,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from functions.mongo import Database, Document, answering, mongo_url, once_per_loop, open_database, turns
 from functions.payloads import CalculatedDistance, Recipient
 from milepost import Event, Reject, Unavailable, stage
+from milepost.log import Fields
 
 log = logging.getLogger("milepost.store")
 
@@ -51,7 +52,7 @@ class Users:
             await self._users.create_index([("email", 1), ("created", 1)])
         except PyMongoError as fault:
             self._indexed = False
-            log.warning("stage=store outcome=no-index reason=%s", type(fault).__name__)
+            log.warning(Fields(outcome="no-index", reason=type(fault).__name__))
 
 
 MONGO_URL = mongo_url(os.environ)

@@ -200,6 +200,14 @@ class TestEmail(StageContract):
         db["users"].update_one({"_id": event["id"]}, {"$set": {"distance_from_velocity": 1.0}})
         assert send(url, event).json() == SENT
 
+    def test_a_mail_taken_again_needs_no_distance(
+        self, url: str, event: dict[str, Any], db: Database[dict[str, Any]]
+    ) -> None:
+        address = f"{uuid4().hex}@example.org"
+        in_hand(db, event, until=datetime.now(UTC))
+        db["mails"].update_one({"_id": event["id"]}, {"$set": {"email": address}})
+        assert send(url, event | {"data": address}).json() == {**SENT, "email": address}
+
 
 def keep(db: Database[dict[str, Any]], event: dict[str, Any], *, miles: float = MILES) -> None:
     """Put into `users` what the stage store would."""

@@ -8,7 +8,7 @@ import pytest
 from tests.servers import ROOT
 
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
-TEST = re.compile(r"`(tests/[\w/.]+\.py)(?:::(\w+))?`")
+TEST = re.compile(r"`((?:tests|milepost)/[\w/.]+\.py)(?:::(\w+))?`")
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 
 

@@ -18,6 +18,8 @@ ALL = [
     keys.dead("bridge"),
     keys.seen("/milepost/distance", "one"),
     keys.progress("one"),
+    keys.STATS,
+    keys.stats("distance", "bridge-1"),
 ]
 
 
@@ -27,7 +29,14 @@ def test_all_keys_lie_in_one_slot_of_a_cluster() -> None:
 
 @pytest.mark.parametrize("name", ["{other}", "a}b", "}{"])
 def test_a_name_with_braces_does_not_move_its_key(name: str) -> None:
-    named = [keys.journal(name), keys.waiting(name), keys.dead(name), keys.seen(name, name), keys.progress(name)]
+    named = [
+        keys.journal(name),
+        keys.waiting(name),
+        keys.dead(name),
+        keys.seen(name, name),
+        keys.progress(name),
+        keys.stats(name, name),
+    ]
     assert {key_slot(key.encode()) for key in named} == {key_slot(keys.JOURNALS.encode())}
 
 

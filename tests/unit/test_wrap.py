@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milepost.errors import EventError
+from milepost.errors import EventError, TooLarge
 from milepost.event import MAX_EVENT, Event
 from milepost.wrap import wrap
 
@@ -83,8 +83,24 @@ def test_only_these_are_unreadable(message: bytes, reason: str) -> None:
         wrap(RAW, message)
 
 
-def test_a_message_of_exactly_1_mb_is_read() -> None:
-    assert wrap(RAW, b"x" * MAX_EVENT)[0].data == "x" * MAX_EVENT
+@pytest.mark.parametrize("letter", ["x", "ü", "\x07", "\U0001f600"])
+def test_a_message_is_read_up_to_the_size_at_which_it_can_be_carried(letter: str) -> None:
+    """A letter outside ASCII is written as 6 or 12 bytes, and the envelope comes on top."""
+    envelope = len(wrap(RAW, b"")[0].to_json())
+    longest = (MAX_EVENT - envelope) // len(json.dumps(letter)[1:-1])
+    event, _ = wrap(RAW, (letter * longest).encode())
+    assert event.data == letter * longest
+    assert len(event.to_json()) <= MAX_EVENT
+    with pytest.raises(TooLarge, match="larger than 1000000 bytes"):
+        wrap(RAW, (letter * (longest + 1)).encode())
+
+
+def test_a_cloud_event_that_grows_when_written_is_too_large() -> None:
+    for data in ("é" * 400_000, [1e15] * 100_000):
+        text = json.dumps({**CLOUDEVENT, "data": data}, ensure_ascii=False).replace("1000000000000000.0", "1e15")
+        assert len(text.encode()) < MAX_EVENT
+        with pytest.raises(TooLarge):
+            wrap(RAW, text.encode())
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))

@@ -1,0 +1,70 @@
+"""When there are traces, and what it costs where there are none."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from milepost import tracing
+from milepost.errors import ConfigurationError
+from tests.servers import ROOT
+
+COLLECTOR = "http://127.0.0.1:9"
+
+
+def in_a_process(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_TRACES_EXPORTER": "none"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_SDK_DISABLED": "true"},
+    ],
+)
+def test_nothing_is_imported_unless_traces_are_asked_for(environment: dict[str, str]) -> None:
+    code = (
+        "import sys; from milepost import tracing; import milepost.stage; print(tracing.tracer('store'),"
+        " [name for name in sys.modules if name.startswith('opentelemetry')])"
+    )
+    assert in_a_process(code, **environment).stdout == "None []\n"
+
+
+def test_an_exporter_that_there_is_not_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "zipkin")
+    with pytest.raises(ConfigurationError, match="OTEL_TRACES_EXPORTER: must be otlp, console or none"):
+        tracing.tracer("zipkin")
+
+
+def test_a_sdk_that_is_not_installed_is_told_once() -> None:
+    code = (
+        "import sys; sys.modules['opentelemetry'] = None; from milepost import tracing\n"
+        "print(tracing.tracer('store'), tracing.tracer('store'))"
+    )
+    done = in_a_process(code, OTEL_EXPORTER_OTLP_ENDPOINT=COLLECTOR)
+    assert done.stdout == "None None\n"
+    (line,) = done.stderr.splitlines()
+    assert "outcome=untraced" in line
+    assert "the extra `otel` is not installed" in line
+
+
+@pytest.mark.parametrize(("named", "service"), [({}, "store"), ({"OTEL_SERVICE_NAME": "mine"}, "mine")])
+def test_a_span_is_its_components(named: dict[str, str], service: str) -> None:
+    code = (
+        "from milepost import tracing; from milepost.event import Event\n"
+        "with tracing.tracer('store').send(Event(id='1', source='/s', type='t')) as event: pass\n"
+        "print(event.extensions['traceparent'])"
+    )
+    done = in_a_process(code, OTEL_TRACES_EXPORTER="console", **named)
+    assert done.returncode == 0, done.stderr
+    traceparent, text = done.stdout.splitlines()
+    span = json.loads(text)
+    assert span["name"] == "send t"
+    assert span["resource"]["attributes"]["service.name"] == service
+    assert traceparent.startswith(f"00-{span['context']['trace_id'][2:]}-{span['context']['span_id'][2:]}-")
