@@ -4,6 +4,7 @@
 #   docker build --target bridge  -t dev.local/milepost-bridge:0.1.0 .
 #   docker build --target gateway -t dev.local/milepost-gateway:0.1.0 .
 #
+# PROJECT is another folder with functions/, as examples/feeds; LOCK the lock file of the stage if not that of its name.
 # BASE is any image that has python3 (3.11 or newer) with venv. Buildah and podman build it too.
 
 ARG BASE=python:3.13-slim
@@ -29,8 +30,9 @@ RUN python3 -m venv /opt/venv
 
 FROM installer AS function-dependencies
 ARG STAGE
+ARG LOCK=${STAGE}
 RUN : "${STAGE:?say which: --build-arg STAGE=distance}"
-COPY requirements/${STAGE}.txt /requirements.txt
+COPY requirements/${LOCK}.txt /requirements.txt
 RUN pip install --no-compile -r /requirements.txt \
  && pip uninstall --yes --quiet setuptools pip \
  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
@@ -54,17 +56,19 @@ RUN pip install --no-compile -r /requirements.txt \
 
 FROM python AS function
 ARG STAGE
+ARG PROJECT=.
 ARG OWNER=0
 COPY --from=function-dependencies /opt/venv /opt/venv
 COPY --chown=${OWNER} milepost/*.py milepost/
-COPY --chown=${OWNER} functions/*.py functions/
-COPY --chown=${OWNER} functions/${STAGE} functions/${STAGE}
+COPY --chown=${OWNER} ${PROJECT}/functions/*.py functions/
+COPY --chown=${OWNER} ${PROJECT}/functions/${STAGE} functions/${STAGE}
 RUN python3 -m compileall -q --invalidation-mode checked-hash /app
 # uvicorn does not read PORT: where another port than 8080 is wanted, UVICORN_PORT says so.
 ENV FUNCTION_SOURCE=/app/functions/${STAGE}/main.py \
     FUNCTION_TARGET=main \
     UVICORN_HOST=0.0.0.0 \
     UVICORN_PORT=8080 \
+    UVICORN_HTTP=milepost.answers:OneWrite \
     UVICORN_LIFESPAN=on \
     UVICORN_LOG_LEVEL=warning \
     UVICORN_ACCESS_LOG=false \

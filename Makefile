@@ -2,8 +2,12 @@
 # make test   every test                                  make test ARGS='-k journal'
 # make check  lint, types, unit and contract tests, in under a minute
 # make faults every fault and one table, in an hour       make faults ARGS='--n 300 --only bridge'
+# make bench  against the alternatives, and one table     make bench ARGS='--only drain --repeat 5'
+# make fuzz   over 100,000 bad inputs, in ten minutes      make fuzz ARGS='--n 500 --only gateway'
+# make pictures  docs/pictures anew, from the page in a real browser
 # make cluster  kind, with Knative                        make dev   skaffold dev: the pipeline on it
 # make manifests  knative/manifests anew, from the chart
+# make documents  docs/reference.md anew, from the code
 # make setup  the environment alone
 # make lock   the lock files anew, from pyproject.toml
 
@@ -12,7 +16,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 ARGS ?=
 
-.PHONY: run setup test check faults cluster dev manifests lock clean
+.PHONY: run setup test check faults fuzz bench pictures cluster dev manifests documents lock clean
 
 run: setup
 	@exec $(BIN)/milepost up $(ARGS)
@@ -20,13 +24,22 @@ run: setup
 setup: .venv/run.stamp
 
 test: .venv/test.stamp
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 check: .venv/test.stamp
 	@$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/contract $(ARGS)
 
 faults: .venv/test.stamp
 	@$(BIN)/python -m tests.faults $(ARGS)
+
+fuzz: .venv/test.stamp
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+bench: .venv/test.stamp benchmarks/.venv/bench.stamp
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+pictures: .venv/test.stamp
+	@$(BIN)/python -m tests.browser.pictures
 
 cluster:
 	@knative/install.sh kind
@@ -36,6 +49,9 @@ dev:
 
 manifests: .venv/test.stamp
 	@$(BIN)/python -m tests.chart.manifests
+
+documents: .venv/test.stamp
+	@$(BIN)/python -m tests.documents
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Milepost needs Python 3.11 or newer; try make PYTHON=python3.13")'
@@ -52,13 +68,21 @@ manifests: .venv/test.stamp
 	@$(PIP) --require-hashes -r requirements/test.txt
 	@touch $@
 
-COMPONENTS := distance store email bridge gateway
+# The contenders' own: what they need would slow our functions' start down (geopy imports aiohttp where it finds it).
+benchmarks/.venv/bench.stamp: requirements/bench.txt | .venv/bin/python
+	@echo "installing the contenders into benchmarks/.venv"
+	@$(PYTHON) -m venv benchmarks/.venv
+	@benchmarks/.venv/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/bench.txt
+	@touch $@
+
+# Every stage has a folder with its main.py; `stage` is what a new one begins with.
+COMPONENTS := $(patsubst functions/%/main.py,%,$(wildcard functions/*/main.py)) stage bridge gateway
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(ARGS) pyproject.toml
 
 lock: .venv/test.stamp
 	@$(LOCK) --extra test --group build -o requirements/test.txt
 	@$(LOCK) -c requirements/test.txt --extra run --group build -o requirements/run.txt
-	@for component in $(COMPONENTS); do $(LOCK) -c requirements/test.txt --extra $$component -o requirements/$$component.txt || exit 1; done
+	@for component in $(COMPONENTS) bench; do $(LOCK) -c requirements/test.txt --extra $$component -o requirements/$$component.txt || exit 1; done
 
 clean:
-	rm -rf .venv .milepost .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv benchmarks/.venv .milepost .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn, Self
 from urllib.parse import quote, unquote_to_bytes
 
-from milepost.errors import EventError
+from milepost.errors import EventError, TooLarge
 
 MAX_EVENT = 1_000_000
-"""Largest event in bytes, envelope included."""
+"""Largest event in bytes, as `Event.to_json` writes it."""
 
 JOURNAL_MARK = b'{"journalid":"'
 """How a message that the journal published begins."""
@@ -86,6 +86,7 @@ class Event:
     subject: str | None = None
     dataschema: str | None = None
     extensions: Mapping[str, str | int | bool] = field(default_factory=dict)
+    _text: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, longest in _LONGEST.items():
@@ -183,9 +184,17 @@ class Event:
         yield from self.extensions.items()
 
     def to_json(self) -> str:
-        """The JSON event format, in ASCII, beginning with `{"specversion"`."""
-        fields = dict(self.attributes())
-        return dumps({**fields, "datacontenttype": JSON_TYPE, "data": self.data})
+        """The JSON event format, in ASCII, beginning with `{"specversion"`.
+
+        Raises TooLarge: what came in may be smaller than it is when written with envelope and escapes.
+        """
+        if not self._text:
+            fields = dict(self.attributes())
+            text = dumps({**fields, "datacontenttype": JSON_TYPE, "data": self.data})
+            if len(text) > MAX_EVENT:
+                raise TooLarge(f"larger than {MAX_EVENT} bytes, written as ASCII with its envelope")
+            object.__setattr__(self, "_text", text)  # an event does not change; one is weighed, then written
+        return self._text
 
     def to_http(self) -> tuple[dict[str, str], bytes]:
         """Headers and body in binary mode."""

@@ -1,10 +1,11 @@
 """The `stages:` table of helm/values.yaml: the only list of stages there is."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from milepost.errors import ConfigurationError
 
@@ -14,13 +15,33 @@ VALUES = Path("helm/values.yaml")
 class Entry(BaseModel):
     """One stage of the table. The chart reads more of an entry than is needed here."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
     name: str
     consumes: str
     emits: str | None = None
+    url: str | None = None
+    """Of a receiver that is not ours; a stage without one is a function of the project."""
+    headers_from: dict[str, Any] = Field({}, alias="headersFrom")
+    """Headers for that receiver. On a cluster each is from a key of a Secret, and always in a variable: `variables`."""
+    mongo: bool = False
     env: dict[str, str] = {}
+    files: dict[str, Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]] = {}
+    """Variables that name a file in the data folder of `milepost up`; on a cluster they are not set."""
     delivery: dict[str, Any] = {}
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Header → the variable of the bridge that holds its value: HEADER_STAGE_NAME, as the chart names it."""
+        return {
+            header: re.sub("[^A-Z0-9]", "_", f"HEADER_{self.name}_{header}".upper()) for header in self.headers_from
+        }
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.headers_from and not self.url:
+            raise ValueError("headersFrom is for a url: a function of the project needs no secret of its sender")
+        return self
 
 
 def read(project: Path) -> list[Entry]:
@@ -36,6 +57,9 @@ def read(project: Path) -> list[Entry]:
     if not isinstance(stages, dict) or not stages:
         raise ConfigurationError(f"{path}: has no `stages:` table")
     entries = [_entry(path, name, fields) for name, fields in stages.items()]
+    variables = [variable for entry in entries for variable in entry.variables.values()]
+    for variable in {variable for variable in variables if variables.count(variable) > 1}:
+        raise ConfigurationError(f"{path}: {variable} would hold two headers; rename a stage")
     emitters: dict[str, str] = {}
     for entry in entries:
         if entry.emits is None:

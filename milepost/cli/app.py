@@ -4,16 +4,16 @@ import asyncio
 import os
 import sys
 from collections.abc import Coroutine
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from redis.exceptions import RedisError
 
-from milepost.cli import dead, folder, publish, reach, send, stages, watch
+from milepost.cli import asyncapi, dead, folder, new, publish, reach, send, stages, watch
 from milepost.cli.exits import EXIT_CODES, Exit, exit_code
-from milepost.cli.text import say
+from milepost.cli.options import All, AsJson, Data, Entries, EventId, Project, RedisUrl, StageName, Yes
+from milepost.cli.text import installed_version, say
 from milepost.cli.up import Wish
 from milepost.cli.up import up as run_up
 from milepost.errors import MilepostError
@@ -29,31 +29,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 stages_app = typer.Typer(help="Show the stages that bridges serve or served, and what waits for each.")
-dead_app = typer.Typer(help="Look at dead letters; replay or drop them.", no_args_is_help=True)
+dead_app = typer.Typer(help="Look at dead letters; replay or drop them.", epilog=EXIT_CODES, no_args_is_help=True)
 app.add_typer(stages_app, name="stages")
 app.add_typer(dead_app, name="dead")
-
-Data = Annotated[
-    Path,
-    typer.Option("--data", metavar="DIR", help="Data folder of a running `milepost up`, whose stack.json is read."),
-]
-RedisUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--redis-url",
-        envvar="REDIS_URL",
-        show_default=f"the one in DIR/stack.json, else {reach.REDIS}",
-        help="The Redis to use.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-StageName = Annotated[
-    str, typer.Argument(metavar="STAGE", help="The stage's name, or `bridge` for unreadable messages.")
-]
-Entries = Annotated[list[str] | None, typer.Argument(metavar="ENTRY", help="Entries, as listed.")]
-EventId = Annotated[str | None, typer.Option("--id", help="All dead letters of this event id.")]
-All = Annotated[bool, typer.Option("--all", help="All dead letters of the stage.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -62,7 +40,7 @@ def milepost(
     show_version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
 ) -> None:
     if show_version:
-        print(f"milepost {_version()}")
+        print(f"milepost {installed_version()}")
         raise typer.Exit
 
 
@@ -73,20 +51,61 @@ def up(
         Path, typer.Option("--data", metavar="DIR", help="Where data, e-mails, lock and stack.json are kept.")
     ] = folder.DEFAULT,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The gateway's port; 0: any free one.")] = 8000,
-    reload: Annotated[bool, typer.Option("--reload", help="Restart what runs a source file that changes.")] = False,
-    project: Annotated[
-        Path, typer.Option(metavar="DIR", help="The project: its functions/ and helm/values.yaml.")
-    ] = Path(),
+    reload: Annotated[
+        bool,
+        typer.Option(
+            "--reload", help="Restart what runs a source file that changes. helm/values.yaml is read at the start only."
+        ),
+    ] = False,
+    project: Project = Path(),
 ) -> None:
     """Run the whole pipeline on this machine.
 
     Starts an embedded Valkey and MongoDB-compatible server (or uses REDIS_URL and MONGO_URL), the functions, the
-    bridge and the gateway, all on 127.0.0.1; says when each is ready, and then `ready` and the gateway's address.
+    bridge and the gateway, all on 127.0.0.1; says when each is ready, and then `ready` and the gateway's address. A
+    project without gateway/ is reached by its bridge, and one whose stages want no MongoDB has none.
     What dies is started again. DIR/stack.json tells where everything is while it runs, and is gone after a clean
     end. Ctrl-C ends everything in order, a second one at once.
+
+    `milepost up --port 9000 --data /var/tmp/milepost` listens and keeps its data elsewhere; the other commands then
+    need the same `--data`.
     """
     wish = Wish(project=project.resolve(), data=data.resolve(), port=port, reload=reload)
     raise typer.Exit(run_up(wish, dict(os.environ)))
+
+
+@app.command("new", epilog=EXIT_CODES)
+def new_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The stage's name, such as geocode.")],
+    *,
+    on: Annotated[str, typer.Option(metavar="CHANNEL", help="The channel that it consumes.")],
+    emits: Annotated[
+        str | None, typer.Option(metavar="CHANNEL", help="The channel that it emits; made if there is none.")
+    ] = None,
+    project: Project = Path(),
+) -> None:
+    """Write a new stage into the project: its function, its contract test, and its entries wherever stages are listed.
+
+    All of it, or nothing: whatever is wrong with the names is told before the first file is written.
+
+    `milepost new geocode --on raw_input --emits place` makes `functions/geocode/main.py`, to be filled in.
+    """
+    raise typer.Exit(new.new(project.resolve(), name, on, emits))
+
+
+@app.command("asyncapi", epilog=EXIT_CODES)
+def asyncapi_command(
+    *,
+    project: Project = Path(),
+) -> None:
+    """Print the project's channels as an AsyncAPI 3.0 document: what each carries, who publishes, who consumes.
+
+    It is made of the payload classes and the stages table; nothing has to run. The gateway serves the same at
+    `/asyncapi.json`, and at `/channels` to be read.
+
+    `milepost asyncapi > asyncapi.json` is what generators of clients and of documents take.
+    """
+    raise typer.Exit(asyncapi.print_document(project.resolve(), installed_version()))
 
 
 @app.command("publish", epilog=EXIT_CODES)
@@ -105,6 +124,9 @@ def publish_command(
 
     An object with `specversion` is a CloudEvent, whose type must be CHANNEL; other JSON is an event's data; any
     other text is its data as a JSON string.
+
+    `milepost publish raw_input '{"email":"a@b.co","lat":40.7,"long":-74}'` is one;
+    `milepost publish user:email - < addresses` is one for each line.
     """
     settings = reach.redis_settings(redis_url, data)
     naming = publish.Naming(channel, event_id, source)
@@ -130,7 +152,10 @@ def send_command(
     redis_url: RedisUrl = None,
     data: Data = folder.DEFAULT,
 ) -> None:
-    """Submit a place, show each channel as it is reached, and print the message."""
+    """Submit a place, show each channel as it is reached, and print the message.
+
+    `milepost send ada@example.org 51.5074 -0.1278` ends with the message, or with 4 if a stage gave the event up.
+    """
     submission = {"email": email, "lat": lat, "long": long}
     _run(send.send(reach.redis_settings(redis_url, data), reach.gateway_url(gateway, data), submission, timeout))
 
@@ -146,7 +171,12 @@ def watch_command(
     redis_url: RedisUrl = None,
     data: Data = folder.DEFAULT,
 ) -> None:
-    """Show what is published, one line a message, until Ctrl-C. Outlasts a restart of Redis."""
+    """Show what is published, one line a message, until Ctrl-C. Outlasts a restart of Redis.
+
+    A line has the time, the channel (each in a colour of its own on a terminal, unless NO_COLOR is set), the event's
+    id and its data, nothing masked. `milepost watch email:sent --json | jq .message.data` shows one channel's data.
+    With `--json` a line is an object: `channel`, `at`, and `message`, the CloudEvent.
+    """
     _run(watch.watch(reach.redis_settings(redis_url, data), channels or [], as_json=as_json))
 
 
@@ -154,9 +184,14 @@ def watch_command(
 def stages_command(
     context: typer.Context, *, as_json: AsJson = False, redis_url: RedisUrl = None, data: Data = folder.DEFAULT
 ) -> None:
-    """Show the stages that bridges serve or served, and what waits for each."""
+    """Show the stages that bridges serve or served, and what waits for each.
+
+    SCALE: processes of `milepost up`, or pods, where kubectl is there to tell; `-`: unknown. BACKLOG: events that are
+    journaled and not settled; PARKED: those that wait for another attempt; DEAD: dead letters. SERVED: whether a
+    bridge was there for it within the last minute. `milepost stages --json` is the same for programs.
+    """
     if context.invoked_subcommand is None:
-        _run(stages.print_stages(reach.redis_settings(redis_url, data), as_json=as_json))
+        _run(stages.print_stages(reach.redis_settings(redis_url, data), data, as_json=as_json))
 
 
 @stages_app.command("forget", epilog=EXIT_CODES)
@@ -169,7 +204,8 @@ def stages_forget(
 ) -> None:
     """Remove a stage that no bridge serves any more, with its parked and dead events.
 
-    The name may be that of a channel instead, whose journal no stage consumes.
+    The name may be that of a channel instead, whose journal no stage consumes. `milepost stages forget geocode` shows
+    what would go, and asks.
     """
     _run(stages.forget(reach.redis_settings(redis_url, data), name, sure=yes))
 
@@ -184,7 +220,10 @@ def dead_list(
     redis_url: RedisUrl = None,
     data: Data = folder.DEFAULT,
 ) -> None:
-    """List dead letters, oldest first, e-mail addresses masked. TRIES: failed attempts + crashes."""
+    """List dead letters, oldest first, e-mail addresses masked. TRIES: failed attempts + crashes.
+
+    `milepost dead list email` lists those of one stage; with `--json` a line is an object.
+    """
     _run(dead.list_letters(reach.redis_settings(redis_url, data), stage, as_json=as_json))
 
 
@@ -196,7 +235,10 @@ def dead_show(
     redis_url: RedisUrl = None,
     data: Data = folder.DEFAULT,
 ) -> None:
-    """Print one dead letter whole, its event and nothing masked, as JSON."""
+    """Print one dead letter whole, its event and nothing masked, as JSON.
+
+    `milepost dead show email 1763690000000-0` takes the entry from the list.
+    """
     _run(dead.show_letter(reach.redis_settings(redis_url, data), stage, entry))
 
 
@@ -210,7 +252,10 @@ def dead_replay(
     redis_url: RedisUrl = None,
     data: Data = folder.DEFAULT,
 ) -> None:
-    """Give dead letters to their stage again, as if for the first time."""
+    """Give dead letters to their stage again, as if for the first time.
+
+    `milepost dead replay email --all`; or name entries, or `--id` and an event's id.
+    """
     _run(dead.replay(reach.redis_settings(redis_url, data), stage, dead.Choice(entries or [], event_id, everything)))
 
 
@@ -225,13 +270,16 @@ def dead_drop(
     redis_url: RedisUrl = None,
     data: Data = folder.DEFAULT,
 ) -> None:
-    """Delete dead letters for good."""
+    """Delete dead letters for good.
+
+    `milepost dead drop email 1763690000000-0`; `--all` asks first.
+    """
     choice = dead.Choice(entries or [], event_id, everything)
     _run(dead.drop(reach.redis_settings(redis_url, data), stage, choice, sure=yes))
 
 
 def main() -> None:
-    """The `milepost` command."""
+    """Run the command that `sys.argv` names, and end with its exit code."""
     try:
         app()
     except MilepostError as fault:
@@ -246,10 +294,3 @@ def main() -> None:
 
 def _run(command: Coroutine[Any, Any, Exit]) -> None:
     raise typer.Exit(asyncio.run(command))
-
-
-def _version() -> str:
-    try:
-        return version("milepost")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -1,7 +1,7 @@
 """Channels, listened to."""
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ async def subscribed(settings: JournalSettings, channels: Sequence[str]) -> Asyn
         for _ in channels:
             if await pubsub.get_message(timeout=ANSWER_WITHIN) is None:
                 raise TimeoutError("Redis does not confirm the subscription")
-        yield Subscription(pubsub)
+        yield Subscription(pubsub, channels)
     finally:
         with contextlib.suppress(RedisError, OSError):
             await pubsub.aclose()  # type: ignore[no-untyped-call]
@@ -45,8 +45,14 @@ async def subscribed(settings: JournalSettings, channels: Sequence[str]) -> Asyn
 class Subscription:
     """What is published on the channels, for as long as Redis is there."""
 
-    def __init__(self, pubsub: PubSub) -> None:
+    def __init__(self, pubsub: PubSub, channels: Iterable[str]) -> None:
+        self.channels = set(channels)
         self._pubsub = pubsub
+
+    async def add(self, channels: Sequence[str]) -> None:
+        """Listen to these as well. Raises RedisError or OSError."""
+        await self._pubsub.subscribe(*channels)
+        self.channels.update(channels)
 
     async def messages(self) -> AsyncIterator[Message]:
         """Each message as it comes. Raises RedisError or OSError when the connection is lost, though half-open."""

@@ -43,6 +43,8 @@ class Component:
     env: Mapping[str, str]
     folder: Path
     is_ready: Callable[[], Awaitable[bool]]
+    unshown: bytes | None = None
+    """Log lines that hold this are not shown."""
 
 
 def answers(client: httpx.AsyncClient, url: str) -> Callable[[], Awaitable[bool]]:

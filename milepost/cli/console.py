@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 COLOURS = ("36", "33", "35", "32", "34", "96", "93", "95", "92", "94")
 """SGR foreground colours, taken in turn by the components."""
 
+ERASE = "\r\x1b[K"
+"""Takes away the line that the cursor is on."""
+
 MOST_WAITING = 10_000
 """Lines kept for a reader that does not read; more are left out, and counted."""
 
@@ -25,19 +28,24 @@ class Console:
     ) -> None:
         """`on_closed` is called, in the writing thread, when nobody can read any more."""
         self._descriptor = descriptor
-        self._coloured = _is_colour_terminal(descriptor) if coloured is None else coloured
+        self._coloured = is_colour_terminal(descriptor) if coloured is None else coloured
+        self._terminal = os.isatty(descriptor)
         self._width = max(map(len, names), default=0)
         self._names = list(names)
         self._on_closed = on_closed
         self._left_out = 0
-        self._lines: queue.Queue[str | None] = queue.Queue(MOST_WAITING)
+        self._status = ""
+        self._lines: queue.Queue[tuple[str, str] | None] = queue.Queue(MOST_WAITING)
         self._writer = threading.Thread(target=self._write, name="console", daemon=True)
         self._writer.start()
 
     def line(self, text: str) -> None:
         """Show a line as it is."""
+        self._offer(f"{text}\n")
+
+    def _offer(self, text: str) -> None:
         try:
-            self._lines.put_nowait(text)
+            self._lines.put_nowait((text, self._status))
         except queue.Full:
             self._left_out += 1
 
@@ -45,8 +53,14 @@ class Console:
         """Show a line of the component `name`."""
         prefix = f"{name:<{self._width}} |"
         if self._coloured and name in self._names:
-            prefix = f"\x1b[{COLOURS[self._names.index(name) % len(COLOURS)]}m{prefix}\x1b[0m"
+            prefix = in_colour(prefix, self._names.index(name))
         self.line(f"{prefix} {text}")
+
+    def status(self, text: str) -> None:
+        """On a terminal, show this below the last line until there is another status; elsewhere it is not shown."""
+        if self._terminal:
+            self._status = text
+            self._offer("")
 
     def close(self, within: float = 2.0) -> None:
         """Write what waits, for as long as `within` seconds."""
@@ -57,12 +71,16 @@ class Console:
         self._writer.join(within)
 
     def _write(self) -> None:
-        while (line := self._lines.get()) is not None:
+        while (item := self._lines.get()) is not None:
+            line, status = item
             if self._left_out:
                 left_out, self._left_out = self._left_out, 0
                 line = f"({left_out} lines left out: nobody read them)\n{line}"
             try:
-                self._put(f"{line}\n".encode(errors="replace"))
+                if self._terminal:
+                    columns = os.get_terminal_size(self._descriptor).columns or 80
+                    line = f"{ERASE}{line}{status[: columns - 1]}"
+                self._put(line.encode(errors="replace"))
             except OSError:
                 self._on_closed()
                 return
@@ -72,5 +90,11 @@ class Console:
             text = text[os.write(self._descriptor, text) :]
 
 
-def _is_colour_terminal(descriptor: int) -> bool:
+def in_colour(text: str, number: int) -> str:
+    """`text` in the colour of this number; they repeat after ten."""
+    return f"\x1b[{COLOURS[number % len(COLOURS)]}m{text}\x1b[0m"
+
+
+def is_colour_terminal(descriptor: int) -> bool:
+    """Whether what is written there may have colours."""
     return os.isatty(descriptor) and "NO_COLOR" not in os.environ

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,11 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from milepost.cli import reach
 from milepost.cli.exits import Exit, Failed
-from milepost.cli.text import agreed, masked, plain, say, show, table
+from milepost.cli.text import agreed, plain, say, show, table
 from milepost.errors import ConfigurationError
 from milepost.event import loads
 from milepost.journal import DeadLetter, Journal
+from milepost.log import masked
 from milepost.settings import JournalSettings
 
 PAGE = 100
@@ -42,6 +44,8 @@ async def list_letters(settings: JournalSettings, stage: str | None, *, as_json:
     """Print one line a dead letter, oldest first, addresses masked."""
     made = table("STAGE", "ENTRY", "BURIED", "CHANNEL", "ID", "STATUS", "TRIES", "REASON")
     async with reach.journal(settings) as journal:
+        if stage:
+            await _check_stage(journal, stage)
         for name in [stage] if stage else await journal.dead_stages():
             async for letter in _letters(journal, name):
                 if as_json:
@@ -69,7 +73,9 @@ async def show_letter(settings: JournalSettings, stage: str, entry: str) -> Exit
 
 async def replay(settings: JournalSettings, stage: str, choice: Choice) -> Exit:
     """Put dead letters back into their journals, for this stage alone."""
+    choice.check()
     async with reach.journal(settings) as journal:
+        await _check_stage(journal, stage)
         return await _settle(journal, stage, choice, journal.replay, "replayed")
 
 
@@ -77,6 +83,7 @@ async def drop(settings: JournalSettings, stage: str, choice: Choice, *, sure: b
     """Delete dead letters for good; all of them only after asking."""
     choice.check()
     async with reach.journal(settings) as journal:
+        await _check_stage(journal, stage)
         if choice.all and not sure:
             count = await _count(journal, stage)
             if not agreed(f"Delete the {count} dead letters of {stage}?"):
@@ -91,12 +98,14 @@ async def _settle(
     settle: Callable[[str, list[str]], Awaitable[int]],
     done: str,
 ) -> Exit:
-    choice.check()
     asked = settled = 0
     # Those there are now, and no more: one that is replayed may come back at once.
     total = len(choice.entries) or await _count(journal, stage)
     with Progress(
-        *Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), disable=not choice.all
+        *Progress.get_default_columns(),
+        MofNCompleteColumn(),
+        console=Console(stderr=True),
+        disable=not (choice.all and sys.stderr.isatty()),
     ) as bar:
         task = bar.add_task(done, total=total)
         async for entries in _chosen(journal, stage, choice, total):
@@ -143,6 +152,11 @@ async def _count(journal: Journal, stage: str) -> int:
         if known.name == stage:
             return known.dead
     return len([letter async for letter in _letters(journal, stage)])
+
+
+async def _check_stage(journal: Journal, stage: str) -> None:
+    if stage not in {"bridge", *await journal.dead_stages(), *(known.name for known in await journal.stages())}:
+        raise Failed(f"no stage is called {stage}, and none of that name has dead letters; see `milepost stages`")
 
 
 def _check_entry(entry: str) -> None:

@@ -4,7 +4,7 @@ DIR/lock         held (flock) by `milepost up` and, inherited, by every componen
 DIR/stack.json   what runs where; there from when everything is ready until the end. A killed `up` leaves it behind
 DIR/redis        the embedded Valkey's append-only file
 DIR/mongo        (and mongo.toml, empty) the embedded MongoDB-compatible server's storage
-DIR/sent_emails  the e-mails, one a line
+DIR/sent_emails  and what other files the stages ask for (`files` in the table): here the e-mails, one a line
 """
 
 import fcntl

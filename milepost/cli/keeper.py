@@ -180,7 +180,9 @@ class Keeper:
             transport.close()
 
     def _log(self, line: bytes) -> None:
-        self._console.log(self.component.name, line.rstrip(b"\r").decode(errors="replace"))
+        unshown = self.component.unshown
+        if unshown is None or unshown not in line:
+            self._console.log(self.component.name, line.rstrip(b"\r").decode(errors="replace"))
 
 
 def _kill(process: Process) -> None:

@@ -9,7 +9,7 @@ from milepost.cli import folder
 from milepost.cli.exits import Unreachable
 from milepost.cli.servers import shown
 from milepost.connection import connect
-from milepost.errors import JournalUnavailable
+from milepost.errors import ConfigurationError, JournalUnavailable
 from milepost.journal import Journal
 from milepost.settings import JournalSettings
 
@@ -27,7 +27,12 @@ def redis_settings(redis_url: str | None, data: Path) -> JournalSettings:
 
 
 def gateway_url(gateway: str | None, data: Path) -> str:
-    """The gateway named by the option, else the one in the data folder's stack.json, else port 8000 here."""
+    """The gateway named by the option, else the one in the data folder's stack.json, else port 8000 here.
+
+    Raises ConfigurationError if what runs on that folder has none.
+    """
+    if not gateway and _of_stack(data, "bridge") and not _of_stack(data, "gateway"):
+        raise ConfigurationError(f"{data / folder.STACK}: this pipeline has no gateway; see `milepost publish --help`")
     return (gateway or _of_stack(data, "gateway") or GATEWAY).rstrip("/")
 
 

@@ -16,12 +16,15 @@ SOURCES = {".py", ".lua", ".html", ".css", ".js"}
 
 def concerned(path: Path, plan: Plan) -> set[str]:
     """The components that run this file, named from the project's folder on."""
-    functions = {function.name for function in plan.of(Rank.FUNCTION)}
+    return _concerned(path, {function.name for function in plan.of(Rank.FUNCTION)}) & set(plan.names)
+
+
+def _concerned(path: Path, functions: set[str]) -> set[str]:
     if path.suffix not in SOURCES:
         return set()
     match path.parts:
         case ["functions", stage, _, *_]:
-            return {stage} & functions
+            return {stage}
         case ["functions", _]:
             return {*functions, "gateway"}
         case ["gateway", *_]:

@@ -97,14 +97,14 @@ async def send(settings: JournalSettings, gateway: str, submission: dict[str, st
 
 
 def last_channels(stages: Iterable[StageStatus]) -> frozenset[str]:
-    """The channels on which a submission ends: reached from the first one, consumed by no stage."""
+    """The channels on which a submission ends: reached from the first one, leading to no other."""
     stages = list(stages)
     reached, fresh = {FIRST}, {FIRST}
     while fresh:
         fresh = {channel for stage in stages if fresh & set(stage.consumes) for channel in stage.emits} - reached
         reached |= fresh
-    consumed = {channel for stage in stages for channel in stage.consumes}
-    return frozenset(reached - consumed - {FIRST})
+    led_on = {channel for stage in stages if stage.emits for channel in stage.consumes}
+    return frozenset(reached - led_on - {FIRST})
 
 
 async def _stages(settings: JournalSettings) -> list[StageStatus]:

@@ -45,6 +45,8 @@ def valkey(data: Path, port: int, env: Mapping[str, str]) -> Component:
         env=env,
         folder=folder,
         is_ready=_reached(reach_redis, url),
+        # Of the machine, for servers that hold gigabytes; it would be the first line a newcomer reads.
+        unshown=b"Memory overcommit must be enabled",
     )
 
 

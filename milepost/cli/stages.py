@@ -2,30 +2,33 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
-from milepost.cli import reach
+from milepost.cli import reach, scale
 from milepost.cli.exits import Exit, Failed
 from milepost.cli.text import agreed, plain, say, show, table
 from milepost.journal import Journal
 from milepost.settings import JournalSettings
 
 
-async def print_stages(settings: JournalSettings, *, as_json: bool) -> Exit:
-    """Print the table."""
+async def print_stages(settings: JournalSettings, data: Path, *, as_json: bool) -> Exit:
+    """Print the table. `data`: the data folder of a `milepost up`, whose processes are counted."""
     async with reach.journal(settings) as journal:
         stages = await journal.stages()
         unconsumed = await journal.unconsumed()
+    scales = await scale.scales(stages, data)
     for channel, events in unconsumed.items():
-        say(f"{channel}: {events} events in a journal that no stage consumes; `milepost stages forget` takes its name")
+        name = plain(channel)
+        say(f"{events} events in the journal of {name}, which no stage consumes; milepost stages forget {name}")
     if as_json:
-        print(json.dumps([dataclasses.asdict(stage) for stage in stages], indent=2))
+        print(
+            json.dumps([{**dataclasses.asdict(stage), "scale": scales.get(stage.name)} for stage in stages], indent=2)
+        )
         return Exit.DONE
     if not stages:
         say("no bridge has told of any stage yet")
         return Exit.DONE
-    made = table("NAME", "CONSUMES", "EMITS", "URL", "SERVED", "BACKLOG", "PARKED", "DEAD")
-    for column in made.columns[5:]:
-        column.justify = "right"
+    made = table("NAME", "CONSUMES", "EMITS", "URL", "SERVED", numbers=("SCALE", "BACKLOG", "PARKED", "DEAD"))
     for stage in stages:
         made.add_row(
             plain(stage.name),
@@ -33,6 +36,7 @@ async def print_stages(settings: JournalSettings, *, as_json: bool) -> Exit:
             plain(", ".join(stage.emits)) or "-",
             plain(stage.url or "-"),
             "yes" if stage.served else "no",
+            str(scales.get(stage.name, "-")),
             str(stage.backlog),
             str(stage.parked),
             str(stage.dead),

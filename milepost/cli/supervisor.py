@@ -68,6 +68,7 @@ class Supervisor:
             )
         finally:
             readiness.cancel()
+            self._console.status("")
         for task in done:
             task.result()
         if not done:
@@ -75,8 +76,19 @@ class Supervisor:
             raise Failed(f"not ready within {READY_WITHIN:g} s: {late}")
 
     async def _all_ready(self, names: Sequence[str]) -> None:
-        for name in names:
+        awaited = list(names)
+
+        async def one(name: str) -> None:
             await self._keepers[name].ready.wait()
+            awaited.remove(name)
+            tell()
+
+        def tell() -> None:
+            done = f"{len(names) - len(awaited)} of {len(names)} ready"
+            self._console.status(f"{done}; waiting for {', '.join(awaited)}" if awaited else "")
+
+        tell()
+        await asyncio.gather(*map(one, names))
 
     async def broken(self) -> None:
         """Wait until a component cannot be kept running any more. Raises what is in the way."""

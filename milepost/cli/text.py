@@ -1,16 +1,14 @@
 """Text for a terminal."""
 
-import re
 import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from milepost.event import dumps
-
-_ADDRESS = re.compile(r"([^\s@\"'<>,:;()\[\]])[^\s@\"'<>,:;()\[\]]*(@[^\s@\"'<>,;()\[\]]+)")
-
 
 WIDEST = 10_000
 """Characters in a line of a table."""
@@ -27,11 +25,6 @@ def agreed(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
-def masked(text: str) -> str:
-    """`text` with the local part of each e-mail address cut to its first letter: a***@example.org."""
-    return _ADDRESS.sub(r"\1***\2", text)
-
-
 def plain(text: str) -> str:
     """`text` on one line, without anything a terminal would act upon."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -42,14 +35,24 @@ def brief(data: Any) -> str:
     return plain(data) if isinstance(data, str) else dumps(data)
 
 
-def table(*headings: str) -> Table:
-    """A table without lines: columns, and a heading for each."""
+def table(*headings: str, numbers: Sequence[str] = ()) -> Table:
+    """A table without lines: columns, and a heading for each; then those of numbers."""
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in headings:
         made.add_column(heading, no_wrap=True, overflow="ignore")
+    for heading in numbers:
+        made.add_column(heading, no_wrap=True, overflow="crop", justify="right")  # "ignore" would ignore it too
     return made
 
 
 def show(shown: Table) -> None:
     """Print a table whole: a long line is for the terminal to wrap, and for a pipe to keep."""
     Console(highlight=False, markup=False, width=WIDEST).print(shown)
+
+
+def installed_version() -> str:
+    """Milepost's own version, as it is installed."""
+    try:
+        return version("milepost")
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -11,11 +11,12 @@ from pathlib import Path
 import httpx
 
 from milepost import table
-from milepost.cli import folder, plan, reload, servers
+from milepost.cli import folder, neighbour, plan, reload, servers
 from milepost.cli.component import Rank
 from milepost.cli.console import Console
-from milepost.cli.exits import Exit
+from milepost.cli.exits import Exit, Failed
 from milepost.cli.supervisor import Supervisor
+from milepost.settings import JournalSettings
 
 DOUBLE = 0.3
 """Seconds within which a second Ctrl-C is the first one again: a terminal and a wrapper may both send it."""
@@ -38,7 +39,7 @@ def up(wish: Wish, environment: Mapping[str, str]) -> Exit:
     if wish.reload:
         reload.check()
     with folder.held(wish.data) as lock:
-        port = plan.port_of_gateway(wish.port)
+        port = plan.port_of_door(wish.port)
         try:
             return asyncio.run(_run(wish, entries, port, lock, environment))
         finally:
@@ -136,13 +137,27 @@ class _Running:
         tasks: list[Awaitable[None]] = [self.supervisor.start(embedded)]
         if "redis" not in names:
             tasks.append(self._find("REDIS_URL", self._plan.redis, servers.reach_redis))
-        if "mongo" not in names:
+        if self._plan.mongo and "mongo" not in names:
             tasks.append(self._find("MONGO_URL", self._plan.mongo, servers.reach_mongo))
         await asyncio.gather(*tasks)
+        if "redis" not in names:
+            await self._check_alone(mongo_is_own="mongo" in names)
         await self.supervisor.start(self._plan.of(Rank.FUNCTION, Rank.BRIDGE, Rank.GATEWAY))
         self._complete = True
         self._write_stack(self.supervisor.pids)
-        self._console.line(f"ready {self._plan.gateway}")
+        self._console.line(f"ready {self._plan.door}")
+
+    async def _check_alone(self, *, mongo_is_own: bool) -> None:
+        """Raises Failed if another pipeline on this Redis would look for our records in another MongoDB."""
+        settings = JournalSettings.read(redis_url=self._plan.redis)
+        others = ", ".join(f"{stage.name} at {stage.url}" for stage in await neighbour.served_elsewhere(settings))
+        if others and mongo_is_own:
+            raise Failed(
+                f"REDIS_URL: another pipeline serves {others}; each would take events whose records the other has. "
+                "Stop it, name another Redis, or give both the same MONGO_URL"
+            )
+        if others:
+            self._console.log("milepost", f"REDIS_URL: another pipeline serves {others}: both take what comes")
 
     async def _find(self, name: str, url: str, reach: servers.Reach) -> None:
         await servers.find(name, url, reach)

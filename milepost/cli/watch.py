@@ -1,49 +1,82 @@
 """`milepost watch`: what is published on the channels, as it is published."""
 
 import asyncio
+import contextlib
 import json
-import os
-import signal
-import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from milepost.cli import reach
-from milepost.cli.channels import Message, subscribed
+from milepost.cli.channels import Message, Subscription, subscribed
+from milepost.cli.console import in_colour, is_colour_terminal
 from milepost.cli.exits import Exit, Failed
 from milepost.cli.text import brief, plain, say
+from milepost.errors import JournalUnavailable
 from milepost.event import dumps, loads
-from milepost.journal import StageStatus
+from milepost.journal import Journal, StageStatus
 from milepost.settings import JournalSettings
 
 LONGEST_PAUSE = 2.0
 
+LOOK_EVERY = 1.0
+"""Seconds between two looks at the stages table."""
+
 
 async def watch(settings: JournalSettings, channels: Sequence[str], *, as_json: bool) -> Exit:
     """Print one line a message until interrupted. Raises Unreachable if Redis is not there to begin with."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _end)
     async with reach.journal(settings) as journal:
-        chosen = sorted(set(channels)) or all_channels(await journal.stages())
-    if not chosen:
-        raise Failed("no bridge has told of any stage yet: start one, or name the channels to watch")
-    width = max(map(len, chosen))
-    lost, pause = False, 0.1
+        watched = _Watched(sorted(set(channels)) or all_channels(await journal.stages()))
+        if not watched.channels:
+            raise Failed("no bridge has told of any stage yet: start one, or name the channels to watch")
+        async with asyncio.TaskGroup() as tasks:
+            if not channels:
+                tasks.create_task(_follow_table(journal, watched))
+            await _show(settings, watched, as_json=as_json)
+    return Exit.DONE
+
+
+@dataclass
+class _Watched:
+    """The channels, and the subscription to them while there is one."""
+
+    channels: list[str]
+    subscription: Subscription | None = None
+
+
+async def _show(settings: JournalSettings, watched: _Watched, *, as_json: bool) -> None:
+    lost, pause, coloured = False, 0.1, is_colour_terminal(1)
     while True:
         try:
-            async with subscribed(settings, chosen) as subscription:
-                say("Redis is back" if lost else f"watching {', '.join(map(plain, chosen))}")
+            async with subscribed(settings, tuple(watched.channels)) as watched.subscription:
+                say("Redis is back" if lost else f"watching {', '.join(map(plain, watched.channels))}")
                 lost, pause = False, 0.1
-                async for message in subscription.messages():
-                    print(_json(message) if as_json else _line(message, width), flush=True)
+                async for message in watched.subscription.messages():
+                    print(
+                        _json(message) if as_json else _line(message, watched.channels, coloured=coloured), flush=True
+                    )
         except (RedisError, OSError) as fault:
             if not lost:
                 say(f"Redis is gone ({fault}); what is published until it is back is not shown")
             lost = True
+        watched.subscription = None
         await asyncio.sleep(pause)
         pause = min(LONGEST_PAUSE, 2 * pause)
+
+
+async def _follow_table(journal: Journal, watched: _Watched) -> None:
+    """Watch the channels of a stage that comes later, too. That Redis is gone, the other task finds out and tells."""
+    while True:
+        await asyncio.sleep(LOOK_EVERY)
+        with contextlib.suppress(JournalUnavailable, RedisError, OSError):
+            told = set(all_channels(await journal.stages()))
+            if watched.subscription and (new := sorted(told - watched.subscription.channels)):
+                await watched.subscription.add(new)
+                watched.channels += new
+                say(f"watching {', '.join(map(plain, new))} too")
 
 
 def all_channels(stages: Iterable[StageStatus]) -> list[str]:
@@ -55,13 +88,16 @@ def _json(message: Message) -> str:
     return dumps({"channel": message.channel, "at": _now().isoformat(), "message": _parsed(message.body)})
 
 
-def _line(message: Message, width: int) -> str:
+def _line(message: Message, channels: Sequence[str], *, coloured: bool) -> str:
     value = _parsed(message.body)
     event_id, data = "-", value
     if isinstance(value, dict) and "specversion" in value:
         event_id, data = str(value.get("id", "-")), value.get("data")
     at = _now().astimezone().strftime("%H:%M:%S.%f")[:-3]
-    return f"{at}  {plain(message.channel):<{width}}  {plain(event_id):<36}  {brief(data)}"
+    channel = f"{plain(message.channel):<{max(map(len, channels))}}"
+    if coloured:
+        channel = in_colour(channel, channels.index(message.channel) if message.channel in channels else 0)
+    return f"{at}  {channel}  {plain(event_id):<36}  {brief(data)}"
 
 
 def _parsed(body: bytes) -> Any:
@@ -73,9 +109,3 @@ def _parsed(body: bytes) -> Any:
 
 def _now() -> datetime:
     return datetime.now().astimezone()
-
-
-def _end() -> None:
-    """End at once: redis-py can swallow the one cancellation that asyncio makes of Ctrl-C."""
-    sys.stdout.flush()
-    os._exit(Exit.INTERRUPTED)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from milepost.cli import main
+from milepost.cli.app import main
 from tests.cli.running import Ended, Up
 
 Command = Callable[..., Ended]

@@ -4,7 +4,7 @@ import os
 import threading
 from pathlib import Path
 
-from milepost.cli.console import MOST_WAITING, Console
+from milepost.cli.console import ERASE, MOST_WAITING, Console
 from tests.servers import wait_for
 
 
@@ -17,6 +17,29 @@ def test_names_are_coloured_for_a_terminal_only(tmp_path: Path) -> None:
         console.close()
         prefix = "\x1b[36ma    |\x1b[0m" if coloured else "a    |"
         assert shown.read_text() == f"{prefix} text\nready\n"
+
+
+def test_a_status_stays_below_the_lines_of_a_terminal() -> None:
+    terminal, ours = os.openpty()
+    console = Console(["a"], descriptor=ours, coloured=False)
+    console.status("1 of 2 ready; waiting for a")
+    console.log("a", "text")
+    console.status("")
+    console.line("ready")
+    console.close()
+    os.close(ours)
+    shown = os.read(terminal, 1000).decode().replace("\r\n", "\n")
+    os.close(terminal)
+    assert shown.endswith(f"{ERASE}a | text\n1 of 2 ready; waiting for a{ERASE}{ERASE}ready\n")
+
+
+def test_elsewhere_there_is_no_status(tmp_path: Path) -> None:
+    shown = tmp_path / "shown"
+    console = Console(["a"], descriptor=os.open(shown, os.O_WRONLY | os.O_CREAT))
+    console.status("waiting")
+    console.line("ready")
+    console.close()
+    assert shown.read_text() == "ready\n"
 
 
 def test_a_reader_that_does_not_read_stops_nobody() -> None:

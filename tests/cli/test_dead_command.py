@@ -53,6 +53,7 @@ def test_replayed_they_come_back_if_nothing_has_changed(letters: list[dict[str, 
     wait_for(lambda: len(listed(on_stack)) == 3, what="all three again")
     everything = on_stack("dead", "replay", "email", "--all")
     assert everything.stdout == "3 replayed\n"
+    assert everything.stderr == "", "the progress bar is for a terminal"
     wait_for(lambda: len(listed(on_stack)) == 3, what="all three again")
     assert not {letter["entry"] for letter in listed(on_stack)} & {letter["entry"] for letter in letters}
 
@@ -76,6 +77,10 @@ def test_dropped_they_are_gone(letters: list[dict[str, Any]], on_stack: Command)
         (("drop", "email", "first"), 2, "an entry looks like"),
         (("show", "email", "1-0"), 1, "has no dead letter 1-0"),
         (("replay", "bridge", "1-0"), 1, "cannot be replayed"),
+        (("replay", "nosuch", "--all"), 1, "no stage is called nosuch"),
+        (("replay", "nosuch", "1-0"), 1, "no stage is called nosuch"),
+        (("drop", "nosuch", "--all", "--yes"), 1, "no stage is called nosuch"),
+        (("list", "nosuch"), 1, "no stage is called nosuch"),
     ],
 )
 def test_a_wrong_choice_is_told(on_stack: Command, arguments: tuple[str, ...], code: int, told: str) -> None:

@@ -46,9 +46,9 @@ def test_a_cloud_event_keeps_its_name(on_stack: Command) -> None:
 @pytest.mark.parametrize(
     ("channel", "message", "options", "told"),
     [
-        ("raw_input", cloud_event(), (), "type: unheard on the channel raw_input"),
-        ("unheard", cloud_event(source=""), (), "source: must not be empty"),
-        ("unheard", cloud_event(), ("--id", "x"), "--id and --source are for plain messages"),
+        ("raw_input", cloud_event(id="one"), (), "type: unheard on the channel raw_input"),
+        ("unheard", cloud_event(id="one", source=""), (), "source: must not be empty"),
+        ("unheard", cloud_event(id="one"), ("--id", "x"), "--id and --source are for plain messages"),
         ("unheard", "-", ("--id", "x"), "--id names one event"),
         ("unheard", "text", ("--id", "a\nb"), "id: must not hold control characters"),
         ("unheard", "text", ("--source", "not a URI"), "source: not a URI reference"),

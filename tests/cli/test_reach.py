@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from milepost.cli import folder, reach
-from milepost.cli.text import masked, plain
+from milepost.cli.text import plain
 from milepost.errors import ConfigurationError
 from tests.cli.conftest import Command
 
@@ -47,10 +47,6 @@ def test_help_tells_the_exit_codes(command: Command, name: str) -> None:
     helped = command(*name.split(), "--help")
     assert helped.code == 0
     assert "Exit codes: 0 done; 1 it failed;" in helped.stdout
-
-
-def test_masked() -> None:
-    assert masked("no record of ada.l+x@example.org, nor <b@c.d>") == "no record of a***@example.org, nor <b***@c.d>"
 
 
 def test_plain_is_harmless_on_a_terminal() -> None:

@@ -8,8 +8,9 @@ import pytest
 from milepost import table
 from milepost.cli import plan
 from milepost.cli.reload import concerned
+from tests.servers import STAGES
 
-FUNCTIONS = {"distance", "store", "email"}
+FUNCTIONS = set(STAGES)
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,12 @@ from tests.cli.running import Up
 def test_shows_each_channel_as_it_is_reached_and_the_message(on_stack: Command) -> None:
     done = on_stack("send", "ada@example.org", "51.5074", "-0.1278")
     assert done.code == 0, done.stderr
-    *shown, message = done.stdout.splitlines()
-    assert re.fullmatch(r"accepted +[0-9a-f-]{36}", shown[0])
-    channels = [re.fullmatch(r"(\S+) +\d+ ms", line) for line in shown[1:]]
-    assert [found and found[1] for found in channels] == [
-        "raw_input",
-        "calculated_distance",
-        "user:email",
-        "email:sent",
-    ]
-    assert message == "You are 2216.0742916592476 miles from Velocity."
+    accepted, *lines = done.stdout.splitlines()
+    assert re.fullmatch(r"accepted +[0-9a-f-]{36}", accepted)
+    shown = [found[1] for line in lines if (found := re.fullmatch(r"(\S+) +\d+ ms", line))]
+    way = ["raw_input", "calculated_distance", "user:email", "email:sent"]
+    assert [channel for channel in shown if channel in way] == way
+    assert "You are 2216.0742916592476 miles from Velocity." in lines[len(shown) :]
 
 
 def test_what_the_gateway_finds_wrong_is_told(on_stack: Command) -> None:
@@ -36,7 +32,7 @@ def test_without_redis_the_gateway_alone_will_do(up: Up, command: Command) -> No
     options = ("--gateway", up.stack["gateway"], "--redis-url", "redis://ada:secret@127.0.0.1:1")
     done = command("send", "ada@example.org", "32.080058", "34.864535", *options)
     assert done.code == 0, done.stderr
-    assert done.stdout.endswith("You are 0.0 miles from Velocity.\n")
+    assert "You are 0.0 miles from Velocity.\n" in done.stdout
     assert "Asking the gateway alone" in done.stderr
     assert "secret" not in done.stderr
 
@@ -63,7 +59,7 @@ def status(name: str, consumes: str, *emits: str) -> StageStatus:
     return StageStatus(name=name, consumes=(consumes,), emits=emits, url="", served=True, backlog=0, parked=0, dead=0)
 
 
-def test_a_submission_ends_on_every_channel_that_nobody_consumes() -> None:
+def test_a_submission_ends_on_every_channel_that_leads_to_no_other() -> None:
     stages = [
         status("a", "raw_input", "b"),
         status("audit", "raw_input", "audited"),
@@ -71,6 +67,6 @@ def test_a_submission_ends_on_every_channel_that_nobody_consumes() -> None:
         status("log", "c"),
         status("elsewhere", "other", "nothing"),
     ]
-    assert last_channels(stages) == {"audited"}
+    assert last_channels(stages) == {"audited", "c"}, "what a stage that emits nothing makes of c is not seen"
     assert last_channels(stages[:3]) == {"audited", "c"}
     assert last_channels([]) == set()

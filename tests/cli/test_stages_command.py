@@ -13,15 +13,20 @@ def test_the_table(up: Up, on_stack: Command) -> None:
     done = on_stack("stages")
     assert done.code == 0
     heading, *rows = [line.split() for line in done.stdout.splitlines()]
-    assert heading == ["NAME", "CONSUMES", "EMITS", "URL", "SERVED", "BACKLOG", "PARKED", "DEAD"]
+    assert heading == ["NAME", "CONSUMES", "EMITS", "URL", "SERVED", "SCALE", "BACKLOG", "PARKED", "DEAD"]
     distance = next(row for row in rows if row[0] == "distance")
     assert distance[:5] == ["distance", "raw_input", "calculated_distance", up.stack["functions"]["distance"], "yes"]
+    assert distance[5:] == ["1", "0", "0", "0"]
+    lines = done.stdout.splitlines()
+    for name in heading[5:]:
+        end = lines[0].index(name) + len(name)
+        assert all(line[end - 1].isdigit() and not line[end : end + 1].strip() for line in lines[1:]), "right-justified"
 
 
 def test_json(on_stack: Command) -> None:
     stages = json.loads(on_stack("stages", "--json").stdout)
     assert {stage["name"] for stage in stages} >= {"distance", "store", "email"}
-    assert stages[0].keys() == {"name", "consumes", "emits", "url", "served", "backlog", "parked", "dead"}
+    assert stages[0].keys() == {"name", "consumes", "emits", "url", "served", "backlog", "parked", "dead", "scale"}
 
 
 def test_a_stage_that_is_served_is_not_forgotten(on_stack: Command) -> None:
@@ -44,3 +49,14 @@ def test_a_stage_that_is_not_served_is_forgotten_after_asking(up: Up, on_stack: 
     unknown = on_stack("stages", "forget", "old")
     assert unknown.code == 1
     assert "no stage is called old" in unknown.stderr
+
+
+def test_a_journal_that_no_stage_consumes_is_told_with_the_command_that_forgets_it(up: Up, on_stack: Command) -> None:
+    on_stack("publish", "unheard:of", "text")
+    for arguments in (("stages",), ("stages", "--json")):
+        told = on_stack(*arguments)
+        assert told.code == 0
+        line = next(line for line in told.stderr.splitlines() if "unheard:of" in line)
+        assert "1 events in the journal of unheard:of, which no stage consumes" in line
+    assert on_stack(*line.rpartition("; milepost ")[2].split(), "--yes").code == 0
+    assert "unheard:of" not in on_stack("stages").stderr

@@ -1,6 +1,7 @@
 """`milepost up`: start, stop, death of a component, death of `up` itself."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,9 +14,9 @@ from milepost.cli.exits import Unreachable
 from milepost.errors import ConfigurationError
 from tests.cli.conftest import Command
 from tests.cli.running import Up, is_alive
-from tests.servers import ROOT, Valkey, http_status, wait_for
+from tests.servers import ROOT, STAGES, Valkey, http_status, wait_for
 
-COMPONENTS = ["redis", "mongo", "distance", "store", "email", "bridge", "gateway"]
+COMPONENTS = ["redis", "mongo", *STAGES, "bridge", "gateway"]
 
 
 def port_of(url: str) -> int:
@@ -33,7 +34,7 @@ def test_says_when_each_is_ready_and_then_where(up: Up) -> None:
 def test_stack_tells_where_everything_is(up: Up) -> None:
     stack = up.stack
     assert list(stack) == ["gateway", "bridge", "redis", "mongo", "functions", "sent_emails", "pids"]
-    assert stack["functions"].keys() == {"distance", "store", "email"}
+    assert stack["functions"].keys() == set(STAGES)
     assert stack["pids"].keys() == set(COMPONENTS)
     assert all(map(is_alive, stack["pids"].values()))
     assert stack["sent_emails"] == str(up.data / "sent_emails")
@@ -42,7 +43,9 @@ def test_stack_tells_where_everything_is(up: Up) -> None:
 
 def test_log_lines_bear_their_component_name_aligned(up: Up) -> None:
     prefixed = [line for line in list(up.lines) if not line.startswith("ready ")]
-    assert {line.partition("|")[0] for line in prefixed} <= {f"{name:<8} " for name in ["milepost", *COMPONENTS]}
+    assert re.match(r"milepost +\| ", prefixed[0]), "no server speaks first, of how the machine is set up"
+    width = max(map(len, ["milepost", *COMPONENTS]))
+    assert {line.partition("|")[0] for line in prefixed} <= {f"{name:<{width}} " for name in ["milepost", *COMPONENTS]}
     assert "\x1b" not in up.output
 
 
@@ -107,6 +110,7 @@ def test_an_empty_setting_is_none() -> None:
         ("stages: {}", "has no `stages:` table"),
         ("stages: {lost: {consumes: a}}", "stage lost: .*main.py is missing"),
         ("stages: {redis: {consumes: a}}", "no stage can be called redis"),
+        ("stages: {a: {consumes: b, url: 'http://c/', files: {D: mongo}}}", "no file of a can be called mongo"),
     ],
 )
 def test_a_wrong_stages_table_is_told(tmp_path: Path, table: str, told: str) -> None:
@@ -145,7 +149,7 @@ def test_a_function_that_cannot_start_is_told(tmp_path: Path, redis_url: str, mo
     with Up(tmp_path / "data", "--project", str(project), env=env) as running:
         assert running.process.wait(30) == 1
         running.wait_for_line("milepost: distance ended with code")
-    assert "distance | RuntimeError: broken on purpose" in running.output
+    assert re.search(r"distance +\| RuntimeError: broken on purpose", running.output)
 
 
 def test_when_up_is_killed_nothing_is_left_and_its_folder_is_taken_up(tmp_path: Path, command: Command) -> None:
@@ -184,7 +188,7 @@ def check_reload(running: Up, project: Path, command: Command) -> None:
 
 
 def check_order_of_the_end(ended: Up) -> None:
-    stopping = ended.lines.index("milepost | stopping")
+    stopping = next(n for n, line in enumerate(ended.lines) if re.fullmatch(r"milepost +\| stopping", line))
     last = {line.partition(" ")[0]: number for number, line in enumerate(ended.lines) if number > stopping}
     assert last["gateway"] < last["bridge"] < last["redis"]
     assert not any("did not end within" in line for line in ended.lines)

@@ -2,11 +2,17 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
 from uuid import uuid4
 
+from redis import Redis
+
+from milepost import keys
 from tests.cli.conftest import Command
-from tests.cli.running import Milepost, Up
+from tests.cli.running import MILEPOST, Milepost, Up, environment
+from tests.servers import ROOT
 
 
 def test_tails_every_channel_of_the_table_and_outlasts_redis(up: Up, on_stack: Command) -> None:
@@ -15,12 +21,9 @@ def test_tails_every_channel_of_the_table_and_outlasts_redis(up: Up, on_stack: C
         assert {"calculated_distance,", "email:sent,", "raw_input,", "user:email"} <= set(watching.output.split())
         on_stack("send", "watched@example.org", "32.080058", "34.864535")
         watching.wait_for_line("You are 0.0 miles from Velocity.")
-        assert [line.split()[1] for line in watching.lines if "watched" in line] == [
-            "raw_input",
-            "calculated_distance",
-            "user:email",
-            "email:sent",
-        ]
+        way = ["raw_input", "calculated_distance", "user:email", "email:sent"]
+        shown = [line.split()[1] for line in watching.lines if "watched" in line]
+        assert [channel for channel in shown if channel in way] == way
         os.kill(up.pids["redis"], signal.SIGKILL)
         watching.wait_for_line("Redis is gone")
         watching.wait_for_line("Redis is back")
@@ -29,6 +32,18 @@ def test_tails_every_channel_of_the_table_and_outlasts_redis(up: Up, on_stack: C
         watching.wait_for_line(event_id)
         assert watching.end(signal.SIGINT) == 130
     assert "Traceback" not in watching.output
+
+
+def test_a_stage_that_comes_later_is_watched_too(up: Up, on_stack: Command) -> None:
+    row = json.dumps({"consumes": ["later:in"], "emits": ["later:out"], "url": "http://later", "beat": 0})
+    with Milepost("watch", "--data", str(up.data)) as watching, Redis.from_url(up.stack["redis"]) as redis:
+        watching.wait_for_line("watching ")
+        assert "later" not in watching.output
+        redis.hset(keys.STAGES, "later", row)
+        watching.wait_for_line("watching later:in, later:out too")
+        watching.wait_for(lambda: redis.publish("later:in", '"a message"') > 0, what="a subscription")
+        watching.wait_for_line("a message")
+        redis.hdel(keys.STAGES, "later")
 
 
 def test_json_is_one_object_a_line_whatever_is_published(up: Up, on_stack: Command) -> None:
@@ -48,3 +63,22 @@ def test_a_redis_that_is_not_there_is_told(command: Command) -> None:
     assert done.code == 3
     assert "no Redis that can be used at redis://127.0.0.1:1" in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_each_channel_has_a_colour_of_its_own_on_a_terminal(up: Up, on_stack: Command) -> None:
+    terminal, its = os.openpty()
+    env = {name: value for name, value in environment().items() if name != "NO_COLOR"}
+    with subprocess.Popen(
+        [*MILEPOST, "watch", "--data", str(up.data)], cwd=ROOT, env=env, stdout=its, stderr=subprocess.PIPE, text=True
+    ) as watching:
+        assert watching.stderr
+        assert "watching" in watching.stderr.readline()
+        on_stack("send", "coloured@example.org", "32.080058", "34.864535")
+        shown = ""
+        while "You are 0.0 miles" not in shown:
+            shown += os.read(terminal, 10_000).decode()
+        watching.kill()
+    os.close(its)
+    os.close(terminal)
+    colours = dict(re.findall(r"\x1b\[(\d+)m([a-z_:]+) *\x1b\[0m", shown))
+    assert set(colours.values()) == {"raw_input", "calculated_distance", "user:email", "email:sent"}

@@ -7,7 +7,7 @@ from uuid import uuid4
 import httpx
 
 from tests.pipeline.conftest import Pipeline
-from tests.servers import Mongo, Valkey, wait_for
+from tests.servers import STAGES, Mongo, Valkey, wait_for
 
 
 def submit(pipeline: Pipeline, address: str, count: int) -> None:
@@ -49,7 +49,7 @@ def test_real_servers_replace_the_embedded_ones(tmp_path: Path) -> None:
         with Pipeline(tmp_path / "data", env=servers) as pipeline:
             pipeline.ready()
             assert pipeline.stack["redis"] == valkey.url
-            assert set(pipeline.pids) == {"distance", "store", "email", "bridge", "gateway"}
+            assert set(pipeline.pids) == {*STAGES, "bridge", "gateway"}
             submit(pipeline, address, 1)
             pipeline.wait_for_email(address)
             assert pipeline.end() == 0

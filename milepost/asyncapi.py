@@ -1,0 +1,166 @@
+"""The pipeline as an AsyncAPI 3.0 document: its channels, what they carry, who publishes and who consumes.
+
+Made of the payload classes and the stages table, and of nothing else. AsyncAPI 3.0.0, sections "Channel Object",
+"Operation Object" and "Message Object".
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from pydantic.json_schema import models_json_schema
+
+from milepost.errors import ConfigurationError
+from milepost.event import JSON_TYPE, STRUCTURED_TYPE
+from milepost.examples import example
+from milepost.payload import Payload
+
+REF = "#/components/schemas/{model}"
+EXAMPLE_ID = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e11"
+EXAMPLE_TIME = "2025-10-01T09:30:00.120000Z"
+
+_TEXT = {"type": "string", "minLength": 1}
+_CLOUD_EVENT = {
+    "type": "object",
+    "description": "A CloudEvent 1.0 in its JSON format.",
+    "required": ["specversion", "id", "source", "type"],
+    "properties": {
+        "specversion": {"const": "1.0"},
+        "id": _TEXT
+        | {"maxLength": 256, "description": "of the submission: every event that follows from one has its id"},
+        "source": _TEXT | {"maxLength": 1024, "format": "uri-reference", "description": "who made it"},
+        "type": _TEXT | {"maxLength": 256, "description": "the name of its channel"},
+        "time": {"type": "string", "format": "date-time", "description": "RFC 3339"},
+        "datacontenttype": {"type": "string", "description": JSON_TYPE},
+        "traceparent": {"type": "string", "description": "where its submission was made (W3C Trace Context)"},
+        "journalid": {
+            "type": "string",
+            "description": "its entry in the journal, in Milepost's own messages",
+        },
+    },
+}
+
+
+class Wired(Protocol):
+    """A stage of the table."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def consumes(self) -> str: ...
+    @property
+    def emits(self) -> str | None: ...
+
+
+def payloads_of(module: object) -> list[type[Payload]]:
+    """The payload classes that a module defines, in its order."""
+    return [
+        found
+        for found in vars(module).values()
+        if isinstance(found, type) and issubclass(found, Payload) and "channel" in vars(found)
+    ]
+
+
+def document(
+    payloads: Iterable[type[Payload]],
+    stages: Sequence[Wired],
+    doors: Mapping[str, str],
+    *,
+    version: str,
+) -> dict[str, Any]:
+    """The document. `doors`: who publishes from outside → channel. A channel without a payload class carries any JSON,
+    and a payload class that no example can be made of is shown without one.
+    """
+    classes = {payload.channel: payload for payload in payloads}
+    named = [*classes, *doors.values(), *(name for stage in stages for name in (stage.consumes, stage.emits) if name)]
+    channels = list(dict.fromkeys(named))
+    emitters = {channel: door for door, channel in doors.items()} | {s.emits: s.name for s in stages if s.emits}
+    _, schemas = models_json_schema([(payload, "validation") for payload in classes.values()], ref_template=REF)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Milepost",
+            "version": version,
+            "description": (
+                "Redis channels. A message is a CloudEvent whose type is the name of its channel; a plain PUBLISH of"
+                " the data alone is taken too, and made into one."
+            ),
+        },
+        "defaultContentType": STRUCTURED_TYPE,
+        "servers": {
+            "redis": {
+                "host": "{host}:{port}",
+                "protocol": "redis",
+                "description": "The pipeline's Redis.",
+                "variables": {"host": {"default": "127.0.0.1"}, "port": {"default": "6379"}},
+            }
+        },
+        "channels": {channel: _channel(channel, classes.get(channel), emitters.get(channel)) for channel in channels},
+        "operations": dict(_operations(stages, doors)),
+        "components": {"schemas": {"CloudEvent": _CLOUD_EVENT, **schemas.get("$defs", {})}},
+    }
+
+
+def _channel(channel: str, payload: type[Payload] | None, emitter: str | None) -> dict[str, Any]:
+    described = {"description": _summary(payload)} if payload else {}
+    return {"address": channel, **described, "messages": {"event": _message(channel, payload, emitter)}}
+
+
+def _message(channel: str, payload: type[Payload] | None, emitter: str | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {"type": {"const": channel}}
+    carried = {"data": {"$ref": REF.format(model=payload.__name__)}} if payload else {}
+    told: dict[str, Any] = {
+        "name": payload.__name__ if payload else channel,
+        "title": payload.__name__ if payload else channel,
+        "contentType": STRUCTURED_TYPE,
+        "payload": {
+            "allOf": [
+                {"$ref": REF.format(model="CloudEvent")},
+                {"type": "object", "required": list(carried), "properties": fields | carried},
+            ]
+        },
+    }
+    if payload:
+        with suppress(ConfigurationError):  # a class whose rules need examples of its own
+            told["examples"] = [{"name": "whole", "payload": _event(channel, payload, emitter)}]
+    return told
+
+
+def _event(channel: str, payload: type[Payload], emitter: str | None) -> dict[str, Any]:
+    return {
+        "specversion": "1.0",
+        "id": EXAMPLE_ID,
+        "source": f"/milepost/{emitter}" if emitter else "/me",
+        "type": channel,
+        "time": EXAMPLE_TIME,
+        "datacontenttype": JSON_TYPE,
+        "data": example(payload).model_dump(mode="json"),
+    }
+
+
+def reference(channel: str) -> dict[str, str]:
+    """How an operation names a channel: a JSON pointer (RFC 6901)."""
+    return {"$ref": f"#/channels/{channel.replace('~', '~0').replace('/', '~1')}"}
+
+
+def _operations(stages: Iterable[Wired], doors: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for door, channel in doors.items():
+        yield f"{door}.send", _operation("send", door, channel, f"{door} publishes what it accepts.")
+    for stage in stages:
+        yield f"{stage.name}.receive", _operation("receive", stage.name, stage.consumes, f"{stage.name} consumes it.")
+        if stage.emits:
+            yield f"{stage.name}.send", _operation("send", stage.name, stage.emits, f"{stage.name} answers with it.")
+
+
+def _operation(action: str, who: str, channel: str, summary: str) -> dict[str, Any]:
+    return {
+        "action": action,
+        "channel": reference(channel),
+        "summary": summary,
+        "tags": [{"name": who}],
+        "messages": [{"$ref": f"{reference(channel)['$ref']}/messages/event"}],
+    }
+
+
+def _summary(payload: type[Payload]) -> str:
+    return " ".join((payload.__doc__ or "").split())

@@ -1,0 +1,82 @@
+"""How many processes of a stage there are, where that is known: those of a `milepost up`, or pods, told by kubectl."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from milepost.cli import folder
+from milepost.cli.text import plain, say
+from milepost.journal import StageStatus
+
+ANSWER_WITHIN = 5.0
+"""Seconds that the cluster has to answer."""
+
+LABEL = "serving.knative.dev/service"
+"""What the pods of a Knative Service bear."""
+
+_IN_CLUSTER = re.compile(r"(?P<service>[^.]+)\.(?P<namespace>[^.]+)\.svc(\..+)?")
+
+
+async def scales(stages: Iterable[StageStatus], data: Path) -> dict[str, int]:
+    """Stage → processes; without those of which nothing is known. `data`: the data folder of a `milepost up`."""
+    stages = list(stages)
+    found = _of_stack(stages, folder.read_stack(data) or {})
+    services: dict[str, dict[str, str]] = {}
+    for stage in stages:
+        host = _IN_CLUSTER.fullmatch(urlsplit(stage.url).hostname or "")
+        if host:
+            services.setdefault(host["namespace"], {})[stage.name] = host["service"]
+    if services and (kubectl := shutil.which("kubectl")):
+        for namespace, of in services.items():
+            pods = await _pods(kubectl, namespace)
+            found |= {} if pods is None else {stage: pods[service] for stage, service in of.items()}
+    return found
+
+
+def _of_stack(stages: Iterable[StageStatus], stack: Mapping[str, Any]) -> dict[str, int]:
+    functions, pids = stack.get("functions", {}), stack.get("pids", {})
+    return {
+        stage.name: int(_is_alive(pids.get(stage.name))) for stage in stages if functions.get(stage.name) == stage.url
+    }
+
+
+def _is_alive(pid: int | None) -> bool:
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+async def _pods(kubectl: str, namespace: str) -> Counter[str] | None:
+    """Knative Service → pods that run, by kubectl's own current context; None, said why, if it does not tell."""
+    query = urlencode({"labelSelector": LABEL, "fieldSelector": "status.phase=Running"})
+    process = await asyncio.create_subprocess_exec(
+        *(kubectl, "get", "--raw", f"/api/v1/namespaces/{namespace}/pods?{query}"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), ANSWER_WITHIN)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        out, err = b"", b"no answer in time"
+    if process.returncode != 0:
+        why = err.decode(errors="replace").strip().rpartition("\n")[2]
+        say(f"scale in namespace {plain(namespace)} unknown: kubectl: {plain(why)}")
+        return None
+    metadata = [pod["metadata"] for pod in json.loads(out)["items"]]
+    return Counter(pod["labels"][LABEL] for pod in metadata if "deletionTimestamp" not in pod)

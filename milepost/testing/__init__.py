@@ -1,0 +1,16 @@
+"""What a pipeline's author needs in tests: a stage alone, or all of them around a real Redis.
+
+`run` and `answer` call a stage through the real codec, without a server; `LocalPipeline` runs stages, bridge and
+Redis; `milepost.testing.contract` has the tests that every stage inherits. Install the extra `testing`.
+"""
+
+import pytest
+
+# Before the module is imported: its assertions are to say what they compared.
+pytest.register_assert_rewrite("milepost.testing.contract")
+
+from milepost.examples import example  # noqa: E402
+from milepost.testing.calling import Problem, answer, described, load, run  # noqa: E402
+from milepost.testing.pipeline import LocalPipeline  # noqa: E402
+
+__all__ = ["LocalPipeline", "Problem", "answer", "described", "example", "load", "run"]

@@ -1,0 +1,288 @@
+"""What every stage keeps to, whatever it computes: inherit StageContract, name the stage, and it is tested.
+
+    class TestGeocode(StageContract):
+        stage, consumes, emits = "geocode", "raw_input", "place"
+        data = example(Submission)
+        invalid: ClassVar = [({"lat": 91}, "lat")]
+
+The stage runs as its image runs it, under functions-framework, and is spoken to over HTTP. Its answers are read
+with the CloudEvents SDK, which shares no code with Milepost.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import httpx
+import pytest
+from cloudevents.http import CloudEvent, from_http
+
+from milepost import Payload, table
+from milepost.testing.servers import Function
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+MEGABYTE = 1_000_000
+
+
+def binary(event: dict[str, Any]) -> tuple[dict[str, str], bytes]:
+    """An event as headers and body, made by hand."""
+    headers = {f"ce-{name}": str(value) for name, value in event.items() if name != "data"}
+    return headers | {"content-type": "application/json"}, json.dumps(event["data"]).encode()
+
+
+def structured(event: dict[str, Any]) -> tuple[dict[str, str], bytes]:
+    return {"content-type": "application/cloudevents+json"}, json.dumps(event).encode()
+
+
+def send(url: str, event: dict[str, Any], mode: Any = binary) -> httpx.Response:
+    headers, body = mode(event)
+    return httpx.post(url, headers=headers, content=body, timeout=30)
+
+
+async def at_once(url: str, events: list[dict[str, Any]]) -> list[httpx.Response]:
+    """Deliver them all at the same time."""
+    async with httpx.AsyncClient(timeout=30) as client:
+
+        async def deliver(event: dict[str, Any]) -> httpx.Response:
+            headers, body = binary(event)
+            return await client.post(url, headers=headers, content=body)
+
+        return await asyncio.gather(*map(deliver, events))
+
+
+def answered(response: httpx.Response) -> CloudEvent:
+    assert response.status_code == 200, response.text
+    return from_http(dict(response.headers), response.content)
+
+
+def ce_headers(response: httpx.Response) -> dict[str, str]:
+    return {name: value for name, value in response.headers.items() if name.startswith("ce-") or name == "content-type"}
+
+
+def refused(response: httpx.Response, status: int) -> dict[str, Any]:
+    """Check that the answer is an RFC 9457 problem of that status, short and without a traceback."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert problem["status"] == status
+    assert problem["type"] == "about:blank"
+    assert problem["title"]
+    assert problem["detail"]
+    assert "Traceback" not in response.text
+    assert len(response.content) < 3000
+    return problem
+
+
+class StageContract:
+    """Inherit as `class TestStore(StageContract)`; override `env` and `prepare` where the stage needs something."""
+
+    stage: ClassVar[str]
+    consumes: ClassVar[str]
+    emits: ClassVar[str | None]
+    """None: it answers 204 and no event."""
+    data: ClassVar[Any]
+    """A payload that the stage takes: a Payload, or its JSON."""
+    invalid: ClassVar[Sequence[tuple[Any, str]]]
+    """JSON that it refuses, with the field at fault; `data` where it is the whole."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def env(cls) -> dict[str, str]:
+        return {}
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def function(cls, tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Iterator[Function]:
+        with Function(tmp_path_factory.mktemp(cls.stage), cls.stage, env=env) as function:
+            yield function
+
+    @pytest.fixture
+    def url(self, function: Function) -> str:
+        return function.url
+
+    def prepare(self, event: dict[str, Any], env: dict[str, str]) -> None:
+        """Bring about what the stage needs to answer this event."""
+
+    @pytest.fixture
+    def event(self, env: dict[str, str]) -> dict[str, Any]:
+        event = self.make()
+        self.prepare(event, env)
+        return event
+
+    def make(self, **changes: Any) -> dict[str, Any]:
+        event = {
+            "specversion": "1.0",
+            "id": str(uuid4()),
+            "source": "/tests",
+            "type": self.consumes,
+            "time": "2026-05-04T03:02:01.123456Z",
+            "data": self.data.model_dump(mode="json") if isinstance(self.data, Payload) else self.data,
+        } | changes
+        return {name: value for name, value in event.items() if value is not None}
+
+    def reply(self, response: httpx.Response) -> CloudEvent | None:
+        """The event that it answered with; None, checked to be a bare 204, of a stage that emits nothing."""
+        if self.emits is not None:
+            return answered(response)
+        assert response.status_code == 204, response.text
+        assert response.content == b""
+        assert ce_headers(response) == {}
+        return None
+
+    # What it answers
+
+    @pytest.mark.parametrize("mode", [binary, structured])
+    def test_answers_the_next_event(self, url: str, event: dict[str, Any], mode: Any) -> None:
+        reply = self.reply(send(url, event, mode))
+        if reply is None:
+            return
+        assert reply["id"] == event["id"]
+        assert reply["source"] == f"/milepost/{self.stage}"
+        assert reply["type"] == self.emits
+        assert reply["specversion"] == "1.0"
+        assert reply["time"] == event["time"]
+        assert reply["datacontenttype"] == "application/json"
+
+    @pytest.mark.parametrize("time", ["2026-05-04T03:02:01.123456Z", None])
+    def test_a_redelivery_gets_the_same_answer(self, url: str, time: str | None, env: dict[str, str]) -> None:
+        event = self.make(time=time)
+        self.prepare(event, env)
+        first, second = send(url, event), send(url, event, structured)
+        self.reply(first)
+        assert first.content == second.content
+        assert ce_headers(first) == ce_headers(second)
+
+    @pytest.mark.parametrize("mode", [binary, structured])
+    def test_hands_the_trace_on(self, url: str, event: dict[str, Any], mode: Any) -> None:
+        reply = self.reply(send(url, event | {"traceparent": TRACEPARENT, "tracestate": "a=b"}, mode))
+        if reply is not None:
+            assert reply["traceparent"] == TRACEPARENT
+            assert reply["tracestate"] == "a=b"
+
+    @pytest.mark.parametrize("mode", [binary, structured])
+    def test_hands_nothing_else_on(self, url: str, event: dict[str, Any], mode: Any) -> None:
+        response = send(url, event | {"journalid": "1-0", "subject": "x", "mine": "y"}, mode)
+        reply = self.reply(response)
+        known = {"specversion", "id", "source", "type", "time", "datacontenttype"}
+        assert reply is None or set(reply.get_attributes()) == known
+        assert not {"ce-journalid", "ce-subject", "ce-mine"} & set(response.headers)
+
+    def test_carries_an_id_of_any_characters(self, url: str, env: dict[str, str]) -> None:
+        event = self.make(id=f'{uuid4()} "naïve" 100% 東 $id.x')
+        self.prepare(event, env)
+        first = send(url, event, structured)
+        if self.reply(first) is None:
+            return
+        # HTTP Protocol Binding 3.1.3.2: what is not printable ASCII, the quote and the percent sign, encoded.
+        assert first.headers["ce-id"].endswith("%20%22na%C3%AFve%22%20100%25%20%E6%9D%B1%20$id.x")
+        again = send(url, {**event, "id": first.headers["ce-id"]}, binary)
+        assert again.content == first.content
+        assert again.headers["ce-id"] == first.headers["ce-id"]
+
+    def test_describes_itself(self, url: str) -> None:
+        response = httpx.get(url)
+        assert response.status_code == 200
+        description = response.json()
+        assert description["name"] == self.stage
+        assert description["consumes"] == self.consumes
+        assert description["emits"] == self.emits
+        assert set(description["schemas"]) == {self.consumes, self.emits} - {None}
+        assert description["summary"]
+        assert httpx.head(url).status_code == 200
+
+    def test_takes_no_other_method(self, url: str) -> None:
+        refused(httpx.put(url, content=b"{}"), 405)
+
+    # What it refuses: 400
+
+    @pytest.mark.parametrize(
+        ("headers", "body"),
+        [
+            ({}, b""),
+            ({"content-type": "application/json"}, b'{"email": "a@b.co"}'),
+            ({"content-type": "text/plain"}, b"hello"),
+            ({"content-type": "application/cloudevents+json"}, b"{"),
+            ({"content-type": "application/cloudevents+json"}, b"\xff\xfe"),
+            ({"content-type": "application/cloudevents+json"}, b"null"),
+            ({"content-type": "application/cloudevents+json"}, b"[" * 100_000),
+            ({"content-type": "application/cloudevents-batch+json"}, b"[]"),
+            ({"content-type": "application/cloudevents+json"}, b'{"specversion":"1.0","id":"1","source":"/s"}'),
+            (
+                {"content-type": "application/cloudevents+json"},
+                b'{"specversion":"1.0","id":"","source":"/s","type":"t"}',
+            ),
+        ],
+    )
+    def test_what_is_no_cloudevent_is_a_400(self, url: str, headers: dict[str, str], body: bytes) -> None:
+        refused(httpx.post(url, headers=headers, content=body), 400)
+
+    @pytest.mark.parametrize("body", [b"{", b"NaN", b"\xff", b'"\xc3"', b"{'a': 1}", b"[" * 100_000])
+    def test_broken_data_is_a_400(self, url: str, body: bytes) -> None:
+        headers, _ = binary(self.make())
+        refused(httpx.post(url, headers=headers, content=body), 400)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"specversion": "0.3"},
+            {"specversion": 1},
+            {"source": "not a reference"},
+            {"id": "x" * 300},
+            {"id": 7},
+            {"id": "a\nce-evil: 1"},
+            {"time": "yesterday"},
+            {"time": "0001-01-01T00:00:00+14:00"},
+            {"datacontenttype": "text/xml"},
+            {"Extension": "x"},
+            {"nested": {"a": 1}},
+            {"traceparent": "a\r\nset-cookie: b"},
+        ],
+    )
+    def test_a_broken_attribute_is_a_400(self, url: str, changes: dict[str, Any]) -> None:
+        refused(send(url, self.make(**changes), structured), 400)
+
+    def test_encoded_control_characters_in_headers_are_a_400(self, url: str) -> None:
+        for name in ("ce-id", "ce-traceparent", "ce-source", "ce-subject"):
+            headers, body = binary(self.make())
+            headers[name] = "a%0D%0Aset-cookie:%20b"
+            response = httpx.post(url, headers=headers, content=body)
+            refused(response, 400)
+            assert "set-cookie" not in response.headers
+
+    # 413 and 422
+
+    def test_more_than_a_megabyte_is_a_413(self, url: str) -> None:
+        headers, _ = binary(self.make())
+        refused(httpx.post(url, headers=headers, content=b" " * (MEGABYTE + 1)), 413)
+        chunks = iter([b" " * 65536] * 20)
+        refused(httpx.post(url, headers=headers, content=chunks), 413)
+
+    def test_another_type_is_a_422(self, url: str) -> None:
+        problem = refused(send(url, self.make(type="some.other")), 422)
+        assert self.consumes in problem["detail"]
+
+    def test_an_invalid_payload_is_a_422_that_names_the_field(self, url: str) -> None:
+        for data, field in self.invalid:
+            for mode in (binary, structured):
+                problem = refused(send(url, self.make(data=data), mode), 422)
+                assert field in {error["field"] for error in problem["errors"]}, (data, problem)
+                assert all(error["fault"] for error in problem["errors"])
+
+    def test_no_data_is_a_422(self, url: str) -> None:
+        event = self.make()
+        del event["data"]
+        refused(send(url, event, structured), 422)
+        headers, _ = binary(self.make())
+        refused(httpx.post(url, headers=headers), 422)
+
+    def test_deep_data_is_refused_and_harms_nothing(self, url: str, event: dict[str, Any]) -> None:
+        deep = '{"a":' * 50_000 + "1" + "}" * 50_000
+        headers, _ = binary(self.make())
+        assert httpx.post(url, headers=headers, content=deep).status_code in {400, 422}
+        self.reply(send(url, event))
+
+    def test_the_table_says_the_same(self) -> None:
+        entry = next(entry for entry in table.read(Function.project) if entry.name == self.stage)
+        assert (entry.consumes, entry.emits) == (self.consumes, self.emits)

@@ -1,0 +1,77 @@
+"""Ctrl-C ends every command at once with 130, whatever it waits for, and without a traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cli.running import MILEPOST, Up, environment
+from tests.servers import ROOT
+
+
+def start(*arguments: str, python: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    command = [sys.executable, *python, *MILEPOST[1:], *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """Interrupt it once, and return what it wrote on stderr after that. Its stdin stays open meanwhile."""
+    process.send_signal(signal.SIGINT)
+    with process:
+        try:
+            assert process.wait(10) == 130
+        finally:
+            process.kill()
+        assert process.stderr
+        return process.stderr.read()
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stderr
+    seen = ""
+    while text not in seen:
+        character = process.stderr.read(1)
+        assert character, f"ended before {text!r}: {seen[-2000:]}"
+        seen += character
+
+
+@pytest.fixture
+def frozen_store(up: Up) -> Iterator[None]:
+    pid = up.pids["store"]
+    os.kill(pid, signal.SIGSTOP)
+    yield
+    os.kill(pid, signal.SIGCONT)
+
+
+def test_while_it_is_still_being_imported() -> None:
+    process = start("stages", "--redis-url", "redis://127.0.0.1:1", python=("-X", "importtime"))
+    read_until(process, " httpx\n")  # other modules are still to come
+    assert "Traceback" not in end(process)
+
+
+@pytest.mark.usefixtures("frozen_store")
+def test_while_a_submission_is_followed(up: Up) -> None:
+    process = start("send", "ada@example.org", "0", "0", "--data", str(up.data))
+    assert process.stdout
+    assert process.stdout.readline().startswith("accepted")
+    assert "Traceback" not in end(process)
+
+
+def test_while_lines_are_awaited(up: Up) -> None:
+    process = start("publish", "unheard", "-", "--data", str(up.data))
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write("a line\n")
+    process.stdin.flush()
+    assert len(process.stdout.readline()) == 37
+    assert end(process) == ""
+
+
+def test_at_a_question(up: Up) -> None:
+    process = start("dead", "drop", "email", "--all", "--data", str(up.data))
+    read_until(process, "[y/N] ")
+    assert end(process) == ""

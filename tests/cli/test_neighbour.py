@@ -1,0 +1,45 @@
+"""Two pipelines on one Redis."""
+
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from milepost import keys
+from milepost.cli.neighbour import served_elsewhere
+from milepost.connection import connect
+from milepost.journal import Journal, Upkeep, Wiring
+from milepost.settings import JournalSettings
+from tests.cli.conftest import Command
+from tests.cli.running import Up
+from tests.servers import wait_for
+
+
+def test_a_second_up_with_a_mongodb_of_its_own_is_refused(
+    up: Up, tmp_path: Path, command: Command, mongo_url: str
+) -> None:
+    redis = up.stack["redis"]
+    with Up(tmp_path / "second", env={"REDIS_URL": redis}) as second:
+        assert second.process.wait(30) == 1
+        second.wait_for_line("milepost: REDIS_URL: another pipeline serves ")
+        assert up.stack["functions"]["store"] in second.output
+        assert "Traceback" not in second.output
+    assert command("send", "ada@example.org", "0", "0", "--data", str(up.data)).code == 0
+    with Up(tmp_path / "third", env={"REDIS_URL": redis, "MONGO_URL": mongo_url}) as third:
+        third.wait_for_line("REDIS_URL: another pipeline serves ")
+        third.ready()
+        assert third.end() == 0
+    # The third has told of its own functions. The bridge that is left tells of them as they are every ten seconds.
+    wait_for(lambda: up.stack["functions"]["store"] in command("stages", "--redis-url", redis).stdout, 20)
+
+
+@pytest.mark.parametrize("left", ["nothing", "a lease that runs out"])
+async def test_what_a_pipeline_left_behind_is_none(redis: Redis, redis_url: str, left: str) -> None:
+    settings = JournalSettings.read(redis_url=redis_url)
+    journal = Journal(connect(settings), settings)
+    await Upkeep(journal.scripts, journal.keeping).beat({"email": Wiring(["user:email"], [], "http://gone")})
+    await journal.close()
+    if left != "nothing":
+        await redis.set(keys.LEASE, "token", px=300)
+    assert await redis.exists(keys.STAGES)
+    assert await served_elsewhere(settings) == []

@@ -1,0 +1,169 @@
+"""`milepost new`, in a copy of this repository: what it writes is whole and runs. test_new_refused.py has the rest."""
+
+import json
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from milepost.cli import amend, new
+from milepost.cli.stub import Stub
+from tests.cli.copies import copy_of_the_repository, make, run, tree
+from tests.cli.running import Milepost, Up
+from tests.servers import ROOT
+
+EVENTS = 20
+LONG = "a-stage-with-a-name-of-41-characters-long"
+LONG_CHANNEL = "a.channel/with:a-name-of-40-characters.x"
+
+
+class Grown:
+    """A copy with two stages more: one on raw_input, which makes a channel, and one on that, which is the last."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = copy_of_the_repository(folder)
+        self.before = tree(self.folder)
+        self.first = make(self.folder, "specimen", "--on", "raw_input", "--emits", "specimen:taken")
+        self.between = tree(self.folder)
+        self.second = make(self.folder, "specimen-log", "--on", "specimen:taken")
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Grown:
+    made = Grown(tmp_path_factory.mktemp("grown") / "project")
+    assert made.first.code == made.second.code == 0, made.first.stderr + made.second.stderr
+    return made
+
+
+# What it writes
+
+
+def test_it_says_what_it_wrote_and_what_comes_next(grown: Grown) -> None:
+    said = dict(reversed(line.split()) for line in grown.first.stdout.partition("\nnext:\n")[0].splitlines())
+    files = {path: text for path, text in grown.between.items() if text is not None and "__pycache__" not in path.parts}
+    changed = {path for path, text in files.items() if grown.before.get(path) != text}
+    assert {grown.folder / path for path in said} == changed
+    for path, word in said.items():
+        assert (word == "changed") == (grown.folder / path in grown.before), path
+    assert "functions/specimen/main.py is yours" in grown.first.stdout
+    assert "`make test ARGS='-k specimen'`" in grown.first.stdout
+
+
+def test_what_people_keep_is_added_to_and_not_rewritten(grown: Grown) -> None:
+    for name in ("helm/values.yaml", "skaffold.yaml", "functions/payloads.py", "pyproject.toml"):
+        before = Counter((grown.before[grown.folder / name] or b"").decode().splitlines())
+        after = Counter((grown.folder / name).read_text().splitlines())
+        gone = [line.partition(" = ")[0] for line in (before - after).elements()]
+        assert gone == (["run"] if name == "pyproject.toml" else [])
+
+
+def test_no_service_there_was_is_touched(grown: Grown) -> None:
+    kept = ("milepost", "gateway", "functions/distance", "functions/store", "functions/email", "helm/templates")
+    for path, text in grown.before.items():
+        if text is not None and str(path.relative_to(grown.folder)).startswith(kept):
+            assert path.read_bytes() == text
+
+
+def test_the_new_stages_own_tests_the_chart_and_the_images_are_green(grown: Grown) -> None:
+    own = ["tests/contract/test_specimen_stage.py", "tests/contract/test_specimen_log_stage.py"]
+    chart = ["tests/chart/test_stages.py", "tests/chart/test_skaffold.py", "tests/chart/test_manifests.py"]
+    quick = ["-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile"]
+    others = ["tests/images/test_dockerfile.py", "tests/unit/test_table.py"]
+    # Bridge and gateway are as they were, and of the stage that emits nothing what it answers is enough.
+    chosen = "not starts_with_the_env and (not SpecimenLog or answer or hands or table)"
+    run(grown.folder, "pytest", *quick, *own, *chart, *others, "-k", chosen)
+
+
+def test_what_is_written_is_in_the_house_style_however_long_the_names(grown: Grown, tmp_path: Path) -> None:
+    assert (len(LONG), len(LONG_CHANNEL)) == (new.LONGEST_NAME, new.LONGEST_CHANNEL)
+    long = LONG_CHANNEL.title().translate({ord(mark): None for mark in ".:/-"})
+    written = ["functions/specimen/main.py", "functions/specimen-log/main.py", "functions/payloads.py"]
+    written += ["tests/contract/test_specimen_stage.py", "tests/contract/test_specimen_log_stage.py"]
+    for takes, gives in (("Submission", f"{long}Payload"), (f"{long}Payload", "Place"), (f"{long}Payload", None)):
+        stub = Stub(LONG, "raw_input", takes, takes_bare=False, emits=LONG_CHANNEL if gives else None, gives=gives)
+        payload = f"from milepost import Payload\n{stub.payload()}"
+        for text in (stub.main(), stub.contract(2), *([payload] if gives else [])):
+            path = tmp_path / f"{len(written)}.py"
+            path.write_text(text)
+            written.append(str(path))
+    config = ["--config", str(ROOT / "pyproject.toml"), "--no-cache"]
+    run(grown.folder, "ruff", "check", *config, "--ignore", "INP001,S101", *written)
+    run(grown.folder, "ruff", "format", "--check", *config, *written)
+    for main in written[:2]:
+        run(grown.folder, "mypy", main)
+
+
+def test_make_lock_locks_them_too(grown: Grown) -> None:
+    ran = subprocess.run(["make", "-n", "lock"], cwd=grown.folder, capture_output=True, text=True, check=True)
+    components = ran.stdout.partition("for component in ")[2].partition(";")[0].split()
+    assert {"specimen", "specimen-log", "distance", "stage", "bridge"} <= set(components)
+
+
+def test_a_project_of_a_few_files_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "functions/__init__.py").touch()
+    vocabulary = 'from milepost import Payload\n\n\nclass Upload(Payload, channel="uploaded"):\n    url: str\n'
+    (tmp_path / "functions/payloads.py").write_text(vocabulary)
+    (tmp_path / "helm").mkdir()
+    (tmp_path / "helm/values.yaml").write_text("stages:\n    resize:\n        consumes: uploaded\n")
+    made = make(tmp_path, "thumbnail", "--on", "uploaded", "--emits", "made", library=ROOT)
+    assert made.code == 0, made.stderr
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*") if path.suffix != ".pyc"}
+    kept = {"functions/__init__.py", "functions/payloads.py", "helm/values.yaml"}
+    assert written == {*kept, "functions/thumbnail/main.py", "tests/test_thumbnail_stage.py"}
+    entry = "    thumbnail:\n        consumes: uploaded\n        emits: made\n"
+    assert (tmp_path / "helm/values.yaml").read_text().endswith(entry)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    run(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:cloudcoil", "tests", library=ROOT)
+
+
+def test_a_word_of_yaml_stays_a_string() -> None:
+    for name, channel in (("on", "Off"), ("y", "12:30:45"), ("a", "1e3"), ("b", "user:email"), ("c", "true")):
+        table = amend.table("stages:\n  # first\n  one:\n    consumes: x\n", name, "x", channel)
+        assert yaml.safe_load(table)["stages"] == {"one": {"consumes": "x"}, name: {"consumes": "x", "emits": channel}}
+
+
+# What runs
+
+
+@pytest.fixture(scope="module")
+def up(grown: Grown, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with Up(tmp_path_factory.mktemp("up") / "data", "--project", str(grown.folder)) as running:
+        yield running.ready()
+        assert running.end() == 0
+
+
+def test_both_stages_of_a_channel_get_every_event(up: Up) -> None:
+    assert {"specimen", "specimen-log"} < set(up.stack["functions"])
+    with Milepost("watch", "--json", "--data", str(up.data)) as watch:
+        watch.wait_for_line("watching ")
+        with httpx.Client(base_url=up.stack["gateway"]) as client:
+            bodies = [{"email": "ada@example.org", "lat": lat, "long": 3} for lat in range(EVENTS)]
+            ids = [client.post("/distance", json=body).raise_for_status().json()["id"] for body in bodies]
+            heard = ("calculated_distance", "specimen:taken", "email:sent")
+            watch.wait_for(lambda: all(len(on(watch, channel)) >= EVENTS for channel in heard), what="every event")
+            for channel in heard:
+                assert Counter(on(watch, channel)) == Counter(ids)
+            steps = client.get(f"/submissions/{ids[0]}").json()["channels"]
+            reached = {step["channel"]: step["data"] for step in steps}
+            assert json.loads(reached["specimen:taken"]["text"]) == bodies[0]
+            page = client.get(f"/submissions/{ids[0]}", headers={"accept": "text/html"}).text
+            assert ">specimen:taken<" in page
+    told = re.compile(r"specimen-log \|.* channel=specimen:taken id=(\S+) outcome=nothing-done-yet .*")
+
+    def seen() -> Counter[str]:
+        return Counter(found[1] for line in list(up.lines) if (found := told.fullmatch(line)))
+
+    up.wait_for(lambda: seen() == Counter(ids), what="the second stage on the new channel had every event")
+
+
+def on(watch: Milepost, channel: str) -> list[str]:
+    """Ids of the events that were shown on a channel."""
+    shown: list[dict[str, Any]] = [json.loads(line) for line in list(watch.lines) if line.startswith("{")]
+    return [one["message"]["id"] for one in shown if one["channel"] == channel]

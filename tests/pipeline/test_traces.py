@@ -1,0 +1,82 @@
+"""The traces of a pipeline of real processes, as a collector gets them (OTLP over HTTP)."""
+
+import gzip
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.pipeline.conftest import Pipeline
+from tests.servers import HOST
+
+
+class Collector:
+    """Takes spans. Each is (service, name, trace id, span id, parent, ids of the spans it is linked to)."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, str, bytes, bytes, bytes, list[bytes]]] = []
+        spans = self.spans
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                if self.headers.get("content-encoding") == "gzip":
+                    body = gzip.decompress(body)
+                spans.extend(read(body))
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002
+                pass
+
+        self._server = ThreadingHTTPServer((HOST, 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://{HOST}:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def read(body: bytes) -> Iterator[tuple[str, str, bytes, bytes, bytes, list[bytes]]]:
+    request = ExportTraceServiceRequest()
+    request.ParseFromString(body)
+    for resource in request.resource_spans:
+        named = {attribute.key: attribute.value.string_value for attribute in resource.resource.attributes}
+        for scope in resource.scope_spans:
+            for span in scope.spans:
+                links = [link.span_id for link in span.links]
+                yield named["service.name"], span.name, span.trace_id, span.span_id, span.parent_span_id, links
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    yield made
+    made.close()
+
+
+def test_one_trace_from_the_form_to_the_email(collector: Collector, tmp_path: Path) -> None:
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    with Pipeline(tmp_path / "data", env=env) as pipeline:
+        pipeline.ready()
+        pipeline.run("send", "ada@example.org", "51.5074", "-0.1278")
+        pipeline.wait_for(lambda: len(collector.spans) >= 7, what="seven spans")
+        assert pipeline.end() == 0
+    assert len({trace for _, _, trace, *_ in collector.spans}) == 1
+    by_name = {(service, name): (span, parent, links) for service, name, _, span, parent, links in collector.spans}
+    root, above, _ = by_name["gateway", "send raw_input"]
+    assert above == b""
+    for stage, channel in (("distance", "raw_input"), ("store", "calculated_distance"), ("email", "user:email")):
+        hop, parent, _ = by_name["bridge", f"deliver {channel}"]
+        assert parent == root
+        assert by_name[stage, f"process {channel}"][1:] == (hop, [root])
+    assert len(collector.spans) == len(by_name) == 7

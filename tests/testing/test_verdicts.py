@@ -1,0 +1,70 @@
+"""What a function may raise, and what becomes of its event: docs/stages.md, each row around the real bridge."""
+
+from collections import Counter
+
+import pytest
+
+from milepost import InHand, Payload, Reject, Unavailable, keys, stage
+from milepost.event import Event
+from milepost.testing import LocalPipeline
+from milepost.testing.servers import eventually
+
+NO_REPEATS = {"retry": 0, "crashRetry": 0}
+
+
+class Place(Payload, channel="place"):
+    name: str
+
+
+class City(Payload, channel="city"):
+    name: str
+
+
+async def test_reject_is_a_dead_letter_at_once_with_its_reason() -> None:
+    calls: Counter[str] = Counter()
+
+    def city(place: Place) -> City:
+        calls[place.name] += 1
+        if place.name == "the pole":
+            raise Reject("no city is so far north")
+        return City(name=place.name)
+
+    async with LocalPipeline(stage(city, inline=True)) as pipeline:
+        bad = await pipeline.publish(Place(name="the pole"))
+        good = await pipeline.publish(Place(name="London"))
+        assert (await pipeline.published("city", good)).data == {"name": "London"}
+        await eventually(lambda: pipeline.journal.dead_letters("city"))
+        (letter,) = await pipeline.journal.dead_letters("city")
+        assert (letter.id, letter.status, letter.attempts) == (bad, 422, 0)
+        assert letter.reason == "HTTP 422: no city is so far north"
+        assert calls == {"the pole": 1, "London": 1}
+
+
+@pytest.mark.parametrize("verdict", [Unavailable, InHand])
+async def test_unavailable_and_in_hand_come_again_uncounted(verdict: type[Unavailable | InHand]) -> None:
+    """With no repeats allowed, the first failure that counted would bury it."""
+    calls: Counter[str] = Counter()
+
+    def city(place: Place, event: Event) -> City:
+        calls[event.id] += 1
+        if calls[event.id] < 3:
+            raise verdict("not now", retry_after=0)
+        return City(name=place.name)
+
+    async with LocalPipeline(stage(city, inline=True), delivery=NO_REPEATS) as pipeline:
+        event_id = await pipeline.publish(Place(name="London"))
+        assert (await pipeline.published("city", event_id)).data == {"name": "London"}
+        assert calls[event_id] == 3
+
+
+@pytest.mark.parametrize("verdict", [Unavailable, InHand])
+async def test_they_wait_as_long_as_they_say(verdict: type[Unavailable | InHand]) -> None:
+    def city(place: Place) -> City:
+        raise verdict(place.name, retry_after=120)
+
+    async with LocalPipeline(stage(city, inline=True)) as pipeline:
+        await pipeline.publish(Place(name="London"))
+        await eventually(lambda: pipeline.redis.zcard(keys.waiting("city")))
+        ((_, due),) = await pipeline.redis.zrange(keys.waiting("city"), 0, -1, withscores=True)
+        seconds, _ = await pipeline.redis.time()
+        assert 100 < due / 1000 - seconds <= 121
