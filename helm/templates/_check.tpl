@@ -2,6 +2,7 @@
 
 {{- define "milepost.check" -}}
 {{- $emitters := dict -}}
+{{- $variables := dict -}}
 {{- range $name, $entry := .Values.stages -}}
   {{- if has $name (list "milepost" "redis" "mongo" "bridge" "gateway" "broker") -}}
     {{- fail (printf "stages.%s: no stage can be called that: a component has the name" $name) -}}
@@ -18,20 +19,50 @@
       {{- fail (printf "stages.%s: emits %s, which it consumes: its answer would come back to it for ever" $name .) -}}
     {{- end -}}
   {{- end -}}
+  {{- range $header, $from := $entry.headersFrom -}}
+    {{- $variable := include "milepost.headerVariable" (dict "stage" $name "header" $header) -}}
+    {{- if hasKey $variables $variable -}}
+      {{- fail (printf "stages.%s.headersFrom: %s and one of stages.%s would share the variable %s; rename the stage" $name $header (get $variables $variable) $variable) -}}
+    {{- end -}}
+    {{- $_ := set $variables $variable $name -}}
+  {{- end -}}
+  {{- include "milepost.checkUrl" (dict "root" $ "name" $name "entry" $entry) -}}
   {{- if gt (include "milepost.timeout" (dict "root" $ "entry" $entry) | float64) 570.0 -}}
     {{- fail (printf "stages.%s.delivery.timeout: at most PT570S; Knative ends requests after 600 s" $name) -}}
   {{- end -}}
-  {{- if gt (len (printf "%s-%s" (include "milepost.fullname" $) $name)) 50 -}}
+  {{- if and (not $entry.url) (gt (len (printf "%s-%s" (include "milepost.fullname" $) $name)) 50) -}}
     {{- fail (printf "stages.%s: with the release's name the Service's name is over 50 characters" $name) -}}
   {{- end -}}
 {{- end -}}
-{{- range $server := list "redis" "mongo" -}}
+{{- range $server := ternary (list "redis" "mongo") (list "redis") (not (empty (include "milepost.wantsMongo" .))) -}}
   {{- $values := get $.Values $server -}}
   {{- if and (not $values.enabled) (not $values.url) (not $.Values.existingSecret) -}}
     {{- fail (printf "%s.enabled is false: say where the outside one is, by %s.url, or by the key %s-url of a Secret named in existingSecret" $server $server $server) -}}
   {{- end -}}
 {{- end -}}
 {{- if eq .Values.delivery "broker" -}}{{- include "milepost.checkBroker" . -}}{{- end -}}
+{{- end -}}
+
+{{- /* What goes with a receiver that is not ours, and what a Broker cannot do, of (dict "root" $ "name" $name "entry" $entry). */ -}}
+{{- define "milepost.checkUrl" -}}
+{{- $known := list "consumes" "emits" "delivery" "url" "headersFrom" "egress" -}}
+{{- if .entry.url -}}
+  {{- range keys .entry | sortAlpha -}}
+    {{- if not (has . $known) -}}
+      {{- fail (printf "stages.%s: %s is for a function; at a url there is none of ours" $.name .) -}}
+    {{- end -}}
+  {{- end -}}
+{{- else if .entry.headersFrom -}}
+  {{- fail (printf "stages.%s: headersFrom is for a url: a function of ours needs no secret of its sender" .name) -}}
+{{- end -}}
+{{- if eq .root.Values.delivery "broker" -}}
+  {{- if .entry.headersFrom -}}
+    {{- fail (printf "stages.%s.headersFrom: a Trigger sends no headers of yours; use direct delivery" .name) -}}
+  {{- end -}}
+  {{- if (.entry.delivery | default dict).delay -}}
+    {{- fail (printf "stages.%s.delivery.delay: a Broker waits for nothing; use direct delivery" .name) -}}
+  {{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- /*

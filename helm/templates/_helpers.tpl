@@ -97,7 +97,24 @@ topologySpreadConstraints:
 
 {{- /* The delivery of a stage's Trigger in broker mode, as JSON, of the same. */ -}}
 {{- define "milepost.triggerDelivery" -}}
-{{- omit (mergeOverwrite (deepCopy .root.Values.broker.delivery) (deepCopy (.entry.delivery | default dict))) "crashRetry" | toJson -}}
+{{- omit (mergeOverwrite (deepCopy .root.Values.broker.delivery) (deepCopy (.entry.delivery | default dict))) "crashRetry" "deadline" "delay" | toJson -}}
+{{- end -}}
+
+{{- /* Names of the stages that are functions of ours, as a JSON list. */ -}}
+{{- define "milepost.functions" -}}
+{{- $names := list -}}
+{{- range $name, $entry := .Values.stages }}{{ if not $entry.url }}{{ $names = append $names $name }}{{ end }}{{ end -}}
+{{- $names | toJson -}}
+{{- end -}}
+
+{{- /* Whether a stage has `mongo: true`. */ -}}
+{{- define "milepost.wantsMongo" -}}
+{{- range .Values.stages }}{{ if .mongo }}true{{ end }}{{ end -}}
+{{- end -}}
+
+{{- /* The variable of the bridge with a header's value, of (dict "stage" $name "header" $header). */ -}}
+{{- define "milepost.headerVariable" -}}
+{{- regexReplaceAll "[^A-Z0-9]" (printf "HEADER_%s_%s" .stage .header | upper) "_" -}}
 {{- end -}}
 
 {{- /* Seconds of a duration such as PT1M30.5S. */ -}}

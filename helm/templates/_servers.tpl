@@ -5,7 +5,7 @@
 {{- end -}}
 
 {{- define "milepost.mongoInside" -}}
-{{- if and .Values.mongo.enabled (not .Values.mongo.url) }}true{{ end -}}
+{{- if and .Values.mongo.enabled (not .Values.mongo.url) (include "milepost.wantsMongo" .) }}true{{ end -}}
 {{- end -}}
 
 {{- /* The chart's own Secret. */ -}}

@@ -15,7 +15,7 @@ from milepost.journal import Journal
 from milepost.settings import JournalSettings
 from tests.chart.broker import Broker
 from tests.chart.rendering import SECRET, container, environment, merged, only, render
-from tests.servers import Function, Module, Mongo, eventually, free_port, wait_for
+from tests.servers import STAGES, Function, Module, Mongo, eventually, free_port, wait_for
 
 QUICK = {"broker": {"delivery": {"retry": 2, "backoffDelay": "PT0.05S"}}}
 OBJECTS = render(merged(SECRET, {"delivery": "broker"}, QUICK))
@@ -49,7 +49,7 @@ def functions(mongo_server: Mongo, tmp_path_factory: pytest.TempPathFactory) -> 
     env = {"MONGO_URL": f"{mongo_server.url}/broker-{uuid4().hex}"}
     folder = tmp_path_factory.mktemp("functions")
     with ExitStack() as stack:
-        found = {name: Function(folder, name, env=env) for name in ("distance", "store", "email")}
+        found = {name: Function(folder, name, env=env) for name in STAGES}
         for function in found.values():
             stack.enter_context(function.launch())
         for function in found.values():
@@ -83,11 +83,11 @@ async def test_a_submission_goes_all_the_way_and_shows_on_every_channel(pipeline
     event_id = await pipeline.submit()
     await pipeline.reached(event_id, "email:sent")
     notes = await pipeline.journal.progress(event_id)
-    assert set(notes) == {"raw_input", "calculated_distance", "user:email", "email:sent"}
+    assert set(notes) >= {"raw_input", "calculated_distance", "user:email", "email:sent"}
     assert notes["calculated_distance"].data["distance_from_velocity"] == 2216.0742916592476
     assert pipeline.functions["email"].log.count(f"Email sent to: {address(event_id)};") == 1
     types = [kind for kind, url in pipeline.broker.deliveries if url.endswith("/replies")]
-    assert sorted(types) == ["calculated_distance", "email:sent", "user:email"]
+    assert [types.count(channel) for channel in ("calculated_distance", "user:email", "email:sent")] == [1, 1, 1]
     await eventually(lambda: drained(pipeline), 10, "the hop is acknowledged")
 
 
@@ -96,7 +96,9 @@ async def test_what_a_function_refuses_comes_back_as_a_dead_letter_of_its_stage(
     await pipeline.reached(event_id, "dead:distance")
     (letter,) = await pipeline.journal.dead_letters("distance")
     assert (letter.id, letter.status, letter.channel) == (event_id, 422, "raw_input")
-    assert sum(kind == "raw_input" for kind, _ in pipeline.broker.deliveries) == 2, "422 is not retried"
+    tries = [url for kind, url in pipeline.broker.deliveries if kind == "raw_input"]
+    assert tries.count(pipeline.functions["distance"].url + "/") == 1, "422 is not retried"
+    assert sum(url.endswith("/dead/distance") for url in tries) == 1
 
 
 async def test_what_outlasts_knatives_retries_is_kept_and_goes_through_when_it_is_replayed(pipeline: Pipeline) -> None:

@@ -31,8 +31,11 @@ OUTSIDE = {
 EVERYTHING = {
     "image": {"pullSecrets": ["registry"], "tag": "1.2.3"},
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+    "dashboard": {"enabled": True},
     "gateway": {
-        "ingress": {"enabled": True, "className": "kong", "host": "milepost.example.org", "annotations": {"a": "b"}}
+        "opsTokenSecret": "ops",
+        "ingress": {"enabled": True, "className": "kong", "host": "milepost.example.org", "annotations": {"a": "b"}},
     },
     "bridge": {"env": {"WINDOW": "64"}, "allowFrom": [{"namespaceSelector": {}}]},
     "redis": {"storage": {"className": "fast"}},
@@ -88,7 +91,8 @@ def test_so_does_the_newest_there_is_a_schema_of() -> None:
 
 
 def check(objects: list[Object], version: str) -> None:
-    own = [found for found in objects if "knative.dev" not in found["apiVersion"] and found["kind"] != "ServiceMonitor"]
+    foreign = ("knative.dev", "monitoring.coreos.com")
+    own = [found for found in objects if not any(group in found["apiVersion"] for group in foreign)]
     assert len(own) > 10
     for found in own:
         kubernetes_validate.validate(found, version, strict=True)
@@ -135,9 +139,11 @@ def test_no_two_objects_are_one(objects: list[Object]) -> None:
     assert {found["metadata"]["namespace"] for found in objects} == {"milepost"}
 
 
-def test_a_service_monitor_scrapes_the_bridge_where_one_is_wanted() -> None:
-    (monitor,) = of_kind(render(SECRET, EVERYTHING), "ServiceMonitor")
-    assert monitor["spec"]["endpoints"] == [{"port": "http", "path": "/metrics", "interval": "30s"}]
-    assert monitor["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"] == "bridge"
-    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+def test_a_service_monitor_scrapes_bridge_and_gateway_where_one_is_wanted() -> None:
+    monitors = of_kind(render(SECRET, EVERYTHING), "ServiceMonitor")
+    for monitor in monitors:
+        assert monitor["spec"]["endpoints"] == [{"port": "http", "path": "/metrics", "interval": "30s"}]
+        assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    scraped = [monitor["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"] for monitor in monitors]
+    assert scraped == ["bridge", "gateway"]
     assert of_kind(render(SECRET), "ServiceMonitor") == []

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.chart.rendering import SECRET, Object, merged, of_kind, only, pod_specs, render
+from tests.servers import STAGES
 
 BROKER = merged(SECRET, {"delivery": "broker"})
 
@@ -87,11 +88,7 @@ def outward(objects: list[Object], name: str) -> set[tuple[str, int]]:
     }
 
 
-KNATIVE = {
-    (f"ns:{namespace}", name)
-    for namespace in ("kourier-system", "knative-serving")
-    for name in ("distance", "store", "email")
-}
+KNATIVE = {(f"ns:{namespace}", name) for namespace in ("kourier-system", "knative-serving") for name in STAGES}
 INSIDE = {
     ("*", "gateway"),
     ("milepost/publishes=true", "bridge"),
@@ -132,5 +129,5 @@ def test_a_stage_reaches_what_its_entry_names() -> None:
 def test_every_pod_of_ours_has_a_policy() -> None:
     objects = render(SECRET)
     guarded = {component(found["spec"]["podSelector"]) for found in of_kind(objects, "NetworkPolicy")}
-    assert guarded == {"bridge", "gateway", "redis", "mongo", "distance", "store", "email"}
+    assert guarded == {"bridge", "gateway", "redis", "mongo", *STAGES}
     assert all(found["spec"]["policyTypes"] == ["Ingress", "Egress"] for found in of_kind(objects, "NetworkPolicy"))

@@ -1,15 +1,16 @@
 """One table: what the code's annotations say is what the chart deploys, and one more entry is one more stage."""
 
 import json
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from gateway.settings import GatewaySettings
 from milepost.bridge.settings import BridgeSettings
 from milepost.stage import Description
+from milepost.testing import described, load
 from tests.chart.rendering import SECRET, Object, container, environment, functions, merged, of_kind, only, read, render
 from tests.servers import ROOT, Module, Valkey
 
@@ -20,13 +21,7 @@ MINE = {"stages": {"mine": {"consumes": "email:sent", "emits": "mine:done", "del
 
 def description(stage: str) -> Description:
     """What the annotations of functions/<stage>/main.py say."""
-    spec = spec_from_file_location(f"image_of_{stage}", ROOT / "functions" / stage / "main.py")
-    assert spec
-    assert spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found: Description = module.main.description
-    return found
+    return described(load(ROOT / "functions" / stage / "main.py"))
 
 
 def routes(objects: list[Object]) -> dict[str, dict[str, Any]]:
@@ -95,7 +90,7 @@ def test_an_entry_overrides_what_all_stages_have() -> None:
     template = mine["spec"]["template"]
     assert template["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"] == "2"
     assert template["spec"]["containerConcurrency"] == 1
-    assert environment(container(mine), SECRETS) == {"A": "1", "B": "2", "REQUEST_TIMEOUT": "60"}
+    assert environment(container(mine), SECRETS) == {"A": "1", "B": "2", "REQUEST_TIMEOUT": "60", "LOG_FORMAT": "json"}
     assert container(mine)["resources"]["limits"]["memory"] == "1Gi"
     assert container(mine)["resources"]["requests"] == container(others)["resources"]["requests"]
     assert others["spec"]["template"]["spec"]["containerConcurrency"] == 50
@@ -126,6 +121,27 @@ def test_the_bridge_takes_the_settings_it_is_given(values: dict[str, Any], monke
     assert settings.delivery == values.get("delivery", "direct")
     if settings.delivery == "broker":
         assert settings.broker_timeout.total_seconds() == 1800
+
+
+@pytest.mark.parametrize("values", [SECRET, BROKER, merged(SECRET, MINE)], ids=["direct", "broker", "one more"])
+def test_the_gateway_knows_the_stages(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = render(values)
+    env = environment(container(only(objects, "Deployment", "milepost-gateway")), SECRETS)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    stages = {stage.name: (stage.consumes, stage.emits) for stage in GatewaySettings.read().stages}
+    assert stages.keys() == set(functions(objects))
+    assert stages["distance"] == ("raw_input", "calculated_distance")
+
+
+def test_every_process_logs_json_unless_told_otherwise() -> None:
+    for deployment in ("bridge", "gateway"):
+        as_text = merged(SECRET, {deployment: {"env": {"LOG_FORMAT": "text"}}})
+        for values, expected in ((SECRET, "json"), (as_text, "text")):
+            found = container(only(render(values), "Deployment", f"milepost-{deployment}"))
+            assert environment(found, SECRETS)["LOG_FORMAT"] == expected
+    for found in functions(render(SECRET)).values():
+        assert environment(container(found), SECRETS)["LOG_FORMAT"] == "json"
 
 
 @pytest.mark.parametrize(("deployment", "module"), [("bridge", "milepost.bridge"), ("gateway", "gateway")])

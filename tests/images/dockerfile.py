@@ -65,13 +65,9 @@ class Image:
         base, steps = stages()[name]
         if base in stages():
             self._read(base)
-        known = {}
+        known = self._known(steps)
         for instruction, text in steps:
-            if instruction == "ARG":
-                argument, _, default = text.partition("=")
-                known[argument] = self._arguments.get(argument, default)
-                continue
-            rest = re.sub(r"\$\{(\w+)\}", lambda found: known.get(found[1], ""), text)
+            rest = _filled(text, known)
             if instruction == "ENV":
                 self.env |= dict(pair.split("=", 1) for pair in shlex.split(text if not known else rest))
             elif instruction == "CMD":
@@ -83,6 +79,15 @@ class Image:
             elif instruction == "COPY":
                 self._copy([word for word in rest.split() if not word.startswith("--chown")])
 
+    def _known(self, steps: list[tuple[str, str]]) -> dict[str, str]:
+        """The build arguments of a stage, with their defaults, which may name those above them."""
+        known: dict[str, str] = {}
+        for instruction, text in steps:
+            if instruction == "ARG":
+                argument, _, default = text.partition("=")
+                known[argument] = self._arguments.get(argument, _filled(default, known))
+        return known
+
     def _copy(self, words: list[str]) -> None:
         *sources, destination = words
         if sources[0].startswith("--from="):
@@ -92,8 +97,9 @@ class Image:
             self._copies.append((sources, destination))
 
     def _read_requirements(self, stage: str) -> None:
-        (source,) = [rest.split()[0] for step, rest in stages()[stage][1] if step == "COPY"]
-        self.requirements = ROOT / re.sub(r"\$\{(\w+)\}", lambda found: self._arguments[found[1]], source)
+        steps = stages()[stage][1]
+        (source,) = [rest.split()[0] for step, rest in steps if step == "COPY"]
+        self.requirements = ROOT / _filled(source, self._known(steps))
 
     def lay(self, app: Path) -> None:
         """Copy into `app` what the image has in /app, leaving out what .dockerignore does."""
@@ -112,6 +118,10 @@ class Image:
         else:
             destination.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, destination)
+
+
+def _filled(text: str, known: dict[str, str]) -> str:
+    return re.sub(r"\$\{(\w+)\}", lambda found: known.get(found[1], ""), text)
 
 
 def ignored(path: Path) -> bool:

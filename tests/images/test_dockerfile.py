@@ -74,9 +74,23 @@ def test_a_function_image_holds_its_own_stage_only(stage: str, tmp_path: Path) -
     assert not [path for path in found if path.startswith(("milepost/bridge", "milepost/journal", "gateway"))]
 
 
+def test_a_project_in_a_folder_of_its_own_has_the_same_images(tmp_path: Path) -> None:
+    image = Image("function", STAGE="summarise", PROJECT="examples/feeds", LOCK="stage")
+    assert image.requirements == ROOT / "requirements" / "stage.txt"
+    found = files(image, tmp_path)
+    assert {path for path in found if not path.startswith("milepost/")} == {
+        "functions/__init__.py",
+        "functions/payloads.py",
+        "functions/summarise/main.py",
+        "functions/summarise/rss.py",
+    }
+    assert "Feed" in (tmp_path / "functions" / "payloads.py").read_text()
+
+
 def test_no_image_holds_what_it_does_not_run(image: Image, tmp_path: Path) -> None:
     found = files(image, tmp_path)
-    assert not [path for path in found if path.startswith(("milepost/cli", "tests", "helm", "requirements", ".git"))]
+    kept_out = ("milepost/cli", "milepost/testing", "tests", "helm", "requirements", ".git")
+    assert not [path for path in found if path.startswith(kept_out)]
     assert not [path for path in found if path.endswith(".pyc")]
 
 
@@ -104,7 +118,11 @@ def test_an_image_has_no_library_of_another_component(
         ("milepost/journal/lua/publish.lua", False),
         ("gateway/templates/base.html", False),
         ("requirements/bridge.txt", False),
+        ("examples/feeds/functions/digest/main.py", False),
+        ("examples/feeds/receiver.py", True),
+        ("examples/feeds/functions/__pycache__/payloads.cpython-311.pyc", True),
         ("milepost/cli/app.py", True),
+        ("milepost/testing/pipeline.py", True),
         ("milepost/__pycache__/event.cpython-311.pyc", True),
         ("README.md", True),
         (".git/config", True),
