@@ -1,0 +1,89 @@
+"""How the bridge's cost grows: `python -m benchmarks --growth`. Each curve becomes a plot in benchmarks/plots/."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from benchmarks import fill
+from benchmarks.bench import Measured
+from benchmarks.lab import Lab, Stopwatch, until
+from benchmarks.plot import draw
+from benchmarks.report import figure
+from benchmarks.rows import drain
+from tests.servers import ROOT
+
+PLOTS = ROOT / "benchmarks" / "plots"
+DELIVERIES = 16_000
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One trial for each x; `cpu`, per 1,000 deliveries, is what is plotted."""
+
+    name: str
+    title: str
+    along: str
+    places: Sequence[int]
+    trial: Callable[[Lab, int], Measured]
+
+
+def stages(lab: Lab, count: int) -> Measured:
+    """`count` stages consume one channel: each event is POSTed as often."""
+    events = DELIVERIES // count
+    fill.journal(lab.redis.url, map(fill.submission, range(events)))
+    sink, arrivals = lab.sink(events)
+    url = f"http://127.0.0.1:{sink.port}"
+    routes = [{"name": f"stage-{number}", "consumes": "raw_input", "url": url} for number in range(count)]
+    bridge = lab.bridge(*routes, ready=False)
+    until(lambda: arrivals.posts, every=0.0005)
+    before, watch = arrivals.posts, Stopwatch(bridge)
+    until(lambda: arrivals.posts >= events * count)
+    return watch.stop(events * count - before)
+
+
+CURVES = [
+    Curve(
+        "bridges",
+        "A backlog of 40,000, several bridges",
+        "bridges",
+        (1, 2, 4),
+        lambda lab, x: drain.ours(lab, bridges=x),
+    ),
+    Curve("stages", "Stages on one channel", "stages", (1, 4, 16, 64), stages),
+    Curve(
+        "size",
+        "Events of different size",
+        "bytes of data",
+        (100, 1_000, 10_000, 100_000),
+        lambda lab, x: drain.ours(lab, events=min(20_000, 200_000_000 // x), size=x),
+    ),
+    Curve(
+        "backlog",
+        "Backlogs of different length",
+        "events",
+        (1_000, 10_000, 100_000),
+        lambda lab, x: drain.ours(lab, events=x),
+    ),
+]
+LARGEST = 1_000_000
+"""The backlog that takes minutes, and is measured only if asked for."""
+
+
+def run(only: Sequence[str], *, large: bool, console: Console) -> dict[str, dict[int, Measured]]:
+    """Every curve chosen: by name, what was measured at each x."""
+    found: dict[str, dict[int, Measured]] = {}
+    PLOTS.mkdir(exist_ok=True)
+    for curve in CURVES:
+        if only and not any(part in curve.name for part in only):
+            continue
+        places = [*curve.places, LARGEST] if large and curve.name == "backlog" else curve.places
+        measured = found[curve.name] = {}
+        for x in places:
+            with console.status(f"{curve.name}: {x}"), Lab() as lab:
+                measured[x] = curve.trial(lab, x)
+            shown = ", ".join(f"{key} {figure(value)}" for key, value in measured[x].items())
+            console.print(f"{curve.name} {x:,}: {shown}", highlight=False)
+        points = [(float(x), one["cpu"]) for x, one in measured.items()]
+        draw(PLOTS / f"{curve.name}.svg", curve.title, curve.along, "CPU s per 1,000 deliveries", points)
+    return found

@@ -1,0 +1,132 @@
+"""Where a trial runs: a folder, a Redis, and the processes it started, all of which end with it."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self, TypeVar
+
+from benchmarks import accounts
+from benchmarks.arrivals import Arrivals
+from tests.servers import HOST, ROOT, Function, Module, Server, Valkey
+
+PEER_PYTHON = ROOT / "benchmarks" / ".venv" / "bin" / "python"
+WITHIN = 120.0
+"""Seconds that a trial may take."""
+
+Some = TypeVar("Some", bound=Server)
+
+
+class Peer(Server):
+    """A program under benchmarks/, ready when it says so. `python`: whose packages it gets."""
+
+    ends_soon = False
+
+    def __init__(
+        self, folder: Path, module: str, *args: object, python: Path = PEER_PYTHON, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.name = module.rpartition(".")[2]
+        self._command = [str(python), "-m", module]
+        self._args = args
+        super().__init__(folder, env=env)
+
+    def argv(self) -> list[str]:
+        return [*self._command, *(str(arg).replace("PORT", str(self.port)) for arg in self._args)]
+
+    def is_ready(self) -> bool:
+        return "ready" in self.log
+
+
+class Lab:
+    """`with Lab(fsync="everysec") as lab`. Its Redis is the same for every contender."""
+
+    def __init__(self, *, fsync: str = "everysec") -> None:
+        self.fsync = fsync
+        self._exit = ExitStack()
+        self._servers: list[Server] = []
+
+    def __enter__(self) -> Self:
+        self.folder = Path(self._exit.enter_context(TemporaryDirectory(prefix="bench-")))
+        self.sent_emails = self.folder / "sent_emails"
+        self.redis = self.start(Valkey(self.folder, options={"appendfsync": self.fsync}))
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            for server in self._servers:
+                print(f"--- {server.name}\n{server.log[-2000:]}", file=sys.stderr)
+        self._exit.close()
+
+    def start(self, server: Some) -> Some:
+        """Start it, wait until it is ready, and end it with the lab."""
+        return self._kept(server).start()
+
+    def _kept(self, server: Some) -> Some:
+        self._servers.append(server)
+        self._exit.callback(server.close)
+        return server
+
+    def sink(self, most: int, *, delay: float = 0) -> tuple[Peer, Arrivals]:
+        """A sink for up to `most` events, and when they arrived."""
+        path = self.folder / "arrivals"
+        arrivals = Arrivals(path, most)
+        return self.start(Peer(self.folder, "benchmarks.sink", "PORT", path, delay, python=own_python())), arrivals
+
+    def bridge(self, *routes: dict[str, Any], ready: bool = True, **env: str) -> Module:
+        """A bridge at its default settings."""
+        given = {"REDIS_URL": self.redis.url, "ROUTES": json.dumps(routes), **env}
+        bridge = Module(self.folder, "milepost.bridge", env=given)
+        self._kept(bridge)
+        return bridge.start() if ready else bridge.launch()
+
+    def function(self, name: str, **env: str) -> Function:
+        """One of our stages under functions-framework, as its image runs it."""
+        return self.start(Function(self.folder, name, env=env))
+
+    def peer(self, module: str, *args: object, **env: str) -> Peer:
+        """A program of benchmarks/peers/."""
+        return self.start(Peer(self.folder, f"benchmarks.peers.{module}", *args, env=env))
+
+
+def own_python() -> Path:
+    """The interpreter of our own environment, for programs of the benchmark itself."""
+    return Path(sys.executable)
+
+
+def idle_seconds(seconds: float) -> None:
+    """Nothing happens, which is what is measured."""
+    time.sleep(seconds)
+
+
+def until(condition: Callable[[], object], *, every: float = 0.002, within: float = WITHIN) -> None:
+    """Wait until `condition()` is true. Raises TimeoutError."""
+    end = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {within} s")
+        time.sleep(every)
+
+
+class Stopwatch:
+    """Wall clock and CPU time of some processes between its making and `stop`."""
+
+    def __init__(self, *servers: Server) -> None:
+        self._pids = [server.pid for server in servers]
+        self._cpu = accounts.cpu(self._pids)
+        self._at = time.monotonic()
+
+    def stop(self, events: int) -> dict[str, float]:
+        """`rate` in events/s, `cpu` in CPU seconds per 1,000 events, `memory` the peak in MB."""
+        seconds = time.monotonic() - self._at
+        used = accounts.cpu(self._pids) - self._cpu
+        return {
+            "rate": events / seconds,
+            "cpu": used / events * 1000,
+            "memory": accounts.peak_memory(self._pids),
+        }
+
+
+__all__ = ["HOST", "Lab", "Peer", "Stopwatch", "until"]

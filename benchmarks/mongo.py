@@ -1,0 +1,179 @@
+"""A stand-in for MongoDB that costs next to nothing: speaks its wire protocol, keeps documents in a dictionary, and
+knows no more of the language than the pipeline's stages use, ours and the old kind's alike. It writes nothing to disk.
+
+python -m benchmarks.mongo PORT
+
+Protocol: MongoDB manual, "Wire Protocol", OP_MSG; commands: hello, insert, update, find, findAndModify.
+"""
+
+import asyncio
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import bson
+import uvloop
+
+OP_MSG, OP_QUERY, OP_REPLY = 2013, 2004, 1
+Document = dict[str, Any]
+
+HELLO: Document = {
+    "helloOk": True,
+    "isWritablePrimary": True,
+    "ismaster": True,
+    "maxBsonObjectSize": 16_777_216,
+    "maxMessageSizeBytes": 48_000_000,
+    "maxWriteBatchSize": 100_000,
+    "logicalSessionTimeoutMinutes": 30,
+    "minWireVersion": 0,
+    "maxWireVersion": 21,
+    "readOnly": False,
+    "ok": 1.0,
+}
+
+
+class Store:
+    """Collections by name, each of documents by _id; users are also found by address, the latest."""
+
+    def __init__(self) -> None:
+        self._collections: dict[str, dict[Any, Document]] = {}
+        self._latest: dict[str, Document] = {}
+
+    def find(self, collection: str, query: Mapping[str, Any]) -> Document | None:
+        if "_id" not in query:
+            return self._latest.get(query["email"])
+        found = self._collections.get(collection, {}).get(query["_id"])
+        return found if found is not None and _matches(found, query) else None
+
+    def insert(self, collection: str, document: Document) -> bool:
+        """False if the _id is taken."""
+        documents = self._collections.setdefault(collection, {})
+        if document["_id"] in documents:
+            return False
+        documents[document["_id"]] = document
+        self._latest[document["email"]] = document
+        return True
+
+    def modify(
+        self, collection: str, query: Mapping[str, Any], update: Mapping[str, Any], *, upsert: bool
+    ) -> tuple[Document | None, bool]:
+        """The document as it is now, if there is one, and whether it was there before."""
+        document = self.find(collection, query)
+        there = document is not None
+        if document is None:
+            if not upsert:
+                return None, False
+            plain = {name: value for name, value in query.items() if not isinstance(value, Mapping)}
+            document = {**plain, **update.get("$setOnInsert", {})}
+        document.update(update.get("$set", {}))
+        for name, by in update.get("$inc", {}).items():
+            document[name] = document.get(name, 0) + by
+        if not there and not self.insert(collection, document):
+            raise KeyError(query["_id"])
+        return document, there
+
+
+def _matches(document: Document, query: Mapping[str, Any]) -> bool:
+    for name, wanted in query.items():
+        if isinstance(wanted, Mapping):
+            if not document[name] <= wanted["$lte"]:
+                return False
+        elif document.get(name) != wanted:
+            return False
+    return True
+
+
+def _insert(store: Store, command: Document) -> Document:
+    done = [store.insert(command["insert"], document) for document in command["documents"]]
+    return {"n": sum(done), "ok": 1.0}
+
+
+def _find(store: Store, command: Document) -> Document:
+    found = store.find(command["find"], command["filter"])
+    batch = [] if found is None else [found]
+    return {"cursor": {"id": bson.Int64(0), "ns": f"milepost.{command['find']}", "firstBatch": batch}, "ok": 1.0}
+
+
+def _update(store: Store, command: Document) -> Document:
+    there = [
+        store.modify(command["update"], one["q"], one["u"], upsert=one.get("upsert", False))[1]
+        for one in command["updates"]
+    ]
+    return {"n": sum(there), "nModified": sum(there), "ok": 1.0}
+
+
+def _find_and_modify(store: Store, command: Document) -> Document:
+    query, update = command["query"], command["update"]
+    try:
+        document, there = store.modify(command["findAndModify"], query, update, upsert=command.get("upsert", False))
+    except KeyError:
+        return {"ok": 0.0, "code": 11000, "codeName": "DuplicateKey", "errmsg": "E11000 duplicate key error"}
+    return {"value": document, "lastErrorObject": {"n": 1, "updatedExisting": there}, "ok": 1.0}
+
+
+COMMANDS: dict[str, Callable[[Store, Document], Document]] = {
+    "insert": _insert,
+    "find": _find,
+    "update": _update,
+    "findAndModify": _find_and_modify,
+    "hello": lambda *_: HELLO,
+    "ismaster": lambda *_: HELLO,
+    "isMaster": lambda *_: HELLO,
+}
+
+
+class Mongo(asyncio.Protocol):
+    """One connection. What it does not know, it answers with ok: 1."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while len(self._buffer) >= 16:
+            length, request, _, kind = struct.unpack_from("<iiii", self._buffer)
+            if len(self._buffer) < length:
+                return
+            message, self._buffer = self._buffer[:length], self._buffer[length:]
+            if kind == OP_MSG:
+                body = bson.encode(self._answer(_command(message)))
+                head = struct.pack("<iiiiib", 21 + len(body), 0, request, OP_MSG, 0, 0)
+            else:
+                body = bson.encode(HELLO)
+                head = struct.pack("<iiiiiqii", 36 + len(body), 0, request, OP_REPLY, 8, 0, 0, 1)
+            self._transport.write(head + body)
+
+    def _answer(self, command: Document) -> Document:
+        run = COMMANDS.get(next(iter(command)))
+        return run(self._store, command) if run else {"ok": 1.0}
+
+
+def _command(message: bytes) -> Document:
+    """The command of an OP_MSG; a document sequence (section kind 1) becomes one of its fields."""
+    at, command, sequences = 20, {}, {}
+    while at < len(message):
+        section, at = message[at], at + 1
+        (size,) = struct.unpack_from("<i", message, at)
+        if section == 0:
+            command = bson.decode(message[at : at + size])
+        else:
+            name, _, documents = message[at + 4 : at + size].partition(b"\0")
+            sequences[name.decode()] = bson.decode_all(documents)
+        at += size
+    return {**command, **sequences}
+
+
+async def serve(port: int) -> None:
+    store = Store()
+    server = await asyncio.get_running_loop().create_server(lambda: Mongo(store), "127.0.0.1", port)
+    print("ready", flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(int(sys.argv[1])))

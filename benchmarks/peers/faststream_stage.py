@@ -1,0 +1,33 @@
+"""FastStream as the stage `distance`: from one stream to the next. At most once, as it comes.
+
+python -m benchmarks.peers.faststream_stage REDIS_URL
+"""
+
+import json
+import sys
+from typing import Any
+
+import uvloop
+from faststream import FastStream
+from faststream.redis import RedisBroker, StreamSub
+from geopy.distance import geodesic
+
+OFFICE = (32.080058, 34.864535)
+
+
+async def run(redis_url: str) -> None:
+    broker = RedisBroker(redis_url, logger=None)
+
+    @broker.subscriber(stream=StreamSub("events", last_id="0", max_records=500), max_workers=64)
+    @broker.publisher(stream="calculated_distance")
+    async def distance(entry: dict[str, str]) -> dict[str, Any]:
+        submission = json.loads(entry["event"])["data"]
+        miles = geodesic((submission["lat"], submission["long"]), OFFICE).miles
+        return {"email": submission["email"], "distance_from_velocity": miles}
+
+    print("ready", flush=True)
+    await FastStream(broker).run()
+
+
+if __name__ == "__main__":
+    uvloop.run(run(sys.argv[1]))

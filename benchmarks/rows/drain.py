@@ -1,0 +1,95 @@
+"""A backlog carried into a fast HTTP sink, one event per POST."""
+
+from collections.abc import Callable
+from functools import partial
+
+import redis
+
+from benchmarks import fill
+from benchmarks.accounts import peak_memory
+from benchmarks.arrivals import Arrivals
+from benchmarks.bench import FLOOR, OURS, Bench, Figure, Measured
+from benchmarks.lab import Lab, Stopwatch, until
+from milepost import keys
+from tests.servers import Server
+
+EVENTS = 40_000
+SLOW_EVENTS = 20_000
+SLOW = 0.05
+"""Seconds that the slow sink takes."""
+
+
+def carried(arrivals: Arrivals, events: int, *relays: Server, settled: Callable[[], bool] = lambda: True) -> Measured:
+    """The clock runs from the first arrivals, when the relay has started, until the last event is settled."""
+    until(lambda: arrivals.count, every=0.0005)
+    before, watch = arrivals.count, Stopwatch(*relays)
+    until(lambda: arrivals.count == events)
+    until(settled)
+    return watch.stop(events - before)
+
+
+def settled(url: str, channel: str = "raw_input", stage: str = "sink") -> Callable[[], bool]:
+    """Whether the stage's group has read everything and has nothing pending."""
+    client = redis.Redis.from_url(url)
+    journal = keys.journal(channel)
+
+    def look() -> bool:
+        groups = {row["name"].decode(): row for row in client.xinfo_groups(journal)}
+        mine = groups[stage]
+        return not mine["pending"] and mine["last-delivered-id"] == client.xinfo_stream(journal)["last-generated-id"]
+
+    return look
+
+
+def ours(lab: Lab, *, events: int = EVENTS, delay: float = 0, size: int = 0, bridges: int = 1) -> Measured:
+    fill.journal(lab.redis.url, (fill.submission(number, size=size) for number in range(events)))
+    sink, arrivals = lab.sink(events, delay=delay)
+    route = {"name": "sink", "consumes": "raw_input", "url": f"http://127.0.0.1:{sink.port}"}
+    relays = [lab.bridge(route, ready=False) for _ in range(bridges)]
+    database = Stopwatch(lab.redis)
+    figures = carried(arrivals, events, *relays, settled=settled(lab.redis.url))
+    return {**figures, "redis": database.stop(events)["cpu"], "memory": peak_memory([relays[0].pid])}
+
+
+def floor(lab: Lab, *, events: int = EVENTS) -> Measured:
+    fill.stream(lab.redis.url, map(fill.submission, range(events)))
+    sink, arrivals = lab.sink(events)
+    return carried(arrivals, events, lab.peer("floor", lab.redis.port, sink.port))
+
+
+def faststream(lab: Lab, *, events: int = EVENTS, delay: float = 0) -> Measured:
+    fill.stream(lab.redis.url, map(fill.submission, range(events)))
+    sink, arrivals = lab.sink(events, delay=delay)
+    url = f"http://127.0.0.1:{sink.port}"
+    return carried(arrivals, events, lab.peer("faststream_relay", lab.redis.url, url))
+
+
+def full(lab: Lab) -> Measured:
+    return {"memory": ours(lab, events=100_000, delay=SLOW)["memory"]}
+
+
+BENCHES = [
+    Bench(
+        "drain",
+        (
+            Figure("rate", "bridge, 40,000 events into a fast sink", "events/s", 20_000, more_is_better=True),
+            Figure("cpu", "bridge, 40,000 events into a fast sink: CPU", "CPU s/1000", 0.05),
+            Figure("redis", "bridge, 40,000 events into a fast sink: CPU of its Redis", "CPU s/1000"),
+        ),
+        {OURS: ours, "FastStream + aiohttp": partial(faststream, events=8_000), FLOOR: partial(floor, events=200_000)},
+    ),
+    Bench(
+        "slow-sink",
+        (Figure("rate", "bridge, a sink that takes 50 ms", "events/s", 6_000, more_is_better=True),),
+        {
+            OURS: partial(ours, events=SLOW_EVENTS, delay=SLOW),
+            "FastStream + aiohttp": partial(faststream, events=8_000, delay=SLOW),
+        },
+    ),
+    Bench(
+        "memory",
+        (Figure("memory", "bridge with 100,000 in the backlog: peak memory", "MB", 60),),
+        {OURS: full},
+        durable=False,
+    ),
+]

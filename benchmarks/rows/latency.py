@@ -1,0 +1,112 @@
+"""From the moment an event is published until its first byte is at the sink, 500 a second."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from statistics import quantiles
+
+import hiredis
+
+from benchmarks import fill
+from benchmarks.arrivals import Arrivals
+from benchmarks.bench import FLOOR, OURS, Bench, Figure, Measured
+from benchmarks.lab import Lab, until
+from milepost.event import Event
+from milepost.journal import Journal
+from milepost.settings import JournalSettings
+
+RATE = 500.0
+WARM = 500
+"""Events that come first and are not counted."""
+EVENTS = 4_000
+
+Words = tuple[str | bytes | int, ...]
+
+
+class _Recorder:
+    """Stands where the journal expects its Redis client, and keeps the commands that it is given."""
+
+    def __init__(self) -> None:
+        self.commands: list[Words] = []
+
+    async def evalsha(self, *words: str | bytes | int) -> list[bytes]:
+        self.commands.append(("EVALSHA", *words))
+        return [b"done"]
+
+
+def publishes(events: Sequence[Event]) -> list[bytes]:
+    """The journal's own command for each event, packed: nothing but the writing is left for the time that counts."""
+    recorder = _Recorder()
+    journal = Journal(recorder, JournalSettings.read())  # type: ignore[arg-type]
+
+    async def each() -> None:
+        for event in events:
+            await journal.publish(event)
+
+    asyncio.run(each())
+    return [hiredis.pack_command(command) for command in recorder.commands]  # type: ignore[arg-type]
+
+
+def xadds(events: Sequence[Event]) -> list[bytes]:
+    return [hiredis.pack_command(("XADD", fill.STREAM, "*", "event", event.to_json())) for event in events]  # type: ignore[arg-type]
+
+
+def write(port: int, commands: Sequence[bytes], rate: float) -> Iterator[int]:
+    """Send each command at its time; when that was, in nanoseconds of the monotonic clock."""
+    with socket.create_connection(("127.0.0.1", port)) as link:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        begun = time.monotonic()
+        for at, command in enumerate(commands):
+            time.sleep(max(0.0, begun + at / rate - time.monotonic()))
+            sent = time.monotonic_ns()
+            link.sendall(command)
+            if link.recv(4096).startswith(b"-"):
+                raise RuntimeError("Redis refused")
+            yield sent
+
+
+def figures(sent: Sequence[int], arrived: Sequence[int]) -> Measured:
+    """`p50` and `p99` in milliseconds."""
+    taken = [(there - here) / 1e6 for here, there in zip(sent, arrived, strict=True)]
+    cuts = quantiles(taken, n=100)
+    return {"p50": cuts[49], "p99": cuts[98]}
+
+
+def run(lab: Lab, commands: Sequence[bytes], arrivals: Arrivals) -> Measured:
+    sent = list(write(lab.redis.port, commands, RATE))
+    until(lambda: arrivals.count == len(commands))
+    return figures(sent[WARM:], [arrivals.at(number) for number in range(WARM, len(commands))])
+
+
+def ours(lab: Lab) -> Measured:
+    sink, arrivals = lab.sink(EVENTS + WARM + 1)
+    fill.journal(lab.redis.url, [fill.submission(EVENTS + WARM)])  # so that Redis knows the script
+    lab.bridge({"name": "sink", "consumes": "raw_input", "url": f"http://127.0.0.1:{sink.port}"})
+    until(lambda: arrivals.count)
+    arrivals.forget()
+    return run(lab, publishes([fill.submission(number) for number in range(EVENTS + WARM)]), arrivals)
+
+
+def peer(lab: Lab, module: str) -> Measured:
+    sink, arrivals = lab.sink(EVENTS + WARM)
+    places = (lab.redis.url, f"http://127.0.0.1:{sink.port}") if module != FLOOR else (lab.redis.port, sink.port)
+    lab.peer(module, *places)
+    return run(lab, xadds([fill.submission(number) for number in range(EVENTS + WARM)]), arrivals)
+
+
+BENCHES = [
+    Bench(
+        "latency",
+        (
+            Figure("p50", "bridge, 500 events/s, publish to first byte: p50", "ms", 0.3),
+            Figure("p99", "bridge, 500 events/s, publish to first byte: p99", "ms", 1.0),
+        ),
+        {
+            OURS: ours,
+            "FastStream + aiohttp": partial(peer, module="faststream_relay"),
+            FLOOR: partial(peer, module=FLOOR),
+        },
+    )
+]
