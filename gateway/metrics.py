@@ -33,7 +33,7 @@ class Metrics:
 
 
 class Counted:
-    """Counts every request that passes. Made to be the outermost middleware."""
+    """Counts every request that passes. Made to be the outermost middleware but for Starlette's own."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self.app = app
@@ -45,17 +45,28 @@ class Counted:
             return
         began = time.perf_counter()
 
+        answered = False
+
+        def count(status: int) -> None:
+            nonlocal answered
+            answered = True
+            route = _route(scope)
+            method = scope["method"] if scope["method"] in METHODS else UNROUTED
+            self.metrics.requests.labels(route, method, str(status)).inc()
+            self.metrics.seconds.labels(route).observe(time.perf_counter() - began)
+
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                route = _route(scope)
-                method = scope["method"] if scope["method"] in METHODS else UNROUTED
-                self.metrics.requests.labels(route, method, str(message["status"])).inc()
-                self.metrics.seconds.labels(route).observe(time.perf_counter() - began)
+                count(message["status"])
             await send(message)
 
         self.metrics.in_flight.inc()
         try:
             await self.app(scope, receive, counted)
+        except Exception:
+            if not answered:
+                count(500)  # Starlette answers it outside of every middleware
+            raise
         finally:
             self.metrics.in_flight.inc(-1)
 

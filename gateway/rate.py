@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Awaitable, Callable
 
 from limits import RateLimitItem, parse
 from limits.aio.storage import RedisStorage
@@ -37,16 +36,9 @@ class RateLimit:
 
     async def check(self, request: Request) -> None:
         """Count this request. Raises Refusal (429) when it is one too many, JournalUnavailable."""
-        await self._ask(self._limiter.hit, request)
-
-    async def check_spent(self, request: Request) -> None:
-        """The same without counting it."""
-        await self._ask(self._limiter.test, request)
-
-    async def _ask(self, passes: Callable[..., Awaitable[bool]], request: Request) -> None:
         client = [*self._purpose, request.client.host if request.client else "unknown"]
         try:
-            if await passes(self._item, *client):
+            if await self._limiter.hit(self._item, *client):
                 return
             window = await self._limiter.get_window_stats(self._item, *client)
         except StorageError as fault:

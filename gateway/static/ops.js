@@ -51,10 +51,18 @@ function add(said) {
   if (atEnd) tail.scrollTop = tail.scrollHeight;
 }
 
-const source = new EventSource("/ops/tail");
-source.onopen = () => { state.textContent = "Listening. Addresses are masked."; };
-source.onmessage = (event) => add(JSON.parse(event.data));
-source.onerror = () => { state.textContent = "The tail is lost; trying again."; };
+function listen() {
+  const source = new EventSource("/ops/tail");
+  source.onopen = () => { state.textContent = "Listening. Addresses are masked."; };
+  source.onmessage = (event) => add(JSON.parse(event.data));
+  source.onerror = () => {
+    state.textContent = "The tail is lost; trying again.";
+    // An answer that is no stream ends an EventSource for good.
+    if (source.readyState === EventSource.CLOSED) setTimeout(listen, EVERY);
+  };
+}
+
+listen();
 
 // A form that was posted has its own address: a reload would post it again.
 if (location.pathname !== "/ops" || location.search) history.replaceState(null, "", "/ops");

@@ -39,6 +39,10 @@ TAKEN = {*dir(builtins), *keyword.kwlist, "Fields", "log", "logging", "main", "s
 Files = dict[Path, str]
 
 
+IMPORTED = ("ClassVar", "Path", "StageContract")
+"""Names that the contract test of a new stage has from elsewhere."""
+
+
 @dataclass(frozen=True)
 class Project:
     """A project as it is: its folder, its stages, its payload classes, its pyproject.toml."""
@@ -93,6 +97,9 @@ def _check_name(project: Project, name: str) -> None:
     ]
     files = (Path("functions", name), Path("functions", f"{function}.py"), _test_of(project.folder, function))
     faults += [((project.folder / path).exists(), f"{path} is there already") for path in files]
+    # Test modules are told apart by their names alone.
+    named = (project.folder / "tests").rglob(files[-1].name)
+    faults += [(True, f"{path.relative_to(project.folder)} has the name of its test") for path in named]
     for wrong, why in faults:
         if wrong:
             raise ConfigurationError(f"{name}: {why}")
@@ -123,10 +130,10 @@ def _class_of(project: Project, on: str, emits: str) -> str:
         raise ConfigurationError(f"--emits {emits}: cannot be the name of a channel") from None
     if len(emits) > LONGEST_CHANNEL:
         raise ConfigurationError(f"--emits {emits}: a new channel has at most {LONGEST_CHANNEL} characters")
-    taken = {*project.vocabulary.names, *dir(builtins), *keyword.kwlist}
+    taken = {*project.vocabulary.names, *dir(builtins), *keyword.kwlist, *IMPORTED}
     made = "".join(part[0].upper() + part[1:] for part in re.split(r"[^A-Za-z0-9]+", emits) if part)
     for name in (made, f"{made}Payload"):
-        if name.isidentifier() and name not in taken:
+        if name.isidentifier() and name not in taken and not name.startswith("Test"):
             return name
     raise ConfigurationError(f"--emits {emits}: {made} cannot be the name of its payload class; write that yourself")
 

@@ -22,7 +22,7 @@ OWN_NAMES = ("milepost", "redis", "mongo", "bridge", "gateway")
 KEPT = ("lock", "redis", "mongo", "gateway", "bridge", "functions", "pids")
 """Names in the data folder, or in stack.json, that no file of a stage can have."""
 
-NOT_HANDED_ON = ("REDIS_URL", "MONGO_URL", "HOST", "PORT", "ROUTES", "STAGES", "K_SINK")
+NOT_HANDED_ON = ("REDIS_URL", "MONGO_URL", "HOST", "PORT", "ROUTES", "STAGES", "K_SINK", "OPS_TOKEN")
 """Variables that each component is told, or not, for itself."""
 
 
@@ -90,7 +90,7 @@ def stages(project: Path) -> list[table.Entry]:
 
 def _needed(project: Path, entries: Sequence[table.Entry]) -> Iterator[str]:
     """Modules that the extra `cli` alone does not bring."""
-    yield from ("functions_framework", "uvicorn", "httptools", "prometheus_client")
+    yield from ("functions_framework", "uvicorn", "httptools")
     if has_gateway(project):
         yield "fastapi"
     if _wants_mongo(entries):
@@ -163,7 +163,8 @@ def draw(
     wiring = {**base, "REDIS_URL": redis}
     bridge_env = {**wiring, **headers, "ROUTES": json.dumps([_route(entry, functions) for entry in entries])}
     wired = [{"name": entry.name, "consumes": entry.consumes, "emits": entry.emits} for entry in entries]
-    gateway_env = {**wiring, "STAGES": json.dumps(wired)}
+    ops = {name: environment[name] for name in ("OPS_TOKEN",) if name in environment}  # the gateway's alone
+    gateway_env = {**wiring, **ops, "STAGES": json.dumps(wired)}
     gateway = [_module("gateway", "gateway", Rank.GATEWAY, project, port, gateway_env, client)]
     if not has_gateway(project):
         gateway, ports = [], iter([port])

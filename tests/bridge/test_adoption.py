@@ -1,4 +1,4 @@
-"""design.md, "How it is kept", adopt: what foreign programs PUBLISH, each once, whoever leads."""
+"""What foreign programs PUBLISH, each once, whoever leads."""
 
 import asyncio
 import json

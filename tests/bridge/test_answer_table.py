@@ -1,4 +1,4 @@
-"""design.md, "Delivering": one test for each row of the answer table."""
+"""One test for each row of the answer table."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""design.md, "Delivering": whether the events are at fault, or the stage that gets them."""
+"""Whether the events are at fault, or the stage that gets them."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""design.md, broker mode: one route to K_SINK, which carries every consumed channel."""
+"""Broker mode: one route to K_SINK, which carries every consumed channel."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""design.md, "What is promised": Redis dies, hangs, is cut off or full; the bridge recovers by itself."""
+"""Redis dies, hangs, is cut off or full; the bridge recovers by itself."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

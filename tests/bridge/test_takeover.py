@@ -1,4 +1,4 @@
-"""design.md, "How it is kept": what several bridges do to one another's work."""
+"""What several bridges do to one another's work."""
 
 import asyncio
 import re

@@ -35,6 +35,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("store", "an extra in pyproject.toml"),
         ("payloads", "functions/payloads.py is there already"),
         ("store-reply", "Trigger"),
+        ("broken", "tests/bridge/test_broken_stage.py has the name of its test"),
     ],
 )
 def test_a_bad_name_is_refused(copy: Path, command: Command, name: str, told: str) -> None:
@@ -59,6 +60,7 @@ def test_a_bad_name_is_refused(copy: Path, command: Command, name: str, told: st
         ("raw_input", "", "cannot be the name of a channel"),
         ("raw_input", "x" * 41, "at most 40 characters"),
         ("raw_input", "7up", "cannot be the name of its payload class"),
+        ("raw_input", "test-result", "TestResult cannot be the name of its payload class"),
     ],
 )
 def test_a_channel_that_cannot_be_is_refused(copy: Path, command: Command, on: str, emits: str, told: str) -> None:

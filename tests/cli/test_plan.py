@@ -1,6 +1,8 @@
 """What `milepost up` runs is what the stages ask for."""
 
 import json
+import re
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from milepost.cli import plan
 from milepost.cli.component import Component
 from milepost.cli.plan import Plan
 from milepost.errors import ConfigurationError
+from tests.servers import ROOT
 
 REAL = {"REDIS_URL": "redis://127.0.0.1:1", "MONGO_URL": "mongodb://127.0.0.1:1/mine"}
 HOOK = "{consumes: b, url: 'https://hooks.example.org/', headersFrom: {Authorization: {name: hook, key: token}}}"
@@ -62,3 +65,16 @@ async def test_a_receiver_elsewhere_is_a_route_and_no_process(tmp_path: Path) ->
 async def test_a_header_whose_variable_is_not_set_is_told_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="HEADER_HOOK_AUTHORIZATION: not set; stage hook sends it"):
         await drawn(tmp_path, f"{{hook: {HOOK}}}", REAL)
+
+
+def test_all_that_must_be_installed_is_what_make_run_installs() -> None:
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements" / "run.txt").read_text(), re.MULTILINE))
+    brought = packages_distributions()
+    for module in plan._needed(ROOT, table.read(ROOT)):
+        assert {re.sub("[-_.]+", "-", name).lower() for name in brought[module]} & locked, module
+
+
+async def test_the_operators_token_is_the_gateways_alone(tmp_path: Path) -> None:
+    async with httpx.AsyncClient() as client:
+        laid_out = plan.draw(ROOT, tmp_path, table.read(ROOT), 8000, client, {**REAL, "OPS_TOKEN": "a" * 16})
+    assert [one.name for one in laid_out.components if "OPS_TOKEN" in one.env] == ["gateway"]

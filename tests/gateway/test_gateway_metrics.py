@@ -3,7 +3,9 @@
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import Receive, Scope, Send
 
+from gateway.metrics import Counted, Metrics
 from tests.gateway.samples import LONDON
 
 
@@ -57,3 +59,15 @@ async def test_nor_does_a_method(client: httpx.AsyncClient) -> None:
 
 async def test_its_own_request_is_in_flight(client: httpx.AsyncClient) -> None:
     assert (await samples(client, "milepost_gateway_in_flight"))[()] >= 1
+
+
+async def test_what_breaks_is_counted_too() -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("broken")
+
+    counted = Counted(broken, metrics=Metrics())
+    transport = httpx.ASGITransport(counted, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        assert (await client.get("/")).status_code == 500
+    told = {"route": "other", "method": "GET", "status": "500"}
+    assert counted.metrics.registry.value("milepost_gateway_requests_total", **told) == 1

@@ -98,7 +98,7 @@ def table(upkeep: Upkeep) -> Table:
 async def full(redis: redis_asyncio.Redis) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     async def fill() -> None:
         await redis.config_set("maxmemory-policy", "noeviction")
-        await redis.config_set("maxmemory", "1mb")
+        await redis.config_set("maxmemory", "1")  # byte: whatever it holds is too much
 
     yield fill
     await redis.config_set("maxmemory", "0")

@@ -70,7 +70,7 @@ def test_headers_are_printable_ascii(event: Event) -> None:
 def test_the_sdk_reads_what_we_write(event: Event) -> None:
     theirs = from_json(event.to_json())
     assert (theirs["id"], theirs["source"], theirs["type"]) == (event.id, event.source, event.type)
-    assert theirs.get_data() == event.data
+    assert theirs.get_data() == (None if event.data == "" else event.data)  # the SDK takes "" for no data
 
 
 def test_the_sdk_reads_our_binary_mode() -> None:

@@ -1,4 +1,4 @@
-"""What an answer means: design.md, "Delivering", the table without its network."""
+"""What an answer means: the table of answers without its network."""
 
 import json
 from datetime import UTC, datetime
