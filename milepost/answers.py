@@ -13,7 +13,12 @@ class OneWrite(HttpToolsProtocol):
     """For uvicorn's `http`: what is written in one turn of the event loop leaves together."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast("asyncio.Transport", _Gathering(transport, self.loop)))
+        self._gathering = _Gathering(transport, self.loop)
+        super().connection_made(cast("asyncio.Transport", self._gathering))
+
+    def eof_received(self) -> None:
+        self._gathering.flush()  # the event loop closes the transport itself after this
+        super().eof_received()
 
 
 class _Gathering:
@@ -26,16 +31,16 @@ class _Gathering:
 
     def write(self, data: bytes) -> None:
         if not self._given:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._given += data
         if len(self._given) > _MOST:
-            self._flush()
+            self.flush()
 
     def close(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         given, self._given = self._given, b""
         if given and not self._transport.is_closing():
             self._transport.write(given)

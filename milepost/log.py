@@ -20,7 +20,10 @@ from milepost.errors import ConfigurationError
 
 FORMATS = ("text", "json")
 
-_ADDRESS = re.compile(r"([^\s@\"'<>,:;()\[\]])[^\s@\"'<>,:;()\[\]]*(@[^\s@\"'<>,;()\[\]]+)")
+_PART = r"[^\s@\"<>,:;=()\[\]]"
+_ADDRESS = re.compile(
+    rf"(?<!{_PART})('*(?!'){_PART}){_PART}*(@[^\s@\"'<>,;()\[\]]+)"
+)  # from the start of a word: linear
 _WORD = re.compile(r"[!#-&(-<>-~]+")  # printable ASCII but blanks, quotes and =
 
 

@@ -81,7 +81,9 @@ class Listener:
         self._tuned = asyncio.Event()
         self._followed = asyncio.Event()
         self.placed = asyncio.Event()
-        """Set once it hears every message and knows whether it leads: nothing published from then on is missed."""
+        """Set once it hears every message and knows whether it leads. Nothing published from then on is missed, if the
+        leader too has heard by then of the channels that came with this bridge.
+        """
 
     @property
     def leading(self) -> bool:
@@ -146,6 +148,8 @@ class Listener:
                 self._look_round()
             case b"unsubscribe":
                 self._confirmed.discard(message.channel.decode())
+            case b"refused":
+                self._give_up(message.channel.decode(), message.data.decode())
 
     async def _tune(self, subscription: Subscription, message: bytes) -> None:
         """Hear what is consumed by now, and no more."""
@@ -160,6 +164,14 @@ class Listener:
             await subscription.unsubscribe(*gone)
         self._wanted = wanted
         self._tuned.set()
+        self._look_round()
+
+    def _give_up(self, channel: str, reason: str) -> None:
+        """Do without a channel of another bridge that ours may not hear, until the next beat. Its own it must have."""
+        if channel in self._own:
+            raise RedisError(f"{channel}: {reason}")
+        log.warning(Fields(channel=channel, outcome="unheard", reason=reason))
+        self._wanted -= {channel}
         self._look_round()
 
     def _look_round(self) -> None:

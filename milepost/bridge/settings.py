@@ -115,4 +115,6 @@ class BridgeSettings(JournalSettings):
             without = [stage.name for stage in self.routes if stage.url is None]
             if without:
                 raise ValueError(f"ROUTES: {', '.join(without)}: url is missing")
+        elif late := [stage.name for stage in self.routes if stage.delay]:
+            raise ValueError(f"ROUTES: {', '.join(late)}: delay is for direct delivery; a Broker delivers at once")
         return self

@@ -5,6 +5,7 @@ bridge hears each of its own announcements, so this is paid twice for every hop.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -19,7 +20,9 @@ CHUNK = 256 * 1024
 
 
 class Message(NamedTuple):
-    """`kind`: `message`, or what a change of the subscription is confirmed with."""
+    """`kind`: `message`, or what a change of the subscription is confirmed with; `refused` for a channel that Redis
+    does not let us hear, with its reason as data.
+    """
 
     kind: bytes
     channel: bytes
@@ -33,10 +36,13 @@ class Subscription:
         self._connection = connection
         self._stream = stream
         self._parser = hiredis.Reader()
+        self._asked: deque[str] = deque()
 
     async def subscribe(self, *channels: str) -> None:
-        """Ask to hear these too. Confirmed by a message of kind `subscribe` for each."""
-        await self._send("SUBSCRIBE", *channels)
+        """Ask to hear these too. Each is answered by a message of kind `subscribe` or `refused`."""
+        for channel in channels:  # one by one: of several that one command names Redis refuses all or none
+            self._asked.append(channel)
+            await self._send("SUBSCRIBE", channel)
 
     async def unsubscribe(self, *channels: str) -> None:
         """Ask to hear these no more. Confirmed by a message of kind `unsubscribe` for each."""
@@ -66,10 +72,15 @@ class Subscription:
 
     def _parsed(self) -> Iterator[Message]:
         while (reply := self._parser.gets()) is not False:
-            if isinstance(reply, hiredis.HiredisError):
-                raise reply
-            if isinstance(reply, list) and len(reply) == len(Message._fields):  # else the answer to a PING
-                yield Message(*reply)
+            if isinstance(reply, hiredis.ReplyError):
+                if not self._asked:
+                    raise reply
+                yield Message(b"refused", self._asked.popleft().encode(), str(reply).encode())
+            elif isinstance(reply, list) and len(reply) == len(Message._fields):  # else the answer to a PING
+                message = Message(*reply)
+                if message.kind == b"subscribe":
+                    self._asked.popleft()
+                yield message
 
 
 @asynccontextmanager

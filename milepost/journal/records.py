@@ -15,6 +15,10 @@ LARGEST_NOTE = 64_000
 """Bytes of data that progress keeps of one event; larger data is noted as null."""
 
 
+LONGEST_NUMBER = 15
+"""Digits that milliseconds and counts may have: Lua's numbers are exact that far."""
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """When a submission reached a channel, and with which data."""
@@ -37,7 +41,9 @@ class Entry:
 
     @classmethod
     def read(cls, channel: str, row: tuple[bytes, Sequence[bytes] | dict[bytes, bytes]]) -> "Entry":
-        """From an XREADGROUP or XRANGE row. A foreign entry without an event is one that no stage can take."""
+        """From an XREADGROUP or XRANGE row. In a stranger's entry a field without sense says nothing;
+        one without an event is for no stage to take.
+        """
         name, body = row
         fields = body if isinstance(body, dict) else dict(zip(body[::2], body[1::2], strict=True))
         entry = name.decode()
@@ -45,10 +51,10 @@ class Entry:
             id=entry,
             channel=channel,
             event=fields.get(b"event", b""),
-            only=fields.get(b"for", b"").decode(),
-            since=int(fields.get(b"since") or entry.partition("-")[0]),
-            attempts=int(fields.get(b"attempts", 0)),
-            crashes=int(fields.get(b"crashes", 0)),
+            only=fields.get(b"for", b"").decode(errors="replace"),
+            since=_whole(fields.get(b"since"), int(entry.partition("-")[0])),
+            attempts=_whole(fields.get(b"attempts"), 0),
+            crashes=_whole(fields.get(b"crashes"), 0),
         )
 
 
@@ -105,6 +111,10 @@ class Forgotten:
 
     parked: int
     dead: int
+
+
+def _whole(field: bytes | None, otherwise: int) -> int:
+    return int(field) if field and field.isdigit() and len(field) <= LONGEST_NUMBER else otherwise
 
 
 def moment(milliseconds: float) -> datetime:

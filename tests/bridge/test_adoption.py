@@ -11,6 +11,8 @@ import redis.asyncio as redis_asyncio
 from milepost import keys
 from milepost.bridge.bridge import Bridge
 from milepost.event import Event
+from milepost.journal import Upkeep, Wiring
+from milepost.journal.scripts import Scripts
 from tests.bridge.rig import Rig, Stage, ended, value
 from tests.servers import Module, eventually
 
@@ -358,3 +360,17 @@ async def test_an_announced_event_is_journaled_once_its_channel_has_a_stage(rig:
     await eventually(lambda: rig.settled(watcher))
     assert watcher.count["1"] == 1
     assert value(bridge, "adopted_total", channel="out", outcome="done") == 0
+
+
+async def test_a_channel_of_another_bridge_that_ours_may_not_hear_deafens_it_to_no_other(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", None)
+    channels = [f"&{channel}" for channel in (keys.LEASE, keys.STAGES, "in")]
+    await rig.redis.execute_command("ACL", "SETUSER", "some", "on", ">pass", "~*", "+@all", "resetchannels", *channels)  # type: ignore[no-untyped-call]
+    bridge = await rig.bridge(redis_url=rig.url.replace("redis://", "redis://some:pass@"))
+    await a_leader(bridge)
+    wiring = Wiring(["theirs"], [], "http://127.0.0.1:1")
+    await Upkeep(Scripts(rig.redis), (1, 1)).beat({"other": wiring})
+    await rig.redis.publish("in", "1")
+    await eventually(lambda: data_of(stage) == [1])
+    assert leading(bridge) == [bridge]
+    assert not hears(bridge, "theirs")

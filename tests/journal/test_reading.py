@@ -165,6 +165,14 @@ async def test_an_entry_that_somebody_else_put_in_reads_as_an_event_that_no_stag
     assert (entry.event, entry.only) == (b"", "")
 
 
+async def test_fields_of_somebody_elses_that_make_no_sense_say_nothing(redis: Redis, distance: Group) -> None:
+    fields = {"event": "{}", "for": b"\xff", "since": "yesterday", "attempts": "-1", "crashes": "9" * 400}
+    await redis.xadd(keys.journal(RAW), fields, id="1700000000000-0")  # type: ignore[arg-type]
+    (entry,) = await distance.read(1, block=READY) or []
+    assert (entry.since, entry.attempts, entry.crashes) == (1_700_000_000_000, 0, 0)
+    assert entry.only not in {"", "distance"}
+
+
 # renew
 
 

@@ -45,6 +45,10 @@ def short(_: Request) -> Response:
     return PlainTextResponse("short")
 
 
+async def soon(_: Request) -> Response:
+    return PlainTextResponse("soon")
+
+
 def long(_: Request) -> Response:
     return PlainTextResponse("~" * LONG)
 
@@ -75,7 +79,7 @@ def writes() -> Iterator[list[bytes]]:
 
 @pytest.fixture
 async def link(writes: list[bytes]) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    app = Starlette(routes=[Route(f"/{one.__name__}", one) for one in (short, long, streamed, heard)])
+    app = Starlette(routes=[Route(f"/{one.__name__}", one) for one in (short, soon, long, streamed, heard)])
     config = uvicorn.Config(app, host=HOST, port=0, http=Noted, log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
@@ -125,3 +129,12 @@ async def test_what_is_said_at_once_does_not_wait(link: tuple[asyncio.StreamRead
     reader, writer = link
     writer.write(REQUEST % b"/heard")
     assert b"200 OK" in await reader.readuntil(b"first")
+
+
+async def test_a_client_that_closes_its_side_after_the_request_gets_the_answer(
+    link: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+) -> None:
+    reader, writer = link
+    writer.write(REQUEST % b"/soon")
+    writer.write_eof()
+    assert (await reader.read(-1)).endswith(b"\r\n\r\nsoon")

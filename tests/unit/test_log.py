@@ -92,6 +92,15 @@ def test_an_address_is_in_full_at_debug_alone(address: str) -> None:
 
 def test_what_is_masked_keeps_its_first_letter_and_domain() -> None:
     assert masked("from ada.l@example.org, to <b@c.de>") == "from a***@example.org, to <b***@c.de>"
+    assert masked("id=ada@example.org outcome=buried") == "id=a***@example.org outcome=buried"
+    assert masked("o'b@x.org, mary.o'neil@x.org") == "o***@x.org, m***@x.org"
+    assert masked("KeyError(''ada@example.org')") == "KeyError(''a***@example.org')"
+
+
+def test_masking_takes_no_longer_for_a_word_without_end() -> None:
+    """In proportion to its length: else one event's text would hold up a process for an hour."""
+    for text in ("a" * 1_000_000, "'" * 1_000_000, "a'" * 500_000):
+        assert masked(text) == text
 
 
 @pytest.mark.parametrize(("name", "value"), [("LOG_FORMAT", "xml"), ("LOG_LEVEL", "LOUD")])
