@@ -280,7 +280,7 @@ async def test_a_stage_added_to_a_channel_later_gets_what_is_still_in_the_journa
 
 
 async def test_a_removed_stage_is_shown_not_served_and_once_forgotten_pins_nothing(rig: Rig) -> None:
-    removed = await rig.stage("removed", "in", None, lambda _: status(503))
+    removed = await rig.stage("removed", "in", None, lambda _: status(503, retry_after="60"))
     kept = await rig.stage("kept", "in")
     bridge = await rig.bridge()
     await rig.publish_all("in", ["1", "2", "3"])
