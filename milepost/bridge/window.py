@@ -25,7 +25,7 @@ class Limits(NamedTuple):
 
 
 class Window:
-    """Additive increase: each success of a full window widens it by one, up to `most`.
+    """Each success of a window that is at least half full widens it by one, up to `most`.
 
     When the route is down nothing passes until a delay is over, then one probe at a time; a probe that fails
     lengthens the delay. `taken` counts entries read and unsettled, `held` their bytes, `on_wire` those of them being
@@ -114,7 +114,9 @@ class Window:
         if self.strikes:
             self.strikes = 0
             self._reopen()
-        if self.size < self.most and self.taken >= self.size:
+        # Half of it in use is enough, as Linux has it for TCP's slow start (RFC 7661 gives the reason): reads come in
+        # steps, so that a window which is the limit is still not full at each of its successes.
+        if self.size < self.most and 2 * self.taken >= self.size:
             self.size += 1
             self._admit()
             self._changed.set()

@@ -54,17 +54,26 @@ async def test_no_more_than_its_size_enters_and_the_rest_follow_in_order() -> No
     assert posts.window.on_wire == 0
 
 
-async def test_each_success_of_a_full_window_widens_it_by_one_up_to_the_most() -> None:
-    full = window(20)
-    full.taken = 100
+async def test_each_success_of_a_window_in_use_widens_it_by_one_up_to_the_most() -> None:
+    used = window(20)
+    used.taken = FIRST
     for expected in (17, 18, 19, 20, 20):
-        full.succeeded()
-        assert full.size == expected
+        used.succeeded()
+        assert used.size == expected
 
 
-async def test_a_window_that_is_not_full_does_not_grow() -> None:
+async def test_a_window_whose_events_come_back_all_at_once_doubles() -> None:
+    """As they do from a stage that takes its time: none is settled, nor another read, before the last has answered."""
+    slow = window()
+    slow.taken = FIRST
+    for _ in range(FIRST):
+        slow.succeeded()
+    assert slow.size == 2 * FIRST
+
+
+async def test_a_window_that_is_less_than_half_in_use_does_not_grow() -> None:
     idle = window()
-    idle.taken = FIRST - 1
+    idle.taken = FIRST // 2 - 1
     idle.succeeded()
     assert idle.size == FIRST
 
