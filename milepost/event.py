@@ -34,6 +34,7 @@ _URI_REFERENCE = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
 _EXTENSION = re.compile(r"[a-z0-9]{1,20}")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _HEADER_SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
+_HEADER_PLAIN = re.compile(f"[{re.escape(_HEADER_SAFE)}]+")  # most values: quoting them costs ten times the look
 _KNOWN = frozenset({"specversion", "id", "source", "type", "time", "subject", "dataschema", "datacontenttype"})
 _DROPPED = frozenset({"journalid", "data", "data_base64"})
 
@@ -246,8 +247,11 @@ def _is_json(content_type: str) -> bool:
 
 def _header_value(name: str, value: str) -> str:
     """Percent-decode a header value (HTTP Protocol Binding, section 3.1.3.2)."""
+    value = value.strip().strip('"')
+    if "%" not in value and value.isascii():
+        return value
     try:
-        return unquote_to_bytes(value.strip().strip('"')).decode()
+        return unquote_to_bytes(value).decode()
     except UnicodeDecodeError:
         raise EventError(f"{name}: not UTF-8 after percent-decoding") from None
 
@@ -255,6 +259,8 @@ def _header_value(name: str, value: str) -> str:
 def _header_text(value: str | int | bool) -> str:  # noqa: FBT001
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, str) and _HEADER_PLAIN.fullmatch(value):
+        return value
     return quote(str(value), safe=_HEADER_SAFE)
 
 
