@@ -8,7 +8,7 @@ the envelope.
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from milepost import tracing
+from milepost.batched import BATCH_TYPE, is_batch, read_batch, write_batch
 from milepost.errors import (
     ConfigurationError,
     EventError,
@@ -108,8 +109,7 @@ def stage(function: Callable[..., Any], *, inline: bool = False) -> Main:
     working = {"stage": description.name, "channel": description.consumes.channel}
     call = function if inspect.iscoroutinefunction(function) or inline else partial(asyncio.to_thread, function)
 
-    async def answer(request: Request) -> Response:
-        event = Event.from_http(request.headers, await read_body(request))
+    async def reply_to(event: Event) -> Event | None:
         about.set({**working, "id": event.id})
         if tracer:
             tracer.took(event)
@@ -122,7 +122,7 @@ def stage(function: Callable[..., Any], *, inline: bool = False) -> Main:
     @served.counted
     async def judged(request: Request) -> Response:
         try:
-            return await answer(request)
+            return await _answer(request.headers, await read_body(request), reply_to)
         except MilepostError as fault:
             return _refusal(fault)
         except Exception:
@@ -199,14 +199,14 @@ def _payload(description: Description, event: Event) -> Payload:
         raise _Invalid(fault) from None
 
 
-def _reply(description: Description, event: Event, result: Any) -> Response:
+def _reply(description: Description, event: Event, result: Any) -> Event | None:
     if description.emits is None:
-        return Response(status_code=204)
+        return None
     if not isinstance(result, description.emits):
         raise MilepostError(
             f"{description.name} returned {type(result).__name__}, not its {description.emits.__name__}"
         )
-    reply = Event(
+    return Event(
         id=event.id,
         source=f"/milepost/{description.name}",
         type=description.emits.channel,
@@ -215,5 +215,36 @@ def _reply(description: Description, event: Event, result: Any) -> Response:
         data=result.model_dump(mode="json"),
         extensions={name: event.extensions[name] for name in tracing.EXTENSIONS if name in event.extensions},
     )
+
+
+async def _answer(
+    headers: Mapping[str, str], body: bytes, reply_to: Callable[[Event], Awaitable[Event | None]]
+) -> Response:
+    """In the content mode that was asked in: an event alone in binary mode, a batch as a batch in the same order."""
+    if is_batch(headers.get("content-type", "")):
+        return _together(await _each(map(reply_to, read_batch(body))))
+    return _alone(await reply_to(Event.from_http(headers, body)))
+
+
+async def _each(calls: Iterable[Awaitable[Event | None]]) -> Sequence[Event | None]:
+    """All of them, each to its end whatever becomes of the others. The first fault speaks for the batch, whose events
+    the bridge then delivers alone.
+    """
+    replies = []
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+        replies.append(outcome)
+    return replies
+
+
+def _alone(reply: Event | None) -> Response:
+    if reply is None:
+        return Response(status_code=204)
     headers, body = reply.to_http()
     return Response(body, headers=headers)
+
+
+def _together(replies: Iterable[Event | None]) -> Response:
+    texts = [reply.to_json().encode() for reply in replies if reply]
+    return Response(write_batch(texts), media_type=BATCH_TYPE) if texts else Response(status_code=204)

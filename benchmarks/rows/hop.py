@@ -35,11 +35,11 @@ def consumed(url: str) -> None:
     asyncio.run(beat())
 
 
-def ours(lab: Lab) -> Measured:
+def ours(lab: Lab, *, batch: int = 1) -> Measured:
     consumed(lab.redis.url)
     fill.journal(lab.redis.url, map(fill.submission, range(EVENTS)))
     function = lab.function("distance")
-    route = {"name": "distance", "consumes": "raw_input", "emits": NEXT, "url": function.url}
+    route = {"name": "distance", "consumes": "raw_input", "emits": NEXT, "url": function.url, "batch": batch}
     return arriving(lab, keys.journal(NEXT), lambda: (lab.bridge(route, ready=False), function))
 
 
@@ -93,5 +93,13 @@ BENCHES = [
             "pub/sub stage, busy": partial(pubsub, loop="busy"),
             "pub/sub stage, waiting": partial(pubsub, loop="waiting"),
         },
-    )
+    ),
+    Bench(
+        "hop-batch",
+        (
+            Figure("rate", "one hop with reply, route with batch 32", "events/s", 4_000, more_is_better=True),
+            Figure("cpu", "one hop with reply, route with batch 32: CPU of both", "CPU s/1000", 0.30),
+        ),
+        {OURS: partial(ours, batch=32)},
+    ),
 ]

@@ -97,7 +97,7 @@ topologySpreadConstraints:
 
 {{- /* The delivery of a stage's Trigger in broker mode, as JSON, of the same. */ -}}
 {{- define "milepost.triggerDelivery" -}}
-{{- omit (mergeOverwrite (deepCopy .root.Values.broker.delivery) (deepCopy (.entry.delivery | default dict))) "crashRetry" "deadline" "delay" | toJson -}}
+{{- omit (mergeOverwrite (deepCopy .root.Values.broker.delivery) (deepCopy (.entry.delivery | default dict))) "crashRetry" "deadline" "delay" "batch" | toJson -}}
 {{- end -}}
 
 {{- /* Names of the stages that are functions of ours, as a JSON list. */ -}}

@@ -12,6 +12,7 @@ from milepost.bridge.client import Client, Lost, NotSent, TooLarge
 from milepost.bridge.metrics import RouteMetrics
 from milepost.bridge.ruling import Ruling, event_id
 from milepost.bridge.settings import Delivery
+from milepost.bridge.together import Together
 from milepost.bridge.verdict import Crashed, Delivered, Failed, RouteDown, Verdict, judge
 from milepost.bridge.window import Limits, Window
 from milepost.errors import JournalUnavailable
@@ -59,6 +60,9 @@ class Route:
         self.dirty: set[str] = set()
         self._client = client
         self._tracer = tracing.tracer("bridge")
+        self._together = Together(
+            client, self.name, most=delivery.batch, timeout=delivery.timeout.total_seconds(), emits=emits
+        )
         self._emits = emits
         self._delivery = delivery
         self._metrics = metrics
@@ -188,6 +192,10 @@ class Route:
 
     async def _post(self, entry: Entry) -> Verdict:
         if self._tracer is None:
+            if self._delivery.batch > 1 and not entry.attempts + entry.crashes:
+                verdict = await self._together.deliver(entry)
+                if verdict is not None:
+                    return verdict
             return await self._judged(entry)
         with self._tracer.deliver(self.name, entry.event, entry.attempts + entry.crashes) as delivery:
             verdict = await self._judged(entry, delivery.headers)

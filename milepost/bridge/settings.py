@@ -67,6 +67,8 @@ class Delivery(BaseModel):
     """The bridge's own, DEADLINE, for this stage alone; with `delay` counted from when the event is due."""
     delay: timedelta = Field(timedelta(0), ge=timedelta(0))
     """How long an event waits from its first journaling until its first delivery."""
+    batch: int = Field(1, ge=1, le=512)
+    """Events that may go in one request, in batched content mode, to a stage that reads it. What fails goes alone."""
 
 
 class Stage(Delivery):
@@ -117,4 +119,6 @@ class BridgeSettings(JournalSettings):
                 raise ValueError(f"ROUTES: {', '.join(without)}: url is missing")
         elif late := [stage.name for stage in self.routes if stage.delay]:
             raise ValueError(f"ROUTES: {', '.join(late)}: delay is for direct delivery; a Broker delivers at once")
+        elif many := [stage.name for stage in self.routes if stage.batch > 1]:
+            raise ValueError(f"ROUTES: {', '.join(many)}: batch is for direct delivery; a Broker takes one at a time")
         return self

@@ -1,11 +1,12 @@
 """What an answer means, and whose fault it is. No input, no output: a table."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from milepost.batched import is_batch, read_batch
 from milepost.errors import EventError, MilepostError
 from milepost.event import Event, loads
 
@@ -102,6 +103,27 @@ def _accepted(status: int, headers: Mapping[str, str], body: bytes, emits: str |
     except (MilepostError, ValueError) as fault:
         return Failed(status, f"unusable reply: {fault}")
     return Delivered(reply)
+
+
+def judge_batch(
+    status: int, headers: Mapping[str, str], body: bytes, events: int, *, emits: str | None
+) -> Sequence[Verdict] | None:
+    """The verdicts on the answer to a batch of so many events, in its order; None unless it says that all went well:
+    2xx of a stage that emits nothing, 204, or 200 with as many events as were sent.
+    """
+    if 200 <= status < 300 and (emits is None or (status == 204 and not body)):
+        return [Delivered()] * events
+    if status != 200 or not is_batch(headers.get("content-type", "")):
+        return None
+    try:
+        replies = read_batch(body)
+        for reply in replies:
+            reply.to_json()  # may be too large, though the body was not
+    except MilepostError:
+        return None
+    if len(replies) != events or any(reply.type != emits for reply in replies):
+        return None
+    return [Delivered(reply) for reply in replies]
 
 
 def retry_after(value: str | None, *, now: datetime | None = None) -> float | None:

@@ -6,8 +6,8 @@ Redis; `milepost.testing.contract` has the tests that every stage inherits. Inst
 
 import pytest
 
-# Before the module is imported: its assertions are to say what they compared.
-pytest.register_assert_rewrite("milepost.testing.contract")
+# Before the modules are imported: their assertions are to say what they compared.
+pytest.register_assert_rewrite("milepost.testing.contract", "milepost.testing.posting")
 
 from milepost.examples import example  # noqa: E402
 from milepost.testing.calling import Problem, answer, described, load, run  # noqa: E402

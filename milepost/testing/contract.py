@@ -9,70 +9,20 @@ The stage runs as its image runs it, under functions-framework, and is spoken to
 with the CloudEvents SDK, which shares no code with Milepost.
 """
 
-import asyncio
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 from uuid import uuid4
 
 import httpx
 import pytest
-from cloudevents.http import CloudEvent, from_http
+from cloudevents.http import CloudEvent, from_dict
 
 from milepost import Payload, table
+from milepost.testing.posting import BATCH, answered, batched, binary, ce_headers, refused, send, structured
 from milepost.testing.servers import Function
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 MEGABYTE = 1_000_000
-
-
-def binary(event: dict[str, Any]) -> tuple[dict[str, str], bytes]:
-    """An event as headers and body, made by hand."""
-    headers = {f"ce-{name}": str(value) for name, value in event.items() if name != "data"}
-    return headers | {"content-type": "application/json"}, json.dumps(event["data"]).encode()
-
-
-def structured(event: dict[str, Any]) -> tuple[dict[str, str], bytes]:
-    return {"content-type": "application/cloudevents+json"}, json.dumps(event).encode()
-
-
-def send(url: str, event: dict[str, Any], mode: Any = binary) -> httpx.Response:
-    headers, body = mode(event)
-    return httpx.post(url, headers=headers, content=body, timeout=30)
-
-
-async def at_once(url: str, events: list[dict[str, Any]]) -> list[httpx.Response]:
-    """Deliver them all at the same time."""
-    async with httpx.AsyncClient(timeout=30) as client:
-
-        async def deliver(event: dict[str, Any]) -> httpx.Response:
-            headers, body = binary(event)
-            return await client.post(url, headers=headers, content=body)
-
-        return await asyncio.gather(*map(deliver, events))
-
-
-def answered(response: httpx.Response) -> CloudEvent:
-    assert response.status_code == 200, response.text
-    return from_http(dict(response.headers), response.content)
-
-
-def ce_headers(response: httpx.Response) -> dict[str, str]:
-    return {name: value for name, value in response.headers.items() if name.startswith("ce-") or name == "content-type"}
-
-
-def refused(response: httpx.Response, status: int) -> dict[str, Any]:
-    """Check that the answer is an RFC 9457 problem of that status, short and without a traceback."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    problem: dict[str, Any] = response.json()
-    assert problem["status"] == status
-    assert problem["type"] == "about:blank"
-    assert problem["title"]
-    assert problem["detail"]
-    assert "Traceback" not in response.text
-    assert len(response.content) < 3000
-    return problem
 
 
 class StageContract:
@@ -181,6 +131,19 @@ class StageContract:
         assert again.content == first.content
         assert again.headers["ce-id"] == first.headers["ce-id"]
 
+    def test_a_batch_is_answered_as_a_batch_in_its_order(self, url: str, env: dict[str, str]) -> None:
+        events = [self.make() for _ in range(3)]
+        for event in events:
+            self.prepare(event, env)
+        response = send(url, events, batched)
+        alone = [self.reply(send(url, event, structured)) for event in events]
+        if self.emits is None:
+            assert (response.status_code, response.content) == (204, b"")
+            return
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == BATCH
+        assert [from_dict(reply) for reply in response.json()] == alone
+
     def test_describes_itself(self, url: str) -> None:
         response = httpx.get(url)
         assert response.status_code == 200
@@ -251,6 +214,10 @@ class StageContract:
             refused(response, 400)
             assert "set-cookie" not in response.headers
 
+    def test_an_event_of_a_batch_that_is_none_is_a_400_that_names_its_place(self, url: str) -> None:
+        problem = refused(send(url, [self.make(), self.make(source="not a reference")], batched), 400)
+        assert problem["detail"].startswith("event 1: source")
+
     # 413 and 422
 
     def test_more_than_a_megabyte_is_a_413(self, url: str) -> None:
@@ -269,6 +236,12 @@ class StageContract:
                 problem = refused(send(url, self.make(data=data), mode), 422)
                 assert field in {error["field"] for error in problem["errors"]}, (data, problem)
                 assert all(error["fault"] for error in problem["errors"])
+
+    def test_an_invalid_payload_fails_its_batch_and_harms_no_other(self, url: str, event: dict[str, Any]) -> None:
+        data, field = self.invalid[0]
+        problem = refused(send(url, [event, self.make(data=data)], batched), 422)
+        assert field in {error["field"] for error in problem["errors"]}
+        self.reply(send(url, event))
 
     def test_no_data_is_a_422(self, url: str) -> None:
         event = self.make()

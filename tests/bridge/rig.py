@@ -20,6 +20,7 @@ from typing import Any, Self
 import redis.asyncio as redis_asyncio
 
 from milepost import keys
+from milepost.batched import BATCH_TYPE, is_batch, read_batch, write_batch
 from milepost.bridge.bridge import Bridge
 from milepost.bridge.settings import BridgeSettings
 from milepost.connection import connect
@@ -63,6 +64,11 @@ def replied(event: Event, channel: str) -> bytes:
     return status(200, body, **headers)
 
 
+def together(events: list[Event]) -> bytes:
+    """The next events, as a batch."""
+    return status(200, write_batch(event.to_json().encode() for event in events), content_type=BATCH_TYPE)
+
+
 class Stage:
     """An HTTP server that answers deliveries by `script` and counts them by event id."""
 
@@ -73,6 +79,9 @@ class Stage:
         self.script: Script = script or self.succeed
         self.count: Counter[str] = Counter()
         self.received: list[Event] = []
+        self.batches: list[list[str]] = []
+        """Ids of the events of each batch; `count` and `received` have only those that came alone."""
+        self.batch_script: Callable[[list[Event]], Answer | Awaitable[Answer]] = self.succeed_together
         self.on_wire = 0
         self.most_on_wire = 0
         self.port = 0
@@ -90,6 +99,10 @@ class Stage:
 
     def succeed(self, delivery: Delivery) -> bytes:
         return replied(delivery.event, self.emits) if self.emits else status(204)
+
+    def succeed_together(self, events: list[Event]) -> bytes:
+        replies = [Event(id=event.id, source="/test", type=self.emits or "", data=event.data) for event in events]
+        return together(replies)
 
     async def open(self) -> Self:
         """Listen, on the same port as before if there was one."""
@@ -124,13 +137,21 @@ class Stage:
                 lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[1:-2]
                 headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
                 body = await reader.readexactly(int(headers["content-length"]))
-                answer = await self._answer(Event.from_http(headers, body), headers)
+                if is_batch(headers["content-type"]):
+                    answer = await self._answer_batch(read_batch(body))
+                else:
+                    answer = await self._answer(Event.from_http(headers, body), headers)
                 if answer is None:
                     break
                 writer.write(answer)
                 await writer.drain()
         self._writers.discard(writer)
         writer.close()
+
+    async def _answer_batch(self, events: list[Event]) -> Answer:
+        self.batches.append([event.id for event in events])
+        answer = self.batch_script(events)
+        return await answer if isawaitable(answer) else answer
 
     async def _answer(self, event: Event, headers: Mapping[str, str]) -> Answer:
         self.count[event.id] += 1

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from milepost.testing.contract import TRACEPARENT, StageContract, answered, at_once, binary, refused, send, structured
+from milepost.testing.contract import TRACEPARENT, StageContract
+from milepost.testing.posting import answered, at_once, binary, refused, send, structured
 from tests.servers import HOST
 
 __all__ = [

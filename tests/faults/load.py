@@ -137,6 +137,8 @@ class Load:
         return self._taken(sent, await self._http.post(bridge.url, content=body, headers=headers))
 
     def _taken(self, sent: Sent, answer: httpx.Response) -> bool:
+        if answer.status_code == httpx.codes.REQUEST_TIMEOUT:
+            return False  # it was frozen while the body came; the request may be repeated (RFC 9110, section 15.5.9)
         if 400 <= answer.status_code < 500:
             self.refused.append(f"{sent.email} was refused: {answer.status_code} {answer.text[:100]}")
             return True

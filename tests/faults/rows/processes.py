@@ -42,6 +42,11 @@ for _number in (SIGKILL, SIGTERM):
             partial(component_ends, component="redis", number=_number)
         )
 
+for _component in ("bridge", "distance", "store", "email", "redis"):
+    fault(f"routes with batch 32, {_component}: SIGKILL", resends=_component in MAY_RESEND, delivery={"batch": 32})(
+        partial(component_ends, component=_component, number=SIGKILL)
+    )
+
 for _kind, _server in EVERY_REDIS.items():
     fault(
         f"redis, appendfsync everysec: SIGKILL ({_kind}), not held to 0", redis=_server, fsync="everysec", held=False

@@ -1,0 +1,86 @@
+"""Deliveries that go together: what a route posts in one turn of the event loop, up to its `batch` in a request."""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+
+from milepost.batched import BATCH_TYPE, write_batch
+from milepost.bridge.client import Client, Lost, NotSent, TooLarge
+from milepost.bridge.verdict import RouteDown, Verdict, judge_batch
+from milepost.event import MAX_EVENT
+from milepost.journal import Entry
+from milepost.log import Fields
+
+log = logging.getLogger("milepost.bridge")
+
+Waiting = tuple[Entry, asyncio.Future[Verdict | None]]
+
+
+class Together:
+    """POSTs in batched content mode. A batch is an attempt at nothing but speed: it counts only where all of it went
+    well, or where nothing was sent. Otherwise each of its events is delivered alone, and judged by that.
+    """
+
+    def __init__(self, client: Client, stage: str, *, most: int, timeout: float, emits: str | None) -> None:
+        self._client = client
+        self._stage = stage
+        self._most = most
+        self._timeout = timeout
+        self._emits = emits
+        self._waiting: list[Waiting] = []
+        self._posts: set[asyncio.Task[None]] = set()
+
+    async def deliver(self, entry: Entry) -> Verdict | None:
+        """The verdict on an event that went with others; None for one that is to be delivered alone."""
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._go)
+        verdict: asyncio.Future[Verdict | None] = loop.create_future()
+        self._waiting.append((entry, verdict))
+        return await verdict
+
+    def _go(self) -> None:
+        waiting, self._waiting = [one for one in self._waiting if not one[1].done()], []
+        for batch in self._batches(waiting):
+            if len(batch) == 1:
+                batch[0][1].set_result(None)
+                continue
+            post = asyncio.create_task(self._post(batch))
+            self._posts.add(post)
+            post.add_done_callback(self._posts.discard)
+
+    def _batches(self, waiting: Sequence[Waiting]) -> Iterator[Sequence[Waiting]]:
+        batch: list[Waiting] = []
+        size = 0
+        for one in waiting:
+            size += len(one[0].event) + 1
+            if batch and (len(batch) == self._most or size >= MAX_EVENT):
+                yield batch
+                batch, size = [], len(one[0].event) + 1
+            batch.append(one)
+        if batch:
+            yield batch
+
+    async def _post(self, batch: Sequence[Waiting]) -> None:
+        verdicts: Sequence[Verdict | None] = [None] * len(batch)
+        try:
+            verdicts = await self._judged([entry.event for entry, _ in batch]) or verdicts
+        except Exception:
+            log.exception(Fields(stage=self._stage, outcome="batch-not-posted"))
+        finally:
+            for (_, waiter), verdict in zip(batch, verdicts, strict=True):
+                if not waiter.done():
+                    waiter.set_result(verdict)
+
+    async def _judged(self, events: Sequence[bytes]) -> Sequence[Verdict] | None:
+        try:
+            answer = await self._client.post(write_batch(events), content_type=BATCH_TYPE, timeout=self._timeout)
+        except NotSent as fault:
+            return [RouteDown(None, str(fault))] * len(events)
+        except (Lost, TooLarge) as fault:
+            log.info(Fields(stage=self._stage, outcome="batch-undone", events=len(events), reason=str(fault)))
+            return None
+        verdicts = judge_batch(answer.status, answer.headers, answer.body, len(events), emits=self._emits)
+        if verdicts is None:
+            log.info(Fields(stage=self._stage, outcome="batch-undone", events=len(events), status=answer.status))
+        return verdicts

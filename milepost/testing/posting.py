@@ -1,0 +1,63 @@
+"""Events over HTTP, made and read without Milepost's own codec: by hand, and by the CloudEvents SDK."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+from cloudevents.http import CloudEvent, from_http
+
+BATCH = "application/cloudevents-batch+json"
+
+
+def binary(event: dict[str, Any]) -> tuple[dict[str, str], bytes]:
+    """An event as headers and body, made by hand."""
+    headers = {f"ce-{name}": str(value) for name, value in event.items() if name != "data"}
+    return headers | {"content-type": "application/json"}, json.dumps(event["data"]).encode()
+
+
+def structured(event: dict[str, Any]) -> tuple[dict[str, str], bytes]:
+    return {"content-type": "application/cloudevents+json"}, json.dumps(event).encode()
+
+
+def batched(events: list[dict[str, Any]]) -> tuple[dict[str, str], bytes]:
+    return {"content-type": BATCH}, json.dumps(events).encode()
+
+
+def send(url: str, event: Any, mode: Any = binary) -> httpx.Response:
+    headers, body = mode(event)
+    return httpx.post(url, headers=headers, content=body, timeout=30)
+
+
+async def at_once(url: str, events: list[dict[str, Any]]) -> list[httpx.Response]:
+    """Deliver them all at the same time."""
+    async with httpx.AsyncClient(timeout=30) as client:
+
+        async def deliver(event: dict[str, Any]) -> httpx.Response:
+            headers, body = binary(event)
+            return await client.post(url, headers=headers, content=body)
+
+        return await asyncio.gather(*map(deliver, events))
+
+
+def answered(response: httpx.Response) -> CloudEvent:
+    assert response.status_code == 200, response.text
+    return from_http(dict(response.headers), response.content)
+
+
+def ce_headers(response: httpx.Response) -> dict[str, str]:
+    return {name: value for name, value in response.headers.items() if name.startswith("ce-") or name == "content-type"}
+
+
+def refused(response: httpx.Response, status: int) -> dict[str, Any]:
+    """Check that the answer is an RFC 9457 problem of that status, short and without a traceback."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert problem["status"] == status
+    assert problem["type"] == "about:blank"
+    assert problem["title"]
+    assert problem["detail"]
+    assert "Traceback" not in response.text
+    assert len(response.content) < 3000
+    return problem

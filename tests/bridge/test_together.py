@@ -1,0 +1,154 @@
+"""A route with a `batch`: what goes together, and that nothing is lost, doubled or blamed by it."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from milepost.event import Event
+from tests.bridge.rig import Answer, Delivery, Rig, Stage, replied, status, together, value
+from tests.servers import eventually
+
+BATCH = {"batch": 8}
+IDS = [str(number) for number in range(40)]
+
+
+async def settled(rig: Rig, stage: Stage) -> None:
+    await eventually(lambda: rig.settled(stage))
+
+
+def all_of(stage: Stage) -> list[str]:
+    return sorted(id for batch in stage.batches for id in batch)  # noqa: A001
+
+
+async def test_a_backlog_goes_in_batches_and_each_reply_enters_the_next_journal(rig: Rig) -> None:
+    first = await rig.stage("first", "in", "middle")
+    second = await rig.stage("second", "middle", "out")
+    await rig.publish_all("in", IDS)
+    bridge = await rig.bridge(BATCH)
+    await settled(rig, first)
+    await settled(rig, second)
+    for stage in (first, second):
+        came = all_of(stage) + list(stage.count)
+        assert sorted(came) == sorted(IDS), "each once, together or alone"
+        assert max(map(len, stage.batches)) <= 8
+        assert value(bridge, "deliveries_total", stage=stage.name, outcome="delivered") == len(IDS)
+    assert [len(batch) for batch in first.batches[:2]] == [8, 8], "as many as may, of the first window of 16"
+    assert list(await rig.journal.progress("7")) == ["in", "middle", "out"]
+
+
+async def test_one_event_goes_alone(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    await rig.bridge(BATCH)
+    await rig.publish("in", "1")
+    await settled(rig, stage)
+    assert (stage.batches, stage.count) == ([], {"1": 1})
+
+
+async def test_a_bad_event_is_buried_by_its_own_answer_and_the_others_are_delivered_alone(rig: Rig) -> None:
+    def one(delivery: Delivery) -> Answer:
+        return status(422) if delivery.event.id == "3" else replied(delivery.event, "out")
+
+    stage = await rig.stage("stage", "in", "out", one)
+    stage.batch_script = lambda events: (
+        status(422) if any(event.id == "3" for event in events) else stage.succeed_together(events)
+    )
+    await rig.publish_all("in", IDS)
+    await rig.bridge(BATCH)
+    await settled(rig, stage)
+    (letter,) = await rig.dead("stage")
+    assert (letter.id, letter.status) == ("3", 422)
+    spoiled = next(batch for batch in stage.batches if "3" in batch)
+    assert {id: stage.count[id] for id in spoiled} == dict.fromkeys(spoiled, 1)  # noqa: A001
+    assert sorted(all_of(stage)) == sorted(IDS), "each in one batch at most"
+
+
+async def test_what_failed_before_goes_alone(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out", lambda delivery: status(500 if delivery.count < 3 else 204))
+    stage.batch_script = lambda _: status(500)
+    await rig.publish_all("in", IDS[:8])
+    await rig.bridge({**BATCH, "retry": 5})
+    await settled(rig, stage)
+    assert all_of(stage) == sorted(IDS[:8])
+    assert stage.count == dict.fromkeys(IDS[:8], 3)
+    assert not await rig.dead("stage")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda events: together(events[:-1]),
+        lambda events: together([Event(id=event.id, source="/test", type="elsewhere") for event in events]),
+        lambda events: replied(events[0], "out"),
+        lambda _: status(200, b"OK"),
+        lambda _: status(200, b"x" * 2_000_000),
+        lambda _: status(409, retry_after="60"),
+        lambda _: status(503),
+        lambda _: None,
+    ],
+    ids=["one missing", "another channel", "one event", "OK", "2 MB", "409", "503", "closed"],
+)
+async def test_an_answer_that_does_not_say_all_went_well_blames_none(
+    rig: Rig, answer: Callable[[list[Event]], Answer]
+) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    stage.batch_script = answer
+    await rig.publish_all("in", IDS)
+    bridge = await rig.bridge({**BATCH, "retry": 0, "crashRetry": 0})
+    await settled(rig, stage)
+    assert stage.batches
+    assert stage.count == dict.fromkeys(IDS, 1)
+    assert not await rig.dead("stage")
+    assert value(bridge, "deliveries_total", stage="stage", outcome="delivered") == len(IDS)
+
+
+async def test_a_stage_that_is_not_there_gets_no_blame_and_later_all(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    await stage.close()
+    await rig.publish_all("in", IDS)
+    await rig.bridge({**BATCH, "retry": 0})
+    await eventually(lambda: rig.parked("stage"))
+    assert not await rig.dead("stage")
+    await stage.open()
+    await settled(rig, stage)
+    assert sorted(all_of(stage) + list(stage.count)) == sorted(IDS)
+
+
+async def test_events_that_are_too_large_together_go_alone(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out", lambda _: status(204))
+    for number in IDS[:4]:
+        await rig.publish("in", number, "x" * 600_000)
+    await rig.bridge(BATCH)
+    await settled(rig, stage)
+    assert (stage.batches, stage.count) == ([], dict.fromkeys(IDS[:4], 1))
+
+
+async def test_a_batch_that_hangs_is_given_up_and_its_events_are_delivered_alone(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    stage.batch_script = _never
+    await rig.publish_all("in", IDS[:8])
+    await rig.bridge({**BATCH, "timeout": "PT0.3S", "retry": 0, "crashRetry": 0})
+    await settled(rig, stage)
+    assert stage.count == dict.fromkeys(IDS[:8], 1)
+    assert not await rig.dead("stage")
+
+
+async def _never(_: list[Event]) -> Answer:
+    await asyncio.Event().wait()
+    return None
+
+
+async def test_a_stop_hands_back_what_is_in_a_batch_and_another_bridge_delivers_it(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    stage.batch_script = _never
+    await rig.publish_all("in", IDS[:8])
+    bridge = await rig.bridge(BATCH, grace="PT0.1S")
+    await eventually(lambda: stage.batches)
+    await rig.stop(bridge)
+    assert await rig.pending(stage) == 8
+    stage.batch_script = stage.succeed_together
+    await rig.bridge(BATCH)
+    await settled(rig, stage)
+    again = [id for batch in stage.batches[1:] for id in batch] + list(stage.count)  # noqa: A001
+    assert sorted(again) == IDS[:8]
+    assert not await rig.dead("stage")
