@@ -56,6 +56,7 @@ class Progress(BaseModel):
     """How far a submission has come."""
 
     id: str
+    over: bool = Field(description="whether nothing more is to come: it is done, or was given up")
     channels: list[Reached] = Field(description="in the order in which they were reached")
 
 

@@ -44,7 +44,7 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     pages = Pages()
     chart = Chart(journal)
     redis = connect(settings, answer_within=REDIS_WITHIN, retries=0)  # a silent reconnect would hide what was missed
-    listener = Listener(redis, chart.channels)
+    listener = Listener(redis, chart.channels, most_of_client=settings.stream_limit)
     metrics = Metrics()
     rate = settings.rate_limit and RateLimit(
         settings.rate_limit, settings.redis_url.get_secret_value(), answer_within=REDIS_WITHIN

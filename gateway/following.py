@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import openapi
+from gateway.client import client_of
 from gateway.course import Chart
 from gateway.identity import canonical_uuid
 from gateway.listener import Listener
@@ -63,19 +64,23 @@ def router(tracker: Tracker, pages: Pages) -> APIRouter:
     """`GET /submissions/{id}` and `GET /submissions/{id}/events`."""
     routes = APIRouter()
 
-    async def watching(sent: Annotated[str, openapi.ID]) -> AsyncIterator[Watch]:
+    async def watching(request: Request, sent: Annotated[str, openapi.ID]) -> AsyncIterator[Watch]:
         event_id = _id(sent)
-        with tracker.listener.watch(event_id) as bell:  # first, so that nothing falls between this and the reading
+        with tracker.listener.watch(
+            event_id, client_of(request)
+        ) as bell:  # first, so that nothing falls between this and the reading
             yield Watch(event_id, await tracker.notes(event_id), bell)
 
     @routes.get("/submissions/{id}", **openapi.FOLLOW)  # noqa: FAST003 - openapi.ID has the alias
     async def follow(request: Request, sent: Annotated[str, openapi.ID]) -> Response:
         event_id = _id(sent)
         notes = await tracker.notes(event_id)
+        course = await tracker.chart.course()
         if wants_page(request.headers):
-            return pages.submission(event_id, notes, await tracker.chart.course())
+            return pages.submission(event_id, notes, course)
+        reached = [_told(channel, note) for channel, note in notes.items()]
         # ASCII: what a foreign program published may hold characters that UTF-8 cannot.
-        text = dumps({"id": event_id, "channels": [_told(channel, note) for channel, note in notes.items()]})
+        text = dumps({"id": event_id, "over": course.is_over(notes), "channels": reached})
         return Response(text, media_type=JSON, headers={"cache-control": "no-store", "vary": "accept"})
 
     @routes.get("/submissions/{id}/events", **openapi.WATCH)  # noqa: FAST003

@@ -5,6 +5,7 @@ read from progress. So nothing is queued for anyone, and nobody is shown what is
 import asyncio
 import logging
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -25,6 +26,10 @@ MOST_WATCHERS = 1000
 MOST_OF_ONE = 10
 """Watchers in this process, and of one submission."""
 
+OTHERWISE = "GET /submissions/{id} tells the same whenever it is asked, and the submission goes on all the same."
+RETRY_AFTER = 10
+"""What a refused watcher is told, and the seconds to wait."""
+
 _NAMES = re.compile(rb'\{(?:"journalid":"[0-9]+-[0-9]+",)?"specversion":"1\.0","id":"([0-9a-f-]{36})"')
 """How our own messages begin, and so which submission they are of. Anyone else's shows when progress is next read."""
 
@@ -36,31 +41,37 @@ Ear = Callable[[str, bytes], None]
 
 
 class Listener:
-    """Subscribed while anyone watches. `channels` says which there are; `redis` must not retry by itself."""
+    """Subscribed while anyone watches, `most_of_client` of one client at a time. `channels` says which there are;
+    `redis` must not retry by itself.
+    """
 
-    def __init__(self, redis: Redis, channels: Callable[[], Awaitable[Sequence[str]]]) -> None:
+    def __init__(self, redis: Redis, channels: Callable[[], Awaitable[Sequence[str]]], *, most_of_client: int) -> None:
         self._redis = redis
         self._channels = channels
+        self._most_of_client = most_of_client
         self._bells: dict[str, list[asyncio.Event]] = {}
         self._ears: list[Ear] = []
-        self._watchers = 0
+        self._watchers: Counter[str] = Counter()
         self._wanted = asyncio.Event()
         self.closed = False
 
     @contextmanager
-    def watch(self, event_id: str) -> Iterator[asyncio.Event]:
+    def watch(self, event_id: str, client: str) -> Iterator[asyncio.Event]:
         """An event that is set whenever there may be news of this submission. Raises Refusal: too many watch."""
         bells = self._bells.get(event_id, [])
-        if self._watchers >= MOST_WATCHERS or len(bells) >= MOST_OF_ONE or self.closed:
-            raise Refusal(503, "Too many are watching just now; the submission goes on all the same.", retry_after=10)
+        if self._watchers[client] >= self._most_of_client:
+            most = f"At most {self._most_of_client} live streams for one address at a time."
+            raise Refusal(429, f"{most} {OTHERWISE}", retry_after=RETRY_AFTER)
+        if self._watchers.total() >= MOST_WATCHERS or len(bells) >= MOST_OF_ONE or self.closed:
+            raise Refusal(503, f"Too many are watching just now. {OTHERWISE}", retry_after=RETRY_AFTER)
         bell = asyncio.Event()
         self._bells[event_id] = [*bells, bell]
-        self._watchers += 1
+        self._watchers[client] += 1
         self._wanted.set()
         try:
             yield bell
         finally:
-            self._watchers -= 1
+            self._watchers -= Counter((client,))  # who is at 0 is forgotten
             self._bells[event_id].remove(bell)
             if not self._bells[event_id]:
                 del self._bells[event_id]

@@ -13,6 +13,7 @@ from functions.payloads import Submission
 from gateway.answers import ID as EXAMPLE_ID
 from gateway.answers import LATER, PLACE, REF, Accepted, News, Problem, Progress, answer, problem
 from gateway.identity import HEADER, LONGEST_KEY
+from gateway.listener import OTHERWISE
 from gateway.refusal import FORMS, JSON
 
 _AWAY = problem(
@@ -153,6 +154,7 @@ FOLLOW: dict[str, Any] = {
             Progress,
             {
                 "id": EXAMPLE_ID,
+                "over": False,
                 "channels": [
                     {"channel": "raw_input", "time": "2025-10-01T09:30:00.120Z", "data": PLACE},
                     {
@@ -182,7 +184,8 @@ WATCH: dict[str, Any] = {
         " data; the last says so, and ends the stream. A stage that gives up shows as dead: and its name, with the"
         " reason. An event's id names all that you have by then: ask again with it as Last-Event-ID and you miss"
         " nothing and get nothing twice. Comments keep a quiet stream alive; every stream ends after 15 minutes or"
-        " when the gateway stops, and you ask again."
+        " when the gateway stops, and you ask again. One client has 20 streams at a time unless STREAM_LIMIT says"
+        " otherwise; who is refused one can follow the submission instead."
     ),
     "response_class": Response,
     "responses": {
@@ -207,11 +210,18 @@ WATCH: dict[str, Any] = {
         },
         204: {"description": "It is over, and Last-Event-ID says that you have it all: do not ask again"},
         404: _UNKNOWN,
+        429: problem(
+            "Too many streams of one client",
+            429,
+            "Too Many Requests",
+            f"At most 20 live streams for one address at a time. {OTHERWISE}",
+        )
+        | {"headers": LATER},
         503: problem(
             "Redis is away, or too many are watching",
             503,
             "Service Unavailable",
-            "Too many are watching just now; the submission goes on all the same.",
+            f"Too many are watching just now. {OTHERWISE}",
         )
         | {"headers": LATER},
     },

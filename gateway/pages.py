@@ -71,6 +71,7 @@ class Pages:
             status,
             headers,
             place=place,
+            event_id=event_id,
             journey=journey,
             fix=_fix(journey.submitted),
             now=round(time.time() * 1000),

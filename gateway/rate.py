@@ -9,17 +9,14 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
 from starlette.requests import Request
 
+from gateway.client import client_of
 from gateway.refusal import Refusal
 from milepost import connection, keys
 from milepost.errors import JournalUnavailable
 
 
 class RateLimit:
-    """At most so many submissions a client, by its address; `text` is as in `60/minute`. What has another `purpose` is
-    counted apart.
-
-    Addresses are those of connections, or what a trusted proxy says of them (see FORWARDED_ALLOW_IPS).
-    """
+    """At most so many submissions a client, `text` of them as in `60/minute`. Another `purpose` is counted apart."""
 
     def __init__(self, text: str, redis_url: str, *, answer_within: float, purpose: str = "") -> None:
         self._item: RateLimitItem = parse(text)
@@ -36,7 +33,7 @@ class RateLimit:
 
     async def check(self, request: Request) -> None:
         """Count this request. Raises Refusal (429) when it is one too many, JournalUnavailable."""
-        client = [*self._purpose, request.client.host if request.client else "unknown"]
+        client = [*self._purpose, client_of(request)]
         try:
             if await self._limiter.hit(self._item, *client):
                 return

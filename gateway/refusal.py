@@ -1,5 +1,6 @@
 """What the gateway refuses, and why: told as RFC 9457 problem JSON, or as a page to those who ask for pages."""
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
@@ -16,6 +17,10 @@ LONGEST_NAME = 64
 
 _PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 """RFC 9110's names, where older Pythons have older ones."""
+
+_VERBS = ("must ", "cannot ", "contains ", "is ")
+_SUBJECT = re.compile(rf"^(?:An|The) email address (?={'|'.join(_VERBS)})")
+"""Of the faults that email-validator tells: the field's name stands in its place."""
 
 Faults = Sequence[Mapping[str, str]]
 """Of each faulty field: `field`, and `fault`, which reads on from the field's name."""
@@ -81,8 +86,8 @@ def _words(found: ErrorDetails) -> str:
         case "model_type":
             return "must be a JSON object"
         case _:
-            text = found["msg"].removeprefix("Value error, ").rstrip(".")
-            return text if text.startswith("must ") else f"is not usable: {text[:1].lower()}{text[1:]}"
+            text = _SUBJECT.sub("", found["msg"].removeprefix("Value error, ").rstrip("."))
+            return text if text.startswith(_VERBS) else f"is not usable: {text[:1].lower()}{text[1:]}"
 
 
 def media_type(headers: Mapping[str, str]) -> str:

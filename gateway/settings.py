@@ -5,6 +5,7 @@ from typing import Annotated
 from limits import parse
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
+from gateway.listener import MOST_WATCHERS
 from milepost.settings import JournalSettings
 
 
@@ -46,8 +47,12 @@ class GatewaySettings(JournalSettings):
     """0: any free one."""
     rate_limit: Annotated[str, AfterValidator(limit)] | None = None
     """Submissions per client, as in `60/minute`; none unless set."""
+    stream_limit: int = Field(20, ge=0, le=MOST_WATCHERS)
+    """Live streams of one client at a time; over it, 429, and the page asks every few seconds instead."""
     forwarded_allow_ips: str = ""
-    """Addresses of proxies, comma-separated, whose X-Forwarded-For is believed; `*`: of all. None unless set."""
+    """Addresses or networks of proxies, comma-separated, whose X-Forwarded-For is believed; none unless set. `*`, of
+    anyone, lets a client choose the address that both limits count it by.
+    """
     ops_token: Annotated[
         Annotated[SecretStr, AfterValidator(hard_to_guess)] | None, BeforeValidator(lambda text: text or None)
     ] = None

@@ -11,9 +11,12 @@ the HTTP header `traceparent` is that of one hop (CloudEvents, Distributed Traci
 import functools
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import replace
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from milepost.errors import ConfigurationError, EventError, TooLarge
@@ -30,6 +33,9 @@ log = logging.getLogger("milepost.tracing")
 
 EXTENSIONS = ("traceparent", "tracestate")
 """Extensions of an event that say where it was made, and that a stage's answer takes over."""
+
+FLUSH_WITHIN = 1.0
+"""Seconds that a function's stop waits for its spans to get out."""
 
 ASKING = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
 
@@ -66,12 +72,35 @@ def _provider(component: str, exporter: str, *, shared: bool) -> "TracerProvider
         return present
     named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": component}
     provider = TracerProvider(resource=Resource.create({"service.namespace": "milepost", **named}))
-    # A process that is ended exports nothing more, so little waits: a second, and not the SDK's five.
+    # A process that is killed exports nothing more, so little waits: a second, and not the SDK's five.
     delay = None if os.environ.get("OTEL_BSP_SCHEDULE_DELAY") else 1000
     provider.add_span_processor(BatchSpanProcessor(_exporter(exporter), schedule_delay_millis=delay))
     if shared:
         trace.set_tracer_provider(provider)
+        _flush_at_sigterm(provider)
     return provider
+
+
+def _flush_at_sigterm(provider: "TracerProvider") -> None:
+    """Have the server that a function runs in hear of a SIGTERM only when what waits is exported, or does not get out.
+    uvicorn ends by the signal itself, past all that is done at an exit.
+    """
+    stop = signal.getsignal(signal.SIGTERM)
+    if not callable(stop) or threading.current_thread() is not threading.main_thread():
+        return
+
+    def flush_first(number: int, frame: FrameType | None) -> None:
+        # In threads: a signal's handler must not wait, and an exporter takes no time limit.
+        flushing = threading.Thread(target=provider.force_flush, daemon=True)
+        flushing.start()
+
+        def stop_then() -> None:
+            flushing.join(FLUSH_WITHIN)
+            stop(number, frame)
+
+        threading.Thread(target=stop_then, daemon=True).start()
+
+    signal.signal(signal.SIGTERM, flush_first)
 
 
 def _exporter(name: str) -> "SpanExporter":

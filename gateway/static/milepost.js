@@ -8,7 +8,9 @@ const WINDS = ["N", "NE", "E", "SE", "S", "SW", "W", "NW"];
 const PACE = 260; // ms between two steps shown; the times told are the true ones
 const SLOWEST = 30000; // ms between two tries
 const DEAD = "dead:";
-const LOST = { true: "The connection is lost. Trying again…", false: "You are off line. This goes on when you are back." };
+const EVERY = 3000; // ms between two looks at a submission whose stream is refused
+const LOST = { true: "The connection is lost. Trying again…", false: "You are offline. This goes on when you are back." };
+const ASKING = "Live updates are busy just now, so this page checks every few seconds.";
 
 const find = (selector, within = document) => within.querySelector(selector);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -107,7 +109,7 @@ async function send(form) {
     const notice = document.createElement("div"), title = document.createElement("h2"), words = document.createElement("p");
     notice.className = "notice";
     title.textContent = "We cannot be reached just now";
-    words.textContent = "What you typed is still here. Try again when you are back on line: it counts once.";
+    words.textContent = "What you typed is still here. Try again when you are back online: it counts once.";
     notice.append(title, words);
     find("#refusal").replaceChildren(notice);
   } finally {
@@ -135,7 +137,8 @@ let stopWatching = () => {};
 function watch(section) {
   const place = section.dataset.place, items = find("ol", section), skew = Date.now() - section.dataset.now;
   const link = find("#link"), news = find("#news"), waiting = [];
-  let source, retry, pause = 1000, pacing = false;
+  const leaving = new AbortController(), { signal } = leaving;
+  let source, retry, look, pause = 1000, pacing = false;
 
   const reached = () => [...items.children].filter((item) => item.dataset.at);
   const ticking = setInterval(() => {
@@ -145,24 +148,51 @@ function watch(section) {
 
   function open() {
     source = new EventSource(`${place}/events`);
-    source.onopen = () => { link.textContent = ""; pause = 1000; };
+    source.onopen = () => { say(""); clearTimeout(look); pause = 1000; };
     source.onmessage = ({ data }) => {
       const told = JSON.parse(data);
       if (told.last) source.close();
-      waiting.push(told);
-      if (!pacing) drain();
+      tell(told);
     };
     source.onerror = () => {
-      link.textContent = LOST[navigator.onLine];
-      if (source.readyState !== EventSource.CLOSED) return; // else the browser tries by itself
-      clearTimeout(retry);
+      if (source.readyState !== EventSource.CLOSED) return say(LOST[navigator.onLine]); // the browser tries by itself
+      hangUp();
       retry = setTimeout(open, pause);
       pause = Math.min(2 * pause, SLOWEST);
+      poll();
     };
   }
-  const offline = () => { source.close(); clearTimeout(retry); link.textContent = LOST.false; };
-  const online = () => { source.close(); clearTimeout(retry); open(); };
+  const hangUp = () => { source.close(); clearTimeout(retry); clearTimeout(look); };
+  const offline = () => { hangUp(); say(LOST.false); };
+  const online = () => { hangUp(); open(); };
 
+  // What the stream would tell, while it is refused: too many have one.
+  async function poll() {
+    let said = LOST[navigator.onLine];
+    try {
+      const answer = await fetch(place, { signal, headers: { Accept: "application/json" }, cache: "no-store" });
+      if (answer.ok) {
+        const { over, channels } = await answer.json();
+        channels.forEach((reached, index) => tell({ ...reached, last: over && index === channels.length - 1 }));
+        said = ASKING;
+      }
+    } catch (fault) {
+      if (signal.aborted) return;
+      if (!(fault instanceof TypeError)) throw fault;
+    }
+    if (signal.aborted || source.readyState === EventSource.OPEN || !navigator.onLine) return;
+    say(said);
+    clearTimeout(look);
+    look = setTimeout(poll, EVERY);
+  }
+
+  // A status that is set anew is read out anew.
+  function say(words) {
+    if (link.textContent !== words) link.textContent = words;
+    link.classList.toggle("lost", words !== ASKING);
+  }
+
+  const tell = (told) => { waiting.push(told); if (!pacing) drain(); };
   function drain() {
     const told = waiting.shift();
     pacing = Boolean(told);
@@ -172,9 +202,15 @@ function watch(section) {
   // Shows what was told, once; whether there was anything new.
   function reach({ channel, time, data, last }) {
     if (channel.startsWith(DEAD)) {
-      find("#gave-up").textContent = channel.slice(DEAD.length);
-      find("#reason").textContent = data?.reason ?? "";
-      end("dead", `Stage ${channel.slice(DEAD.length)} could not go on: ${data?.reason ?? ""}`);
+      const stage = channel.slice(DEAD.length), reason = data?.reason ?? "";
+      find("#gave-up").textContent = stage;
+      find("#reason").textContent = reason;
+      end("dead", `Stage ${stage} could not go on: ${reason}`);
+      const item = [...items.children].find((one) => !one.dataset.at && one.dataset.stage === stage);
+      if (item) {
+        mark(item, "stopped");
+        find(".took", item).textContent = "stopped";
+      }
       return true;
     }
     let item = [...items.children].find((one) => one.dataset.channel === channel);
@@ -182,13 +218,13 @@ function watch(section) {
     item ??= added(channel);
     item.dataset.at = Date.parse(time); // Redis's, also where the gateway's own stood until now
     if (fresh) {
-      item.className = "reached";
+      mark(item, "reached");
       if (before) {
         before.after(item);
         find(".took", item).textContent = took(item.dataset.at - before.dataset.at);
       }
       const next = [...items.children].find((one) => !one.dataset.at);
-      if (next) next.className = last ? "ahead" : "next";
+      if (next) mark(next, last ? "ahead" : "next");
       news.textContent = `${find(".does", item).textContent}: ${find(".took", item).textContent}`;
       find("#fix .way").setAttribute("stroke-dashoffset", 100 - Math.round(100 * reached().length / items.children.length));
     }
@@ -204,17 +240,24 @@ function watch(section) {
     return fresh;
   }
 
+  function mark(item, how) {
+    item.className = how;
+    if (how === "next") item.setAttribute("aria-current", "step");
+    else item.removeAttribute("aria-current");
+  }
+
   function added(channel) {
     const item = items.firstElementChild.cloneNode(true);
     item.dataset.channel = find("code", item).textContent = find(".does", item).textContent = channel;
     delete item.dataset.at;
+    delete item.dataset.stage;
     return items.appendChild(item);
   }
 
   function end(state, words) {
     section.dataset.state = state;
     for (const item of items.querySelectorAll(".next")) {
-      item.className = "ahead";
+      mark(item, "ahead");
       find(".took", item).textContent = "";
     }
     document.title = `${find(`h1 [data-when=${state}]`).textContent} – Milepost`;
@@ -223,16 +266,14 @@ function watch(section) {
   }
 
   stopWatching = () => {
-    source.close();
-    clearTimeout(retry);
+    leaving.abort();
+    hangUp();
     clearInterval(ticking);
     link.textContent = "";
-    removeEventListener("offline", offline);
-    removeEventListener("online", online);
     stopWatching = () => {};
   };
-  addEventListener("offline", offline);
-  addEventListener("online", online);
+  addEventListener("offline", offline, { signal });
+  addEventListener("online", online, { signal });
   open();
 }
 

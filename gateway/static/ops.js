@@ -23,9 +23,9 @@ async function renew() {
         if (focused) find(".wide")?.focus({ preventScroll: true });
       }
     }
-    fresh.textContent = "Of the last minute, renewed every 5 s.";
+    fresh.textContent = "The last minute, updated every 5 s.";
   } catch (fault) {
-    fresh.textContent = `What is shown is no longer new: ${fault.message}. It goes on by itself.`;
+    fresh.textContent = `Not up to date: ${fault.message}. Trying again…`;
   }
 }
 
@@ -67,4 +67,4 @@ listen();
 // A form that was posted has its own address: a reload would post it again.
 if (location.pathname !== "/ops" || location.search) history.replaceState(null, "", "/ops");
 setInterval(() => { if (!document.hidden) renew(); }, EVERY);
-fresh.textContent = "Of the last minute, renewed every 5 s.";
+fresh.textContent = "The last minute, updated every 5 s.";

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from milepost.ids import new_id
 from tests.browser.visitor import EMAIL, PHONE, fill, held, launch, submit, wait_for_state
 from tests.cli.running import Up
 from tests.servers import ROOT
@@ -20,7 +21,7 @@ LOADED = 55.0
 """Seconds for which events come before the operators' page is taken."""
 
 SMALLER = 0.6
-"""Pixels of a picture for one of the page: all of them together stay under 1 MB."""
+"""Pixels of a picture for one of the page: all of them together are 1 MB."""
 
 
 def visit(browser: Browser, up: Up, look: str) -> None:
@@ -53,12 +54,12 @@ def visit(browser: Browser, up: Up, look: str) -> None:
 def operate(browser: Browser, up: Up) -> None:
     """The operators' page, with something to see on it."""
     ours = {"ce-specversion": "1.0", "ce-source": "/pictures", "ce-type": "raw_input"}
-    for number in range(2):
-        wrong = {"email": EMAIL, "lat": 95 + number, "long": 0}
-        httpx.post(up.stack["bridge"], headers=ours | {"ce-id": str(number)}, json=wrong).raise_for_status()
+    for lat in (95, 96):
+        wrong = {"email": EMAIL, "lat": lat, "long": 0}
+        httpx.post(up.stack["bridge"], headers=ours | {"ce-id": new_id()}, json=wrong).raise_for_status()
     context = browser.new_context(
         base_url=up.stack["gateway"],
-        viewport={"width": 1120, "height": 680},
+        viewport=DESKTOP,
         device_scale_factor=SMALLER,
         http_credentials={"username": "operator", "password": TOKEN},
     )
@@ -70,7 +71,12 @@ def operate(browser: Browser, up: Up) -> None:
         httpx.post(f"{up.stack['gateway']}/distance", json=place).raise_for_status()
         time.sleep(0.02 + 0.08 * abs(math.sin(passed / 6)))
     page.reload()
-    page.screenshot(path=PICTURES / "ops.png")
+    expect(page.locator("#tail-state")).to_have_text(re.compile("Listening"))
+    for passed in range(2):
+        place = {"email": EMAIL, "lat": 51.5, "long": passed}
+        httpx.post(f"{up.stack['gateway']}/distance", json=place).raise_for_status()
+    expect(page.locator("#tail .channel").filter(has_text="email:sent")).to_have_count(2)
+    page.screenshot(path=PICTURES / "ops.png", full_page=True)
     context.close()
 
 

@@ -1,5 +1,6 @@
 """A visitor's browser: Debian's Chromium, driven by Playwright, on a pipeline that really runs."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -7,7 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, Response
+from redis import Redis
+
+from milepost import keys
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -81,6 +86,20 @@ def reached(page: Page) -> list[str]:
     own = {"raw_input", "calculated_distance", "user:email", "email:sent"}
     found = [str(item.get_attribute("data-channel")) for item in page.locator(".course .reached").all()]
     return [channel for channel in found if channel in own]
+
+
+def consumers(stack: dict[str, Any], channel: str) -> set[str]:
+    """The stages that consume a channel, as the bridges' table says."""
+    with Redis.from_url(stack["redis"]) as redis:
+        table = redis.hgetall(keys.STAGES)
+    return {name.decode() for name, row in table.items() if channel in json.loads(row)["consumes"]}
+
+
+def assert_accessible(page: Page) -> None:
+    """axe-core finds nothing, and nothing has to be scrolled for sideways."""
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
 @contextmanager

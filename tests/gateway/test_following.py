@@ -47,8 +47,11 @@ async def test_a_submission_is_followed_through_the_channels_in_order(
 async def test_a_dead_letter_shows_with_its_reason(client: httpx.AsyncClient, redis: Redis) -> None:
     event_id = (await client.post("/distance", json=LONDON)).json()["id"]
     note = '{"at":9999999999999999,"data":{"reason":"answered 400"}}'
+    assert (await client.get(f"/submissions/{event_id}")).json()["over"] is False
     await redis.hset(keys.progress(event_id), "dead:distance", note)
-    last = (await client.get(f"/submissions/{event_id}")).json()["channels"][-1]
+    progress = (await client.get(f"/submissions/{event_id}")).json()
+    assert progress["over"] is True
+    last = progress["channels"][-1]
     assert (last["channel"], last["data"]) == ("dead:distance", {"reason": "answered 400"})
 
 

@@ -31,10 +31,10 @@ async def test_a_half_open_subscription_is_noticed(valkey_server: Valkey, journa
     """The listener alone, so that looking at progress now and then does not hide it."""
     async with Proxy(valkey_server.port) as proxy:
         redis = connect(JournalSettings(redis_url=f"redis://127.0.0.1:{proxy.port}"), retries=0)
-        listener = Listener(redis, Chart(journal).channels)
+        listener = Listener(redis, Chart(journal).channels, most_of_client=1)
         running = asyncio.create_task(listener.run())
         event_id = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e11"
-        with listener.watch(event_id) as bell:
+        with listener.watch(event_id, "192.0.2.1") as bell:
             await eventually(bell.is_set, what="subscribed")
             proxy.stall()
             bell.clear()
@@ -50,8 +50,8 @@ async def test_a_quiet_stream_has_comments_and_an_end(journal: Journal, monkeypa
     event_id = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e12"
     await reach(journal, event_id, "raw_input")
     chart = Chart(journal)
-    listener = Listener(journal.redis, chart.channels)
-    with listener.watch(event_id) as bell:
+    listener = Listener(journal.redis, chart.channels, most_of_client=1)
+    with listener.watch(event_id, "192.0.2.1") as bell:
         watch = Watch(event_id, await journal.progress(event_id), bell)
         frames = following._events(Tracker(journal, chart, listener), watch, [])
         assert [(await anext(frames)).partition(b":")[0] for _ in range(3)] == [b"retry", b"data", b""]

@@ -1,17 +1,24 @@
 """The traces of a pipeline of real processes, as a collector gets them (OTLP over HTTP)."""
 
 import gzip
+import signal
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from milepost import table
 from tests.pipeline.conftest import Pipeline
-from tests.servers import HOST
+from tests.servers import HOST, ROOT, Function
+
+SPANS = 1 + 2 * len(table.read(ROOT))
+"""Of a submission: the gateway's, and for each stage a delivery and its own."""
 
 
 class Collector:
@@ -69,14 +76,36 @@ def test_one_trace_from_the_form_to_the_email(collector: Collector, tmp_path: Pa
     with Pipeline(tmp_path / "data", env=env) as pipeline:
         pipeline.ready()
         pipeline.run("send", "ada@example.org", "51.5074", "-0.1278")
-        pipeline.wait_for(lambda: len(collector.spans) >= 7, what="seven spans")
+        pipeline.wait_for(lambda: len(collector.spans) >= SPANS, what="a span of each")
         assert pipeline.end() == 0
     assert len({trace for _, _, trace, *_ in collector.spans}) == 1
     by_name = {(service, name): (span, parent, links) for service, name, _, span, parent, links in collector.spans}
     root, above, _ = by_name["gateway", "send raw_input"]
     assert above == b""
+    hops = {(span, parent) for service, _, _, span, parent, _ in collector.spans if service == "bridge"}
     for stage, channel in (("distance", "raw_input"), ("store", "calculated_distance"), ("email", "user:email")):
-        hop, parent, _ = by_name["bridge", f"deliver {channel}"]
-        assert parent == root
-        assert by_name[stage, f"process {channel}"][1:] == (hop, [root])
-    assert len(collector.spans) == len(by_name) == 7
+        _, hop, links = by_name[stage, f"process {channel}"]
+        assert (hop, root) in hops
+        assert links == [root]
+    assert len(collector.spans) == len({span for _, _, _, span, _, _ in collector.spans}) == SPANS
+
+
+def answered(distance: Function) -> int:
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/tests", "ce-type": "raw_input"}
+    return httpx.post(distance.url, headers=headers, json={"email": "a@example.org", "lat": 1, "long": 2}).status_code
+
+
+def test_a_function_that_is_ended_exports_what_waits(collector: Collector, tmp_path: Path) -> None:
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
+    with Function(tmp_path, "distance", env=env) as distance:
+        assert answered(distance) == 200
+        assert distance.stop() == -signal.SIGTERM
+    assert [name for _, name, *_ in collector.spans] == ["process raw_input"]
+
+
+def test_a_function_without_its_collector_ends_all_the_same(tmp_path: Path) -> None:
+    with socket.create_server((HOST, 0)) as silent:  # takes connections, and never answers
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HOST}:{silent.getsockname()[1]}"}
+        with Function(tmp_path, "distance", env=env) as distance:
+            assert answered(distance) == 200
+            assert distance.stop() == -signal.SIGTERM
