@@ -1,4 +1,4 @@
-"""What `helm test` runs: submit a form as a browser would, and wait until its mail is sent."""
+"""What `helm test` runs: submit a form as a browser would, and wait until it has reached a channel."""
 
 import json
 import os
@@ -8,8 +8,9 @@ from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 GATEWAY = os.environ["GATEWAY"]
-FORM = urlencode({"email": os.environ["EMAIL"], "lat": "51.5074", "long": "-0.1278"}).encode()
-LAST = "email:sent"
+PLACE = GATEWAY + os.environ["FORM_PATH"]
+FORM = urlencode(json.loads(os.environ["FORM"])).encode()
+LAST = os.environ["REACHES"]
 
 end = time.monotonic() + float(os.environ["WITHIN"])
 submitted = ""
@@ -18,7 +19,7 @@ reached: list[str] = []
 while time.monotonic() < end:
     try:
         if not submitted:
-            form = Request(f"{GATEWAY}/distance", FORM, {"accept": "application/json"})  # noqa: S310 - the chart's URL
+            form = Request(PLACE, FORM, {"accept": "application/json"})  # noqa: S310 - the chart's URL
             with urlopen(form, timeout=10) as response:  # noqa: S310
                 submitted = json.load(response)["status"]
         with urlopen(GATEWAY + submitted, timeout=10) as response:  # noqa: S310

@@ -30,3 +30,10 @@ async def served_elsewhere(settings: JournalSettings) -> list[StageStatus]:
             if left > before:
                 return [stage for stage in await journal.stages() if stage.served]
     return []
+
+
+async def listening(settings: JournalSettings) -> int:
+    """How many bridges hear this Redis now, one's own among them. Raises Unreachable, JournalUnavailable."""
+    async with reach.journal(settings) as journal:
+        ((_, bridges),) = await journal.ask(journal.redis.pubsub_numsub(keys.LEASE))
+        return int(bridges)

@@ -244,13 +244,18 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _next(project: Project, stub: Stub, files: Files) -> str:
-    """What to do now."""
+    """What to do now, in commands that this project has."""
+    makefile = project.folder / "Makefile"
+    targets = set(re.findall(r"^([\w-]+):", makefile.read_text(), re.MULTILINE)) if makefile.is_file() else set()
     steps = [f"functions/{stub.name}/main.py is yours: say what {stub.name} does"]
     if PAYLOADS in files:
         steps.append(f"{stub.gives}, in {PAYLOADS}, is what it answers: give it fields")
     if Path("pyproject.toml") in files:
-        steps.append(f"what it imports goes into the extra {stub.name} of pyproject.toml; then `make lock`, online")
-    if (project.folder / "knative" / "manifests").is_dir() and not _renders(project.folder):
-        steps.append("`make manifests`: knative/manifests is the chart rendered")
-    steps += [f"`make test ARGS='-k {stub.function}'`", "`milepost up`, and `milepost watch` in another terminal"]
+        then = "`make lock`, online" if "lock" in targets else f"`pip install -e '.[{stub.name}]'`"
+        steps.append(f"what it imports goes into the extra {stub.name} of pyproject.toml; then {then}")
+    if "manifests" in targets and not _renders(project.folder):
+        steps.append("`make manifests`: knative/manifests is the chart rendered, and this stage is not in it yet")
+    test = f"make test ARGS='-k {stub.function}'" if "test" in targets else f"python -m pytest -k {stub.function}"
+    run = "make run" if "run" in targets else "milepost up"
+    steps += [f"`{test}`", f"`{run}`, and `milepost watch` in another terminal"]
     return "\nnext:\n" + "\n".join(f"  {number}. {step}" for number, step in enumerate(steps, 1))

@@ -143,6 +143,8 @@ class _Running:
         if "redis" not in names:
             await self._check_alone(mongo_is_own="mongo" in names)
         await self.supervisor.start(self._plan.of(Rank.FUNCTION, Rank.BRIDGE, Rank.GATEWAY))
+        if "redis" not in names:
+            await self._check_still_alone(mongo_is_own="mongo" in names)
         self._complete = True
         self._write_stack(self.supervisor.pids)
         self._console.line(f"ready {self._plan.door}")
@@ -158,6 +160,20 @@ class _Running:
             )
         if others:
             self._console.log("milepost", f"REDIS_URL: another pipeline serves {others}: both take what comes")
+
+    async def _check_still_alone(self, *, mongo_is_own: bool) -> None:
+        """Raises Failed if another pipeline has begun since `_check_alone`, when it could not be seen yet.
+
+        It looks once our own bridge listens: of two that begin together, the later at least sees the other.
+        """
+        bridges = await neighbour.listening(JournalSettings.read(redis_url=self._plan.redis))
+        if bridges > 1 and mongo_is_own:
+            raise Failed(
+                "REDIS_URL: another pipeline began on it at the same moment; each would take events whose records the "
+                "other has. Start one of them again, or give both the same MONGO_URL"
+            )
+        if bridges > 1:
+            self._console.log("milepost", f"REDIS_URL: {bridges} bridges share its work")
 
     async def _find(self, name: str, url: str, reach: servers.Reach) -> None:
         await servers.find(name, url, reach)

@@ -12,9 +12,12 @@ import pytest
 from tests.cli.running import MILEPOST, Up, environment
 from tests.servers import ROOT
 
+INSTALLED = ("-c", "from milepost_command import main; main()")
+"""What the installed command does."""
 
-def start(*arguments: str, python: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    command = [sys.executable, *python, *MILEPOST[1:], *arguments]
+
+def start(*arguments: str, python: tuple[str, ...] = tuple(MILEPOST[1:])) -> subprocess.Popen[str]:
+    command = [sys.executable, *python, *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, env=environment(), stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
@@ -48,11 +51,12 @@ def frozen_store(up: Up) -> Iterator[None]:
     os.kill(pid, signal.SIGCONT)
 
 
-def test_while_it_is_still_being_imported() -> None:
-    process = start("stages", "--redis-url", "redis://127.0.0.1:1", python=("-X", "importtime"))
+@pytest.mark.parametrize("imported", ["milepost.errors", "httpx"])
+def test_while_it_is_still_being_imported(imported: str) -> None:
+    process = start("stages", "--redis-url", "redis://127.0.0.1:1", python=("-X", "importtime", *INSTALLED))
     assert process.stderr
     fcntl(process.stderr, F_SETPIPE_SZ, 4096)  # it stops in the middle of its imports until more is read
-    read_until(process, " httpx\n")
+    read_until(process, f" {imported}\n")
     assert "Traceback" not in end(process)
 
 

@@ -33,6 +33,21 @@ def test_a_second_up_with_a_mongodb_of_its_own_is_refused(
     wait_for(lambda: up.stack["functions"]["store"] in command("stages", "--redis-url", redis).stdout, 20)
 
 
+def test_of_two_that_begin_together_one_at_most_is_ready(redis_url: str, tmp_path: Path) -> None:
+    env = {"REDIS_URL": redis_url}
+    with Up(tmp_path / "one", env=env) as one, Up(tmp_path / "other", env=env) as other:
+
+        def settled(up: Up) -> bool:
+            return up.process.poll() is not None or any(line.startswith("ready ") for line in up.lines)
+
+        wait_for(lambda: settled(one) and settled(other), 60, "both are ready or have ended")
+        refused = [up for up in (one, other) if not any(line.startswith("ready ") for line in up.lines)]
+        assert refused
+        for up in refused:
+            assert up.process.wait(30) == 1
+            up.wait_for_line("milepost: REDIS_URL: another pipeline ")
+
+
 @pytest.mark.parametrize("left", ["nothing", "a lease that runs out"])
 async def test_what_a_pipeline_left_behind_is_none(redis: Redis, redis_url: str, left: str) -> None:
     settings = JournalSettings.read(redis_url=redis_url)

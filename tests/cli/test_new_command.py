@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from milepost.cli import amend, new
+from milepost.cli.exits import Exit
 from milepost.cli.stub import Stub
 from tests.cli.copies import copy_of_the_repository, make, run, tree
-from tests.cli.running import Milepost, Up
+from tests.cli.running import MILEPOST, Milepost, Up, environment
 from tests.servers import ROOT
 
 EVENTS = 20
@@ -53,6 +54,19 @@ def test_it_says_what_it_wrote_and_what_comes_next(grown: Grown) -> None:
         assert (word == "changed") == (grown.folder / path in grown.before), path
     assert "functions/specimen/main.py is yours" in grown.first.stdout
     assert "`make test ARGS='-k specimen'`" in grown.first.stdout
+    assert "`make run`, and `milepost watch`" in grown.first.stdout
+    assert "make manifests" not in grown.first.stdout
+
+
+def test_without_the_test_tools_the_manifests_are_left_to_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of_the_repository(tmp_path / "project")
+    before = tree(folder / "knative")
+    monkeypatch.setattr(new, "find_spec", lambda _: None)
+    assert new.new(folder, "specimen", "raw_input", "specimen:taken") == Exit.DONE
+    assert "`make manifests`: knative/manifests is the chart rendered" in capsys.readouterr().out
+    assert tree(folder / "knative") == before
 
 
 def test_what_people_keep_is_added_to_and_not_rewritten(grown: Grown) -> None:
@@ -74,7 +88,8 @@ def test_the_new_stages_own_tests_the_chart_and_the_images_are_green(grown: Grow
     own = ["tests/contract/test_specimen_stage.py", "tests/contract/test_specimen_log_stage.py"]
     chart = ["tests/chart/test_stages.py", "tests/chart/test_skaffold.py", "tests/chart/test_manifests.py"]
     quick = ["-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile"]
-    others = ["tests/images/test_dockerfile.py", "tests/unit/test_table.py"]
+    others = ["tests/images/test_dockerfile.py", "tests/unit/test_table.py", "tests/gateway/test_channels.py"]
+    others += ["tests/documents/test_commands.py"]  # each is skipped: it shows the pipeline without them
     # Bridge and gateway are as they were, and of the stage that emits nothing what it answers is enough.
     chosen = "not starts_with_the_env and (not SpecimenLog or answer or hands or table)"
     run(grown.folder, "pytest", *quick, *own, *chart, *others, "-k", chosen)
@@ -99,6 +114,17 @@ def test_what_is_written_is_in_the_house_style_however_long_the_names(grown: Gro
         run(grown.folder, "mypy", main)
 
 
+def test_asyncapi_lists_its_channel_and_who_is_on_it(grown: Grown) -> None:
+    command = [*MILEPOST, "asyncapi"]
+    env = environment(PYTHONPATH=str(grown.folder))
+    ran = subprocess.run(command, cwd=grown.folder, env=env, capture_output=True, text=True, check=True)
+    document = json.loads(ran.stdout)
+    (channel,) = [name for name, one in document["channels"].items() if one["address"] == "specimen:taken"]
+    at = {"$ref": f"#/channels/{channel}"}
+    found = {name for name, operation in document["operations"].items() if operation["channel"] == at}
+    assert found == {"specimen.send", "specimen-log.receive"}
+
+
 def test_make_lock_locks_them_too(grown: Grown) -> None:
     ran = subprocess.run(["make", "-n", "lock"], cwd=grown.folder, capture_output=True, text=True, check=True)
     components = ran.stdout.partition("for component in ")[2].partition(";")[0].split()
@@ -114,6 +140,9 @@ def test_a_project_of_a_few_files_is_enough(tmp_path: Path) -> None:
     (tmp_path / "helm/values.yaml").write_text("stages:\n    resize:\n        consumes: uploaded\n")
     made = make(tmp_path, "thumbnail", "--on", "uploaded", "--emits", "made", library=ROOT)
     assert made.code == 0, made.stderr
+    assert "make " not in made.stdout
+    assert "`python -m pytest -k thumbnail`" in made.stdout
+    assert "`milepost up`, and `milepost watch`" in made.stdout
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*") if path.suffix != ".pyc"}
     kept = {"functions/__init__.py", "functions/payloads.py", "helm/values.yaml"}
     assert written == {*kept, "functions/thumbnail/main.py", "tests/test_thumbnail_stage.py"}

@@ -28,7 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
     folder = tmp_path_factory.mktemp("wheel")
     copy = folder / "project"
     copy.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "milepost_command.py"):
         shutil.copy(ROOT / name, copy)
     for name in ("milepost", "gateway", "functions", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns(*NOT_COPIED))
@@ -51,14 +51,14 @@ def in_package(suffix: str) -> set[str]:
 
 def test_the_wheel_has_the_whole_library_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     found = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert found == in_package(".py") | in_package(".lua") | {"milepost/py.typed"}
+    assert found == in_package(".py") | in_package(".lua") | {"milepost/py.typed", "milepost_command.py"}
 
 
 def test_the_wheel_has_the_command_the_types_mark_and_the_scripts_of_redis(wheel: zipfile.ZipFile) -> None:
     info = next(name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name)
     assert wheel.read(f"{info}/entry_points.txt").decode().split("\n")[:2] == [
         "[console_scripts]",
-        "milepost = milepost.cli:main",
+        "milepost = milepost_command:main",
     ]
     assert "milepost/py.typed" in wheel.namelist()
     assert "milepost/journal/lua/publish.lua" in wheel.namelist()
@@ -70,7 +70,7 @@ def test_from_the_wheel_the_library_and_the_command_run(wheel: zipfile.ZipFile, 
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import milepost, milepost.journal, milepost.testing;"
         "assert milepost.__file__.startswith(sys.argv[1]); sys.argv = ['milepost', '--version'];"
-        "from milepost.cli import main; main()"
+        "from milepost_command import main; main()"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code, tmp_path], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -1,20 +1,26 @@
 """Each component, started as its image starts it: what is missing there must fail here and not in a cluster."""
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.contract import test_distance_stage, test_email_stage, test_store_stage
+from milepost import table
+from milepost.testing.contract import StageContract
+from tests.chart.rendering import SECRET, environment, merged, only, render
 from tests.images.component import Component
 from tests.servers import ROOT, Mongo, Valkey
+
+FUNCTIONS = [entry for entry in table.read(ROOT) if entry.url is None]
+WAY = ["raw_input", "calculated_distance", "user:email", "email:sent"]
 
 
 class InItsImage:
@@ -30,16 +36,18 @@ class InItsImage:
             yield component
 
 
-class TestDistanceImage(InItsImage, test_distance_stage.TestDistance):
-    pass
+def contract_of(stage: str) -> type[StageContract]:
+    """The class that `milepost new` and we write into tests/contract."""
+    module = importlib.import_module(f"tests.contract.test_{stage.replace('-', '_')}_stage")
+    classes = [found for found in vars(module).values() if isinstance(found, type) and issubclass(found, StageContract)]
+    (contract,) = [found for found in classes if found is not StageContract and found.stage == stage]
+    return contract
 
 
-class TestStoreImage(InItsImage, test_store_stage.TestStore):
-    pass
-
-
-class TestEmailImage(InItsImage, test_email_stage.TestEmail):
-    pass
+for entry in FUNCTIONS:
+    contract = contract_of(entry.name)
+    globals()[f"{contract.__name__}Image"] = type(f"{contract.__name__}Image", (InItsImage, contract), {})
+del contract  # or pytest collects it as a class of this module
 
 
 @pytest.mark.parametrize(
@@ -65,44 +73,45 @@ print([name for name in {modules!r} if there(name)])"""
 
 
 def test_the_whole_pipeline_runs_from_images_and_helms_test_passes(tmp_path: Path, mongo_server: Mongo) -> None:
-    """The test that `helm test` runs, against five components as their images have them."""
+    """The test that `helm test` runs, against every component as its image has it."""
     mongo = {"MONGO_URL": f"{mongo_server.url}/images"}
-    with (
-        Valkey(tmp_path) as valkey,
-        Component(tmp_path, "function", STAGE="distance") as distance,
-        Component(tmp_path, "function", STAGE="store", env=mongo) as store,
-        Component(tmp_path, "function", STAGE="email", env=mongo) as email,
-    ):
-        redis = {"REDIS_URL": valkey.url}
+    with ExitStack() as stack:
+        redis = {"REDIS_URL": stack.enter_context(Valkey(tmp_path)).url}
+        functions = {
+            entry.name: stack.enter_context(
+                Component(tmp_path, "function", STAGE=entry.name, env=mongo if entry.mongo else {})
+            )
+            for entry in FUNCTIONS
+        }
         routes = [
-            {"name": "distance", "consumes": "raw_input", "emits": "calculated_distance", "url": distance.url},
-            {"name": "store", "consumes": "calculated_distance", "emits": "user:email", "url": store.url},
-            {"name": "email", "consumes": "user:email", "emits": "email:sent", "url": email.url},
+            {"name": entry.name, "consumes": entry.consumes, "emits": entry.emits, "url": functions[entry.name].url}
+            for entry in FUNCTIONS
         ]
-        with (
-            Component(tmp_path, "bridge", env={**redis, "ROUTES": json.dumps(routes)}) as bridge,
-            Component(tmp_path, "gateway", env=redis) as gateway,
-        ):
-            found = helm_test(gateway.url)
-            assert found.returncode == 0, found.stdout + found.stderr + bridge.log
-            channels = [line.split()[1] for line in found.stdout.splitlines()]
-            assert channels == ["raw_input", "calculated_distance", "user:email", "email:sent"]
-            assert "Email sent to: ada@example.org; Message: You are 2216.0742916592476 miles" in email.log
-            assert httpx.get(f"{gateway.url}/").status_code == httpx.get(f"{gateway.url}/docs").status_code == 200
-            for component in (gateway, bridge, email, store, distance):
-                # A function ends by the signal itself once it has stopped; as PID 1, by 0.
-                assert component.stop() in {0, -signal.SIGTERM}, component.name
+        bridge = stack.enter_context(Component(tmp_path, "bridge", env={**redis, "ROUTES": json.dumps(routes)}))
+        gateway = stack.enter_context(Component(tmp_path, "gateway", env=redis))
+        found = helm_test(gateway.url)
+        assert found.returncode == 0, found.stdout + found.stderr + bridge.log
+        reached = [line.split()[1] for line in found.stdout.splitlines()]
+        assert [channel for channel in reached if channel in WAY] == WAY
+        assert "Email sent to: ada@example.org; Message: You are 2216.0742916592476 miles" in functions["email"].log
+        assert httpx.get(f"{gateway.url}/").status_code == httpx.get(f"{gateway.url}/docs").status_code == 200
+        for component in (gateway, bridge, *functions.values()):
+            # A function ends by the signal itself once it has stopped; as PID 1, by 0.
+            assert component.stop() in {0, -signal.SIGTERM}, component.name
 
 
 def test_helms_test_fails_when_no_mail_is_sent(tmp_path: Path) -> None:
     with Valkey(tmp_path) as valkey, Component(tmp_path, "gateway", env={"REDIS_URL": valkey.url}) as gateway:
-        found = helm_test(gateway.url, within="1")
+        found = helm_test(gateway.url, within=1)
     assert found.returncode == 1
     assert "no email:sent, only raw_input" in found.stderr
 
 
-def helm_test(gateway: str, within: str = "30") -> subprocess.CompletedProcess[str]:
-    env: dict[str, Any] = {**os.environ, "GATEWAY": gateway, "EMAIL": "ada@example.org", "WITHIN": within}
+def helm_test(gateway: str, within: int = 30) -> subprocess.CompletedProcess[str]:
+    """With the variables that the chart gives it."""
+    objects = render(merged(SECRET, {"test": {"form": {"email": "ada@example.org"}, "within": within}}))
+    (pod,) = only(objects, "Pod", "milepost-test")["spec"]["containers"]
+    env = {**os.environ, **environment({"env": pod["env"]}, {}), "GATEWAY": gateway}
     return subprocess.run(
         [sys.executable, ROOT / "helm" / "files" / "submit.py"], env=env, capture_output=True, text=True, check=False
     )

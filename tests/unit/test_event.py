@@ -188,6 +188,13 @@ def test_loads_is_strict(text: str | bytes) -> None:
         loads(text)
 
 
+def test_of_two_members_of_one_name_the_last_counts_and_is_the_only_one_handed_on() -> None:
+    """RFC 8259, section 4, leaves open which; and the parsers after ours are to read what ours did."""
+    event = Event.from_json('{"specversion":"1.0","id":"1","id":"2","source":"/a","type":"b","data":{"c":1,"c":2}}')
+    assert (event.id, event.data) == ("2", {"c": 2})
+    assert json.loads(event.to_json(), object_pairs_hook=lambda pairs: [name for name, _ in pairs].count("id")) == 1
+
+
 def test_loads_is_utf8_only() -> None:
     with pytest.raises(ValueError, match=r"."):
         loads("[1]".encode("utf-16"))
