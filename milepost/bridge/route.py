@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -117,9 +118,17 @@ class Route:
             group = self._by_channel[entry.channel]
             held = self.held[group]
             if entry.id not in held:
-                held[entry.id] = asyncio.create_task(self._carry(group, entry, self.window.take(len(entry.event))))
+                task = held[entry.id] = asyncio.create_task(self._carry(group, entry))
+                epoch = self.window.take(len(entry.event))
+                task.add_done_callback(partial(self._let_go, group, entry, epoch))
 
-    async def _carry(self, group: Group, entry: Entry, epoch: int) -> None:
+    def _let_go(self, group: Group, entry: Entry, epoch: int, _task: "asyncio.Task[None]") -> None:
+        """After a delivery, and not at its end: one that is cancelled before it began has none."""
+        del self.held[group][entry.id]
+        self.dirty.add(group.channel)
+        self.window.settled(epoch, len(entry.event))
+
+    async def _carry(self, group: Group, entry: Entry) -> None:
         try:
             act: Act
             if self._delivery.delay and not entry.only:
@@ -131,10 +140,6 @@ class Route:
             await self._settle(group, act)
         except Exception:
             log.exception(self._line(entry, "left-to-takeover"))
-        finally:
-            del self.held[group][entry.id]
-            self.dirty.add(group.channel)
-            self.window.settled(epoch, len(entry.event))
 
     def _line(self, entry: Entry, outcome: str, **more: Any) -> Fields:
         """For the log. The event is read for its id: where lines are few, or asked for."""

@@ -6,6 +6,7 @@ import urllib.request
 
 from milepost import keys
 from milepost.event import Event
+from milepost.journal import Entry
 from tests.bridge.rig import Answer, Delivery, Rig, ended, status, subscribed, value
 from tests.servers import Module, eventually
 
@@ -304,6 +305,24 @@ async def test_a_removed_stage_is_shown_not_served_and_once_forgotten_pins_nothi
     await eventually(trimmed, 15)
     assert kept.count == dict.fromkeys(["1", "2", "3", "4", "5"], 1)
     assert removed.name not in {stage.name for stage in await rig.journal.stages()}
+
+
+async def test_a_delivery_that_is_dropped_before_it_began_leaves_nothing_behind(rig: Rig) -> None:
+    """A group that is destroyed gives an entry out anew, which may be as the answer comes that the old claim is lost."""
+    stage = await rig.stage("stage", "in")
+    bridge = await rig.bridge()
+    (route,) = bridge._routes
+    (group,) = route.groups
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.settled(stage))
+    await rig.publish("elsewhere", "2")  # an entry that the bridge does not read itself
+    (row,) = await rig.redis.xrange(keys.journal("elsewhere"))
+    entry = Entry.read("in", row)
+    route._take([entry])
+    await route._drop("in", route.held[group], [entry.id])
+    assert not route.held[group]
+    assert (route.window.taken, route.window.held) == (0, 0)
+    assert stage.count == {"1": 1}
 
 
 async def silence(rig: Rig, name: str) -> None:
