@@ -308,7 +308,7 @@ async def test_a_removed_stage_is_shown_not_served_and_once_forgotten_pins_nothi
 
 
 async def test_a_delivery_that_is_dropped_before_it_began_leaves_nothing_behind(rig: Rig) -> None:
-    """A group that is destroyed gives an entry out anew, which may be as the answer comes that the old claim is lost."""
+    """A destroyed group gives an entry out anew, which may be as the answer comes that the old claim is lost."""
     stage = await rig.stage("stage", "in")
     bridge = await rig.bridge()
     (route,) = bridge._routes

@@ -1,0 +1,175 @@
+"""What lasts: a stage that is away or broken for long, and a backlog that is large."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from milepost import keys
+from milepost.bridge.ruling import BROKEN_AFTER
+from milepost.event import Event, now
+from tests.bridge.rig import Answer, Delivery, Stage, status
+from tests.faults.meddler import Meddler, Meddling
+from tests.faults.registry import fault
+from tests.faults.run import Run
+from tests.faults.stack import down, up
+from tests.servers import Module, eventually
+
+OUTAGE = 30.0
+"""Seconds. With the settings below it is what ten minutes are to those that are shipped."""
+
+SHORT = {"backoffDelay": "PT0.01S", "timeout": "PT3S"}
+
+MAY_GROW = 20.0
+"""MB that the bridge may grow by in an outage: the window's events, and what its allocator keeps."""
+
+BACKLOG = 200_000
+MOST_MEMORY = 100.0
+"""MB of the bridge's process with that before it."""
+
+DEDUP = 20
+"""Seconds for which producers' retries are recognised in the row that waits for their keys to go."""
+
+
+def memory(bridge: Module, field: str = "VmRSS") -> float:
+    """MB of a process: what it has (VmRSS) or the most it had (VmHWM)."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{bridge.pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1000
+
+
+class Return:
+    """A stage that is back. The bridge may have one delivery more on the wire than this has answered."""
+
+    def __init__(self) -> None:
+        self.excess = 0
+        self._on_wire = 0
+        self._answered = 0
+
+    async def meddling(self, meddler: Meddler, delivery: Delivery) -> Answer:
+        self._on_wire += 1
+        self.excess = max(self.excess, self._on_wire - self._answered - 1)
+        answer = await meddler.forward(delivery)
+        self._on_wire -= 1
+        self._answered += 1
+        return answer
+
+
+async def broken(_meddler: Meddler, _delivery: Delivery) -> Answer:
+    return status(500)
+
+
+async def hanging(_meddler: Meddler, _delivery: Delivery) -> Answer:
+    await asyncio.Event().wait()
+    return None
+
+
+async def outage(run: Run, *, meddling: Meddling | None) -> None:
+    """`meddling` None: nothing listens."""
+    meddler, bridge = run.stack.meddlers["store"], run.stack.bridge
+    if meddling is None:
+        await meddler.close()
+    else:
+        meddler.meddling = meddling
+    await asyncio.sleep(OUTAGE / 3)
+    early = memory(bridge)
+    await asyncio.sleep(OUTAGE * 2 / 3)
+    late = memory(bridge)
+    letters = await run.stack.journal.dead_letters("store", count=1000)
+    back = Return()
+    meddler.meddling = back.meddling
+    if meddling is None:
+        await meddler.open()
+    run.check(len(letters) <= BROKEN_AFTER, f"{len(letters)} events were buried")
+    run.check(late - early <= MAY_GROW, f"the bridge grew from {early:.0f} to {late:.0f} MB")
+    if letters:
+        await run.milepost("dead", "replay", "store", "--all")
+    await run.recover()
+    run.check(back.excess <= 0, f"at its return the stage got {back.excess} deliveries too many at once")
+    run.notes.append(f"bridge {early:.0f} MB, then {late:.0f} MB; {len(letters)} events buried, and replayed")
+
+
+for _how, _meddling in {"is away": None, "answers 500 to everything": broken, "hangs": hanging}.items():
+    fault(f"store {_how} for 10 minutes, at a twentieth of all times", meddled=("store",), delivery=SHORT)(
+        partial(outage, meddling=_meddling)
+    )
+
+
+@fault(
+    "200,000 events in the backlog",
+    loaded=False,
+    most=600,
+    bridge={"BACKLOG_LIMIT": str(BACKLOG), "DEDUP": f"PT{DEDUP}S"},
+)
+async def backlog(run: Run) -> None:
+    """They lie before a stage of their own, which is away at first."""
+    stack = run.stack
+    bulk = await Stage("bulk", "bulk", None).open()
+    bulk.script = lambda _: _forget(bulk)
+    await bulk.close()
+    stack.extra_routes.append({"name": "bulk", "consumes": "bulk", "url": bulk.url})
+    await down(stack.bridges.pop())
+    bridge = stack.add_bridge()
+    await up(bridge)
+
+    empty = await used(run)
+    for numbers in portions(range(BACKLOG)):
+        await asyncio.gather(*(stack.journal.publish(event(number)) for number in numbers))
+    run.notes.append(f"{(await used(run) - empty) / BACKLOG:.0f} bytes of Redis per event")
+    await eventually(lambda: refused(run), 30, "the gateway's limit")
+    run.check(memory(bridge, "VmHWM") < MOST_MEMORY, f"the bridge has {memory(bridge, 'VmHWM'):.0f} MB")
+
+    await bulk.open()
+    await eventually(lambda: bulk.count.total() >= BACKLOG, 600, "the backlog is delivered")
+    run.check(bulk.count.total() == len(bulk.count) == BACKLOG, f"{bulk.count.total()} deliveries of {BACKLOG} events")
+    run.check(memory(bridge, "VmHWM") < MOST_MEMORY, f"the bridge had {memory(bridge, 'VmHWM'):.0f} MB")
+    run.notes.append(f"bridge {memory(bridge, 'VmHWM'):.0f} MB at most")
+
+    await run.load.submit(run.n)
+    await run.recover()
+    await run.settle()
+    await eventually(lambda: gone(run), DEDUP * 3, "what recognises retries is gone")
+    await bulk.close()
+
+
+def _forget(stage: Stage) -> Answer:
+    stage.received.clear()  # 200,000 of them are more than the suite needs
+    return status(204)
+
+
+def portions(numbers: range, size: int = 2000) -> Iterator[range]:
+    """In portions of `size`: what is under way at once."""
+    return (numbers[first : first + size] for first in range(0, len(numbers), size))
+
+
+def event(number: int) -> Event:
+    """As large as a submission."""
+    data = {"email": f"s{number}@example.org", "lat": -80.5, "long": 0.0005 * number}
+    return Event(id=f"b{number}", source="/faults/bulk", type="bulk", time=now(), data=data)
+
+
+async def used(run: Run) -> int:
+    return int((await run.stack.client.info("memory"))["used_memory"])
+
+
+async def refused(run: Run) -> bool:
+    async with httpx.AsyncClient() as client:
+        answer = await client.post(f"{run.stack.gateway.url}/distance", json=event(1).data)
+    return answer.status_code == 503 and answer.headers["retry-after"].isdigit()
+
+
+async def gone(run: Run) -> bool:
+    """Whether nothing recognises a retry any more; what is noted of a submission's progress ends by itself too."""
+    redis = run.stack.client
+    if [key async for key in redis.scan_iter(f"{keys.seen('', '')[:-1]}*", count=10_000)]:
+        return False
+    noted = [key async for key in redis.scan_iter(f"{keys.progress('')}*", count=10_000)]
+    async with redis.pipeline(transaction=False) as each:
+        for key in noted:
+            each.ttl(key)
+        stays = sum(ttl < 0 for ttl in await each.execute())
+    run.check(not stays, f"{stays} of {len(noted)} submissions' progress stays for ever")
+    return True
