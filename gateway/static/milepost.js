@@ -178,7 +178,8 @@ function watch(section) {
       }
     } catch (fault) {
       if (signal.aborted) return;
-      if (!(fault instanceof TypeError)) throw fault;
+      // No answer, or a proxy's page in its place; it is asked for again.
+      if (!(fault instanceof TypeError || fault instanceof SyntaxError)) throw fault;
     }
     if (signal.aborted || source.readyState === EventSource.OPEN || !navigator.onLine) return;
     say(said);

@@ -197,7 +197,7 @@ class Route:
 
     async def _post(self, entry: Entry) -> Verdict:
         if self._tracer is None:
-            if self._delivery.batch > 1 and not entry.attempts + entry.crashes:
+            if self._delivery.batch > 1 and self._is_fresh(entry):
                 verdict = await self._together.deliver(entry)
                 if verdict is not None:
                     return verdict
@@ -209,6 +209,12 @@ class Route:
                 return Delivered(delivery.handed_on(verdict.reply)) if verdict.reply else verdict
             delivery.answered(type(verdict).__name__.lower(), verdict.status)
             return verdict
+
+    def _is_fresh(self, entry: Entry) -> bool:
+        """Whether nothing went wrong with it yet. What was woken has failed, counted or not, but where all are woken
+        for their delay.
+        """
+        return not entry.only or (bool(self._delivery.delay) and not entry.attempts + entry.crashes)
 
     async def _judged(self, entry: Entry, headers: Mapping[str, str] | None = None) -> Verdict:
         timeout = self._delivery.timeout.total_seconds()
@@ -252,7 +258,8 @@ class Route:
 
     async def _drop(self, channel: str, held: Mapping[str, asyncio.Task[None]], lost: Iterable[str]) -> None:
         """End the deliveries of what is no longer ours; but for what we are settling, or have settled, ourselves."""
-        dropped = {entry: held[entry] for entry in lost if entry in held and entry not in self._settling}
+        under_way = {entry: held[entry] for entry in lost if entry in held and entry not in self._settling}
+        dropped = {entry: task for entry, task in under_way.items() if not task.done()}
         for entry, task in dropped.items():
             log.warning(Fields(stage=self.name, channel=channel, entry=entry, outcome="lost-claim"))
             task.cancel()
@@ -268,6 +275,7 @@ class Route:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         self.window.close()
+        await self._together.close()
         await self._client.close()
         try:
             async with asyncio.timeout(HAND_BACK_WITHIN):

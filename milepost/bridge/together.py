@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from milepost.batched import BATCH_TYPE, write_batch
 from milepost.bridge.client import Client, Lost, NotSent, TooLarge
-from milepost.bridge.verdict import RouteDown, Verdict, judge_batch
+from milepost.bridge.ruling import event_id
+from milepost.bridge.verdict import Delivered, RouteDown, Verdict, judge_batch
 from milepost.event import MAX_EVENT
 from milepost.journal import Entry
 from milepost.log import Fields
@@ -18,7 +19,7 @@ Waiting = tuple[Entry, asyncio.Future[Verdict | None]]
 
 class Together:
     """POSTs in batched content mode. A batch is an attempt at nothing but speed: it counts only where all of it went
-    well, or where nothing was sent. Otherwise each of its events is delivered alone, and judged by that.
+    well, or where the stage was not there. Otherwise each of its events is delivered alone, and judged by that.
     """
 
     def __init__(self, client: Client, stage: str, *, most: int, timeout: float, emits: str | None) -> None:
@@ -61,10 +62,17 @@ class Together:
         if batch:
             yield batch
 
+    async def close(self) -> None:
+        """End what is on the wire. Nobody may wait for it any more."""
+        for post in self._posts:
+            post.cancel()
+        if self._posts:
+            await asyncio.wait(self._posts)
+
     async def _post(self, batch: Sequence[Waiting]) -> None:
         verdicts: Sequence[Verdict | None] = [None] * len(batch)
         try:
-            verdicts = await self._judged([entry.event for entry, _ in batch]) or verdicts
+            verdicts = await self._judged([entry for entry, _ in batch]) or verdicts
         except Exception:
             log.exception(Fields(stage=self._stage, outcome="batch-not-posted"))
         finally:
@@ -72,15 +80,23 @@ class Together:
                 if not waiter.done():
                     waiter.set_result(verdict)
 
-    async def _judged(self, events: Sequence[bytes]) -> Sequence[Verdict] | None:
+    async def _judged(self, entries: Sequence[Entry]) -> Sequence[Verdict] | None:
+        body = write_batch(entry.event for entry in entries)
         try:
-            answer = await self._client.post(write_batch(events), content_type=BATCH_TYPE, timeout=self._timeout)
+            answer = await self._client.post(body, content_type=BATCH_TYPE, timeout=self._timeout)
         except NotSent as fault:
-            return [RouteDown(None, str(fault))] * len(events)
-        except (Lost, TooLarge) as fault:
-            log.info(Fields(stage=self._stage, outcome="batch-undone", events=len(events), reason=str(fault)))
-            return None
-        verdicts = judge_batch(answer.status, answer.headers, answer.body, len(events), emits=self._emits)
-        if verdicts is None:
-            log.info(Fields(stage=self._stage, outcome="batch-undone", events=len(events), status=answer.status))
-        return verdicts
+            return [RouteDown(None, str(fault))] * len(entries)
+        except TooLarge as fault:
+            if self._emits is None and 200 <= fault.status < 300:
+                return [Delivered()] * len(entries)  # its body is nothing to us
+            self._most = max(2, len(entries) // 2)  # what they are answered with is too large together
+            return self._undone(entries, str(fault))
+        except Lost as fault:
+            return self._undone(entries, str(fault))
+        ids = [event_id(entry) for entry in entries]
+        verdicts = judge_batch(answer.status, answer.headers, answer.body, ids, emits=self._emits)
+        return verdicts or self._undone(entries, f"HTTP {answer.status}")
+
+    def _undone(self, entries: Sequence[Entry], reason: str) -> Sequence[Verdict] | None:
+        log.info(Fields(stage=self._stage, outcome="batch-undone", events=len(entries), reason=reason))
+        return None

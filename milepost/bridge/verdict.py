@@ -17,6 +17,9 @@ LONGEST_RETRY_AFTER = 300.0
 ROUTE_STATUSES = frozenset({401, 403, 404, 405, 407, 408, 425, 429, 502, 503, 504})
 """With every 3xx: not the event's fault, but the wiring's, or the stage is not there to judge it."""
 
+AWAY_STATUSES = frozenset({429, 502, 503, 504})
+"""Those of them that say nothing of what was sent, be it one event or many."""
+
 _WHOLE = re.compile(r"-?\d+", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
@@ -106,13 +109,16 @@ def _accepted(status: int, headers: Mapping[str, str], body: bytes, emits: str |
 
 
 def judge_batch(
-    status: int, headers: Mapping[str, str], body: bytes, events: int, *, emits: str | None
+    status: int, headers: Mapping[str, str], body: bytes, ids: Sequence[str], *, emits: str | None
 ) -> Sequence[Verdict] | None:
-    """The verdicts on the answer to a batch of so many events, in its order; None unless it says that all went well:
-    2xx of a stage that emits nothing, 204, or 200 with as many events as were sent.
+    """The verdicts on the answer to a batch of the events `ids`, in their order. None unless it says that all went
+    well, by 2xx of a stage that emits nothing, 204, or 200 with a reply of the same id for each; or that the stage is
+    not there.
     """
     if 200 <= status < 300 and (emits is None or (status == 204 and not body)):
-        return [Delivered()] * events
+        return [Delivered()] * len(ids)
+    if status in AWAY_STATUSES:
+        return [judge(status, headers, body, emits=emits)] * len(ids)
     if status != 200 or not is_batch(headers.get("content-type", "")):
         return None
     try:
@@ -121,7 +127,7 @@ def judge_batch(
             reply.to_json()  # may be too large, though the body was not
     except MilepostError:
         return None
-    if len(replies) != events or any(reply.type != emits for reply in replies):
+    if [reply.id for reply in replies] != list(ids) or any(reply.type != emits for reply in replies):
         return None
     return [Delivered(reply) for reply in replies]
 

@@ -169,8 +169,8 @@ class _Running:
         bridges = await neighbour.listening(JournalSettings.read(redis_url=self._plan.redis))
         if bridges > 1 and mongo_is_own:
             raise Failed(
-                "REDIS_URL: another pipeline began on it at the same moment; each would take events whose records the "
-                "other has. Start one of them again, or give both the same MONGO_URL"
+                "REDIS_URL: another pipeline began on it at the same moment (more than one hears its lease); each "
+                "would take events whose records the other has. Start one of them again, or give both one MONGO_URL"
             )
         if bridges > 1:
             self._console.log("milepost", f"REDIS_URL: {bridges} bridges share its work")

@@ -1,7 +1,7 @@
 """A route with a `batch`: what goes together, and that nothing is lost, doubled or blamed by it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -82,11 +82,11 @@ async def test_what_failed_before_goes_alone(rig: Rig) -> None:
         lambda events: replied(events[0], "out"),
         lambda _: status(200, b"OK"),
         lambda _: status(200, b"x" * 2_000_000),
+        lambda events: stage_order(reversed(events)),
         lambda _: status(409, retry_after="60"),
-        lambda _: status(503),
         lambda _: None,
     ],
-    ids=["one missing", "another channel", "one event", "OK", "2 MB", "409", "503", "closed"],
+    ids=["one missing", "another channel", "one event", "OK", "2 MB", "misordered", "409", "closed"],
 )
 async def test_an_answer_that_does_not_say_all_went_well_blames_none(
     rig: Rig, answer: Callable[[list[Event]], Answer]
@@ -100,6 +100,66 @@ async def test_an_answer_that_does_not_say_all_went_well_blames_none(
     assert stage.count == dict.fromkeys(IDS, 1)
     assert not await rig.dead("stage")
     assert value(bridge, "deliveries_total", stage="stage", outcome="delivered") == len(IDS)
+
+
+def stage_order(events: Iterable[Event]) -> bytes:
+    return together([Event(id=event.id, source="/test", type="out") for event in events])
+
+
+async def test_a_stage_that_says_not_now_to_a_batch_is_left_alone(rig: Rig) -> None:
+    away = True
+    stage = await rig.stage("stage", "in", "out")
+    stage.batch_script = lambda events: status(503, retry_after="1") if away else stage.succeed_together(events)
+    await rig.publish_all("in", IDS)
+    await rig.bridge({**BATCH, "retry": 0})
+    await eventually(lambda: rig.parked("stage"))
+    away = False
+    assert not stage.count, "none of the batch was posted by itself"
+    await settled(rig, stage)
+    assert not await rig.dead("stage")
+    assert set(all_of(stage)) | set(stage.count) == set(IDS)
+    assert max(stage.count.values()) == 1
+
+
+async def test_what_is_in_hand_elsewhere_spoils_one_batch_at_most(rig: Rig) -> None:
+    def one(delivery: Delivery) -> Answer:
+        busy = delivery.event.id == "3" and delivery.count < 4
+        return status(409, retry_after="0") if busy else replied(delivery.event, "out")
+
+    stage = await rig.stage("stage", "in", "out", one)
+    stage.batch_script = lambda events: (
+        status(409, retry_after="0") if any(event.id == "3" for event in events) else stage.succeed_together(events)
+    )
+    await rig.publish_all("in", IDS)
+    await rig.bridge(BATCH)
+    await settled(rig, stage)
+    assert sorted(all_of(stage)) == sorted(IDS)
+    assert stage.count.pop("3") == 4
+    assert set(stage.count.values()) == {1}
+
+
+async def test_a_stage_whose_replies_are_too_large_together_gets_smaller_batches(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    stage.batch_script = lambda events: together(
+        [Event(id=event.id, source="/test", type="out", data="x" * 300_000) for event in events]
+    )
+    ids = [str(number) for number in range(120)]
+    await rig.publish_all("in", ids)
+    await rig.bridge(BATCH)
+    await settled(rig, stage)
+    sizes = [len(batch) for batch in stage.batches]
+    assert max(sizes) > 3, "at first too many"
+    assert sizes[-1] <= 3
+    assert len(stage.count) < len(ids) / 2, "most of them went well together"
+
+
+async def test_a_large_body_is_nothing_to_a_stage_that_emits_nothing(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", None, lambda _: status(204))
+    stage.batch_script = lambda _: status(200, b"x" * 2_000_000)
+    await rig.publish_all("in", IDS[:8])
+    await rig.bridge(BATCH)
+    await settled(rig, stage)
+    assert (sorted(all_of(stage)), stage.count) == (IDS[:8], {})
 
 
 async def test_a_stage_that_is_not_there_gets_no_blame_and_later_all(rig: Rig) -> None:
@@ -144,7 +204,9 @@ async def test_a_stop_hands_back_what_is_in_a_batch_and_another_bridge_delivers_
     await rig.publish_all("in", IDS[:8])
     bridge = await rig.bridge(BATCH, grace="PT0.1S")
     await eventually(lambda: stage.batches)
+    (route,) = bridge._routes
     await rig.stop(bridge)
+    assert not route._together._posts
     assert await rig.pending(stage) == 8
     stage.batch_script = stage.succeed_together
     await rig.bridge(BATCH)
