@@ -42,12 +42,12 @@ def environment(lab: Lab) -> dict[str, str]:
     return {"REDIS_URL": lab.redis.url, "MONGO_URL": url, "SENT_EMAILS": str(lab.sent_emails)}
 
 
-def ours(lab: Lab) -> Pipeline:
+def ours(lab: Lab, *, batch: int = 1) -> Pipeline:
     env = environment(lab)
     stages = {stage.name: stage for stage in table.read(ROOT)}
     functions = {name: lab.function(name, **env) for name in stages}
     routes = [
-        {"name": name, "consumes": stage.consumes, "emits": stage.emits, "url": functions[name].url}
+        {"name": name, "consumes": stage.consumes, "emits": stage.emits, "url": functions[name].url, "batch": batch}
         for name, stage in stages.items()
     ]
     bridge = lab.bridge(*routes)
@@ -141,6 +141,14 @@ BENCHES = [
             "pub/sub, busy": partial(throughput, build=BUSY),
             "pub/sub, waiting": partial(throughput, build=WAITING),
         },
+    ),
+    Bench(
+        "pipeline-batch",
+        (
+            Figure("rate", "whole pipeline, routes with batch 32", "events/s", 2_000, more_is_better=True),
+            Figure("cpu", "whole pipeline, routes with batch 32: CPU", "CPU s/1000", 0.8),
+        ),
+        {OURS: partial(throughput, build=partial(ours, batch=32))},
     ),
     Bench(
         "pipeline-latency",

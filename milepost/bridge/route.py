@@ -186,13 +186,16 @@ class Route:
         finally:
             self._metrics.ended()
             self.window.leave(epoch)
-        self._metrics.judged(verdict, began, time.perf_counter())
+        ended = time.perf_counter()
+        self._metrics.judged(verdict, began, ended)
         if isinstance(verdict, Delivered):
             if log.isEnabledFor(logging.DEBUG):
                 log.debug(self._line(entry, "delivered"))
             self._ruling.succeeded()
-            self.window.succeeded()
+            self.window.succeeded(ended - began)
             return Complete(entry, verdict.reply)
+        if isinstance(verdict, Crashed) and ended - began >= self._delivery.timeout.total_seconds():
+            self.window.timed_out(began, ended)
         return self._ruling.act(entry, verdict, self.window, epoch)
 
     async def _post(self, entry: Entry) -> Verdict:

@@ -73,7 +73,7 @@ class Ruling:
         match verdict:
             case Refused():
                 self._failures.clear()
-                window.succeeded()
+                window.answered()
                 return Bury(entry, letter())
             case Deferred():
                 self._failures.clear()

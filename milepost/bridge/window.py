@@ -13,6 +13,12 @@ MOST_READ = 128
 """Entries read in one step, at most. Their sizes are known only afterwards."""
 
 
+QUICK = 0.1
+"""Seconds: a stage that answers within them is given more at once, whatever its quickest answer took."""
+
+DRIFT = 1.001
+"""How the quickest answer is forgotten: by so much with each success."""
+
 MOMENT = 0.002
 """Seconds a route that is busy waits before it reads again."""
 
@@ -25,7 +31,9 @@ class Limits(NamedTuple):
 
 
 class Window:
-    """Each success of a window that is at least half full widens it by one, up to `most`.
+    """Each success of a window that is at least half full widens it by one, up to `most`, while answers take no more
+    than twice the quickest: from there on what is sent sooner only waits at the stage (as TCP Vegas finds it). What
+    the stage does not answer in time halves it.
 
     When the route is down nothing passes until a delay is over, then one probe at a time; a probe that fails
     lengthens the delay. `taken` counts entries read and unsettled, `held` their bytes, `on_wire` those of them being
@@ -42,6 +50,8 @@ class Window:
         self.on_wire = 0
         self._left_over = 0
         self.strikes = 0
+        self._quickest = math.inf
+        self._halved = -math.inf
         self._backoff = backoff
         self._reopening: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
@@ -109,17 +119,30 @@ class Window:
             self._left_over -= 1
         self._changed.set()
 
-    def succeeded(self) -> None:
-        """The stage answered."""
+    def answered(self) -> None:
+        """The stage is there."""
         if self.strikes:
             self.strikes = 0
             self._reopen()
+
+    def succeeded(self, seconds: float) -> None:
+        """The stage did its work, within so many seconds."""
+        self.answered()
+        self._quickest = min(seconds, self._quickest * DRIFT)
+        if seconds > max(QUICK, 2 * self._quickest):
+            return
         # Half of it in use is enough, as Linux has it for TCP's slow start (RFC 7661 gives the reason): reads come in
         # steps, so that a window which is the limit is still not full at each of its successes.
         if self.size < self.most and 2 * self.taken >= self.size:
             self.size += 1
             self._admit()
             self._changed.set()
+
+    def timed_out(self, began: float, now: float) -> None:
+        """A POST of then has no answer now, by one clock. Of those that were on the wire together one counts."""
+        if began > self._halved:
+            self._halved = now
+            self.size = max(1, self.size // 2)
 
     def failed(self, epoch: int, retry_after: float | None) -> float:
         """The route is down: close it, and return the seconds until its next probe.
@@ -133,6 +156,7 @@ class Window:
             self.taken = self.on_wire = 0
             self.strikes += 1
             self.size = 1
+            self._quickest = math.inf
             delay = self._backoff(self.strikes) if retry_after is None else retry_after
             self.close()
             self._reopening = loop.call_later(delay, self._reopen)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from milepost.bridge.window import FIRST, MOST_READ, Limits, Window
+from milepost.bridge.window import FIRST, MOST_READ, QUICK, Limits, Window
 from tests.servers import eventually
 
 
@@ -58,7 +58,7 @@ async def test_each_success_of_a_window_in_use_widens_it_by_one_up_to_the_most()
     used = window(20)
     used.taken = FIRST
     for expected in (17, 18, 19, 20, 20):
-        used.succeeded()
+        used.succeeded(0.01)
         assert used.size == expected
 
 
@@ -67,15 +67,62 @@ async def test_a_window_whose_events_come_back_all_at_once_doubles() -> None:
     slow = window()
     slow.taken = FIRST
     for _ in range(FIRST):
-        slow.succeeded()
+        slow.succeeded(0.01)
     assert slow.size == 2 * FIRST
 
 
 async def test_a_window_that_is_less_than_half_in_use_does_not_grow() -> None:
     idle = window()
     idle.taken = FIRST // 2 - 1
-    idle.succeeded()
+    idle.succeeded(0.01)
     assert idle.size == FIRST
+
+
+async def test_a_window_does_not_grow_where_answers_only_take_longer() -> None:
+    full = window()
+    full.taken = 100
+    full.succeeded(0.01)
+    full.succeeded(QUICK * 1.01)
+    assert full.size == FIRST + 1
+    full.succeeded(QUICK)
+    assert full.size == FIRST + 2
+
+
+async def test_a_stage_that_takes_its_time_is_known_by_its_quickest_answer_of_late() -> None:
+    slow = window()
+    slow.taken = 1000
+    slow.succeeded(1.0)
+    slow.succeeded(1.9)
+    assert slow.size == FIRST + 2
+    slow.succeeded(2.1)
+    assert slow.size == FIRST + 2
+    for _ in range(1000):
+        slow.succeeded(4.0)
+    assert slow.size > FIRST + 2, "it takes longer for good, and that is no queue"
+
+
+async def test_what_comes_back_from_an_outage_is_measured_anew() -> None:
+    changed = window()
+    changed.taken = 1000
+    changed.succeeded(0.01)
+    changed.failed(changed.epoch, 0.0)
+    changed.taken = 1000
+    changed.succeeded(1.0)
+    assert changed.size == 2
+    changed.close()
+
+
+async def test_time_outs_halve_the_window_once_for_all_that_were_on_the_wire_together() -> None:
+    wide = window(512)
+    wide.size = 100
+    for began in (1.0, 2.0, 9.0):
+        wide.timed_out(began, 10.0)
+    assert wide.size == 50
+    wide.timed_out(11.0, 20.0)
+    assert wide.size == 25
+    wide.size = 1
+    wide.timed_out(21.0, 30.0)
+    assert wide.size == 1
 
 
 def test_what_is_held_bounds_what_is_read_by_its_bytes() -> None:
@@ -137,7 +184,7 @@ async def test_a_probe_that_fails_lengthens_the_delay_and_one_that_succeeds_ends
         down.leave(epoch)
     assert strikes == [1, 2, 3, 4]
     epoch = await down.enter()
-    down.succeeded()
+    down.succeeded(0.01)
     down.leave(epoch)
     assert not down.down
     assert down.free
@@ -174,7 +221,7 @@ async def test_a_success_of_one_that_was_on_the_wire_reopens_at_once() -> None:
     waiting = Posts(down, 1)
     await asyncio.sleep(0)
     down.leave(second)
-    down.succeeded()
+    down.succeeded(0.01)
     await eventually(lambda: waiting.entered)
     await waiting.all()
 
@@ -222,7 +269,7 @@ async def test_all_get_through_whatever_fails_in_between() -> None:
         finally:
             busy.leave(epoch)
         if number % 7:
-            busy.succeeded()
+            busy.succeeded(0.01)
         else:
             busy.failed(epoch, None)
         passed.append(number)

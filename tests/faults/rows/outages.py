@@ -107,7 +107,7 @@ for _how, _meddling in {"is away": None, "answers 500 to everything": broken, "h
 async def backlog(run: Run) -> None:
     """They lie before a stage of their own, which is away at first."""
     stack = run.stack
-    bulk = await Stage("bulk", "bulk", None).open()
+    bulk = await Stage("bulk", "bulk", None, None).open()
     bulk.script = lambda _: _forget(bulk)
     await bulk.close()
     stack.extra_routes.append({"name": "bulk", "consumes": "bulk", "url": bulk.url})
