@@ -194,7 +194,7 @@ class Route:
             self._ruling.succeeded()
             self.window.succeeded(ended - began)
             return Complete(entry, verdict.reply)
-        if isinstance(verdict, Crashed) and ended - began >= self._delivery.timeout.total_seconds():
+        if isinstance(verdict, Crashed) and verdict.timed_out:
             self.window.timed_out(began, ended)
         return self._ruling.act(entry, verdict, self.window, epoch)
 
@@ -229,7 +229,7 @@ class Route:
         except NotSent as fault:
             return RouteDown(None, str(fault))
         except Lost as fault:
-            return Crashed(str(fault))
+            return Crashed(str(fault), timed_out=fault.timed_out)
         except TooLarge as fault:
             if self._emits is None or not 200 <= fault.status < 300:
                 return judge(fault.status, {}, b"", emits=self._emits)

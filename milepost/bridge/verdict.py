@@ -64,6 +64,7 @@ class Crashed:
     reason: str
     status: int | None = None
     retry_after: float | None = None
+    timed_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)

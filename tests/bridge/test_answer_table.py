@@ -76,6 +76,22 @@ async def test_a_stage_that_emits_nothing_completes_by_any_2xx_its_body_unread(r
     assert not await rig.dead("stage")
 
 
+async def test_a_time_out_halves_the_window_of_its_route(rig: Rig) -> None:
+    async def late_once(delivery: Delivery) -> Answer:
+        if delivery.count == 1:
+            await asyncio.Event().wait()
+        return status(204)
+
+    stage = await rig.stage("stage", "in", "out", late_once)
+    bridge = await rig.bridge({"timeout": "PT0.2S"})
+    (route,) = bridge._routes
+    before = route.window.size
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.settled(stage))
+    assert stage.count == {"1": 2}
+    assert route.window.size == before // 2
+
+
 async def test_409_with_retry_after_is_parked_uncounted_and_leaves_the_window(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     stage.script = lambda delivery: status(409, retry_after="0") if delivery.count <= 13 else stage.succeed(delivery)
