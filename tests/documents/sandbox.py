@@ -31,7 +31,7 @@ NOT_COPIED = (".git", ".venv", ".milepost", ".*_cache", ".hypothesis", "*.egg-in
 _RUNS_ON = re.compile(r"(make run\b|\.venv/bin/(milepost (up|watch)|secantusd-py)|FUNCTION_SOURCE=)")
 _ONLY_LOOKS = re.compile(
     r"^(cat|tail|head|grep|wc|ls|redis-cli .*\b(XLEN|INFO|PING)\b|\.venv/bin/milepost (stages|dead (list|show))( |$)"
-    r"|curl (?!.*(--json|-F|-d|-X)))",
+    r"|curl (?!(.* )?(--json|-F|-d|-X) ))",
     re.DOTALL,
 )
 
