@@ -23,10 +23,10 @@ from typing import Any, Self
 import pytest
 import uvloop
 
-from milepost.bridge.client import Answer, Client
+from milepost.bridge.client import Answer, Client, Lost, NotSent
 from tests.servers import eventually
 
-WITHIN = 20.0
+WITHIN = 120.0
 """Seconds a test may take."""
 
 EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -91,9 +91,20 @@ async def never_answer(line: Line) -> None:
 
 
 async def post(
-    client: Client, body: bytes = b"{}", *, within: float = 10, headers: Mapping[str, str] | None = None
+    client: Client, body: bytes = b"{}", *, within: float = 60, headers: Mapping[str, str] | None = None
 ) -> Answer:
     return await client.post(body, content_type="application/json", timeout=within, headers=headers)
+
+
+async def timed_out(client: Client, within: float) -> Lost:
+    """The loss of a POST that nobody answers in time. One that had no connection in time was not sent: once more."""
+    while True:
+        try:
+            await post(client, within=within)
+        except NotSent:
+            continue
+        except Lost as lost:
+            return lost
 
 
 class Peer:

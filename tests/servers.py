@@ -12,6 +12,7 @@ from milepost import table
 from milepost.testing.servers import (
     HOST,
     READY_WITHIN,
+    WITHIN,
     Function,
     Server,
     Valkey,
@@ -22,11 +23,13 @@ from milepost.testing.servers import (
 )
 
 __all__ = [
+    "ANSWER_WITHIN",
     "HOST",
     "READY_WITHIN",
     "REDIS_SERVER",
     "ROOT",
     "STAGES",
+    "WITHIN",
     "Function",
     "Module",
     "Mongo",
@@ -41,6 +44,9 @@ __all__ = [
 
 ROOT = Path(__file__).resolve().parent.parent
 Server.project = ROOT  # wherever pytest was started
+
+ANSWER_WITHIN = 60.0
+"""Seconds that a test's HTTP client waits: how fast a machine answers says nothing about what is tested."""
 
 STAGES = [entry.name for entry in table.read(ROOT)]
 

@@ -19,6 +19,9 @@ TETHER = str(Path(__file__).with_name("tether.py"))
 STEADY = 10.0
 """Seconds of life after which an end counts as the first again."""
 
+FIRST_PAUSE = 0.25
+"""Seconds between the second end in a row and the next start; before that there is none, then twice as many."""
+
 LONGEST_PAUSE = 30.0
 LONGEST_LINE = 64 * 1024
 LOOK_EVERY = 0.05
@@ -106,7 +109,7 @@ class Keeper:
             await process.wait()
 
     async def _pause(self, ends: int, saying: str) -> None:
-        pause = 0.0 if ends == 1 else min(LONGEST_PAUSE, 0.25 * 2.0 ** (ends - 2))
+        pause = 0.0 if ends == 1 else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (ends - 2))
         self._console.log("milepost", f"{saying} in {pause:g} s" if pause else saying)
         self._wake.clear()
         with contextlib.suppress(TimeoutError):

@@ -30,11 +30,13 @@ from milepost.journal import Journal
 from milepost.payload import Payload
 from milepost.stage import Main
 from milepost.testing.calling import described, event_of
-from milepost.testing.servers import HOST, Valkey, eventually
+from milepost.testing.servers import HOST, WITHIN, Valkey, eventually
 from milepost.wrap import wrap
 
-SHORT = {"claim": "PT2S", "lease": "PT2S", "grace": "PT1S"}
-"""The bridge's settings unless a test gives others: what is taken over, or stops, does so soon."""
+SHORT = {"claim": "PT2S", "lease": "PT10S", "grace": "PT1S"}
+"""The bridge's settings unless a test gives others: what is taken over, or stops, does so soon. It leads alone, and
+should a slow machine stall it for longer than the lease, plain messages were lost.
+"""
 
 
 class LocalPipeline:
@@ -50,7 +52,7 @@ class LocalPipeline:
         *stages: Main,
         redis_url: str | None = None,
         delivery: Mapping[str, Any] | None = None,
-        within: float = 10.0,
+        within: float = WITHIN,
         **settings: Any,
     ) -> None:
         self.within = within
@@ -137,7 +139,7 @@ class LocalPipeline:
         async with self.redis.pubsub() as subscription:
             await subscription.subscribe(*self.channels)
             for _ in self.channels:
-                assert await subscription.get_message(timeout=5), "Redis does not confirm the subscription"
+                assert await subscription.get_message(timeout=WITHIN), "Redis does not confirm the subscription"
             task = asyncio.create_task(self._listen(subscription))
             try:
                 yield

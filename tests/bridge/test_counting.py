@@ -87,11 +87,11 @@ async def test_they_are_written_when_something_changed_and_only_then(rig: Rig) -
 
 async def test_a_full_redis_delays_them_and_nothing_else(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     stage = await rig.stage("stage", "in")
-    await rig.bridge()
     await rig.redis.config_set("maxmemory-policy", "noeviction")
     await rig.publish_all("in", ["1", "2"])
     await rig.redis.config_set("maxmemory", "1mb")
     try:
+        await rig.bridge()
         with caplog.at_level(logging.WARNING):
             await eventually(lambda: "no-stats" in caplog.text)
         await eventually(lambda: rig.settled(stage))
@@ -102,7 +102,7 @@ async def test_a_full_redis_delays_them_and_nothing_else(rig: Rig, caplog: pytes
         slots = (await read(rig.journal.scripts)).get("stage", [])
         return sum(slot.counts.delivered for slot in slots) == 2
 
-    await eventually(caught_up, 15)
+    await eventually(caught_up)
 
 
 class _Clocked:

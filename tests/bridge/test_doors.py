@@ -14,7 +14,7 @@ from milepost.bridge.app import create_app
 from milepost.bridge.bridge import Bridge
 from milepost.event import Event
 from tests.bridge.rig import Answer, Delivery, Rig, ready, subscribed, value
-from tests.servers import Valkey, eventually
+from tests.servers import WITHIN, Valkey, eventually
 
 STRUCTURED = {"content-type": "application/cloudevents+json"}
 
@@ -153,10 +153,15 @@ async def test_a_redis_that_is_away_is_503_with_retry_after_at_once(rig: Rig, tm
     with Valkey(tmp_path) as valkey:
         process = await rig.running(REDIS_URL=valkey.url)
         valkey.kill()
-        async with httpx.AsyncClient(base_url=process.url) as client:
-            began = time.monotonic()
+        async with httpx.AsyncClient(base_url=process.url, timeout=WITHIN) as client:
+
+            async def at_once() -> bool:
+                began = time.monotonic()
+                assert (await client.post("/", content=structured(), headers=STRUCTURED)).status_code == 503
+                return time.monotonic() - began < 1
+
+            await eventually(at_once, what="one of these, whatever else the machine has to do")
             answer = await client.post("/", content=structured(), headers=STRUCTURED)
-            assert time.monotonic() - began < 1
             assert answer.status_code == 503
             assert int(answer.headers["retry-after"]) >= 1
             assert (await client.get("/healthz")).status_code == 200
@@ -164,7 +169,7 @@ async def test_a_redis_that_is_away_is_503_with_retry_after_at_once(rig: Rig, tm
             assert unready.status_code == 503
             for told in (answer.text, unready.text):
                 assert str(valkey.port) not in told, "where Redis is, is for the log"
-            assert str(valkey.port) in process.log
+            await eventually(lambda: str(valkey.port) in process.log)
             await asyncio.to_thread(valkey.start)
             await ready(process)
             assert (await client.post("/", content=structured(), headers=STRUCTURED)).status_code == 202
@@ -205,6 +210,7 @@ async def test_the_probes_and_the_metrics(rig: Rig, client: httpx.AsyncClient) -
     await client.post("/", content=structured(), headers=STRUCTURED)
     await client.post("/", content=b"", headers=STRUCTURED)
     await eventually(lambda: value(rig.bridges[0], "deliveries_total", stage="stage", outcome="delivered") == 1)
+    await eventually(lambda: value(rig.bridges[0], "leading") == 1)
     metrics = (await client.get("/metrics")).text
     assert 'milepost_accepted_total{door="events",outcome="202"} 1.0' in metrics
     assert 'milepost_accepted_total{door="events",outcome="400"} 1.0' in metrics

@@ -41,7 +41,7 @@ async def test_what_a_killed_bridge_held_another_takes_over_after_the_claim_time
     await rig.publish_all("in", ["1", "2", "3"])
     await eventually(lambda: stage.on_wire == 3)
     killed.kill()
-    survivor = await rig.bridge()
+    survivor = await rig.bridge(claim="PT1S")
     await eventually(lambda: rig.settled(stage))
     assert stage.count == {"1": 2, "2": 2, "3": 2}
     await eventually(lambda: watcher.count == {"1": 1, "2": 1, "3": 1})
@@ -58,19 +58,29 @@ async def test_what_is_on_the_wire_is_renewed_and_not_taken_over(rig: Rig) -> No
         return stage.succeed(delivery)
 
     stage.script = hold
-    await rig.bridge(claim="PT0.3S")
-    await rig.bridge(claim="PT0.3S")
+    await rig.bridge(claim="PT1S")
     await rig.publish("in", "1")
     await eventually(lambda: stage.on_wire)
-    began = (await rig.redis.time())[0]
+    other = await rig.bridge(claim="PT600S")  # so that it looks for what was left when we tell it to
+    ((entry, holder),) = await claims(rig)
+    await rig.redis.xclaim(keys.journal("in"), "stage", holder, 0, [entry], idle=300_000, justid=True)
 
-    async def long_past_the_claim() -> bool:
-        return bool((await rig.redis.time())[0] - began >= 2)
+    async def renewed() -> bool:
+        (row,) = await rig.redis.xpending_range(keys.journal("in"), "stage", "-", "+", 1)
+        return bool(row["time_since_delivered"] < 100_000)
 
-    await eventually(long_past_the_claim)
+    await eventually(renewed)
+    await other._routes[0].keep(claim=200)
+    assert await claims(rig) == [(entry, holder)]
     go.set()
     await eventually(lambda: rig.settled(stage))
     assert stage.count["1"] == 1
+
+
+async def claims(rig: Rig) -> list[tuple[bytes, bytes]]:
+    """Each pending entry and who holds it."""
+    rows = await rig.redis.xpending_range(keys.journal("in"), "stage", "-", "+", 9)
+    return [(row["message_id"], row["consumer"]) for row in rows]
 
 
 async def test_a_frozen_bridge_that_wakes_publishes_nothing_twice(rig: Rig) -> None:
@@ -90,7 +100,7 @@ async def test_a_frozen_bridge_that_wakes_publishes_nothing_twice(rig: Rig) -> N
     await rig.publish_all("in", ids)
     await eventually(lambda: stage.on_wire == 3)
     frozen.freeze()
-    await rig.bridge()
+    await rig.bridge(claim="PT1S")
     await eventually(lambda: stage.count == dict.fromkeys(ids, 2), what="takeover")
     go.set()
     await eventually(lambda: rig.settled(stage))
@@ -108,7 +118,7 @@ async def test_a_frozen_bridge_that_wakes_publishes_nothing_twice(rig: Rig) -> N
 
 def knows_of(process: Module, events: int) -> bool:
     """Whether this process has found out that so many entries are someone else's: by the gate, or as it renewed."""
-    with urllib.request.urlopen(f"{process.url}/metrics", timeout=5) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"{process.url}/metrics", timeout=30) as answer:  # noqa: S310
         stale = re.search(r'^milepost_stale_total{stage="stage"} (\d+)', answer.read().decode(), re.MULTILINE)
     return process.log.count("lost-claim") + int(stale[1] if stale else 0) == events
 
@@ -269,15 +279,22 @@ async def test_what_was_published_before_the_first_bridge_is_delivered(rig: Rig)
 
 
 async def test_a_stage_added_to_a_channel_later_gets_what_is_still_in_the_journal(rig: Rig) -> None:
-    first = await rig.stage("first", "in", None, lambda _: status(503))
-    bridge = await rig.bridge()
+    go = asyncio.Event()
+    first = await rig.stage("first", "in")
+
+    async def hold(delivery: Delivery) -> Answer:
+        await go.wait()
+        return first.succeed(delivery)
+
+    first.script = hold
+    await rig.bridge()
     await rig.publish_all("in", ["1", "2"])
-    await eventually(lambda: first.count)
+    await eventually(lambda: first.on_wire == 2)
     second = await rig.stage("second", "in")
     await rig.bridge(routes=[second.route()])
     await eventually(lambda: rig.settled(second))
     assert second.count == {"1": 1, "2": 1}
-    await rig.stop(bridge)
+    go.set()
 
 
 async def test_a_removed_stage_is_shown_not_served_and_once_forgotten_pins_nothing(rig: Rig) -> None:
@@ -315,6 +332,7 @@ async def test_a_delivery_that_is_dropped_before_it_began_leaves_nothing_behind(
     (group,) = route.groups
     await rig.publish("in", "1")
     await eventually(lambda: rig.settled(stage))
+    await eventually(lambda: not route.held[group], what="it knows what Redis knows")
     await rig.publish("elsewhere", "2")  # an entry that the bridge does not read itself
     (row,) = await rig.redis.xrange(keys.journal("elsewhere"))
     entry = Entry.read("in", row)

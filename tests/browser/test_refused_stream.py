@@ -13,11 +13,11 @@ from gateway.listener import MOST_OF_ONE
 from milepost import keys
 from tests.browser.visitor import MESSAGE, Visitors, assert_accessible, fill, held, reached, submit, wait_for_state
 from tests.cli.running import Up
-from tests.servers import Module
+from tests.servers import Module, wait_for
 
 CHANNELS = ["raw_input", "calculated_distance", "user:email", "email:sent"]
 OURS = "127.0.0.1"
-ROOM_WITHIN = 40_000
+ROOM_WITHIN = 120_000
 """Milliseconds: the page tries the stream again after 1, 2, 4, 8 … seconds."""
 
 
@@ -53,9 +53,17 @@ def endless(up: Up) -> str:
 
 
 def hold(client: httpx.Client, place: str, address: str, within: ExitStack) -> None:
-    """Have a stream open, as somebody at this address."""
-    stream = client.stream("GET", f"{place}/events", headers={"x-forwarded-for": address})
-    assert within.enter_context(stream).status_code == 200
+    """Have a stream open, as somebody at this address, as soon as those who had one are seen to have left."""
+
+    def is_open() -> bool:
+        with ExitStack() as trial:
+            stream = client.stream("GET", f"{place}/events", headers={"x-forwarded-for": address})
+            if trial.enter_context(stream).status_code == 200:
+                within.push(trial.pop_all())
+                return True
+        return False
+
+    wait_for(is_open, what="a stream of its own")
 
 
 def statuses_of_streams(page: Page) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, Response
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, Response, expect
 from redis import Redis
 
 from milepost import keys
@@ -23,8 +23,10 @@ EMAIL, LAT, LONG = "ada@example.org", "51.5074", "-0.1278"
 MESSAGE = "You are 2216.0742916592476 miles from Velocity."
 PHONE = {"width": 360, "height": 740}
 
-WITHIN = 15_000
-"""Milliseconds that Playwright waits for what a test expects."""
+WITHIN = 60_000
+"""Milliseconds that Playwright waits for what a test expects; generous, for a machine that runs other tests too."""
+
+expect.set_options(timeout=WITHIN)
 
 
 def launch(playwright: Playwright) -> Browser:

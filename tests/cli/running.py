@@ -13,7 +13,9 @@ from typing import Any, Self
 
 from tests.servers import ROOT, wait_for
 
-READY_WITHIN = 60.0
+READY_WITHIN = 180.0
+WITHIN = 60.0
+"""Seconds; generous, for a machine that runs other tests too."""
 MILEPOST = [sys.executable, "-m", "milepost.cli"]
 
 
@@ -61,22 +63,27 @@ class Milepost:
     def output(self) -> str:
         return "\n".join(self.lines)
 
-    def wait_for(self, condition: Callable[[], object], within: float = 20.0, what: str = "") -> None:
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, and all that it printed is in `lines`."""
+        return self.process.poll() is not None and not self._reader.is_alive()
+
+    def wait_for(self, condition: Callable[[], object], within: float = WITHIN, what: str = "") -> None:
         """Wait for a condition; the output is shown if it does not come."""
         try:
-            wait_for(lambda: condition() or self.process.poll() is not None, within, what)
+            wait_for(lambda: condition() or self.ended, within, what)
             assert condition(), f"ended with {self.process.poll()} before: {what}"
         except AssertionError as fault:
             raise AssertionError(f"{fault}\n{self.output}") from None
 
-    def wait_for_line(self, part: str, within: float = 20.0) -> None:
+    def wait_for_line(self, part: str, within: float = WITHIN) -> None:
         self.wait_for(lambda: any(part in line for line in list(self.lines)), within, f"a line with {part!r}")
 
-    def end(self, number: signal.Signals = signal.SIGTERM, within: float = 20.0) -> int:
+    def end(self, number: signal.Signals = signal.SIGTERM, within: float = WITHIN) -> int:
         """Send a signal and wait for the exit code."""
         self.process.send_signal(number)
         code = self.process.wait(within)
-        self._reader.join(5)
+        self._reader.join(WITHIN)
         return code
 
     def __enter__(self) -> Self:

@@ -9,17 +9,19 @@ from fcntl import F_SETPIPE_SZ, fcntl
 
 import pytest
 
-from tests.cli.running import MILEPOST, Up, environment
+from tests.cli.running import MILEPOST, WITHIN, Up, environment
 from tests.servers import ROOT
 
 INSTALLED = ("-c", "from milepost_command import main; main()")
 """What the installed command does."""
 
 
-def start(*arguments: str, python: tuple[str, ...] = tuple(MILEPOST[1:])) -> subprocess.Popen[str]:
+def start(
+    *arguments: str, python: tuple[str, ...] = tuple(MILEPOST[1:]), stderr: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
     command = [sys.executable, *python, *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdin=pipe, stdout=pipe, stderr=stderr, text=True)
 
 
 def end(process: subprocess.Popen[str]) -> str:
@@ -27,7 +29,7 @@ def end(process: subprocess.Popen[str]) -> str:
     process.send_signal(signal.SIGINT)
     with process:
         try:
-            assert process.wait(10) == 130
+            assert process.wait(WITHIN) == 130
         finally:
             process.kill()
         assert process.stderr
@@ -53,9 +55,12 @@ def frozen_store(up: Up) -> Iterator[None]:
 
 @pytest.mark.parametrize("imported", ["milepost.errors", "httpx"])
 def test_while_it_is_still_being_imported(imported: str) -> None:
-    process = start("stages", "--redis-url", "redis://127.0.0.1:1", python=("-X", "importtime", *INSTALLED))
-    assert process.stderr
-    fcntl(process.stderr, F_SETPIPE_SZ, 4096)  # it stops in the middle of its imports until more is read
+    reader, writer = os.pipe()
+    fcntl(writer, F_SETPIPE_SZ, 4096)  # it stops in the middle of its imports until more is read
+    python = ("-X", "importtime", *INSTALLED)
+    process = start("stages", "--redis-url", "redis://127.0.0.1:1", python=python, stderr=writer)
+    os.close(writer)
+    process.stderr = os.fdopen(reader)
     read_until(process, f" {imported}\n")
     assert "Traceback" not in end(process)
 

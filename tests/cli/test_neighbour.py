@@ -11,7 +11,7 @@ from milepost.connection import connect
 from milepost.journal import Journal, Upkeep, Wiring
 from milepost.settings import JournalSettings
 from tests.cli.conftest import Command
-from tests.cli.running import Up
+from tests.cli.running import READY_WITHIN, Up
 from tests.servers import wait_for
 
 
@@ -20,7 +20,7 @@ def test_a_second_up_with_a_mongodb_of_its_own_is_refused(
 ) -> None:
     redis = up.stack["redis"]
     with Up(tmp_path / "second", env={"REDIS_URL": redis}) as second:
-        assert second.process.wait(30) == 1
+        assert second.process.wait(READY_WITHIN) == 1
         second.wait_for_line("milepost: REDIS_URL: another pipeline serves ")
         assert up.stack["functions"]["store"] in second.output
         assert "Traceback" not in second.output
@@ -30,21 +30,24 @@ def test_a_second_up_with_a_mongodb_of_its_own_is_refused(
         third.ready()
         assert third.end() == 0
     # The third has told of its own functions. The bridge that is left tells of them as they are every ten seconds.
-    wait_for(lambda: up.stack["functions"]["store"] in command("stages", "--redis-url", redis).stdout, 20)
+    wait_for(lambda: up.stack["functions"]["store"] in command("stages", "--redis-url", redis).stdout, 60)
 
 
 def test_of_two_that_begin_together_one_at_most_is_ready(redis_url: str, tmp_path: Path) -> None:
     env = {"REDIS_URL": redis_url}
     with Up(tmp_path / "one", env=env) as one, Up(tmp_path / "other", env=env) as other:
 
-        def settled(up: Up) -> bool:
-            return up.process.poll() is not None or any(line.startswith("ready ") for line in up.lines)
+        def is_ready(up: Up) -> bool:
+            return any(line.startswith("ready ") for line in list(up.lines))
 
-        wait_for(lambda: settled(one) and settled(other), 60, "both are ready or have ended")
-        refused = [up for up in (one, other) if not any(line.startswith("ready ") for line in up.lines)]
+        def settled(up: Up) -> bool:
+            return is_ready(up) or up.ended
+
+        wait_for(lambda: settled(one) and settled(other), 2 * READY_WITHIN, "both are ready or have ended")
+        refused = [up for up in (one, other) if not is_ready(up)]
         assert refused
         for up in refused:
-            assert up.process.wait(30) == 1
+            assert up.process.wait(READY_WITHIN) == 1
             up.wait_for_line("milepost: REDIS_URL: another pipeline ")
 
 

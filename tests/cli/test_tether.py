@@ -18,7 +18,7 @@ tied.wait()
 
 def tethered(parent: int, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, TETHER, str(parent), *command], capture_output=True, text=True, timeout=10, check=False
+        [sys.executable, TETHER, str(parent), *command], capture_output=True, text=True, timeout=60, check=False
     )
 
 

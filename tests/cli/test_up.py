@@ -13,7 +13,7 @@ from milepost.cli import plan, servers
 from milepost.cli.exits import Unreachable
 from milepost.errors import ConfigurationError
 from tests.cli.conftest import Command
-from tests.cli.running import Up, is_alive
+from tests.cli.running import READY_WITHIN, WITHIN, Up, is_alive
 from tests.servers import ROOT, STAGES, Valkey, http_status, wait_for
 
 COMPONENTS = ["redis", "mongo", *STAGES, "bridge", "gateway"]
@@ -147,9 +147,9 @@ def test_a_function_that_cannot_start_is_told(tmp_path: Path, redis_url: str, mo
     (project / "functions" / "distance" / "main.py").write_text("raise RuntimeError('broken on purpose')\n")
     env = {"REDIS_URL": redis_url, "MONGO_URL": mongo_url}
     with Up(tmp_path / "data", "--project", str(project), env=env) as running:
-        assert running.process.wait(30) == 1
+        assert running.process.wait(READY_WITHIN) == 1
         running.wait_for_line("milepost: distance ended with code")
-    assert re.search(r"distance +\| RuntimeError: broken on purpose", running.output)
+        running.wait_for(lambda: re.search(r"distance +\| RuntimeError: broken on purpose", running.output))
 
 
 def test_when_up_is_killed_nothing_is_left_and_its_folder_is_taken_up(tmp_path: Path, command: Command) -> None:
@@ -216,8 +216,8 @@ def check_second_ctrl_c(running: Up) -> None:
             running.process.send_signal(signal.SIGINT)
         return not is_alive(pids["gateway"])
 
-    wait_for(insisted, 5, "the gateway killed")
-    assert running.process.wait(5) == 130
+    wait_for(insisted, WITHIN, "the gateway killed")
+    assert running.process.wait(WITHIN) == 130
     wait_for(lambda: not any(map(is_alive, pids.values())), what="every component gone")
 
 

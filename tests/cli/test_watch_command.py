@@ -74,11 +74,11 @@ def test_each_channel_has_a_colour_of_its_own_on_a_terminal(up: Up, on_stack: Co
         assert watching.stderr
         assert "watching" in watching.stderr.readline()
         on_stack("send", "coloured@example.org", "32.080058", "34.864535")
-        shown = ""
-        while "You are 0.0 miles" not in shown:
-            shown += os.read(terminal, 10_000).decode()
+        written = b""
+        while b"You are 0.0 miles" not in written:
+            written += os.read(terminal, 10_000)
         watching.kill()
     os.close(its)
     os.close(terminal)
-    colours = dict(re.findall(r"\x1b\[(\d+)m([a-z_:]+) *\x1b\[0m", shown))
+    colours = dict(re.findall(r"\x1b\[(\d+)m([a-z_:]+) *\x1b\[0m", written.decode()))
     assert set(colours.values()) >= {"raw_input", "calculated_distance", "user:email", "email:sent"}

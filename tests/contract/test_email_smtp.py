@@ -43,7 +43,7 @@ def shared_env(
         "MONGO_URL": f"{mongo_server.url}/smtp-{uuid4().hex}",
         "SENT_EMAILS": str(tmp_path_factory.mktemp("mails") / "sent"),
         "SMTP_URL": smtp_server.url,
-        "SMTP_TIMEOUT": "3",
+        "SMTP_TIMEOUT": "20",
         "MAIL_FROM": FROM,
     }
 
@@ -206,7 +206,7 @@ def test_a_mark_that_fails_for_good_is_a_503_and_the_same_process_takes_the_mail
     tmp_path: Path, smtp: SmtpServer, env: dict[str, str]
 ) -> None:
     with Mongo(tmp_path) as mongo:
-        env |= {"MONGO_URL": f"{mongo.url}/x", "REQUEST_TIMEOUT": "1"}
+        env |= {"MONGO_URL": f"{mongo.url}/x", "REQUEST_TIMEOUT": "6"}
         event = prepared(env["MONGO_URL"])
         smtp.inbox.answer = lambda: dies(mongo)
         with Function(tmp_path, "email", env=env) as email:

@@ -175,10 +175,10 @@ class TestEmail(StageContract):
         assert response.headers["retry-after"] == "5"
         assert lines(sent_emails) == []
 
-        db["mails"].update_one({"_id": event["id"]}, {"$set": {"until": datetime.now(UTC) + timedelta(seconds=1.5)}})
+        db["mails"].update_one({"_id": event["id"]}, {"$set": {"until": datetime.now(UTC) + timedelta(seconds=4)}})
         response = send(url, event)
         refused(response, 409)
-        assert response.headers["retry-after"] in {"1", "2"}
+        assert response.headers["retry-after"] in {"1", "2", "3", "4"}
         wait_for(lambda: send(url, event).status_code == 200)
         assert lines(sent_emails) == [LINE]
         assert db["mails"].count_documents({"_id": event["id"], "state": "sent", "taken": 2}) == 1

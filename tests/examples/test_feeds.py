@@ -15,8 +15,8 @@ import yaml
 from milepost.cli import folder
 from tests.chart.rendering import SECRET, functions, merged, only, read, render
 from tests.chart.test_security import arrows
-from tests.cli.running import MILEPOST, Up, environment
-from tests.servers import HOST, ROOT, wait_for
+from tests.cli.running import MILEPOST, READY_WITHIN, Up, environment
+from tests.servers import ANSWER_WITHIN, HOST, ROOT, wait_for
 
 FEEDS = ROOT / "examples" / "feeds"
 NEWS = (FEEDS / "samples" / "news.xml").read_text()
@@ -30,7 +30,7 @@ def test_its_own_tests_pass_in_its_own_folder() -> None:
         env={name: value for name, value in environment().items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert ran.returncode == 0, ran.stdout[-4000:]
@@ -90,11 +90,11 @@ def test_milepost_up_runs_it(project: Path, receiver: Receiver, tmp_path: Path) 
         first = milepost("publish", "feed", NEWS, "--data", str(data)).stdout.strip()
         wait_for(lambda: f"digest {first}\n\n# Harbour News" in receiver.printed, what=receiver.printed)
 
-        assert shown_in_the_readme() in receiver.printed
+        wait_for(lambda: shown_in_the_readme() in receiver.printed, what="the digest, whole")
 
         event = {"specversion": "1.0", "id": "by-http", "source": "/reader", "type": "feed", "data": NEWS}
         structured = {"content-type": "application/cloudevents+json"}
-        assert httpx.post(stack["bridge"], json=event, headers=structured).status_code == 202
+        assert httpx.post(stack["bridge"], json=event, headers=structured, timeout=ANSWER_WITHIN).status_code == 202
         wait_for(lambda: "digest by-http\n" in receiver.printed, what=receiver.printed)
 
         milepost("publish", "feed", "<rss/>", "--id", "bad", "--data", str(data))
@@ -116,13 +116,13 @@ def shown_in_the_readme() -> str:
 
 def milepost(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*MILEPOST, *arguments], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        [*MILEPOST, *arguments], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
 
 
 def test_a_header_that_is_not_set_is_told_before_anything_starts(project: Path, tmp_path: Path) -> None:
     with Up(tmp_path / "data", "--project", str(project)) as up:
-        assert up.process.wait(30) == 2
+        assert up.process.wait(READY_WITHIN) == 2
         up.wait_for_line("HEADER_WEBHOOK_AUTHORIZATION: not set; stage webhook sends it as its header Authorization")
 
 

@@ -16,7 +16,7 @@ from tests.servers import eventually
 CHANNELS = ["raw_input", "calculated_distance", "user:email"]
 UNREADABLE = "{milepost}:dead:bridge"
 JOURNALS = "{milepost}:journals"
-WITHIN = 10.0
+WITHIN = 60.0
 """Seconds until everything of a batch is delivered or a dead letter."""
 
 Message = tuple[str, bytes]

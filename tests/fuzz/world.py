@@ -180,8 +180,9 @@ class World:
             assert server.alive, f"{server.name} ended: {server.log[-4000:]}"
             with server.log_path.open("rb") as log:
                 log.seek(self._read.get(server.port, 0))
-                lines = log.read().decode().split("\n")[:-1]
-                self._read[server.port] = log.tell()
+                whole, _, _ = log.read().rpartition(b"\n")  # the last line may be half written
+                lines = whole.decode().split("\n") if whole else []
+                self._read[server.port] = self._read.get(server.port, 0) + (len(whole) + 1 if whole else 0)
             assert not any("Traceback" in line for line in lines), "\n".join(lines)[-4000:]
             if server.name in LINES_OF_THEIR_OWN:
                 strange = [line for line in lines if not (OWN_LINE.fullmatch(line) and line.isprintable())]

@@ -15,7 +15,7 @@ from milepost.journal import Journal
 from milepost.settings import JournalSettings
 from tests.gateway.operating import BASIC, BEARER, PAGE, TOKEN
 from tests.gateway.samples import Published
-from tests.servers import Module
+from tests.servers import ANSWER_WITHIN, Module
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def gateway(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture
 async def client(gateway: Module, redis: Redis) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the gateway; Redis is empty."""
-    async with httpx.AsyncClient(base_url=gateway.url, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=ANSWER_WITHIN) as client:
         yield client
 
 
@@ -60,7 +60,7 @@ def guarded(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture
 async def stranger(guarded: Module, redis: Redis) -> AsyncIterator[httpx.AsyncClient]:
     """A client without the token; Redis is empty."""
-    async with httpx.AsyncClient(base_url=guarded.url, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=guarded.url, timeout=ANSWER_WITHIN) as client:
         yield client
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from functions import payloads
 from milepost import asyncapi, table
-from tests.servers import ROOT, Module
+from tests.servers import ANSWER_WITHIN, ROOT, Module
 
 STAGES = [{"name": one.name, "consumes": one.consumes, "emits": one.emits} for one in table.read(ROOT)]
 
@@ -29,7 +29,7 @@ def told(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
 
 @pytest.fixture
 async def site(told: Module) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=told.url, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=told.url, timeout=ANSWER_WITHIN) as client:
         yield client
 
 
@@ -41,7 +41,7 @@ def test_the_gateway_and_the_command_say_the_same(told: Module) -> None:
         text=True,
         check=True,
     )
-    served = httpx.get(f"{told.url}/asyncapi.json")
+    served = httpx.get(f"{told.url}/asyncapi.json", timeout=ANSWER_WITHIN)
     assert served.headers["content-type"] == "application/json"
     document: dict[str, Any] = served.json()
     assert document == json.loads(printed.stdout)

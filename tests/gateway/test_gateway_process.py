@@ -9,12 +9,12 @@ import httpx
 import pytest
 
 from tests.gateway.samples import LONDON
-from tests.servers import ROOT, Module, Valkey, eventually, http_status
+from tests.servers import ANSWER_WITHIN, ROOT, Module, Valkey, eventually, http_status
 
 
 async def test_healthz_says_alive_and_readyz_asks_redis(tmp_path: Path) -> None:
     with Valkey(tmp_path) as valkey, Module(tmp_path, "gateway", env={"REDIS_URL": valkey.url}) as gateway:
-        async with httpx.AsyncClient(base_url=gateway.url, timeout=10) as client:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=ANSWER_WITHIN) as client:
             assert (await client.get("/readyz")).json() == {"status": "ready"}
             valkey.kill()
             assert (await client.get("/readyz")).status_code == 503
@@ -27,14 +27,14 @@ async def test_healthz_says_alive_and_readyz_asks_redis(tmp_path: Path) -> None:
 def test_a_signal_ends_it_cleanly(redis_url: str, tmp_path: Path, name: str) -> None:
     with Module(tmp_path, "gateway", env={"REDIS_URL": redis_url}) as gateway:
         os.kill(gateway.pid, signal.Signals[name])
-        assert gateway._process().wait(10) == 0
+        assert gateway._process().wait(ANSWER_WITHIN) == 0
         assert "Traceback" not in gateway.log
         assert "/readyz" not in gateway.log, "no access log"
 
 
 async def test_a_stop_finishes_what_is_under_way(tmp_path: Path) -> None:
     with Valkey(tmp_path) as valkey, Module(tmp_path, "gateway", env={"REDIS_URL": valkey.url}) as gateway:
-        async with httpx.AsyncClient(base_url=gateway.url, timeout=10) as client:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=ANSWER_WITHIN) as client:
             valkey.freeze()
             answer = asyncio.create_task(client.post("/distance", json=LONDON))
             await eventually(lambda: waits_for(valkey.port), what="the publish has reached Redis")
@@ -48,7 +48,7 @@ async def test_a_stop_finishes_what_is_under_way(tmp_path: Path) -> None:
 def test_a_redis_that_hangs_does_not_hold_up_the_stop(tmp_path: Path) -> None:
     with Valkey(tmp_path) as valkey, Module(tmp_path, "gateway", env={"REDIS_URL": valkey.url}) as gateway:
         valkey.freeze()
-        assert gateway.stop(within=10) == 0
+        assert gateway.stop() == 0
         valkey.thaw()
 
 

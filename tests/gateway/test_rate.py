@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.gateway.samples import LONDON, Published
-from tests.servers import Module
+from tests.servers import ANSWER_WITHIN, READY_WITHIN, Module
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def limited(redis_url: str, redis: Redis, tmp_path: Path) -> Iterator[Module]:
 
 
 def test_the_one_too_many_is_told_when_to_come_again(limited: Module) -> None:
-    with httpx.Client(base_url=limited.url) as client:
+    with httpx.Client(base_url=limited.url, timeout=ANSWER_WITHIN) as client:
         answers = [client.post("/distance", json=LONDON) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [202, 202, 202, 429]
     assert 1 <= int(answers[3].headers["retry-after"]) <= 7200
@@ -27,7 +27,7 @@ def test_the_one_too_many_is_told_when_to_come_again(limited: Module) -> None:
 
 
 async def test_nothing_of_it_is_published_and_the_form_is_kept(limited: Module, published: Published) -> None:
-    async with httpx.AsyncClient(base_url=limited.url) as client:
+    async with httpx.AsyncClient(base_url=limited.url, timeout=ANSWER_WITHIN) as client:
         for _ in range(3):
             await client.post("/distance", json=LONDON)
         answer = await client.post("/distance", data={"email": "kept@example.org", "lat": "1", "long": "2"})
@@ -37,7 +37,7 @@ async def test_nothing_of_it_is_published_and_the_form_is_kept(limited: Module, 
 
 
 def test_clients_behind_a_trusted_proxy_are_told_apart(limited: Module) -> None:
-    with httpx.Client(base_url=limited.url) as client:
+    with httpx.Client(base_url=limited.url, timeout=ANSWER_WITHIN) as client:
         for visitor in ("192.0.2.1", "192.0.2.2"):
             answers = [
                 client.post("/distance", json=LONDON, headers={"x-forwarded-for": visitor}).status_code
@@ -48,7 +48,10 @@ def test_clients_behind_a_trusted_proxy_are_told_apart(limited: Module) -> None:
 
 def test_the_header_of_a_stranger_is_not_believed(redis_url: str, redis: Redis, tmp_path: Path) -> None:
     env = {"REDIS_URL": redis_url, "RATE_LIMIT": "1/hour"}
-    with Module(tmp_path, "gateway", env=env) as process, httpx.Client(base_url=process.url) as client:
+    with (
+        Module(tmp_path, "gateway", env=env) as process,
+        httpx.Client(base_url=process.url, timeout=ANSWER_WITHIN) as client,
+    ):
         answers = [
             client.post("/distance", json=LONDON, headers={"x-forwarded-for": f"192.0.2.{n}"}).status_code
             for n in range(2)
@@ -59,5 +62,5 @@ def test_the_header_of_a_stranger_is_not_believed(redis_url: str, redis: Redis, 
 def test_a_limit_that_cannot_be_read_is_told_by_name(tmp_path: Path) -> None:
     process = Module(tmp_path, "gateway", env={"RATE_LIMIT": "often"}).launch()
     assert process.process
-    assert process.process.wait(20) == 2
+    assert process.process.wait(READY_WITHIN) == 2
     assert "RATE_LIMIT: must look like 60/minute" in process.log

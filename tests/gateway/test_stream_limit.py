@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from gateway.client import client_of
 from tests.gateway.samples import LONDON
-from tests.servers import Module, eventually
+from tests.servers import ANSWER_WITHIN, Module, eventually
 
 LIMIT = 2
 
@@ -33,7 +33,7 @@ async def status(client: httpx.AsyncClient, place: str, visitor: str) -> int:
 
 
 async def test_the_one_too_many_is_refused_with_a_reason_and_no_one_else(limited: Module) -> None:
-    async with httpx.AsyncClient(base_url=limited.url, timeout=10) as client, AsyncExitStack() as stack:
+    async with httpx.AsyncClient(base_url=limited.url, timeout=ANSWER_WITHIN) as client, AsyncExitStack() as stack:
         places = [await submitted(client) for _ in range(LIMIT + 1)]
         for place in places[:LIMIT]:
             stream = await stack.enter_async_context(
@@ -58,7 +58,7 @@ async def admitted(client: httpx.AsyncClient, place: str, visitor: str) -> bool:
 
 
 async def test_the_addresses_of_one_ipv6_network_are_one_client(limited: Module) -> None:
-    async with httpx.AsyncClient(base_url=limited.url, timeout=10) as client, AsyncExitStack() as stack:
+    async with httpx.AsyncClient(base_url=limited.url, timeout=ANSWER_WITHIN) as client, AsyncExitStack() as stack:
         place = await submitted(client)
         for host in range(LIMIT):
             await stack.enter_async_context(

@@ -15,7 +15,7 @@ from milepost.connection import connect
 from milepost.event import Event
 from milepost.journal import Journal
 from tests.gateway.samples import LONDON, Published
-from tests.servers import Module, Valkey
+from tests.servers import ANSWER_WITHIN, Module, Valkey
 
 FORM = {"email": "ada@example.org", "lat": "51.5074", "long": "-0.1278"}
 MULTIPART = {name: (None, value) for name, value in FORM.items()}
@@ -180,7 +180,7 @@ async def test_many_at_once_are_all_kept(client: httpx.AsyncClient, published: P
 
 
 async def test_redis_away_is_503_at_once_and_the_form_is_kept(away: Module) -> None:
-    async with httpx.AsyncClient(base_url=away.url, timeout=3) as client:
+    async with httpx.AsyncClient(base_url=away.url, timeout=ANSWER_WITHIN) as client:
         known = "/submissions/0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e11"
         for answer in (
             await client.post("/distance", json=LONDON),
@@ -206,7 +206,7 @@ async def test_a_backlog_over_its_limit_is_503(
 ) -> None:
     env = {"REDIS_URL": redis_url, "BACKLOG_LIMIT": "2"}
     with Module(tmp_path, "gateway", env=env) as gateway:
-        async with httpx.AsyncClient(base_url=gateway.url) as client:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=ANSWER_WITHIN) as client:
             answers = [await client.post("/distance", json=LONDON) for _ in range(3)]
             page = await client.post("/distance", data=FORM)
     assert [answer.status_code for answer in answers] == [202, 202, 503]
@@ -236,7 +236,7 @@ async def test_a_fault_of_the_gateway_itself_is_500_and_says_nothing_of_its_insi
 
 async def test_it_takes_submissions_again_once_redis_is_back(tmp_path: Path) -> None:
     with Valkey(tmp_path) as valkey, Module(tmp_path, "gateway", env={"REDIS_URL": valkey.url}) as gateway:
-        async with httpx.AsyncClient(base_url=gateway.url, timeout=10) as client:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=ANSWER_WITHIN) as client:
             first = await client.post("/distance", json=LONDON)
             valkey.kill()
             refused = await client.post("/distance", json=LONDON)

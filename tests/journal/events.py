@@ -15,7 +15,7 @@ from milepost.journal import Group, Letter
 RAW, CALCULATED, SENT = "raw_input", "calculated_distance", "email:sent"
 PLACE = {"email": "someone@example.org", "lat": 52.52, "long": 13.405}
 
-READY = 2.0
+READY = 20.0
 """Seconds a read waits for what is there already."""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cli.running import Milepost, Up
+from tests.cli.running import WITHIN, Milepost, Up
 from tests.servers import wait_for
 
 
@@ -18,7 +18,7 @@ class Pipeline(Up):
     def run(self, *arguments: str) -> list[str]:
         """The lines that a command on this pipeline prints; it must end well."""
         with Milepost(*arguments, "--data", str(self.data)) as command:
-            assert command.process.wait(30) == 0, command.output
+            assert command.process.wait(WITHIN) == 0, command.output
             command.end()
         return command.lines
 
@@ -27,7 +27,7 @@ class Pipeline(Up):
         lines = (self.data / "sent_emails").read_text().splitlines()
         return [line for line in lines if line.startswith(f"Email sent to: {address};")]
 
-    def wait_for_email(self, address: str, count: int = 1, within: float = 20.0) -> list[str]:
+    def wait_for_email(self, address: str, count: int = 1, within: float = WITHIN) -> list[str]:
         wait_for(lambda: len(self.emails(address)) >= count, within, f"{count} e-mails to {address}")
         return self.emails(address)
 

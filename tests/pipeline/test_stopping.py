@@ -7,11 +7,11 @@ from uuid import uuid4
 import httpx
 
 from tests.pipeline.conftest import Pipeline
-from tests.servers import STAGES, Mongo, Valkey, wait_for
+from tests.servers import ANSWER_WITHIN, STAGES, Mongo, Valkey, wait_for
 
 
 def submit(pipeline: Pipeline, address: str, count: int) -> None:
-    with httpx.Client(base_url=pipeline.gateway) as client:
+    with httpx.Client(base_url=pipeline.gateway, timeout=ANSWER_WITHIN) as client:
         for lat in range(count):
             client.post("/distance", json={"email": address, "lat": lat, "long": 3}).raise_for_status()
 
@@ -24,7 +24,7 @@ def test_what_was_under_way_goes_on_after_a_stop(tmp_path: Path) -> None:
         assert first.end(signal.SIGTERM) == 0
     with Pipeline(tmp_path / "data") as second:
         second.ready()
-        lines = second.wait_for_email(address, 60, within=60)
+        lines = second.wait_for_email(address, 60, within=180)
     assert len(set(lines)) == 60
 
 
@@ -39,7 +39,7 @@ def test_what_was_under_way_goes_on_after_sigkill(tmp_path: Path) -> None:
     with Pipeline(tmp_path / "data", env=short) as second:
         second.ready()
         # One whose process died between the line and its mark is mailed again: that window cannot be closed.
-        wait_for(lambda: len(set(second.emails(address))) == 60, within=60, what="60 different e-mails")
+        wait_for(lambda: len(set(second.emails(address))) == 60, within=180, what="60 different e-mails")
 
 
 def test_real_servers_replace_the_embedded_ones(tmp_path: Path) -> None:

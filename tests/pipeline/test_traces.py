@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from milepost import table
 from tests.pipeline.conftest import Pipeline
-from tests.servers import HOST, ROOT, Function
+from tests.servers import ANSWER_WITHIN, HOST, ROOT, Function
 
 SPANS = 1 + 2 * len(table.read(ROOT))
 """Of a submission: the gateway's, and for each stage a delivery and its own."""
@@ -92,14 +92,19 @@ def test_one_trace_from_the_form_to_the_email(collector: Collector, tmp_path: Pa
 
 def answered(distance: Function) -> int:
     headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/tests", "ce-type": "raw_input"}
-    return httpx.post(distance.url, headers=headers, json={"email": "a@example.org", "lat": 1, "long": 2}).status_code
+    data = {"email": "a@example.org", "lat": 1, "long": 2}
+    return httpx.post(distance.url, headers=headers, json=data, timeout=ANSWER_WITHIN).status_code
 
 
 def test_a_function_that_is_ended_exports_what_waits(collector: Collector, tmp_path: Path) -> None:
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
-    with Function(tmp_path, "distance", env=env) as distance:
+    source = tmp_path / "main.py"  # with patience for a collector, this process, that the machine may have stopped
+    source.write_text(
+        "from functions.distance.main import main\nfrom milepost import tracing\n\ntracing.FLUSH_WITHIN = 60.0\n"
+    )
+    with Function(tmp_path, "distance", env=env, source=source) as distance:
         assert answered(distance) == 200
-        assert distance.stop() == -signal.SIGTERM
+        assert distance.stop(within=90) == -signal.SIGTERM
     assert [name for _, name, *_ in collector.spans] == ["process raw_input"]
 
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from functions.distance.main import OFFICE
 from milepost.event import Event, now
 from tests.pipeline.conftest import Pipeline
-from tests.servers import eventually, wait_for
+from tests.servers import ANSWER_WITHIN, eventually, wait_for
 
 PLACES = {
     "London": (51.5074, -0.1278),
@@ -34,7 +34,7 @@ def address() -> str:
 
 @pytest.fixture
 def client(pipeline: Pipeline) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=pipeline.gateway) as client:
+    with httpx.Client(base_url=pipeline.gateway, timeout=ANSWER_WITHIN) as client:
         yield client
 
 

@@ -23,7 +23,7 @@ SLOW = 300
 PLACE = {"email": "ada@example.org", "lat": 51.5074, "long": -0.1278}
 EVENT = {"specversion": "1.0", "source": "/slow", "type": "raw_input", "data": PLACE}
 STRUCTURED = "content-type: application/cloudevents+json"
-WITHIN = 20.0
+WITHIN = 60.0
 """Seconds for the answer to a good request, and for a slow one to be sent away."""
 
 PATIENCE = 0.1
@@ -37,14 +37,25 @@ def good(path: str, body: object, content_type: str = STRUCTURED) -> bytes:
     return f"POST {path} HTTP/1.1\r\nhost: x\r\n{content_type}\r\ncontent-length: {len(text)}\r\n\r\n{text}".encode()
 
 
+async def sending(port: int, sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
+    """A connection, and what of `sent` is still to be sent. The rest is there before a server on this loop knows of
+    the connection, so that its patience is not spent by a machine that stops in between.
+    """
+    link = socket.create_connection((HOST, port))
+    link.settimeout(0)
+    begun = link.send(sent) if sent else 0
+    reader, writer = await asyncio.open_connection(sock=link)
+    return reader, writer, sent[begun:]
+
+
 async def status(port: int, sent: bytes) -> int | None:
     """The status of the answer, however long it takes; None if the connection was closed without one."""
-    reader, writer = await asyncio.open_connection(HOST, port)
+    reader, writer, rest = await sending(port, sent)
     line = b""
     try:
         async with asyncio.timeout(WITHIN):
             with contextlib.suppress(ConnectionError):
-                writer.write(sent)
+                writer.write(rest)
                 line = await reader.readline()
                 await reader.read()
         return int(line.split()[1]) if line else None
@@ -112,9 +123,9 @@ async def test_a_head_that_does_not_arrive_is_408(impatient: int, sent: bytes) -
 
 
 async def test_the_head_of_a_second_request_has_no_more_time(impatient: int) -> None:
-    reader, writer = await asyncio.open_connection(HOST, impatient)
+    reader, writer, rest = await sending(impatient, good("/", {**EVENT, "id": "1"}))
     async with asyncio.timeout(WITHIN):
-        writer.write(good("/", {**EVENT, "id": "1"}))
+        assert not rest
         assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
         writer.write(HEAD)
         assert b" 408 " in await reader.read()

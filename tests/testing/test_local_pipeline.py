@@ -10,7 +10,7 @@ from milepost import Payload, Reject, stage
 from milepost.errors import ConfigurationError
 from milepost.event import Event
 from milepost.testing import LocalPipeline, load
-from tests.servers import ROOT
+from tests.servers import ROOT, eventually
 
 LONDON = Submission(email="ada@example.org", lat=51.5074, long=-0.1278)
 distance = load(ROOT / "functions" / "distance" / "main.py")
@@ -53,17 +53,19 @@ async def test_both_stages_of_a_channel_get_every_event(redis_url: str, redis: o
 
 
 async def test_an_event_that_came_before_it_is_waited_for_is_given_once() -> None:
-    async with LocalPipeline(distance, within=0.2) as pipeline:
+    async with LocalPipeline(distance) as pipeline:
         first, second = await pipeline.publish(LONDON), await pipeline.publish(LONDON)
         assert (await pipeline.published("calculated_distance", second)).id == second
         assert (await pipeline.published("calculated_distance")).id == first
+        pipeline.within = 0.2
         with pytest.raises(AssertionError, match=r"nothing on calculated_distance within 0.2 s; buried: nothing"):
             await pipeline.published("calculated_distance")
 
 
 async def test_what_was_buried_is_told_with_its_reason() -> None:
-    async with LocalPipeline(distance, stage(store), within=1) as pipeline:
+    async with LocalPipeline(distance, stage(store), within=0.2) as pipeline:
         antipode = await pipeline.publish(Submission(email="ada@example.org", lat=-32.08, long=-145.1355))
+        await eventually(lambda: pipeline.journal.dead_letters("store"))
         with pytest.raises(AssertionError, match=f"nothing of {antipode} on user:email .*store: .*too far"):
             await pipeline.published("user:email", antipode)
 

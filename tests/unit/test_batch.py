@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milepost.journal.batch import Batch
-from tests.servers import eventually
+from tests.servers import WITHIN, eventually
 
 
 class LostError(Exception):
@@ -71,7 +71,7 @@ def test_each_of_many_submitters_gets_its_own_result_or_its_batchs_error(
         for task, plan in zip(tasks, plans, strict=True):
             if plan.cancelled:
                 task.cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN):
             return await asyncio.gather(*tasks, return_exceptions=True)
 
     results = asyncio.run(everyone())
@@ -91,7 +91,7 @@ def test_each_of_many_submitters_gets_its_own_result_or_its_batchs_error(
 
 
 async def begun(run: Runner) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WITHIN):
         while not run.batches:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
 
@@ -136,7 +136,7 @@ async def test_too_few_or_too_many_answers_are_an_error_of_every_submitter(answe
         return list(range(answers))
 
     batch = Batch[int, int](run, size=lambda _: 1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WITHIN):
         results = await asyncio.gather(batch.submit(1), batch.submit(2), return_exceptions=True)
     assert [type(result) for result in results] == [ValueError, ValueError]
 
@@ -152,14 +152,18 @@ async def test_an_item_is_run_though_its_submitter_goes_away() -> None:
     assert gone.cancelled()
 
 
-async def test_what_comes_within_the_pace_of_a_batch_makes_one_more() -> None:
+async def test_what_comes_within_the_pace_of_a_batch_makes_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Runner()
-    batch = Batch[int, int](run, size=lambda _: 1, pace=0.2)
+    batch = Batch[int, int](run, size=lambda _: 1, pace=3600)
     assert await batch.submit(1) == 2
     late = []
     for item in (2, 3, 4):
         late.append(asyncio.create_task(batch.submit(item)))
         await asyncio.sleep(0)
+    assert run.batches == [[1]]
+    loop = asyncio.get_running_loop()
+    clock = loop.time
+    monkeypatch.setattr(loop, "time", lambda: clock() + 3600)
     assert await asyncio.gather(*late) == [4, 6, 8]
     assert run.batches == [[1], [2, 3, 4]]
 
@@ -172,5 +176,5 @@ async def test_a_batch_that_is_cancelled_while_it_waits_for_its_pace_leaves_nobo
     await eventually(lambda: batch._runner is not None)
     assert batch._runner
     batch._runner.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WITHIN):
         assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], asyncio.CancelledError)

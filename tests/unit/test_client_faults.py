@@ -127,6 +127,7 @@ async def test_a_connection_not_made_in_time_was_not_sent(connect_timeout: float
         client = Client(peer.url.replace("http", "https"), connect_timeout=connect_timeout)
         with pytest.raises(NotSent, match="no connection in time"):
             await post(client, within=within)
+        await eventually(lambda: peer.lines)
         await peer.lines[0].hung_up.wait()
         await client.close()
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from milepost.bridge.window import FIRST, MOST_READ, QUICK, Limits, Window
-from tests.servers import eventually
+from tests.servers import WITHIN, eventually
 
 
 def window(most: int = 64, delay: float = 0.005, most_bytes: int = 1_000_000) -> Window:
@@ -34,7 +34,7 @@ class Posts:
     async def all(self) -> None:
         for go in self.go:
             go.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN):
             await asyncio.gather(*self.tasks)
 
 
@@ -178,7 +178,7 @@ async def test_a_probe_that_fails_lengthens_the_delay_and_one_that_succeeds_ends
 
     down = Window(Limits(64, 1_000_000), backoff=backoff)
     for _ in range(4):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN):
             epoch = await down.enter()
         down.failed(epoch, None)
         down.leave(epoch)
@@ -195,7 +195,7 @@ async def test_a_probe_does_not_wait_for_what_was_on_the_wire_before_the_outage(
     taken = [down.take(1) for _ in range(8)]
     slow = [await down.enter() for _ in range(8)]
     down.failed(slow[0], None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WITHIN):
         probe = await down.enter()
     assert down.free == 0, "what is taken still counts against the most there may be"
     for epoch in taken:
@@ -233,11 +233,11 @@ async def test_room_wakes_for_a_settled_entry_and_for_a_reopened_route() -> None
     await asyncio.sleep(0)
     assert not room.done()
     tight.settled(taken, 1)
-    assert await asyncio.wait_for(room, 5) == 1
+    assert await asyncio.wait_for(room, WITHIN) == 1
     epoch = await tight.enter()
     tight.failed(epoch, None)
     tight.leave(epoch)
-    assert await asyncio.wait_for(tight.room(), 5) == 1
+    assert await asyncio.wait_for(tight.room(), WITHIN) == 1
 
 
 @pytest.mark.parametrize("admitted", [False, True])
@@ -278,7 +278,7 @@ async def test_all_get_through_whatever_fails_in_between() -> None:
     await asyncio.sleep(0)
     for number in range(0, 200, 11):
         tasks[number].cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN):
         await asyncio.gather(*tasks, return_exceptions=True)
     assert len(passed) == sum(not task.cancelled() for task in tasks)
     assert busy.on_wire == 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from milepost.bridge.client import Answer, Client, Lost, TooLarge
 from milepost.bridge.wire import LARGEST_HEAD, Connection
 from tests.peer import EMPTY, Line, Peer, on_each_loop, post, reply
-from tests.servers import eventually
+from tests.servers import WITHIN, eventually
 
 KEPT = {
     "length": (reply(b"hello"), Answer(200, {"content-length": "5"}, b"hello")),
@@ -256,15 +256,15 @@ async def feed(pieces: list[bytes], *, close: bool) -> Answer:
         connection = Told("socket", 1000, loop, lambda _: None)
         connection.read = asyncio.Event()
         await loop.create_connection(lambda: connection, sock=ours)
-        outcome = connection.send(b"request", loop.time() + 10)
+        outcome = connection.send(b"request", loop.time() + WITHIN)
         for piece in pieces:
             assert not outcome.done()
             theirs.sendall(piece)
-            await asyncio.wait_for(connection.read.wait(), 10)
+            await asyncio.wait_for(connection.read.wait(), WITHIN)
             connection.read.clear()
         if close:
             theirs.shutdown(socket.SHUT_WR)
-        answer = await asyncio.wait_for(outcome, 10)
+        answer = await asyncio.wait_for(outcome, WITHIN)
         assert connection.usable is not close
         connection.abort()
         await connection.lost
