@@ -27,10 +27,10 @@ def consumed(url: str) -> None:
     """Have the stages table say that the next channel is consumed, so that it is journaled and not only announced."""
 
     async def beat() -> None:
-        client = connect(JournalSettings.read(redis_url=url))
+        scripts = Scripts(connect(JournalSettings.read(redis_url=url)))
         wiring = Wiring([NEXT], ["user:email"], "http://127.0.0.1:1")
-        await Upkeep(Scripts(client), (1, 1)).beat({"store": wiring})
-        await client.aclose()
+        await Upkeep(scripts, (1, 1)).beat({"store": wiring})
+        await scripts.close()
 
     asyncio.run(beat())
 

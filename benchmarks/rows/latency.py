@@ -13,8 +13,10 @@ from benchmarks import fill
 from benchmarks.arrivals import Arrivals
 from benchmarks.bench import FLOOR, OURS, Bench, Figure, Measured
 from benchmarks.lab import Lab, until
+from milepost.connection import connect
 from milepost.event import Event
 from milepost.journal import Journal
+from milepost.line import Line
 from milepost.settings import JournalSettings
 
 RATE = 500.0
@@ -25,21 +27,22 @@ EVENTS = 4_000
 Words = tuple[str | bytes | int, ...]
 
 
-class _Recorder:
-    """Stands where the journal expects its Redis client, and keeps the commands that it is given."""
+class _Recorder(Line):
+    """Stands where the journal has its line, and keeps the commands that it is given."""
 
     def __init__(self) -> None:
         self.commands: list[Words] = []
 
-    async def evalsha(self, *words: str | bytes | int) -> list[bytes]:
-        self.commands.append(("EVALSHA", *words))
+    async def call(self, *command: str | bytes | int) -> list[bytes]:
+        self.commands.append(command)
         return [b"done"]
 
 
 def publishes(events: Sequence[Event]) -> list[bytes]:
     """The journal's own command for each event, packed: nothing but the writing is left for the time that counts."""
-    recorder = _Recorder()
-    journal = Journal(recorder, JournalSettings.read())  # type: ignore[arg-type]
+    settings = JournalSettings.read()
+    journal = Journal(connect(settings), settings)
+    recorder = journal.scripts.line = _Recorder()
 
     async def each() -> None:
         for event in events:

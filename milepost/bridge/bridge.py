@@ -24,6 +24,7 @@ from milepost.connection import ANSWER_WITHIN, connect
 from milepost.errors import JournalUnavailable
 from milepost.journal import Group, Journal, Upkeep, Wiring, depths
 from milepost.journal.stats import EVERY as STATS_EVERY
+from milepost.line import Line
 from milepost.log import Fields
 
 log = logging.getLogger("milepost.bridge")
@@ -56,6 +57,7 @@ class Bridge:
         self._upkeep = Upkeep(self.journal.scripts, self.journal.keeping)
         self._consumer = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._reader = connect(settings, answer_within=BLOCK + ANSWER_WITHIN, retries=0)
+        self._lines: list[Line] = []
         self._ear = connect(settings, retries=0)
         self._parked = asyncio.Event()
         self._wirings = dict(_wirings(settings))
@@ -77,13 +79,15 @@ class Bridge:
         stage = None if name == BROKER else next(stage for stage in self._settings.routes if stage.name == name)
         delivery = stage or Delivery(timeout=self._settings.broker_timeout)
         headers = stage.headers_from if stage else {}
+        line = Line(self._reader, again=False)  # whose lost reply would orphan what it carried
+        self._lines.append(line)
         return Route(
             [
                 Group(
                     channel,
                     name,
                     self._consumer,
-                    reader=self._reader,
+                    reader=line,
                     scripts=self.journal.scripts,
                     keeping=self.journal.keeping,
                     deadline=delivery.deadline or self._settings.deadline,
@@ -238,7 +242,7 @@ class Bridge:
         if self._listener.placed.is_set():
             await self._listener.stop(within=grace / 2)
         await _end(self._tasks)
-        await self._reader.aclose()
+        await asyncio.gather(*(line.close() for line in self._lines))
         await asyncio.gather(*(route.finish(grace=grace, claim=claim) for route in self._routes))
         await self._ear.aclose()
         await self.journal.close()

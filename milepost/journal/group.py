@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from milepost import keys
@@ -13,6 +12,7 @@ from milepost.event import Event
 from milepost.journal.batch import Batch
 from milepost.journal.records import Entry, event_arguments, event_keys, milliseconds
 from milepost.journal.scripts import Scripts, Text, checked, unavailable
+from milepost.line import Line
 
 MOST_PENDING = 100_000
 """More entries than a consumer ever has pending."""
@@ -74,7 +74,7 @@ Act = Complete | Park | Bury | Hold
 class Group:
     """The group `name` on `channel`, read as `consumer`.
 
-    `reader` is a client of its own for blocking reads, `scripts` another for everything else.
+    `reader` is a line of its own for blocking reads, which never sends a command again.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Group:
         name: str,
         consumer: str,
         *,
-        reader: Redis,
+        reader: Line,
         scripts: Scripts,
         keeping: tuple[int, int],
         deadline: timedelta,
@@ -120,9 +120,11 @@ class Group:
         self, groups: Sequence["Group"], start: str, count: int, *, block: int | None
     ) -> list[Entry] | None:
         channels = {keys.journal(group.channel).encode(): group.channel for group in groups}
+        waiting: Sequence[Text] = () if block is None else ("BLOCK", block)
+        places: Sequence[Text] = [*channels, *[start] * len(channels)]
         try:
-            answer: Any = await self._reader.xreadgroup(
-                self.name, self.consumer, dict.fromkeys(channels, start), count=count, block=block
+            answer: Any = await self._reader.call(
+                "XREADGROUP", "GROUP", self.name, self.consumer, "COUNT", count, *waiting, "STREAMS", *places
             )
         except ResponseError as fault:
             if str(fault).startswith(("NOGROUP", "UNBLOCKED")):
@@ -130,9 +132,8 @@ class Group:
             raise unavailable(fault) from fault
         except (RedisError, OSError) as fault:
             raise unavailable(fault) from fault
-        if isinstance(answer, dict):  # RESP3
-            answer = [(journal, chunks[0]) for journal, chunks in answer.items()]
-        return [Entry.read(channels[journal], row) for journal, rows in answer or [] for row in rows if row[1]]
+        found = answer.items() if isinstance(answer, dict) else answer or []  # a dict by RESP3
+        return [Entry.read(channels[journal], row) for journal, rows in found for row in rows if row[1]]
 
     async def settle(self, act: Act) -> str:
         """Carry out one verdict: `done`, `buried`, or `stale` when someone else settled the entry.

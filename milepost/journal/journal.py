@@ -211,7 +211,7 @@ class Journal:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self.redis.aclose()
+        await self.scripts.close()
 
 
 def keeping(settings: JournalSettings) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from milepost.errors import JournalUnavailable
+from milepost.line import Line
 
 Text = str | bytes | int
 
@@ -17,10 +18,11 @@ _COMMON = (_FOLDER / "common.lua").read_text()
 
 
 class Scripts:
-    """Runs scripts by name on one Redis client."""
+    """Runs scripts by name, on one line to the server of `redis`, which is for plain commands."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
+        self.line = Line(redis)
         self._texts: dict[str, tuple[str, str]] = {}
 
     async def run(self, name: str, keys: Sequence[Text], arguments: Sequence[Text]) -> Any:
@@ -28,11 +30,16 @@ class Scripts:
         digest, text = self._texts.get(name) or self._read(name)
         try:
             try:
-                return await self.redis.evalsha(digest, len(keys), *keys, *arguments)
+                return await self.line.call("EVALSHA", digest, len(keys), *keys, *arguments)
             except NoScriptError:
-                return await self.redis.eval(text, len(keys), *keys, *arguments)
+                return await self.line.call("EVAL", text, len(keys), *keys, *arguments)
         except (RedisError, OSError) as fault:
             raise unavailable(fault) from fault
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.line.close()
+        await self.redis.aclose()
 
     def _read(self, name: str) -> tuple[str, str]:
         text = _COMMON + (_FOLDER / f"{name}.lua").read_text()

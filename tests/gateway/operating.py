@@ -21,7 +21,7 @@ async def buried(journal: Journal, count: int = 1, reason: str = "HTTP 422: lat:
         "raw_input",
         "distance",
         "test",
-        reader=journal.redis,
+        reader=journal.scripts.line,
         scripts=journal.scripts,
         keeping=journal.keeping,
         deadline=JournalSettings().deadline,

@@ -13,6 +13,7 @@ import redis.asyncio as redis_asyncio
 
 from milepost.connection import connect
 from milepost.journal import Group, Journal, Upkeep, Wiring
+from milepost.line import Line
 from milepost.settings import JournalSettings
 from tests.journal.events import RAW
 from tests.servers import REDIS_SERVER, Redis
@@ -62,21 +63,23 @@ def upkeep(journal: Journal) -> Upkeep:
 
 @pytest.fixture
 async def groups(journal: Journal, settings: JournalSettings) -> AsyncIterator[Groups]:
-    reader = connect(settings, answer_within=10, retries=0)
+    lines: list[Line] = []
 
     def groups(name: str, consumer: str = "consumer", channel: str = RAW) -> Group:
+        lines.append(Line(connect(settings, answer_within=30), again=False))
         return Group(
             channel,
             name,
             consumer,
-            reader=reader,
+            reader=lines[-1],
             scripts=journal.scripts,
             keeping=journal.keeping,
             deadline=settings.deadline,
         )
 
     yield groups
-    await reader.aclose()
+    for line in lines:
+        await line.close()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 HOST = "127.0.0.1"
@@ -16,9 +16,15 @@ class Proxy:
         self._loses: bytes | None = None
         self.url = ""
         self.lost = 0
+        self.carrying: set[asyncio.Task[None]] = set()
 
     def lose(self, command: bytes) -> None:
         self._loses = command
+
+    def accept(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self.carry(client, to_client))
+        self.carrying.add(task)
+        task.add_done_callback(self.carrying.discard)
 
     async def carry(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         server, to_server = await asyncio.open_connection(HOST, self._port)
@@ -39,20 +45,23 @@ class Proxy:
                 to_client.write(data)
 
         flows = [asyncio.create_task(there()), asyncio.create_task(back())]
-        await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)
-        for flow in flows:
-            flow.cancel()
-        await asyncio.gather(*flows, return_exceptions=True)
-        for writer in (to_client, to_server):
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+        try:
+            await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for writer in (to_client, to_server):
+                writer.close()
+            for flow in flows:
+                flow.cancel()
+            await asyncio.gather(*flows, return_exceptions=True)
 
 
 @asynccontextmanager
 async def proxied(redis_url: str) -> AsyncIterator[Proxy]:
     proxy = Proxy(redis_url)
-    server = await asyncio.start_server(proxy.carry, HOST, 0)
+    server = await asyncio.start_server(proxy.accept, HOST, 0)
     async with server:
         proxy.url = f"redis://{HOST}:{server.sockets[0].getsockname()[1]}/0"
         yield proxy
+    for task in proxy.carrying:
+        task.cancel()
+    await asyncio.gather(*proxy.carrying, return_exceptions=True)

@@ -78,7 +78,7 @@ async def test_every_call_raises_journal_unavailable_and_no_text_holds_the_passw
         RAW,
         "distance",
         "one",
-        reader=journal.redis,
+        reader=journal.scripts.line,
         scripts=journal.scripts,
         keeping=journal.keeping,
         deadline=JournalSettings().deadline,

@@ -61,7 +61,7 @@ class Bridges(RuleBasedStateMachine):
             RAW,
             name,
             f"consumer-{self.consumers}",
-            reader=self.journal.redis,
+            reader=self.journal.scripts.line,
             scripts=self.journal.scripts,
             keeping=self.journal.keeping,
             deadline=self.deadline,

@@ -21,7 +21,7 @@ async def live(url: str, redis: Redis) -> None:
         RAW,
         "distance",
         "one",
-        reader=journal.redis,
+        reader=journal.scripts.line,
         scripts=journal.scripts,
         keeping=journal.keeping,
         deadline=given.deadline,

@@ -9,6 +9,7 @@ from milepost import keys
 from milepost.connection import connect
 from milepost.errors import JournalUnavailable
 from milepost.journal import Bury, Complete, Entry, Foreign, Group, Journal, Park, Upkeep, Wiring
+from milepost.line import Line
 from milepost.settings import JournalSettings
 from tests.journal.conftest import Groups
 from tests.journal.events import (
@@ -45,7 +46,7 @@ def lossy_group(proxy: Proxy, lossy: Journal, settings: JournalSettings) -> Grou
         RAW,
         "distance",
         "consumer",
-        reader=lossy.redis,
+        reader=lossy.scripts.line,
         scripts=lossy.scripts,
         keeping=lossy.keeping,
         deadline=settings.deadline,
@@ -129,7 +130,7 @@ async def test_a_foreign_event_is_adopted_once_and_the_lease_kept(lossy: Journal
 async def test_what_a_lost_read_carried_comes_back_by_reread_and_is_read_only_once(
     journal: Journal, groups: Groups, proxy: Proxy, redis: Redis, settings: JournalSettings
 ) -> None:
-    reader = connect(JournalSettings.read(redis_url=proxy.url), retries=0)
+    reader = Line(connect(JournalSettings.read(redis_url=proxy.url)), again=False)
     distance = Group(
         RAW,
         "distance",
@@ -148,7 +149,7 @@ async def test_what_a_lost_read_carried_comes_back_by_reread_and_is_read_only_on
     (entry,) = await distance.reread() or []
     assert entry.event == event.to_json().encode()
     assert await distance.read(9, block=0.01) == []
-    await reader.aclose()
+    await reader.close()
 
 
 async def test_scripts_that_the_server_forgot_are_sent_again(

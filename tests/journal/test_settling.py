@@ -282,20 +282,20 @@ async def test_a_refused_announcement_leaves_the_event_where_it_was(
     (entry,) = await taken(journal, distance)
     await redis.acl_setuser("mute", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all"], channels=[])
     url = settings.redis_url.get_secret_value().replace("//", "//mute:pw@")
-    client = connect(JournalSettings.read(redis_url=url))
+    scripts = Scripts(connect(JournalSettings.read(redis_url=url)))
     mute = Group(
         RAW,
         "distance",
         "consumer",
-        reader=client,
-        scripts=Scripts(client),
+        reader=scripts.line,
+        scripts=scripts,
         keeping=journal.keeping,
         deadline=settings.deadline,
     )
     for _ in range(3):
         with pytest.raises(JournalUnavailable):
             await mute.settle(Complete(entry, reply_to(event_of(entry))))
-    await client.aclose()
+    await scripts.close()
     await redis.acl_deluser("mute")
     assert await journaled(redis, CALCULATED) == []
     assert await pending(redis, distance) == 1

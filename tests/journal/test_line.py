@@ -1,0 +1,189 @@
+"""The one connection that many calls share."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as TimedOut
+
+from milepost.connection import connect
+from milepost.line import Line
+from milepost.settings import JournalSettings
+from tests.servers import HOST, eventually
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Opened = Callable[..., Line]
+
+PINGS = 200
+
+
+@pytest.fixture
+async def opened(redis_url: str, redis: Redis) -> AsyncIterator[Opened]:
+    """Opens lines that are closed when the test ends."""
+    async with AsyncExitStack() as stack:
+
+        def opened(url: str = redis_url, *, within: float = 5.0, again: bool = True) -> Line:
+            line = Line(connect(JournalSettings.read(redis_url=url), answer_within=within), again=again)
+            stack.push_async_callback(line.close)
+            return line
+
+        yield opened
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Callable[[Answer], Awaitable[str]]]:
+    """Starts a server that greets as Redis does and then behaves as told; its URL."""
+    async with AsyncExitStack() as stack:
+
+        async def start(answer: Answer) -> str:
+            async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                try:
+                    while b"*1\r\n$4\r\nPING" not in (data := await reader.read(65536)) and data:
+                        writer.write(b"+OK\r\n" * data.count(b"*"))  # whatever it says of itself
+                    if data:
+                        await answer(reader, writer)
+                finally:
+                    writer.close()
+
+            listening = await stack.enter_async_context(await asyncio.start_server(accept, HOST, 0))
+            return f"redis://{HOST}:{listening.sockets[0].getsockname()[1]}?protocol=2"
+
+        yield start
+
+
+async def kill(redis: Redis, line: Line) -> None:
+    await redis.client_kill_filter(_id=str(await line.call("CLIENT", "ID")))
+
+
+async def test_many_calls_go_out_on_one_connection_and_each_gets_its_own_reply(opened: Opened) -> None:
+    line = opened()
+    numbers = await asyncio.gather(*(line.call("ECHO", number) for number in range(PINGS)))
+    assert numbers == [str(number).encode() for number in range(PINGS)]
+    assert len(set(await asyncio.gather(*(line.call("CLIENT", "ID") for _ in range(PINGS))))) == 1
+
+
+async def test_what_redis_refuses_concerns_the_call_alone(opened: Opened) -> None:
+    line = opened()
+    answers = await asyncio.gather(
+        line.call("ECHO", "1"), line.call("NONSENSE"), line.call("ECHO", "2"), return_exceptions=True
+    )
+    assert (answers[0], answers[2]) == (b"1", b"2")
+    assert isinstance(answers[1], ResponseError)
+    assert "NONSENSE" in str(answers[1])
+
+
+async def test_a_caller_that_goes_away_leaves_the_replies_of_others_in_order(opened: Opened) -> None:
+    line = opened()
+    await line.call("PING")
+    calls = [asyncio.create_task(line.call("ECHO", number)) for number in range(9)]
+    await asyncio.sleep(0)  # they are on the way
+    calls[4].cancel()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(answers.pop(4), asyncio.CancelledError)
+    assert answers == [b"0", b"1", b"2", b"3", b"5", b"6", b"7", b"8"]
+
+
+async def test_a_connection_that_died_unnoticed_costs_nothing(opened: Opened, redis: Redis) -> None:
+    line = opened()
+    await kill(redis, line)
+    assert await line.call("ECHO", "here") == b"here"
+
+
+async def test_a_line_that_may_not_say_it_again_raises_and_is_connected_by_the_next_call(
+    opened: Opened, redis: Redis
+) -> None:
+    line = opened(again=False)
+    waiting = asyncio.create_task(line.call("BLPOP", "nothing", 0))
+    await eventually(lambda: _blocked(redis))
+    await redis.client_kill_filter(_type="normal", skipme=True)
+    with pytest.raises(ConnectionLost):
+        await waiting
+    assert await line.call("PING") == b"PONG"
+
+
+async def _blocked(redis: Redis) -> bool:
+    return bool((await redis.info("clients"))["blocked_clients"])
+
+
+async def test_a_reply_that_does_not_come_ends_all_that_wait_behind_it(opened: Opened, redis: Redis) -> None:
+    line = opened(within=0.2)
+    answers = await asyncio.gather(line.call("BLPOP", "nothing", 0), line.call("PING"), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [TimedOut, TimedOut]
+    assert await line.call("PING") == b"PONG"
+
+
+async def test_calls_that_take_their_time_within_the_limit_are_left_alone(opened: Opened, redis: Redis) -> None:
+    line = opened(within=2)
+    await line.call("PING")  # its limit ends while the next one waits
+    assert await line.call("BLPOP", "nothing", 1.5) is None
+    assert await line.call("BLPOP", "nothing", 1.5) is None
+
+
+@pytest.mark.parametrize("reply", [b"!!\r\n", b"+1\r\n+2\r\n+3\r\n"], ids=["garbage", "one too many"])
+async def test_a_server_that_loses_its_way_is_left(
+    opened: Opened, server: Callable[[Answer], Awaitable[str]], reply: bytes
+) -> None:
+    connections = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.write(reply)
+        await reader.read()
+
+    line = opened(await server(answer), again=False)
+    await asyncio.gather(line.call("PING"), line.call("PING"), return_exceptions=True)
+    await asyncio.gather(line.call("PING"), line.call("PING"), return_exceptions=True)
+    assert connections == 2
+
+
+async def test_a_lost_connection_is_tried_once_more_and_no_more(
+    opened: Opened, server: Callable[[Answer], Awaitable[str]]
+) -> None:
+    calls = 0
+
+    async def answer(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+
+    line = opened(await server(answer))
+    with pytest.raises(ConnectionLost):
+        await line.call("PING")
+    assert calls == 2
+
+
+async def test_close_ends_what_is_under_way(opened: Opened, redis: Redis) -> None:
+    line = opened()
+    waiting = asyncio.create_task(line.call("BLPOP", "nothing", 0))
+    await eventually(lambda: _blocked(redis))
+    await line.close()
+    with pytest.raises(ConnectionLost):
+        await waiting
+    with pytest.raises(ConnectionLost):
+        await line.call("PING")
+
+
+async def test_close_while_it_connects_leaves_nothing_open(
+    opened: Opened, server: Callable[[Answer], Awaitable[str]]
+) -> None:
+    async def answer(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    line = opened(await server(answer))
+    call = asyncio.create_task(line.call("PING"))
+    await asyncio.sleep(0)
+    await line.close()
+    with pytest.raises(ConnectionLost):
+        await call
+
+
+async def test_it_speaks_both_protocols(opened: Opened, redis_url: str, redis: Redis) -> None:
+    await redis.hset("hash", "field", "value")
+    for protocol in ("2", "3"):
+        line = opened(f"{redis_url}?protocol={protocol}")
+        reply = await line.call("HGETALL", "hash")
+        assert (reply if isinstance(reply, dict) else dict([reply])) == {b"field": b"value"}
