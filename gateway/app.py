@@ -107,8 +107,8 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
         response.headers.update(HEADERS)
         return response
 
-    # First, because routes are tried in order and this one is asked most.
-    app.include_router(submissions.router(submissions.Door(journal, rate or None), chart, pages))
+    # First, because routes are tried in order and this one is asked most; an included router is tried twice.
+    app.router.routes.extend(submissions.router(submissions.Door(journal, rate or None), chart, pages).routes)
     app.include_router(following.router(Tracker(journal, chart, listener), pages))
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
