@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
-from milepost import log, tracing
+from milepost import log, server, tracing
 from milepost.errors import ConfigurationError
 from milepost.heads import BoundedHeads
 
@@ -18,7 +18,7 @@ STOP_WITHIN = 7
 """Seconds that requests under way have to finish; with the journal's closing, the stop stays under ten."""
 
 
-class Server(uvicorn.Server):
+class Server(server.Server):
     """Ends the streams as soon as it is told to stop: before it tells the application, it waits for open answers."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
@@ -56,11 +56,11 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=STOP_WITHIN,
     )
-    server = Server(config, app)
+    serving = Server(config, app)
     # As uvicorn.run does: Ctrl-C is raised again once all is closed.
     with contextlib.suppress(KeyboardInterrupt):
-        server.run()
-    return 0 if server.started else 3
+        serving.run()
+    return 0 if serving.started else 3
 
 
 if __name__ == "__main__":

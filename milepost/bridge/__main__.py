@@ -12,6 +12,7 @@ from milepost.bridge.bridge import Bridge
 from milepost.bridge.settings import BridgeSettings
 from milepost.errors import ConfigurationError
 from milepost.heads import BoundedHeads
+from milepost.server import Server
 
 
 def main() -> int:
@@ -31,7 +32,7 @@ def _serve(settings: BridgeSettings) -> int:
 
     def failed() -> None:
         faults.append(True)
-        server.should_exit = True
+        server.end()
 
     config = uvicorn.Config(
         create_app(Bridge(settings), failed=failed),
@@ -42,7 +43,7 @@ def _serve(settings: BridgeSettings) -> int:
         http=BoundedHeads,
         timeout_graceful_shutdown=1,
     )
-    server = uvicorn.Server(config)
+    server = Server(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopped)
     server.run()
