@@ -73,7 +73,7 @@ async def outage(run: Run, *, meddling: Meddling | None) -> None:
     """`meddling` None: nothing listens."""
     meddler, bridge = run.stack.meddlers["store"], run.stack.bridge
     if meddling is None:
-        await meddler.close()
+        await meddler.refuse()
     else:
         meddler.meddling = meddling
     await asyncio.sleep(OUTAGE / 3)
@@ -111,7 +111,7 @@ async def backlog(run: Run) -> None:
     stack = run.stack
     bulk = await Stage("bulk", "bulk", None, None).open()
     bulk.script = lambda _: _forget(bulk)
-    await bulk.close()
+    await bulk.refuse()
     stack.extra_routes.append({"name": "bulk", "consumes": "bulk", "url": bulk.url})
     await down(stack.bridges.pop())
     bridge = stack.add_bridge()
