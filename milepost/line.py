@@ -16,11 +16,21 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as TimedOut
 
+GONE = "Redis closed the connection"
+CLOSED = "the line was closed"
+
+ELSEWHERE = ("LOADING", "MASTERDOWN", "NOAUTH", "READONLY")
+"""Refusals of a server that may be the wrong one by now, or asks for a login anew: the next call connects again."""
+
+CANCEL_AGAIN = 0.1
+"""Seconds after which a connecting that was cancelled and has not ended is cancelled again."""
+
 
 class Line:
     """Calls to the server of `redis`, connected at the first of them and again when a connection was lost.
 
-    A call that was on a connection when it was lost is sent once more, so it may run twice; not with `again=False`.
+    A call whose connection is lost before its reply is sent once more, so it may run twice; not with `again=False`.
+    For one event loop.
     """
 
     def __init__(self, redis: Redis, *, again: bool = True) -> None:
@@ -35,40 +45,31 @@ class Line:
         refuses. A caller that goes away changes nothing: the command is carried out.
         """
         packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # it takes int and bytes too
+        wire = await self._connected()
         try:
-            return await self._carry(packed)
+            return await wire.send(packed)
         except ConnectionLost:
-            if not self._again or self._closed:
+            if not self._again:
                 raise
-        return await self._carry(packed)
-
-    async def _carry(self, packed: bytes) -> Any:
-        wire = self._wire
-        if wire is None or not wire.usable:
-            wire = await self._open()
+        wire = await self._connected()
         return await wire.send(packed)
 
-    async def _open(self) -> "_Wire":
-        """A connection, made once for all who wait for it."""
+    async def _connected(self) -> "_Wire":
+        """The connection that there is, or one that is made once for all who wait for it."""
+        if self._wire is not None and self._wire.usable:
+            return self._wire
         if self._closed:
-            raise ConnectionLost("closed")
+            raise ConnectionLost(CLOSED)
         opening = self._opening
         if opening is None:
-            opening = self._opening = asyncio.create_task(self._connect())
+            opening = self._opening = asyncio.create_task(self._open())
             opening.add_done_callback(self._opened)
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            if opening.cancelled():  # by `close`, and not this caller
-                raise ConnectionLost("closed") from None
-            raise
+        await asyncio.wait([opening])
+        if opening.cancelled():
+            raise ConnectionLost(CLOSED)
+        return opening.result()
 
-    def _opened(self, task: "asyncio.Task[_Wire]") -> None:
-        self._opening = None
-        if not task.cancelled() and task.exception() is None:
-            self._wire = task.result()
-
-    async def _connect(self) -> "_Wire":
+    async def _open(self) -> "_Wire":
         connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.connect()
@@ -77,26 +78,36 @@ class Line:
             raise
         return _Wire(connection)
 
+    def _opened(self, opening: "asyncio.Task[_Wire]") -> None:
+        self._opening = None
+        if opening.cancelled() or opening.exception():
+            return
+        self._wire = opening.result()
+        if self._closed:
+            self._wire.fail(ConnectionLost(CLOSED))
+
     async def close(self) -> None:
         """Close the connection. Calls under way, and later ones, raise."""
         self._closed = True
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.wait([self._opening])
+        opening = self._opening
+        while opening is not None and not opening.done():
+            opening.cancel()  # and again: before Python 3.12 the `wait_for` in redis-py's send can swallow it
+            await asyncio.wait([opening], timeout=CANCEL_AGAIN)
         if self._wire is not None:
-            self._wire.fail(ConnectionLost("closed"))
+            self._wire.fail(ConnectionLost(CLOSED))
 
 
 class _Wire(asyncio.Protocol):
     """What is on one connection. A reply that does not come within the connection's time-out ends it."""
 
     def __init__(self, connection: AbstractConnection) -> None:
-        writer = connection._writer  # noqa: SLF001 - the one way to what redis-py connects and does not parse
-        if writer is None:
-            raise ConnectionLost("not connected")
-        self.usable = True
+        # The one way to what redis-py connects and does not parse. From here on it is ours.
+        reader, writer = connection._reader, connection._writer  # noqa: SLF001
+        connection._reader = connection._writer = None  # noqa: SLF001
+        if reader is None or writer is None:
+            raise ConnectionLost(GONE)
+        self.usable = not reader.at_eof()
         self._writer = writer  # which would close the transport when nothing refers to it
-        connection._writer = connection._reader = None  # noqa: SLF001 - it is ours from here on
         self._transport = writer.transport
         self._within = cast("float", connection.socket_timeout)
         self._loop = asyncio.get_running_loop()
@@ -106,12 +117,15 @@ class _Wire(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
-        """Write a whole command; the future gets its reply."""
+        """Write a whole command; the future gets its reply. Raises ConnectionLost if it cannot be written."""
+        if not self.usable or self._transport.is_closing():
+            self.fail(ConnectionLost(GONE))
+            raise ConnectionLost(GONE)
+        self._transport.write(packed)
         reply: asyncio.Future[Any] = self._loop.create_future()
         self._awaited.append((reply, self._loop.time() + self._within))
         if self._timer is None:
             self._timer = self._loop.call_later(self._within, self._look)
-        self._transport.write(packed)
         return reply
 
     def _look(self) -> None:
@@ -140,26 +154,32 @@ class _Wire(asyncio.Protocol):
     # What the event loop calls
 
     def data_received(self, data: bytes) -> None:
-        parser, awaited = self._parser, self._awaited
+        parser = self._parser
         try:
             parser.feed(data)
             while (answer := parser.gets()) is not False:
-                if isinstance(answer, hiredis.PushNotification):
-                    continue
-                reply, _ = awaited.popleft()
-                if reply.done():
-                    continue
-                if isinstance(answer, ResponseError):
-                    reply.set_exception(answer)
-                else:
-                    reply.set_result(answer)
+                if not isinstance(answer, hiredis.PushNotification):
+                    self._reply(answer)
         except ConnectionLost as fault:
             self.fail(fault)
-        except IndexError:
-            self.fail(ConnectionLost("a reply that nobody asked for"))
+
+    def _reply(self, answer: Any) -> None:
+        if not self._awaited:
+            raise ConnectionLost("a reply that nobody asked for")
+        reply, _ = self._awaited.popleft()
+        if isinstance(answer, ResponseError):
+            if not reply.done():
+                reply.set_exception(answer)
+            if str(answer).startswith(ELSEWHERE):
+                raise ConnectionLost(str(answer))
+        elif not reply.done():
+            reply.set_result(answer)
+
+    def eof_received(self) -> None:
+        self.fail(ConnectionLost(GONE))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.fail(ConnectionLost(str(exc) if exc else "Redis closed the connection"))
+        self.fail(ConnectionLost(f"{GONE}: {exc}" if exc else GONE))
 
 
 def _refusal(text: str) -> ResponseError:

@@ -22,7 +22,7 @@ from milepost.bridge.stats import Stats
 from milepost.bridge.window import Limits
 from milepost.connection import ANSWER_WITHIN, connect
 from milepost.errors import JournalUnavailable
-from milepost.journal import Group, Journal, Upkeep, Wiring, depths
+from milepost.journal import Group, Journal, Scripts, Upkeep, Wiring, depths
 from milepost.journal.stats import EVERY as STATS_EVERY
 from milepost.line import Line
 from milepost.log import Fields
@@ -54,7 +54,8 @@ class Bridge:
         self.journal = Journal(connect(settings), settings)
         self.ready = False
         self._settings = settings
-        self._upkeep = Upkeep(self.journal.scripts, self.journal.keeping)
+        self._scripts = Scripts(connect(settings))  # apart: the lease must not wait behind large settlements
+        self._upkeep = Upkeep(self._scripts, self.journal.keeping)
         self._consumer = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._reader = connect(settings, answer_within=BLOCK + ANSWER_WITHIN, retries=0)
         self._lines: list[Line] = []
@@ -245,6 +246,7 @@ class Bridge:
         await asyncio.gather(*(line.close() for line in self._lines))
         await asyncio.gather(*(route.finish(grace=grace, claim=claim) for route in self._routes))
         await self._ear.aclose()
+        await self._scripts.close()
         await self.journal.close()
         log.info(Fields(outcome="stopped"))
 

@@ -96,7 +96,7 @@ class Group:
         self._scripts = scripts
         self._keeping = keeping
         self._deadline = milliseconds(deadline)
-        self._acts: Batch[Act, bytes] = Batch(self._settle, size=lambda act: len(act.entry.event), pace=PACE)
+        self._acts: Batch[Act, bytes] = Batch(self._settle, size=_size, pace=PACE)
 
     async def ensure(self) -> bool:
         """Make the group, from the journal's beginning, if it is missing. Raises JournalUnavailable."""
@@ -184,6 +184,12 @@ class Group:
     async def reap(self, *, idle: float) -> int:
         """Delete consumers that were silent for `idle` seconds and have nothing pending. Raises JournalUnavailable."""
         return int(await self._scripts.run("reap", [self._journal], [self.name, self.consumer, round(idle * 1000)]))
+
+
+def _size(act: Act) -> int:
+    """Bytes, about, that settling it sends to Redis."""
+    reply = act.reply if isinstance(act, Complete) else None
+    return len(act.entry.event) + (len(reply.to_json()) if reply else 0)
 
 
 def _spell(act: Act, channel: str, names: list[Text], arguments: list[Text]) -> None:

@@ -105,6 +105,10 @@ async def test_a_delay_outlives_its_bridge_and_counts_for_nothing(rig: Rig) -> N
     await eventually(lambda: rig.journal.progress("1"), what="its reply")
     assert late.count == {"1": 2}, "the other one waits still"
     assert await rig.parked("late") == 1
+    await rig.overdue("late")
+    await eventually(lambda: rig.settled(late))
+    assert late.count == {"1": 2, "early": 2}
+    assert list(await rig.journal.progress("early")) == ["in", "out"]
     assert not await rig.dead("late")
 
 

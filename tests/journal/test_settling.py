@@ -329,3 +329,21 @@ async def test_each_group_of_a_channel_settles_for_itself(
     assert await distance.settle(Complete(entry, None)) == "done"
     assert await audit.settle(Park(other, letter(event_of(other)), 60)) == "done"
     assert await audit.settle(Complete(other, None)) == "stale"
+
+
+async def test_large_replies_travel_apart(journal: Journal, redis: Redis, distance: Group) -> None:
+    """A script's arguments are one message to Redis: it has to arrive within the time-out."""
+    known, *entries = await taken(journal, distance, 11)
+    await distance.settle(Complete(known, None))  # Redis has the script now
+    replies = [reply_to(event_of(entry), data="x" * 600_000) for entry in entries]
+    before = await scripts_run(redis)
+    answers = await asyncio.gather(
+        *(distance.settle(Complete(entry, reply)) for entry, reply in zip(entries, replies, strict=True))
+    )
+    assert answers == ["done"] * 10
+    assert await scripts_run(redis) - before == 2, "4 MB at most, and none alone that may go with others"
+
+
+async def scripts_run(redis: Redis) -> int:
+    stats = await redis.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))

@@ -1,0 +1,194 @@
+"""The shared connection where it breaks at the worst moment, on both event loops: a bridge runs on uvloop."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import uvloop
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import ResponseError
+
+from milepost.connection import connect
+from milepost.line import Line
+from milepost.settings import JournalSettings
+from tests.servers import ANSWER_WITHIN, HOST, eventually
+
+Loop = Callable[[], asyncio.AbstractEventLoop]
+Greeted = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+LAST_GREETING = b"LIB-VER"
+"""In the last command with which redis-py introduces itself."""
+
+STEPS = 40
+"""Turns of the event loop in which a connection is made, and some more."""
+
+on_both_loops = pytest.mark.parametrize(
+    "loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+
+
+def run(loop: Loop, test: Awaitable[None]) -> None:
+    async def within() -> None:
+        async with asyncio.timeout(ANSWER_WITHIN):
+            await test
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(within())
+
+
+class Server:
+    """Greets as Redis does, answers the first `greetings` reads of it, and then behaves as told."""
+
+    def __init__(self, greeted: Greeted, *, greetings: int) -> None:
+        self.connections = 0
+        self.open = 0
+        self._greeted = greeted
+        self._greetings = greetings
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self._accept, HOST, 0)
+        yield f"redis://{HOST}:{server.sockets[0].getsockname()[1]}?protocol=2"
+        server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.close())
+        self.connections += 1
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open += 1
+        left = self._greetings
+        try:
+            while data := await reader.read(65536):
+                if left:
+                    writer.write(b"+OK\r\n" * data.count(b"*"))
+                    left -= 1
+                if LAST_GREETING in data:
+                    await self._greeted(reader, writer)
+                    return
+        except ConnectionError:
+            return
+        finally:
+            self.open -= 1
+
+
+@asynccontextmanager
+async def lined(
+    greeted: Greeted, *, greetings: int = 99, again: bool = True, within: float = 2 * ANSWER_WITHIN
+) -> AsyncIterator[tuple[Line, Server]]:
+    """A line to such a server. It waits for replies for longer than a test may take."""
+    server = Server(greeted, greetings=greetings)
+    async with server.listening() as url:
+        line = Line(connect(JournalSettings.read(redis_url=url), answer_within=within), again=again)
+        yield line, server
+        await line.close()
+
+
+async def hung_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+async def reset(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.close()
+
+
+async def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    while await reader.read(65536):
+        pass
+
+
+async def deaf(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Ends its side while the other still has much to say."""
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.write_eof()
+    await asyncio.Event().wait()
+
+
+async def demoted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while await reader.read(65536):
+        writer.write(b"-READONLY You can't write against a read only replica.\r\n")
+
+
+@on_both_loops
+@pytest.mark.parametrize("end", [hung_up, reset])
+@pytest.mark.parametrize(("again", "connections"), [(True, 2), (False, 1)])
+def test_lost_right_after_the_greeting_it_is_a_lost_connection(
+    loop: Loop, end: Greeted, *, again: bool, connections: int
+) -> None:
+    async def test() -> None:
+        async with lined(end, again=again) as (line, server):
+            with pytest.raises(ConnectionLost):
+                await line.call("PING")
+            assert server.connections == connections
+
+    run(loop, test())
+
+
+@on_both_loops
+def test_a_server_that_has_ended_its_side_is_left_though_it_reads_no_more(loop: Loop) -> None:
+    async def test() -> None:
+        async with lined(deaf, again=False) as (line, server):
+            with pytest.raises(ConnectionLost):
+                await line.call("SET", "key", b"x" * 30_000_000)
+            with pytest.raises(ConnectionLost):
+                await line.call("PING")
+            assert server.connections == 2
+
+    run(loop, test())
+
+
+@on_both_loops
+def test_what_only_another_server_can_do_is_asked_on_a_new_connection(loop: Loop) -> None:
+    async def test() -> None:
+        async with lined(demoted) as (line, server):
+            for _ in range(2):
+                with pytest.raises(ResponseError, match="READONLY"):
+                    await line.call("SET", "key", "value")
+            assert server.connections == 2
+
+    run(loop, test())
+
+
+@on_both_loops
+@pytest.mark.parametrize("greetings", [0, 1, 99])
+def test_closed_at_any_moment_of_its_connecting_it_leaves_nothing_open(loop: Loop, greetings: int) -> None:
+    async def test() -> None:
+        for steps in range(STEPS):
+            async with lined(silent, greetings=greetings) as (line, server):
+                call = asyncio.create_task(line.call("PING"))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                await line.close()
+                with pytest.raises(ConnectionLost):
+                    await call
+                await eventually(lambda: not server.open, what="the end of its connections")
+
+    run(loop, test())
+
+
+@on_both_loops
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_caller_cancelled_with_all_else_is_cancelled(loop: Loop, order: int) -> None:
+    async def test() -> None:
+        async with lined(silent, greetings=0) as (line, server):
+            call = asyncio.create_task(line.call("PING"))
+            await eventually(lambda: server.open)
+            others = asyncio.all_tasks() - {asyncio.current_task(), call, *server._tasks}
+            for task in [call, *others][::order]:
+                task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert server.connections == 1
+
+    run(loop, test())
