@@ -35,7 +35,7 @@ WITHIN = 30.0
 """Seconds a condition is waited for, likewise."""
 
 PORTS = (11_000, 32_768)
-"""Below those that Linux, macOS and Windows give to whoever asks for any."""
+"""Below those that Linux, macOS and Windows, as they come, give to whoever asks for any."""
 
 _given: set[int] = set()
 _running: weakref.WeakSet["Server"] = weakref.WeakSet()
