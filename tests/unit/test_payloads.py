@@ -15,7 +15,7 @@ from milepost.errors import ConfigurationError
 ADDRESS = "ada@example.org"
 
 addresses = st.from_regex(
-    r"[a-z0-9]([a-z0-9+_-]{0,20}[a-z0-9])?@[a-z]([a-z0-9-]{0,20}[a-z0-9])?\.(org|co\.uk)", fullmatch=True
+    r"[a-z0-9]([a-z0-9+_-]{0,20}[a-z0-9])?@[a-z][a-z0-9]{0,10}(-[a-z0-9]{1,10})?\.(org|co\.uk)", fullmatch=True
 )
 submissions = st.builds(Submission, email=addresses, lat=st.floats(-90, 90), long=st.floats(-180, 180))
 distances = st.builds(CalculatedDistance, email=addresses, distance_from_velocity=st.floats(0, 1e308))
