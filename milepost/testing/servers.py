@@ -34,8 +34,8 @@ READY_WITHIN = 60.0
 WITHIN = 30.0
 """Seconds a condition is waited for, likewise."""
 
-PORTS = (11_000, 32_768)
-"""Below those that Linux, macOS and Windows, as they come, give to whoever asks for any."""
+PORTS = (11_000, 27_000)
+"""Below those that Linux, macOS and Windows, as they come, give to whoever asks for any, and below MongoDB's own."""
 
 _given: set[int] = set()
 _running: weakref.WeakSet["Server"] = weakref.WeakSet()
