@@ -5,6 +5,8 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from milepost.heap import keep_what_is_loaded
+
 _MOST = 65_536
 """Bytes that wait for the end of the turn; more are written at once, and so a long answer meets flow control."""
 
@@ -13,6 +15,7 @@ class OneWrite(HttpToolsProtocol):
     """For uvicorn's `http`: what is written in one turn of the event loop leaves together."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        keep_what_is_loaded()
         self._gathering = _Gathering(transport, self.loop)
         super().connection_made(cast("asyncio.Transport", self._gathering))
 

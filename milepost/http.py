@@ -40,9 +40,24 @@ def problem(
     errors: list[dict[str, str]] | None = None,
     retry_after: float | None = None,
 ) -> Response:
-    """An RFC 9457 problem. `retry_after` in seconds, rounded up to whole ones (RFC 9110, section 10.2.3)."""
-    content: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail[:1000]}
-    if errors:
-        content["errors"] = errors
-    headers = {} if retry_after is None else {"retry-after": str(max(1, math.ceil(retry_after)))}
-    return JSONResponse(content, status, headers, media_type="application/problem+json")
+    """A problem as a response; `retry_after` in seconds."""
+    return problem_response(problem_fields(status, title, detail, errors=errors), retry_after=retry_after)
+
+
+def problem_fields(
+    status: int, title: str, detail: str, *, errors: list[dict[str, str]] | None = None
+) -> dict[str, Any]:
+    """An RFC 9457 problem. `errors` has a field and a fault for each field that is at fault."""
+    fields: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail[:1000]}
+    return {**fields, "errors": errors} if errors else fields
+
+
+def problem_response(fields: dict[str, Any], *, retry_after: float | None = None) -> Response:
+    """It as a response."""
+    headers = {} if retry_after is None else {"retry-after": str(whole_seconds(retry_after))}
+    return JSONResponse(fields, fields["status"], headers, media_type="application/problem+json")
+
+
+def whole_seconds(seconds: float) -> int:
+    """For Retry-After: rounded up, and one at least (RFC 9110, section 10.2.3)."""
+    return max(1, math.ceil(seconds))

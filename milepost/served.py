@@ -3,14 +3,15 @@
 import time
 from collections.abc import Awaitable, Callable
 
-from starlette.requests import Request
 from starlette.responses import Response
 
+from milepost.answer import Answer
+from milepost.event import Event
 from milepost.exposition import CONTENT_TYPE, Registry
 
 PATH = "/metrics"
 
-Answer = Callable[[Request], Awaitable[Response]]
+Answering = Callable[[Event], Awaitable[Answer]]
 
 
 class Served:
@@ -27,21 +28,25 @@ class Served:
         ).labels(stage)
         self._in_flight = made.gauge("milepost_function_in_flight", "Events being worked on", "stage").labels(stage)
 
-    def counted(self, answer: Answer) -> Answer:
-        """The same, counted."""
+    def counted(self, answering: Answering) -> Answering:
+        """The same, each event counted, be it alone or one of many."""
 
-        async def counted(request: Request) -> Response:
+        async def counted(event: Event) -> Answer:
             began = time.perf_counter()
             self._in_flight.inc()
             try:
-                response = await answer(request)
+                answer = await answering(event)
             finally:
                 self._in_flight.inc(-1)
-            self._requests.labels(self._stage, str(response.status_code)).inc()
             self._seconds.observe(time.perf_counter() - began)
-            return response
+            return self.answered(answer)
 
         return counted
+
+    def answered(self, answer: Answer) -> Answer:
+        """Count an answer."""
+        self._requests.labels(self._stage, str(answer.status)).inc()
+        return answer
 
     def page(self) -> Response:
         """What Prometheus reads."""

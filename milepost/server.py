@@ -6,6 +6,8 @@ from types import FrameType
 
 import uvicorn
 
+from milepost.heap import keep_what_is_loaded
+
 PAUSE = 1.0
 """Seconds between two looks: the Date of answers has whole ones."""
 
@@ -30,6 +32,7 @@ class Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         self._loop = asyncio.get_running_loop()
+        keep_what_is_loaded()
         while not await self.on_tick(0):  # at 0 it writes the Date anew
             with suppress(TimeoutError):
                 async with asyncio.timeout(PAUSE):

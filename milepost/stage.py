@@ -8,7 +8,7 @@ the envelope.
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from milepost import tracing
-from milepost.batched import BATCH_TYPE, is_batch, read_batch, write_batch
+from milepost.answer import Answer, together
+from milepost.batched import is_batch, read_batch
 from milepost.errors import (
     ConfigurationError,
     EventError,
@@ -32,7 +33,7 @@ from milepost.errors import (
     Unavailable,
 )
 from milepost.event import Event
-from milepost.http import problem, read_body
+from milepost.http import problem, problem_fields, read_body
 from milepost.log import Fields, about, configure_function
 from milepost.payload import Payload
 from milepost.served import PATH, Served
@@ -119,15 +120,13 @@ def stage(function: Callable[..., Any], *, inline: bool = False) -> Main:
             result = await result
         return _reply(description, event, result)
 
-    @served.counted
-    async def judged(request: Request) -> Response:
-        try:
-            return await _answer(request.headers, await read_body(request), reply_to)
-        except MilepostError as fault:
-            return _refusal(fault)
-        except Exception:
-            log.exception(Fields(outcome="failed"))
-            return problem(500, "Internal error", f"stage {description.name} failed; its log says why")
+    answer = served.counted(partial(_answer, description, reply_to))
+
+    async def answers(events: Sequence[Event]) -> Sequence[Answer]:
+        """To each, whatever becomes of the others."""
+        if inline or len(events) == 1:
+            return [await answer(event) for event in events]
+        return await asyncio.gather(*map(answer, events))
 
     async def main(request: Request) -> Response:
         if request.method in {"GET", "HEAD"}:
@@ -137,9 +136,9 @@ def stage(function: Callable[..., Any], *, inline: bool = False) -> Main:
         token = about.set(working)
         try:
             if tracer is None:
-                return await judged(request)
+                return await _respond(request, answers, served)
             with tracer.process(description.name, description.consumes.channel, request.headers):
-                response = await judged(request)
+                response = await _respond(request, answers, served)
                 tracer.returned(response.status_code)
                 return response
         finally:
@@ -163,26 +162,57 @@ class _Invalid(Reject):
         super().__init__("; ".join(f"{error['field']}: {error['fault']}" for error in self.errors))
 
 
-def _refusal(fault: MilepostError) -> Response:
-    detail = str(fault)
+async def _respond(
+    request: Request, answers: Callable[[Sequence[Event]], Awaitable[Sequence[Answer]]], served: Served
+) -> Response:
+    """In the content mode that was asked in."""
+    headers = request.headers
+    try:
+        body = await read_body(request)
+        if is_batch(headers.get("content-type", "")):
+            return together(await answers(read_batch(body)))
+        event = Event.from_http(headers, body)
+    except MilepostError as fault:
+        return served.answered(_refusal(fault)).alone()
+    (answer,) = await answers([event])
+    return answer.alone()
+
+
+async def _answer(
+    description: Description, reply_to: Callable[[Event], Awaitable[Event | None]], event: Event
+) -> Answer:
+    try:
+        return Answer(await reply_to(event))
+    except MilepostError as fault:
+        return _refusal(fault)
+    except Exception:
+        log.exception(Fields(outcome="failed"))
+        return Answer(
+            problem=problem_fields(500, "Internal error", f"stage {description.name} failed; its log says why")
+        )
+
+
+def _refusal(fault: MilepostError) -> Answer:
+    errors, retry_after = None, None
     match fault:
         case TooLarge():
-            return problem(413, "Too large", detail)
+            status, title = 413, "Too large"
         case TooSlow():
-            return problem(408, "Too slow", detail)
+            status, title = 408, "Too slow"
         case EventError():
-            return problem(400, "Not a CloudEvent", detail)
+            status, title = 400, "Not a CloudEvent"
         case _Invalid():
-            return problem(422, "Invalid payload", detail, errors=fault.errors)
+            status, title, errors = 422, "Invalid payload", fault.errors
         case Reject():
-            return problem(422, "Rejected", detail)
+            status, title = 422, "Rejected"
         case InHand():
-            return problem(409, "In hand elsewhere", detail, retry_after=fault.retry_after)
+            status, title, retry_after = 409, "In hand elsewhere", fault.retry_after
         case Unavailable():
-            return problem(503, "Unavailable", detail, retry_after=fault.retry_after)
+            status, title, retry_after = 503, "Unavailable", fault.retry_after
         case _:
-            log.error(Fields(outcome="failed", reason=detail))
-            return problem(500, "Internal error", detail)
+            status, title = 500, "Internal error"
+            log.error(Fields(outcome="failed", reason=str(fault)))
+    return Answer(problem=problem_fields(status, title, str(fault), errors=errors), retry_after=retry_after)
 
 
 def _is_payload(annotation: Any) -> TypeGuard[type[Payload]]:
@@ -215,36 +245,3 @@ def _reply(description: Description, event: Event, result: Any) -> Event | None:
         data=result.model_dump(mode="json"),
         extensions={name: event.extensions[name] for name in tracing.EXTENSIONS if name in event.extensions},
     )
-
-
-async def _answer(
-    headers: Mapping[str, str], body: bytes, reply_to: Callable[[Event], Awaitable[Event | None]]
-) -> Response:
-    """In the content mode that was asked in: an event alone in binary mode, a batch as a batch in the same order."""
-    if is_batch(headers.get("content-type", "")):
-        return _together(await _each(map(reply_to, read_batch(body))))
-    return _alone(await reply_to(Event.from_http(headers, body)))
-
-
-async def _each(calls: Iterable[Awaitable[Event | None]]) -> Sequence[Event | None]:
-    """All of them, each to its end whatever becomes of the others. The first fault speaks for the batch, whose events
-    the bridge then delivers alone.
-    """
-    replies = []
-    for outcome in await asyncio.gather(*calls, return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            raise outcome
-        replies.append(outcome)
-    return replies
-
-
-def _alone(reply: Event | None) -> Response:
-    if reply is None:
-        return Response(status_code=204)
-    headers, body = reply.to_http()
-    return Response(body, headers=headers)
-
-
-def _together(replies: Iterable[Event | None]) -> Response:
-    texts = [reply.to_json().encode() for reply in replies if reply]
-    return Response(write_batch(texts), media_type=BATCH_TYPE) if texts else Response(status_code=204)

@@ -62,9 +62,6 @@
   {{- if (.entry.delivery | default dict).delay -}}
     {{- fail (printf "stages.%s.delivery.delay: a Broker waits for nothing; use direct delivery" .name) -}}
   {{- end -}}
-  {{- if gt ((.entry.delivery | default dict).batch | default 1 | int) 1 -}}
-    {{- fail (printf "stages.%s.delivery.batch: a Trigger sends one event at a time; use direct delivery" .name) -}}
-  {{- end -}}
 {{- end -}}
 {{- end -}}
 

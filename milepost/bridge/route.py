@@ -15,7 +15,7 @@ from milepost.bridge.ruling import Ruling, event_id
 from milepost.bridge.settings import Delivery
 from milepost.bridge.together import Together
 from milepost.bridge.verdict import Crashed, Delivered, Failed, RouteDown, Verdict, judge
-from milepost.bridge.window import Limits, Window
+from milepost.bridge.window import GATHER, Limits, Window
 from milepost.errors import JournalUnavailable
 from milepost.event import STRUCTURED_TYPE
 from milepost.journal import Act, Bury, Complete, Entry, Group, Hold, Park
@@ -56,7 +56,7 @@ class Route:
         self.name = groups[0].name
         self.groups = groups
         self._ruling = Ruling(self.name, delivery)
-        self.window = Window(limits, backoff=self._ruling.probe_delay)
+        self.window = Window(limits, backoff=self._ruling.probe_delay, gather=GATHER if delivery.batch > 1 else 0.0)
         self.held: dict[Group, dict[str, asyncio.Task[None]]] = {group: {} for group in groups}
         self.dirty: set[str] = set()
         self._client = client

@@ -8,7 +8,7 @@ from milepost.bridge.settings import Delivery
 from milepost.bridge.verdict import Crashed, Deferred, Failed, Refused, RouteDown
 from milepost.bridge.window import Window
 from milepost.errors import EventError
-from milepost.event import Event
+from milepost.event import Event, dumps
 from milepost.journal import Bury, Entry, Letter, Park
 from milepost.log import Fields
 
@@ -114,3 +114,8 @@ def event_id(entry: Entry) -> str:
         return Event.from_json(entry.event).id
     except EventError:
         return ""
+
+
+def is_of(entry: Entry, of: str) -> bool:
+    """Whether this is the id of its event. What was written here says so in its first bytes; else it is read."""
+    return entry.event.startswith(b'{"specversion":"1.0","id":%b,' % dumps(of).encode()) or event_id(entry) == of

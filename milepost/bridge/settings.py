@@ -68,7 +68,7 @@ class Delivery(BaseModel):
     delay: timedelta = Field(timedelta(0), ge=timedelta(0))
     """How long an event waits from its first journaling until its first delivery."""
     batch: int = Field(1, ge=1, le=512)
-    """Events that may go in one request, in batched content mode, to a stage that reads it. What fails goes alone."""
+    """Events that may go in one request, in batched content mode, to a stage that reads it. A Broker takes one."""
 
 
 class Stage(Delivery):
@@ -119,6 +119,4 @@ class BridgeSettings(JournalSettings):
                 raise ValueError(f"ROUTES: {', '.join(without)}: url is missing")
         elif late := [stage.name for stage in self.routes if stage.delay]:
             raise ValueError(f"ROUTES: {', '.join(late)}: delay is for direct delivery; a Broker delivers at once")
-        elif many := [stage.name for stage in self.routes if stage.batch > 1]:
-            raise ValueError(f"ROUTES: {', '.join(many)}: batch is for direct delivery; a Broker takes one at a time")
         return self

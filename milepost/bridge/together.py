@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from milepost.batched import BATCH_TYPE, write_batch
 from milepost.bridge.client import Client, Lost, NotSent, TooLarge
-from milepost.bridge.ruling import event_id
-from milepost.bridge.verdict import Delivered, RouteDown, Verdict, judge_batch
+from milepost.bridge.ruling import is_of
+from milepost.bridge.verdict import MULTI_STATUS, Delivered, RouteDown, Verdict, judge_batch
 from milepost.event import MAX_EVENT
 from milepost.journal import Entry
 from milepost.log import Fields
@@ -18,8 +18,8 @@ Waiting = tuple[Entry, asyncio.Future[Verdict | None]]
 
 
 class Together:
-    """POSTs in batched content mode. A batch is an attempt at nothing but speed: it counts only where all of it went
-    well, or where the stage was not there. Otherwise each of its events is delivered alone, and judged by that.
+    """POSTs in batched content mode. A batch is an attempt at nothing but speed: what its answer says of an event is
+    that event's verdict, and an event of which it says nothing, or nothing that can be relied on, is delivered alone.
     """
 
     def __init__(self, client: Client, stage: str, *, most: int, timeout: float, emits: str | None) -> None:
@@ -72,7 +72,7 @@ class Together:
     async def _post(self, batch: Sequence[Waiting]) -> None:
         verdicts: Sequence[Verdict | None] = [None] * len(batch)
         try:
-            verdicts = await self._judged([entry for entry, _ in batch]) or verdicts
+            verdicts = await self._judged([entry for entry, _ in batch])
         except Exception:
             log.exception(Fields(stage=self._stage, outcome="batch-not-posted"))
         finally:
@@ -80,23 +80,32 @@ class Together:
                 if not waiter.done():
                     waiter.set_result(verdict)
 
-    async def _judged(self, entries: Sequence[Entry]) -> Sequence[Verdict] | None:
+    async def _judged(self, entries: Sequence[Entry]) -> Sequence[Verdict | None]:
         body = write_batch(entry.event for entry in entries)
+        unsaid = [None] * len(entries)
         try:
             answer = await self._client.post(body, content_type=BATCH_TYPE, timeout=self._timeout)
         except NotSent as fault:
             return [RouteDown(None, str(fault))] * len(entries)
         except TooLarge as fault:
-            if self._emits is None and 200 <= fault.status < 300:
+            if self._emits is None and 200 <= fault.status < 300 and fault.status != MULTI_STATUS:
                 return [Delivered()] * len(entries)  # its body is nothing to us
             self._most = max(2, len(entries) // 2)  # what they are answered with is too large together
-            return self._undone(entries, str(fault))
+            return self._told(unsaid, str(fault))
         except Lost as fault:
-            return self._undone(entries, str(fault))
-        ids = [event_id(entry) for entry in entries]
-        verdicts = judge_batch(answer.status, answer.headers, answer.body, ids, emits=self._emits)
-        return verdicts or self._undone(entries, f"HTTP {answer.status}")
+            return self._told(unsaid, str(fault))
+        verdicts = judge_batch(answer.status, answer.headers, answer.body, len(entries), emits=self._emits)
+        own = [
+            None if _is_of_another(entry, verdict) else verdict
+            for entry, verdict in zip(entries, verdicts, strict=True)
+        ]
+        return self._told(own, f"HTTP {answer.status}")
 
-    def _undone(self, entries: Sequence[Entry], reason: str) -> Sequence[Verdict] | None:
-        log.info(Fields(stage=self._stage, outcome="batch-undone", events=len(entries), reason=reason))
-        return None
+    def _told(self, verdicts: Sequence[Verdict | None], reason: str) -> Sequence[Verdict | None]:
+        if unsaid := sum(verdict is None for verdict in verdicts):
+            log.info(Fields(stage=self._stage, outcome="batch-undone", events=unsaid, reason=reason))
+        return verdicts
+
+
+def _is_of_another(entry: Entry, verdict: Verdict | None) -> bool:
+    return isinstance(verdict, Delivered) and verdict.reply is not None and not is_of(entry, verdict.reply.id)

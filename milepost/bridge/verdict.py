@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 from milepost.batched import is_batch, read_batch
-from milepost.errors import EventError, MilepostError
-from milepost.event import Event, loads
+from milepost.errors import EventError, MilepostError, TooLarge
+from milepost.event import DEEPEST, Event, loads
 
 SHORTEST_RETRY_AFTER = 0.1
 LONGEST_RETRY_AFTER = 300.0
@@ -16,6 +17,9 @@ LONGEST_RETRY_AFTER = 300.0
 
 ROUTE_STATUSES = frozenset({401, 403, 404, 405, 407, 408, 425, 429, 502, 503, 504})
 """With every 3xx: not the event's fault, but the wiring's, or the stage is not there to judge it."""
+
+MULTI_STATUS = 207
+"""The answer to a batch whose events did not all fare alike (milepost/answer.py)."""
 
 AWAY_STATUSES = frozenset({429, 502, 503, 504})
 """Those of them that say nothing of what was sent, be it one event or many."""
@@ -83,8 +87,10 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, *, emits: str | 
     """The verdict on a complete answer of a stage that emits on `emits`, or nothing if None."""
     if 200 <= status < 300:
         return _accepted(status, headers, body, emits)
-    wait = retry_after(headers.get("retry-after"))
-    reason = _reason(status, headers, body)
+    return _undelivered(status, retry_after(headers.get("retry-after")), _reason(status, _detail(headers, body)))
+
+
+def _undelivered(status: int, wait: float | None, reason: str) -> Verdict:
     if status == 409 and wait is not None:
         return Deferred(status, reason, wait)
     if 300 <= status < 400 or status in ROUTE_STATUSES:
@@ -110,27 +116,61 @@ def _accepted(status: int, headers: Mapping[str, str], body: bytes, emits: str |
 
 
 def judge_batch(
-    status: int, headers: Mapping[str, str], body: bytes, ids: Sequence[str], *, emits: str | None
-) -> Sequence[Verdict] | None:
-    """The verdicts on the answer to a batch of the events `ids`, in their order. None unless it says that all went
-    well, by 2xx of a stage that emits nothing, 204, or 200 with a reply of the same id for each; or that the stage is
-    not there.
+    status: int, headers: Mapping[str, str], body: bytes, events: int, *, emits: str | None
+) -> Sequence[Verdict | None]:
+    """The verdicts on the answer to a batch of so many events, in their order; None on those of which it says nothing
+    that can be relied on. By 2xx of a stage that emits nothing, 204, or 200 with a reply for each all went well; by
+    207 each has its own; or the stage is not there.
     """
-    if 200 <= status < 300 and (emits is None or (status == 204 and not body)):
-        return [Delivered()] * len(ids)
+    unsaid = [None] * events
     if status in AWAY_STATUSES:
-        return [judge(status, headers, body, emits=emits)] * len(ids)
+        return [judge(status, headers, body, emits=emits)] * events
+    if status == MULTI_STATUS:
+        said = _said(body)
+        return [_one_of_many(one, emits) for one in said] if len(said) == events else unsaid
+    if 200 <= status < 300 and (emits is None or (status == 204 and not body)):
+        return [Delivered()] * events
     if status != 200 or not is_batch(headers.get("content-type", "")):
-        return None
+        return unsaid
     try:
         replies = read_batch(body)
-        for reply in replies:
-            reply.to_json()  # may be too large, though the body was not
     except MilepostError:
+        return unsaid
+    verdicts = [_replied(reply, emits) for reply in replies]
+    return verdicts if len(verdicts) == events and None not in verdicts else unsaid
+
+
+def _said(body: bytes) -> Sequence[Any]:
+    try:
+        said = loads(body, deepest=DEEPEST + 4)
+    except ValueError:
+        return []
+    return said if isinstance(said, list) else []
+
+
+def _one_of_many(said: Any, emits: str | None) -> Verdict | None:
+    """What milepost/answer.py wrote of one event."""
+    if not isinstance(said, dict) or type(said.get("status")) is not int:
         return None
-    if [reply.id for reply in replies] != list(ids) or any(reply.type != emits for reply in replies):
+    status, wait = said["status"], said.get("retryAfter")
+    if 200 <= status < 300:
+        if emits is None or status == 204:
+            return Delivered()
+        try:
+            return _replied(Event.from_fields(said.get("event")), emits)
+        except EventError:
+            return None
+    if not 300 <= status < 600:
         return None
-    return [Delivered(reply) for reply in replies]
+    return _undelivered(status, _bounded(wait) if type(wait) is int else None, _reason(status, said.get("detail")))
+
+
+def _replied(reply: Event, emits: str | None) -> Delivered | None:
+    try:
+        reply.to_json()  # may be too large, though the body was not
+    except TooLarge:
+        return None
+    return Delivered(reply) if reply.type == emits else None
 
 
 def retry_after(value: str | None, *, now: datetime | None = None) -> float | None:
@@ -147,16 +187,24 @@ def retry_after(value: str | None, *, now: datetime | None = None) -> float | No
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         seconds = (moment - (now or datetime.now(UTC))).total_seconds()
+    return _bounded(seconds)
+
+
+def _bounded(seconds: float) -> float:
     return min(max(seconds, SHORTEST_RETRY_AFTER), LONGEST_RETRY_AFTER)
 
 
-def _reason(status: int, headers: Mapping[str, str], body: bytes) -> str:
-    detail = ""
-    if headers.get("content-type", "").startswith("application/problem+json"):
-        try:
-            problem = loads(body)
-        except ValueError:
-            problem = None
-        if isinstance(problem, dict) and isinstance(problem.get("detail"), str):
-            detail = _CONTROL.sub(" ", problem["detail"])[:500]
-    return f"HTTP {status}: {detail}" if detail else f"HTTP {status}"
+def _detail(headers: Mapping[str, str], body: bytes) -> Any:
+    """What a problem says (RFC 9457)."""
+    if not headers.get("content-type", "").startswith("application/problem+json"):
+        return None
+    try:
+        problem = loads(body)
+    except ValueError:
+        return None
+    return problem.get("detail") if isinstance(problem, dict) else None
+
+
+def _reason(status: int, detail: Any) -> str:
+    said = _CONTROL.sub(" ", detail)[:500] if isinstance(detail, str) else ""
+    return f"HTTP {status}: {said}" if said else f"HTTP {status}"

@@ -237,11 +237,22 @@ class StageContract:
                 assert field in {error["field"] for error in problem["errors"]}, (data, problem)
                 assert all(error["fault"] for error in problem["errors"])
 
-    def test_an_invalid_payload_fails_its_batch_and_harms_no_other(self, url: str, event: dict[str, Any]) -> None:
+    def test_each_event_of_a_batch_has_its_own_answer(self, url: str, env: dict[str, str]) -> None:
+        events = [self.make(), self.make()]
+        for event in events:
+            self.prepare(event, env)
         data, field = self.invalid[0]
-        problem = refused(send(url, [event, self.make(data=data)], batched), 422)
+        response = send(url, [events[0], self.make(data=data), events[1]], batched)
+        assert response.status_code == 207, response.text
+        first, problem, last = response.json()
+        for event, said in zip(events, (first, last), strict=True):
+            alone = self.reply(send(url, event))
+            if alone is None:
+                assert said == {"status": 204}
+            else:
+                assert (said["status"], from_dict(said["event"])) == (200, alone)
+        assert (problem["status"], problem["type"]) == (422, "about:blank")
         assert field in {error["field"] for error in problem["errors"]}
-        self.reply(send(url, event))
 
     def test_no_data_is_a_422(self, url: str) -> None:
         event = self.make()

@@ -149,21 +149,28 @@ class Stage:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
-            while True:
-                lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[1:-2]
-                headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-                body = await reader.readexactly(int(headers["content-length"]))
-                if is_batch(headers["content-type"]):
-                    answer = await self._answer_batch(read_batch(body))
-                else:
-                    answer = await self._answer(Event.from_http(headers, body), headers)
-                if answer is None:
-                    break
-                writer.write(answer)
-                await writer.drain()
-        self._writers.discard(writer)
-        writer.close()
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+                await self._converse(reader, writer)
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()  # or a reset is an exception that nobody retrieved
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[1:-2]
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            body = await reader.readexactly(int(headers["content-length"]))
+            if is_batch(headers["content-type"]):
+                answer = await self._answer_batch(read_batch(body))
+            else:
+                answer = await self._answer(Event.from_http(headers, body), headers)
+            if answer is None:
+                return
+            writer.write(answer)
+            await writer.drain()
 
     async def _answer_batch(self, events: list[Event]) -> Answer:
         self.batches.append([event.id for event in events])

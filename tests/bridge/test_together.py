@@ -1,8 +1,10 @@
 """A route with a `batch`: what goes together, and that nothing is lost, doubled or blamed by it."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -68,6 +70,81 @@ async def test_a_bad_event_is_buried_by_its_own_answer_and_the_others_are_delive
     spoiled = next(batch for batch in stage.batches if "3" in batch)
     assert each_once_but(stage, spoiled)
     assert set(stage.count.values()) == {1}
+
+
+def multi(events: list[Event], **said: Any) -> Answer:
+    """207: what is said of the event of that id, with a leading `e`; a reply for each of the others."""
+    replies = {f"e{event.id}": {"status": 200, "event": json.loads(next_event(event).to_json())} for event in events}
+    return status(207, json.dumps([said.get(of, reply) for of, reply in replies.items()]).encode())
+
+
+def next_event(event: Event) -> Event:
+    return Event(id=event.id, source="/test", type="out", data=event.data)
+
+
+async def test_each_event_of_a_batch_has_its_own_verdict_and_no_second_delivery(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    stage.batch_script = lambda events: multi(
+        events,
+        e3={"status": 422, "detail": "lat: too far"},
+        e5={"status": 204},
+        e7={"status": 500, "detail": "no"},
+        e9={"status": 409, "retryAfter": 0},
+    )
+    await rig.publish_all("in", IDS[:16])
+    bridge = await rig.bridge({"batch": 16, "retry": 0})
+    await settled(rig, stage)
+    letters = {letter.id: (letter.status, letter.reason, letter.attempts) for letter in await rig.dead("stage")}
+    assert letters == {"3": (422, "HTTP 422: lat: too far", 0), "7": (500, "HTTP 500: no", 1)}
+    assert stage.batches == [IDS[:16]]
+    assert stage.count == {"9": 1}, "what was in hand elsewhere is asked for again, by itself"
+    assert [of for of in IDS[:16] if "out" not in await rig.journal.progress(of)] == ["3", "5", "7"]
+    assert value(bridge, "deliveries_total", stage="stage", outcome="delivered") == 14
+    assert value(bridge, "deliveries_total", stage="stage", outcome="refused") == 1
+
+
+async def test_an_event_of_which_its_batch_says_nothing_is_delivered_alone(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    others = json.loads(next_event(Event(id="4", source="/test", type="in")).to_json())
+    stage.batch_script = lambda events: multi(
+        events, e3={"status": 200}, e5="done", e7={"status": 200, "event": others}
+    )
+    await rig.publish_all("in", IDS[:16])
+    await rig.bridge({"batch": 16, "retry": 0})
+    await settled(rig, stage)
+    assert stage.count == {"3": 1, "5": 1, "7": 1}
+    assert all([list(await rig.journal.progress(of)) == ["in", "out"] for of in IDS[:16]])
+
+
+async def test_a_stage_that_emits_nothing_may_refuse_one_of_many(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in")
+    stage.batch_script = lambda events: status(
+        207, json.dumps([{"status": 422 if event.id == "3" else 204} for event in events]).encode()
+    )
+    await rig.publish_all("in", IDS[:16])
+    await rig.bridge({"batch": 16})
+    await settled(rig, stage)
+    assert [letter.id for letter in await rig.dead("stage")] == ["3"]
+    assert not stage.count
+
+
+async def test_a_batch_that_hangs_holds_up_nothing_that_comes_later(rig: Rig) -> None:
+    hung = asyncio.Event()
+
+    async def first_hangs(events: list[Event]) -> Answer:
+        if "0" in [event.id for event in events]:
+            await hung.wait()
+        return stage.succeed_together(events)
+
+    stage = await rig.stage("stage", "in", "out")
+    stage.batch_script = first_hangs
+    await rig.publish_all("in", IDS[:8])
+    await rig.bridge({"batch": 32})
+    await eventually(lambda: stage.batches)
+    await rig.publish_all("in", IDS[8:])
+    await eventually(lambda: set(all_of(stage)) | set(stage.count) == set(IDS))
+    hung.set()
+    await settled(rig, stage)
 
 
 async def test_what_failed_before_goes_alone(rig: Rig) -> None:

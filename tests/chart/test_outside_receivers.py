@@ -110,10 +110,6 @@ def test_in_broker_mode_it_is_the_triggers_subscriber() -> None:
         (with_hook(delivery={"delay": "10m"}), "/stages/hook/delivery/delay"),
         (merged(with_hook(), {"delivery": "broker"}), "stages.hook.headersFrom: a Trigger sends no headers"),
         (merged(with_hook(headersFrom=None), {"delivery": "broker"}), "stages.hook.delivery.delay"),
-        (
-            merged(with_hook(headersFrom=None, delivery={"batch": 2}), {"delivery": "broker"}),
-            "stages.hook.delivery.batch",
-        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

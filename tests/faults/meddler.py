@@ -1,12 +1,14 @@
 """What stands between the bridge and a function: hands deliveries on, and does to them and to the answers as told."""
 
 import asyncio
+import json
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Self, cast
 
 import httpx
 
+from milepost.event import Event
 from tests.bridge.rig import Answer, Delivery, Stage, status
 
 Meddling = Callable[["Meddler", Delivery], Awaitable[Answer]]
@@ -38,6 +40,21 @@ class Scissors:
         return getattr(self._writer, name)
 
 
+def among_many(answer: bytes) -> dict[str, Any]:
+    """An answer to one event as it stands in the answer to a batch."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    code, headers = int(first.split()[1]), dict(line.split(": ", 1) for line in lines)
+    said: dict[str, Any] = {"status": code}
+    if code == 200 and "ce-id" in headers:
+        said["event"] = json.loads(Event.from_http(headers, body).to_json())
+    if "retry-after" in headers:
+        said["retryAfter"] = int(headers["retry-after"])
+    if headers.get("content-type") == "application/problem+json":
+        said |= json.loads(body)
+    return said
+
+
 class Meddler(Stage):
     """A proxy to the function at `target`. `meddling` decides about each delivery; by default it is handed on."""
 
@@ -60,6 +77,15 @@ class Meddler(Stage):
 
     async def _meddle(self, delivery: Delivery) -> Answer:
         return await self.meddling(self, delivery)
+
+    async def _answer_batch(self, events: list[Event]) -> Answer:
+        """Each event of a batch is meddled with as if it had come alone; where one's connection ends, so does all's."""
+        self.batches.append([event.id for event in events])
+        answers = await asyncio.gather(*(self._answer(event, {}) for event in events))
+        whole = [answer for answer in answers if answer is not None and not isinstance(answer, Cut)]
+        if len(whole) < len(answers):
+            return next(answer for answer in answers if answer is None or isinstance(answer, Cut))
+        return status(207, json.dumps(list(map(among_many, whole))).encode(), content_type="application/json")
 
     async def forward(self, delivery: Delivery) -> Answer:
         """The function's own answer; the connection is closed where it gave none."""

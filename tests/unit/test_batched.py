@@ -2,19 +2,21 @@
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from milepost.answer import Answer, together
 from milepost.batched import BATCH_TYPE, is_batch, read_batch, write_batch
-from milepost.bridge.verdict import Delivered, RouteDown, judge_batch
+from milepost.bridge.verdict import Delivered, RouteDown, judge, judge_batch
 from milepost.errors import EventError
 from milepost.event import Event
+from milepost.http import problem_fields
 
 GOOD = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
 BATCH = {"content-type": BATCH_TYPE}
-IDS = ["0", "1"]
 
 
 @given(st.lists(st.builds(Event, id=st.sampled_from("abc"), source=st.just("/s"), type=st.just("t"), data=st.text())))
@@ -54,18 +56,20 @@ def replies(*types: str) -> bytes:
 
 
 def test_a_batch_that_went_well_is_delivered_event_by_event() -> None:
-    verdicts = judge_batch(200, BATCH, replies("out", "out"), IDS, emits="out")
-    assert verdicts is not None
+    verdicts = judge_batch(200, BATCH, replies("out", "out"), 2, emits="out")
     assert [verdict.reply.id for verdict in verdicts if isinstance(verdict, Delivered) and verdict.reply] == ["0", "1"]
-    assert judge_batch(204, {}, b"", IDS, emits="out") == [Delivered(), Delivered()]
-    assert judge_batch(202, {}, b"thanks", IDS, emits=None) == [Delivered(), Delivered()]
+    assert judge_batch(204, {}, b"", 2, emits="out") == [Delivered(), Delivered()]
+    assert judge_batch(202, {}, b"thanks", 2, emits=None) == [Delivered(), Delivered()]
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 @pytest.mark.parametrize("emits", ["out", None])
 def test_a_stage_that_is_not_there_is_not_there_for_each_event(status: int, emits: str | None) -> None:
     away = RouteDown(status, f"HTTP {status}", 7.0)
-    assert judge_batch(status, {"retry-after": "7"}, b"", IDS, emits=emits) == [away, away]
+    assert judge_batch(status, {"retry-after": "7"}, b"", 2, emits=emits) == [away, away]
+
+
+UNSAID = [None, None]
 
 
 @pytest.mark.parametrize(
@@ -74,13 +78,19 @@ def test_a_stage_that_is_not_there_is_not_there_for_each_event(status: int, emit
         (200, BATCH, replies("out")),
         (200, BATCH, replies("out", "out", "out")),
         (200, BATCH, replies("out", "elsewhere")),
-        (200, BATCH, json.dumps([*reversed(json.loads(replies("out", "out")))]).encode()),
         (200, BATCH, b"OK"),
         (200, BATCH, b"[]"),
         (200, {}, replies("out", "out")),
         (200, {"content-type": "application/cloudevents+json"}, json.dumps({**GOOD, "type": "out"}).encode()),
         (202, BATCH, replies("out", "out")),
         (204, BATCH, b"x"),
+        (207, {}, b""),
+        (207, {}, b"{}"),
+        (207, {}, b"[204, 204]"),
+        (207, {}, b'[{"status": 204}]'),
+        (207, {}, b'[{"status": "204"}, {"status": true}]'),
+        (207, {}, b'[{"status": 100}, {"status": 999}]'),
+        (207, {}, b"[" * 100_000),
         (409, {"retry-after": "1"}, b""),
         (422, {}, b""),
         (403, {}, b""),
@@ -88,13 +98,54 @@ def test_a_stage_that_is_not_there_is_not_there_for_each_event(status: int, emit
     ],
 )
 def test_anything_else_says_nothing_of_any_event(status: int, headers: Mapping[str, str], body: bytes) -> None:
-    assert judge_batch(status, headers, body, IDS, emits="out") is None
-    if not 200 <= status < 300:
-        assert judge_batch(status, headers, body, IDS, emits=None) is None
+    assert judge_batch(status, headers, body, 2, emits="out") == UNSAID
+    if status == 207 or not 200 <= status < 300:
+        assert judge_batch(status, headers, body, 2, emits=None) == UNSAID
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"status": 200},
+        {"status": 200, "event": None},
+        {"status": 200, "event": [GOOD]},
+        {"status": 200, "event": {**GOOD, "type": "elsewhere"}},
+        {"status": 200, "event": {**GOOD, "id": ""}},
+    ],
+)
+def test_a_reply_among_many_that_cannot_be_used_leaves_the_others_theirs(said: Any) -> None:
+    body = json.dumps([said, {"status": 204}]).encode()
+    assert judge_batch(207, {}, body, 2, emits="out") == [None, Delivered()]
 
 
 def test_a_reply_that_grows_over_the_limit_when_written_says_nothing_of_any_event() -> None:
     large = json.dumps([{**GOOD, "id": "0"}, {**GOOD, "data": "é" * 400_000}], ensure_ascii=False).encode()
     assert len(large) < 1_000_000
-    assert judge_batch(200, BATCH, large.replace("é".encode(), b"e"), IDS, emits="t")
-    assert judge_batch(200, BATCH, large, IDS, emits="t") is None
+    assert None not in judge_batch(200, BATCH, large.replace("é".encode(), b"e"), 2, emits="t")
+    assert judge_batch(200, BATCH, large, 2, emits="t") == UNSAID
+
+
+ANSWERS = st.one_of(
+    st.just(Answer()),
+    st.builds(
+        Answer, st.builds(Event, id=st.text("abc", min_size=1), source=st.just("/s"), type=st.just("t"), data=st.text())
+    ),
+    st.builds(
+        lambda status, detail, wait: Answer(problem=problem_fields(status, "X", detail), retry_after=wait),
+        st.integers(300, 599),
+        st.text(),
+        st.none() | st.floats(0, 1000),
+    ),
+)
+
+
+@given(st.lists(ANSWERS, min_size=1))
+def test_an_answer_among_many_means_what_it_means_alone(answers: list[Answer]) -> None:
+    response = together(answers)
+    alone = [
+        judge(answer.status, said.headers, bytes(said.body), emits="t")
+        for answer in answers
+        for said in [answer.alone()]
+    ]
+    assert judge_batch(response.status_code, response.headers, bytes(response.body), len(answers), emits="t") == alone
+    assert response.status_code in {200, 204, 207}

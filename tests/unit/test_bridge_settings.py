@@ -94,12 +94,6 @@ def test_in_broker_mode_a_delay_is_refused_by_name() -> None:
         read(routes=[row], delivery="broker", k_sink="http://broker/default")
 
 
-def test_in_broker_mode_a_batch_is_refused_by_name() -> None:
-    row = {"name": "distance", "consumes": "raw_input", "batch": 2}
-    with pytest.raises(ConfigurationError, match="distance: batch"):
-        read(routes=[row], delivery="broker", k_sink="http://broker/default")
-
-
 @pytest.mark.parametrize("name", ["claim", "lease", "deadline", "dedup", "broker_timeout"])
 def test_a_time_that_is_not_positive_is_refused(name: str) -> None:
     for given in ("PT0S", "-PT1S"):

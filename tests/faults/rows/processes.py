@@ -43,7 +43,7 @@ for _number in (SIGKILL, SIGTERM):
         )
 
 for _component in ("bridge", "distance", "store", "email", "redis"):
-    fault(f"routes with batch 32, {_component}: SIGKILL", resends=_component in MAY_RESEND, delivery={"batch": 32})(
+    fault(f"routes without a batch, {_component}: SIGKILL", resends=_component in MAY_RESEND, delivery={"batch": 1})(
         partial(component_ends, component=_component, number=SIGKILL)
     )
 

@@ -1,0 +1,58 @@
+"""What a stage says to one event, and how that is written: alone, or beside the answers to others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import Response
+
+from milepost.batched import BATCH_TYPE, write_batch
+from milepost.event import Event, dumps
+from milepost.http import problem_response, whole_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """200 with a reply, 204 without one, or a problem (RFC 9457) and after how many seconds to try again."""
+
+    reply: Event | None = None
+    problem: dict[str, Any] | None = None
+    retry_after: float | None = None
+
+    @property
+    def status(self) -> int:
+        if self.problem is not None:
+            return int(self.problem["status"])
+        return 200 if self.reply else 204
+
+    def alone(self) -> Response:
+        """The response to an event that came by itself: a reply in binary mode."""
+        if self.problem is not None:
+            return problem_response(self.problem, retry_after=self.retry_after)
+        if self.reply is None:
+            return Response(status_code=204)
+        headers, body = self.reply.to_http()
+        return Response(body, headers=headers)
+
+
+def together(answers: Sequence[Answer]) -> Response:
+    """The response to a batch, in its order: a batch if all have a reply, 204 if all are done and none has. Otherwise
+    207, a JSON array: `{"status": 200, "event": {…}}`, `{"status": 204}`, or a problem with `retryAfter` in seconds.
+    """
+    statuses = {answer.status for answer in answers}
+    if statuses == {200}:
+        return Response(
+            write_batch(answer.reply.to_json().encode() for answer in answers if answer.reply), media_type=BATCH_TYPE
+        )
+    if statuses == {204}:
+        return Response(status_code=204)
+    return Response(write_batch(map(_one_of_many, answers)), 207, media_type="application/json")
+
+
+def _one_of_many(answer: Answer) -> bytes:
+    if answer.reply is not None:
+        return b'{"status":200,"event":%b}' % answer.reply.to_json().encode()
+    said = dict(answer.problem or {"status": 204})
+    if answer.retry_after is not None:
+        said["retryAfter"] = whole_seconds(answer.retry_after)
+    return dumps(said).encode()
