@@ -46,6 +46,15 @@ class Store:
         found = self._collections.get(collection, {}).get(query["_id"])
         return found if found is not None and _matches(found, query) else None
 
+    def find_all(self, collection: str, query: Mapping[str, Any]) -> list[Document]:
+        """What `find` finds, and each document there is of those that {"_id": {"$in": [...]}} names."""
+        ids = query.get("_id")
+        if isinstance(ids, Mapping):
+            documents = self._collections.get(collection, {})
+            return [documents[one] for one in ids["$in"] if one in documents]
+        found = self.find(collection, query)
+        return [] if found is None else [found]
+
     def insert(self, collection: str, document: Document) -> bool:
         """False if the _id is taken."""
         documents = self._collections.setdefault(collection, {})
@@ -85,22 +94,33 @@ def _matches(document: Document, query: Mapping[str, Any]) -> bool:
 
 
 def _insert(store: Store, command: Document) -> Document:
-    done = [store.insert(command["insert"], document) for document in command["documents"]]
-    return {"n": sum(done), "ok": 1.0}
+    inserted, errors = 0, []
+    for index, document in enumerate(command["documents"]):
+        if store.insert(command["insert"], document):
+            inserted += 1
+            continue
+        errors.append({"index": index, "code": 11000, "errmsg": "E11000 duplicate key error"})
+        if command.get("ordered", True):
+            break
+    return {"n": inserted, "ok": 1.0, **({"writeErrors": errors} if errors else {})}
 
 
 def _find(store: Store, command: Document) -> Document:
-    found = store.find(command["find"], command["filter"])
-    batch = [] if found is None else [found]
+    batch = store.find_all(command["find"], command["filter"])
     return {"cursor": {"id": bson.Int64(0), "ns": f"milepost.{command['find']}", "firstBatch": batch}, "ok": 1.0}
 
 
 def _update(store: Store, command: Document) -> Document:
-    there = [
-        store.modify(command["update"], one["q"], one["u"], upsert=one.get("upsert", False))[1]
-        for one in command["updates"]
-    ]
-    return {"n": sum(there), "nModified": sum(there), "ok": 1.0}
+    collection, updated = command["update"], 0
+    for one in command["updates"]:
+        if one.get("multi"):
+            documents = store.find_all(collection, one["q"])
+            for document in documents:
+                document.update(one["u"]["$set"])
+            updated += len(documents)
+        else:
+            updated += store.modify(collection, one["q"], one["u"], upsert=one.get("upsert", False))[1]
+    return {"n": updated, "nModified": updated, "ok": 1.0}
 
 
 def _find_and_modify(store: Store, command: Document) -> Document:

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from functions.email.mailer import Mail, Mailer, seconds
 from functions.email.mails import Mails
-from functions.mongo import Document, mongo_url, once_per_loop, open_database, turns
+from functions.mongo import Document, mongo_url, once_per_loop, open_database
 from functions.payloads import EmailSent, Recipient
 from milepost import Event, InHand, Reject, Unavailable, stage
 
@@ -26,15 +26,13 @@ mails = once_per_loop(lambda: Mails(open_database(MONGO_URL), HOLD))
 async def email(recipient: Recipient, event: Event) -> EmailSent:
     """Mail the distance kept under the event's id, else the newest of its address. The same event mails once."""
     deadline = asyncio.get_running_loop().time() + REQUEST_TIMEOUT
-    async with turns():
-        # Nearly every event is new; and a record that there is, taking finds.
-        record = await _draft(event.id, recipient.root) or await mails().find(event.id)
+    # Nearly every event is new; and a record that there is, taking finds.
+    record = await _draft(event.id, recipient.root) or await mails().find(event.id)
     if record is None:
         raise Reject(f"no distance is kept for {recipient.root}")
     if _unsent(record, recipient.root):
         with mails().in_hand(event.id) as ours:
-            async with turns():
-                record = await mails().take(record) if ours else await mails().find(event.id) or record
+            record = await mails().take(record) if ours else await mails().find(event.id) or record
             if _unsent(record, recipient.root):
                 if not ours:
                     raise InHand(f"the mail of {event.id} is being sent", retry_after=1)

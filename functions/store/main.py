@@ -4,35 +4,45 @@ import contextlib
 import logging
 import os
 from datetime import UTC, datetime
+from functools import partial
 
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from functions.mongo import Database, Document, answering, mongo_url, once_per_loop, open_database, turns
+from functions.mongo import Database, Document, answering, insert_new, mongo_url, once_per_loop, open_database, turns
 from functions.payloads import CalculatedDistance, Recipient
 from milepost import Event, Reject, Unavailable, stage
+from milepost.batch import Batch
 from milepost.log import Fields
 
 log = logging.getLogger("milepost.store")
 
 
 class Users:
-    """The collection `users`: {_id: event id, email, distance_from_velocity: miles, created}."""
+    """The collection `users`: {_id: event id, email, distance_from_velocity: miles, created}.
+
+    Users that come together are inserted together. One whose id is taken, by an earlier delivery or by another of the
+    same batch, is then looked at by itself.
+    """
 
     def __init__(self, database: Database) -> None:
         self._users = database["users"]
+        self._new: Batch[Document, bool] = Batch(partial(insert_new, self._users))
         self._indexed = False
 
     async def keep(self, user: Document) -> Document:
-        """Write `user` unless there is one of its id. Returns what is kept now, on the disks of a majority: an
-        upsert that changes nothing waits for that too, where a plain read would not.
-        """
-        async with answering():
+        """Write `user` unless there is one of its id. Returns what is kept now, on the disks of a majority."""
+        kept = user if await self._new.submit(user) else await self._kept(user)
+        await self._index()
+        return kept
+
+    async def _kept(self, user: Document) -> Document:
+        """An upsert that changes nothing waits for the disks too, where a plain read would not."""
+        async with turns(), answering():
             # An upsert that loses a race against another finds its document the second time.
             kept = await self._upsert(user) or await self._upsert(user)
         if kept is None:
             raise Unavailable(f"the record of {user['_id']} came and went")
-        await self._index()
         return kept
 
     async def _upsert(self, user: Document) -> Document | None:
@@ -63,8 +73,7 @@ async def store(distance: CalculatedDistance, event: Event) -> Recipient:
     """Keep the distance under the event's id, and tell whose it is. The same event again changes nothing."""
     created = datetime.fromisoformat(event.time.upper()) if event.time else datetime.now(UTC)
     contents = distance.model_dump()
-    async with turns():
-        kept = await users().keep({"_id": event.id, **contents, "created": created})
+    kept = await users().keep({"_id": event.id, **contents, "created": created})
     if any(kept.get(name) != value for name, value in contents.items()):
         raise Reject(f"id {event.id} is kept already, with other contents")
     return Recipient(distance.email)

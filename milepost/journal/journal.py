@@ -8,9 +8,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from milepost import keys
+from milepost.batch import Batch
 from milepost.errors import BacklogFull, MilepostError
 from milepost.event import DEEPEST, Event, loads
-from milepost.journal.batch import Batch
 from milepost.journal.records import (
     BEAT_FRESH,
     DeadLetter,

@@ -2,86 +2,79 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
+import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
 from tests.contract.contract import binary, lines, refused
 from tests.contract.test_email_stage import ADA, LINE, MILES, SENT
-from tests.servers import HOST, Function
+from tests.contract.wire import Wire
+from tests.servers import Function
+
+HEADERS, BODY = binary({"specversion": "1.0", "id": "1", "source": "/tests", "type": "user:email", "data": ADA})
+NEW, LEFT_BEHIND = b"insert", b"findAndModify"
+LONG_PAST = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class Wire:
-    """A TCP relay to MongoDB that, once `loses` is set, swallows the answer to a command and is then dead."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self.loses: bytes | None = None
-        self.dead = False
-
-    @asynccontextmanager
-    async def relay(self) -> AsyncIterator[int]:
-        server = await asyncio.start_server(self._serve, HOST, 0)
-        yield server.sockets[0].getsockname()[1]
-        server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not self.dead:
-            upstream_reader, upstream_writer = await asyncio.open_connection(HOST, self._target)
-            with suppress(ConnectionError):
-                await asyncio.gather(self._there(reader, upstream_writer), self._back(upstream_reader, writer))
-            upstream_writer.close()
-        writer.close()
-
-    async def _there(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while chunk := await reader.read(65536):
-            if self.loses and self.loses in chunk:
-                self.dead = True
-            writer.write(chunk)
-        writer.close()
-
-    async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while chunk := await reader.read(65536):
-            if not self.dead:
-                writer.write(chunk)
-            elif self.loses:
-                break
-        writer.close()
+@asynccontextmanager
+async def post_to(folder: Path, url: str) -> AsyncIterator[Any]:
+    """`await post()` delivers the event to a process of the stage that has MongoDB at the URL."""
+    env = {"MONGO_URL": url, "SENT_EMAILS": str(folder / "sent")}
+    email = await asyncio.to_thread(Function(folder, "email", env=env).start)
+    try:
+        async with httpx.AsyncClient(timeout=30) as client:
+            yield lambda: client.post(email.url, headers=HEADERS, content=BODY)
+    finally:
+        await asyncio.to_thread(email.close)
 
 
-async def test_a_taking_whose_answer_was_lost_is_taken_again_at_once(
-    tmp_path: Path, mongo_url: str, mongo: AsyncDatabase[dict[str, Any]]
-) -> None:
-    url = urlsplit(mongo_url)
-    assert url.port
-    wire = Wire(url.port)
-    event = {"specversion": "1.0", "id": "1", "source": "/tests", "type": "user:email", "data": ADA}
+async def prepare(mongo: AsyncDatabase[dict[str, Any]], taking: bytes) -> int:
+    """A user, and for a mail that was left behind its record. Returns how often that is taken."""
     await mongo["users"].insert_one({"_id": "1", "email": ADA, "distance_from_velocity": MILES})
-    headers, body = binary(event)
-    async with wire.relay() as port, httpx.AsyncClient(timeout=30) as client:
-        env = {
-            "MONGO_URL": f"mongodb://{HOST}:{port}{url.path}?directConnection=true",
-            "SENT_EMAILS": str(tmp_path / "sent"),
-        }
-        email = await asyncio.to_thread(Function(tmp_path, "email", env=env).start)
-        try:
-            wire.loses = b"findAndModify"
-            refused(await client.post(email.url, headers=headers, content=body), 503)
-            taken = await mongo["mails"].find_one({"_id": "1"})
-            assert taken is not None
-            assert (taken["state"], taken["taken"]) == ("sending", 1)
-            assert taken["until"] > datetime.now(UTC) + timedelta(seconds=60)
-            assert lines(tmp_path / "sent") == []
+    if taking == NEW:
+        return 0
+    left = {"_id": "1", "state": "sending", "until": LONG_PAST, "holder": "another", "taken": 1, **SENT}
+    await mongo["mails"].insert_one(left)
+    return 1
 
-            wire.loses, wire.dead = None, False
-            response = await client.post(email.url, headers=headers, content=body)
-            assert response.json() == SENT
-            assert lines(tmp_path / "sent") == [LINE]
-            assert await mongo["mails"].count_documents({"_id": "1", "state": "sent", "taken": 2}) == 1
-        finally:
-            await asyncio.to_thread(email.close)
+
+@pytest.mark.parametrize("taking", [NEW, LEFT_BEHIND])
+async def test_a_taking_whose_answer_was_lost_is_taken_again_at_once(
+    tmp_path: Path, mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], taking: bytes
+) -> None:
+    before = await prepare(mongo, taking)
+    wire = Wire(mongo_url)
+    async with wire.relay() as url, post_to(tmp_path, url) as post:
+        wire.lose(taking, stays_dead=True)
+        refused(await post(), 503)
+        assert wire.lost
+        taken = await mongo["mails"].find_one({"_id": "1"})
+        assert taken is not None
+        assert (taken["state"], taken["taken"]) == ("sending", before + 1)
+        assert taken["until"] > datetime.now(UTC) + timedelta(seconds=60)
+        assert lines(tmp_path / "sent") == []
+
+        wire.dead = False
+        assert (await post()).json() == SENT
+        assert lines(tmp_path / "sent") == [LINE]
+        assert await mongo["mails"].count_documents({"_id": "1", "state": "sent", "taken": before + 2}) == 1
+
+
+@pytest.mark.parametrize("taking", [NEW, LEFT_BEHIND])
+async def test_a_taking_that_the_driver_repeats_goes_on_as_if_nothing_had_been(
+    tmp_path: Path, mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], taking: bytes
+) -> None:
+    """A server that does not know the repeat for one says of our own record that it is there already."""
+    await prepare(mongo, taking)
+    wire = Wire(mongo_url)
+    async with wire.relay() as url, post_to(tmp_path, url) as post:
+        wire.lose(taking)
+        assert (await post()).json() == SENT
+        assert wire.lost
+        assert lines(tmp_path / "sent") == [LINE]
+        assert await mongo["mails"].count_documents({"_id": "1", "state": "sent"}) == 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milepost.journal.batch import Batch
+from milepost.batch import Batch
 from tests.servers import WITHIN, eventually
 
 

@@ -9,8 +9,9 @@ Result = TypeVar("Result")
 
 
 class Batch(Generic[Item, Result]):
-    """Collects items and runs them together. A lone item goes at once; `pace` is how many seconds apart two batches
-    begin when items come faster than that, so that each carries more.
+    """Collects items and runs them together: `most_items` at most, and of `most_bytes` by their `size`. A lone item
+    goes at once; `pace` is how many seconds apart two batches begin when items come faster than that, so that each
+    carries more.
 
     `run` answers one result per item, in order; what it raises, every submitter of that batch gets, and everyone who
     waits behind it: were each of their batches to find out for itself, the last would wait for all the time-outs.
@@ -19,7 +20,7 @@ class Batch(Generic[Item, Result]):
     def __init__(
         self,
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
-        size: Callable[[Item], int],
+        size: Callable[[Item], int] = lambda _: 0,
         *,
         most_items: int = 256,
         most_bytes: int = 4_000_000,

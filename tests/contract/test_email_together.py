@@ -1,0 +1,289 @@
+"""Events that reach the stage `email` together share round trips to MongoDB, and each is mailed once."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import AutoReconnect
+
+from functions.email import main
+from functions.email.mailer import Mail, Mailer
+from functions.email.mails import Mails
+from functions.mongo import Database
+from functions.payloads import EmailSent, Recipient
+from milepost import Event, InHand, Reject, Unavailable
+from tests.contract.contract import lines
+from tests.contract.together import Commands, each, watched
+from tests.contract.wire import Wire
+from tests.servers import WITHIN, Mongo, eventually
+
+ADA, EVE = "ada@example.org", "eve@example.org"
+HOLD = timedelta(seconds=100)
+USERS, INSERT, MARK = ("find", "users"), ("insert", "mails"), ("update", "mails")
+TAKE, LOOK = ("findAndModify", "mails"), ("find", "mails")
+
+process: ContextVar[Mails] = ContextVar("process")
+gate: ContextVar[asyncio.Event] = ContextVar("gate")
+
+
+class Process:
+    """The stage as a process of its own has it, but for the process. `await email(id)` is one delivery."""
+
+    def __init__(self, database: Database) -> None:
+        self.mails = Mails(database, HOLD)
+
+    async def email(self, event_id: str, address: str = ADA) -> EmailSent:
+        process.set(self.mails)
+        return await main.email(Recipient(address), Event(id=event_id, source="/tests", type="user:email"))
+
+
+@pytest.fixture(autouse=True)
+def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(main, "mails", process.get)
+    monkeypatch.setattr(main, "MAILER", Mailer(sent_emails=tmp_path / "sent"))
+    return tmp_path / "sent"
+
+
+@pytest.fixture
+async def opened(mongo_url: str) -> AsyncIterator[tuple[Database, Commands]]:
+    async with watched(mongo_url) as opened:
+        yield opened
+
+
+def user(number: int, email: str = ADA) -> dict[str, Any]:
+    """The user of event `number`, who is so many miles away."""
+    return {"_id": f"{number}", "email": email, "distance_from_velocity": number, "created": datetime.now(UTC)}
+
+
+def line(number: int, email: str = ADA) -> str:
+    return f"Email sent to: {email}; Message: You are {number} miles from Velocity."
+
+
+def record(number: int, **other: Any) -> dict[str, Any]:
+    """The record of that user's mail, as another process left it."""
+    text = f"You are {number} miles from Velocity."
+    mail = {"_id": f"{number}", "email": ADA, "distance_from_velocity": number, "message": text}
+    hold = {"state": "sending", "until": datetime.now(UTC) + HOLD, "holder": "another", "taken": 1}
+    return {**mail, **hold, **other}
+
+
+async def taken(mongo: AsyncDatabase[dict[str, Any]]) -> dict[str, tuple[str, int]]:
+    return {mail["_id"]: (mail["state"], mail["taken"]) async for mail in mongo["mails"].find()}
+
+
+async def test_many_at_once_are_three_round_trips(
+    opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], sent: Path
+) -> None:
+    database, commands = opened
+    await mongo["users"].insert_many([user(number) for number in range(200)])
+    email = Process(database).email
+    answers = await each(email(f"{number}") for number in range(200))
+    assert [answer.distance_from_velocity for answer in answers] == list(range(200))
+    assert commands.counts == {USERS: 1, INSERT: 1, MARK: 1}
+    assert sorted(lines(sent)) == sorted(map(line, range(200)))
+    assert await taken(mongo) == {f"{number}": ("sent", 1) for number in range(200)}
+
+
+async def test_of_many_at_once_each_gets_its_own_answer(
+    opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], sent: Path
+) -> None:
+    database, commands = opened
+    await mongo["users"].insert_many([*map(user, range(8)), user(8, EVE)])
+    await mongo["mails"].insert_many(
+        [
+            record(2, state="sent"),
+            record(3),
+            record(4, until=datetime.now(UTC)),
+            record(5, email=EVE),
+            record(6, email=EVE, state="sent"),
+        ]
+    )
+    email = Process(database).email
+    elsewhere = [email("unknown", EVE), email("unknown", "nobody@example.org")]
+    new, twin, mailed, in_hand, expired, others, others_sent, again, newest, nobody = await each(
+        [*(email(one) for one in "01234561"), *elsewhere]
+    )
+    assert [answer.distance_from_velocity for answer in (new, twin, mailed, expired, newest)] == [0, 1, 2, 4, 8]
+    assert newest.email == EVE
+    assert isinstance(in_hand, InHand)
+    assert in_hand.retry_after == 5
+    assert isinstance(again, InHand) or again == twin, "as the record was when it was looked at"
+    assert [type(answer) for answer in (others, others_sent, nobody)] == [Reject] * 3
+    assert sorted(lines(sent)) == sorted([line(0), line(1), line(4), line(8, EVE)])
+    assert await taken(mongo) == {
+        "0": ("sent", 1),
+        "1": ("sent", 1),
+        "2": ("sent", 1),
+        "3": ("sending", 1),
+        "4": ("sent", 2),
+        "5": ("sending", 1),
+        "6": ("sent", 1),
+        "unknown": ("sent", 1),
+    }
+    # By themselves: the two without a user of their own id are looked up, the five whose records were there are taken.
+    assert commands.counts[USERS] == 3
+    assert commands.counts[INSERT] <= 3
+    assert commands.counts[TAKE] == 5
+
+
+async def test_a_mail_that_is_found_needs_no_insertion(
+    opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], sent: Path
+) -> None:
+    database, commands = opened
+    await mongo["mails"].insert_one(record(7, until=datetime.now(UTC)))  # and no user of the address
+    assert (await Process(database).email("7")).distance_from_velocity == 7
+    assert commands.counts == {USERS: 2, LOOK: 1, TAKE: 1, MARK: 1}
+    assert lines(sent) == [line(7)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_however_often_and_by_whom_each_is_delivered_it_is_mailed_once(
+    opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], sent: Path, seed: int
+) -> None:
+    database, _ = opened
+    chance = random.Random(seed)
+    processes = [Process(database) for _ in range(3)]
+    await mongo["users"].insert_many(map(user, range(40)))
+
+    async def deliver(number: int) -> EmailSent:
+        for _ in range(chance.randrange(30)):
+            await asyncio.sleep(0)
+        while True:
+            try:
+                return await chance.choice(processes).email(f"{number}")
+            except InHand:
+                await asyncio.sleep(0.01)
+
+    deliveries = list(range(40)) * 8
+    chance.shuffle(deliveries)
+    async with asyncio.timeout(WITHIN):
+        answers = await asyncio.gather(*map(deliver, deliveries))
+    assert [answer.distance_from_velocity for answer in answers] == deliveries
+    assert sorted(lines(sent)) == sorted(map(line, range(40)))
+    assert await taken(mongo) == {f"{number}": ("sent", 1) for number in range(40)}
+
+
+async def test_whose_caller_goes_away_while_it_is_taken_is_mailed_by_the_next(
+    opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], sent: Path
+) -> None:
+    """The taking goes on without its caller, and bears our name: the next one takes it again at once."""
+    database, commands = opened
+    await mongo["users"].insert_many(map(user, range(3)))
+    email = Process(database).email
+    goes, stays = asyncio.create_task(email("0")), asyncio.create_task(email("1"))
+    async with asyncio.timeout(WITHIN):
+        while not commands.counts[INSERT]:  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0)
+    goes.cancel()
+    again = asyncio.create_task(email("0"))
+    await asyncio.wait([goes, stays, again])
+    assert goes.cancelled()
+    assert stays.result().distance_from_velocity == 1
+    assert again.result().distance_from_velocity == 0
+    assert sorted(lines(sent)) == [line(0), line(1)]
+    assert await taken(mongo) == {"0": ("sent", 2), "1": ("sent", 1)}
+
+
+async def test_takings_whose_answer_is_lost_are_unavailable_and_then_mailed_once(
+    mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], sent: Path
+) -> None:
+    wire = Wire(mongo_url)
+    await mongo["users"].insert_many(map(user, range(25)))
+    await mongo["mails"].insert_many([record(number) for number in range(5)])  # in hand elsewhere
+    async with wire.relay() as url, watched(url) as (database, _):
+        email = Process(database).email
+        wire.lose(b"insert", stays_dead=True)
+        answers = await each(email(f"{number}") for number in range(20))
+        assert {type(answer) for answer in answers} == {Unavailable}
+        assert wire.lost
+        assert lines(sent) == []
+        wire.dead = False
+        answers = await each(email(f"{number}") for number in range(25))
+        assert [type(answer) for answer in answers] == [InHand] * 5 + [EmailSent] * 20
+        assert sorted(lines(sent)) == sorted(map(line, range(5, 25)))
+        found = await taken(mongo)
+        assert [found[f"{number}"] for number in range(25)] == (
+            [("sending", 1)] * 5 + [("sent", 2)] * 15 + [("sent", 1)] * 5
+        )
+
+
+async def test_a_mark_repeats_what_a_broken_connection_took_even_when_time_is_up(
+    mongo_url: str, mongo: AsyncDatabase[dict[str, Any]]
+) -> None:
+    wire = Wire(mongo_url)
+    await mongo["mails"].insert_one(record(1))
+    async with wire.relay() as url, watched(url) as (database, _):
+        wire.lose(b"update")
+        await Mails(database, HOLD).mark_sent(record(1), deadline=0)
+        assert wire.lost
+        assert await taken(mongo) == {"1": ("sent", 1)}
+
+
+async def test_a_mark_that_waited_behind_one_that_failed_has_a_try_of_its_own(
+    mongo_url: str, mongo: AsyncDatabase[dict[str, Any]]
+) -> None:
+    wire = Wire(mongo_url)
+    await mongo["mails"].insert_many([record(1), record(2)])
+    async with wire.relay() as url, watched(url) as (database, commands):
+        mails = Mails(database, HOLD)
+        wire.lose(b"update", times=2)
+        first = asyncio.create_task(mails.mark_sent(record(1), deadline=0))
+        async with asyncio.timeout(WITHIN):
+            while not commands.counts[MARK]:  # noqa: ASYNC110 - there is no event to wait for
+                await asyncio.sleep(0)
+        await mails.mark_sent(record(2), deadline=0)
+        with pytest.raises(Unavailable, match="was sent") as raised:
+            await first
+        assert isinstance(raised.value.__cause__, AutoReconnect)
+        assert commands.counts[MARK] == 3
+        assert (await taken(mongo))["2"] == ("sent", 1)
+
+
+class Gated(Mailer):
+    """Sends, and does not say so until `gate` is set."""
+
+    async def send(self, mail: Mail) -> None:
+        await super().send(mail)
+        await gate.get().wait()
+
+
+async def test_mails_that_are_out_when_mongodb_goes_away_are_marked_when_it_is_back(
+    tmp_path: Path, sent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.set(asyncio.Event())
+    monkeypatch.setattr(main, "MAILER", Gated(sent_emails=sent))
+
+    def numbers(of: Iterable[int]) -> list[str]:
+        return [f"{number}" for number in of]
+
+    with Mongo(tmp_path) as mongo:
+        async with watched(f"{mongo.url}/x") as (database, commands):
+            email = Process(database).email
+            await database["users"].insert_many(map(user, range(40)))
+            mailed = [asyncio.create_task(email(one)) for one in numbers(range(30))]
+            await eventually(lambda: len(lines(sent)) == 30)
+            await asyncio.to_thread(mongo.kill)
+            gate.get().set()
+            answers = await each(map(email, numbers(range(30, 40))))
+            assert {type(answer) for answer in answers} == {Unavailable}
+            await eventually(lambda: commands.counts[MARK] or not any(task.done() for task in mailed))
+            assert not any(task.done() for task in mailed)
+            again = await each(map(email, numbers(range(30))))
+            assert {type(answer) for answer in again} == {Unavailable}
+
+            await asyncio.to_thread(mongo.start)
+            assert {type(answer) for answer in await each(mailed)} == {EmailSent}
+
+            async def all_mailed() -> bool:
+                return {type(answer) for answer in await each(map(email, numbers(range(40))))} == {EmailSent}
+
+            await eventually(all_mailed)
+            assert Counter(lines(sent)) == Counter(map(line, range(40)))
+            assert await taken(database) == dict.fromkeys(numbers(range(40)), ("sent", 1))

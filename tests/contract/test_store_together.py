@@ -1,0 +1,167 @@
+"""Events that reach the stage `store` together share a round trip to MongoDB, and nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.asynchronous.database import AsyncDatabase
+
+from functions.mongo import AT_ONCE
+from functions.payloads import CalculatedDistance, Recipient
+from functions.store import main
+from functions.store.main import Users
+from milepost import Event, Reject, Unavailable
+from tests.contract.together import Commands, each, watched
+from tests.contract.wire import Wire
+from tests.servers import Mongo, eventually
+
+ADA = "ada@example.org"
+INSERT, UPSERT = ("insert", "users"), ("findAndModify", "users")
+Store = Callable[..., Awaitable[Recipient]]
+
+
+def storing(users: Users, patch: pytest.MonkeyPatch) -> Store:
+    patch.setattr(main, "users", lambda: users)
+
+    async def store(event_id: str, miles: float = 1.5) -> Recipient:
+        event = Event(id=event_id, source="/tests", type="calculated_distance")
+        return await main.store(CalculatedDistance(email=ADA, distance_from_velocity=miles), event)
+
+    return store
+
+
+@pytest.fixture
+async def open_users(mongo_url: str) -> AsyncIterator[tuple[Users, Commands]]:
+    async with watched(mongo_url) as (database, commands):
+        yield Users(database), commands
+
+
+@pytest.fixture
+def store(open_users: tuple[Users, Commands], monkeypatch: pytest.MonkeyPatch) -> Store:
+    return storing(open_users[0], monkeypatch)
+
+
+@pytest.fixture
+def commands(open_users: tuple[Users, Commands]) -> Commands:
+    return open_users[1]
+
+
+async def kept(mongo: AsyncDatabase[dict[str, Any]]) -> dict[str, float]:
+    return {user["_id"]: user["distance_from_velocity"] async for user in mongo["users"].find()}
+
+
+async def test_many_at_once_are_one_round_trip(
+    store: Store, commands: Commands, mongo: AsyncDatabase[dict[str, Any]]
+) -> None:
+    answers = await each(store(f"{number}", float(number)) for number in range(100))
+    assert [answer.root for answer in answers] == [ADA] * 100
+    assert commands.counts == {INSERT: 1}
+    assert await kept(mongo) == {f"{number}": float(number) for number in range(100)}
+
+
+async def test_of_many_at_once_each_gets_its_own_answer(
+    store: Store, commands: Commands, mongo: AsyncDatabase[dict[str, Any]]
+) -> None:
+    await each([store("same"), store("other")])
+    commands.counts.clear()
+    answers = await each(
+        [
+            store("new-1"),
+            store("same"),
+            store("other", 7.0),
+            store("twin"),
+            store("rival", 2.0),
+            store("twin"),
+            store("rival", 3.0),
+            store("new-2"),
+        ]
+    )
+    assert [isinstance(answer, Recipient) or type(answer) for answer in answers] == [
+        True,
+        True,
+        Reject,
+        True,
+        True,
+        True,
+        Reject,
+        True,
+    ]
+    assert "other" in str(answers[2])
+    assert commands.counts == {INSERT: 1, UPSERT: 4}
+    assert await kept(mongo) == {"same": 1.5, "other": 1.5, "new-1": 1.5, "new-2": 1.5, "twin": 1.5, "rival": 2.0}
+
+
+async def test_a_backlog_of_duplicates_goes_by_turns(
+    store: Store, commands: Commands, mongo: AsyncDatabase[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, most = 0, 0
+
+    async def upsert(users: Users, user: dict[str, Any]) -> dict[str, Any] | None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await real(users, user)
+        finally:
+            under_way -= 1
+
+    real = Users._upsert
+    monkeypatch.setattr(Users, "_upsert", upsert)
+    for _ in range(2):
+        assert all(isinstance(answer, Recipient) for answer in await each(store(f"{number}") for number in range(150)))
+    assert commands.counts == {INSERT: 2, UPSERT: 150}
+    assert most == AT_ONCE
+    assert len(await kept(mongo)) == 150
+
+
+async def test_whose_caller_goes_away_is_kept_and_harms_no_one(
+    store: Store, mongo: AsyncDatabase[dict[str, Any]]
+) -> None:
+    gone, stays = asyncio.create_task(store("gone")), asyncio.create_task(store("stays"))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert await stays == Recipient(ADA)
+    assert gone.cancelled()
+    assert isinstance(await store("gone"), Recipient)
+    assert sorted(await kept(mongo)) == ["gone", "stays"]
+
+
+async def test_an_insertion_whose_answer_is_lost_is_unavailable_and_then_a_success(
+    mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = Wire(mongo_url)
+    async with wire.relay() as url, watched(url) as (database, _):
+        store = storing(Users(database), monkeypatch)
+        await store("first")
+        wire.lose(b"insert", stays_dead=True)
+        answers = await each(store(f"{number}") for number in range(20))
+        assert {type(answer) for answer in answers} == {Unavailable}
+        assert wire.lost
+        assert len(await kept(mongo)) == 21
+        wire.dead = False
+        answers = await each([*(store(f"{number}") for number in range(25)), store("0", 9.0)])
+        assert [type(answer) for answer in answers] == [Recipient] * 25 + [Reject]
+        assert len(await kept(mongo)) == 26
+
+
+async def test_while_mongodb_is_away_all_are_unavailable_and_then_each_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Mongo(tmp_path) as mongo:
+        async with watched(f"{mongo.url}/x") as (database, _):
+            store = storing(Users(database), monkeypatch)
+            await each(store(f"{number}") for number in range(10))
+            await asyncio.to_thread(mongo.kill)
+            answers = await each(store(f"{number}") for number in range(40))
+            assert {type(answer) for answer in answers} == {Unavailable}
+            await asyncio.to_thread(mongo.start)
+
+            async def all_kept() -> bool:
+                return {type(answer) for answer in await each(store(f"{number}") for number in range(40))} == {
+                    Recipient
+                }
+
+            await eventually(all_kept)
+            assert len([user async for user in database["users"].find()]) == 40

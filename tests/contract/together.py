@@ -1,0 +1,47 @@
+"""Many events at once in one process, on a MongoDB that is watched: what was asked of it, and in how many commands."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from pymongo import AsyncMongoClient, WriteConcern
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+
+from functions.mongo import Database
+
+DATA = frozenset({"find", "insert", "update", "findAndModify", "getMore", "delete", "aggregate"})
+
+
+class Commands(CommandListener):
+    """`counts`: how many commands of a name there were on a collection, since it was last cleared."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name in DATA:
+            self.counts[event.command_name, event.command[event.command_name]] += 1
+
+    def succeeded(self, event: CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: CommandFailedEvent) -> None: ...
+
+
+@asynccontextmanager
+async def watched(url: str) -> AsyncIterator[tuple[Database, Commands]]:
+    """A database as the stages open theirs, and the commands it is sent."""
+    commands = Commands()
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+        url, event_listeners=[commands], tz_aware=True, timeoutMS=3000, serverSelectionTimeoutMS=1500
+    )
+    try:
+        yield client.get_default_database().with_options(write_concern=WriteConcern("majority", j=True)), commands
+    finally:
+        await client.close()
+
+
+async def each(calls: Iterable[Awaitable[object]]) -> list[Any]:
+    """What each returns or raises, all of them begun before any can go on."""
+    return await asyncio.gather(*calls, return_exceptions=True)
