@@ -1,5 +1,6 @@
 """The pipeline's vocabulary: one payload class per channel."""
 
+import re
 from functools import lru_cache
 from typing import Annotated
 
@@ -8,10 +9,19 @@ from pydantic import AfterValidator, Field
 
 from milepost import IsNumber, Payload, RootPayload
 
+PLAIN = re.compile(r"[A-Za-z0-9]+([._+-][A-Za-z0-9]+)*@([a-z0-9]{1,30}(-[a-z0-9]{1,30})?\.)+[a-z]{2,30}", re.ASCII)
+"""Nearly every address. One of these that is short enough is valid, and normal as it is. email-validator says the same
+(a test asks it), but takes 27 µs to say it, in every stage.
+"""
+PLAIN_LOCAL, PLAIN_WHOLE = 64, 200
+"""Characters before the @-sign, and of all, that such an address has at most."""
+
 
 @lru_cache(maxsize=1024)  # what a stage answers holds the address that it was given
 def address(value: str) -> str:
     """An address that SMTP will carry, its domain in lower case. Syntax only: nothing is looked up."""
+    if len(value) <= PLAIN_WHOLE and value.find("@") <= PLAIN_LOCAL and PLAIN.fullmatch(value):
+        return value
     try:
         found = validate_email(value, check_deliverability=False, globally_deliverable=False, strict=True)
     except EmailNotValidError as fault:

@@ -4,11 +4,12 @@ import re
 from typing import Any
 
 import pytest
+from email_validator import validate_email
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from functions.payloads import CalculatedDistance, EmailSent, Recipient, Submission
+from functions.payloads import PLAIN, PLAIN_LOCAL, PLAIN_WHOLE, CalculatedDistance, EmailSent, Recipient, Submission
 from milepost import Payload
 from milepost.errors import ConfigurationError
 
@@ -142,3 +143,16 @@ def test_a_channel_that_cannot_be_carried_is_told_when_the_class_is_made(channel
 def test_the_schemas_name_units() -> None:
     lat = Submission.model_json_schema()["properties"]["lat"]
     assert (lat["type"], lat["description"]) == ("number", "degrees north")
+
+
+@given(st.from_regex(PLAIN, fullmatch=True))
+def test_the_library_says_the_same_of_plain_addresses(text: str) -> None:
+    if len(text) <= PLAIN_WHOLE and text.find("@") <= PLAIN_LOCAL:
+        found = validate_email(text, check_deliverability=False, globally_deliverable=False, strict=True)
+        assert found.normalized == Recipient(text).root == text
+
+
+@pytest.mark.parametrize("long", [f"{'a' * 65}@example.org", f"{'a' * 60}@{'.'.join(['b' * 30] * 8)}.org"])
+def test_a_plain_address_that_is_too_long_is_refused(long: str) -> None:
+    with pytest.raises(ValidationError):
+        Recipient(long)
