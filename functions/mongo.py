@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from bson.errors import BSONError
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
+from pymongo.errors import BulkWriteError, PyMongoError, WriteError
 from pymongo.uri_parser import parse_uri
 
+from milepost.batch import Batch
 from milepost.errors import ConfigurationError, Unavailable
 
 Document = dict[str, Any]
@@ -87,26 +89,52 @@ async def answering() -> AsyncIterator[None]:
     try:
         yield
     except PyMongoError as fault:
-        raise Unavailable(f"MongoDB: {type(fault).__name__}", retry_after=1) from fault
+        raise unavailable(fault) from fault
 
 
-async def insert_new(collection: AsyncCollection[Document], documents: Sequence[Document]) -> list[bool]:
-    """Insert every document whose _id is free, in one round trip. Returns of each whether it was: then it is on the
-    disks of a majority. Raises Unavailable, of all of them, when MongoDB says anything else, or nothing; some may have
-    been inserted then.
-    """
-    taken: set[int] = set()
-    async with answering():
+def unavailable(fault: PyMongoError) -> Unavailable:
+    return Unavailable(f"MongoDB: {type(fault).__name__}", retry_after=1)
+
+
+class Inserts:
+    """Documents inserted together where they come together. What is wrong with one of them, it alone is told."""
+
+    def __init__(self, collection: AsyncCollection[Document]) -> None:
+        self._collection = collection
+        self._together: Batch[Document, bool | Exception] = Batch(self._insert)
+
+    async def insert(self, document: Document) -> bool:
+        """Whether its _id was free: then it is on the disks of a majority. Raises Unavailable when MongoDB refuses it
+        for another reason, or says nothing and may have inserted it.
+        """
+        outcome = await self._together.submit(document)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def _insert(self, documents: Sequence[Document]) -> list[bool | Exception]:
         try:
             if len(documents) == 1:
-                await collection.insert_one(documents[0])  # a fifth less work for the driver than insert_many
+                await self._collection.insert_one(documents[0])  # a fifth less work for the driver than insert_many
             else:
-                await collection.insert_many(documents, ordered=False)
-        except DuplicateKeyError:
-            taken = {0}
+                await self._collection.insert_many(documents, ordered=False)
         except BulkWriteError as fault:
-            errors = fault.details["writeErrors"]
-            if fault.details["writeConcernErrors"] or any(error["code"] != _DUPLICATE_KEY for error in errors):
-                raise
-            taken = {error["index"] for error in errors}
-    return [index not in taken for index in range(len(documents))]
+            if fault.details["writeConcernErrors"]:
+                raise unavailable(fault) from fault
+            of = {error["index"]: error["code"] for error in fault.details["writeErrors"]}
+            return [_outcome(of.get(index)) for index in range(len(documents))]
+        except WriteError as fault:
+            return [_outcome(fault.code)]
+        except PyMongoError as fault:
+            raise unavailable(fault) from fault
+        except (BSONError, OverflowError) as fault:  # one of them cannot be written, and so none was sent
+            if len(documents) == 1:
+                return [fault]
+            return [(await self._insert([document]))[0] for document in documents]
+        return [True] * len(documents)
+
+
+def _outcome(code: int | None) -> bool | Exception:
+    if code is None or code == _DUPLICATE_KEY:
+        return code is None
+    return Unavailable(f"MongoDB: write error {code}", retry_after=1)

@@ -7,8 +7,9 @@ from typing import Any
 from starlette.responses import Response
 
 from milepost.batched import BATCH_TYPE, write_batch
+from milepost.errors import TooLarge
 from milepost.event import Event, dumps
-from milepost.http import problem_response, whole_seconds
+from milepost.http import problem_fields, problem_response, whole_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +36,35 @@ class Answer:
         return Response(body, headers=headers)
 
 
-def together(answers: Sequence[Answer]) -> Response:
+def together(events: Sequence[Event], answers: Sequence[Answer]) -> Response:
     """The response to a batch, in its order: a batch if all have a reply, 204 if all are done and none has. Otherwise
-    207, a JSON array: `{"status": 200, "event": {…}}`, `{"status": 204}`, or a problem with `retryAfter` in seconds.
+    207, a JSON array of `{"id": "…", "status": 200, "event": {…}}`, `{"id": "…", "status": 204}`, or a problem with
+    `id` and, in seconds, `retryAfter`.
     """
+    answers = [_of_a_size(answer) for answer in answers]
     statuses = {answer.status for answer in answers}
     if statuses == {200}:
-        return Response(
-            write_batch(answer.reply.to_json().encode() for answer in answers if answer.reply), media_type=BATCH_TYPE
-        )
+        replies = (answer.reply.to_json().encode() for answer in answers if answer.reply)
+        return Response(write_batch(replies), media_type=BATCH_TYPE)
     if statuses == {204}:
         return Response(status_code=204)
-    return Response(write_batch(map(_one_of_many, answers)), 207, media_type="application/json")
+    return Response(write_batch(map(_one_of_many, events, answers)), 207, media_type="application/json")
 
 
-def _one_of_many(answer: Answer) -> bytes:
+def _of_a_size(answer: Answer) -> Answer:
+    """A reply that is no event any more when it is written is a fault of its own event."""
+    try:
+        if answer.reply is not None:
+            answer.reply.to_json()
+    except TooLarge as fault:
+        return Answer(problem=problem_fields(500, "Too large a reply", str(fault)))
+    return answer
+
+
+def _one_of_many(event: Event, answer: Answer) -> bytes:
     if answer.reply is not None:
-        return b'{"status":200,"event":%b}' % answer.reply.to_json().encode()
-    said = dict(answer.problem or {"status": 204})
+        return b'{"id":%b,"status":200,"event":%b}' % (dumps(event.id).encode(), answer.reply.to_json().encode())
+    said = {"id": event.id, **(answer.problem or {"status": 204})}
     if answer.retry_after is not None:
         said["retryAfter"] = whole_seconds(answer.retry_after)
     return dumps(said).encode()

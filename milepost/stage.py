@@ -170,7 +170,8 @@ async def _respond(
     try:
         body = await read_body(request)
         if is_batch(headers.get("content-type", "")):
-            return together(await answers(read_batch(body)))
+            events = read_batch(body)
+            return together(events, await answers(events))
         event = Event.from_http(headers, body)
     except MilepostError as fault:
         return served.answered(_refusal(fault)).alone()

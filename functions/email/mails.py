@@ -5,14 +5,13 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from uuid import uuid4
 
 import pymongo
 from pymongo import ReturnDocument
 from pymongo.errors import AutoReconnect, PyMongoError
 
-from functions.mongo import ANSWER_WITHIN, Database, Document, answering, insert_new, turns
+from functions.mongo import ANSWER_WITHIN, Database, Document, Inserts, answering, turns
 from milepost import InHand, Unavailable
 from milepost.batch import Batch
 from milepost.log import Fields
@@ -51,7 +50,7 @@ class Mails:
         self._holder = uuid4().hex
         self._in_hand: set[str] = set()
         self._found: Batch[str, Document | None] = Batch(self._find_users)
-        self._new: Batch[Document, bool] = Batch(partial(insert_new, self._mails))
+        self._new = Inserts(self._mails)
         self._marks: Batch[str, PyMongoError | None] = Batch(self._mark, most_items=_MOST_MARKS)
 
     async def find(self, event_id: str) -> Document | None:
@@ -97,7 +96,7 @@ class Mails:
         if "state" in mail:
             return await self._take_again(mail)
         record = {**mail, "state": "sending", **self._taking(datetime.now(UTC)), "taken": 1}
-        return record if await self._new.submit(record) else await self._take_again(mail)
+        return record if await self._new.insert(record) else await self._take_again(mail)
 
     async def _take_again(self, mail: Document) -> Document:
         now = datetime.now(UTC)
@@ -138,7 +137,7 @@ class Mails:
         pause = 0.1
         while (fault := await self._marks.submit(record["_id"])) is not None:
             log.warning(Fields(outcome="not-marked", reason=type(fault).__name__))
-            if loop.time() + pause + ANSWER_WITHIN > deadline:
+            if loop.time() + pause + 2 * ANSWER_WITHIN > deadline:  # a mark may wait for another's, too
                 raise Unavailable("MongoDB: the mail was sent, and could not be marked so") from fault
             await asyncio.sleep(pause)
             pause = min(2 * pause, 2.0)

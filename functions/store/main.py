@@ -4,15 +4,13 @@ import contextlib
 import logging
 import os
 from datetime import UTC, datetime
-from functools import partial
 
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from functions.mongo import Database, Document, answering, insert_new, mongo_url, once_per_loop, open_database, turns
+from functions.mongo import Database, Document, Inserts, answering, mongo_url, once_per_loop, open_database, turns
 from functions.payloads import CalculatedDistance, Recipient
 from milepost import Event, Reject, Unavailable, stage
-from milepost.batch import Batch
 from milepost.log import Fields
 
 log = logging.getLogger("milepost.store")
@@ -27,12 +25,12 @@ class Users:
 
     def __init__(self, database: Database) -> None:
         self._users = database["users"]
-        self._new: Batch[Document, bool] = Batch(partial(insert_new, self._users))
+        self._new = Inserts(self._users)
         self._indexed = False
 
     async def keep(self, user: Document) -> Document:
         """Write `user` unless there is one of its id. Returns what is kept now, on the disks of a majority."""
-        kept = user if await self._new.submit(user) else await self._kept(user)
+        kept = user if await self._new.insert(user) else await self._kept(user)
         await self._index()
         return kept
 

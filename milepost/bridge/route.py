@@ -6,18 +6,17 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from milepost import tracing
-from milepost.bridge.client import Client, Lost, NotSent, TooLarge
+from milepost.bridge.client import Client
 from milepost.bridge.metrics import RouteMetrics
 from milepost.bridge.ruling import Ruling, event_id
+from milepost.bridge.sender import Sender
 from milepost.bridge.settings import Delivery
-from milepost.bridge.together import Together
-from milepost.bridge.verdict import Crashed, Delivered, Failed, RouteDown, Verdict, judge
+from milepost.bridge.together import Alone
+from milepost.bridge.verdict import Crashed, Delivered, Verdict
 from milepost.bridge.window import GATHER, Limits, Window
 from milepost.errors import JournalUnavailable
-from milepost.event import STRUCTURED_TYPE
 from milepost.journal import Act, Bury, Complete, Entry, Group, Hold, Park
 from milepost.log import Fields
 
@@ -34,6 +33,17 @@ TOLD_EVERY = 120
 
 UNREACHABLE_PAUSE = 0.25
 """Seconds between two tries to reach a Redis that is away."""
+
+
+Said = TypeVar("Said")
+
+
+class When(NamedTuple):
+    """When something was sent and when it was answered, in seconds, and the window's epoch at the time of sending."""
+
+    began: float
+    ended: float
+    epoch: int
 
 
 class Route:
@@ -56,15 +66,10 @@ class Route:
         self.name = groups[0].name
         self.groups = groups
         self._ruling = Ruling(self.name, delivery)
-        self.window = Window(limits, backoff=self._ruling.probe_delay, gather=GATHER if delivery.batch > 1 else 0.0)
+        self._sender = Sender(client, self.name, delivery=delivery, emits=emits)
+        self.window = Window(limits, backoff=self._ruling.probe_delay, gather=GATHER if self._sender.gathers else 0.0)
         self.held: dict[Group, dict[str, asyncio.Task[None]]] = {group: {} for group in groups}
         self.dirty: set[str] = set()
-        self._client = client
-        self._tracer = tracing.tracer("bridge")
-        self._together = Together(
-            client, self.name, most=delivery.batch, timeout=delivery.timeout.total_seconds(), emits=emits
-        )
-        self._emits = emits
         self._delivery = delivery
         self._metrics = metrics
         self._parked = parked
@@ -178,66 +183,43 @@ class Route:
             self._metrics.dead.inc()
 
     async def _deliver(self, entry: Entry) -> Act:
+        if self._sender.gathers and self._is_fresh(entry):
+            said, when = await self._send(entry, self._sender.together)
+            if not isinstance(said, Alone):
+                return self._act(entry, said, when)
+            if said.timed_out:
+                self.window.timed_out(when.began, when.ended)
+        verdict, when = await self._send(entry, self._sender.alone)
+        return self._act(entry, verdict, when)
+
+    async def _send(self, entry: Entry, send: Callable[[Entry], Awaitable[Said]]) -> tuple[Said, When]:
         epoch = await self.window.enter()
         began = time.perf_counter()  # uvloop's clock keeps whole milliseconds
         self._metrics.began()
         try:
-            verdict = await self._post(entry)
+            said = await send(entry)
         finally:
             self._metrics.ended()
             self.window.leave(epoch)
-        ended = time.perf_counter()
-        self._metrics.judged(verdict, began, ended)
+        return said, When(began, time.perf_counter(), epoch)
+
+    def _act(self, entry: Entry, verdict: Verdict, when: When) -> Act:
+        self._metrics.judged(verdict, when.began, when.ended)
         if isinstance(verdict, Delivered):
             if log.isEnabledFor(logging.DEBUG):
                 log.debug(self._line(entry, "delivered"))
             self._ruling.succeeded()
-            self.window.succeeded(ended - began)
+            self.window.succeeded(when.ended - when.began, when.epoch)
             return Complete(entry, verdict.reply)
         if isinstance(verdict, Crashed) and verdict.timed_out:
-            self.window.timed_out(began, ended)
-        return self._ruling.act(entry, verdict, self.window, epoch)
-
-    async def _post(self, entry: Entry) -> Verdict:
-        if self._tracer is None:
-            if self._delivery.batch > 1 and self._is_fresh(entry):
-                verdict = await self._together.deliver(entry)
-                if verdict is not None:
-                    return verdict
-            return await self._judged(entry)
-        with self._tracer.deliver(self.name, entry.event, entry.attempts + entry.crashes) as delivery:
-            verdict = await self._judged(entry, delivery.headers)
-            if isinstance(verdict, Delivered):
-                delivery.answered("delivered")
-                return Delivered(delivery.handed_on(verdict.reply)) if verdict.reply else verdict
-            delivery.answered(type(verdict).__name__.lower(), verdict.status)
-            return verdict
+            self.window.timed_out(when.began, when.ended)
+        return self._ruling.act(entry, verdict, self.window, when.epoch)
 
     def _is_fresh(self, entry: Entry) -> bool:
         """Whether nothing went wrong with it yet. What was woken has failed, counted or not, but where all are woken
         for their delay.
         """
         return not entry.only or (bool(self._delivery.delay) and not entry.attempts + entry.crashes)
-
-    async def _judged(self, entry: Entry, headers: Mapping[str, str] | None = None) -> Verdict:
-        timeout = self._delivery.timeout.total_seconds()
-        try:
-            answer = await self._client.post(
-                entry.event, content_type=STRUCTURED_TYPE, timeout=timeout, headers=headers
-            )
-            return judge(answer.status, answer.headers, answer.body, emits=self._emits)
-        except NotSent as fault:
-            return RouteDown(None, str(fault))
-        except Lost as fault:
-            return Crashed(str(fault), timed_out=fault.timed_out)
-        except TooLarge as fault:
-            if self._emits is None or not 200 <= fault.status < 300:
-                return judge(fault.status, {}, b"", emits=self._emits)
-            return Failed(fault.status, f"unusable reply: {fault}")
-        except Exception as fault:
-            # Ours, but this event's too: counted, or it would come again for ever.
-            log.exception(self._line(entry, "not-posted"))
-            return Failed(None, f"the bridge failed at it: {type(fault).__name__}")
 
     async def keep(self, *, claim: float) -> None:
         """Renew what is held, drop what is no longer ours, then take over what nobody renews.
@@ -278,8 +260,7 @@ class Route:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         self.window.close()
-        await self._together.close()
-        await self._client.close()
+        await self._sender.close()
         try:
             async with asyncio.timeout(HAND_BACK_WITHIN):
                 for group in self.groups:

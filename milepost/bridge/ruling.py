@@ -3,6 +3,7 @@
 import logging
 import random
 from collections import deque
+from typing import Any
 
 from milepost.bridge.settings import Delivery
 from milepost.bridge.verdict import Crashed, Deferred, Failed, Refused, RouteDown
@@ -73,7 +74,7 @@ class Ruling:
         match verdict:
             case Refused():
                 self._failures.clear()
-                window.answered()
+                window.answered(epoch)
                 return Bury(entry, letter())
             case Deferred():
                 self._failures.clear()
@@ -116,6 +117,8 @@ def event_id(entry: Entry) -> str:
         return ""
 
 
-def is_of(entry: Entry, of: str) -> bool:
+def is_of(entry: Entry, of: Any) -> bool:
     """Whether this is the id of its event. What was written here says so in its first bytes; else it is read."""
+    if not isinstance(of, str):
+        return False
     return entry.event.startswith(b'{"specversion":"1.0","id":%b,' % dumps(of).encode()) or event_id(entry) == of

@@ -92,7 +92,7 @@ class BridgeSettings(JournalSettings):
     k_sink: Url | None = None
     broker_timeout: timedelta = Field(timedelta(seconds=60), gt=timedelta(0))
     window: int = Field(512, ge=1)
-    """Most POSTs on the wire to one route."""
+    """Most events on the wire to one route."""
     window_bytes: int = Field(32_000_000, ge=1)
     """Bytes of events held for one route from which on no more are read."""
     claim: timedelta = Field(timedelta(seconds=30), gt=timedelta(0))

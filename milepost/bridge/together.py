@@ -3,6 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from milepost.batched import BATCH_TYPE, write_batch
 from milepost.bridge.client import Client, Lost, NotSent, TooLarge
@@ -14,7 +16,18 @@ from milepost.log import Fields
 
 log = logging.getLogger("milepost.bridge")
 
-Waiting = tuple[Entry, asyncio.Future[Verdict | None]]
+AGAIN_ONE_MORE = 64
+"""Batches that go well after which they may be one event larger again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """No verdict: the event is to be delivered alone. `timed_out`: because the batch was not answered in time."""
+
+    timed_out: bool = False
+
+
+Waiting = tuple[Entry, asyncio.Future[Verdict | Alone | None]]
 
 
 class Together:
@@ -26,17 +39,18 @@ class Together:
         self._client = client
         self._stage = stage
         self._most = most
+        self._now = float(most)
         self._timeout = timeout
         self._emits = emits
         self._waiting: list[Waiting] = []
         self._posts: set[asyncio.Task[None]] = set()
 
-    async def deliver(self, entry: Entry) -> Verdict | None:
-        """The verdict on an event that went with others; None for one that is to be delivered alone."""
+    async def deliver(self, entry: Entry) -> Verdict | Alone | None:
+        """The verdict on an event that went with others, if there is one; None where there was nothing to go with."""
         loop = asyncio.get_running_loop()
         if not self._waiting:
             loop.call_soon(self._go)
-        verdict: asyncio.Future[Verdict | None] = loop.create_future()
+        verdict: asyncio.Future[Verdict | Alone | None] = loop.create_future()
         self._waiting.append((entry, verdict))
         return await verdict
 
@@ -55,7 +69,7 @@ class Together:
         size = 0
         for one in waiting:
             size += len(one[0].event) + 1
-            if batch and (len(batch) == self._most or size >= MAX_EVENT):
+            if batch and (len(batch) == int(self._now) or size >= MAX_EVENT):
                 yield batch
                 batch, size = [], len(one[0].event) + 1
             batch.append(one)
@@ -70,7 +84,7 @@ class Together:
             await asyncio.wait(self._posts)
 
     async def _post(self, batch: Sequence[Waiting]) -> None:
-        verdicts: Sequence[Verdict | None] = [None] * len(batch)
+        verdicts: Sequence[Verdict | Alone] = [Alone()] * len(batch)
         try:
             verdicts = await self._judged([entry for entry, _ in batch])
         except Exception:
@@ -80,9 +94,8 @@ class Together:
                 if not waiter.done():
                     waiter.set_result(verdict)
 
-    async def _judged(self, entries: Sequence[Entry]) -> Sequence[Verdict | None]:
+    async def _judged(self, entries: Sequence[Entry]) -> Sequence[Verdict | Alone]:
         body = write_batch(entry.event for entry in entries)
-        unsaid = [None] * len(entries)
         try:
             answer = await self._client.post(body, content_type=BATCH_TYPE, timeout=self._timeout)
         except NotSent as fault:
@@ -90,22 +103,16 @@ class Together:
         except TooLarge as fault:
             if self._emits is None and 200 <= fault.status < 300 and fault.status != MULTI_STATUS:
                 return [Delivered()] * len(entries)  # its body is nothing to us
-            self._most = max(2, len(entries) // 2)  # what they are answered with is too large together
-            return self._told(unsaid, str(fault))
+            self._now = max(2.0, len(entries) // 2)  # what they are answered with is too large together
+            return self._told([Alone()] * len(entries), str(fault))
         except Lost as fault:
-            return self._told(unsaid, str(fault))
-        verdicts = judge_batch(answer.status, answer.headers, answer.body, len(entries), emits=self._emits)
-        own = [
-            None if _is_of_another(entry, verdict) else verdict
-            for entry, verdict in zip(entries, verdicts, strict=True)
-        ]
-        return self._told(own, f"HTTP {answer.status}")
+            return self._told([Alone(fault.timed_out)] * len(entries), str(fault))
+        self._now = min(float(self._most), self._now + 1 / AGAIN_ONE_MORE)
+        named = [partial(is_of, entry) for entry in entries]
+        verdicts = judge_batch(answer.status, answer.headers, answer.body, named, emits=self._emits)
+        return self._told([verdict or Alone() for verdict in verdicts], f"HTTP {answer.status}")
 
-    def _told(self, verdicts: Sequence[Verdict | None], reason: str) -> Sequence[Verdict | None]:
-        if unsaid := sum(verdict is None for verdict in verdicts):
-            log.info(Fields(stage=self._stage, outcome="batch-undone", events=unsaid, reason=reason))
+    def _told(self, verdicts: Sequence[Verdict | Alone], reason: str) -> Sequence[Verdict | Alone]:
+        if alone := sum(isinstance(verdict, Alone) for verdict in verdicts):
+            log.info(Fields(stage=self._stage, outcome="batch-undone", events=alone, reason=reason))
         return verdicts
-
-
-def _is_of_another(entry: Entry, verdict: Verdict | None) -> bool:
-    return isinstance(verdict, Delivered) and verdict.reply is not None and not is_of(entry, verdict.reply.id)

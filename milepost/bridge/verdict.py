@@ -1,7 +1,7 @@
 """What an answer means, and whose fault it is. No input, no output: a table."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -80,6 +80,9 @@ class RouteDown:
     retry_after: float | None = None
 
 
+Named = Callable[[Any], bool]
+"""Whether this is the id of an event."""
+
 Verdict = Delivered | Refused | Deferred | Failed | Crashed | RouteDown
 
 
@@ -116,28 +119,28 @@ def _accepted(status: int, headers: Mapping[str, str], body: bytes, emits: str |
 
 
 def judge_batch(
-    status: int, headers: Mapping[str, str], body: bytes, events: int, *, emits: str | None
+    status: int, headers: Mapping[str, str], body: bytes, events: Sequence[Named], *, emits: str | None
 ) -> Sequence[Verdict | None]:
-    """The verdicts on the answer to a batch of so many events, in their order; None on those of which it says nothing
-    that can be relied on. By 2xx of a stage that emits nothing, 204, or 200 with a reply for each all went well; by
-    207 each has its own; or the stage is not there.
+    """The verdicts on the answer to a batch of `events`, in their order; None on those of which it says nothing that
+    can be relied on. By 2xx of a stage that emits nothing, 204, or 200 with a reply of the same id for each all went
+    well; by 207 each has its own; or the stage is not there.
     """
-    unsaid = [None] * events
+    unsaid = [None] * len(events)
     if status in AWAY_STATUSES:
-        return [judge(status, headers, body, emits=emits)] * events
-    if status == MULTI_STATUS:
-        said = _said(body)
-        return [_one_of_many(one, emits) for one in said] if len(said) == events else unsaid
+        return [judge(status, headers, body, emits=emits)] * len(events)
+    if status == MULTI_STATUS and len(said := _said(body)) == len(events):
+        return [_one_of_many(one, named, emits) for one, named in zip(said, events, strict=True)]
     if 200 <= status < 300 and (emits is None or (status == 204 and not body)):
-        return [Delivered()] * events
+        return [Delivered()] * len(events)
     if status != 200 or not is_batch(headers.get("content-type", "")):
         return unsaid
     try:
         replies = read_batch(body)
     except MilepostError:
         return unsaid
-    verdicts = [_replied(reply, emits) for reply in replies]
-    return verdicts if len(verdicts) == events and None not in verdicts else unsaid
+    if len(replies) != len(events):
+        return unsaid
+    return [_replied(reply, named, emits) for reply, named in zip(replies, events, strict=True)]
 
 
 def _said(body: bytes) -> Sequence[Any]:
@@ -148,16 +151,16 @@ def _said(body: bytes) -> Sequence[Any]:
     return said if isinstance(said, list) else []
 
 
-def _one_of_many(said: Any, emits: str | None) -> Verdict | None:
+def _one_of_many(said: Any, named: Named, emits: str | None) -> Verdict | None:
     """What milepost/answer.py wrote of one event."""
-    if not isinstance(said, dict) or type(said.get("status")) is not int:
+    if not isinstance(said, dict) or type(said.get("status")) is not int or not named(said.get("id")):
         return None
     status, wait = said["status"], said.get("retryAfter")
     if 200 <= status < 300:
         if emits is None or status == 204:
             return Delivered()
         try:
-            return _replied(Event.from_fields(said.get("event")), emits)
+            return _replied(Event.from_fields(said.get("event")), named, emits)
         except EventError:
             return None
     if not 300 <= status < 600:
@@ -165,12 +168,12 @@ def _one_of_many(said: Any, emits: str | None) -> Verdict | None:
     return _undelivered(status, _bounded(wait) if type(wait) is int else None, _reason(status, said.get("detail")))
 
 
-def _replied(reply: Event, emits: str | None) -> Delivered | None:
+def _replied(reply: Event, named: Named, emits: str | None) -> Delivered | None:
     try:
         reply.to_json()  # may be too large, though the body was not
     except TooLarge:
         return None
-    return Delivered(reply) if reply.type == emits else None
+    return Delivered(reply) if reply.type == emits and named(reply.id) else None
 
 
 def retry_after(value: str | None, *, now: datetime | None = None) -> float | None:

@@ -1,4 +1,4 @@
-"""How many POSTs a route may have on the wire: grows while the stage keeps up, shrinks to one probe when it is away."""
+"""How many events a route may have on the wire: grows while the stage keeps up, shrinks to one when it is away."""
 
 import asyncio
 import math
@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 FIRST = 16
-"""Size at the start, in POSTs."""
+"""Size at the start, in events."""
 
 MOST_READ = 128
 """Entries read in one step, at most. Their sizes are known only afterwards."""
@@ -30,7 +30,7 @@ answered, as Nagle's algorithm has it for TCP (RFC 896). What hangs holds up not
 
 
 class Limits(NamedTuple):
-    """The most there may be of one route: POSTs on the wire, and bytes of events held before no more are read."""
+    """The most there may be of one route: events on the wire, and bytes of those held before no more are read."""
 
     posts: int
     bytes: int
@@ -143,15 +143,17 @@ class Window:
             self._left_over -= 1
         self._changed.set()
 
-    def answered(self) -> None:
-        """The stage is there."""
-        if self.strikes:
+    def answered(self, epoch: int) -> None:
+        """The stage is there. What was sent before it went down does not say so."""
+        if self.strikes and epoch == self.epoch:
             self.strikes = 0
             self._reopen()
 
-    def succeeded(self, seconds: float) -> None:
+    def succeeded(self, seconds: float, epoch: int) -> None:
         """The stage did its work, within so many seconds."""
-        self.answered()
+        if epoch != self.epoch:
+            return
+        self.answered(epoch)
         self._quickest = min(seconds, self._quickest * DRIFT)
         if seconds > max(QUICK, 2 * self._quickest):
             return
@@ -184,7 +186,10 @@ class Window:
             delay = self._backoff(self.strikes) if retry_after is None else retry_after
             self.close()
             self._reopening = loop.call_later(delay, self._reopen)
-        return max(0.0, self._reopening.when() - loop.time()) if self._reopening else 0.0
+            return delay
+        if self._reopening:
+            return max(0.0, self._reopening.when() - loop.time())
+        return self._backoff(1) if retry_after is None else retry_after
 
     def close(self) -> None:
         """Drop the timer, if one runs."""

@@ -3,12 +3,13 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterable
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from milepost import keys
 from milepost.bridge.bridge import Bridge
+from milepost.bridge.window import FIRST
 from milepost.event import Event
 from tests.bridge.rig import Answer, Delivery, Rig, Stage, replied, status, together, value
 from tests.servers import eventually
@@ -74,8 +75,11 @@ async def test_a_bad_event_is_buried_by_its_own_answer_and_the_others_are_delive
 
 def multi(events: list[Event], **said: Any) -> Answer:
     """207: what is said of the event of that id, with a leading `e`; a reply for each of the others."""
-    replies = {f"e{event.id}": {"status": 200, "event": json.loads(next_event(event).to_json())} for event in events}
-    return status(207, json.dumps([said.get(of, reply) for of, reply in replies.items()]).encode())
+    answers = []
+    for event in events:
+        answer = said.get(f"e{event.id}", {"status": 200, "event": json.loads(next_event(event).to_json())})
+        answers.append({"id": event.id, **answer} if isinstance(answer, dict) else answer)
+    return status(207, json.dumps(answers).encode())
 
 
 def next_event(event: Event) -> Event:
@@ -107,25 +111,49 @@ async def test_an_event_of_which_its_batch_says_nothing_is_delivered_alone(rig: 
     stage = await rig.stage("stage", "in", "out")
     others = json.loads(next_event(Event(id="4", source="/test", type="in")).to_json())
     stage.batch_script = lambda events: multi(
-        events, e3={"status": 200}, e5="done", e7={"status": 200, "event": others}
+        events,
+        e3={"status": 200},
+        e5="done",
+        e7={"status": 200, "event": others},
+        e9={"status": 422, "id": "8"},
+        e10={"status": 204, "id": None},
     )
     await rig.publish_all("in", IDS[:16])
     await rig.bridge({"batch": 16, "retry": 0})
     await settled(rig, stage)
-    assert stage.count == {"3": 1, "5": 1, "7": 1}
+    assert stage.count == {"3": 1, "5": 1, "7": 1, "9": 1, "10": 1}
+    assert not await rig.dead("stage")
     assert all([list(await rig.journal.progress(of)) == ["in", "out"] for of in IDS[:16]])
 
 
 async def test_a_stage_that_emits_nothing_may_refuse_one_of_many(rig: Rig) -> None:
     stage = await rig.stage("stage", "in")
     stage.batch_script = lambda events: status(
-        207, json.dumps([{"status": 422 if event.id == "3" else 204} for event in events]).encode()
+        207, json.dumps([{"id": event.id, "status": 422 if event.id == "3" else 204} for event in events]).encode()
     )
     await rig.publish_all("in", IDS[:16])
     await rig.bridge({"batch": 16})
     await settled(rig, stage)
     assert [letter.id for letter in await rig.dead("stage")] == ["3"]
     assert not stage.count
+
+
+async def test_what_is_away_for_some_of_a_batch_is_asked_again_when_it_said(rig: Rig) -> None:
+    """And what went well beside it does not open the route before."""
+    stage = await rig.stage("stage", "in", "out")
+    stage.batch_script = lambda events: multi(
+        events, **{f"e{number}": {"status": 503, "retryAfter": 300} for number in (0, 2, 4)}
+    )
+    await rig.publish_all("in", IDS[:8])
+    bridge = await rig.bridge({"batch": 8, "retry": 0})
+    (route,) = bridge._routes
+    await eventually(lambda: rig.parked("stage"))
+    await eventually(lambda: nothing_pending(rig, stage))
+    assert await rig.parked("stage") == 3
+    assert route.window.down
+    assert (stage.count, await rig.dead("stage")) == ({}, [])
+    due = await rig.redis.zrange(keys.waiting("stage"), 0, -1, withscores=True)
+    assert max(score for _, score in due) - min(score for _, score in due) < 60_000, "all of them then, none at once"
 
 
 async def test_a_batch_that_hangs_holds_up_nothing_that_comes_later(rig: Rig) -> None:
@@ -199,7 +227,8 @@ async def test_a_stage_that_says_not_now_to_a_batch_is_left_alone(rig: Rig) -> N
     await eventually(lambda: rig.parked("stage"))
     away = False
     assert not stage.count, "none of the batch was posted by itself"
-    bridge._routes[0].window.answered()  # as if those five minutes were over
+    (route,) = bridge._routes
+    route.window.answered(route.window.epoch)  # as if those five minutes were over
     await eventually(lambda: nothing_pending(rig, stage))
     await rig.overdue("stage")
     await settled(rig, stage)
@@ -281,12 +310,14 @@ async def test_a_batch_that_hangs_is_given_up_and_its_events_are_delivered_alone
     await rig.publish_all("in", IDS[:8])
     bridge = Bridge(rig.settings({**BATCH, "timeout": "PT0.3S", "retry": 0, "crashRetry": 0}))
     (route,) = bridge._routes
-    route._delivery = route._delivery.model_copy(update={"timeout": timedelta(minutes=1)})  # of those that go alone
+    route._sender._timeout = 60.0  # of those that go alone
     rig.start(bridge)
     await eventually(lambda: len(stage.count) == 8)
     await settled(rig, stage)
     assert stage.count == dict.fromkeys(IDS[:8], 1)
     assert not await rig.dead("stage")
+    halved, grown = FIRST // 2, 8
+    assert route.window.size <= halved + grown, "a time-out halves the window, once, and a batch counts as one"
 
 
 async def _never(_: list[Event]) -> Answer:
@@ -302,7 +333,7 @@ async def test_a_stop_hands_back_what_is_in_a_batch_and_another_bridge_delivers_
     await eventually(lambda: stage.batches)
     (route,) = bridge._routes
     await rig.stop(bridge)
-    assert not route._together._posts
+    assert not route._sender._together._posts
     assert await rig.pending(stage) == 8
     stage.batch_script = stage.succeed_together
     await rig.bridge(BATCH)

@@ -83,15 +83,16 @@ def test_a_stage_that_emits_nothing_has_no_reply() -> None:
     assert "milepost-mine-reply" not in names
 
 
-def test_a_pod_comes_for_as_many_events_whether_they_go_together_or_not() -> None:
+def test_with_a_batch_pods_come_sooner_since_a_request_is_many_events() -> None:
     def target(values: dict[str, Any], stage: dict[str, Any]) -> str | None:
         found = functions(render(merged(values, {"stages": {"distance": stage}})))["distance"]
         annotations: dict[str, str] = found["spec"]["template"]["metadata"]["annotations"]
         return annotations.get("autoscaling.knative.dev/target")
 
-    assert target(SECRET, {}) == "2", "50 events at once, 32 a request"
-    assert target(SECRET, {"concurrency": 64}) == "2"
+    assert target(SECRET, {}) == "7", "50 events at once, up to 8 a request"
+    assert target(SECRET, {"delivery": {"batch": 2}}) == "25"
     assert target(SECRET, {"concurrency": 1}) == "1"
+    assert target(SECRET, {"concurrency": 0}) is None, "as many as come"
     assert target(SECRET, {"delivery": {"batch": 1}}) is None, "containerConcurrency says it"
     assert target(BROKER, {}) is None, "a Trigger sends one event at a time"
 

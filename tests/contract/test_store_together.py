@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
-from functions.mongo import AT_ONCE
+from functions.mongo import AT_ONCE, Inserts
 from functions.payloads import CalculatedDistance, Recipient
 from functions.store import main
 from functions.store.main import Users
@@ -165,3 +165,18 @@ async def test_while_mongodb_is_away_all_are_unavailable_and_then_each_is_kept(
 
             await eventually(all_kept)
             assert len([user async for user in database["users"].find()]) == 40
+
+
+async def test_what_is_wrong_with_one_document_is_told_of_it_alone(mongo: AsyncDatabase[dict[str, Any]]) -> None:
+    await mongo.create_collection("any", validator={"number": {"$exists": False}})
+    inserts = Inserts(mongo["any"])
+    await inserts.insert({"_id": "there"})
+    documents = [{"_id": "a"}, {"_id": "there"}, {"_id": "x", "number": 1}, {"_id": "b"}, {"_id": "b"}]
+    first = await each(inserts.insert(document) for document in documents)
+    assert [first[0], first[1], *first[3:]] == [True, False, True, False]
+    assert isinstance(first[2], Unavailable)
+    documents = [{"_id": "c"}, {"_id": "d", "number": 2**70}, {"_id": "e"}]
+    second = await each(inserts.insert(document) for document in documents)
+    assert [second[0], second[2]] == [True, True]
+    assert isinstance(second[1], OverflowError)
+    assert {found["_id"] async for found in mongo["any"].find()} == {"there", "a", "b", "c", "e"}

@@ -85,7 +85,8 @@ class Meddler(Stage):
         whole = [answer for answer in answers if answer is not None and not isinstance(answer, Cut)]
         if len(whole) < len(answers):
             return next(answer for answer in answers if answer is None or isinstance(answer, Cut))
-        return status(207, json.dumps(list(map(among_many, whole))).encode(), content_type="application/json")
+        said = [{"id": event.id, **among_many(answer)} for event, answer in zip(events, whole, strict=True)]
+        return status(207, json.dumps(said).encode(), content_type="application/json")
 
     async def forward(self, delivery: Delivery) -> Answer:
         """The function's own answer; the connection is closed where it gave none."""

@@ -4,12 +4,17 @@ import re
 from typing import Any
 
 import pytest
-from email_validator import validate_email
+from email_validator import (
+    SPECIAL_USE_DOMAIN_NAMES,
+    EmailNotValidError,
+    validate_email,
+)
+from email_validator.rfc_constants import CASE_INSENSITIVE_MAILBOX_NAMES
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from functions.payloads import PLAIN, PLAIN_LOCAL, PLAIN_WHOLE, CalculatedDistance, EmailSent, Recipient, Submission
+from functions.payloads import PLAIN, CalculatedDistance, EmailSent, Recipient, Submission, is_plain
 from milepost import Payload
 from milepost.errors import ConfigurationError
 
@@ -145,11 +150,29 @@ def test_the_schemas_name_units() -> None:
     assert (lat["type"], lat["description"]) == ("number", "degrees north")
 
 
+def as_the_library_has_it(text: str) -> str | None:
+    try:
+        return validate_email(text, check_deliverability=False, globally_deliverable=False, strict=True).normalized
+    except EmailNotValidError:
+        return None
+
+
 @given(st.from_regex(PLAIN, fullmatch=True))
 def test_the_library_says_the_same_of_plain_addresses(text: str) -> None:
-    if len(text) <= PLAIN_WHOLE and text.find("@") <= PLAIN_LOCAL:
-        found = validate_email(text, check_deliverability=False, globally_deliverable=False, strict=True)
-        assert found.normalized == Recipient(text).root == text
+    if is_plain(text):
+        assert as_the_library_has_it(text) == Recipient(text).root == text
+
+
+@pytest.mark.parametrize("local", ["ada", "Ada", *CASE_INSENSITIVE_MAILBOX_NAMES, "Info"])
+@pytest.mark.parametrize("domain", [*SPECIAL_USE_DOMAIN_NAMES, "example.org", "LOCAL"])
+def test_what_the_library_treats_in_a_way_of_its_own_it_is_asked_about(local: str, domain: str) -> None:
+    for text in (f"{local}@x.{domain}", f"{local.capitalize()}@{domain}", f"{local}@{domain}"):
+        expected = as_the_library_has_it(text)
+        if expected is None or "." not in expected.partition("@")[2]:
+            with pytest.raises(ValidationError):
+                Recipient(text)
+        else:
+            assert Recipient(text).root == expected
 
 
 @pytest.mark.parametrize("long", [f"{'a' * 65}@example.org", f"{'a' * 60}@{'.'.join(['b' * 30] * 8)}.org"])

@@ -37,7 +37,7 @@ async def test_a_stage_that_refuses_an_event_is_there(ruling: Ruling) -> None:
     down = window()
     epoch = await down.enter()
     down.failed(epoch, None)
-    assert isinstance(ruling.act(entry(), Refused(422, "HTTP 422"), down, epoch), Bury)
+    assert isinstance(ruling.act(entry(), Refused(422, "HTTP 422"), down, down.epoch), Bury)
     assert not down.down
 
 

@@ -58,7 +58,7 @@ async def test_each_success_of_a_window_in_use_widens_it_by_one_up_to_the_most()
     used = window(20)
     used.taken = FIRST
     for expected in (17, 18, 19, 20, 20):
-        used.succeeded(0.01)
+        used.succeeded(0.01, used.epoch)
         assert used.size == expected
 
 
@@ -67,47 +67,47 @@ async def test_a_window_whose_events_come_back_all_at_once_doubles() -> None:
     slow = window()
     slow.taken = FIRST
     for _ in range(FIRST):
-        slow.succeeded(0.01)
+        slow.succeeded(0.01, slow.epoch)
     assert slow.size == 2 * FIRST
 
 
 async def test_a_window_that_is_less_than_half_in_use_does_not_grow() -> None:
     idle = window()
     idle.taken = FIRST // 2 - 1
-    idle.succeeded(0.01)
+    idle.succeeded(0.01, idle.epoch)
     assert idle.size == FIRST
 
 
 async def test_a_window_does_not_grow_where_answers_only_take_longer() -> None:
     full = window()
     full.taken = 100
-    full.succeeded(0.01)
-    full.succeeded(QUICK * 1.01)
+    full.succeeded(0.01, full.epoch)
+    full.succeeded(QUICK * 1.01, full.epoch)
     assert full.size == FIRST + 1
-    full.succeeded(QUICK)
+    full.succeeded(QUICK, full.epoch)
     assert full.size == FIRST + 2
 
 
 async def test_a_stage_that_takes_its_time_is_known_by_its_quickest_answer_of_late() -> None:
     slow = window()
     slow.taken = 1000
-    slow.succeeded(1.0)
-    slow.succeeded(1.9)
+    slow.succeeded(1.0, slow.epoch)
+    slow.succeeded(1.9, slow.epoch)
     assert slow.size == FIRST + 2
-    slow.succeeded(2.1)
+    slow.succeeded(2.1, slow.epoch)
     assert slow.size == FIRST + 2
     for _ in range(1000):
-        slow.succeeded(4.0)
+        slow.succeeded(4.0, slow.epoch)
     assert slow.size > FIRST + 2, "it takes longer for good, and that is no queue"
 
 
 async def test_what_comes_back_from_an_outage_is_measured_anew() -> None:
     changed = window()
     changed.taken = 1000
-    changed.succeeded(0.01)
+    changed.succeeded(0.01, changed.epoch)
     changed.failed(changed.epoch, 0.0)
     changed.taken = 1000
-    changed.succeeded(1.0)
+    changed.succeeded(1.0, changed.epoch)
     assert changed.size == 2
     changed.close()
 
@@ -184,7 +184,7 @@ async def test_a_probe_that_fails_lengthens_the_delay_and_one_that_succeeds_ends
         down.leave(epoch)
     assert strikes == [1, 2, 3, 4]
     epoch = await down.enter()
-    down.succeeded(0.01)
+    down.succeeded(0.01, down.epoch)
     down.leave(epoch)
     assert not down.down
     assert down.free
@@ -221,7 +221,7 @@ async def test_a_success_of_one_that_was_on_the_wire_reopens_at_once() -> None:
     waiting = Posts(down, 1)
     await asyncio.sleep(0)
     down.leave(second)
-    down.succeeded(0.01)
+    down.succeeded(0.01, down.epoch)
     await eventually(lambda: waiting.entered)
     await waiting.all()
 
@@ -269,7 +269,7 @@ async def test_all_get_through_whatever_fails_in_between() -> None:
         finally:
             busy.leave(epoch)
         if number % 7:
-            busy.succeeded(0.01)
+            busy.succeeded(0.01, busy.epoch)
         else:
             busy.failed(epoch, None)
         passed.append(number)
@@ -335,3 +335,26 @@ async def test_what_hangs_on_the_wire_holds_up_nothing_for_longer_than_that() ->
         assert await gathering.room()
     assert gathering.on_wire == 1
     await posts.all()
+
+
+async def test_a_success_from_before_it_went_down_opens_nothing() -> None:
+    mixed = window(delay=60.0)
+    first, second, third = [await mixed.enter() for _ in range(3)]
+    for epoch in (first, second, third):
+        mixed.leave(epoch)
+    assert mixed.failed(first, 30.0) == 30.0
+    mixed.succeeded(0.01, second)
+    mixed.answered(second)
+    assert mixed.down
+    assert mixed.size == 1
+    assert 0 < mixed.failed(third, 30.0) <= 30.0, "no second strike, and no sooner"
+    mixed.close()
+
+
+async def test_what_fails_after_the_route_is_open_again_waits_as_it_was_told() -> None:
+    reopened = window(delay=0.7)
+    early = [await reopened.enter() for _ in range(3)]
+    reopened.failed(early[0], 30.0)
+    reopened._reopen()
+    assert reopened.failed(early[1], 30.0) == 30.0
+    assert reopened.failed(early[2], None) == 0.7
