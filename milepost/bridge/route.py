@@ -15,7 +15,7 @@ from milepost.bridge.sender import Sender
 from milepost.bridge.settings import Delivery
 from milepost.bridge.together import Alone
 from milepost.bridge.verdict import Crashed, Delivered, Verdict
-from milepost.bridge.window import GATHER, Limits, Window
+from milepost.bridge.window import Limits, Window
 from milepost.errors import JournalUnavailable
 from milepost.journal import Act, Bury, Complete, Entry, Group, Hold, Park
 from milepost.log import Fields
@@ -67,7 +67,7 @@ class Route:
         self.groups = groups
         self._ruling = Ruling(self.name, delivery)
         self._sender = Sender(client, self.name, delivery=delivery, emits=emits)
-        self.window = Window(limits, backoff=self._ruling.probe_delay, gather=GATHER if self._sender.gathers else 0.0)
+        self.window = Window(limits, backoff=self._ruling.probe_delay)
         self.held: dict[Group, dict[str, asyncio.Task[None]]] = {group: {} for group in groups}
         self.dirty: set[str] = set()
         self._delivery = delivery

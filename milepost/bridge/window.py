@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple
 
 FIRST = 16
@@ -22,11 +21,6 @@ DRIFT = 1.001
 
 MOMENT = 0.002
 """Seconds a route that is busy waits before it reads again."""
-
-GATHER = 0.01
-"""Where events go together: seconds after a POST, at most, for which what comes is left to gather, until something is
-answered, as Nagle's algorithm has it for TCP (RFC 896). What hangs holds up nothing for longer.
-"""
 
 
 class Limits(NamedTuple):
@@ -47,11 +41,8 @@ class Window:
     wire.
     """
 
-    def __init__(self, limits: Limits, *, backoff: Callable[[int], float], gather: float = 0.0) -> None:
+    def __init__(self, limits: Limits, *, backoff: Callable[[int], float]) -> None:
         self.most, self.most_bytes = limits
-        self._gather = gather
-        self._entered = -math.inf
-        self._left = asyncio.Event()
         self.held = 0
         self.size = min(FIRST, self.most)
         self.epoch = 0
@@ -92,19 +83,7 @@ class Window:
             await self._changed.wait()
         if free < self.size // 4:
             await asyncio.sleep(MOMENT)
-        elif self._gather:
-            await self._gathered()
         return self.free or await self.room()
-
-    async def _gathered(self) -> None:
-        """Wait for the first answer to what is on the wire, `gather` seconds after the latest POST at most."""
-        loop = asyncio.get_running_loop()
-        left = self._entered + self._gather - loop.time()
-        if self.on_wire and left > 0:
-            self._left.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._left.wait()
 
     def take(self, size: int) -> int:
         """Count an entry of `size` bytes that was read. Returns the epoch, to be given back when it is settled."""
@@ -123,13 +102,10 @@ class Window:
                 self._admit()
                 raise
         self.on_wire += 1
-        if self._gather:
-            self._entered = asyncio.get_running_loop().time()
         return self.epoch
 
     def leave(self, epoch: int) -> None:
         """Give the place on the wire back."""
-        self._left.set()
         if epoch == self.epoch:
             self.on_wire -= 1
         self._admit()

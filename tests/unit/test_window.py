@@ -8,8 +8,8 @@ from milepost.bridge.window import FIRST, MOST_READ, QUICK, Limits, Window
 from tests.servers import WITHIN, eventually
 
 
-def window(most: int = 64, delay: float = 0.005, most_bytes: int = 1_000_000, gather: float = 0.0) -> Window:
-    return Window(Limits(most, most_bytes), backoff=lambda _: delay, gather=gather)
+def window(most: int = 64, delay: float = 0.005, most_bytes: int = 1_000_000) -> Window:
+    return Window(Limits(most, most_bytes), backoff=lambda _: delay)
 
 
 class Posts:
@@ -309,32 +309,6 @@ async def test_a_route_that_goes_down_in_that_moment_reads_nothing() -> None:
     busy.close()
     busy.settled(busy.take(1), 1)
     assert await reading == 1
-
-
-async def test_what_comes_while_a_batch_is_on_the_wire_gathers_until_one_is_answered() -> None:
-    gathering = window(gather=10 * WITHIN)
-    async with asyncio.timeout(WITHIN):
-        assert await gathering.room(), "nothing is on the wire: at once"
-    posts = Posts(gathering, 2)
-    await eventually(lambda: len(posts.entered) == 2)
-    room = asyncio.create_task(gathering.room())
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert not room.done()
-    posts.go[0].set()
-    async with asyncio.timeout(WITHIN):
-        assert await room
-    await posts.all()
-
-
-async def test_what_hangs_on_the_wire_holds_up_nothing_for_longer_than_that() -> None:
-    gathering = window(gather=0.01)
-    posts = Posts(gathering, 1)
-    await eventually(lambda: posts.entered)
-    async with asyncio.timeout(WITHIN):
-        assert await gathering.room()
-    assert gathering.on_wire == 1
-    await posts.all()
 
 
 async def test_a_success_from_before_it_went_down_opens_nothing() -> None:
