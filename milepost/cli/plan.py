@@ -225,6 +225,8 @@ def _function(
             "functions_framework.aio:app",
             "--http",
             "milepost.answers:OneWrite",
+            "--ws",
+            "none",
             *listen,
         ],
         url=url,

@@ -256,6 +256,8 @@ class Function(Server):
             *app,
             "--http",
             "milepost.answers:OneWrite",
+            "--ws",
+            "none",
             "--lifespan",
             "on",
             *quiet,
