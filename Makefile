@@ -1,7 +1,7 @@
 # make run    the whole pipeline on this machine          make run ARGS='--port 9000'
 # make test   every test                                  make test ARGS='-k journal'
 # make check  lint, types, unit and contract tests, in under a minute
-# make faults every fault and one table, in an hour       make faults ARGS='--n 300 --only bridge'
+# make faults every fault and one table, in 40 minutes    make faults ARGS='--n 300 --only bridge'
 # make bench  against the alternatives, and one table     make bench ARGS='--only drain --repeat 5'
 # make fuzz   over 100,000 bad inputs, in ten minutes      make fuzz ARGS='--n 500 --only gateway'
 # make pictures  docs/pictures anew, from the page in a real browser
