@@ -247,8 +247,9 @@ class StageContract:
         first, problem, last = response.json()
         for event, said in zip(events, (first, last), strict=True):
             alone = self.reply(send(url, event))
+            assert said["id"] == event["id"]
             if alone is None:
-                assert said == {"status": 204}
+                assert said == {"id": event["id"], "status": 204}
             else:
                 assert (said["status"], from_dict(said["event"])) == (200, alone)
         assert (problem["status"], problem["type"]) == (422, "about:blank")
