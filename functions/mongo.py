@@ -1,4 +1,4 @@
-"""How a stage opens MongoDB: when first needed, once per process, with answers soon or not at all."""
+"""How a stage uses MongoDB: opened when first needed, once per process, with answers soon or not at all."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -89,11 +89,7 @@ async def answering() -> AsyncIterator[None]:
     try:
         yield
     except PyMongoError as fault:
-        raise unavailable(fault) from fault
-
-
-def unavailable(fault: PyMongoError) -> Unavailable:
-    return Unavailable(f"MongoDB: {type(fault).__name__}", retry_after=1)
+        raise Unavailable(f"MongoDB: {type(fault).__name__}", retry_after=1) from fault
 
 
 class Inserts:
@@ -107,7 +103,8 @@ class Inserts:
         """Whether its _id was free: then it is on the disks of a majority. Raises Unavailable when MongoDB refuses it
         for another reason, or says nothing and may have inserted it.
         """
-        outcome = await self._together.submit(document)
+        async with answering():
+            outcome = await self._together.submit(document)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -120,13 +117,11 @@ class Inserts:
                 await self._collection.insert_many(documents, ordered=False)
         except BulkWriteError as fault:
             if fault.details["writeConcernErrors"]:
-                raise unavailable(fault) from fault
+                raise
             of = {error["index"]: error["code"] for error in fault.details["writeErrors"]}
             return [_outcome(of.get(index)) for index in range(len(documents))]
         except WriteError as fault:
             return [_outcome(fault.code)]
-        except PyMongoError as fault:
-            raise unavailable(fault) from fault
         except (BSONError, OverflowError) as fault:  # one of them cannot be written, and so none was sent
             if len(documents) == 1:
                 return [fault]

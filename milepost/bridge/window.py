@@ -26,7 +26,7 @@ MOMENT = 0.002
 class Limits(NamedTuple):
     """The most there may be of one route: events on the wire, and bytes of those held before no more are read."""
 
-    posts: int
+    events: int
     bytes: int
 
 
