@@ -98,6 +98,7 @@ class Route:
                 await self._reread()
                 continue
             self._take(entries)
+            await asyncio.sleep(0)  # what was read leaves before more is asked for
 
     async def _heal(self) -> None:
         """A group is gone, and the stages table too if all of Redis was emptied."""
@@ -118,12 +119,13 @@ class Route:
             log.info(Fields(stage=self.name, outcome="reading-again"))
             return
 
-    def _take(self, entries: Iterable[Entry]) -> None:
+    def _take(self, entries: Sequence[Entry]) -> None:
+        several = len(entries) > 1
         for entry in entries:
             group = self._by_channel[entry.channel]
             held = self.held[group]
             if entry.id not in held:
-                task = held[entry.id] = asyncio.create_task(self._carry(group, entry))
+                task = held[entry.id] = asyncio.create_task(self._carry(group, entry, several))
                 epoch = self.window.take(len(entry.event))
                 task.add_done_callback(partial(self._let_go, group, entry, epoch))
 
@@ -133,13 +135,13 @@ class Route:
         self.dirty.add(group.channel)
         self.window.settled(epoch, len(entry.event))
 
-    async def _carry(self, group: Group, entry: Entry) -> None:
+    async def _carry(self, group: Group, entry: Entry, several: bool) -> None:  # noqa: FBT001
         try:
             act: Act
             if self._delivery.delay and not entry.only:
                 act = Hold(entry, self._delivery.delay.total_seconds())
             elif entry.only in {"", self.name}:
-                act = await self._deliver(entry)
+                act = await self._deliver(entry, several)
             else:
                 act = Complete(entry, None)
             await self._settle(group, act)
@@ -182,8 +184,9 @@ class Route:
             )
             self._metrics.dead.inc()
 
-    async def _deliver(self, entry: Entry) -> Act:
-        if self._sender.gathers and self._is_fresh(entry):
+    async def _deliver(self, entry: Entry, several: bool) -> Act:  # noqa: FBT001
+        """`several`: others were read with it, and so may go with it."""
+        if several and self._sender.gathers and self._is_fresh(entry):
             said, when = await self._send(entry, self._sender.together)
             if not isinstance(said, Alone):
                 return self._act(entry, said, when)
