@@ -10,7 +10,8 @@ from pydantic_core import ErrorDetails
 from milepost.errors import BacklogFull, JournalUnavailable, MilepostError
 
 JSON = "application/json"
-FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
+URLENCODED = "application/x-www-form-urlencoded"
+FORMS = frozenset({URLENCODED, "multipart/form-data"})
 
 MOST_FAULTS = 20
 LONGEST_NAME = 64

@@ -6,18 +6,17 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from functions.payloads import Submission
 from gateway import openapi
 from gateway.course import Chart
+from gateway.form import read_form
 from gateway.identity import HEADER, identify, is_key, traceparent
 from gateway.pages import Pages
 from gateway.rate import RateLimit
@@ -30,9 +29,6 @@ from milepost.log import Fields
 
 SOURCE = "/milepost/gateway"
 KEY_FIELD = "idempotency_key"
-
-MOST_PARTS = 32
-"""Fields, and files, that are read of a form before it is called broken."""
 
 _FIELDS = frozenset(Submission.model_fields)
 
@@ -93,7 +89,7 @@ def router(door: Door, chart: Chart, pages: Pages) -> APIRouter:
         return _accepted(202, event_id)
 
     async def take_form(request: Request) -> Response:
-        typed, wrong = await _read_form(request)
+        typed, wrong = await read_form(request)
         key = typed.pop(KEY_FIELD, None)
         header = request.headers.get(HEADER)
         try:
@@ -156,36 +152,3 @@ def _validate(fields: Any, wrong: Faults = ()) -> Submission:
     if found:
         raise invalid(found)
     return submission
-
-
-def _check_utf8(media: str, body: bytes) -> None:
-    """Refuse a form of other bytes: reading it would make other letters of them, and another address."""
-    urlencoded = media != "multipart/form-data"
-    try:
-        (unquote_to_bytes(body) if urlencoded else body).decode()
-    except UnicodeDecodeError:
-        raise Refusal(400, "The form cannot be read: its text is not UTF-8.") from None
-    if urlencoded and not body.isascii():
-        raise Refusal(400, "The form cannot be read: letters beyond ASCII must be percent-encoded.")
-
-
-async def _read_form(request: Request) -> tuple[dict[str, str], Faults]:
-    """What was typed, blanks around it gone, and what is wrong with the form itself. Raises Refusal: broken."""
-    typed: dict[str, str] = {}
-    wrong: list[dict[str, str]] = []
-    _check_utf8(media_type(request.headers), await request.body())
-    try:
-        async with request.form(max_files=MOST_PARTS, max_fields=MOST_PARTS) as form:
-            for name, value in form.multi_items():
-                if not isinstance(value, str):
-                    wrong.append(fault(name, "must be text, not a file"))
-                elif name in typed:
-                    wrong.append(fault(name, "must be given once"))
-                else:
-                    # Blanks and no more: a line break in an address is not an accident to be tidied away.
-                    typed[name] = value.encode(errors="replace").decode().strip(" \t")
-    except HTTPException as cause:
-        raise Refusal(400, f"The form cannot be read: {cause.detail}") from None
-    except UnicodeError:
-        raise Refusal(400, "The form cannot be read: its text is not in the charset it names.") from None
-    return typed, wrong

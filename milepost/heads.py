@@ -17,11 +17,13 @@ class BoundedHeads(HttpToolsProtocol):
     """For uvicorn's `http`. Answers 431 to a head over the limit, 408 to a slow one, and closes the connection."""
 
     _unread = 0
+    _in_head = False
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._begin()
+        self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()
@@ -30,12 +32,14 @@ class BoundedHeads(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unread += len(data)
         super().data_received(data)
-        if self._timer is not None and self._unread > LARGEST:
-            self._refuse(431, f"the head of a request has at most {LARGEST} bytes")
+        if self._in_head:
+            self._wait()  # most heads arrive whole, and need no timer
+            if self._unread > LARGEST:
+                self._refuse(431, f"the head of a request has at most {LARGEST} bytes")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if self._timer is None:
+        if not self._in_head:
             self._begin()
 
     def on_headers_complete(self) -> None:
@@ -43,12 +47,17 @@ class BoundedHeads(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _begin(self) -> None:
+        self._in_head = True
         self._unread = 0
-        self._timer = self.loop.call_later(
-            READ_WITHIN, self._refuse, 408, f"the head of a request did not arrive within {READ_WITHIN:g} s"
-        )
+
+    def _wait(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(
+                READ_WITHIN, self._refuse, 408, f"the head of a request did not arrive within {READ_WITHIN:g} s"
+            )
 
     def _end(self) -> None:
+        self._in_head = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
