@@ -19,7 +19,7 @@ from rich.console import Console
 
 from benchmarks import growth, report
 from benchmarks.bench import OURS, Bench, Measured
-from benchmarks.lab import Lab
+from benchmarks.lab import Lab, compile_packages
 from benchmarks.registry import BENCHES
 
 
@@ -60,6 +60,7 @@ def main() -> int:
         print("\n".join(one.name for one in chosen))
         return 0
     console = Console(stderr=True)
+    compile_packages()
     if given.growth:
         curves = growth.run(given.only, large=given.large, console=console)
         if given.json:

@@ -1,6 +1,11 @@
-"""Where a trial runs: a folder, a Redis, and the processes it started, all of which end with it."""
+"""Where a trial runs: a folder, a Redis, and the processes it started, all of which end with it.
 
+Ours run as in their images: their packages and no others, compiled beforehand.
+"""
+
+import compileall
 import json
+import site
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +16,8 @@ from typing import Any, Self, TypeVar
 
 from benchmarks import accounts
 from benchmarks.arrivals import Arrivals
-from tests.servers import HOST, ROOT, Function, Module, Server, Valkey
+from tests.images.component import Component
+from tests.servers import HOST, ROOT, Server, Valkey
 
 PEER_PYTHON = ROOT / "benchmarks" / ".venv" / "bin" / "python"
 WITHIN = 120.0
@@ -75,20 +81,29 @@ class Lab:
         arrivals = Arrivals(path, most)
         return self.start(Peer(self.folder, "benchmarks.sink", "PORT", path, delay, python=own_python())), arrivals
 
-    def bridge(self, *routes: dict[str, Any], ready: bool = True, **env: str) -> Module:
+    def bridge(self, *routes: dict[str, Any], ready: bool = True, **env: str) -> Component:
         """A bridge at its default settings."""
         given = {"REDIS_URL": self.redis.url, "ROUTES": json.dumps(routes), **env}
-        bridge = Module(self.folder, "milepost.bridge", env=given)
-        self._kept(bridge)
+        bridge = self._kept(Component(self.folder, "bridge", env=given))
         return bridge.start() if ready else bridge.launch()
 
-    def function(self, name: str, **env: str) -> Function:
-        """One of our stages under functions-framework, as its image runs it."""
-        return self.start(Function(self.folder, name, env=env))
+    def function(self, name: str, **env: str) -> Component:
+        """One of our stages."""
+        return self.start(Component(self.folder, "function", STAGE=name, env=env))
+
+    def gateway(self, **env: str) -> Component:
+        """A gateway at its default settings."""
+        return self.start(Component(self.folder, "gateway", env={"REDIS_URL": self.redis.url, **env}))
 
     def peer(self, module: str, *args: object, **env: str) -> Peer:
         """A program of benchmarks/peers/."""
         return self.start(Peer(self.folder, f"benchmarks.peers.{module}", *args, env=env))
+
+
+def compile_packages() -> None:
+    """What is installed, as the images do. Otherwise each start compiles it, which costs memory too."""
+    for folder in site.getsitepackages():
+        compileall.compile_dir(folder, quiet=2, workers=0)
 
 
 def own_python() -> Path:

@@ -1,8 +1,5 @@
 """A function alone: events POSTed to it as the bridge does, how soon it answers at first, and what memory it takes."""
 
-import os
-import subprocess
-import sys
 import time
 from functools import partial
 from statistics import median
@@ -12,10 +9,11 @@ import uvloop
 from benchmarks import load
 from benchmarks.bench import OURS, Bench, Figure, Measured
 from benchmarks.lab import PEER_PYTHON, Lab, Peer, Stopwatch, until
-from tests.servers import HOST, ROOT, Server, free_port, http_status
+from tests.images.component import Component
+from tests.servers import HOST, ROOT, Server, http_status
 
 EVENTS = 10_000
-STARTS = 7
+STARTS = 15
 STAGES = ("distance", "store", "email")
 PLAIN = ROOT / "benchmarks" / "peers" / "plain.py"
 SAME_IMPORTS = ROOT / "benchmarks" / "peers" / "same_imports.py"
@@ -66,45 +64,51 @@ def ours(lab: Lab) -> Measured:
     return loaded(lab.function("distance"))
 
 
-def starts(source: str, target: str = "main") -> float:
-    """Seconds from the start of the process until its first 2xx, in our own environment."""
-    port = free_port()
-    command = [sys.executable, "-m", "uvicorn", ASGI, "--host", HOST, "--port", str(port), "--lifespan", "on"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "FUNCTION_SOURCE": source, "FUNCTION_TARGET": target}
+def bare(lab: Lab, name: str, imports: str) -> Component:
+    """A function that does nothing, in the environment of the stage `name`, under uvicorn as it is."""
+    env = {"FUNCTION_SOURCE": str(SAME_IMPORTS), "IMPORTS": imports, "UVICORN_HTTP": "auto", "UVICORN_WS": "auto"}
+    return Component(lab.folder, "function", STAGE=name, env=env)
+
+
+def imports_of(function: Component) -> str:
+    """The packages' modules that a stage has loaded when it is ready to serve; its own and ours are not among them."""
+    code = f"""
+import sys
+import uvicorn.main, functions_framework.aio
+import functions.{function.name}.main
+print(*(name for name, module in sys.modules.items() if "site-packages" in (getattr(module, "__file__", "") or "")))
+"""
+    return function.python(code)
+
+
+def first_answer(function: Component) -> float:
+    """Seconds from the start of the process until its first 2xx."""
     begun = time.monotonic()
-    process = subprocess.Popen([*command, "--log-level", "warning"], env=env, cwd=ROOT)
+    function.launch()
     try:
-        until(lambda: http_status(port, "/") == 200, every=0.001)
+        until(function.is_ready, every=0.001)
         return time.monotonic() - begun
     finally:
-        process.kill()
-        process.wait()
+        function.kill()
 
 
-def started(_: Lab) -> Measured:
+def started(lab: Lab) -> Measured:
     """Each stage against a bare function that imports the same, in turn."""
     figures: dict[str, float] = {}
     for name in STAGES:
-        mine, bare = [], []
-        for _turn in range(STARTS):
-            mine.append(starts(str(ROOT / "functions" / name / "main.py")))
-            os.environ["IMPORTS"] = IMPORTS[name]
-            bare.append(starts(str(SAME_IMPORTS)))
-        figures |= {name: median(mine) / median(bare), f"{name} seconds": median(mine)}
+        mine = Component(lab.folder, "function", STAGE=name)
+        other = bare(lab, name, imports_of(mine))
+        turns = [(first_answer(mine), first_answer(other)) for _ in range(STARTS)]
+        ours, theirs = (median(taken) for taken in zip(*turns, strict=True))
+        figures |= {name: ours / theirs, f"{name} seconds": ours}
     return figures
 
 
-def bare(_: Lab, *, imports: str = "") -> Measured:
-    os.environ["IMPORTS"] = imports
-    return {"distance seconds": median(starts(str(SAME_IMPORTS)) for _ in range(STARTS))}
+def bare_started(lab: Lab, *, same: bool) -> Measured:
+    imports = imports_of(Component(lab.folder, "function", STAGE="distance")) if same else ""
+    function = bare(lab, "distance", imports)
+    return {"distance seconds": median(first_answer(function) for _ in range(STARTS))}
 
-
-IMPORTS = {
-    "distance": "pydantic email_validator geopy.distance",
-    "store": "pydantic email_validator pymongo",
-    "email": "pydantic email_validator pymongo",
-}
-"""What each stage stands on, and a bare function would import too."""
 
 BENCHES = [
     Bench(
@@ -133,8 +137,8 @@ BENCHES = [
         ),
         {
             OURS: started,
-            "functions_framework.aio, same imports": partial(bare, imports=IMPORTS["distance"]),
-            "functions_framework.aio, no imports": bare,
+            "functions_framework.aio, same imports": partial(bare_started, same=True),
+            "functions_framework.aio, no imports": partial(bare_started, same=False),
         },
         durable=False,
     ),

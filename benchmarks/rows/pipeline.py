@@ -16,7 +16,7 @@ from benchmarks.mails import Mails
 from benchmarks.rows.function import Uvicorn
 from benchmarks.rows.latency import figures
 from milepost import table
-from tests.servers import ROOT, Module, Server
+from tests.servers import ROOT, Server
 
 EVENTS = 5_000
 RATE = 50.0
@@ -60,7 +60,7 @@ def ours(lab: Lab, **delivery: Any) -> Pipeline:
         for name, stage in stages.items()
     ]
     bridge = lab.bridge(*routes)
-    gateway = lab.start(Module(lab.folder, "gateway", env=env))
+    gateway = lab.gateway(**env)
     return Pipeline(gateway, (gateway, bridge, *functions.values()), tuple(functions.values()))
 
 
@@ -128,7 +128,7 @@ def posts(lab: Lab, *, build: Callable[[Lab], Server]) -> Measured:
 
 
 def _gateway(lab: Lab) -> Server:
-    return lab.start(Module(lab.folder, "gateway", env={"REDIS_URL": lab.redis.url}))
+    return lab.gateway()
 
 
 def _form(lab: Lab) -> Server:

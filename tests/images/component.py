@@ -1,13 +1,15 @@
 """A component as its image has it: the files, the packages, the environment and the command, and nothing else.
 
 Only the base image is missing. The packages are those of the component's lock file, linked from where the tests'
-own are installed, so that no index is asked.
+own are installed, with the bytecode that there is, so that no index is asked.
 """
 
+import compileall
 import importlib.metadata
 import subprocess
 import venv
 from collections.abc import Mapping
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -36,7 +38,10 @@ def install(requirements: Path, folder: Path) -> None:
         assert package.version == version, f"{name} {package.version} is installed, {version} is locked: make setup"
         for file in package.files or ():
             if ".." not in file.parts and "__pycache__" not in file.parts:
-                _link(Path(str(package.locate_file(file))), site / file)
+                source = Path(str(package.locate_file(file)))
+                _link(source, site / file)
+                if file.suffix == ".py":
+                    _link(Path(cache_from_source(source)), Path(cache_from_source(site / file)))
         for script in package.entry_points.select(group="console_scripts"):
             path = folder / "bin" / script.name
             call = f"from {script.module} import {script.attr}\nsys.exit({script.attr}())"
@@ -46,7 +51,7 @@ def install(requirements: Path, folder: Path) -> None:
 
 def _link(source: Path, destination: Path) -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
-    if not destination.exists():
+    if source.exists() and not destination.exists():
         destination.symlink_to(source)
 
 
@@ -60,6 +65,7 @@ class Component(Server):
         self.app = self.folder / "app"
         self.venv = self.folder / "venv"
         self.image.lay(self.app)
+        compileall.compile_dir(self.app, quiet=1)
         install(self.image.requirements, self.venv)
 
     @property
