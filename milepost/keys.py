@@ -10,6 +10,9 @@ STAGES = f"{TAG}:stages"
 channels are consumed.
 """
 
+ANNOUNCED = f"{TAG}:announced"
+"""Set: the channels that a stage emits and none consumes, by the stages table. They are told and not journaled."""
+
 LEASE = f"{TAG}:lease"
 """String: the leading bridge's token. The channel of the same name announces it."""
 

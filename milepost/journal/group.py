@@ -144,7 +144,7 @@ class Group:
 
     async def _settle(self, acts: Sequence[Act]) -> Sequence[bytes]:
         names: list[Text] = [
-            keys.STAGES,
+            keys.ANNOUNCED,
             keys.JOURNALS,
             self._journal,
             keys.waiting(self.name),

@@ -71,7 +71,10 @@ class Journal:
     async def _publish(self, batch: Sequence[tuple[Sequence[Text], Sequence[Text]]]) -> Sequence[bytes]:
         answers = await self.scripts.run(
             "publish",
-            [keys.STAGES, keys.JOURNALS, keys.DEAD, keys.BACKLOG, *(key for names, _ in batch for key in names)],
+            [
+                *(keys.STAGES, keys.ANNOUNCED, keys.JOURNALS, keys.DEAD, keys.BACKLOG),
+                *(key for names, _ in batch for key in names),
+            ],
             [
                 *(self._limit, MOST_UNCONSUMED, round(BACKLOG_TRUSTED * 1000), *_OF, *self.keeping),
                 *(argument for _, texts in batch for argument in texts),
@@ -152,7 +155,7 @@ class Journal:
         """
         verdict, parked, dead = await self.scripts.run(
             "forget",
-            [keys.STAGES, keys.JOURNALS, keys.waiting(stage), keys.DEAD, keys.dead(stage)],
+            [keys.STAGES, keys.ANNOUNCED, keys.JOURNALS, keys.waiting(stage), keys.DEAD, keys.dead(stage)],
             [stage, round(BEAT_FRESH * 1000), keys.journal("")],
         )
         if verdict == b"served":

@@ -66,7 +66,7 @@ class Upkeep:
         """
         answers = await self._scripts.run(
             "adopt",
-            [keys.STAGES, keys.JOURNALS, keys.LEASE, *(key for item in batch for key in event_keys(item.event))],
+            [keys.ANNOUNCED, keys.JOURNALS, keys.LEASE, *(key for item in batch for key in event_keys(item.event))],
             [*self._keeping, *(text for item in batch for text in (item.token or "", *event_arguments(item.event)))],
         )
         texts: list[str] = [answer.decode() for answer in answers]
@@ -118,7 +118,7 @@ class Upkeep:
         for name, wiring in routes.items():
             fields = {"consumes": list(wiring.consumes), "emits": list(wiring.emits), "url": wiring.url}
             texts += name, dumps(fields)
-        await self._scripts.run("beat", [keys.JOURNALS, keys.STAGES], texts)
+        await self._scripts.run("beat", [keys.JOURNALS, keys.STAGES, keys.ANNOUNCED], texts)
 
     async def wake(self, routes: Sequence[str], *, most: int) -> tuple[int, float | None]:
         """Put up to `most` due events of each route back; how many, and the seconds until the next is due."""

@@ -45,6 +45,7 @@ async def test_every_key_bears_the_one_hash_tag_and_has_its_type(
         keys.JOURNALS: "set",
         keys.DEAD: "set",
         keys.STAGES: "hash",
+        keys.ANNOUNCED: "set",
         keys.LEASE: "string",
         keys.journal(RAW): "stream",
         keys.waiting("distance"): "zset",

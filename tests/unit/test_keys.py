@@ -10,6 +10,7 @@ from milepost.event import Event
 ALL = [
     keys.JOURNALS,
     keys.STAGES,
+    keys.ANNOUNCED,
     keys.LEASE,
     keys.journal("raw_input"),
     keys.journal("user:email"),

@@ -1,7 +1,7 @@
 -- adopt: journals what foreign programs published. An event that names itself is adopted by any bridge, once; a
 -- plain message only under the token of the leading bridge. A channel is never told again what it has heard.
-local stages, journals, lease = key(), key(), key()
-local context = { journals = journals, wiring = wiring(stages), dedup = arg(), ttl = tonumber(arg()) }
+local announced, journals, lease = key(), key(), key()
+local context = { journals = journals, announced = announced, dedup = arg(), ttl = tonumber(arg()) }
 local leading = redis.call('GET', lease)
 local answers = {}
 while more() do

@@ -55,10 +55,21 @@ local function wiring(stages, fresh)
       for _, channel in ipairs(stage.emits) do emitted[channel] = true end
     end
   end
-  return {
-    consumed = consumed,
-    journaled = function(channel) return consumed[channel] or not emitted[channel] end,
-  }
+  return { consumed = consumed, emitted = emitted }
+end
+
+-- Every channel is journaled but those that a stage emits and none consumes. Whoever changes the stages table keeps the
+-- set of these, so that no event has to read the table.
+local function keep_announced(stages, announced)
+  local known = wiring(stages)
+  redis.call('DEL', announced)
+  for channel in pairs(known.emitted) do
+    if not known.consumed[channel] then redis.call('SADD', announced, channel) end
+  end
+end
+
+local function is_journaled(announced, channel)
+  return redis.call('SISMEMBER', announced, channel) == 0
 end
 
 -- Adds an event to a journal. What is left out means: for every route, since the entry's own time, never tried.
@@ -85,7 +96,7 @@ end
 -- go again. Otherwise each further try would add another entry.
 local function carry(context, event, tell)
   local message, id = event.text, nil
-  if context.wiring.journaled(event.channel) then
+  if is_journaled(context.announced, event.channel) then
     id = add(context.journals, event.journal, event.channel, event.text)
     message = '{"journalid":"' .. id .. '",' .. string.sub(event.text, 2)
   end
@@ -105,7 +116,7 @@ end
 -- consumed its channel is journaled now if one does, and not announced again.
 local function carry_once(context, event, tell)
   local seen = redis.call('GET', event.seen)
-  if seen == 'carried' or (seen and not context.wiring.journaled(event.channel)) then return 'seen' end
+  if seen == 'carried' or (seen and not is_journaled(context.announced, event.channel)) then return 'seen' end
   carry(context, event, tell and not seen)
   return 'done'
 end

@@ -1,6 +1,6 @@
 -- forget: removes a stage's table entry, groups, parked events and dead letters; refused while its beat is fresh.
 -- Answers { verdict, parked, dead }.
-local stages, journals, waiting, graves, dead = key(), key(), key(), key(), key()
+local stages, announced, journals, waiting, graves, dead = key(), key(), key(), key(), key(), key()
 local stage, fresh, journal_of = arg(), tonumber(arg()), arg()
 local text = redis.call('HGET', stages, stage)
 if text and now() - cjson.decode(text).beat < fresh then return { 'served', 0, 0 } end
@@ -13,5 +13,6 @@ end
 redis.call('DEL', waiting, dead)
 redis.call('SREM', graves, stage)
 redis.call('HDEL', stages, stage)
+keep_announced(stages, announced)
 if not text and groups + parked + buried == 0 then return { 'unknown', 0, 0 } end
 return { 'forgotten', parked, buried }

@@ -1,9 +1,9 @@
 -- publish: journals each event that was not seen before and tells its channel. Nothing is written while the backlog is
 -- over its limit, nor the first event of one more channel when too many wait without a stage to consume them.
-local stages, journals, graves, known = key(), key(), key(), key()
+local stages, announced, journals, graves, known = key(), key(), key(), key(), key()
 local limit, most, trusted = tonumber(arg()), tonumber(arg()), arg()
 local journal_of, waiting_of, dead_of = arg(), arg(), arg()
-local context = { journals = journals, wiring = wiring(stages), dedup = arg(), ttl = tonumber(arg()) }
+local context = { journals = journals, announced = announced, dedup = arg(), ttl = tonumber(arg()) }
 
 -- Counting looks at every journal, so it is done once in `trusted` milliseconds. Meanwhile doors add what they journal;
 -- what hops add or take shows at the next count.
@@ -14,19 +14,18 @@ if not total then
 end
 if total >= limit then return 'full' end
 
-local consumed = 0
-for _ in pairs(context.wiring.consumed) do consumed = consumed + 1 end
-
 local function crowded(channel)
-  return context.wiring.journaled(channel) and not context.wiring.consumed[channel]
-    and redis.call('SCARD', journals) >= most + consumed and redis.call('SISMEMBER', journals, channel) == 0
+  if redis.call('SISMEMBER', journals, channel) == 1 or not is_journaled(announced, channel) then return false end
+  local consumed, count = wiring(stages).consumed, 0
+  for _ in pairs(consumed) do count = count + 1 end
+  return not consumed[channel] and redis.call('SCARD', journals) >= most + count
 end
 
 local answers, added = {}, 0
 while more() do
   local event = read_event()
   local answer = crowded(event.channel) and 'crowded' or attempt(carry_once, context, event, true)
-  if answer == 'done' and context.wiring.journaled(event.channel) then added = added + 1 end
+  if answer == 'done' and is_journaled(announced, event.channel) then added = added + 1 end
   answers[#answers + 1] = answer
 end
 if added > 0 then redis.call('SET', known, total + added, 'XX', 'KEEPTTL') end

@@ -1,9 +1,9 @@
 -- settle: completes, parks or buries deliveries of one group, or holds what is not due yet. Each passes the gate (the
 -- group still has the entry), does its own write, which may fail, and acknowledges last: an event leaves one place as
 -- it enters the next.
-local stages, journals, journal, waiting, graves, dead = key(), key(), key(), key(), key(), key()
+local announced, journals, journal, waiting, graves, dead = key(), key(), key(), key(), key(), key()
 local group = arg()
-local context = { journals = journals, wiring = wiring(stages), dedup = arg(), ttl = tonumber(arg()) }
+local context = { journals = journals, announced = announced, dedup = arg(), ttl = tonumber(arg()) }
 local deadline = tonumber(arg())
 defy_full(journals)
 
