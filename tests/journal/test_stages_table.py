@@ -14,6 +14,7 @@ from tests.journal.events import (
     CALCULATED,
     RAW,
     READY,
+    SENT,
     everything,
     journaled,
     letter,
@@ -39,6 +40,30 @@ async def test_a_beat_writes_what_a_route_consumes_emits_and_where_it_is(
     audit, broker = await journal.stages()
     assert (audit.name, audit.consumes, audit.emits, audit.url) == ("audit", (RAW,), (), "http://audit")
     assert broker.consumes == (RAW, "user:email")
+
+
+async def test_a_channel_is_only_announced_while_it_is_emitted_and_nobody_consumes_it(
+    journal: Journal, redis: Redis, table: Table
+) -> None:
+    async def kept() -> bool:
+        """Whether an event of the channel is journaled now."""
+        before = await redis.xlen(keys.journal(CALCULATED))
+        await journal.publish(Event(id=uuid4().hex, source="/test", type=CALCULATED))
+        return bool(await redis.xlen(keys.journal(CALCULATED)) - before)
+
+    assert await kept(), "no stage is known"
+    await table(distance=(RAW, CALCULATED))
+    assert await redis.smembers(keys.ANNOUNCED) == {CALCULATED.encode()}
+    assert not await kept()
+    await table(store=(CALCULATED, SENT))
+    assert await redis.smembers(keys.ANNOUNCED) == {SENT.encode()}
+    assert await kept()
+    await unserved(redis, "store")
+    await table(distance=(RAW, CALCULATED))
+    assert await kept(), "a stage that is away comes back"
+    await journal.forget("store")
+    assert await redis.smembers(keys.ANNOUNCED) == {CALCULATED.encode()}
+    assert not await kept()
 
 
 async def test_a_stage_whose_beat_is_older_than_a_minute_is_not_served(
