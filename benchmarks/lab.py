@@ -101,8 +101,9 @@ class Lab:
 
 
 def compile_packages() -> None:
-    """What is installed, as the images do. Otherwise each start compiles it, which costs memory too."""
-    for folder in site.getsitepackages():
+    """What is installed, theirs too, as images do. Otherwise each start compiles it, which costs memory too."""
+    theirs = map(str, PEER_PYTHON.parent.parent.glob("lib/*/site-packages"))
+    for folder in (*site.getsitepackages(), *theirs):
         compileall.compile_dir(folder, quiet=2, workers=0)
 
 

@@ -1,6 +1,6 @@
 """A submitted form, in either of the two ways a browser writes it."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import UploadFile
@@ -32,21 +32,22 @@ async def read_form(request: Request) -> tuple[dict[str, str], Faults]:
     return typed, wrong
 
 
-def _urlencoded(body: bytes) -> Iterable[Field]:
+def _urlencoded(body: bytes) -> Sequence[Field]:
     """Bytes that are not UTF-8 are refused: read as something else they would be other letters, and another address."""
     try:
         text = body.decode("ascii")
     except UnicodeDecodeError:
         raise Refusal(400, "The form cannot be read: letters beyond ASCII must be percent-encoded.") from None
     try:
-        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MOST_PARTS)
+        fields = parse_qsl(text, keep_blank_values=True, errors="strict")
     except UnicodeDecodeError:
         raise Refusal(400, "The form cannot be read: its text is not UTF-8.") from None
-    except ValueError:
-        raise Refusal(400, f"The form cannot be read: it has more than {MOST_PARTS} fields.") from None
+    if len(fields) > MOST_PARTS:
+        raise Refusal(400, f"The form cannot be read: it has more than {MOST_PARTS} fields.")
+    return fields
 
 
-async def _parts(request: Request, body: bytes) -> Iterable[Field]:
+async def _parts(request: Request, body: bytes) -> Sequence[Field]:
     try:
         body.decode()
     except UnicodeDecodeError:

@@ -41,7 +41,10 @@ class Batch(Generic[Item, Result]):
         self._pending.append((item, future))
         if self._runner is None:
             self._runner = asyncio.create_task(self._drain())
-        return await future
+        try:
+            return await future
+        finally:
+            del future  # what it raises refers to this frame
 
     async def _drain(self) -> None:
         now = asyncio.get_running_loop().time
@@ -77,11 +80,16 @@ class Batch(Generic[Item, Result]):
                 future.cancel()
             raise
         except Exception as fault:  # noqa: BLE001 - handed to every submitter
-            for _, future in batch + self._pending:
-                if not future.done():
-                    future.set_exception(fault)
+            _fail(batch + self._pending, fault)
             self._pending = []
+            batch.clear()  # the fault refers to this frame, and each future to the fault: they would keep each other
             return
         for (_, future), result in results:
             if not future.done():
                 future.set_result(result)
+
+
+def _fail(batch: list[tuple[Item, asyncio.Future[Result]]], fault: Exception) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(fault)

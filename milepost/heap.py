@@ -3,9 +3,9 @@
 import gc
 from functools import cache
 
-YOUNG = 10_000
-"""Objects made and not yet freed before the collector looks at them; 700 in Python 3.11. A request or a batch makes
-hundreds, nearly all of which are freed without it.
+YOUNG = 5_000
+"""Objects made and not yet freed before the collector looks at them; a bare Python 3.11 has 700. A request or a batch
+makes hundreds, nearly all of which are freed without it.
 """
 
 

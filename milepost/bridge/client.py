@@ -94,7 +94,10 @@ class Client:
                 self._give_back(connection, loop)
                 return outcome
             if not (kept and connection.dropped):
-                raise outcome
+                try:
+                    raise outcome
+                finally:
+                    del outcome  # it refers to this frame, and so to the body: the two would keep each other
             # A server may close an idle connection just as it is used again: that says nothing about the request.
             kept = False
             try:

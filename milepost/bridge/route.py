@@ -125,7 +125,7 @@ class Route:
             group = self._by_channel[entry.channel]
             held = self.held[group]
             if entry.id not in held:
-                task = held[entry.id] = asyncio.create_task(self._carry(group, entry, several))
+                task = held[entry.id] = asyncio.create_task(self._carry(group, entry, several=several))
                 epoch = self.window.take(len(entry.event))
                 task.add_done_callback(partial(self._let_go, group, entry, epoch))
 
@@ -135,13 +135,13 @@ class Route:
         self.dirty.add(group.channel)
         self.window.settled(epoch, len(entry.event))
 
-    async def _carry(self, group: Group, entry: Entry, several: bool) -> None:  # noqa: FBT001
+    async def _carry(self, group: Group, entry: Entry, *, several: bool) -> None:
         try:
             act: Act
             if self._delivery.delay and not entry.only:
                 act = Hold(entry, self._delivery.delay.total_seconds())
             elif entry.only in {"", self.name}:
-                act = await self._deliver(entry, several)
+                act = await self._deliver(entry, several=several)
             else:
                 act = Complete(entry, None)
             await self._settle(group, act)
@@ -184,7 +184,7 @@ class Route:
             )
             self._metrics.dead.inc()
 
-    async def _deliver(self, entry: Entry, several: bool) -> Act:  # noqa: FBT001
+    async def _deliver(self, entry: Entry, *, several: bool) -> Act:
         """`several`: others were read with it, and so may go with it."""
         if several and self._sender.gathers and self._is_fresh(entry):
             said, when = await self._send(entry, self._sender.together)

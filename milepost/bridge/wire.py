@@ -175,6 +175,7 @@ class Connection(asyncio.Protocol):
             self.dropped = not self._received
             where = "before it replied" if self.dropped else "in the middle of its reply"
             self._waiter.set_result(Lost(f"{self._peer}: closed the connection {where}" + (f": {exc}" if exc else "")))
+        self._waiter = None  # parser and connection keep each other, and would keep what it carried
         self.usable = False
         self.lost.set_result(None)
         self._on_lost(self)

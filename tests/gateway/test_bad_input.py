@@ -243,6 +243,14 @@ async def test_a_form_of_very_many_fields_is_refused(client: httpx.AsyncClient, 
     assert await published() == []
 
 
+@pytest.mark.parametrize("body", ["&" * 100 + "{}", "{}" + "&" * 100], ids=["before", "behind"])
+async def test_separators_are_no_fields(client: httpx.AsyncClient, published: Published, body: str) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded", **WANTS_JSON}
+    answer = await client.post("/distance", content=body.format("email=ada@example.org&lat=1&long=2"), headers=headers)
+    assert answer.status_code == 201
+    assert len(await published()) == 1
+
+
 @pytest.mark.parametrize(
     "attack",
     [

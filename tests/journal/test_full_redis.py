@@ -117,6 +117,7 @@ async def test_a_bridge_starts(upkeep: Upkeep, redis: Redis, groups: Groups, tab
     await full()
     await table(distance=(RAW, CALCULATED))
     assert await redis.hexists(keys.STAGES, "distance")
+    assert await redis.smembers(keys.ANNOUNCED) == {CALCULATED.encode()}
     assert await groups("distance").ensure() is True
     assert await groups("distance").read(1, block=0.01) == []
 

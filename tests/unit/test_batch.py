@@ -1,6 +1,8 @@
 """Batches: each submitter gets its own result, unless its batch, or the one before it, fails as a whole."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -178,3 +180,21 @@ async def test_a_batch_that_is_cancelled_while_it_waits_for_its_pace_leaves_nobo
     batch._runner.cancel()
     async with asyncio.timeout(WITHIN):
         assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], asyncio.CancelledError)
+
+
+async def test_an_item_whose_batch_failed_is_freed_by_itself() -> None:
+    async def run(items: Sequence[Plan]) -> Sequence[int]:
+        raise LostError(len(items))
+
+    async def submitted(batch: Batch[Plan, int]) -> "weakref.ref[Plan]":
+        item = Plan(size=1, wait=0, cancelled=False)
+        with pytest.raises(LostError):
+            await batch.submit(item)
+        return weakref.ref(item)
+
+    gc.disable()
+    try:
+        items = await asyncio.gather(*[submitted(batch) for batch in [Batch[Plan, int](run)] for _ in range(3)])
+        await eventually(lambda: all(item() is None for item in items))
+    finally:
+        gc.enable()

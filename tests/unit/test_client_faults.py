@@ -1,9 +1,11 @@
 """What the client calls a failure, and after which it tries once more."""
 
 import asyncio
+import gc
 import shutil
 import ssl
 import subprocess
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from milepost.bridge import client as module
 from milepost.bridge.client import Client, Lost, NotSent
 from milepost.bridge.wire import Connection
-from tests.peer import EMPTY, Line, Peer, answer_all, on_each_loop, post
+from tests.peer import EMPTY, Line, Peer, answer_all, never_answer, on_each_loop, post
 from tests.servers import eventually, free_port
 
 # A connection that closes
@@ -229,4 +231,33 @@ async def test_a_server_that_speaks_no_tls_was_sent_nothing() -> None:
         client = Client(peer.url.replace("http", "https"))
         with pytest.raises(NotSent):
             await post(client)
+        await client.close()
+
+
+# What is left of it
+
+
+@pytest.mark.parametrize("closing", [True, False], ids=["closed", "timed out"])
+@on_each_loop
+async def test_a_failure_is_freed_with_its_body_by_itself(closing: bool) -> None:  # noqa: FBT001
+    async def script(line: Line) -> None:
+        await line.request()
+        if not closing:
+            await never_answer(line)
+
+    async def lost(client: Client) -> "weakref.ref[Lost]":
+        try:
+            await post(client, within=60 if closing else 0.05)
+        except Lost as fault:
+            return weakref.ref(fault)
+        raise AssertionError("it was answered")
+
+    async with Peer(script) as peer:
+        client = Client(peer.url)
+        gc.disable()
+        try:
+            fault = await lost(client)
+            await eventually(lambda: fault() is None)
+        finally:
+            gc.enable()
         await client.close()

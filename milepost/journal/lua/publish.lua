@@ -14,11 +14,16 @@ if not total then
 end
 if total >= limit then return 'full' end
 
+local consumed, consumed_channels
+
 local function crowded(channel)
-  if redis.call('SISMEMBER', journals, channel) == 1 or not is_journaled(announced, channel) then return false end
-  local consumed, count = wiring(stages).consumed, 0
-  for _ in pairs(consumed) do count = count + 1 end
-  return not consumed[channel] and redis.call('SCARD', journals) >= most + count
+  local begun = redis.call('SCARD', journals)
+  if begun < most or redis.call('SISMEMBER', journals, channel) == 1 then return false end
+  if not consumed then
+    consumed, consumed_channels = wiring(stages).consumed, 0
+    for _ in pairs(consumed) do consumed_channels = consumed_channels + 1 end
+  end
+  return begun >= most + consumed_channels and not consumed[channel] and is_journaled(announced, channel)
 end
 
 local answers, added = {}, 0
