@@ -10,18 +10,45 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from milepost.errors import ConfigurationError
 
+TLS_OPTIONS: dict[str, set[str] | None] = {
+    "ssl_ca_certs": None,
+    "ssl_ca_path": None,
+    "ssl_certfile": None,
+    "ssl_keyfile": None,
+    "ssl_password": None,
+    "ssl_cert_reqs": {"none", "optional", "required"},
+    "ssl_check_hostname": {"true", "false", "yes", "no", "1", "0"},
+}
+"""Options that a `rediss://` URL may have, and their values where they are few. Others of redis-py's would undo what
+Milepost relies on, such as `decode_responses`, or its time-outs.
+"""
+
 
 def usable(secret: SecretStr) -> SecretStr:
-    """Refuse what Milepost cannot use: another scheme, or a database other than 0 (pub/sub ignores databases)."""
+    """Check a Redis URL. Raises ValueError, whose text holds nothing of the URL but names of options."""
     try:
         url = urlsplit(secret.get_secret_value())
         port_is_sound = url.port is None or url.port > 0
     except ValueError:
         port_is_sound = False
-    if not port_is_sound or url.scheme not in {"redis", "rediss"} or not url.hostname:
+    # After an unencoded / ? or # in a password, the rest of it and the @ are not where the host is looked for.
+    if not port_is_sound or "@" in url.path + url.query or url.fragment or not url.hostname:
+        raise ValueError(
+            "must look like redis://[user:password@]host:port, or rediss:// for TLS, in user and password "
+            "percent-encoded what is not a letter or digit (@ as %40, / as %2F, # as %23)"
+        )
+    if url.scheme not in {"redis", "rediss"}:
         raise ValueError("must look like redis://[user:password@]host:port, or rediss:// for TLS")
-    if url.path.strip("/") not in {"", "0"} or "db" in parse_qs(url.query, keep_blank_values=True):
+    options = parse_qs(url.query, keep_blank_values=True)
+    if url.path.strip("/") not in {"", "0"} or "db" in options:
         raise ValueError("must name database 0: pub/sub ignores databases, so one Milepost needs one Redis server")
+    for name, values in options.items():
+        if url.scheme != "rediss" or name not in TLS_OPTIONS:
+            known = f"only {', '.join(TLS_OPTIONS)}" if url.scheme == "rediss" else "no options"
+            raise ValueError(f"cannot have the option {name}: {url.scheme}:// takes {known}")
+        allowed = TLS_OPTIONS[name]
+        if len(values) != 1 or (allowed and values[0] not in allowed) or not values[0]:
+            raise ValueError(f"option {name}: must have one value" + (f" of {sorted(allowed)}" if allowed else ""))
     return secret
 
 

@@ -44,6 +44,9 @@ def test_each_field_is_a_variable_of_its_name(monkeypatch: pytest.MonkeyPatch) -
         "redis://localhost:6379/0",
         "rediss://user:p%40ss@localhost:6379/0",
         "redis://[::1]:6379/0",
+        "redis://user:p%40%2F%23%3Fss@localhost",
+        "redis://user:p@ss@localhost",
+        "rediss://localhost?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required&ssl_check_hostname=false",
     ],
 )
 async def test_a_usable_url_makes_a_client_on_database_0(url: str) -> None:
@@ -73,6 +76,38 @@ def test_a_wrong_url_is_refused_by_name_and_never_shown(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^REDIS_URL: must look like redis://") as caught:
         JournalSettings.read(redis_url=url)
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("user", ["", "user", "user@home", "7"])
+@pytest.mark.parametrize("begin", ["", "6379", "p@ss", "p%40ss"])
+@pytest.mark.parametrize("mark", ["/", "#", "?", "?db=1&", "/#", "@/", "@#", "@?", "[", "]", "@["])
+def test_password_with_an_unencoded_mark_is_refused_and_no_part_of_it_shown(user: str, begin: str, mark: str) -> None:
+    password = f"{begin}{mark}{PASSWORD}"
+    with pytest.raises(ConfigurationError, match=r"^REDIS_URL: must look like redis://.* %23") as caught:
+        JournalSettings.read(redis_url=f"redis://{user}:{password}@localhost:6379")
+    told = "".join(traceback.format_exception(caught.value)).replace("[user:password@]host:port", "")
+    assert PASSWORD not in told
+    assert not begin or begin not in str(caught.value).replace("@ as %40, / as %2F", "")
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("decode_responses=true", "cannot have the option decode_responses"),
+        ("protocol=3", "cannot have the option protocol"),
+        ("socket_timeout=1", "cannot have the option socket_timeout"),
+        ("max_connections=1", "cannot have the option max_connections"),
+        ("unheard_of=1", "cannot have the option unheard_of"),
+        ("ssl_cert_reqs=perhaps", "option ssl_cert_reqs: must have one value of"),
+        ("ssl_ca_certs=", "option ssl_ca_certs: must have one value"),
+        ("ssl_ca_certs=a&ssl_ca_certs=b", "option ssl_ca_certs: must have one value"),
+    ],
+)
+def test_options_of_a_url_that_milepost_cannot_use_are_refused(query: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^REDIS_URL: {told}"):
+        JournalSettings.read(redis_url=f"rediss://localhost?{query}")
+    with pytest.raises(ConfigurationError, match=r"^REDIS_URL: cannot have the option .*: redis:// takes no options"):
+        JournalSettings.read(redis_url=f"redis://localhost?{query}")
 
 
 @pytest.mark.parametrize(
