@@ -2,27 +2,39 @@
 
 import os
 import signal
+import traceback
 from typing import NoReturn
 
+from milepost.cli import streams
 from milepost.cli.exits import Exit
 
 SHOW_CURSOR = b"\x1b[?25h"
 
 
-def main() -> None:
-    """The `milepost` command. Ctrl-C ends it at once from here on, though half a second of imports is still to come.
+def main() -> NoReturn:
+    """The `milepost` command. Ctrl-C ends it at once from here on, also while the rest is imported (half a second).
 
-    `milepost up`, which has something to end in order, sets handlers of its own.
+    `milepost up` sets signal handlers of its own, to end its processes in order.
     """
+    streams.install()
     signal.signal(signal.SIGINT, _end)
-    from milepost.cli.app import main as run  # noqa: PLC0415 - see above
+    code: int | str | None = Exit.FAILED
+    try:
+        from milepost.cli.app import main as run  # noqa: PLC0415 - see above
 
-    run()
+        run()
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:  # noqa: BLE001 - as the interpreter would do, but without its end
+        traceback.print_exc()
+    streams.leave(code if isinstance(code, int) else Exit.DONE if code is None else Exit.FAILED)
 
 
 def _end(*_: object) -> NoReturn:
-    """Why not asyncio's own way: before Python 3.12 redis-py can swallow the one cancellation that it makes of Ctrl-C,
-    and a thread that waits for a line of stdin is waited for. Redis sees the connection close.
+    """End at once.
+
+    Not asyncio's way: before Python 3.12 redis-py can swallow the one cancellation that asyncio makes of Ctrl-C, and
+    asyncio waits for a thread that reads stdin. Redis sees the connection close.
     """
     if os.isatty(2):
         os.write(2, SHOW_CURSOR)  # a progress bar hides it

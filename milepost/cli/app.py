@@ -4,15 +4,17 @@ import asyncio
 import os
 import sys
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from redis.exceptions import RedisError
 
-from milepost.cli import asyncapi, dead, folder, new, publish, reach, send, stages, watch
-from milepost.cli.exits import EXIT_CODES, Exit, exit_code
+from milepost.cli import asyncapi, dead, folder, new, options, publish, reach, send, stages, watch
+from milepost.cli.exits import EXIT_CODES, Exit, OutputClosed, exit_code
 from milepost.cli.options import All, AsJson, Data, Entries, EventId, Project, RedisUrl, StageName, Yes
+from milepost.cli.supervisor import READY_WITHIN
 from milepost.cli.text import installed_version, say
 from milepost.cli.up import Wish
 from milepost.cli.up import up as run_up
@@ -50,13 +52,23 @@ def up(
     data: Annotated[
         Path, typer.Option("--data", metavar="DIR", help="Where data, e-mails, lock and stack.json are kept.")
     ] = folder.DEFAULT,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The gateway's port; 0: any free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", parser=options.port, help="The gateway's port; 0: any free one.")
+    ] = 8000,
     reload: Annotated[
         bool,
         typer.Option(
             "--reload", help="Restart what runs a source file that changes. helm/values.yaml is read at the start only."
         ),
     ] = False,
+    ready_within: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            parser=options.at_least(1),
+            help="How long each process may take from its start until it is ready; no limit with --reload.",
+        ),
+    ] = READY_WITHIN,
     project: Project = Path(),
 ) -> None:
     """Run the whole pipeline on this machine.
@@ -70,7 +82,7 @@ def up(
     `milepost up --port 9000 --data /var/tmp/milepost` listens and keeps its data elsewhere; the other commands then
     need the same `--data`.
     """
-    wish = Wish(project=project.resolve(), data=data.resolve(), port=port, reload=reload)
+    wish = Wish(project=project.resolve(), data=data.resolve(), port=port, reload=reload, ready_within=ready_within)
     raise typer.Exit(run_up(wish, dict(os.environ)))
 
 
@@ -142,7 +154,9 @@ def send_command(
     lat: Annotated[str, typer.Argument(metavar="LAT", help="Degrees north.")],
     long: Annotated[str, typer.Argument(metavar="LONG", help="Degrees east.")],
     *,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the message.")] = 60,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", parser=options.at_least(0), help="How long to wait for the message.")
+    ] = 60,
     gateway: Annotated[
         str | None,
         typer.Option(
@@ -282,6 +296,8 @@ def main() -> None:
     """Run the command that `sys.argv` names, and end with its exit code."""
     try:
         app()
+    except OutputClosed:
+        sys.exit(Exit.OUTPUT_CLOSED)
     except MilepostError as fault:
         say(str(fault))
         sys.exit(exit_code(fault))
@@ -293,4 +309,13 @@ def main() -> None:
 
 
 def _run(command: Coroutine[Any, Any, Exit]) -> None:
-    raise typer.Exit(asyncio.run(command))
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_default_executor(_Unwaited())
+        raise typer.Exit(runner.run(command))
+
+
+class _Unwaited(ThreadPoolExecutor):
+    """Threads that the end of the loop does not wait for: one may look up a name for a minute, or read stdin."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
+        super().shutdown(wait=False, cancel_futures=True)

@@ -1,9 +1,13 @@
 """What `milepost up` shows: its own lines, and each component's log lines behind the component's name."""
 
+import contextlib
 import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
+
+from milepost.cli.streams import write_out
+from milepost.errors import MilepostError
 
 COLOURS = ("36", "33", "35", "32", "34", "96", "93", "95", "92", "94")
 """SGR foreground colours, taken in turn by the components."""
@@ -24,9 +28,11 @@ class Console:
         *,
         descriptor: int = 1,
         coloured: bool | None = None,
-        on_closed: Callable[[], None] = lambda: None,
+        on_closed: Callable[[MilepostError], None] = lambda _: None,
     ) -> None:
-        """`on_closed` is called, in the writing thread, when nobody can read any more."""
+        """`on_closed` is called in the writing thread, with OutputClosed or Failed, when nothing can be written any
+        more.
+        """
         self._descriptor = descriptor
         self._coloured = is_colour_terminal(descriptor) if coloured is None else coloured
         self._terminal = os.isatty(descriptor)
@@ -78,16 +84,18 @@ class Console:
                 line = f"({left_out} lines left out: nobody read them)\n{line}"
             try:
                 if self._terminal:
-                    columns = os.get_terminal_size(self._descriptor).columns or 80
+                    columns = 80
+                    with contextlib.suppress(OSError):  # the terminal hung up
+                        columns = os.get_terminal_size(self._descriptor).columns or columns
                     line = f"{ERASE}{line}{status[: columns - 1]}"
                 self._put(line.encode(errors="replace"))
-            except OSError:
-                self._on_closed()
+            except MilepostError as fault:
+                self._on_closed(fault)
                 return
 
     def _put(self, text: bytes) -> None:
         while text:
-            text = text[os.write(self._descriptor, text) :]
+            text = text[write_out(text, self._descriptor) :]
 
 
 def in_colour(text: str, number: int) -> str:

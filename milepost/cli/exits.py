@@ -1,8 +1,9 @@
 """How a command ends.
 
 MilepostError
-  Unreachable   Redis or the gateway does not answer
-  Failed        what was asked for could not be done
+  Unreachable    Redis or the gateway does not answer
+  OutputClosed   nobody reads stdout any more
+  Failed         the command could not do what it was asked for
 """
 
 import enum
@@ -20,12 +21,13 @@ class Exit(enum.IntEnum):
     BURIED = 4
     UNFINISHED = 5
     INTERRUPTED = 130
+    OUTPUT_CLOSED = 141
 
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 it failed; 2 the command line, a setting or the project is wrong; 3 Redis, MongoDB or the
 gateway does not answer or takes nothing now (try again); 4 the event became a dead letter; 5 not finished in time;
-130 interrupted.
+130 interrupted; 141 nobody reads its output any more.
 """
 
 
@@ -33,8 +35,12 @@ class Unreachable(MilepostError):  # noqa: N818 - a state, like Unavailable
     """Redis, MongoDB or the gateway does not answer, or takes nothing now. The text says where it was looked for."""
 
 
+class OutputClosed(MilepostError):  # noqa: N818
+    """Nobody reads standard output any more. Ends the command without a message, as SIGPIPE would."""
+
+
 class Failed(MilepostError):  # noqa: N818
-    """What was asked for could not be done."""
+    """The command could not do what it was asked for."""
 
 
 def exit_code(fault: MilepostError) -> Exit:
@@ -44,5 +50,7 @@ def exit_code(fault: MilepostError) -> Exit:
             return Exit.USAGE
         case Unreachable() | JournalUnavailable() | BacklogFull():
             return Exit.UNREACHABLE
+        case OutputClosed():
+            return Exit.OUTPUT_CLOSED
         case _:
             return Exit.FAILED

@@ -116,7 +116,7 @@ def real_servers(environment: Mapping[str, str]) -> tuple[str | None, str | None
     redis, mongo = environment.get("REDIS_URL") or None, environment.get("MONGO_URL") or None
     JournalSettings.read(**({"redis_url": redis} if redis else {}))
     if mongo and not mongo.startswith(("mongodb://", "mongodb+srv://")):
-        raise ConfigurationError("MONGO_URL: must look like mongodb://[user:password@]host:port/database")
+        raise ConfigurationError(f"MONGO_URL: {servers.MONGO_FORM}")
     return redis, mongo
 
 

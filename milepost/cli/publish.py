@@ -1,16 +1,15 @@
 """`milepost publish`: events into the journal, durably."""
 
 import asyncio
-import queue
-import threading
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from milepost.cli import reach
-from milepost.cli.exits import Exit
+from milepost.cli.exits import Exit, Failed
 from milepost.cli.text import say
 from milepost.errors import ConfigurationError, EventError
-from milepost.event import Event
+from milepost.event import MAX_EVENT, Event
 from milepost.journal import Journal
 from milepost.settings import JournalSettings
 from milepost.wrap import wrap
@@ -18,7 +17,8 @@ from milepost.wrap import wrap
 AT_ONCE = 200
 """Events journaled together from a stream of lines."""
 
-READ_AHEAD = 2 * AT_ONCE
+CHUNK = 64 * 1024
+"""Bytes read from stdin together."""
 
 Line = tuple[int, bytes]
 """A line's number, from 1, and its text."""
@@ -49,37 +49,35 @@ async def one(settings: JournalSettings, naming: Naming, message: bytes) -> Exit
 
 
 async def lines(settings: JournalSettings, naming: Naming, stream: BinaryIO) -> Exit:
-    """Publish one message a line and print the ids. A line that is no event is told, and the others go on."""
+    """Publish each line of `stream` as one message and print the ids.
+
+    A line that is no event is reported on stderr and not published; the others are. Raises Failed if the stream
+    cannot be read.
+    """
     if naming.id:
         raise ConfigurationError("--id names one event; it cannot name every line")
     refused = 0
-    read: queue.Queue[Line | None] = queue.Queue(READ_AHEAD)
-    threading.Thread(target=_read, args=(stream, read), daemon=True).start()
     async with reach.journal(settings) as journal:
-        while batch := await asyncio.to_thread(_next, read):
+        async for batch in _batches(stream):
             refused += await _publish(journal, naming, batch)
     return Exit.FAILED if refused else Exit.DONE
 
 
-def _read(stream: BinaryIO, read: "queue.Queue[Line | None]") -> None:
-    for number, line in enumerate(stream, start=1):
-        if line.strip():
-            read.put((number, line.rstrip(b"\r\n")))
-    read.put(None)
-
-
-def _next(read: "queue.Queue[Line | None]") -> list[Line]:
-    """The lines there are, waiting for one; none at the end. A producer that dribbles is not kept waiting."""
-    batch = []
-    line = read.get()
-    while line is not None:
-        batch.append(line)
-        if len(batch) == AT_ONCE or read.empty():
-            return batch
-        line = read.get()
-    if batch:
-        read.put(None)
-    return batch
+async def _batches(stream: BinaryIO) -> AsyncIterator[list[Line]]:
+    """The lines that are not blank, at most AT_ONCE together. Lines that have arrived do not wait for later ones."""
+    number, rest, chunk = 0, b"", b"\n"
+    while chunk:
+        try:
+            chunk = await asyncio.to_thread(stream.read1, CHUNK)  # type: ignore[attr-defined]
+        except OSError as fault:
+            raise Failed(f"standard input: {fault.strerror}") from None
+        *complete, rest = (rest + chunk).split(b"\n") if chunk else (rest, b"")
+        rest = rest[: MAX_EVENT + 1]  # enough for a line to be refused
+        lines = [(number + nth, line) for nth, line in enumerate(complete, 1)]
+        number += len(complete)
+        lines = [(nth, line.rstrip(b"\r")) for nth, line in lines if line.strip()]
+        for begin in range(0, len(lines), AT_ONCE):
+            yield lines[begin : begin + AT_ONCE]
 
 
 async def _publish(journal: Journal, naming: Naming, batch: list[Line]) -> int:

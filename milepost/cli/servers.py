@@ -19,6 +19,11 @@ from milepost.settings import JournalSettings
 REAL_WITHIN = 5.0
 """Seconds within which a real server must answer at start."""
 
+MONGO_FORM = (
+    "must look like mongodb://[user:password@]host:port/database, in user and password percent-encoded what is not a "
+    "letter or digit (@ as %40)"
+)
+
 Reach = Callable[[str], Awaitable[str | None]]
 """Tries a server once; what is in the way, in words, or None."""
 
@@ -91,8 +96,8 @@ async def reach_mongo(url: str) -> str | None:
     try:
         async with AsyncMongoClient[dict[str, object]](url, serverSelectionTimeoutMS=2000) as client:
             await client.admin.command("hello")
-    except WrongURL as fault:
-        raise ConfigurationError(f"MONGO_URL: {fault}") from None
+    except WrongURL:
+        raise ConfigurationError(f"MONGO_URL: {MONGO_FORM}") from None
     except PyMongoError as fault:
         return str(fault).partition(" (configured timeouts")[0]
     return None
@@ -113,8 +118,10 @@ async def find(name: str, url: str, reach: Reach) -> None:
 
 
 def shown(url: str) -> str:
-    """A URL without its user and password, and without its query, which may hold them too."""
+    """The URL without user, password and query; only its scheme where a `/`, `?` or `#` may be part of a password."""
     parts = urlsplit(url)
+    if "@" in parts.path + parts.query + parts.fragment:
+        return f"{parts.scheme}://…"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

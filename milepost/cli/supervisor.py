@@ -13,6 +13,7 @@ from milepost.cli.exits import Failed
 from milepost.cli.keeper import Keeper
 
 READY_WITHIN = 60.0
+"""Seconds from a component's start within which it must be ready, unless `--ready-within` says another number."""
 GRACE = 10.0
 """Seconds a component has from SIGTERM to SIGKILL."""
 
@@ -26,13 +27,17 @@ class Supervisor:
         *,
         keep_open: int,
         on_change: Callable[[dict[str, int]], None] = lambda _: None,
-        patient: bool = False,
+        ready_within: float | None = READY_WITHIN,
     ) -> None:
-        """`on_change` is called with the pids by component whenever one of them has changed."""
+        """`on_change` is called with the pids by component whenever one of them has changed.
+
+        `ready_within`: seconds that each component has from its start. None waits for ever, and starts a component
+        again even if it was never ready.
+        """
         self._console = console
         self._keep_open = keep_open
         self._on_change = on_change
-        self._patient = patient
+        self._ready_within = ready_within
         self._keepers: dict[str, Keeper] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -44,7 +49,7 @@ class Supervisor:
     async def start(self, components: Sequence[Component]) -> None:
         """Start these at once, and return when all are ready.
 
-        Raises Failed when one ends before it was ready, or is not ready within READY_WITHIN seconds.
+        Raises Failed when one ends before it was ready, or is not ready in time.
         """
         for component in components:
             keeper = Keeper(
@@ -52,7 +57,7 @@ class Supervisor:
                 self._console,
                 keep_open=self._keep_open,
                 on_change=lambda: self._on_change(self.pids),
-                patient=self._patient,
+                patient=self._ready_within is None,
             )
             self._keepers[component.name] = keeper
             self._tasks[component.name] = asyncio.create_task(keeper.run(), name=component.name)
@@ -63,7 +68,7 @@ class Supervisor:
         try:
             done, _ = await asyncio.wait(
                 {readiness, *(self._tasks[name] for name in names)},
-                timeout=None if self._patient else READY_WITHIN,
+                timeout=self._ready_within,
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
@@ -73,7 +78,7 @@ class Supervisor:
             task.result()
         if not done:
             late = ", ".join(name for name in names if not self._keepers[name].ready.is_set())
-            raise Failed(f"not ready within {READY_WITHIN:g} s: {late}")
+            raise Failed(f"not ready within {self._ready_within:g} s: {late}; --ready-within gives them longer")
 
     async def _all_ready(self, names: Sequence[str]) -> None:
         awaited = list(names)

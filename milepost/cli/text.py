@@ -22,7 +22,10 @@ def say(text: str) -> None:
 def agreed(question: str) -> bool:
     """Whether the user says yes. The question goes to stderr; no answer is no."""
     print(f"milepost: {question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    try:
+        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def plain(text: str) -> str:

@@ -15,7 +15,8 @@ from milepost.cli import folder, neighbour, plan, reload, servers
 from milepost.cli.component import Rank
 from milepost.cli.console import Console
 from milepost.cli.exits import Exit, Failed
-from milepost.cli.supervisor import Supervisor
+from milepost.cli.supervisor import READY_WITHIN, Supervisor
+from milepost.errors import MilepostError
 from milepost.settings import JournalSettings
 
 DOUBLE = 0.3
@@ -30,6 +31,7 @@ class Wish:
     data: Path
     port: int
     reload: bool
+    ready_within: float = READY_WITHIN
 
 
 def up(wish: Wish, environment: Mapping[str, str]) -> Exit:
@@ -53,7 +55,7 @@ async def _run(
     async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
         laid_out = plan.draw(wish.project, wish.data, entries, port, client, environment)
         ending = _Ending()
-        console = Console(["milepost", *laid_out.names], on_closed=ending.from_thread)
+        console = Console(["milepost", *laid_out.names], on_closed=ending.output_failed)
         running = _Running(wish, laid_out, console, lock)
         ending.on_impatience = running.supervisor.kill
         try:
@@ -63,6 +65,8 @@ async def _run(
                 await running.end()
             finally:
                 console.close()
+    if ending.fault:
+        raise ending.fault
     return Exit.INTERRUPTED if ending.impatient else Exit.DONE
 
 
@@ -72,6 +76,8 @@ class _Ending:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.impatient = False
+        self.fault: MilepostError | None = None
+        """Why nothing can be printed any more."""
         self.on_impatience: Callable[[], None] = lambda: None
         self._since = 0.0
         self._loop = asyncio.get_running_loop()
@@ -80,7 +86,10 @@ class _Ending:
                 continue  # nohup: it is to outlive its terminal
             self._loop.add_signal_handler(number, partial(self._signal, number))
 
-    def from_thread(self) -> None:
+    def output_failed(self, fault: MilepostError) -> None:
+        """End because nothing can be printed any more. Called by the console's thread."""
+        if not self.asked.is_set():
+            self.fault = fault
         self._loop.call_soon_threadsafe(self._signal, signal.SIGTERM)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -100,7 +109,8 @@ class _Running:
         self._plan = laid_out
         self._console = console
         self._complete = False
-        self.supervisor = Supervisor(console, keep_open=lock, on_change=self._write_stack, patient=wish.reload)
+        ready_within = None if wish.reload else wish.ready_within
+        self.supervisor = Supervisor(console, keep_open=lock, on_change=self._write_stack, ready_within=ready_within)
 
     async def until(self, ending: _Ending) -> None:
         """Start everything and keep it running until an end is asked for. Raises MilepostError if that fails."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from milepost.cli import reach
+from milepost.cli import reach, streams
 from milepost.cli.channels import Message, Subscription, subscribed
 from milepost.cli.console import in_colour, is_colour_terminal
 from milepost.cli.exits import Exit, Failed
@@ -27,15 +27,25 @@ LOOK_EVERY = 1.0
 
 
 async def watch(settings: JournalSettings, channels: Sequence[str], *, as_json: bool) -> Exit:
-    """Print one line a message until interrupted. Raises Unreachable if Redis is not there to begin with."""
+    """Print one line a message until interrupted, or until nobody reads stdout any more.
+
+    Raises Unreachable if Redis is not there to begin with; OutputClosed, Failed.
+    """
     async with reach.journal(settings) as journal:
         watched = _Watched(sorted(set(channels)) or all_channels(await journal.stages()))
         if not watched.channels:
             raise Failed("no bridge has told of any stage yet: start one, or name the channels to watch")
-        async with asyncio.TaskGroup() as tasks:
-            if not channels:
-                tasks.create_task(_follow_table(journal, watched))
-            await _show(settings, watched, as_json=as_json)
+        tasks = [
+            asyncio.create_task(streams.stdout_closed()),
+            asyncio.create_task(_show(settings, watched, as_json=as_json)),
+        ]
+        if not channels:
+            tasks.append(asyncio.create_task(_follow_table(journal, watched)))
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        for task in done:
+            task.result()
     return Exit.DONE
 
 

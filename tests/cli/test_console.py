@@ -60,7 +60,7 @@ def test_a_reader_that_does_not_read_stops_nobody() -> None:
 def test_a_reader_that_goes_away_is_told() -> None:
     reader, writer = os.pipe()
     gone = threading.Event()
-    console = Console(["a"], descriptor=writer, on_closed=gone.set)
+    console = Console(["a"], descriptor=writer, on_closed=lambda _: gone.set())
     os.close(reader)
     console.line("anybody?")
     wait_for(gone.is_set)

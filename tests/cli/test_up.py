@@ -152,6 +152,16 @@ def test_a_function_that_cannot_start_is_told(tmp_path: Path, redis_url: str, mo
         running.wait_for(lambda: re.search(r"distance +\| RuntimeError: broken on purpose", running.output))
 
 
+def test_component_that_is_not_ready_in_time_is_named(tmp_path: Path, redis_url: str, mongo_url: str) -> None:
+    project = copy_of_the_project(tmp_path)
+    (project / "functions" / "distance" / "main.py").write_text("import time\ntime.sleep(3600)\n")
+    env = {"REDIS_URL": redis_url, "MONGO_URL": mongo_url}
+    options = ("--project", str(project), "--ready-within", "1.5")
+    with Up(tmp_path / "data", *options, env=env) as running:
+        assert running.process.wait(READY_WITHIN) == 1
+        running.wait_for(lambda: re.search(r"not ready within 1.5 s: .*distance.*--ready-within", running.output))
+
+
 def test_when_up_is_killed_nothing_is_left_and_its_folder_is_taken_up(tmp_path: Path, command: Command) -> None:
     data = tmp_path / "a folder"
     project = copy_of_the_project(tmp_path)
