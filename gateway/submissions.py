@@ -23,7 +23,7 @@ from gateway.rate import RateLimit
 from gateway.refusal import FORMS, JSON, Faults, Refusal, fault, faults, invalid, media_type, unavailable, wants_page
 from milepost import tracing
 from milepost.errors import BacklogFull, JournalUnavailable
-from milepost.event import Event, now
+from milepost.event import Event, decode, now
 from milepost.journal import Journal, Note
 from milepost.log import Fields
 
@@ -128,7 +128,7 @@ def _accepted(status: int, event_id: str) -> Response:
 def _parse(body: bytes) -> Any:
     """JSON as it was sent. NaN and infinities pass, for validation to name the field they stand in."""
     try:
-        return json.loads(body)
+        return json.loads(decode(body))
     except RecursionError:
         raise Refusal(400, "The body is not JSON that can be read: nested too deeply.") from None
     except json.JSONDecodeError as cause:

@@ -69,7 +69,7 @@ users = once_per_loop(lambda: Users(open_database(MONGO_URL)))
 
 async def store(distance: CalculatedDistance, event: Event) -> Recipient:
     """Keep the distance under the event's id, and tell whose it is. The same event again changes nothing."""
-    created = datetime.fromisoformat(event.time.upper()) if event.time else datetime.now(UTC)
+    created = event.timestamp or datetime.now(UTC)
     contents = distance.model_dump()
     kept = await users().keep({"_id": event.id, **contents, "created": created})
     if any(kept.get(name) != value for name, value in contents.items()):

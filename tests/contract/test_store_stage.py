@@ -54,6 +54,13 @@ class TestStore(StageContract):
             "created": datetime(2026, 5, 4, 1, 2, 1, 123000, tzinfo=UTC),
         }
 
+    def test_a_leap_second_is_kept_as_the_second_after_it(self, url: str, users: Collection[dict[str, Any]]) -> None:
+        event = self.make(time="2016-12-31T23:59:60Z")
+        assert send(url, event).status_code == 200
+        kept = users.find_one({"_id": event["id"]})
+        assert kept
+        assert kept["created"] == datetime(2017, 1, 1, tzinfo=UTC)
+
     def test_an_event_without_a_time_is_created_now(self, url: str, users: Collection[dict[str, Any]]) -> None:
         event = self.make(time=None)
         assert send(url, event).status_code == 200

@@ -55,6 +55,15 @@ NASTY = [
     "0001-01-01T00:00:00+14:00",
     "9999-12-31T23:59:59-23:59",
     "2016-12-31T23:59:60Z",
+    "2026-05-04T03:02:60Z",
+    'order "5"',
+    '"5"',
+    '5"',
+    '"a\\"b"',
+    "100%",
+    "\ufeff",
+    "\ufffe",
+    "\u00a0ada@example.org\u00a0",
 ]
 
 text = st.one_of(st.sampled_from(NASTY), st.text(st.characters(), max_size=20))
@@ -107,7 +116,7 @@ def places() -> SearchStrategy[dict[str, Any]]:
 attributes = st.sampled_from(
     [
         *("specversion", "id", "source", "type", "time", "subject", "dataschema", "datacontenttype", "traceparent"),
-        *("journalid", "data_base64", "Extension", "x" * 21, "a-b", ""),
+        *("journalid", "data_base64", "Extension", "x" * 21, "x" * 300, "a-b", ""),
     ]
 )
 
@@ -137,7 +146,23 @@ def events(draw: Callable[..., Any], channel: str, *, other: bool = False) -> di
     return made
 
 
-SPLICES = [b"\x00", b"\xff", b"\xc3", b'"', b"}", b"{", b"[" * 300, b"\r\n", b"\r\n\r\n", b":", b",", b"%", b"\\u0000"]
+SPLICES = [
+    b"\x00",
+    b"\xff",
+    b"\xc3",
+    b"\xef\xbb\xbf",
+    b'"',
+    b'\\"',
+    b"}",
+    b"{",
+    b"[" * 300,
+    b"\r\n",
+    b"\r\n\r\n",
+    b":",
+    b",",
+    b"%",
+    b"\\u0000",
+]
 
 
 @st.composite

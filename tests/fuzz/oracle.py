@@ -1,12 +1,12 @@
 """What is right, said a second time and without Milepost's code: what a door accepted is held against this."""
 
+import base64
 import json
 import math
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NoReturn
-from urllib.parse import unquote_to_bytes
 
 from tests.fuzz.link import Reply
 
@@ -34,13 +34,16 @@ def _number(digits: str) -> float:
     return float(digits)
 
 
-def json_of(raw: bytes) -> Any:
-    """The value of strict JSON in UTF-8, at most 200 levels deep. Raises ValueError."""
+def json_of(raw: bytes, levels: int = 200) -> Any:
+    """The value of strict JSON in UTF-8, with or without a byte order mark, at most so many levels deep.
+
+    Raises ValueError.
+    """
     try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_none, parse_float=_number)
+        value = json.loads(raw.decode("utf-8").removeprefix("\ufeff"), parse_constant=_none, parse_float=_number)
     except RecursionError:
         raise ValueError("deep") from None
-    _shallow(value, 200)
+    _shallow(value, levels)
     return value
 
 
@@ -100,10 +103,18 @@ def miles(lat: float, long: float) -> float:
 
 def event(fields: Any) -> dict[str, Any] | None:
     """The event these fields are (CloudEvents 1.0, JSON format), None if they are none that may be carried."""
-    if not isinstance(fields, dict) or "data_base64" in fields:
+    if not isinstance(fields, dict):
         return None
     made = {name: value for name, value in fields.items() if value is not None or name == "data"}
     made.pop("journalid", None)
+    if "data_base64" in made:
+        if made.get("data") is not None:
+            return None
+        try:
+            body = base64.b64decode(made.pop("data_base64"), validate=True)
+            made["data"] = json_of(body) if body else None
+        except (TypeError, ValueError):
+            return None
     words = [made.get(name) for name in ("id", "source", "type")]
     if made.get("specversion") != "1.0" or not all(isinstance(word, str) and word for word in words):
         return None
@@ -116,21 +127,46 @@ def event(fields: Any) -> dict[str, Any] | None:
 
 
 def _attribute(name: str, value: Any) -> bool:
-    if not re.fullmatch("[a-z0-9]{1,20}", name):
+    if not re.fullmatch("[a-z0-9]+", name):
         return False
     if isinstance(value, str):
-        if any(ord(letter) < 32 or 127 <= ord(letter) < 160 or 0xD800 <= ord(letter) < 0xE000 for letter in value):
+        if any(map(_is_forbidden, map(ord, value))):
             return False
         return name != "time" or _is_time(value)
     return name not in {"time", "subject", "dataschema", "datacontenttype"} and isinstance(value, int | bool)
 
 
+def _is_forbidden(code: int) -> bool:
+    """Whether a character is a control character, a surrogate or a noncharacter."""
+    control = code < 32 or 127 <= code < 160
+    return control or 0xD800 <= code < 0xE000 or 0xFDD0 <= code < 0xFDF0 or code & 0xFFFE == 0xFFFE
+
+
 def _is_time(value: str) -> bool:
+    """RFC 3339; a 61st second is one of 23:59 UTC."""
     try:
-        datetime.fromisoformat(value.upper())
-    except ValueError:
+        moment = datetime.fromisoformat(value.upper().replace(":60", ":59")).astimezone(UTC)
+    except (ValueError, OverflowError):
         return False
-    return _TIME.fullmatch(value) is not None
+    return _TIME.fullmatch(value) is not None and (":60" not in value or (moment.hour, moment.minute) == (23, 59))
+
+
+def header_value(raw: bytes) -> str:
+    """An attribute's value (HTTP binding, 3.1.3.2): a quoted string is unquoted, then percents are decoded.
+
+    Raises ValueError for what is not UTF-8.
+    """
+    text = raw.strip(b" \t").decode("utf-8")
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        inner, escaped = "", False
+        for letter in text[1:-1]:
+            if letter == '"' and not escaped:
+                break
+            escaped = letter == "\\" and not escaped
+            inner += "" if escaped else letter
+        else:
+            text = text if escaped else inner
+    return re.sub("(%[0-9A-Fa-f]{2})+", lambda run: bytes.fromhex(run[0].replace("%", "")).decode("utf-8"), text)
 
 
 def binary(headers: list[tuple[bytes, bytes]], body: bytes) -> dict[str, Any] | None:
@@ -138,12 +174,14 @@ def binary(headers: list[tuple[bytes, bytes]], body: bytes) -> dict[str, Any] | 
     fields: dict[str, Any] = {}
     try:
         for name, value in headers:
+            attribute = name.lower().removeprefix(b"ce-").decode("latin-1")
             if name.lower().startswith(b"ce-"):
-                words = unquote_to_bytes(value.decode("latin-1").strip().strip('"').encode("utf-8"))
-                fields[name.lower()[3:].decode("latin-1")] = words.decode("utf-8")
-        # The header Content-Type is that attribute; one of its own says nothing.
-        for unspoken in ("data", "data_base64", "datacontenttype"):
-            fields.pop(unspoken, None)
+                if attribute in fields:
+                    return None
+                fields[attribute] = header_value(value)
+        if "data" in fields:
+            return None
+        fields.pop("datacontenttype", None)  # the header Content-Type is that attribute; one of its own says nothing
         fields["data"] = json_of(body) if body else None
     except ValueError:
         return None
@@ -153,11 +191,9 @@ def binary(headers: list[tuple[bytes, bytes]], body: bytes) -> dict[str, Any] | 
 def structured(body: bytes) -> dict[str, Any] | None:
     """The event in a body (structured mode), None if it is none."""
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_none, parse_float=_number)
-        _shallow(value, 202)
-    except (ValueError, RecursionError):
+        return event(json_of(body, 202))
+    except ValueError:
         return None
-    return event(value)
 
 
 def refused(reply: Reply) -> None:

@@ -289,3 +289,12 @@ async def test_an_accepted_address_never_becomes_markup(client: httpx.AsyncClien
 JSON = {"Content-Type": "application/json"}
 WANTS_JSON = {"Accept": "application/json"}
 TEXTS = {name: str(value) for name, value in LONDON.items()}
+
+
+async def test_json_is_read_with_a_byte_order_mark_and_as_utf_8_alone(client: httpx.AsyncClient) -> None:
+    headers = {"Content-Type": "application/json"}
+    body = json.dumps(LONDON)
+    assert (await client.post("/distance", content=body.encode("utf-8-sig"), headers=headers)).status_code == 202
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):
+        answer = await client.post("/distance", content=body.encode(encoding), headers=headers)
+        assert answer.status_code == 400, encoding
