@@ -1,27 +1,31 @@
-"""How a message of a plain Redis program becomes an event."""
+"""How a message that a program PUBLISHes to Redis becomes an event."""
 
 from urllib.parse import quote
 
 from milepost.errors import EventError, TooLarge
-from milepost.event import MAX_EVENT, Event, loads, now
+from milepost.event import MAX_EVENT, Event, decode, loads, now
 from milepost.ids import new_id
 
 
 def wrap(channel: str, message: bytes) -> tuple[Event, bool]:
-    """The event a message on `channel` is, and whether it named itself: a CloudEvent did, anything else is plain.
+    """Return the event that a message on `channel` stands for, and whether it is a CloudEvent with an id of its own.
 
-    An object with `specversion` is a CloudEvent; any other JSON is the data; any other UTF-8 text is the data, as a
-    JSON string. Raises EventError for what is too large, not UTF-8, a broken CloudEvent, or one of another type.
+    A JSON object with `specversion` is a CloudEvent. Other JSON is the data of a new event. So is other text, as a JSON
+    string without the blanks and line ends around it; but text that begins like JSON, with `{`, `[` or `"`, is broken
+    JSON. A byte order mark counts for nothing. Raises EventError for broken JSON, a broken CloudEvent or one of another
+    type, what is not UTF-8, and what is too large.
     """
     if len(message) > MAX_EVENT:
         raise TooLarge(f"larger than {MAX_EVENT} bytes")
     try:
-        text = message.decode()
-    except UnicodeDecodeError:
-        raise EventError("not UTF-8") from None
+        text = decode(message).strip()
+    except ValueError as fault:
+        raise EventError(str(fault)) from None
     try:
         value = loads(text)
-    except ValueError:
+    except ValueError as fault:
+        if text.startswith(("{", "[", '"')):
+            raise EventError(f"begins like JSON and is not JSON: {str(fault)[:120]}") from None
         value = text
     named = isinstance(value, dict) and "specversion" in value
     if named:
@@ -30,5 +34,5 @@ def wrap(channel: str, message: bytes) -> tuple[Event, bool]:
             raise EventError(f"type: {event.type} on the channel {channel}")
     else:
         event = Event(id=new_id(), source=f"/redis/{quote(channel)}", type=channel, time=now(), data=value)
-    event.to_json()  # may be too large, though the message was not
+    event.to_json()  # raises TooLarge: an event is larger when written than its message was
     return event, named

@@ -57,7 +57,8 @@ async def test_a_ready_bridge_hears_what_is_published_at_once(rig: Rig) -> None:
         ("17.25", 17.25),
         ("true", True),
         ("[]", []),
-        ('{"broken":', '{"broken":'),
+        ("\ufeff someone@example.org\r\n", "someone@example.org"),
+        ('\ufeff{"lat":1.5}', {"lat": 1.5}),
         ("", ""),
         ("Zoë ☃", "Zoë ☃"),
         ("2216.0742916592476", 2216.0742916592476),
@@ -190,12 +191,13 @@ async def test_adopting_does_not_publish_again(rig: Rig) -> None:
     ("message", "reason"),
     [
         (b"\xff\xfe not utf-8", "not UTF-8"),
+        (b'\xef\xbb\xbf{"broken":', "begins like JSON and is not JSON: Expecting value: line 1 column 11 (char 10)"),
         (b'"' + b"x" * 2_000_000 + b'"', "larger than 1000000 bytes"),
         (b'{"specversion":"1.0","id":"1"}', "source, type: missing"),
         (b'{"specversion":"0.3","id":"1","source":"/x","type":"in"}', "specversion: must be 1.0"),
         (cloud_event("1", "another").encode(), "type: another on the channel in"),
     ],
-    ids=["not UTF-8", "2 MB", "no source", "old", "other type"],
+    ids=["not UTF-8", "broken JSON", "2 MB", "no source", "old", "other type"],
 )
 async def test_an_unreadable_message_becomes_one_dead_letter_and_the_next_goes_through(
     rig: Rig, message: bytes, reason: str

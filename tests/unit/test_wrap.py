@@ -27,11 +27,18 @@ CLOUDEVENT = {"specversion": "1.0", "id": "one", "source": "/elsewhere", "type":
         (b"null", None),
         (b"", ""),
         (b"  42 ", 42),
-        (b"{broken", "{broken"),
+        (b" someone@example.org\r\n", "someone@example.org"),
+        ("\u00a0someone@example.org\u2003".encode(), "someone@example.org"),
+        (b"\xef\xbb\xbfsomeone@example.org\n", "someone@example.org"),
+        (b'\xef\xbb\xbf{"lat":1.5}\n', {"lat": 1.5}),
+        (b'\n{"lat":\n1.5}\n', {"lat": 1.5}),
+        (b'" kept "', " kept "),
+        (b" \n", ""),
+        (b"\xef\xbb\xbf", ""),
         (b"NaN", "NaN"),
         (b"Infinity", "Infinity"),
         ("é☃".encode(), "é☃"),
-        (b"[" * 100_000, "[" * 100_000),
+        (b"1e400", "1e400"),
     ],
     ids=lambda value: repr(value)[:30],
 )
@@ -53,8 +60,9 @@ def test_a_channel_that_no_source_can_name_is_quoted() -> None:
     assert wrap("a|b é", b"1")[0].source == "/redis/a%7Cb%20%C3%A9"
 
 
-def test_an_object_with_specversion_is_the_event_itself() -> None:
-    event, named = wrap(RAW, json.dumps(CLOUDEVENT).encode())
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_an_object_with_specversion_is_the_event_itself(bom: bytes) -> None:
+    event, named = wrap(RAW, bom + json.dumps(CLOUDEVENT).encode())
     assert named
     assert event == Event(id="one", source="/elsewhere", type=RAW, data={"lat": 1.5})
 
@@ -68,7 +76,14 @@ def test_a_journalid_that_comes_from_outside_is_stripped() -> None:
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (b"\xff\xfe", "not UTF-8"),
+        (b"\xff\xfe", "^not UTF-8$"),
+        (b"{broken", "^begins like JSON and is not JSON: Expecting property name"),
+        (b"\xef\xbb\xbf {broken", "^begins like JSON"),
+        (b'["a",]', "^begins like JSON"),
+        (b'"someone@example.org', "^begins like JSON"),
+        (b'"some one"@example.org', "^begins like JSON and is not JSON: Extra data"),
+        (b'{"lat":NaN}', "^begins like JSON and is not JSON: NaN is not JSON"),
+        (b"[" * 100_000, "^begins like JSON and is not JSON: nested too deeply"),
         (b"x" * (MAX_EVENT + 1), "larger than 1000000 bytes"),
         (json.dumps({**CLOUDEVENT, "type": "user:email"}).encode(), "type: user:email on the channel raw_input"),
         (json.dumps({**CLOUDEVENT, "id": ""}).encode(), "id: must not be empty"),
