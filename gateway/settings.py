@@ -37,6 +37,8 @@ class WiredStage(BaseModel):
     name: str
     consumes: str
     emits: str | None = None
+    external: bool = False
+    """Whether the receiver is someone else's, and no function of the project."""
 
 
 class GatewaySettings(JournalSettings):

@@ -21,7 +21,7 @@ class Entry(BaseModel):
     consumes: str
     emits: str | None = None
     url: str | None = None
-    """Of a receiver that is not ours; a stage without one is a function of the project."""
+    """URL of a receiver that is someone else's; a stage without one is a function of the project."""
     headers_from: dict[str, Any] = Field({}, alias="headersFrom")
     """Headers for that receiver. On a cluster each is from a key of a Secret, and always in a variable: `variables`."""
     mongo: bool = False
@@ -29,6 +29,11 @@ class Entry(BaseModel):
     files: dict[str, Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]] = {}
     """Variables that name a file in the data folder of `milepost up`; on a cluster they are not set."""
     delivery: dict[str, Any] = {}
+
+    @property
+    def external(self) -> bool:
+        """Whether the receiver is someone else's, and no function of the project."""
+        return self.url is not None
 
     @property
     def variables(self) -> dict[str, str]:

@@ -73,7 +73,14 @@ class _Face:
         ]
 
     async def publish(self, request: Request) -> Response:
-        return await self._take(request, "events", self._bridge.journal.publish)
+        async def journal(event: Event) -> None:
+            if event.data is None and event.type in self._bridge.needs_data:
+                raise EventError(
+                    f"data: missing; a function consumes {event.type}, and none takes an event without data"
+                )
+            await self._bridge.journal.publish(event)
+
+        return await self._take(request, "events", journal)
 
     async def replies(self, request: Request) -> Response:
         return await self._take(request, "replies", self._bridge.upkeep.announce)

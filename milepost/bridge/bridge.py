@@ -115,6 +115,11 @@ class Bridge:
         return frozenset(stage.name for stage in self._settings.routes)
 
     @property
+    def needs_data(self) -> frozenset[str]:
+        """Channels whose events must have data."""
+        return self._settings.needs_data
+
+    @property
     def upkeep(self) -> Upkeep:
         """For the doors that broker mode needs."""
         return self._upkeep

@@ -78,6 +78,8 @@ class Stage(Delivery):
     consumes: Channel
     emits: Channel | None = None
     url: Url | None = None
+    external: bool = False
+    """Whether the receiver is someone else's, and no function of the project."""
     headers_from: Annotated[dict[str, SecretStr], BeforeValidator(from_environment)] = {}
     """Headers of each request: name to the environment variable of the bridge that holds its value."""
 
@@ -100,6 +102,11 @@ class BridgeSettings(JournalSettings):
     lease: timedelta = Field(timedelta(seconds=10), gt=timedelta(0))
     grace: timedelta = Field(timedelta(seconds=4), ge=timedelta(0))
     """How long a clean stop waits for what is on the wire before it hands it back."""
+
+    @property
+    def needs_data(self) -> frozenset[str]:
+        """Channels that a function of the project consumes: its payload class takes no event without data."""
+        return frozenset(stage.consumes for stage in self.routes if not stage.external)
 
     @model_validator(mode="after")
     def _sound(self) -> Self:

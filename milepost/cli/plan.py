@@ -162,7 +162,10 @@ def draw(
     }
     wiring = {**base, "REDIS_URL": redis}
     bridge_env = {**wiring, **headers, "ROUTES": json.dumps([_route(entry, functions) for entry in entries])}
-    wired = [{"name": entry.name, "consumes": entry.consumes, "emits": entry.emits} for entry in entries]
+    wired = [
+        {"name": entry.name, "consumes": entry.consumes, "emits": entry.emits, "external": entry.external}
+        for entry in entries
+    ]
     ops = {name: environment[name] for name in ("OPS_TOKEN",) if name in environment}  # the gateway's alone
     gateway_env = {**wiring, **ops, "STAGES": json.dumps(wired)}
     gateway = [_module("gateway", "gateway", Rank.GATEWAY, project, port, gateway_env, client)]
@@ -197,6 +200,7 @@ def _route(entry: table.Entry, functions: Mapping[str, Component]) -> dict[str, 
         "consumes": entry.consumes,
         "emits": entry.emits,
         "url": entry.url or functions[entry.name].url,
+        "external": entry.external,
         "headersFrom": entry.variables,
     }
 

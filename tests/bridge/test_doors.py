@@ -19,7 +19,7 @@ from tests.servers import WITHIN, Valkey, eventually
 STRUCTURED = {"content-type": "application/cloudevents+json"}
 
 
-def structured(id: str = "1", channel: str = "in", data: Any = None, **more: Any) -> bytes:  # noqa: A002
+def structured(id: str = "1", channel: str = "in", data: Any = 1, **more: Any) -> bytes:  # noqa: A002
     fields = {"specversion": "1.0", "id": id, "source": "/door", "type": channel, "data": data, **more}
     return json.dumps(fields).encode()
 
@@ -104,6 +104,34 @@ async def test_where_nothing_is_says_so_as_a_problem(
     answer = await client.request(method, path)
     assert answer.status_code == answer.json()["status"] == status
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [(binary(), b""), (binary(), b"null"), (STRUCTURED, structured(data=None)), (binary(), b" \r\nnull ")],
+    ids=["binary", "binary null", "structured null", "binary null with blanks"],
+)
+async def test_an_event_without_data_for_a_function_is_400_and_its_retry_with_data_is_taken(
+    rig: Rig, client: httpx.AsyncClient, headers: dict[str, str], body: bytes
+) -> None:
+    for _ in range(2):
+        answer = await client.post("/", content=body, headers=headers)
+        assert answer.status_code == 400
+        assert answer.json()["detail"].startswith("data: missing")
+    assert (await client.post("/", content=structured(data=False), headers=STRUCTURED)).status_code == 202
+    await eventually(lambda: [event.data for event in rig.stages[0].received] == [False])
+
+
+async def test_an_event_without_data_for_receivers_of_others_alone_is_taken(rig: Rig) -> None:
+    ours, hook = await rig.stage("ours", "in"), await rig.stage("hook", "told")
+    both, beside = await rig.stage("both", "mixed"), await rig.stage("beside", "mixed")
+    routes = [*rig.routes([ours, both]), *rig.routes([hook, beside], external=True)]
+    async with door(await rig.bridge(routes=routes)) as client:
+        for channel, status in (("told", 202), ("nobody", 202), ("mixed", 400), ("in", 400)):
+            answer = await client.post("/", content=b"", headers=binary(channel, channel))
+            assert answer.status_code == status, channel
+    await eventually(lambda: hook.ids == ["told"])
+    assert hook.received[0].data is None
 
 
 async def test_more_than_a_megabyte_is_413(rig: Rig, client: httpx.AsyncClient) -> None:

@@ -41,11 +41,22 @@ def test_a_url_is_a_route_and_no_object_of_its_own() -> None:
         "name": "hook",
         "consumes": "email:sent",
         "url": "https://hooks.example.org/mails?x=1",
+        "external": True,
         "headersFrom": {"Authorization": "HEADER_HOOK_AUTHORIZATION"},
         "deadline": "PT1H",
         "delay": "PT10M",
         "retry": 2,
     }
+
+
+@pytest.mark.parametrize("mode", ["direct", "broker"])
+def test_bridge_and_gateway_know_whose_receiver_it_is(mode: str) -> None:
+    changes: dict[str, Any] = {"delivery": None, "headersFrom": None} if mode == "broker" else {}
+    objects = render(merged(with_hook(**changes), {"delivery": mode}))
+    for name, variable in (("bridge", "ROUTES"), ("gateway", "STAGES")):
+        env = container(only(objects, "Deployment", f"milepost-{name}"))["env"]
+        (stages,) = [json.loads(one["value"]) for one in env if one["name"] == variable]
+        assert {stage["name"] for stage in stages if stage.get("external")} == {"hook"}
 
 
 def test_the_bridge_reads_its_headers_from_the_secret_by_the_name_that_milepost_up_uses(

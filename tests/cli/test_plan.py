@@ -57,6 +57,7 @@ async def test_a_receiver_elsewhere_is_a_route_and_no_process(tmp_path: Path) ->
     bridge = of(laid_out, "bridge").env
     routes: dict[str, dict[str, Any]] = {route["name"]: route for route in json.loads(bridge["ROUTES"])}
     assert routes["hook"]["url"] == "https://hooks.example.org/"
+    assert {name: route["external"] for name, route in routes.items()} == {"a": False, "hook": True}
     assert bridge[routes["hook"]["headersFrom"]["Authorization"]] == "Bearer hush"
     assert "hush" not in bridge["ROUTES"]
     assert "hush" not in str(of(laid_out, "a").env)

@@ -70,7 +70,7 @@ def _settings() -> Iterator[str]:
     yield _fields(BridgeSettings, str.upper, but=JournalSettings)
     yield "### An entry of ROUTES\n"
     yield "`milepost up` and the chart make it of `stages:` in the values, the last seven of its `delivery:`.\n"
-    yield _fields(Stage, _camel, first=("name", "consumes", "emits", "url", "headers_from"))
+    yield _fields(Stage, _camel, first=("name", "consumes", "emits", "url", "external", "headers_from"))
     yield "### Of the functions\n"
     rows = [
         [f"`{one.name}`", ", ".join(sorted(one.stages)), _code(one.default), FUNCTION_SETTINGS[one.name]]
@@ -129,7 +129,8 @@ def _kind(field: FieldInfo) -> str:
     if get_origin(field.annotation) is dict:
         return "JSON"
     kind: Any = kinds[0]
-    names = {timedelta: "duration", int: "integer", str: "text", SecretStr: "URL", Stage: "JSON", WiredStage: "JSON"}
+    names = {timedelta: "duration", int: "integer", str: "text", bool: "boolean"}
+    names |= {SecretStr: "URL", Stage: "JSON", WiredStage: "JSON"}
     return names.get(kind, "text")
 
 
@@ -141,7 +142,7 @@ def _default(field: FieldInfo) -> str:
         value = value.get_secret_value()
     if isinstance(value, timedelta):
         value = _duration(value)
-    return _code(value)
+    return _code(str(value).lower() if isinstance(value, bool) else value)
 
 
 def _duration(value: timedelta) -> str:
