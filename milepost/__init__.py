@@ -3,9 +3,20 @@
 What a stage's author needs is here: the payload base, the stage itself, the event and the verdicts.
 """
 
-from milepost.errors import InHand, Reject, Unavailable
+from milepost.errors import Defer, InHand, Reject, Unavailable
 from milepost.event import Event
 from milepost.payload import IsNumber, Number, Payload, RootPayload
 from milepost.stage import stage
 
-__all__ = ["Event", "InHand", "IsNumber", "Number", "Payload", "Reject", "RootPayload", "Unavailable", "stage"]
+__all__ = [
+    "Defer",
+    "Event",
+    "InHand",
+    "IsNumber",
+    "Number",
+    "Payload",
+    "Reject",
+    "RootPayload",
+    "Unavailable",
+    "stage",
+]

@@ -4,7 +4,8 @@ MilepostError
   EventError           what came in is no CloudEvent we can carry: 400
     TooLarge           it is larger than an event may be: 413
   Reject               the event itself is at fault: 422, buried at once
-  InHand               this very event is being handled elsewhere: 409, tried again later
+  Defer                this event has to wait, others need not: 409, tried again later
+    InHand             it is being handled elsewhere
   Unavailable          something the stage needs is away: 503, tried again
   JournalUnavailable   Redis cannot be reached, or is full: nothing was written
   BacklogFull          the backlog is over its limit: nothing was written
@@ -29,12 +30,18 @@ class Reject(MilepostError):  # noqa: N818 - a verdict a stage gives, read as a 
     """The event is at fault and no retry can help: answered 422, buried at once with this text as its reason."""
 
 
-class InHand(MilepostError):  # noqa: N818
-    """This very event is being handled elsewhere: answered 409, tried again after `retry_after` seconds."""
+class Defer(MilepostError):  # noqa: N818
+    """This event has to wait for a reason of its own: answered 409, tried again after `retry_after` seconds, uncounted.
+    Other events go on. At the event's deadline it is buried with this text as its reason.
+    """
 
     def __init__(self, detail: str, *, retry_after: float) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+
+
+class InHand(Defer):
+    """This very event is being handled elsewhere."""
 
 
 class Unavailable(MilepostError):  # noqa: N818

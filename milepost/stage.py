@@ -24,6 +24,7 @@ from milepost.answer import Answer, together
 from milepost.batched import is_batch, read_batch
 from milepost.errors import (
     ConfigurationError,
+    Defer,
     EventError,
     InHand,
     MilepostError,
@@ -33,6 +34,7 @@ from milepost.errors import (
     Unavailable,
 )
 from milepost.event import Event
+from milepost.function.outage_log import OutageLog
 from milepost.http import problem, problem_fields, read_body
 from milepost.log import Fields, about, configure_function
 from milepost.payload import Payload
@@ -107,11 +109,11 @@ def stage(function: Callable[..., Any], *, inline: bool = False) -> Main:
     description = describe(function)
     tracer = tracing.tracer(description.name, shared=True)
     served = Served(description.name)
+    outages = OutageLog()
     working = {"stage": description.name, "channel": description.consumes.channel}
     call = function if inspect.iscoroutinefunction(function) or inline else partial(asyncio.to_thread, function)
 
     async def reply_to(event: Event) -> Event | None:
-        about.set({**working, "id": event.id})
         if tracer:
             tracer.took(event)
         payload = _payload(description, event)
@@ -120,10 +122,14 @@ def stage(function: Callable[..., Any], *, inline: bool = False) -> Main:
             result = await result
         return _reply(description, event, result)
 
-    answer = served.counted(partial(_answer, description, reply_to))
+    async def answer_to(event: Event) -> Answer:
+        about.set({**working, "id": event.id})
+        return outages.note(await _answer(description, reply_to, event))
+
+    answer = served.counted(answer_to)
 
     async def answers(events: Sequence[Event]) -> Sequence[Answer]:
-        """To each, whatever becomes of the others."""
+        """Answer each event by itself."""
         if inline or len(events) == 1:
             return [await answer(event) for event in events]
         return await asyncio.gather(*map(answer, events))
@@ -136,9 +142,9 @@ def stage(function: Callable[..., Any], *, inline: bool = False) -> Main:
         token = about.set(working)
         try:
             if tracer is None:
-                return await _respond(request, answers, served)
+                return await _respond(request, answers, served, outages)
             with tracer.process(description.name, description.consumes.channel, request.headers):
-                response = await _respond(request, answers, served)
+                response = await _respond(request, answers, served, outages)
                 tracer.returned(response.status_code)
                 return response
         finally:
@@ -163,9 +169,12 @@ class _Invalid(Reject):
 
 
 async def _respond(
-    request: Request, answers: Callable[[Sequence[Event]], Awaitable[Sequence[Answer]]], served: Served
+    request: Request,
+    answers: Callable[[Sequence[Event]], Awaitable[Sequence[Answer]]],
+    served: Served,
+    outages: OutageLog,
 ) -> Response:
-    """In the content mode that was asked in."""
+    """Answer one event, or a batch with a batch."""
     headers = request.headers
     try:
         body = await read_body(request)
@@ -174,7 +183,7 @@ async def _respond(
             return together(events, await answers(events))
         event = Event.from_http(headers, body)
     except MilepostError as fault:
-        return served.answered(_refusal(fault)).alone()
+        return served.answered(outages.note(_refusal(fault))).alone()
     (answer,) = await answers([event])
     return answer.alone()
 
@@ -208,6 +217,8 @@ def _refusal(fault: MilepostError) -> Answer:
             status, title = 422, "Rejected"
         case InHand():
             status, title, retry_after = 409, "In hand elsewhere", fault.retry_after
+        case Defer():
+            status, title, retry_after = 409, "Deferred", fault.retry_after
         case Unavailable():
             status, title, retry_after = 503, "Unavailable", fault.retry_after
         case _:

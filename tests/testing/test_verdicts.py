@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from milepost import InHand, Payload, Reject, Unavailable, keys, stage
+from milepost import Defer, InHand, Payload, Reject, Unavailable, keys, stage
 from milepost.event import Event
 from milepost.testing import LocalPipeline
 from milepost.testing.servers import eventually
@@ -40,8 +40,8 @@ async def test_reject_is_a_dead_letter_at_once_with_its_reason() -> None:
         assert calls == {"the pole": 1, "London": 1}
 
 
-@pytest.mark.parametrize("verdict", [Unavailable, InHand])
-async def test_unavailable_and_in_hand_come_again_uncounted(verdict: type[Unavailable | InHand]) -> None:
+@pytest.mark.parametrize("verdict", [Unavailable, Defer, InHand])
+async def test_unavailable_and_deferred_events_come_again_uncounted(verdict: type[Unavailable | Defer]) -> None:
     """With no repeats allowed, the first failure that counted would bury it."""
     calls: Counter[str] = Counter()
 
@@ -57,8 +57,8 @@ async def test_unavailable_and_in_hand_come_again_uncounted(verdict: type[Unavai
         assert calls[event_id] == 3
 
 
-@pytest.mark.parametrize("verdict", [Unavailable, InHand])
-async def test_they_wait_as_long_as_they_say(verdict: type[Unavailable | InHand]) -> None:
+@pytest.mark.parametrize("verdict", [Unavailable, Defer, InHand])
+async def test_they_wait_as_long_as_they_say(verdict: type[Unavailable | Defer]) -> None:
     def city(place: Place) -> City:
         raise verdict(place.name, retry_after=120)
 
@@ -68,3 +68,33 @@ async def test_they_wait_as_long_as_they_say(verdict: type[Unavailable | InHand]
         ((_, due),) = await pipeline.redis.zrange(keys.waiting("city"), 0, -1, withscores=True)
         seconds, _ = await pipeline.redis.time()
         assert 100 < due / 1000 - seconds <= 121
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+async def test_deferred_events_do_not_delay_others(batch: int) -> None:
+    async def city(place: Place) -> City:
+        if place.name.startswith("full"):
+            raise Defer("452 4.2.2 over quota", retry_after=120)
+        return City(name=place.name)
+
+    async with LocalPipeline(stage(city), delivery={**NO_REPEATS, "batch": batch}) as pipeline:
+        names = [f"{kind}-{number}" for number in range(6) for kind in ("full", "free")]
+        ids = {name: await pipeline.publish(Place(name=name)) for name in names}
+        for name in names:
+            if name.startswith("free"):
+                assert (await pipeline.published("city", ids[name])).data == {"name": name}
+        await eventually(lambda: pipeline.redis.zcard(keys.waiting("city")))
+        assert await pipeline.redis.zcard(keys.waiting("city")) == 6
+        assert await pipeline.journal.dead_letters("city") == []
+
+
+async def test_a_deferred_event_is_a_dead_letter_at_its_deadline() -> None:
+    def city(_place: Place) -> City:
+        raise Defer("452 4.2.2 over quota", retry_after=1)
+
+    async with LocalPipeline(stage(city, inline=True), delivery={"deadline": "PT1S"}) as pipeline:
+        event_id = await pipeline.publish(Place(name="London"))
+        await eventually(lambda: pipeline.journal.dead_letters("city"))
+        (letter,) = await pipeline.journal.dead_letters("city")
+        assert (letter.id, letter.status, letter.attempts) == (event_id, 409, 0)
+        assert letter.reason == "deadline passed; last: HTTP 409: 452 4.2.2 over quota"

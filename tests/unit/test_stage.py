@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from milepost import Event, InHand, Payload, Reject, RootPayload, Unavailable, stage
+from milepost import Defer, Event, InHand, Payload, Reject, RootPayload, Unavailable, stage
 from milepost.errors import ConfigurationError, JournalUnavailable
 
 CE = {"ce-specversion": "1.0", "ce-id": "7", "ce-source": "/s", "ce-type": "asked", "content-type": "application/json"}
@@ -106,6 +106,7 @@ async def test_the_reply_takes_the_events_time_and_has_none_without_one() -> Non
     ("raised", "status", "title", "retry_after"),
     [
         (Reject("no"), 422, "Rejected", None),
+        (Defer("not yet", retry_after=60), 409, "Deferred", "60"),
         (InHand("busy", retry_after=2.2), 409, "In hand elsewhere", "3"),
         (InHand("busy", retry_after=-1), 409, "In hand elsewhere", "1"),
         (Unavailable("away"), 503, "Unavailable", "1"),
