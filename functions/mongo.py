@@ -1,8 +1,9 @@
 """How a stage uses MongoDB: opened when first needed, once per process, with answers soon or not at all."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -11,7 +12,6 @@ from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError, PyMongoError, WriteError
-from pymongo.uri_parser import parse_uri
 
 from milepost.batch import Batch
 from milepost.errors import ConfigurationError, Unavailable
@@ -31,21 +31,25 @@ outage a whole window of events may be there already. It does no more of them in
 only wait for each other, until operations time out, that which marks mails as sent among them.
 """
 
+_URL = re.compile(r"mongodb(\+srv)?://([^\s@/?]+@)?[^\s@/?#]+(/[^\s@/?#]*)?(\?\S*)?")
+"""A URL without an @ after its hosts. Otherwise `mongodb://ada:12/34@host` would be the host `ada`, port 12."""
+
 _DUPLICATE_KEY = 11000
 
 Made = TypeVar("Made")
 
 
 def mongo_url(environ: Mapping[str, str]) -> str:
-    """MONGO_URL. Raises ConfigurationError, without the value: it may hold a password."""
+    """Read MONGO_URL. Raises ConfigurationError without the value, which may hold a password."""
     url = environ.get("MONGO_URL", "mongodb://127.0.0.1:27017/milepost")
-    if url.startswith("mongodb+srv://"):
-        return url  # to parse it is to ask the DNS
-    try:
-        parse_uri(url)
-    except (PyMongoError, ValueError):
-        raise ConfigurationError("MONGO_URL: must look like mongodb://[user:password@]host:port/database") from None
-    return url
+    if _URL.fullmatch(url):
+        with suppress(PyMongoError, ValueError):
+            AsyncMongoClient[Document](url)  # reads the URL, and connects when it is used
+            return url
+    raise ConfigurationError(
+        "MONGO_URL: must look like mongodb://[user:password@]host:port/database; "
+        "in user and password, @ : / ? # % are written as %40 %3A %2F %3F %23 %25"
+    )
 
 
 def open_database(url: str) -> Database:
