@@ -64,6 +64,13 @@ class TestDistance(StageContract):
             "distance_from_velocity": 2216.0742916592476,
         }
 
+    @pytest.mark.parametrize("path", ["/distance", "/distance/", "/a//b/", "//example.org/", "/metrics/"])
+    def test_no_path_is_redirected(self, url: str, path: str) -> None:
+        """Behind TLS a redirect to http:// would drop the event, or lead to another host."""
+        headers, body = binary(self.make())
+        assert httpx.post(url + path, headers=headers, content=body).status_code == 200
+        assert httpx.get(url + path).status_code == 200
+
     async def test_many_at_once(self, url: str) -> None:
         async with httpx.AsyncClient() as client:
 
