@@ -1,31 +1,37 @@
-"""How a mail leaves: by SMTP where SMTP_URL is set, and in any case as one line, in a file or on stdout."""
+"""Send a mail: by SMTP where SMTP_URL is set, and in any case as one line, in a file or on stdout."""
 
 import logging
 import os
 import re
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import unquote, urlsplit
 
 from milepost.errors import ConfigurationError, Unavailable
 from milepost.log import Fields
 
+if TYPE_CHECKING:
+    from functions.email.smtp import SmtpSender
+
 log = logging.getLogger("milepost.email")
 
-_SENDER = re.compile(r"[^<>]*<[^@\s<>,]+@[^@\s<>,]+>|[^@\s<>,]+@[^@\s<>,]+")
 _PORTS = {"smtp": 25, "smtps": 465, "smtp+starttls": 587}
+_URL = re.compile(r"[A-Za-z+]+://([^\s/?#]+@)?[^\s/?#@]+/?")
+_HELO = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+|\[[A-Za-z0-9:.]+\]")
 
 
 @dataclass(frozen=True)
 class Mail:
-    """One mail: the event's id, the recipient's address, and what it says, in plain text."""
+    """One mail: the event's id, the recipient's address, the plain text. `attempt` counts from 1."""
 
     id: str
     to: str
     text: str
+    attempt: int = 1
 
     @property
     def line(self) -> str:
@@ -34,63 +40,76 @@ class Mail:
 
 @dataclass(frozen=True)
 class SmtpServer:
-    """An SMTP server and how it is spoken to: `smtp` in the clear, `smtps` and `smtp+starttls` under TLS."""
+    """An SMTP server: `smtp` in the clear, `smtps` and `smtp+starttls` under TLS. `helo` is our name in EHLO."""
 
     scheme: str
     host: str
     port: int
     user: str | None = None
     password: str | None = field(default=None, repr=False)
+    helo: str = "[127.0.0.1]"
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, *, helo: str = helo) -> Self:
         """Read `smtps://user:password@host:port`. Raises ConfigurationError, without the value."""
         try:
             url = urlsplit(text)
             port = url.port or _PORTS[url.scheme]
+            host = (url.hostname or "").encode("idna").decode()
+            well_formed = host and _URL.fullmatch(text) and bool(url.username) == bool(url.password)
         except (ValueError, KeyError):
-            url = None
-        if url is None or not url.hostname or url.path.strip("/") or (url.username and not url.password):
+            well_formed = False
+        if not well_formed:
             schemes = ", ".join(f"{scheme}://" for scheme in _PORTS)
-            raise ConfigurationError(f"SMTP_URL: must look like smtps://[user:password@]host:port; one of {schemes}")
+            raise ConfigurationError(
+                f"SMTP_URL: must look like smtps://[user:password@]host:port, with one of {schemes}; "
+                "in user and password, : / ? # % are written as %3A %2F %3F %23 %25"
+            )
         return cls(
             scheme=url.scheme,
-            host=url.hostname,
+            host=host,
             port=port,
             user=unquote(url.username) if url.username else None,
             password=unquote(url.password) if url.password else None,
+            helo=helo,
         )
 
 
 @dataclass(frozen=True)
 class Mailer:
-    """Where mails go. `sent_emails`: the file of lines, None for stdout. `timeout`: seconds that SMTP may last."""
+    """Sends mails. `sent_emails`: the file of lines, None for stdout. `timeout`: seconds that SMTP may last."""
 
     sent_emails: Path | None = None
-    smtp: SmtpServer | None = None
-    sender: str = "Milepost <milepost@localhost>"
+    smtp: "SmtpSender | None" = None
     timeout: float = 30.0
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Self:
-        """From SENT_EMAILS, SMTP_URL, MAIL_FROM and SMTP_TIMEOUT. Raises ConfigurationError naming the variable."""
+        """Read the settings. Raises ConfigurationError, which names the variable that is wrong."""
         path, url = environ.get("SENT_EMAILS"), environ.get("SMTP_URL")
-        return cls(
-            sent_emails=Path(path) if path else None,
-            smtp=SmtpServer.parse(url) if url else None,
-            sender=_sender(environ.get("MAIL_FROM", cls.sender)),
-            timeout=seconds(environ, "SMTP_TIMEOUT", cls.timeout),
-        )
+        timeout = seconds(environ, "SMTP_TIMEOUT", cls.timeout)
+        smtp = None
+        if url or "MAIL_FROM" in environ:
+            from functions.email.smtp import SmtpSender, parse_sender  # noqa: PLC0415 - 20 ms of a cold start
+
+            sender = parse_sender(environ.get("MAIL_FROM", "Milepost <milepost@localhost>"))
+            helo = environ.get("SMTP_HELO") or default_helo(sender.domain)
+            if not _HELO.fullmatch(helo):
+                raise ConfigurationError(
+                    "SMTP_HELO: must be a domain name, as in mail.example.org, or an address in brackets, "
+                    "as in [192.0.2.1]"
+                )
+            if url:
+                smtp = SmtpSender(SmtpServer.parse(url, helo=helo), sender, timeout=timeout)
+        return cls(Path(path) if path else None, smtp, timeout)
 
     async def send(self, mail: Mail) -> None:
         """Return when the mail is out: after the SMTP server's 250, if there is one, and the line.
 
-        Raises Reject when the recipient is refused for good, Unavailable when trying again may help.
+        Raises Reject, Defer or Unavailable, as functions/email/smtp_faults.py decides.
         """
         if self.smtp is not None:
-            from functions.email.smtp import deliver  # noqa: PLC0415 - 20 ms of cold start, where SMTP is on only
-
-            await deliver(mail, self.smtp, sender=self.sender, timeout=self.timeout)
+            await self.smtp.send(mail)
         try:
             self._log(mail.line.encode())
         except OSError as fault:
@@ -112,8 +131,16 @@ class Mailer:
             raise OSError(0, "only a part of the line could be written")
 
 
+def default_helo(sender_domain: str) -> str:
+    """The name in EHLO: the sender's domain, else this host's name, if one has a dot, as servers demand; else an
+    address (RFC 5321, section 4.1.4).
+    """
+    names = [name for name in (sender_domain, socket.gethostname()) if _HELO.fullmatch(name)]
+    return names[0] if names else SmtpServer.helo
+
+
 def seconds(environ: Mapping[str, str], name: str, default: float) -> float:
-    """A duration. Raises ConfigurationError naming the variable."""
+    """Read a duration. Raises ConfigurationError naming the variable."""
     try:
         value = float(environ.get(name, default))
     except ValueError:
@@ -121,9 +148,3 @@ def seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < value <= 3600:
         raise ConfigurationError(f"{name}: must be a number of seconds, above 0 and at most 3600")
     return value
-
-
-def _sender(text: str) -> str:
-    if not _SENDER.fullmatch(text) or not text.isprintable():
-        raise ConfigurationError("MAIL_FROM: must be an address, as in Milepost <milepost@example.org>")
-    return text

@@ -64,7 +64,7 @@ def _unsent(record: Document, address: str) -> bool:
 
 
 async def _send(record: Document, deadline: float) -> None:
-    mail = Mail(id=record["_id"], to=record["email"], text=record["message"])
+    mail = Mail(id=record["_id"], to=record["email"], text=record["message"], attempt=record["taken"])
     late = asyncio.get_running_loop().time() > deadline  # this process stood still: its hold may be over
     try:
         if not late:

@@ -1,83 +1,132 @@
-"""One mail over SMTP."""
+"""Send one mail over SMTP."""
 
 import asyncio
 import contextlib
-import socket
+from collections import OrderedDict
+from email.errors import NonASCIILocalPartDefect, ObsoleteHeaderDefect
 from email.headerregistry import Address
 from email.message import EmailMessage
-from email.policy import SMTP as SMTP_POLICY
-from email.utils import localtime, parseaddr
+from email.policy import SMTP as ASCII_HEADERS
+from email.policy import SMTPUTF8 as UTF8_HEADERS
+from email.utils import localtime
 from hashlib import sha256
 from urllib.parse import quote
 
+import idna
 from aiosmtplib import (
     SMTP,
+    SMTPAuthenticationError,
     SMTPDataError,
     SMTPException,
-    SMTPNotSupported,
-    SMTPRecipientsRefused,
+    SMTPHeloError,
+    SMTPRecipientRefused,
     SMTPResponseException,
+    SMTPSenderRefused,
 )
 from email_validator import validate_email
 
 from functions.email.mailer import Mail, SmtpServer
-from milepost.errors import Reject, Unavailable
+from functions.email.smtp_faults import AFTER, ROUTE_RETRY_AFTER, fault
+from milepost.errors import ConfigurationError, Reject, Unavailable
 
-_RETRY_AFTER = 5.0
+_HARMLESS = (ObsoleteHeaderDefect, NonASCIILocalPartDefect)
+"""What the parser of headers says of `Acme Co. <…>`, and of `jörg@…`, which SMTPUTF8 allows."""
 
-
-async def deliver(mail: Mail, server: SmtpServer, *, sender: str, timeout: float) -> None:  # noqa: ASYNC109 - of all
-    """Return after the server's 250 for the message, within `timeout` seconds.
-
-    Raises Reject when this mail is refused for good, Unavailable when trying again may help.
-    """
-    client = SMTP(
-        hostname=server.host,
-        port=server.port,
-        username=server.user,
-        password=server.password,
-        use_tls=server.scheme == "smtps",
-        start_tls=server.scheme == "smtp+starttls",
-        local_hostname=socket.gethostname(),
-        timeout=timeout,
-    )
-    message = compose(mail, sender)
-    try:
-        async with asyncio.timeout(timeout):
-            await client.connect()
-            await _submit(client, message)
-    except (SMTPException, OSError) as fault:
-        reason = f"{type(fault).__name__} {fault}".rstrip()
-        raise Unavailable(f"SMTP: {reason}", retry_after=_RETRY_AFTER) from fault
-    finally:
-        client.close()
+_MOST_REFUSALS = 1024
+"""Mails whose last refusal is remembered."""
 
 
-async def _submit(client: SMTP, message: EmailMessage) -> None:
-    try:
-        await client.send_message(message)
-    except SMTPRecipientsRefused as fault:
-        raise _refusal(fault.recipients[0]) from fault
-    except SMTPDataError as fault:
-        raise _refusal(fault) from fault
-    except SMTPNotSupported as fault:  # the address needs SMTPUTF8
-        raise Reject(f"SMTP: {fault.message}") from fault
-    # The mail is out. How the server takes our leave changes nothing.
-    with contextlib.suppress(SMTPException, OSError):
-        await client.quit(timeout=1)
+class SmtpSender:
+    """Sends mails through one server, a connection for each."""
+
+    def __init__(self, server: SmtpServer, sender: Address, *, timeout: float) -> None:
+        self._server = server
+        self._sender = sender
+        self._timeout = timeout
+        self._accepted = 0
+        self._refusals: OrderedDict[str, int] = OrderedDict()
+
+    async def send(self, mail: Mail) -> None:
+        """Return after the server's 250 for the message, within the time-out.
+
+        Raises Reject when the mail is refused for good, Defer when this mail alone must wait, Unavailable when all
+        must.
+        """
+        client = SMTP(
+            hostname=self._server.host,
+            port=self._server.port,
+            username=self._server.user,
+            password=self._server.password,
+            use_tls=self._server.scheme == "smtps",
+            start_tls=self._server.scheme == "smtp+starttls",
+            local_hostname=self._server.helo,
+            timeout=self._timeout,
+        )
+        try:
+            async with asyncio.timeout(self._timeout):
+                await client.connect()
+                await self._submit(client, mail)
+            self._accepted += 1
+            self._refusals.pop(mail.id, None)
+            with contextlib.suppress(SMTPException, OSError):  # the mail is out, whatever QUIT is answered
+                await client.quit(timeout=1)
+        except SMTPResponseException as refusal:
+            step = _step(refusal)
+            lone = step in AFTER and self._lone(mail)
+            raise fault(step, refusal.code, refusal.message, attempt=mail.attempt, lone=lone) from refusal
+        except (SMTPException, OSError) as failed:
+            reason = f"{type(failed).__name__} {failed}".rstrip()
+            raise Unavailable(f"SMTP: {reason}", retry_after=ROUTE_RETRY_AFTER) from failed
+        finally:
+            client.close()
+
+    async def _submit(self, client: SMTP, mail: Mail) -> None:
+        to = ascii_domain(mail.to)
+        utf8 = [whose for whose in (self._sender, to) if not whose.username.isascii()]
+        options = []
+        if utf8:
+            if client.is_ehlo_or_helo_needed:
+                await client.ehlo()
+            if not client.supports_extension("smtputf8"):
+                if self._sender in utf8:
+                    raise Unavailable("MAIL_FROM: the SMTP server takes ASCII addresses only (no SMTPUTF8)")
+                raise Reject("SMTP: the server takes ASCII addresses only (no SMTPUTF8)")
+            options = ["SMTPUTF8", "BODY=8BITMIME"]
+        message = compose(mail, self._sender).as_bytes(policy=UTF8_HEADERS if utf8 else ASCII_HEADERS)
+        await client.mail(self._sender.addr_spec, options=options, encoding="utf-8")
+        await client.rcpt(to.addr_spec, encoding="utf-8")
+        await client.data(message)
+
+    def _lone(self, mail: Mail) -> bool:
+        """Note the refusal of a mail. Returns whether others were accepted since its last one."""
+        accepted_then = self._refusals.pop(mail.id, self._accepted)
+        self._refusals[mail.id] = self._accepted
+        if len(self._refusals) > _MOST_REFUSALS:
+            self._refusals.popitem(last=False)
+        return accepted_then < self._accepted
 
 
-def _refusal(answer: SMTPResponseException) -> Reject | Unavailable:
-    text = f"SMTP: {answer.code} {answer.message}"
-    return Reject(text) if answer.code >= 500 else Unavailable(text, retry_after=_RETRY_AFTER)
+def _step(refusal: SMTPResponseException) -> str:
+    match refusal:
+        case SMTPHeloError():
+            return "EHLO"
+        case SMTPAuthenticationError():
+            return "AUTH"
+        case SMTPSenderRefused():
+            return "MAIL FROM"
+        case SMTPRecipientRefused():
+            return "RCPT TO"
+        case SMTPDataError():
+            return "DATA"
+        case _:
+            return "connection"
 
 
-def compose(mail: Mail, sender: str) -> EmailMessage:
+def compose(mail: Mail, sender: Address) -> EmailMessage:
     """The message, in plain text. The event's id is its Message-ID, so that a mail sent twice can be recognised."""
-    message = EmailMessage(policy=SMTP_POLICY)
-    name, address = parseaddr(sender)
-    message["From"] = Address(display_name=name, addr_spec=address)
-    message["To"] = _address(mail.to)
+    message = EmailMessage(policy=ASCII_HEADERS)
+    message["From"] = sender
+    message["To"] = ascii_domain(mail.to)
     message["Subject"] = "Your distance from Velocity"
     message["Date"] = localtime()
     message["Message-ID"] = message_id(mail.id)
@@ -94,7 +143,23 @@ def message_id(event_id: str) -> str:
     return f"<{safe}@milepost>"
 
 
-def _address(text: str) -> Address:
-    """The address with its domain in ASCII, so that SMTPUTF8 is needed only for what stands before the @-sign."""
+def parse_sender(text: str) -> Address:
+    """Read MAIL_FROM: one address, with a name or without. Raises ConfigurationError."""
+    header = ASCII_HEADERS.header_factory("From", text)
+    named = len(header.groups) == 1 and header.groups[0].display_name is not None
+    broken = [defect for defect in header.defects if not isinstance(defect, _HARMLESS)]
+    if len(header.addresses) == 1 and not named and not broken and text.isprintable():
+        (address,) = header.addresses
+        with contextlib.suppress(idna.IDNAError):
+            domain = idna.encode(address.domain, uts46=True).decode()
+            return Address(display_name=address.display_name, username=address.username, domain=domain)
+    raise ConfigurationError(
+        "MAIL_FROM: must be one address, as in Milepost <milepost@example.org>; "
+        'a name with a comma needs quotes, as in "Velocity, Inc." <milepost@example.org>'
+    )
+
+
+def ascii_domain(text: str) -> Address:
+    """Read an address, its domain in ASCII (IDNA), so that only its local part can need SMTPUTF8. Raises ValueError."""
     found = validate_email(text, check_deliverability=False, globally_deliverable=False)
     return Address(username=found.local_part, domain=found.ascii_domain)

@@ -1,4 +1,6 @@
-"""A real SMTP server for tests. `answer` says what it replies to a message; `recipient` to a recipient."""
+"""A real SMTP server for tests. It replies what `sender`, `recipient` and `answer` say to MAIL FROM, RCPT TO and a
+message.
+"""
 
 import ssl
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from typing import Any, Self
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP as SmtpProtocol  # noqa: N811
-from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword
+from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword, Session
 
 from tests.servers import HOST, free_port
 
@@ -20,13 +22,24 @@ ACCEPTED = "250 OK"
 class Inbox:
     answer: Callable[[], str] = lambda: ACCEPTED
     recipient: Callable[[str], str] = lambda _: ACCEPTED
+    sender: Callable[[str], str] = lambda _: ACCEPTED
     hangs_up_on_quit: bool = False
     messages: list[Message] = field(default_factory=list)
     envelopes: list[Envelope] = field(default_factory=list)
+    helo_names: list[str] = field(default_factory=list)
 
     def reset(self) -> None:
         """As new, but the same object: the server knows it."""
         vars(self).update(vars(Inbox()))
+
+    async def handle_MAIL(  # noqa: N802
+        self, _server: Any, session: Session, envelope: Envelope, address: str, _options: Any
+    ) -> str:
+        self.helo_names.append(session.host_name or "")
+        reply = self.sender(address)
+        if reply == ACCEPTED:
+            envelope.mail_from = address
+        return reply
 
     async def handle_RCPT(self, _server: Any, _session: Any, envelope: Envelope, to: str, _options: Any) -> str:  # noqa: N802
         reply = self.recipient(to)
@@ -49,7 +62,13 @@ class Inbox:
 class SmtpServer:
     """`with SmtpServer() as smtp:` listens at smtp.host:smtp.port; what it takes is in smtp.inbox."""
 
-    def __init__(self, *, login: tuple[bytes, bytes] | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        login: tuple[bytes, bytes] | None = None,
+        tls: ssl.SSLContext | None = None,
+        utf8_addresses: bool = True,
+    ) -> None:
         self.inbox = Inbox()
         self.port = free_port()
         self.url = f"smtp://{HOST}:{self.port}"
@@ -68,7 +87,7 @@ class SmtpServer:
             authenticator=authenticate if login else None,
             auth_required=login is not None,
             auth_require_tls=False,
-            enable_SMTPUTF8=True,
+            enable_SMTPUTF8=utf8_addresses,
         )
 
     def __enter__(self) -> Self:

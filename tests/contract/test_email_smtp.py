@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from email import message_from_bytes
+from email.policy import default
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -127,25 +129,161 @@ def test_a_recipient_refused_for_good_is_a_422_and_the_mail_is_free(
     assert record(mongo_url, event)["taken"] == 2
 
 
-def test_a_message_refused_for_good_is_a_422(email: Function, smtp: SmtpServer, mongo_url: str) -> None:
-    smtp.inbox.answer = lambda: "554 no such thing here"
-    assert "554" in refused(send(email.url, prepared(mongo_url)), 422)["detail"]
-
-
-@pytest.mark.parametrize("where", ["recipient", "answer"])
-def test_what_the_server_cannot_take_now_is_a_503_and_the_mail_is_free(
-    email: Function, smtp: SmtpServer, mongo_url: str, env: dict[str, str], where: str
+@pytest.mark.parametrize(
+    ("where", "reply"),
+    [
+        ("sender", "550 5.7.60 not allowed to send as this sender"),
+        ("sender", "550 no such user"),
+        ("sender", "452 4.3.1 insufficient system storage"),
+        ("recipient", "550 5.4.5 daily sending quota exceeded"),
+        ("recipient", "554 5.7.1 relay access denied"),
+        ("recipient", "530 5.7.0 authentication required"),
+        ("recipient", "504 5.5.2 need fully-qualified hostname"),
+        ("recipient", "421 4.3.2 closing"),
+        ("recipient", "550-relaying is\r\n550 not allowed: authentication required"),
+        ("answer", "554 Message rejected: Email address is not verified."),
+        ("answer", "451 local error"),
+        ("answer", "421 closing"),
+    ],
+)
+def test_a_fault_of_the_account_or_the_relay_is_a_503_and_a_line_in_the_log(
+    email: Function, smtp: SmtpServer, mongo_url: str, env: dict[str, str], where: str, reply: str
 ) -> None:
     event = prepared(mongo_url)
-    setattr(smtp.inbox, where, lambda *_: "451 later")
+    before = email.log
+    setattr(smtp.inbox, where, lambda *_: reply)
     response = send(email.url, event)
-    assert "451 later" in refused(response, 503)["detail"]
+    assert reply.split("\r\n", maxsplit=1)[0][4:] in refused(response, 503)["detail"]
     assert int(response.headers["retry-after"]) >= 1
+    wait_for(lambda: f"id={event['id']} outcome=unavailable status=503" in email.log.removeprefix(before))
     assert lines(Path(env["SENT_EMAILS"])) == []
     assert record(mongo_url, event)["until"] < datetime.now(UTC)
+
     setattr(smtp.inbox, where, lambda *_: ACCEPTED)
     assert send(email.url, event).json() == SENT
     assert lines(Path(env["SENT_EMAILS"])) == [LINE]
+
+
+@pytest.mark.parametrize(
+    ("where", "reply"),
+    [
+        ("recipient", "452 4.2.2 over quota"),
+        ("recipient", "450 4.2.0 greylisted"),
+        ("recipient", "451 greylisted"),
+        ("recipient", "450-4.2.1 receiving mail\r\n450 4.2.1 too quickly"),
+        ("answer", "452 4.2.2 over quota"),
+    ],
+)
+def test_a_passing_fault_of_a_recipient_defers_that_mail_longer_each_time(
+    email: Function, smtp: SmtpServer, mongo_url: str, where: str, reply: str
+) -> None:
+    event = prepared(mongo_url)
+    setattr(smtp.inbox, where, lambda *_: reply)
+    for wait in ("5", "10", "20"):
+        response = send(email.url, event)
+        assert refused(response, 409)["title"] == "Deferred"
+        assert response.headers["retry-after"] == wait
+    setattr(smtp.inbox, where, lambda *_: ACCEPTED)
+    assert send(email.url, event).json() == SENT
+
+
+@pytest.mark.parametrize(
+    ("where", "reply"),
+    [
+        ("recipient", "550 5.1.1 no such user"),
+        ("recipient", "553 no such mailbox"),
+        ("recipient", "550-5.1.1 no\r\n550 5.1.1 such user"),
+        ("answer", "550 5.1.1 no such user"),
+        ("answer", "552 5.3.4 too large"),
+    ],
+)
+def test_a_final_fault_of_a_recipient_is_a_422(
+    email: Function, smtp: SmtpServer, mongo_url: str, where: str, reply: str
+) -> None:
+    setattr(smtp.inbox, where, lambda *_: reply)
+    refused(send(email.url, prepared(mongo_url)), 422)
+
+
+def test_each_mail_of_a_batch_is_answered_by_itself(email: Function, smtp: SmtpServer, mongo_url: str) -> None:
+    replies = {
+        "ada@example.org": ACCEPTED,
+        "full@example.org": "452 4.2.2 over quota",
+        "gone@example.org": "550 5.1.1 no such user",
+        "denied@example.org": "554 5.7.1 relay access denied",
+        "eve@example.org": ACCEPTED,
+    }
+    smtp.inbox.recipient = replies.__getitem__
+    events = [prepared(mongo_url, address) for address in replies]
+    response = httpx.post(
+        email.url, json=events, headers={"content-type": "application/cloudevents-batch+json"}, timeout=30
+    )
+    assert response.status_code == 207
+    assert [(one["id"], one["status"], one.get("retryAfter")) for one in response.json()] == [
+        (event["id"], *expected)
+        for event, expected in zip(events, [(200, None), (409, 5), (422, None), (503, 5), (200, None)], strict=True)
+    ]
+
+
+def test_a_refusal_that_meets_one_mail_alone_holds_back_that_mail_alone(
+    email: Function, smtp: SmtpServer, mongo_url: str
+) -> None:
+    """The relay takes other mails between two refusals of one: then it is no fault of the relay."""
+    event = prepared(mongo_url, "blocked@example.org")
+    smtp.inbox.recipient = lambda to: "554 5.7.1 denied" if to.startswith("blocked") else ACCEPTED
+    refused(send(email.url, event), 503)
+    refused(send(email.url, event), 503)
+    assert send(email.url, prepared(mongo_url)).status_code == 200
+    refused(send(email.url, event), 409)
+    refused(send(email.url, event), 503)  # no other mail was accepted since
+
+
+def test_the_name_in_ehlo_is_the_senders_domain_or_smtp_helo(
+    email: Function, smtp: SmtpServer, mongo_url: str, env: dict[str, str], tmp_path: Path
+) -> None:
+    assert send(email.url, prepared(mongo_url)).status_code == 200
+    with Function(tmp_path, "email", env={**env, "SMTP_HELO": "mail.example.net"}) as named:
+        assert send(named.url, prepared(mongo_url)).status_code == 200
+    assert smtp.inbox.helo_names == ["example.org", "mail.example.net"]
+
+
+def test_a_sender_with_a_name_and_a_domain_beyond_ascii(
+    smtp: SmtpServer, mongo_url: str, env: dict[str, str], tmp_path: Path
+) -> None:
+    sender = '"Zo\u00eb, Inc." <zoe@b\u00fccher.example>'
+    with Function(tmp_path, "email", env={**env, "MAIL_FROM": sender}) as email:
+        assert send(email.url, prepared(mongo_url)).json() == SENT
+    [message], [envelope] = smtp.inbox.messages, smtp.inbox.envelopes
+    assert envelope.mail_from == "zoe@xn--bcher-kva.example"
+    assert envelope.mail_options == []
+    assert smtp.inbox.helo_names == ["xn--bcher-kva.example"]
+    header = message_from_bytes(message.as_bytes(), policy=default)["From"]
+    assert (header.addresses[0].display_name, header.addresses[0].domain) == ("Zo\u00eb, Inc.", "xn--bcher-kva.example")
+
+
+def test_a_server_of_ascii_addresses_refuses_those_that_are_not(
+    mongo_url: str, env: dict[str, str], tmp_path: Path
+) -> None:
+    """A recipient's is that mail's final fault; a sender's is the setting's, so events wait."""
+    with SmtpServer(utf8_addresses=False) as ascii_server:
+        env["SMTP_URL"] = ascii_server.url
+        with Function(tmp_path, "email", env=env) as email:
+            detail = refused(send(email.url, prepared(mongo_url, "j\u00f6rg@example.org")), 422)["detail"]
+            assert "SMTPUTF8" in detail
+            assert send(email.url, prepared(mongo_url, "ada@b\u00fccher.example")).status_code == 200
+        with Function(tmp_path, "email", env={**env, "MAIL_FROM": "zo\u00eb@example.org"}) as email:
+            detail = refused(send(email.url, prepared(mongo_url)), 503)["detail"]
+            assert detail.startswith("MAIL_FROM: ")
+        assert [envelope.rcpt_tos for envelope in ascii_server.inbox.envelopes] == [["ada@xn--bcher-kva.example"]]
+
+
+@pytest.mark.filterwarnings("ignore:Requiring AUTH", "ignore:Session.login_data is deprecated")  # aiosmtpd's own
+def test_a_login_that_is_wrong_is_a_503(mongo_url: str, env: dict[str, str], tmp_path: Path) -> None:
+    with SmtpServer(login=(b"ada", b"right")) as server:
+        env["SMTP_URL"] = server.url.replace("smtp://", "smtp://ada:hush@")
+        with Function(tmp_path, "email", env=env) as email:
+            assert "SMTP AUTH: 535" in refused(send(email.url, prepared(mongo_url)), 503)["detail"]
+            wait_for(lambda: "outcome=unavailable status=503" in email.log)
+            assert "hush" not in email.log
 
 
 def test_a_server_that_hangs_up_after_its_250_has_the_mail(email: Function, smtp: SmtpServer, mongo_url: str) -> None:

@@ -11,7 +11,9 @@ FUNCTION_SETTINGS = {
     "MONGO_URL": "MongoDB; the database is the one in the URL, else `milepost`",
     "SENT_EMAILS": "the file that gets the line of each e-mail; stdout if none",
     "SMTP_URL": "`smtp://`, `smtps://` or `smtp+starttls://[user:password@]host[:port]`: sends for real as well",
-    "MAIL_FROM": "the sender, as in `Milepost <milepost@example.org>`",
+    "MAIL_FROM": "the sender, as in `Milepost <milepost@example.org>`; a name with a comma needs quotes",
+    "SMTP_HELO": "the name in EHLO, as in `mail.example.org`; else, if it has a dot, the domain of MAIL_FROM or this "
+    "host's name, else `[127.0.0.1]`",
     "SMTP_TIMEOUT": "seconds that SMTP may last",
     "REQUEST_TIMEOUT": "seconds that the caller waits for an answer: the bridge's `timeout`",
 }

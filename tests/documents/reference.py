@@ -12,6 +12,7 @@ import typer.main
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from functions.email.smtp_faults import RULES
 from gateway.app import create_app
 from gateway.metrics import Metrics as GatewayMetrics
 from gateway.settings import GatewaySettings, WiredStage
@@ -81,6 +82,17 @@ def _settings() -> Iterator[str]:
         "`LOG_LEVEL` (`INFO`), `LOG_FORMAT` (`text` or `json`) and OpenTelemetry's variables are of every process;\n"
         "see [traces and logs](tracing.md).\n"
     )
+    yield "### What an SMTP server replies\n"
+    yield (
+        "Whose fault it is, by the first row that fits. The route's: 503, all events wait. The mail's: 409 for a\n"
+        "reply 4xx, that mail is tried again later; 422 for 5xx, a dead letter. Codes with dots are enhanced ones\n"
+        "(RFC 3463), x is any number. An enhanced code x.0.x or x.5.0 says nothing, and counts as none.\n"
+    )
+    rows = [
+        [rule.steps, f"{rule.replies} with such words" if rule.words else rule.replies, rule.whose, rule.examples]
+        for rule in RULES
+    ]
+    yield _table(["at", "reply", "whose fault", "examples"], rows)
 
 
 def _camel(name: str) -> str:

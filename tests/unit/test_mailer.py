@@ -10,13 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from functions.email.mailer import Mail, Mailer, SmtpServer
-from functions.email.smtp import compose, message_id
+from functions.email.mailer import Mail, Mailer, SmtpServer, default_helo
+from functions.email.smtp import SmtpSender, compose, message_id, parse_sender
 from milepost.errors import ConfigurationError, Unavailable
 from tests.contract.smtp import SmtpServer as RealServer
 from tests.servers import HOST, free_port
 
 MAIL = Mail(id="7", to="ada@example.org", text="You are 0.0 miles from Velocity.")
+SENDER = "Velocity <velocity@example.org>"
+
+
+def mailer(folder: Path, server: SmtpServer, *, sender: str = SENDER, timeout: float = 30.0) -> Mailer:
+    return Mailer(folder / "sent", SmtpSender(server, parse_sender(sender), timeout=timeout), timeout)
 
 
 async def test_appends_exactly_one_line(tmp_path: Path) -> None:
@@ -43,26 +48,25 @@ async def test_a_full_disk_is_unavailable() -> None:
 
 
 async def test_an_smtp_server_that_is_away_is_unavailable_and_there_is_no_line(tmp_path: Path) -> None:
-    mailer = Mailer(sent_emails=tmp_path / "sent", smtp=SmtpServer("smtp", HOST, free_port()))
     with pytest.raises(Unavailable, match="SMTP: "):
-        await mailer.send(MAIL)
-    assert not mailer.sent_emails.exists()
+        await mailer(tmp_path, SmtpServer("smtp", HOST, free_port())).send(MAIL)
+    assert not (tmp_path / "sent").exists()
 
 
-async def test_an_smtp_server_that_says_nothing_is_given_up_in_time() -> None:
+async def test_an_smtp_server_that_says_nothing_is_given_up_in_time(tmp_path: Path) -> None:
     with socket.create_server((HOST, 0)) as silent:  # connects, and is never read from
         server = SmtpServer("smtp", HOST, silent.getsockname()[1])
         with pytest.raises(Unavailable, match=r"SMTP: .*Timeout"):
-            await Mailer(smtp=server, timeout=0.2).send(MAIL)
+            await mailer(tmp_path, server, timeout=0.2).send(MAIL)
 
 
 @pytest.mark.filterwarnings("ignore:Requiring AUTH", "ignore:Session.login_data is deprecated")  # aiosmtpd's own
 async def test_a_login_that_is_wrong_is_unavailable_and_shows_no_secret(tmp_path: Path) -> None:
     with RealServer(login=(b"ada", b"p@ss")) as smtp:
         with pytest.raises(Unavailable, match="535") as fault:
-            await Mailer(tmp_path / "sent", SmtpServer("smtp", HOST, smtp.port, "ada", "secret")).send(MAIL)
+            await mailer(tmp_path, SmtpServer("smtp", HOST, smtp.port, "ada", "secret")).send(MAIL)
         assert "secret" not in str(fault.value)
-        await Mailer(tmp_path / "sent", SmtpServer.parse(f"smtp://ada:p%40ss@{HOST}:{smtp.port}")).send(MAIL)
+        await mailer(tmp_path, SmtpServer.parse(f"smtp://ada:p%40ss@{HOST}:{smtp.port}")).send(MAIL)
         assert len(smtp.inbox.messages) == 1
 
 
@@ -76,18 +80,18 @@ async def test_starttls_needs_a_certificate_that_is_trusted(tmp_path: Path, monk
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, key)
     with RealServer(tls=tls) as smtp:
-        mailer = Mailer(tmp_path / "sent", SmtpServer("smtp+starttls", HOST, smtp.port))
+        secured = mailer(tmp_path, SmtpServer("smtp+starttls", HOST, smtp.port))
         with pytest.raises(Unavailable, match=r"CERTIFICATE_VERIFY_FAILED|certificate"):
-            await mailer.send(MAIL)
+            await secured.send(MAIL)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        await mailer.send(MAIL)
+        await secured.send(MAIL)
         assert len(smtp.inbox.messages) == 1
 
 
 async def test_a_server_without_starttls_is_not_spoken_to_in_the_clear(tmp_path: Path) -> None:
     with RealServer() as smtp:
         with pytest.raises(Unavailable, match=r"SMTPException|NotSupported|STARTTLS"):
-            await Mailer(tmp_path / "sent", SmtpServer("smtp+starttls", HOST, smtp.port)).send(MAIL)
+            await mailer(tmp_path, SmtpServer("smtp+starttls", HOST, smtp.port)).send(MAIL)
         assert smtp.inbox.messages == []
 
 
@@ -108,7 +112,7 @@ def test_a_uuid_is_its_own_message_id() -> None:
 
 
 def test_the_message_is_plain_text() -> None:
-    message = message_from_bytes(compose(MAIL, "Velocity <v@example.org>").as_bytes(), policy=default)
+    message = message_from_bytes(compose(MAIL, parse_sender("Velocity <v@example.org>")).as_bytes(), policy=default)
     assert message["To"] == "ada@example.org"
     assert message["From"] == "Velocity <v@example.org>"
     assert message.get_content_type() == "text/plain"
@@ -120,7 +124,7 @@ def test_the_message_is_plain_text() -> None:
 @pytest.mark.parametrize("to", ["ada@example.org\r\nBcc: eve@example.org", "ada@example.org, eve@example.org"])
 def test_no_header_can_be_slipped_in(to: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        compose(Mail(id="7", to=to, text="x"), "v@example.org")
+        compose(Mail(id="7", to=to, text="x"), parse_sender("v@example.org"))
 
 
 @pytest.mark.parametrize(
@@ -130,6 +134,8 @@ def test_no_header_can_be_slipped_in(to: str) -> None:
         ("smtps://mail", SmtpServer("smtps", "mail", 465)),
         ("smtp+starttls://ada:p%40ss@mail:2525", SmtpServer("smtp+starttls", "mail", 2525, "ada", "p@ss")),
         ("smtp://[::1]:25/", SmtpServer("smtp", "::1", 25)),
+        ("smtp://ada@example.org:p@ss@mail", SmtpServer("smtp", "mail", 25, "ada@example.org", "p@ss")),
+        ("SMTPS://ada:%2523@b\u00fccher.example", SmtpServer("smtps", "xn--bcher-kva.example", 465, "ada", "%23")),
     ],
 )
 def test_smtp_urls(url: str, server: SmtpServer) -> None:
@@ -144,20 +150,65 @@ def test_smtp_urls(url: str, server: SmtpServer) -> None:
         ("SMTP_URL", "smtp://ada:secret@mail:port", "SMTP_URL: must look like smtps://"),
         ("SMTP_URL", "smtp://ada@mail", "SMTP_URL: must look like smtps://"),
         ("SMTP_URL", "smtp://", "SMTP_URL: must look like smtps://"),
+        ("SMTP_URL", "smtp://ada:12#secret@mail", "SMTP_URL: must look like smtps://"),
+        ("SMTP_URL", "smtp://ada:12/secret@mail", "SMTP_URL: must look like smtps://"),
+        ("SMTP_URL", "smtp://ada:12?secret@mail", "SMTP_URL: must look like smtps://"),
+        ("SMTP_URL", "smtp://ada:x@secret#y@mail", "SMTP_URL: must look like smtps://"),
+        ("SMTP_URL", "smtp://ada:x@secret/y@mail", "SMTP_URL: must look like smtps://"),
+        ("SMTP_URL", "smtp://ada:sec ret@mail", "SMTP_URL: must look like smtps://"),
+        ("SMTP_URL", "smtp://ada:[secret@mail", "SMTP_URL: must look like smtps://"),
+        ("SMTP_URL", f"smtp://{'a' * 64}.example.org", "SMTP_URL: must look like smtps://"),
         ("SMTP_URL", "mail.example.org", "SMTP_URL: must look like smtps://"),
         ("SMTP_TIMEOUT", "soon", "SMTP_TIMEOUT: must be a number of seconds"),
         ("SMTP_TIMEOUT", "0", "SMTP_TIMEOUT: must be a number of seconds"),
         ("SMTP_TIMEOUT", "nan", "SMTP_TIMEOUT: must be a number of seconds"),
-        ("MAIL_FROM", "me\nBcc: eve@example.org", "MAIL_FROM: must be an address"),
-        ("MAIL_FROM", "me", "MAIL_FROM: must be an address"),
-        ("MAIL_FROM", "a b@example.org, c", "MAIL_FROM: must be an address"),
-        ("MAIL_FROM", "Me <me@>", "MAIL_FROM: must be an address"),
+        ("MAIL_FROM", "me\nBcc: eve@example.org", "MAIL_FROM: must be one address"),
+        ("MAIL_FROM", "me", "MAIL_FROM: must be one address"),
+        ("MAIL_FROM", "a b@example.org, c", "MAIL_FROM: must be one address"),
+        ("MAIL_FROM", "Me <me@>", "MAIL_FROM: must be one address"),
+        ("MAIL_FROM", "Velocity, Inc. <no-reply@example.org>", "MAIL_FROM: must be one address"),
+        ("MAIL_FROM", "a@example.org, b@example.org", "MAIL_FROM: must be one address"),
+        ("MAIL_FROM", "Us: a@example.org;", "MAIL_FROM: must be one address"),
+        ("MAIL_FROM", "<>", "MAIL_FROM: must be one address"),
+        ("MAIL_FROM", "", "MAIL_FROM: must be one address"),
+        ("MAIL_FROM", "me@-example.org", "MAIL_FROM: must be one address"),
+        ("SMTP_HELO", "laptop", "SMTP_HELO: must be a domain name"),
+        ("SMTP_HELO", "mail.example.org\r\nRSET", "SMTP_HELO: must be a domain name"),
+        ("SMTP_HELO", "b\u00fccher.example", "SMTP_HELO: must be a domain name"),
     ],
 )
 def test_a_wrong_setting_is_told_by_name_without_its_secret(name: str, value: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told) as fault:
-        Mailer.read({name: value})
+        Mailer.read({"SMTP_URL": "smtp://mail", name: value})
     assert "secret" not in str(fault.value)
+
+
+def test_a_wrong_sender_is_told_where_mails_are_only_lines() -> None:
+    with pytest.raises(ConfigurationError, match="MAIL_FROM: must be one address"):
+        Mailer.read({"MAIL_FROM": "Velocity, Inc. <no-reply@example.org>"})
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("Milepost <milepost@localhost>", "milepost@localhost"),
+        ('"Velocity, Inc." <no-reply@example.org>', "no-reply@example.org"),
+        ("Acme Co. <no-reply@example.org>", "no-reply@example.org"),
+        ("Zo\u00eb <zoe@b\u00fccher.example>", "zoe@xn--bcher-kva.example"),
+        ("zo\u00eb@example.org", "zo\u00eb@example.org"),
+        ("no-reply@mail.corp.local", "no-reply@mail.corp.local"),
+    ],
+)
+def test_senders(text: str, address: str) -> None:
+    assert parse_sender(text).addr_spec == address
+
+
+def test_the_name_in_ehlo_has_a_dot_or_is_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_helo("example.org") == "example.org"
+    monkeypatch.setattr(socket, "gethostname", lambda: "pod-7")
+    assert default_helo("localhost") == "[127.0.0.1]"
+    monkeypatch.setattr(socket, "gethostname", lambda: "mail.example.com")
+    assert default_helo("localhost") == "mail.example.com"
 
 
 def test_settings_have_defaults() -> None:

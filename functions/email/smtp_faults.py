@@ -1,0 +1,109 @@
+"""Decide whose fault it is when an SMTP server refuses a mail: the route's, or this mail's alone.
+
+A fault of the route (our account, our settings, the relay) meets every mail: the stage answers 503, and all events
+wait. A fault of the mail (its recipient) harms no other: with a reply 4xx the mail is tried again later (409), with 5xx
+it is buried (422). The first rule that fits decides. Enhanced status codes: RFC 3463 and IANA's registry of them.
+"""
+
+import re
+from enum import StrEnum
+from typing import NamedTuple
+
+from milepost.errors import Defer, Reject, Unavailable
+
+ROUTE_RETRY_AFTER = 5.0
+"""Seconds until the route is tried again."""
+
+FIRST_RETRY_AFTER, LONGEST_RETRY_AFTER = 5.0, 300.0
+"""Seconds until one mail is tried again: doubled at each attempt, to the most that the bridge honours."""
+
+
+class Whose(StrEnum):
+    """The party at fault."""
+
+    ROUTE = "route"
+    MAIL = "mail"
+
+
+class Rule(NamedTuple):
+    """A row of the table. `replies` are codes, with x for any digits: basic ones (`53x`), or enhanced (`x.1.7`).
+    A rule with `words` is for replies without an enhanced code whose text has one of them.
+    """
+
+    steps: str
+    replies: str
+    whose: Whose
+    examples: str
+    words: str = ""
+
+    def fits(self, step: str, basic: str, enhanced: str, text: str) -> bool:
+        """Whether a reply at this step falls under the rule."""
+        if self.steps != "any" and step not in self.steps.split(", "):
+            return False
+        if self.words and (enhanced or not re.search(self.words, text, re.IGNORECASE)):
+            return False
+        return self.replies == "any" or any(
+            re.fullmatch(code.replace(".", r"\.").replace("x", r"\d+"), enhanced if "." in code else basic)
+            for code in self.replies.split(", ")
+        )
+
+
+BEFORE = "connection, EHLO, AUTH, MAIL FROM"
+AFTER = "RCPT TO, DATA"
+
+RULES = (
+    Rule("any", "421, 454, 53x", Whose.ROUTE, "the server closes; TLS or a login is missing or refused; relay denied"),
+    Rule(BEFORE, "any", Whose.ROUTE, "the sender's address, the account's quota, the name in EHLO"),
+    Rule(AFTER, "x.1.7, x.1.8", Whose.ROUTE, "the sender's address or its domain"),
+    Rule(AFTER, "x.1.x", Whose.MAIL, "no such mailbox or domain"),
+    Rule(AFTER, "x.2.x", Whose.MAIL, "mailbox full or disabled; greylisting as 4.2.0"),
+    Rule(AFTER, "x.3.4", Whose.MAIL, "message too large"),
+    Rule(AFTER, "x.3.x", Whose.ROUTE, "the relay is full, or takes no mail now"),
+    Rule(AFTER, "x.4.2, x.4.5", Whose.ROUTE, "bad connection; congestion, or a sending quota as 5.4.5"),
+    Rule(AFTER, "x.4.x", Whose.MAIL, "the recipient's server cannot be found or reached"),
+    Rule(AFTER, "x.5.x", Whose.ROUTE, "protocol: need fully-qualified hostname as 5.5.2"),
+    Rule(AFTER, "x.6.x", Whose.MAIL, "an address or content that cannot be carried to this recipient"),
+    Rule(AFTER, "4.7.x", Whose.MAIL, "greylisting as 4.7.1"),
+    Rule(AFTER, "5.7.2, 5.7.17, 5.7.18", Whose.MAIL, "a closed mailing list; the mailbox or domain has a new owner"),
+    Rule(AFTER, "5.7.x", Whose.ROUTE, "relay denied, not authenticated, not authorised"),
+    Rule(
+        AFTER,
+        "5xx",
+        Whose.ROUTE,
+        "relaying denied, authentication required, sender not verified",
+        words=r"\brelay(ing)?\b|authenti|not verified|\bsender (address|verif)|\b(helo|ehlo)\b|fully.qualified",
+    ),
+    Rule("RCPT TO", "450, 451, 452", Whose.MAIL, "greylisting, mailbox full"),
+    Rule("RCPT TO", "501, 550, 551, 552, 553, 556", Whose.MAIL, "no such mailbox"),
+    Rule("DATA", "450, 550, 552, 553", Whose.MAIL, "no such mailbox, mailbox full"),
+    Rule("any", "any", Whose.ROUTE, "whatever else: a local error, a transaction that failed, a command not known"),
+)
+
+_ENHANCED = re.compile(r"^#?[245]\.(\d{1,3})\.(\d{1,3})(?!\.?\d)", re.MULTILINE)
+
+
+def rule_for(step: str, code: int, text: str) -> Rule:
+    """The first rule that fits a reply. `text` is the reply without its basic codes, its lines apart."""
+    found = _ENHANCED.search(text)
+    # "Other or undefined", of anything or of the protocol, says nothing: Outlook has 550 5.5.0 for an unknown mailbox.
+    says_something = found and found[1] != "0" and found.groups() != ("5", "0")
+    enhanced = f"{code // 100}.{found[1]}.{found[2]}" if found and says_something else ""
+    return next(rule for rule in RULES if rule.fits(step, str(code), enhanced, text))
+
+
+def retry_after(attempt: int) -> float:
+    """Seconds until a mail is tried again that was refused for now. The first attempt is 1."""
+    return min(FIRST_RETRY_AFTER * 2.0 ** min(attempt - 1, 10), LONGEST_RETRY_AFTER)
+
+
+def fault(step: str, code: int, text: str, *, attempt: int, lone: bool) -> Defer | Reject | Unavailable:
+    """The exception for a reply that refuses a mail. `lone`: the relay took another mail since it refused this one,
+    so a fault of the route would have met that one too: it is this mail's, and may pass.
+    """
+    plain = " ".join(text.encode(errors="replace").decode().split())
+    reason = f"SMTP {step}: {code} {plain}"
+    if rule_for(step, code, text).whose is Whose.ROUTE:
+        if not lone:
+            return Unavailable(reason, retry_after=ROUTE_RETRY_AFTER)
+        return Defer(reason, retry_after=retry_after(attempt))
+    return Reject(reason) if code >= 500 else Defer(reason, retry_after=retry_after(attempt))
