@@ -1,9 +1,12 @@
 """The bridge's HTTP face: the durable way in for any CloudEvents sender, and what probes and scrapers ask."""
 
+import codecs
+import json
 import logging
 import re
+from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from starlette.applications import Starlette
@@ -25,6 +28,12 @@ log = logging.getLogger("milepost.bridge")
 
 RETRY_AFTER = 1
 """Seconds after which a sender that met 503 may try again."""
+
+_UTF8 = codecs.getincrementaldecoder("utf-8")
+"""It takes a text whose last character was cut in the middle."""
+_DETAIL = re.compile(r'"detail"\s*:\s*"((?:[^"\\]|\\.)*)')
+"""The detail of a problem (RFC 9457), of JSON that may have been cut as well."""
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 Step = Callable[[Event], Awaitable[object]]
 
@@ -142,11 +151,32 @@ def _unavailable(title: str, missed: str, fault: JournalUnavailable) -> Response
 
 
 def _given_up(event: Event) -> tuple[Event, Letter]:
-    """The event without what Knative put on it, and why its Broker gave up (Eventing, "Event delivery")."""
+    """Split a dead letter of the Broker into the event and its letter, which says why the Broker gave up.
+
+    The attributes that Knative added (`knativeerrorcode`, `knativeerrordata`, `knativeerrordest`) are removed.
+    """
     code, data = str(event.extensions.get("knativeerrorcode", "")), event.extensions.get("knativeerrordata")
     status = int(code) if re.fullmatch("[1-5][0-9][0-9]", code) else None
     reason = "the Broker gave up" if status is None else f"the Broker gave up: HTTP {status}"
-    if data:
-        reason += f", {str(data)[:200]}"
+    if said := _response_text(str(data or "")):
+        reason += f": {said}"
     own = {name: value for name, value in event.extensions.items() if not name.startswith("knative")}
     return replace(event, extensions=own), Letter(event.id, reason, status, 0, 0)
+
+
+def _response_text(data: str) -> str:
+    """Return the receiver's response in `knativeerrordata` as text: a problem's detail, else the whole of it.
+
+    Eventing 1.8 and newer put the response body there as base64, cut at 1,024 characters; older ones put plain text.
+    """
+    text = data
+    try:
+        decoded = _UTF8().decode(b64decode(data, validate=True))
+    except ValueError:
+        decoded = ""
+    if decoded and all(letter.isprintable() or letter.isspace() for letter in decoded):
+        text = decoded
+    if found := _DETAIL.search(text) if text.lstrip().startswith("{") else None:
+        with suppress(ValueError):
+            text = json.loads(f'"{found[1]}"')
+    return " ".join(_UNPRINTABLE.sub(" ", text).split())[:500].encode(errors="replace").decode()

@@ -1,6 +1,10 @@
 """Broker mode: one route to K_SINK, which carries every consumed channel."""
 
 import asyncio
+import json
+from base64 import b64encode
+
+import pytest
 
 from milepost import keys
 from tests.bridge.rig import Answer, Delivery, Rig, Stage, ended, replied, status, value
@@ -129,13 +133,52 @@ async def test_a_dead_letter_of_the_broker_is_kept_and_replayed_for_broker(rig: 
         assert answer.status_code == 202
     (letter,) = await rig.dead("first")
     assert (letter.id, letter.status, letter.channel) == ("1", 500, "in")
-    assert letter.reason == "the Broker gave up: HTTP 500, boom"
+    assert letter.reason == "the Broker gave up: HTTP 500: boom"
     assert "dead:first" in await rig.journal.progress("1")
     assert await rig.journal.replay("first", [letter.entry]) == 1
     await eventually(lambda: sink.count["1"] == 1)
     assert not [name for name in sink.received[0].extensions if name.startswith("knative")]
     await eventually(lambda: rig.settled(other))
     assert not other.count
+
+
+def encoded(body: str | bytes) -> str:
+    """`knativeerrordata` as Eventing makes it: base64, at most 1,024 characters of it."""
+    return b64encode(body if isinstance(body, bytes) else body.encode())[:1024].decode()
+
+
+PROBLEM = {"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "MongoDB: caf\u00e9 is away"}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (encoded(json.dumps(PROBLEM)), "MongoDB: café is away"),
+        (encoded(json.dumps(PROBLEM, ensure_ascii=False)), "MongoDB: café is away"),
+        (encoded(json.dumps({**PROBLEM, "errors": ["x" * 2000]})), "MongoDB: café is away"),
+        (encoded(json.dumps({**PROBLEM, "detail": "long!" * 400})), "long!" * 100),
+        (encoded(json.dumps({**PROBLEM, "detail": 'a \\ "quoted"\nline'})), 'a \\ "quoted" line'),
+        (encoded(json.dumps({**PROBLEM, "detail": "lone \ud800"})), "lone ?"),
+        (encoded('{"error": "no problem document"}'), '{"error": "no problem document"}'),
+        (encoded("é" * 1000), "é" * 384),
+        (encoded("connection\n refused\n"), "connection refused"),
+        (encoded("a"), "a"),
+        (json.dumps(PROBLEM), "MongoDB: café is away"),
+        ("boom", "boom"),
+        ("dispatch error: EOF", "dispatch error: EOF"),
+        (encoded(b"\x1f\x8b\x08\x00"), encoded(b"\x1f\x8b\x08\x00")),
+        ("", ""),
+    ],
+)
+async def test_the_reason_of_the_brokers_dead_letter_is_the_stages_own_text(rig: Rig, data: str, said: str) -> None:
+    sink = await broker(rig)
+    bridge = await rig.bridge(delivery="broker", k_sink=sink.url, routes=ROUTES)
+    extensions = {"knativeerrorcode": "503"} | ({"knativeerrordata": data} if data else {})
+    async with door(bridge) as client:
+        answer = await client.post("/dead/first", content=structured("1", "in", **extensions), headers=STRUCTURED)
+        assert answer.status_code == 202
+    (letter,) = await rig.dead("first")
+    assert letter.reason == "the Broker gave up: HTTP 503" + (f": {said}" if said else "")
 
 
 async def test_dead_letters_of_the_broker_are_in_the_backlog_and_in_the_list(rig: Rig) -> None:

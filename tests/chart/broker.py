@@ -6,6 +6,7 @@ the subscriber has answered, its reply has gone through the Broker in turn, or t
 
 import asyncio
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Self
@@ -51,40 +52,41 @@ class Broker:
         return all(await asyncio.gather(*(self._dispatch(event, spec) for spec in wanting)))
 
     async def _dispatch(self, event: Event, spec: Object) -> bool:
-        code, reply = await self._try(event, self._address(spec["subscriber"]), spec["delivery"])
+        code, reply, body = await self._try(event, self._address(spec["subscriber"]), spec["delivery"])
         if code < 300 and (reply is None or await self._carry(reply)):
             return True
         sink = spec["delivery"].get("deadLetterSink")
         if sink is None:
             return False
-        given_up = replace(event, extensions={**event.extensions, "knativeerrorcode": str(code)})
-        code, _ = await self._try(given_up, self._address(sink), spec["delivery"])
+        why = {"knativeerrorcode": str(code), "knativeerrordata": b64encode(body)[:1024].decode()}
+        given_up = replace(event, extensions={**event.extensions, **why})
+        code, _, _ = await self._try(given_up, self._address(sink), spec["delivery"])
         return code < 300
 
-    async def _try(self, event: Event, url: str, delivery: Object) -> tuple[int, Event | None]:
-        """Status of the last attempt, and the reply. What is 2xx and neither empty nor an event is a 502."""
-        code, reply = 0, None
+    async def _try(self, event: Event, url: str, delivery: Object) -> tuple[int, Event | None, bytes]:
+        """Return the last attempt's status, its reply and its body. A 2xx with a body that is no event is 502."""
+        code, reply, body = 0, None, b""
         for attempt in range(delivery["retry"] + 1):
             if attempt:
                 await asyncio.sleep(seconds(delivery["backoffDelay"]) * 2 ** (attempt - 1))
-            code, reply = await self._post(event, url, seconds(delivery["timeout"]))
+            code, reply, body = await self._post(event, url, seconds(delivery["timeout"]))
             if code not in RETRIED and code < 500:
                 break
-        return code, reply
+        return code, reply, body
 
-    async def _post(self, event: Event, url: str, within: float) -> tuple[int, Event | None]:
+    async def _post(self, event: Event, url: str, within: float) -> tuple[int, Event | None, bytes]:
         self.deliveries.append((event.type, url))
         headers, body = event.to_http()
         try:
             async with asyncio.timeout(within):
                 response = await self._client.post(url, headers={**headers, "prefer": "reply"}, content=body)
         except (httpx.TransportError, TimeoutError):
-            return 500, None
+            return 500, None, b"dispatch error"
         if response.is_success and response.content:
             if "ce-specversion" not in response.headers:
-                return 502, None
-            return response.status_code, Event.from_http(response.headers, response.content)
-        return response.status_code, None
+                return 502, None, response.content
+            return response.status_code, Event.from_http(response.headers, response.content), b""
+        return response.status_code, None, response.content
 
     def _address(self, destination: Object) -> str:
         return self._services[destination["ref"]["name"]] + destination.get("uri", "/")

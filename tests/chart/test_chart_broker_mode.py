@@ -96,6 +96,7 @@ async def test_what_a_function_refuses_comes_back_as_a_dead_letter_of_its_stage(
     await pipeline.reached(event_id, "dead:distance")
     (letter,) = await pipeline.journal.dead_letters("distance")
     assert (letter.id, letter.status, letter.channel) == (event_id, 422, "raw_input")
+    assert letter.reason.startswith("the Broker gave up: HTTP 422: lat: ")
     tries = [url for kind, url in pipeline.broker.deliveries if kind == "raw_input"]
     assert tries.count(pipeline.functions["distance"].url + "/") == 1, "422 is not retried"
     assert sum(url.endswith("/dead/distance") for url in tries) == 1
