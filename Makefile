@@ -42,10 +42,10 @@ pictures: .venv/test.stamp
 	@$(BIN)/python -m tests.browser.pictures
 
 cluster:
-	@knative/install.sh kind
+	@knative/install.sh kind $(ARGS)
 
 dev:
-	@skaffold dev --status-check-selectors=knative/status-check.json $(ARGS)
+	@skaffold dev $(ARGS)
 
 manifests: .venv/test.stamp
 	@$(BIN)/python -m tests.chart.manifests
