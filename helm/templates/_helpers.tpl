@@ -69,6 +69,30 @@ command:
   - {{ .module }}
 {{- end -}}
 
+{{- /*
+The `replicas` of a Deployment, of (dict "root" $ "component" "bridge"). Helm 4 applies server-side, and the API server
+refuses an upgrade that changes a field of another manager. So where `kubectl scale` or an autoscaler has set the number,
+the upgrade repeats it. `replicas: null` leaves the field out.
+*/ -}}
+{{- define "milepost.replicas" -}}
+{{- $replicas := (get .root.Values .component).replicas -}}
+{{- if not (kindIs "invalid" $replicas) -}}
+replicas: {{ include "milepost.scaledTo" . | default (int $replicas | toString) }}
+{{- end -}}
+{{- end -}}
+
+{{- /* The live number of replicas if another manager than Helm owns the field, else nothing, of the same. */ -}}
+{{- define "milepost.scaledTo" -}}
+{{- $live := lookup "apps/v1" "Deployment" .root.Release.Namespace (printf "%s-%s" (include "milepost.fullname" .root) .component) -}}
+{{- $scaled := false -}}
+{{- range dig "metadata" "managedFields" list $live -}}
+  {{- $spec := dig "f:spec" dict (.fieldsV1 | default dict) -}}
+  {{- /* Who installed the Deployment owns its selector too, whatever the name of the binary. */ -}}
+  {{- if and (hasKey $spec "f:replicas") (not (hasKey $spec "f:selector")) }}{{ $scaled = true }}{{ end -}}
+{{- end -}}
+{{- if $scaled }}{{ int $live.spec.replicas }}{{ end -}}
+{{- end -}}
+
 {{- define "milepost.spread" -}}
 topologySpreadConstraints:
   - maxSkew: 1

@@ -5,11 +5,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
-from tests.chart.rendering import Object
+import yaml
+from helm_python import Config
 
-KINDS = {"namespaces": "Namespace", "secrets": "Secret"}
-"""What the chart looks up, by plural name."""
+from tests.chart.rendering import NAME, NAMESPACE, Object, chart
+
+GROUPS = {"v1": {"namespaces": "Namespace", "secrets": "Secret"}, "apps/v1": {"deployments": "Deployment"}}
+"""API group and version -> plural name -> kind, of the objects that the chart looks up."""
 
 
 class Cluster:
@@ -43,13 +47,15 @@ class Cluster:
         if path == "/api":
             return 200, {"kind": "APIVersions", "versions": ["v1"]}
         if path == "/apis":
-            return 200, {"kind": "APIGroupList", "apiVersion": "v1", "groups": []}
-        if path == "/api/v1":
+            version = {"groupVersion": "apps/v1", "version": "v1"}
+            apps = {"name": "apps", "versions": [version], "preferredVersion": version}
+            return 200, {"kind": "APIGroupList", "apiVersion": "v1", "groups": [apps]}
+        if (group := path.removeprefix("/apis/").removeprefix("/api/")) in GROUPS:
             resources = [
                 {"name": plural, "kind": kind, "namespaced": kind != "Namespace", "verbs": ["get"]}
-                for plural, kind in KINDS.items()
+                for plural, kind in GROUPS[group].items()
             ]
-            return 200, {"kind": "APIResourceList", "groupVersion": "v1", "resources": resources}
+            return 200, {"kind": "APIResourceList", "groupVersion": group, "resources": resources}
         if path in self.objects:
             return 200, self.objects[path]
         return 404, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
@@ -79,3 +85,26 @@ def cluster() -> Iterator[Cluster]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def install(kubernetes: Cluster, **values: Any) -> list[Object]:
+    """Return the objects that Helm renders for this cluster, at an install and at an upgrade alike."""
+    return [
+        document
+        for path, text in _render(kubernetes, values).items()
+        if not path.endswith("NOTES.txt")
+        for document in yaml.safe_load_all(text)
+        if document
+    ]
+
+
+def notes(kubernetes: Cluster, **values: Any) -> str:
+    """Return the text that Helm prints after the same."""
+    (text,) = [text for path, text in _render(kubernetes, values).items() if path.endswith("NOTES.txt")]
+    return text
+
+
+def _render(kubernetes: Cluster, values: dict[str, Any]) -> dict[str, str]:
+    with Config(kubeconfig_content=kubernetes.kubeconfig, namespace=NAMESPACE) as config:
+        rendered: dict[str, str] = config.render(chart(), values, name=NAME, namespace=NAMESPACE)
+    return rendered

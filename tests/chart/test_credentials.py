@@ -1,37 +1,16 @@
 """Passwords: made once by a cluster's Helm, kept ever after, and never made by a rendering that nobody remembers."""
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
-from helm_python import Config, HelmError
+from helm_python import HelmError
 
-from tests.chart.cluster import Cluster, cluster
-from tests.chart.rendering import NAME, NAMESPACE, SECRET, Object, chart, of_kind, only, pod_specs, read, render
+from tests.chart.cluster import Cluster, install
+from tests.chart.rendering import NAMESPACE, SECRET, Object, of_kind, only, pod_specs, read, render
 
 OWN = "milepost-credentials"
 PATH = f"/api/v1/namespaces/{NAMESPACE}/secrets/{OWN}"
-
-
-@pytest.fixture
-def kubernetes() -> Iterator[Cluster]:
-    with cluster() as found:
-        yield found
-
-
-def install(kubernetes: Cluster, **values: Any) -> list[Object]:
-    """What Helm renders for this cluster at an install, and at an upgrade alike."""
-    with Config(kubeconfig_content=kubernetes.kubeconfig, namespace=NAMESPACE) as config:
-        rendered = config.render(chart(), values, name=NAME, namespace=NAMESPACE)
-    return [
-        document
-        for path, text in rendered.items()
-        if not path.endswith("NOTES.txt")
-        for document in yaml.safe_load_all(text)
-        if document
-    ]
 
 
 def passwords(secret: Object) -> dict[str, str]:

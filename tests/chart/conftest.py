@@ -1,0 +1,13 @@
+"""A cluster for Helm to ask."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chart.cluster import Cluster, cluster
+
+
+@pytest.fixture
+def kubernetes() -> Iterator[Cluster]:
+    with cluster() as found:
+        yield found
