@@ -27,7 +27,7 @@
   valueFrom:
     secretKeyRef: {name: {{ include "milepost.passwords" . }}, key: redis-password}
 - name: REDIS_URL
-  value: redis://:$(REDIS_PASSWORD)@{{ include "milepost.fullname" . }}-redis:{{ .Values.redis.port }}
+  value: redis://default:$(REDIS_PASSWORD)@{{ include "milepost.fullname" . }}-redis:{{ .Values.redis.port }}
 {{- else -}}
 - name: REDIS_URL
   valueFrom:

@@ -1,5 +1,8 @@
 """The Redis of the chart: the embedded Valkey takes the very arguments."""
 
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,7 +10,7 @@ import redis
 from redis.exceptions import AuthenticationError
 
 from tests.chart.rendering import SECRET, Object, container, environment, merged, only, render
-from tests.servers import HOST, Valkey
+from tests.servers import HOST, ROOT, Valkey
 
 PASSWORD = "hush"
 
@@ -45,6 +48,30 @@ def test_it_keeps_what_it_acknowledged_and_asks_for_the_password(tmp_path: Path)
             assert client.get("a") == b"1"
         with redis.Redis(port=server.port) as stranger, pytest.raises(AuthenticationError):
             stranger.ping()
+
+
+REDIS_CLI = shutil.which("redis-cli")
+
+
+@pytest.mark.skipif(REDIS_CLI is None, reason="redis-cli is not installed")
+def test_redis_cli_takes_the_url_that_the_components_get(tmp_path: Path) -> None:
+    """redis-cli 7.0 sends the empty user name of `redis://:PASSWORD@…` to the server, which refuses it."""
+    bridge = container(only(render(SECRET), "Deployment", "milepost-bridge"))
+    url = environment(bridge, {"redis-password": PASSWORD})["REDIS_URL"]
+    assert url.startswith(f"redis://default:{PASSWORD}@")
+    with Rendered(tmp_path) as server:
+        here = url.replace("milepost-redis:6379", f"{HOST}:{server.port}")
+        found = subprocess.run([str(REDIS_CLI), "-u", here, "ping"], capture_output=True, text=True, check=True)
+        assert found.stdout == "PONG\n"
+        with redis.Redis.from_url(here) as client:
+            assert client.ping()
+
+
+@pytest.mark.parametrize("path", ["README.md", "SECURITY.md", "docs/*.md", "helm/**/*", "knative/**/*"])
+def test_no_document_or_manifest_has_a_url_that_redis_cli_refuses(path: str) -> None:
+    for file in ROOT.glob(path):
+        if file.is_file():
+            assert not re.search("rediss?://:", file.read_text()), file
 
 
 def test_its_memory_leaves_room_for_the_rewrite_of_its_file() -> None:

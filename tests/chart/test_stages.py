@@ -129,7 +129,7 @@ def test_the_bridge_takes_the_settings_it_is_given(values: dict[str, Any], monke
         monkeypatch.setenv(name, value)
     settings = BridgeSettings.read()
     assert {stage.name for stage in settings.routes} == set(functions(objects))
-    assert settings.redis_url.get_secret_value() == "redis://:hush@milepost-redis:6379"
+    assert settings.redis_url.get_secret_value() == "redis://default:hush@milepost-redis:6379"
     assert settings.backlog_limit == 1_000_000
     assert settings.deadline.total_seconds() == 86400
     assert settings.delivery == values.get("delivery", "direct")
