@@ -1,4 +1,4 @@
-"""knative/: what `kubectl apply -k` takes is the chart, and the scripts beside it are whole."""
+"""knative/manifests: `kubectl apply -k` applies the chart, rendered, and `kubectl delete -k` deletes no data."""
 
 import re
 import subprocess
@@ -34,7 +34,7 @@ def test_kustomize_takes_all_of_them(kustomized: list[Object]) -> None:
         return {(found["apiVersion"], found["kind"], found["metadata"]["name"]) for found in objects}
 
     chart = [found for found in render(SECRET) if found["kind"] != "Pod"]
-    assert named(kustomized) == named(chart) | {("v1", "Namespace", "milepost")}
+    assert named(kustomized) == named(chart)
     assert {found["metadata"].get("namespace", "milepost") for found in kustomized} == {"milepost"}
 
 
@@ -62,33 +62,16 @@ def test_the_folders_own_advice_makes_the_secret_that_they_name(kustomized: list
     assert "create secret generic milepost " in text
 
 
-def test_the_namespace_enforces_what_the_pods_keep(kustomized: list[Object]) -> None:
-    (namespace,) = of_kind(kustomized, "Namespace")
+def test_deleting_them_deletes_no_namespace_volume_or_secret(kustomized: list[Object]) -> None:
+    """`kubectl delete -k` deletes each of these objects; volumes that a StatefulSet claimed are kept."""
+    kinds = {found["kind"] for found in kustomized}
+    assert not kinds & {"Namespace", "PersistentVolumeClaim", "Secret"}
+    for found in of_kind(kustomized, "StatefulSet"):
+        assert found["spec"].get("persistentVolumeClaimRetentionPolicy", {}).get("whenDeleted", "Retain") == "Retain"
+
+
+def test_the_namespace_enforces_what_the_pods_keep() -> None:
+    namespace = yaml.safe_load((FOLDER / "namespace.yaml").read_text())
+    assert namespace["metadata"]["name"] == "milepost"
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-
-
-# The cluster
-
-
-def test_kourier_is_reached_at_the_port_that_kind_maps() -> None:
-    (node,) = yaml.safe_load((ROOT / "knative" / "kind.yaml").read_text())["nodes"]
-    (mapping,) = node["extraPortMappings"]
-    assert mapping["listenAddress"] == "127.0.0.1"
-    script = INSTALL.read_text()
-    assert f'"nodePort": {mapping["containerPort"]}' in script
-    assert f"127.0.0.1:{mapping['hostPort']}" in script
-
-
-def test_versions_are_pinned() -> None:
-    script = INSTALL.read_text()
-    assert re.search(r"^SERVING=knative-v1\.23\.\d+$", script, re.MULTILINE)
-    assert re.search(r"^EVENTING=knative-v1\.22\.\d+$", script, re.MULTILINE)
-    assert re.search(r"^KOURIER=knative-v1\.23\.\d+$", script, re.MULTILINE)
-    assert "latest" not in script
-
-
-def test_the_script_parses_and_explains_itself() -> None:
-    subprocess.run(["bash", "-n", INSTALL], check=True)
-    found = subprocess.run([INSTALL], capture_output=True, text=True, check=False)
-    assert found.returncode == 2
-    assert "knative/install.sh kind" in found.stderr
+    assert "kubectl apply -f knative/manifests/namespace.yaml" in (FOLDER / "kustomization.yaml").read_text()
