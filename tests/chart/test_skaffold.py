@@ -121,13 +121,25 @@ def test_what_is_synced_may_be_written_and_is_run_at_once() -> None:
         assert template["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"] == "1"
 
 
-def test_a_run_makes_no_new_revision() -> None:
-    assert CONFIG["resourceSelector"]["deny"] == [
-        {"groupKind": "Service.serving.knative.dev", "labels": [".spec.template.metadata.labels"]}
-    ]
-    selectors = json.loads((ROOT / "knative" / "status-check.json").read_text())["selectors"]
-    assert re.fullmatch(selectors[0]["group"], "serving.knative.dev")
-    assert selectors[0]["kind"] == "Service"
+def test_skaffold_sees_the_functions_images_and_labels_no_template() -> None:
+    """As Skaffold 2.24 reads it: a kind under `deny` is taken off its list of kinds, images included, and an entry
+    under `allow` replaces its own, so that only these paths are labelled.
+    """
+    assert CONFIG["resourceSelector"] == {
+        "allow": [{"groupKind": "Service.serving.knative.dev", "image": [".*"], "labels": [".metadata.labels"]}]
+    }
+
+
+@pytest.mark.parametrize("answer", [0, 1])
+def test_a_deployment_ends_when_the_knative_services_are_ready(answer: int, tmp_path: Path) -> None:
+    (hook,) = CONFIG["deploy"]["helm"]["hooks"]["after"]
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(f'#!/bin/sh\necho "$*" > {tmp_path}/asked\nexit {answer}\n')
+    kubectl.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SKAFFOLD_KUBE_CONTEXT": "kind-milepost"}
+    assert subprocess.run(hook["host"]["command"], env=env, check=False).returncode == answer
+    asked = (tmp_path / "asked").read_text()
+    assert asked == "--context kind-milepost -n milepost wait ksvc --all --for=condition=Ready --timeout=10m\n"
 
 
 def test_the_gateway_is_forwarded() -> None:
