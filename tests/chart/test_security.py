@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
+import kubernetes_validate
 import pytest
+import yaml
 
 from tests.chart.rendering import SECRET, Object, merged, of_kind, only, pod_specs, render
-from tests.servers import STAGES
+from tests.servers import ROOT, STAGES
 
 BROKER = merged(SECRET, {"delivery": "broker"})
 
@@ -131,3 +133,21 @@ def test_every_pod_of_ours_has_a_policy() -> None:
     guarded = {component(found["spec"]["podSelector"]) for found in of_kind(objects, "NetworkPolicy")}
     assert guarded == {"bridge", "gateway", "redis", "mongo", *STAGES}
     assert all(found["spec"]["policyTypes"] == ["Ingress", "Egress"] for found in of_kind(objects, "NetworkPolicy"))
+
+
+def test_the_policy_of_security_md_lets_the_bridge_alone_call_functions_through_kourier() -> None:
+    (_, block, _) = (ROOT / "SECURITY.md").read_text().split("```")
+    policy = yaml.safe_load(block.removeprefix("yaml"))
+    kubernetes_validate.validate(policy, "1.34", strict=True)
+    objects = render(SECRET)
+    open_to_all, internal = policy["spec"]["ingress"]
+    assert {port["port"] for port in internal["ports"]} == {8081}
+    assert 8081 not in {port["port"] for port in open_to_all["ports"]}
+    (ours,) = [peer for peer in internal["from"] if "podSelector" in peer]
+    labels = only(objects, "Deployment", "milepost-bridge")["spec"]["template"]["metadata"]["labels"]
+    assert ours["podSelector"]["matchLabels"].items() <= labels.items()
+    for found in of_kind(objects, "Deployment"):
+        if found["metadata"]["name"] != "milepost-bridge":
+            theirs = found["spec"]["template"]["metadata"]["labels"]
+            assert not ours["podSelector"]["matchLabels"].items() <= theirs.items()
+    assert policy["metadata"]["namespace"] == "kourier-system"
