@@ -11,6 +11,7 @@ from functions.payloads import Submission
 from milepost import keys
 from milepost.errors import JournalUnavailable
 from milepost.event import loads
+from milepost.graph import Graph, Stage
 from milepost.journal import Journal
 from milepost.log import Fields
 
@@ -35,15 +36,9 @@ class Course:
 
     @classmethod
     def of(cls, stages: Iterable[Mapping[str, Any]]) -> "Course":
-        """From the rows of the table, each with `consumes` and `emits`. Channels that lead to no other are ends."""
-        rows = list(stages)
-        reached = [Submission.channel]
-        for channel in reached:
-            for row in rows:
-                if channel in row["consumes"]:
-                    reached += [emitted for emitted in row["emits"] if emitted not in reached]
-        led_on = {channel for row in rows if row["emits"] for channel in row["consumes"]}
-        return cls(tuple(reached), frozenset(reached[1:]) - led_on)
+        """From the rows of the table, each with `consumes` and `emits`."""
+        graph = Graph(Stage(str(number), row["consumes"], row["emits"]) for number, row in enumerate(stages))
+        return cls(graph.reached(Submission.channel), graph.ends(Submission.channel))
 
     def is_over(self, reached: Iterable[str]) -> bool:
         """Whether nothing more is to come: all ends are reached, or a stage gave the submission up."""

@@ -1,12 +1,13 @@
 """How every stage does: from Redis alone, what its bridges left there and what lies before it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from milepost import keys
 from milepost.event import loads
+from milepost.graph import Graph, Stage
 from milepost.journal import BEAT_FRESH, Depth, Journal, depths, stats
 from milepost.journal.stats import EVERY, KEPT, SLOTS, Counts, Slot
 from milepost.log import masked
@@ -107,6 +108,7 @@ async def overview(journal: Journal, *, letters: bool = True) -> Overview:
     """As it is now. Raises JournalUnavailable."""
     table = await journal.ask(journal.redis.hgetall(keys.STAGES))
     wired = {name.decode(): loads(text) for name, text in sorted(table.items())}
+    graph = Graph(Stage(name, row["consumes"], row["emits"]) for name, row in wired.items())
     seconds, _ = await journal.ask(journal.redis.time())
     graves = await journal.dead_stages()
     found = await depths(
@@ -126,23 +128,13 @@ async def overview(journal: Journal, *, letters: bool = True) -> Overview:
                 counts=sum((slot.counts for slot in left.get(name, ())), Counts()),
                 recent=_recent(left.get(name, ())),
             )
-            for name, row in _in_order(wired).items()
+            for name, row in ((name, wired[name]) for name in graph.in_order)
         ],
         buried={name: await _buried(journal, name) for name in sorted(dead)} if letters else {},
         dead=dead,
         leading=bool(await journal.ask(journal.redis.exists(keys.LEASE))),
         backlog=await journal.backlog(),
     )
-
-
-def _in_order(wired: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The stages as an event passes them: before each those that emit what it consumes, unless they go round."""
-    left, ordered = dict(wired), dict[str, Mapping[str, Any]]()
-    while left:
-        ahead = {channel for row in left.values() for channel in row["emits"]}
-        first = [name for name, row in left.items() if not ahead & set(row["consumes"])] or [next(iter(left))]
-        ordered |= {name: left.pop(name) for name in first}
-    return ordered
 
 
 def _recent(slots: Sequence[Slot]) -> Sequence[int]:

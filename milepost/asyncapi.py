@@ -4,15 +4,16 @@ Made of the payload classes and the stages table, and of nothing else. AsyncAPI 
 "Operation Object" and "Message Object".
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
 from milepost.errors import ConfigurationError
 from milepost.event import JSON_TYPE, STRUCTURED_TYPE
 from milepost.examples import example
+from milepost.graph import Graph, Wired
 from milepost.payload import Payload
 
 REF = "#/components/schemas/{model}"
@@ -41,17 +42,6 @@ _CLOUD_EVENT = {
 }
 
 
-class Wired(Protocol):
-    """A stage of the table."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def consumes(self) -> str: ...
-    @property
-    def emits(self) -> str | None: ...
-
-
 def payloads_of(module: object) -> list[type[Payload]]:
     """The payload classes that a module defines, in its order."""
     return [
@@ -63,7 +53,7 @@ def payloads_of(module: object) -> list[type[Payload]]:
 
 def document(
     payloads: Iterable[type[Payload]],
-    stages: Sequence[Wired],
+    stages: Iterable[Wired],
     doors: Mapping[str, str],
     *,
     version: str,
@@ -72,9 +62,10 @@ def document(
     and a payload class that no example can be made of is shown without one.
     """
     classes = {payload.channel: payload for payload in payloads}
-    named = [*classes, *doors.values(), *(name for stage in stages for name in (stage.consumes, stage.emits) if name)]
-    channels = list(dict.fromkeys(named))
-    emitters = {channel: door for door, channel in doors.items()} | {s.emits: s.name for s in stages if s.emits}
+    graph = Graph(stages)
+    channels = dict.fromkeys([*classes, *doors.values(), *graph.channels])
+    emitters = {channel: door for door, channel in doors.items()}
+    emitters |= {channel: stage for stage, emitted in graph.emits.items() for channel in emitted}
     _, schemas = models_json_schema([(payload, "validation") for payload in classes.values()], ref_template=REF)
     return {
         "asyncapi": "3.0.0",
@@ -96,7 +87,7 @@ def document(
             }
         },
         "channels": {channel: _channel(channel, classes.get(channel), emitters.get(channel)) for channel in channels},
-        "operations": dict(_operations(stages, doors)),
+        "operations": dict(_operations(graph, doors)),
         "components": {"schemas": {"CloudEvent": _CLOUD_EVENT, **schemas.get("$defs", {})}},
     }
 
@@ -143,13 +134,14 @@ def reference(channel: str) -> dict[str, str]:
     return {"$ref": f"#/channels/{channel.replace('~', '~0').replace('/', '~1')}"}
 
 
-def _operations(stages: Iterable[Wired], doors: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _operations(graph: Graph, doors: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for door, channel in doors.items():
         yield f"{door}.send", _operation("send", door, channel, f"{door} publishes what it accepts.")
-    for stage in stages:
-        yield f"{stage.name}.receive", _operation("receive", stage.name, stage.consumes, f"{stage.name} consumes it.")
-        if stage.emits:
-            yield f"{stage.name}.send", _operation("send", stage.name, stage.emits, f"{stage.name} answers with it.")
+    for stage in graph.consumes:
+        for channel in graph.consumes[stage]:
+            yield f"{stage}.receive", _operation("receive", stage, channel, f"{stage} consumes it.")
+        for channel in graph.emits[stage]:
+            yield f"{stage}.send", _operation("send", stage, channel, f"{stage} answers with it.")
 
 
 def _operation(action: str, who: str, channel: str, summary: str) -> dict[str, Any]:

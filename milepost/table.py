@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from milepost.errors import ConfigurationError
+from milepost.graph import Graph
 
 VALUES = Path("helm/values.yaml")
 
@@ -65,13 +66,9 @@ def read(project: Path) -> list[Entry]:
     variables = [variable for entry in entries for variable in entry.variables.values()]
     for variable in {variable for variable in variables if variables.count(variable) > 1}:
         raise ConfigurationError(f"{path}: {variable} would hold two headers; rename a stage")
-    emitters: dict[str, str] = {}
-    for entry in entries:
-        if entry.emits is None:
-            continue
-        if entry.emits in emitters:
-            raise ConfigurationError(f"{path}: {entry.emits} is emitted by {emitters[entry.emits]} and {entry.name}")
-        emitters[entry.emits] = entry.name
+    graph = Graph(entries)
+    for channel in graph.emitted_twice:
+        raise ConfigurationError(f"{path}: {channel} is emitted by {' and '.join(graph.emitters(channel))}")
     return entries
 
 

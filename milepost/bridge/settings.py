@@ -11,6 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from milepost.bridge.client import Client
 from milepost.errors import ConfigurationError
+from milepost.graph import Graph
 from milepost.settings import JournalSettings
 
 BROKER = "broker"
@@ -113,11 +114,10 @@ class BridgeSettings(JournalSettings):
         if not self.routes:
             raise ValueError("ROUTES: names no stage, so nothing would be delivered")
         names = [stage.name for stage in self.routes]
-        emitted = [stage.emits for stage in self.routes if stage.emits]
-        for what, values in (("named", names), ("emitted", emitted)):
-            twice: Any = {value for value in values if values.count(value) > 1}
-            if twice:
-                raise ValueError(f"ROUTES: {', '.join(sorted(twice))} {what} twice")
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"ROUTES: {', '.join(sorted(twice))} named twice")
+        if emitted_twice := Graph(self.routes).emitted_twice:
+            raise ValueError(f"ROUTES: {', '.join(sorted(emitted_twice))} emitted twice")
         if BROKER in names or "bridge" in names:
             raise ValueError("ROUTES: no stage can be called broker or bridge")
         if self.delivery == "direct":

@@ -23,6 +23,7 @@ from milepost.cli.exits import Exit, Failed
 from milepost.cli.stub import Stub
 from milepost.cli.vocabulary import PAYLOADS, Vocabulary
 from milepost.errors import ConfigurationError
+from milepost.graph import Graph
 from milepost.payload import Payload
 
 RESERVED = {*plan.OWN_NAMES, "broker"}
@@ -117,10 +118,10 @@ def _class_of(project: Project, on: str, emits: str) -> str:
     """The payload class of the channel emitted, which may have to be made."""
     if emits.startswith(("{", "dead:")):
         raise ConfigurationError(f"--emits {emits}: Milepost keeps such names for itself")
-    emitter = next((entry.name for entry in project.stages if entry.emits == emits), None)
-    if emitter:
+    graph = Graph(project.stages)
+    for emitter in graph.emitters(emits):
         raise ConfigurationError(f"--emits {emits}: {emitter} emits it; one channel is emitted by at most one stage")
-    if on in _reached(project.stages, emits):
+    if on in graph.reached(emits):
         raise ConfigurationError(f"--emits {emits}: what it leads to is {on} again, for ever")
     if emits in project.vocabulary.classes:
         return project.vocabulary.classes[emits]
@@ -136,17 +137,6 @@ def _class_of(project: Project, on: str, emits: str) -> str:
         if name.isidentifier() and name not in taken and not name.startswith("Test"):
             return name
     raise ConfigurationError(f"--emits {emits}: {made} cannot be the name of its payload class; write that yourself")
-
-
-def _reached(stages: Sequence[table.Entry], channel: str) -> set[str]:
-    """The channels on which something follows from an event on `channel`, itself among them."""
-    found, unseen = {channel}, [channel]
-    while unseen:
-        consumed = unseen.pop()
-        further = {entry.emits for entry in stages if entry.consumes == consumed and entry.emits} - found
-        found |= further
-        unseen += further
-    return found
 
 
 def _test_of(folder: Path, function: str) -> Path:

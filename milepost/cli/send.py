@@ -16,6 +16,7 @@ from milepost.cli.exits import Exit, Failed, Unreachable
 from milepost.cli.text import brief, plain, say
 from milepost.cli.watch import all_channels
 from milepost.errors import ConfigurationError, JournalUnavailable
+from milepost.graph import Graph
 from milepost.journal import StageStatus
 from milepost.settings import JournalSettings
 
@@ -97,14 +98,8 @@ async def send(settings: JournalSettings, gateway: str, submission: dict[str, st
 
 
 def last_channels(stages: Iterable[StageStatus]) -> frozenset[str]:
-    """The channels on which a submission ends: reached from the first one, leading to no other."""
-    stages = list(stages)
-    reached, fresh = {FIRST}, {FIRST}
-    while fresh:
-        fresh = {channel for stage in stages if fresh & set(stage.consumes) for channel in stage.emits} - reached
-        reached |= fresh
-    led_on = {channel for stage in stages if stage.emits for channel in stage.consumes}
-    return frozenset(reached - led_on - {FIRST})
+    """The channels on which a submission ends."""
+    return Graph(stages).ends(FIRST)
 
 
 async def _stages(settings: JournalSettings) -> list[StageStatus]:

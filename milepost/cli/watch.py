@@ -17,6 +17,7 @@ from milepost.cli.exits import Exit, Failed
 from milepost.cli.text import brief, plain, say
 from milepost.errors import JournalUnavailable
 from milepost.event import dumps, loads
+from milepost.graph import Graph
 from milepost.journal import Journal, StageStatus
 from milepost.settings import JournalSettings
 
@@ -91,7 +92,7 @@ async def _follow_table(journal: Journal, watched: _Watched) -> None:
 
 def all_channels(stages: Iterable[StageStatus]) -> list[str]:
     """Every channel that a stage consumes or emits."""
-    return sorted({channel for stage in stages for channel in (*stage.consumes, *stage.emits)})
+    return sorted(Graph(stages).channels)
 
 
 def _json(message: Message) -> str:
