@@ -26,7 +26,7 @@ from aiosmtplib import (
 from email_validator import validate_email
 
 from functions.email.mailer import Mail, SmtpServer
-from functions.email.smtp_faults import AFTER, ROUTE_RETRY_AFTER, fault
+from functions.email.smtp_faults import fault, route_fault
 from milepost.errors import ConfigurationError, Reject, Unavailable
 
 _HARMLESS = (ObsoleteHeaderDefect, NonASCIILocalPartDefect)
@@ -62,40 +62,41 @@ class SmtpSender:
             local_hostname=self._server.helo,
             timeout=self._timeout,
         )
+        to = ascii_domain(mail.to)
+        utf8 = not (self._sender.username + to.username).isascii()
+        message = compose(mail, self._sender, to).as_bytes(policy=UTF8_HEADERS if utf8 else ASCII_HEADERS)
+        sender_accepted = False
         try:
             async with asyncio.timeout(self._timeout):
                 await client.connect()
-                await self._submit(client, mail)
+                await self._begin(client, to, utf8=utf8)
+                sender_accepted = True
+                await client.rcpt(to.addr_spec, encoding="utf-8")
+                await client.data(message)
             self._accepted += 1
             self._refusals.pop(mail.id, None)
             with contextlib.suppress(SMTPException, OSError):  # the mail is out, whatever QUIT is answered
                 await client.quit(timeout=1)
-        except SMTPResponseException as refusal:
-            step = _step(refusal)
-            lone = step in AFTER and self._lone(mail)
-            raise fault(step, refusal.code, refusal.message, attempt=mail.attempt, lone=lone) from refusal
         except (SMTPException, OSError) as failed:
-            reason = f"{type(failed).__name__} {failed}".rstrip()
-            raise Unavailable(f"SMTP: {reason}", retry_after=ROUTE_RETRY_AFTER) from failed
+            lone = sender_accepted and self._lone(mail)
+            if isinstance(failed, SMTPResponseException):
+                raise fault(_step(failed), failed.code, failed.message, attempt=mail.attempt, lone=lone) from failed
+            reason = f"SMTP: {type(failed).__name__} {failed}".rstrip()
+            raise route_fault(reason, attempt=mail.attempt, lone=lone) from failed
         finally:
             client.close()
 
-    async def _submit(self, client: SMTP, mail: Mail) -> None:
-        to = ascii_domain(mail.to)
-        utf8 = [whose for whose in (self._sender, to) if not whose.username.isascii()]
-        options = []
+    async def _begin(self, client: SMTP, to: Address, *, utf8: bool) -> None:
+        """Send MAIL FROM. Raises Reject or Unavailable if an address is not ASCII and the server takes no other."""
         if utf8:
             if client.is_ehlo_or_helo_needed:
                 await client.ehlo()
             if not client.supports_extension("smtputf8"):
-                if self._sender in utf8:
-                    raise Unavailable("MAIL_FROM: the SMTP server takes ASCII addresses only (no SMTPUTF8)")
-                raise Reject("SMTP: the server takes ASCII addresses only (no SMTPUTF8)")
-            options = ["SMTPUTF8", "BODY=8BITMIME"]
-        message = compose(mail, self._sender).as_bytes(policy=UTF8_HEADERS if utf8 else ASCII_HEADERS)
+                if self._sender.username.isascii():
+                    raise Reject(f"SMTP: the server takes ASCII addresses only (no SMTPUTF8), not {to.addr_spec}")
+                raise Unavailable("MAIL_FROM: the SMTP server takes ASCII addresses only (no SMTPUTF8)")
+        options = ["SMTPUTF8", "BODY=8BITMIME"] if utf8 else []
         await client.mail(self._sender.addr_spec, options=options, encoding="utf-8")
-        await client.rcpt(to.addr_spec, encoding="utf-8")
-        await client.data(message)
 
     def _lone(self, mail: Mail) -> bool:
         """Note the refusal of a mail. Returns whether others were accepted since its last one."""
@@ -122,11 +123,11 @@ def _step(refusal: SMTPResponseException) -> str:
             return "connection"
 
 
-def compose(mail: Mail, sender: Address) -> EmailMessage:
+def compose(mail: Mail, sender: Address, to: Address) -> EmailMessage:
     """The message, in plain text. The event's id is its Message-ID, so that a mail sent twice can be recognised."""
     message = EmailMessage(policy=ASCII_HEADERS)
     message["From"] = sender
-    message["To"] = ascii_domain(mail.to)
+    message["To"] = to
     message["Subject"] = "Your distance from Velocity"
     message["Date"] = localtime()
     message["Message-ID"] = message_id(mail.id)

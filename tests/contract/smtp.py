@@ -24,6 +24,7 @@ class Inbox:
     recipient: Callable[[str], str] = lambda _: ACCEPTED
     sender: Callable[[str], str] = lambda _: ACCEPTED
     hangs_up_on_quit: bool = False
+    hangs_up_on_recipient: str = ""
     messages: list[Message] = field(default_factory=list)
     envelopes: list[Envelope] = field(default_factory=list)
     helo_names: list[str] = field(default_factory=list)
@@ -41,7 +42,9 @@ class Inbox:
             envelope.mail_from = address
         return reply
 
-    async def handle_RCPT(self, _server: Any, _session: Any, envelope: Envelope, to: str, _options: Any) -> str:  # noqa: N802
+    async def handle_RCPT(self, server: SmtpProtocol, _session: Any, envelope: Envelope, to: str, _options: Any) -> str:  # noqa: N802
+        if to == self.hangs_up_on_recipient and server.transport is not None:
+            server.transport.close()
         reply = self.recipient(to)
         if reply == ACCEPTED:
             envelope.rcpt_tos.append(to)

@@ -224,12 +224,14 @@ def test_each_mail_of_a_batch_is_answered_by_itself(email: Function, smtp: SmtpS
     ]
 
 
+@pytest.mark.parametrize("reply", ["554 5.7.1 denied", ""])
 def test_a_refusal_that_meets_one_mail_alone_holds_back_that_mail_alone(
-    email: Function, smtp: SmtpServer, mongo_url: str
+    email: Function, smtp: SmtpServer, mongo_url: str, reply: str
 ) -> None:
     """The relay takes other mails between two refusals of one: then it is no fault of the relay."""
     event = prepared(mongo_url, "blocked@example.org")
-    smtp.inbox.recipient = lambda to: "554 5.7.1 denied" if to.startswith("blocked") else ACCEPTED
+    smtp.inbox.recipient = lambda to: reply if to.startswith("blocked") else ACCEPTED
+    smtp.inbox.hangs_up_on_recipient = "" if reply else "blocked@example.org"
     refused(send(email.url, event), 503)
     refused(send(email.url, event), 503)
     assert send(email.url, prepared(mongo_url)).status_code == 200
