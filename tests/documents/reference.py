@@ -80,7 +80,7 @@ def _settings() -> Iterator[str]:
     yield _table(["variable", "of", "default", "what"], rows)
     yield (
         "`LOG_LEVEL` (`INFO`), `LOG_FORMAT` (`text` or `json`) and OpenTelemetry's variables are of every process;\n"
-        "see [traces and logs](tracing.md).\n"
+        "see [traces](metrics.md#traces) and [logs](metrics.md#logs).\n"
     )
     yield "### What an SMTP server replies\n"
     yield (

@@ -11,7 +11,7 @@ from tests.documents.not_run import NOT_RUN, why_not_run
 from tests.documents.sandbox import Sandbox
 from tests.servers import ROOT
 
-DOCUMENTS = ("README.md", "docs/tutorial.md", "docs/operations.md")
+DOCUMENTS = ("README.md", "docs/stages.md", "docs/tutorial.md", "docs/operations.md")
 STEPS = [step for name in DOCUMENTS for step in steps(name, (ROOT / name).read_text())]
 SHOWN = next(step for step in STEPS if step.command == ".venv/bin/milepost stages" and step.output)
 MORE = {entry.name for entry in table.read(ROOT)} - {line.split()[0] for line in SHOWN.output.splitlines()}
