@@ -86,12 +86,6 @@ def test_it_is_the_geodesic_of_wgs84(lat: float, long: float) -> None:
     assert miles(lat, long) == pytest.approx(inverse["s12"] / METRES_PER_MILE, rel=1e-12, abs=1e-9)
 
 
-@given(latitudes, longitudes)
-def test_every_digit_is_that_of_geopy(lat: float, long: float) -> None:
-    place = Submission(email="ada@example.org", lat=lat, long=long)
-    assert miles(lat, long) == geodesic((place.lat, place.long), OFFICE).miles
-
-
 def test_the_stage_says_what_it_is() -> None:
     description = described(main)
     assert (description.name, description.consumes.channel) == ("distance", "raw_input")
