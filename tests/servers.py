@@ -9,6 +9,7 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from milepost import table
+from milepost.cli.local import commands
 from milepost.testing.servers import (
     HOST,
     READY_WITHIN,
@@ -75,9 +76,7 @@ class Mongo(Server):
         return f"mongodb://{HOST}:{self.port}"
 
     def argv(self) -> list[str]:
-        server = Path(sys.executable).with_name("secantusd-py")
-        storage = ["--storage-path", str(self.folder / "data"), "--sync-on-commit", "--cache-size", "64M"]
-        return [str(server), "--host", HOST, "--port", str(self.port), *storage, "--log-level", "WARNING"]
+        return commands.mongo(self.port, self.folder / "data", "--cache-size", "64M")
 
     def is_ready(self) -> bool:
         client: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(self.url, serverSelectionTimeoutMS=100)

@@ -11,12 +11,13 @@ from typing import Annotated, Any
 import typer
 from redis.exceptions import RedisError
 
-from milepost.cli import asyncapi, dead, folder, new, options, publish, reach, send, stages, watch
+from milepost.cli import asyncapi, dead, new, options, publish, reach, send, stages, watch
 from milepost.cli.exits import EXIT_CODES, Exit, OutputClosed, exit_code
+from milepost.cli.local import data_folder
+from milepost.cli.local.supervisor import READY_WITHIN
 from milepost.cli.options import All, AsJson, Data, Entries, EventId, Project, RedisUrl, StageName, Yes
-from milepost.cli.supervisor import READY_WITHIN
 from milepost.cli.text import installed_version, say
-from milepost.cli.up import Wish
+from milepost.cli.up import Options
 from milepost.cli.up import up as run_up
 from milepost.errors import MilepostError
 
@@ -51,7 +52,7 @@ def up(
     *,
     data: Annotated[
         Path, typer.Option("--data", metavar="DIR", help="Where data, e-mails, lock and stack.json are kept.")
-    ] = folder.DEFAULT,
+    ] = data_folder.DEFAULT,
     port: Annotated[
         int, typer.Option(metavar="PORT", parser=options.port, help="The gateway's port; 0: any free one.")
     ] = 8000,
@@ -82,8 +83,8 @@ def up(
     `milepost up --port 9000 --data /var/tmp/milepost` listens and keeps its data elsewhere; the other commands then
     need the same `--data`.
     """
-    wish = Wish(project=project.resolve(), data=data.resolve(), port=port, reload=reload, ready_within=ready_within)
-    raise typer.Exit(run_up(wish, dict(os.environ)))
+    chosen = Options(project.resolve(), data.resolve(), port=port, reload=reload, ready_within=ready_within)
+    raise typer.Exit(run_up(chosen, dict(os.environ)))
 
 
 @app.command("new", epilog=EXIT_CODES)
@@ -130,7 +131,7 @@ def publish_command(
     ] = None,
     source: Annotated[str | None, typer.Option(help="The event's source.", show_default="/redis/CHANNEL")] = None,
     redis_url: RedisUrl = None,
-    data: Data = folder.DEFAULT,
+    data: Data = data_folder.DEFAULT,
 ) -> None:
     """Publish a message durably, and print its event's id.
 
@@ -165,7 +166,7 @@ def send_command(
         ),
     ] = None,
     redis_url: RedisUrl = None,
-    data: Data = folder.DEFAULT,
+    data: Data = data_folder.DEFAULT,
 ) -> None:
     """Submit a place, show each channel as it is reached, and print the message.
 
@@ -184,7 +185,7 @@ def watch_command(
     *,
     as_json: AsJson = False,
     redis_url: RedisUrl = None,
-    data: Data = folder.DEFAULT,
+    data: Data = data_folder.DEFAULT,
 ) -> None:
     """Show what is published, one line a message, until Ctrl-C. Outlasts a restart of Redis.
 
@@ -197,7 +198,7 @@ def watch_command(
 
 @stages_app.callback(invoke_without_command=True, epilog=EXIT_CODES)
 def stages_command(
-    context: typer.Context, *, as_json: AsJson = False, redis_url: RedisUrl = None, data: Data = folder.DEFAULT
+    context: typer.Context, *, as_json: AsJson = False, redis_url: RedisUrl = None, data: Data = data_folder.DEFAULT
 ) -> None:
     """Show the stages that bridges serve or served, and what waits for each.
 
@@ -215,7 +216,7 @@ def stages_forget(
     *,
     yes: Yes = False,
     redis_url: RedisUrl = None,
-    data: Data = folder.DEFAULT,
+    data: Data = data_folder.DEFAULT,
 ) -> None:
     """Remove a stage that no bridge serves any more, with its parked and dead events.
 
@@ -233,7 +234,7 @@ def dead_list(
     *,
     as_json: AsJson = False,
     redis_url: RedisUrl = None,
-    data: Data = folder.DEFAULT,
+    data: Data = data_folder.DEFAULT,
 ) -> None:
     """List dead letters, oldest first, e-mail addresses masked. TRIES: failed attempts + crashes.
 
@@ -248,7 +249,7 @@ def dead_show(
     entry: Annotated[str, typer.Argument(metavar="ENTRY", help="The entry, as listed.")],
     *,
     redis_url: RedisUrl = None,
-    data: Data = folder.DEFAULT,
+    data: Data = data_folder.DEFAULT,
 ) -> None:
     """Print one dead letter whole, its event and nothing masked, as JSON.
 
@@ -265,7 +266,7 @@ def dead_replay(
     event_id: EventId = None,
     everything: All = False,
     redis_url: RedisUrl = None,
-    data: Data = folder.DEFAULT,
+    data: Data = data_folder.DEFAULT,
 ) -> None:
     """Give dead letters to their stage again, as if for the first time.
 
@@ -283,7 +284,7 @@ def dead_drop(
     everything: All = False,
     yes: Yes = False,
     redis_url: RedisUrl = None,
-    data: Data = folder.DEFAULT,
+    data: Data = data_folder.DEFAULT,
 ) -> None:
     """Delete dead letters for good.
 

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from milepost import asyncapi, table
-from milepost.cli import plan, vocabulary
+from milepost.cli import vocabulary
 from milepost.cli.exits import Exit
+from milepost.cli.local import layout
 from milepost.errors import ConfigurationError
 
 ENTRANCE = "raw_input"
@@ -23,6 +24,6 @@ def print_document(project: Path, version: str) -> Exit:
         payloads = asyncapi.payloads_of(importlib.import_module("functions.payloads"))
     except ImportError as fault:
         raise ConfigurationError(f"{project / vocabulary.PAYLOADS}: {fault}") from None
-    doors = {"gateway": ENTRANCE} if plan.has_gateway(project) else {}
+    doors = {"gateway": ENTRANCE} if layout.has_gateway(project) else {}
     print(json.dumps(asyncapi.document(payloads, stages, doors, version=version), indent=2))
     return Exit.DONE

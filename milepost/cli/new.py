@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from milepost import table
-from milepost.cli import amend, plan, vocabulary
+from milepost.cli import amend, vocabulary
 from milepost.cli.exits import Exit, Failed
+from milepost.cli.local import layout
 from milepost.cli.stub import Stub
 from milepost.cli.vocabulary import PAYLOADS, Vocabulary
 from milepost.errors import ConfigurationError
 from milepost.graph import Graph
 from milepost.payload import Payload
 
-RESERVED = {*plan.OWN_NAMES, "broker"}
+RESERVED = {*layout.OWN_NAMES, "broker"}
 
 LONGEST_NAME = 41
 """With `milepost-` before it, the name of a Knative Service has at most 50 characters."""

@@ -1,6 +1,7 @@
 """`milepost publish`: events into the journal, durably."""
 
 import asyncio
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -75,7 +76,7 @@ async def _batches(stream: BinaryIO) -> AsyncIterator[list[Line]]:
         rest = rest[: MAX_EVENT + 1]  # enough for a line to be refused
         lines = [(number + nth, line) for nth, line in enumerate(complete, 1)]
         number += len(complete)
-        lines = [(nth, line.rstrip(b"\r")) for nth, line in lines if line.strip()]
+        lines = [(nth, line.rstrip(b"\r")) for nth, line in lines if line.strip().removeprefix(BOM_UTF8)]
         for begin in range(0, len(lines), AT_ONCE):
             yield lines[begin : begin + AT_ONCE]
 

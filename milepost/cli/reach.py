@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from milepost.cli import folder
 from milepost.cli.exits import Unreachable
-from milepost.cli.servers import shown
+from milepost.cli.local import data_folder
+from milepost.cli.local.probe import shown
 from milepost.connection import connect
 from milepost.errors import ConfigurationError, JournalUnavailable
 from milepost.journal import Journal
@@ -32,7 +32,9 @@ def gateway_url(gateway: str | None, data: Path) -> str:
     Raises ConfigurationError if what runs on that folder has none.
     """
     if not gateway and _of_stack(data, "bridge") and not _of_stack(data, "gateway"):
-        raise ConfigurationError(f"{data / folder.STACK}: this pipeline has no gateway; see `milepost publish --help`")
+        raise ConfigurationError(
+            f"{data / data_folder.STACK}: this pipeline has no gateway; see `milepost publish --help`"
+        )
     return (gateway or _of_stack(data, "gateway") or GATEWAY).rstrip("/")
 
 
@@ -60,5 +62,5 @@ def unreachable(settings: JournalSettings, fault: Exception) -> Unreachable:
 
 
 def _of_stack(data: Path, name: str) -> str | None:
-    found: Any = (folder.read_stack(data) or {}).get(name)
+    found: Any = (data_folder.read_stack(data) or {}).get(name)
     return found if isinstance(found, str) else None

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import shutil
 from collections import Counter
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from milepost.cli import folder
+from milepost.cli.local import data_folder
 from milepost.cli.text import plain, say
 from milepost.journal import StageStatus
 
@@ -27,7 +26,7 @@ _IN_CLUSTER = re.compile(r"(?P<service>[^.]+)\.(?P<namespace>[^.]+)\.svc(\..+)?"
 async def scales(stages: Iterable[StageStatus], data: Path) -> dict[str, int]:
     """Stage → processes; without those of which nothing is known. `data`: the data folder of a `milepost up`."""
     stages = list(stages)
-    found = _of_stack(stages, folder.read_stack(data) or {})
+    found = _of_stack(stages, data_folder.read_stack(data) or {})
     services: dict[str, dict[str, str]] = {}
     for stage in stages:
         host = _IN_CLUSTER.fullmatch(urlsplit(stage.url).hostname or "")
@@ -41,22 +40,9 @@ async def scales(stages: Iterable[StageStatus], data: Path) -> dict[str, int]:
 
 
 def _of_stack(stages: Iterable[StageStatus], stack: Mapping[str, Any]) -> dict[str, int]:
-    functions, pids = stack.get("functions", {}), stack.get("pids", {})
-    return {
-        stage.name: int(_is_alive(pids.get(stage.name))) for stage in stages if functions.get(stage.name) == stage.url
-    }
-
-
-def _is_alive(pid: int | None) -> bool:
-    if pid is None:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
+    urls, pids = stack.get("functions", {}), stack.get("pids", {})
+    local = [stage.name for stage in stages if urls.get(stage.name) == stage.url]
+    return {name: int(name in pids and data_folder.is_alive(pids[name])) for name in local}
 
 
 async def _pods(kubectl: str, namespace: str) -> Counter[str] | None:

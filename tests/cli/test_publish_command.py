@@ -1,12 +1,13 @@
 """`milepost publish`."""
 
 import json
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from tests.cli.conftest import Command
-from tests.cli.running import Up
+from tests.cli.running import Ended, Milepost, Up
 from tests.servers import wait_for
 
 
@@ -69,6 +70,45 @@ def test_lines_of_stdin_are_events_and_a_bad_one_harms_no_other(on_stack: Comman
     assert done.code == 1
     assert "line 3: id, source, type: missing" in done.stderr
     assert len(set(done.stdout.split())) == 502
+
+
+def published(on_stack: Command, up: Up, channel: str, stdin: str) -> tuple[Ended, list[Any]]:
+    """What `publish CHANNEL -` does with this input, and the data of the events that it publishes."""
+    with Milepost("watch", channel, "--json", "--data", str(up.data)) as watching:
+        watching.wait_for_line(f"watching {channel}")
+        done = on_stack("publish", channel, "-", stdin=stdin)
+        on_stack("publish", channel, "last")
+        watching.wait_for_line('"last"')
+    return done, [json.loads(line)["message"]["data"] for line in watching.lines[1:-1]]
+
+
+def test_json_lines_of_a_file_with_a_byte_order_mark_are_json(up: Up, on_stack: Command) -> None:
+    done, data = published(on_stack, up, "marked", '\ufeff{"a": 1}\r\n[2]\r\n"three"\r\n')
+    assert (done.code, done.stderr) == (0, "")
+    assert data == [{"a": 1}, [2], "three"]
+
+
+def test_lines_that_begin_like_json_and_are_not_are_errors_with_their_number(up: Up, on_stack: Command) -> None:
+    lines = ['\ufeff{"a": 1', "[2", '"three', "plain", " {'a': 1}", "\ufeff"]
+    done, data = published(on_stack, up, "broken", "\n".join(lines))
+    assert done.code == 1
+    assert [line.partition(": begins like JSON")[0] for line in done.stderr.splitlines()] == [
+        f"milepost: line {number}" for number in (1, 2, 3, 5)
+    ]
+    assert data == ["plain"]
+
+
+def test_blanks_and_line_ends_around_an_address_are_no_part_of_it(up: Up, on_stack: Command) -> None:
+    done, data = published(on_stack, up, "trimmed", "\ufeff ada@example.org \r\n\tbob@example.org\u00a0\n\r\n  \n")
+    assert (done.code, done.stderr) == (0, "")
+    assert data == ["ada@example.org", "bob@example.org"]
+
+
+@pytest.mark.parametrize("message", ['{"a": 1', "[", '"text'])
+def test_a_message_that_begins_like_json_and_is_not_is_refused(on_stack: Command, message: str) -> None:
+    done = on_stack("publish", "unheard", message)
+    assert (done.code, done.stdout) == (2, "")
+    assert "begins like JSON and is not JSON" in done.stderr
 
 
 def test_nothing_is_an_empty_stdin(on_stack: Command) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from milepost.cli import folder, reach
+from milepost.cli import reach
+from milepost.cli.local import data_folder
 from milepost.cli.text import plain
 from milepost.errors import ConfigurationError
 from tests.cli.conftest import Command
@@ -20,7 +21,7 @@ def test_the_option_comes_before_the_stack_and_that_before_the_default(
         return settings.redis_url.get_secret_value(), reach.gateway_url(option and f"http://{option}:2/", tmp_path)
 
     assert found(None) == ("redis://127.0.0.1:6379/0", "http://127.0.0.1:8000")
-    folder.write_stack(tmp_path, {"redis": "redis://stack:1", "gateway": "http://stack:2"})
+    data_folder.write_stack(tmp_path, {"redis": "redis://stack:1", "gateway": "http://stack:2"})
     assert found(None) == ("redis://stack:1", "http://stack:2")
     assert found("option") == ("redis://option:1", "http://option:2")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from milepost.cli import plan, servers
 from milepost.cli.exits import Unreachable
+from milepost.cli.local import layout, probe
 from milepost.errors import ConfigurationError
 from tests.cli.conftest import Command
 from tests.cli.running import READY_WITHIN, WITHIN, Up, is_alive
@@ -93,15 +93,16 @@ def test_a_port_that_is_taken_is_refused(up: Up, tmp_path: Path, command: Comman
         ({"REDIS_URL": "http://elsewhere"}, "REDIS_URL: must look like redis://"),
         ({"REDIS_URL": "redis://elsewhere/3"}, "REDIS_URL: must name database 0"),
         ({"MONGO_URL": "elsewhere"}, "MONGO_URL: must look like mongodb://"),
+        ({"MONGO_URL": "mongodb://ada:12/34@elsewhere"}, "MONGO_URL: must look like mongodb://"),
     ],
 )
 def test_a_wrong_setting_is_told_by_name(environment: dict[str, str], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
-        plan.real_servers(environment)
+        layout.real_servers(environment)
 
 
 def test_an_empty_setting_is_none() -> None:
-    assert plan.real_servers({"REDIS_URL": "", "MONGO_URL": ""}) == (None, None)
+    assert layout.real_servers({"REDIS_URL": "", "MONGO_URL": ""}) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_a_wrong_stages_table_is_told(tmp_path: Path, table: str, told: str) -> 
     (tmp_path / "helm").mkdir()
     (tmp_path / "helm" / "values.yaml").write_text(table)
     with pytest.raises(ConfigurationError, match=told):
-        plan.stages(tmp_path)
+        layout.read_stages(tmp_path)
 
 
 def test_a_wrong_project_is_told(tmp_path: Path, command: Command) -> None:
@@ -127,19 +128,21 @@ def test_a_wrong_project_is_told(tmp_path: Path, command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "url", "reach"),
+    ("name", "url"),
     [
-        ("REDIS_URL", "redis://ada:secret@127.0.0.1:1/0", servers.reach_redis),
-        ("MONGO_URL", "mongodb://ada:secret@127.0.0.1:1/db?authSource=secret", servers.reach_mongo),
+        ("REDIS_URL", "redis://ada:secret@127.0.0.1:1/0"),
+        ("MONGO_URL", "mongodb://ada:secret@127.0.0.1:1/db?authSource=secret"),
+        ("MONGO_URL", "mongodb://ada:12#secret@127.0.0.1:1/db"),
     ],
 )
-async def test_a_real_server_that_does_not_answer_is_told_without_its_password(
-    name: str, url: str, reach: servers.Reach, monkeypatch: pytest.MonkeyPatch
+async def test_real_server_that_does_not_answer_is_named_without_its_password(
+    name: str, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "REAL_WITHIN", 0.2)
-    with pytest.raises(Unreachable, match=f"{name}: nothing usable at .*127.0.0.1:1") as told:
-        await servers.find(name, url, reach)
+    monkeypatch.setattr(probe, "REAL_WITHIN", 0.2)
+    with pytest.raises(Unreachable, match=f"{name}: nothing usable at (redis|mongodb)://") as told:
+        await probe.find(name, url)
     assert "secret" not in str(told.value)
+    assert "12" not in str(told.value).replace("127.0.0.1", "")
 
 
 def test_a_function_that_cannot_start_is_told(tmp_path: Path, redis_url: str, mongo_url: str) -> None:
@@ -188,7 +191,7 @@ def check_reload(running: Up, project: Path, command: Command) -> None:
     source = project / "functions" / "distance" / "main.py"
     rejecting = source.read_text().replace('"""Miles', 'raise Reject("too far")\n    """Miles')
     source.write_text(rejecting.replace("import stage", "import Reject, stage"))
-    running.wait_for_line("sources changed: starting distance anew")
+    running.wait_for_line("sources changed: restarting distance")
     running.wait_for_line("distance is ready again")
     sent = command("send", "ada@example.org", "0", "0", "--data", str(running.data))
     assert sent.code == 4

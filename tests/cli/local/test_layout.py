@@ -6,13 +6,11 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from milepost import table
-from milepost.cli import plan
-from milepost.cli.component import Component
-from milepost.cli.plan import Plan
+from milepost.cli.local import layout
+from milepost.cli.local.layout import Component, Layout
 from milepost.errors import ConfigurationError
 from tests.servers import ROOT
 
@@ -20,29 +18,28 @@ REAL = {"REDIS_URL": "redis://127.0.0.1:1", "MONGO_URL": "mongodb://127.0.0.1:1/
 HOOK = "{consumes: b, url: 'https://hooks.example.org/', headersFrom: {Authorization: {name: hook, key: token}}}"
 
 
-async def drawn(folder: Path, stages: str, environment: dict[str, str]) -> Plan:
+def lay_out(folder: Path, stages: str, environment: dict[str, str]) -> Layout:
     """A project with these stages and no gateway, laid out."""
     (folder / "helm").mkdir()
     (folder / "helm" / "values.yaml").write_text(f"stages: {stages}")
-    async with httpx.AsyncClient() as client:
-        return plan.draw(folder, folder, table.read(folder), 8000, client, environment)
+    return layout.lay_out(folder, folder, table.read(folder), 8000, environment)
 
 
-def of(laid_out: Plan, name: str) -> Component:
+def of(laid_out: Layout, name: str) -> Component:
     return next(component for component in laid_out.components if component.name == name)
 
 
-async def test_without_a_gateway_the_bridge_is_the_door_and_without_need_no_mongodb_runs(tmp_path: Path) -> None:
-    laid_out = await drawn(tmp_path, "{a: {consumes: b, emits: c}}", {})
-    assert laid_out.names == ["redis", "a", "bridge"]
-    assert laid_out.door == of(laid_out, "bridge").url == "http://127.0.0.1:8000"
+def test_without_a_gateway_the_bridge_is_the_door_and_without_need_no_mongodb_runs(tmp_path: Path) -> None:
+    laid_out = lay_out(tmp_path, "{a: {consumes: b, emits: c}}", {})
+    assert list(laid_out.urls) == ["redis", "a", "bridge"]
+    assert laid_out.entrance == of(laid_out, "bridge").url == "http://127.0.0.1:8000"
     assert list(laid_out.stack({})) == ["bridge", "redis", "functions", "pids"]
 
 
-async def test_mongodb_and_files_are_for_the_stages_that_ask_for_them(tmp_path: Path) -> None:
+def test_mongodb_and_files_are_for_the_stages_that_ask_for_them(tmp_path: Path) -> None:
     stages = "{a: {consumes: b, mongo: true}, d: {consumes: b, files: {NOTES: notes}}}"
-    laid_out = await drawn(tmp_path, stages, REAL)
-    assert laid_out.names == ["a", "d", "bridge"]
+    laid_out = lay_out(tmp_path, stages, REAL)
+    assert list(laid_out.urls) == ["a", "d", "bridge"]
     assert of(laid_out, "a").env["MONGO_URL"] == laid_out.mongo == REAL["MONGO_URL"]
     assert "MONGO_URL" not in of(laid_out, "d").env
     assert of(laid_out, "d").env["NOTES"] == str(tmp_path / "notes") == laid_out.stack({})["notes"]
@@ -50,10 +47,10 @@ async def test_mongodb_and_files_are_for_the_stages_that_ask_for_them(tmp_path: 
     assert "NOTES" not in of(laid_out, "a").env
 
 
-async def test_a_receiver_elsewhere_is_a_route_and_no_process(tmp_path: Path) -> None:
+def test_a_receiver_elsewhere_is_a_route_and_no_process(tmp_path: Path) -> None:
     environment = {**REAL, "HEADER_HOOK_AUTHORIZATION": "Bearer hush"}
-    laid_out = await drawn(tmp_path, f"{{a: {{consumes: b}}, hook: {HOOK}}}", environment)
-    assert laid_out.names == ["a", "bridge"]
+    laid_out = lay_out(tmp_path, f"{{a: {{consumes: b}}, hook: {HOOK}}}", environment)
+    assert list(laid_out.urls) == ["a", "bridge"]
     bridge = of(laid_out, "bridge").env
     routes: dict[str, dict[str, Any]] = {route["name"]: route for route in json.loads(bridge["ROUTES"])}
     assert routes["hook"]["url"] == "https://hooks.example.org/"
@@ -63,19 +60,18 @@ async def test_a_receiver_elsewhere_is_a_route_and_no_process(tmp_path: Path) ->
     assert "hush" not in str(of(laid_out, "a").env)
 
 
-async def test_a_header_whose_variable_is_not_set_is_told_before_anything_starts(tmp_path: Path) -> None:
+def test_a_header_whose_variable_is_not_set_is_told_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="HEADER_HOOK_AUTHORIZATION: not set; stage hook sends it"):
-        await drawn(tmp_path, f"{{hook: {HOOK}}}", REAL)
+        lay_out(tmp_path, f"{{hook: {HOOK}}}", REAL)
 
 
 def test_all_that_must_be_installed_is_what_make_run_installs() -> None:
     locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements" / "run.txt").read_text(), re.MULTILINE))
     brought = packages_distributions()
-    for module in plan._needed(ROOT, table.read(ROOT)):
+    for module in layout.needed(ROOT, table.read(ROOT)):
         assert {re.sub("[-_.]+", "-", name).lower() for name in brought[module]} & locked, module
 
 
-async def test_the_operators_token_is_the_gateways_alone(tmp_path: Path) -> None:
-    async with httpx.AsyncClient() as client:
-        laid_out = plan.draw(ROOT, tmp_path, table.read(ROOT), 8000, client, {**REAL, "OPS_TOKEN": "a" * 16})
+def test_the_operators_token_is_the_gateways_alone(tmp_path: Path) -> None:
+    laid_out = layout.lay_out(ROOT, tmp_path, table.read(ROOT), 8000, {**REAL, "OPS_TOKEN": "a" * 16})
     assert [one.name for one in laid_out.components if "OPS_TOKEN" in one.env] == ["gateway"]

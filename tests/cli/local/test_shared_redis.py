@@ -2,14 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-from redis.asyncio import Redis
-
-from milepost import keys
-from milepost.cli.neighbour import served_elsewhere
-from milepost.connection import connect
-from milepost.journal import Journal, Upkeep, Wiring
-from milepost.settings import JournalSettings
 from tests.cli.conftest import Command
 from tests.cli.running import READY_WITHIN, Up
 from tests.servers import wait_for
@@ -21,12 +13,11 @@ def test_a_second_up_with_a_mongodb_of_its_own_is_refused(
     redis = up.stack["redis"]
     with Up(tmp_path / "second", env={"REDIS_URL": redis}) as second:
         assert second.process.wait(READY_WITHIN) == 1
-        second.wait_for_line("milepost: REDIS_URL: another pipeline serves ")
-        assert up.stack["functions"]["store"] in second.output
+        second.wait_for_line("milepost: REDIS_URL: another pipeline uses this Redis")
         assert "Traceback" not in second.output
     assert command("send", "ada@example.org", "0", "0", "--data", str(up.data)).code == 0
     with Up(tmp_path / "third", env={"REDIS_URL": redis, "MONGO_URL": mongo_url}) as third:
-        third.wait_for_line("REDIS_URL: another pipeline serves ")
+        third.wait_for_line("REDIS_URL: another pipeline uses this Redis")
         third.ready()
         assert third.end() == 0
     # The third has told of its own functions. The bridge that is left tells of them as they are every ten seconds.
@@ -49,15 +40,3 @@ def test_of_two_that_begin_together_one_at_most_is_ready(redis_url: str, tmp_pat
         for up in refused:
             assert up.process.wait(READY_WITHIN) == 1
             up.wait_for_line("milepost: REDIS_URL: another pipeline ")
-
-
-@pytest.mark.parametrize("left", ["nothing", "a lease that runs out"])
-async def test_what_a_pipeline_left_behind_is_none(redis: Redis, redis_url: str, left: str) -> None:
-    settings = JournalSettings.read(redis_url=redis_url)
-    journal = Journal(connect(settings), settings)
-    await Upkeep(journal.scripts, journal.keeping).beat({"email": Wiring(["user:email"], [], "http://gone")})
-    await journal.close()
-    if left != "nothing":
-        await redis.set(keys.LEASE, "token", px=300)
-    assert await redis.exists(keys.STAGES)
-    assert await served_elsewhere(settings) == []

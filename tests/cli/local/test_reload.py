@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import httpx
 import pytest
 
 from milepost import table
-from milepost.cli import plan
-from milepost.cli.reload import concerned
+from milepost.cli.local import layout
+from milepost.cli.local.reload import affected
 from tests.servers import STAGES
 
 FUNCTIONS = set(STAGES)
@@ -21,14 +20,13 @@ FUNCTIONS = set(STAGES)
         ("functions/payloads.py", FUNCTIONS | {"gateway"}),
         ("gateway/templates/form.html", {"gateway"}),
         ("milepost/bridge/route.py", {"bridge"}),
-        ("milepost/journal/lua/park.lua", {"bridge", "gateway"}),
+        ("milepost/journal/lua/park.lua", FUNCTIONS | {"bridge", "gateway"}),
         ("milepost/event.py", FUNCTIONS | {"bridge", "gateway"}),
         ("milepost/cli/up.py", set()),
         ("helm/values.yaml", set()),
         ("functions/store/notes.txt", set()),
     ],
 )
-async def test_concerned(path: str, names: set[str], tmp_path: Path, project: Path) -> None:
-    async with httpx.AsyncClient() as client:
-        laid_out = plan.draw(project, tmp_path, table.read(project), 1, client, {})
-    assert concerned(Path(path), laid_out) == names
+def test_affected(path: str, names: set[str], tmp_path: Path, project: Path) -> None:
+    laid_out = layout.lay_out(project, tmp_path, table.read(project), 1, {})
+    assert affected(Path(path), laid_out) == names

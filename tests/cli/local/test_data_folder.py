@@ -7,46 +7,52 @@ from pathlib import Path
 
 import pytest
 
-from milepost.cli import folder
+from milepost.cli.local import data_folder
 from milepost.errors import ConfigurationError
 
 
 def test_a_folder_left_behind_is_taken_up(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("999999999")
-    folder.write_stack(tmp_path, {"gateway": "gone"})
-    with folder.held(tmp_path):
+    data_folder.write_stack(tmp_path, {"gateway": "gone"})
+    with data_folder.locked(tmp_path):
         assert (tmp_path / "lock").read_text() == str(os.getpid())
-        assert folder.read_stack(tmp_path) is None
+        assert data_folder.read_stack(tmp_path) is None
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     told = f"in use by another .*process {os.getpid()}"
-    with folder.held(tmp_path), pytest.raises(ConfigurationError, match=told), folder.held(tmp_path):
+    with data_folder.locked(tmp_path), pytest.raises(ConfigurationError, match=told), data_folder.locked(tmp_path):
         pass
-    with folder.held(tmp_path):
+    with data_folder.locked(tmp_path):
         pass
 
 
 def test_a_component_that_outlives_its_up_still_holds_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder, "LAST_ONES_WITHIN", 0.1)
-    with folder.held(tmp_path) as lock:
+    monkeypatch.setattr(data_folder, "FREE_WITHIN", 0.1)
+    with data_folder.locked(tmp_path) as lock:
         orphan = subprocess.Popen(["sleep", "1000"], pass_fds=(lock,))
     (tmp_path / "lock").write_text("999999999")
     try:
-        with pytest.raises(ConfigurationError, match="still in use by what process 999999999"), folder.held(tmp_path):
+        with (
+            pytest.raises(ConfigurationError, match=r"still in use by a process that .*999999999"),
+            data_folder.locked(tmp_path),
+        ):
             pass
     finally:
         orphan.kill()
         orphan.wait()
-    with folder.held(tmp_path):
+    with data_folder.locked(tmp_path):
         pass
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match="choose another folder with --data"), folder.held(tmp_path / "file"):
+    with (
+        pytest.raises(ConfigurationError, match="choose another folder with --data"),
+        data_folder.locked(tmp_path / "file"),
+    ):
         pass
 
 
@@ -55,14 +61,14 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(ConfigurationError, match="cannot be locked"), folder.held(tmp_path):
+    with pytest.raises(ConfigurationError, match="cannot be locked"), data_folder.locked(tmp_path):
         pass
 
 
 def test_a_stack_that_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "stack.json").write_text("[]")
     with pytest.raises(ConfigurationError, match="not an object"):
-        folder.read_stack(tmp_path)
+        data_folder.read_stack(tmp_path)
     (tmp_path / "stack.json").write_text("{")
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        folder.read_stack(tmp_path)
+        data_folder.read_stack(tmp_path)

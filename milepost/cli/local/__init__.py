@@ -1,0 +1,1 @@
+"""The whole pipeline on one machine: which processes it has, how each is started, and what keeps them running."""

@@ -1,0 +1,219 @@
+"""Which processes `milepost up` runs: read from the project and its stages table."""
+
+import enum
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from milepost import table
+from milepost.cli.local import commands
+from milepost.cli.local.commands import HOST, free_port, why_taken
+from milepost.cli.local.probe import MONGO_FORM
+from milepost.errors import ConfigurationError
+from milepost.settings import JournalSettings
+
+OWN_NAMES = ("milepost", "redis", "mongo", "bridge", "gateway")
+"""Names of components, which no stage can have."""
+
+KEPT = ("lock", "redis", "mongo", "gateway", "bridge", "functions", "pids")
+"""Names in the data folder or in stack.json, which no file of a stage can have."""
+
+NOT_HANDED_ON = ("REDIS_URL", "MONGO_URL", "HOST", "PORT", "ROUTES", "STAGES", "K_SINK", "OPS_TOKEN")
+"""Variables of `milepost up` that a component gets only if it is meant to."""
+
+_MONGO = re.compile(r"mongodb(\+srv)?://([^\s@/?]+@)?[^\s@/?#]+(/[^\s@/?#]*)?(\?\S*)?")
+"""A URL without an @ behind its hosts: `mongodb://ada:12/34@host` would be the host `ada`, port 12."""
+
+
+class Rank(enum.IntEnum):
+    """Servers start before the rest. At the end the highest rank is stopped first."""
+
+    SERVER = 0
+    FUNCTION = 1
+    BRIDGE = 2
+    GATEWAY = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One process. `env` is its whole environment; it is ready when `probe`, a URL, answers."""
+
+    name: str
+    rank: Rank
+    command: Sequence[str]
+    url: str
+    probe: str
+    env: Mapping[str, str]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The components, and where things are. `redis` and `mongo`: URLs of embedded or real servers; `mongo` is None if
+    no stage uses one. `real`: variable → URL, of the real ones. `files`: those that stages write, by name.
+    """
+
+    components: Sequence[Component]
+    redis: str
+    mongo: str | None
+    real: Mapping[str, str]
+    files: Mapping[str, Path]
+
+    @property
+    def urls(self) -> dict[str, str]:
+        return {component.name: component.url for component in self.components}
+
+    @property
+    def entrance(self) -> str:
+        """The URL where events come in: the gateway's, or the bridge's in a project without a gateway."""
+        return self.urls.get("gateway") or self.urls["bridge"]
+
+    def of(self, *ranks: Rank) -> list[Component]:
+        """The components of these ranks."""
+        return [component for component in self.components if component.rank in ranks]
+
+    def stack(self, pids: Mapping[str, int]) -> dict[str, object]:
+        """The contents of stack.json while these processes run."""
+        found = {
+            "gateway": self.urls.get("gateway"),
+            "bridge": self.urls["bridge"],
+            "redis": self.redis,
+            "mongo": self.mongo,
+            "functions": {function.name: function.url for function in self.of(Rank.FUNCTION)},
+            **{name: str(path) for name, path in self.files.items()},
+            "pids": dict(pids),
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def read_stages(project: Path) -> list[table.Entry]:
+    """Read the stages table and check that the project can run. Raises ConfigurationError naming what is missing."""
+    entries = table.read(project)
+    values = project / table.VALUES
+    for entry in entries:
+        if entry.name in OWN_NAMES:
+            raise ConfigurationError(f"{values}: no stage can be called {entry.name}")
+        source = source_of(project, entry.name)
+        if entry.url is None and not source.is_file():
+            raise ConfigurationError(
+                f"stage {entry.name}: {source} is missing; write it, or take the stage out of {values}"
+            )
+        for name in set(entry.files.values()) & set(KEPT):
+            raise ConfigurationError(f"{values}: no file of {entry.name} can be called {name}")
+    missing = [module for module in needed(project, entries) if find_spec(module) is None]
+    if missing:
+        raise ConfigurationError(f"not installed: {', '.join(missing)}; pip install 'milepost[run]'")
+    return entries
+
+
+def needed(project: Path, entries: Sequence[table.Entry]) -> list[str]:
+    """Modules that the project needs and the extra `cli` does not install."""
+    found = ["functions_framework", "uvicorn", "httptools"]
+    found += ["fastapi"] if has_gateway(project) else []
+    return found + (["pymongo"] if any(entry.mongo for entry in entries) else [])
+
+
+def has_gateway(project: Path) -> bool:
+    """Whether the project has a gateway. Without one, events come in by the bridge and by `milepost publish`."""
+    return (project / "gateway" / "__main__.py").is_file()
+
+
+def source_of(project: Path, stage: str) -> Path:
+    """The file of a stage's function."""
+    return project / "functions" / stage / "main.py"
+
+
+def real_servers(environment: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """REDIS_URL and MONGO_URL where they are set. Raises ConfigurationError for a URL that cannot be used."""
+    redis, mongo = environment.get("REDIS_URL") or None, environment.get("MONGO_URL") or None
+    if redis:
+        JournalSettings.read(redis_url=redis)
+    if mongo and not _MONGO.fullmatch(mongo):
+        raise ConfigurationError(f"MONGO_URL: {MONGO_FORM}")
+    return redis, mongo
+
+
+def entrance_port(wanted: int) -> int:
+    """The wanted port, or a free one for 0. Raises ConfigurationError if it is taken."""
+    if wanted and (why := why_taken(wanted)):
+        raise ConfigurationError(f"port {wanted} of {HOST}: {why}; choose another with --port (0: any free one)")
+    return wanted or free_port()
+
+
+def lay_out(
+    project: Path, data: Path, entries: Sequence[table.Entry], port: int, environment: Mapping[str, str]
+) -> Layout:
+    """Decide each component's command, port and environment. Raises ConfigurationError."""
+    redis, mongo = real_servers(environment)
+    mongo = mongo if (wants_mongo := any(entry.mongo for entry in entries)) else None
+    real = {name: url for name, url in (("REDIS_URL", redis), ("MONGO_URL", mongo)) if url}
+    secrets = _headers(entries, environment)
+    base = {name: value for name, value in environment.items() if name not in {*NOT_HANDED_ON, *secrets}}
+    base["PYTHONPATH"] = os.pathsep.join([str(project), *filter(None, [environment.get("PYTHONPATH")])])
+    base["PYTHONUNBUFFERED"] = "1"
+    files = {name: data / name for entry in entries for name in entry.files.values()}
+    for path in files.values():
+        path.touch()
+    components: list[Component] = []
+
+    def add(name: str, rank: Rank, command: Sequence[str], url: str, env: Mapping[str, str], probe: str = "") -> str:
+        components.append(
+            Component(name=name, rank=rank, command=command, url=url, probe=url + probe, env=env, folder=project)
+        )
+        return url
+
+    def http(name: str, rank: Rank, command: Sequence[str], port: int, env: Mapping[str, str], probe: str = "") -> str:
+        env = {**base, **env, "HOST": HOST, "PORT": str(port)}
+        return add(name, rank, command, f"http://{HOST}:{port}", env, probe)
+
+    if redis is None:
+        at, folder = free_port(), _made(data / "redis")
+        command = commands.valkey(at, folder, maxmemory_policy="noeviction", loglevel="warning")
+        redis = add("redis", Rank.SERVER, command, f"redis://{HOST}:{at}/0", base)
+    if wants_mongo and mongo is None:
+        at, folder = free_port(), _made(data / "mongo")
+        mongo = add("mongo", Rank.SERVER, commands.mongo(at, folder), f"mongodb://{HOST}:{at}/milepost", base)
+    routes = []
+    for entry in entries:
+        url = entry.url
+        if url is None:
+            env = {variable: str(files[name]) for variable, name in entry.files.items()}
+            env |= {"MONGO_URL": mongo} if entry.mongo and mongo else {}
+            env |= {"FUNCTION_SOURCE": str(source_of(project, entry.name)), "FUNCTION_TARGET": "main"}
+            at = free_port()
+            url = http(entry.name, Rank.FUNCTION, commands.function(at), at, {**entry.env, **base, **env})
+        routes.append({**entry.delivery, **_wiring(entry), "url": url, "headersFrom": entry.variables})
+    with_gateway = has_gateway(project)
+    at = free_port() if with_gateway else port
+    env = {"REDIS_URL": redis, **secrets, "ROUTES": json.dumps(routes)}
+    http("bridge", Rank.BRIDGE, [sys.executable, "-m", "milepost.bridge"], at, env, "/readyz")
+    if with_gateway:
+        env = {"REDIS_URL": redis, "STAGES": json.dumps([_wiring(entry) for entry in entries])}
+        env |= {name: environment[name] for name in ("OPS_TOKEN",) if name in environment}
+        http("gateway", Rank.GATEWAY, [sys.executable, "-m", "gateway"], port, env, "/readyz")
+    return Layout(components, redis=redis, mongo=mongo, real=real, files=files)
+
+
+def _wiring(entry: table.Entry) -> dict[str, object]:
+    return {"name": entry.name, "consumes": entry.consumes, "emits": entry.emits, "external": entry.external}
+
+
+def _headers(entries: Sequence[table.Entry], environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables with headers for other people's stages: secrets, which only the bridge gets."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        for header, variable in entry.variables.items():
+            if not environment.get(variable):
+                raise ConfigurationError(f"{variable}: not set; stage {entry.name} sends it as its header {header}")
+            found[variable] = environment[variable]
+    return found
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder

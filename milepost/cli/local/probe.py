@@ -1,0 +1,99 @@
+"""Whether a server is there and usable, by its URL: Redis, MongoDB or HTTP."""
+
+import asyncio
+import contextlib
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+from redis.exceptions import RedisError
+
+from milepost import keys
+from milepost.cli.exits import Unreachable
+from milepost.connection import connect
+from milepost.errors import ConfigurationError
+from milepost.settings import JournalSettings
+
+REAL_WITHIN = 5.0
+"""Seconds within which a real server must answer at start."""
+
+ANSWER_WITHIN = 5.0
+
+MONGO_FORM = (
+    "must look like mongodb://[user:password@]host:port/database, in user and password percent-encoded what is not a "
+    "letter or digit (@ as %40)"
+)
+
+
+async def fault_of(url: str) -> str | None:
+    """Try the server once. Returns what is in the way, or None. Raises ConfigurationError for a wrong MongoDB URL."""
+    scheme = urlsplit(url).scheme
+    probe = _http if scheme == "http" else _mongo if scheme.startswith("mongodb") else _redis
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN):
+            return await probe(url)
+    except (OSError, RedisError) as fault:  # TimeoutError is an OSError
+        return str(fault) or "no answer in time"
+
+
+async def find(name: str, url: str) -> None:
+    """Wait for the real server that the environment variable `name` names. Raises Unreachable or ConfigurationError."""
+    fault: str | None = "no answer"
+    try:
+        async with asyncio.timeout(REAL_WITHIN):
+            while (fault := await fault_of(url)) is not None:  # noqa: ASYNC110 - it is another process
+                await asyncio.sleep(0.2)
+    except TimeoutError:
+        raise Unreachable(f"{name}: nothing usable at {shown(url)}: {fault}; start it, or unset {name}") from None
+
+
+async def bridges_on(redis_url: str) -> int:
+    """How many bridges are connected to this Redis now: each subscribes to the channel of the lease."""
+    client = connect(JournalSettings.read(redis_url=redis_url))
+    try:
+        ((_, bridges),) = await client.pubsub_numsub(keys.LEASE)
+    except (RedisError, OSError) as fault:
+        raise Unreachable(f"REDIS_URL: {shown(redis_url)}: {fault}") from None
+    finally:
+        await client.aclose()
+    return int(bridges)
+
+
+def shown(url: str) -> str:
+    """The URL without user, password and query; only its scheme where a `/`, `?` or `#` may be part of a password."""
+    parts = urlsplit(url)
+    if "@" in parts.path + parts.query + parts.fragment:
+        return f"{parts.scheme}://…"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+async def _http(url: str) -> str | None:
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    with contextlib.closing(writer):
+        writer.write(f"GET {parts.path or '/'} HTTP/1.0\r\nHost: {parts.netloc}\r\n\r\n".encode())
+        status = (await reader.readline()).split()[1:2]
+    return None if status == [b"200"] else f"answers {status}"
+
+
+async def _redis(url: str) -> str | None:
+    client = connect(JournalSettings(redis_url=SecretStr(url)), retries=0)
+    try:
+        await client.ping()
+    finally:
+        await client.aclose()
+    return None
+
+
+async def _mongo(url: str) -> str | None:
+    from pymongo import AsyncMongoClient  # noqa: PLC0415 - slow to import, and not in the extra `cli`
+    from pymongo.errors import ConfigurationError as WrongURL  # noqa: PLC0415
+    from pymongo.errors import PyMongoError  # noqa: PLC0415
+
+    try:
+        async with AsyncMongoClient[dict[str, object]](url, serverSelectionTimeoutMS=2000) as client:
+            await client.admin.command("hello")
+    except WrongURL:
+        raise ConfigurationError(f"MONGO_URL: {MONGO_FORM}") from None
+    except PyMongoError as fault:
+        return str(fault).partition(" (configured timeouts")[0]
+    return None
