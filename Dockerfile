@@ -1,11 +1,11 @@
-# One target a component, of its own locked dependencies and its own code:
+# One target for each component, with its own locked dependencies and its own code:
 #
 #   docker build --target function --build-arg STAGE=distance -t dev.local/milepost-distance:0.1.0 .
 #   docker build --target bridge  -t dev.local/milepost-bridge:0.1.0 .
 #   docker build --target gateway -t dev.local/milepost-gateway:0.1.0 .
 #
-# PROJECT is another folder with functions/, as examples/feeds; LOCK the lock file of the stage if not that of its name.
-# BASE is any image that has python3 (3.11 or newer) with venv. Buildah and podman build it too.
+# PROJECT is another folder with functions/, such as examples/feeds. LOCK is the name of the stage's lock file, if it differs
+# from the stage's. BASE is any image with python3 (3.11 or newer) and venv. Buildah and podman build it too.
 
 ARG BASE=python:3.13-slim
 
@@ -14,8 +14,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1
-# python:slim ships the standard library without bytecode: each cold start would compile it, and on a read-only root
-# file system keep nothing of that. Unchecked, because nothing changes it here.
+# Compile the standard library: python:slim has no bytecode, so each cold start would compile it, and a read-only root
+# could not keep the result. Without checks, because these files never change.
 RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \
       -x '/(test|tests|idlelib|lib2to3|tkinter|turtledemo|ensurepip|site-packages|dist-packages)/' \
       "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
@@ -49,10 +49,10 @@ RUN pip install --no-compile -r /requirements.txt \
  && pip uninstall --yes --quiet setuptools pip \
  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
 
-# The code's bytecode is checked against its source by hash: a file that is synced into a running pod counts at once,
-# and a file time that a registry has changed does not.
+# The code's bytecode is checked against its source by hash, so that a file that is synced into a running pod is used at
+# once, whatever its time.
 #
-# OWNER owns the code: root, who never runs here, unless `skaffold dev` must write it.
+# OWNER owns the code. It is root, who never runs here, unless `skaffold dev` has to overwrite the code.
 
 FROM python AS function
 ARG STAGE

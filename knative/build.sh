@@ -1,8 +1,8 @@
 #!/bin/sh
-# What skaffold.yaml builds an image with: knative/build.sh COMPONENT. Skaffold says IMAGE, PUSH_IMAGE and BUILD_CONTEXT.
+# Build one image for Skaffold, which sets IMAGE, PUSH_IMAGE and BUILD_CONTEXT: knative/build.sh COMPONENT
 #
-# Its own Docker builder reads the COPY lines of every target, whichever is built: it would end at those whose build
-# arguments are missing, and build every image anew for every change.
+# Skaffold's own Docker builder reads the COPY lines of every target. It would fail at targets whose build arguments are
+# missing, and would build every image for every change.
 set -eu
 
 component=$1
@@ -11,10 +11,10 @@ case $component in
     *) set -- --target function --build-arg STAGE="$component" ;;
 esac
 if [ "$PUSH_IMAGE" = false ]; then
-    set -- "$@" --build-arg OWNER=65532  # `skaffold dev` writes the code of running pods, as the user they run as
+    set -- "$@" --build-arg OWNER=65532  # `skaffold dev` overwrites the code of running pods, as their user
 fi
 
-export DOCKER_BUILDKIT=1  # without it, targets that nobody asked for are built too
+export DOCKER_BUILDKIT=1  # without BuildKit, docker would build the other targets too
 docker build "$@" -t "$IMAGE" "$BUILD_CONTEXT"
 if [ "$PUSH_IMAGE" = true ]; then
     docker push "$IMAGE"

@@ -1,7 +1,7 @@
-"""What gateway and bridge run with `reload: true`: `python3 -m MODULE`, started anew when a source under /app changes.
+"""With `reload: true`, run `python3 -m MODULE` and restart it when a source file under /app changes.
 
-A module that ends by itself, by an error in what was just synced, is waited for: to end with it would bring back the
-image's files.
+When the module ends by itself, because of an error in the new code, wait for the next change: if this process ended too,
+the container would start again with the image's files.
 """
 
 import signal
@@ -16,7 +16,7 @@ LOOK_EVERY = 0.3
 
 
 def sources() -> dict[Path, tuple[int, int]]:
-    """Modification time and inode of each source: a synced file has others, if only because it is another file."""
+    """Return the modification time and inode of each source. A synced file is a new file, so its inode differs."""
     found = {}
     for path in Path().rglob("*"):
         try:
@@ -33,7 +33,7 @@ def start() -> "subprocess.Popen[bytes]":
 
 
 def stop(process: "subprocess.Popen[bytes]") -> int:
-    """Its exit status."""
+    """End the module and return its exit status."""
     process.terminate()
     return process.wait()
 
@@ -44,7 +44,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(stop(module)))
 
 while True:
     time.sleep(LOOK_EVERY)
-    module.poll()  # or one that ended by itself would be shown as defunct
+    module.poll()  # reap a module that ended by itself
     now = sources()
     if now != before:
         changed = sorted({str(path) for path, _ in now.items() ^ before.items()})

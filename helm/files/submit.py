@@ -1,4 +1,4 @@
-"""What `helm test` runs: submit a form as a browser would, and wait until it has reached a channel."""
+"""`helm test`: submit a form as a browser does, and wait until the submission has reached a channel."""
 
 import json
 import os

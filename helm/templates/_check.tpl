@@ -1,4 +1,4 @@
-{{- /* What no schema can say. Each fault stops the rendering, with what to do. */ -}}
+{{- /* Checks that a schema cannot express. Each stops the rendering with a message that says what to do. */ -}}
 
 {{- define "milepost.check" -}}
 {{- $emitters := dict -}}
@@ -43,7 +43,7 @@
 {{- if eq .Values.delivery "broker" -}}{{- include "milepost.checkBroker" . -}}{{- end -}}
 {{- end -}}
 
-{{- /* What goes with a receiver that is not ours, and what a Broker cannot do, of (dict "root" $ "name" $name "entry" $entry). */ -}}
+{{- /* Keys that a `url` allows, and keys that a Broker cannot serve, of (dict "root" $ "name" $name "entry" $entry). */ -}}
 {{- define "milepost.checkUrl" -}}
 {{- $known := list "consumes" "emits" "delivery" "url" "headersFrom" "egress" -}}
 {{- if .entry.url -}}
@@ -66,8 +66,8 @@
 {{- end -}}
 
 {{- /*
-A Trigger's dispatcher tries the function, and then, as hard, to hand the answer to the Broker or the event to the
-dead-letter sink. Until then the Broker does not answer the bridge, which must not take that for a crash.
+A Trigger's dispatcher tries the function and then, with the same retries, hands the answer to the Broker or the event to
+the dead-letter sink. The Broker answers the bridge only after that, so the bridge must wait longer.
 */ -}}
 {{- define "milepost.checkBroker" -}}
 {{- $within := include "milepost.seconds" .Values.broker.timeout | float64 -}}

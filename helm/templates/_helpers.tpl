@@ -1,4 +1,4 @@
-{{- /* Names, labels and the pieces that several components share. */ -}}
+{{- /* Names, labels and other parts that several components share. */ -}}
 
 {{- define "milepost.fullname" -}}
 {{- if contains .Chart.Name .Release.Name -}}
@@ -59,7 +59,7 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
-{{- /* The command of a container that starts its module anew when a source of it changes, of (dict "root" $ "module" "gateway"). */ -}}
+{{- /* The command of a container that restarts its module when a source file changes, of (dict "root" $ "module" "gateway"). */ -}}
 {{- define "milepost.reload" -}}
 command:
   - python3
@@ -103,7 +103,7 @@ topologySpreadConstraints:
         {{- include "milepost.selector" . | nindent 8 }}
 {{- end -}}
 
-{{- /* What the bridge and the gateway are told alike. */ -}}
+{{- /* Variables of both bridge and gateway. */ -}}
 {{- define "milepost.journalEnv" -}}
 {{ include "milepost.redisEnv" . }}
 - name: BACKLOG_LIMIT
@@ -114,7 +114,7 @@ topologySpreadConstraints:
   value: {{ .Values.journal.deadline }}
 {{- end -}}
 
-{{- /* An entry of `stages` with what it leaves to `functions`, as JSON, of (dict "root" $ "entry" $entry). */ -}}
+{{- /* An entry of `stages` with the defaults of `functions`, as JSON, of (dict "root" $ "entry" $entry). */ -}}
 {{- define "milepost.stage" -}}
 {{- mergeOverwrite (deepCopy .root.Values.functions) (deepCopy .entry) | toJson -}}
 {{- end -}}
@@ -136,7 +136,7 @@ topologySpreadConstraints:
 {{- range .Values.stages }}{{ if .mongo }}true{{ end }}{{ end -}}
 {{- end -}}
 
-{{- /* The variable of the bridge with a header's value, of (dict "stage" $name "header" $header). */ -}}
+{{- /* The bridge's variable for a header's value, of (dict "stage" $name "header" $header). */ -}}
 {{- define "milepost.headerVariable" -}}
 {{- regexReplaceAll "[^A-Z0-9]" (printf "HEADER_%s_%s" .stage .header | upper) "_" -}}
 {{- end -}}
@@ -149,7 +149,7 @@ topologySpreadConstraints:
 {{- addf (mulf $hours 3600) (mulf $minutes 60) $seconds -}}
 {{- end -}}
 
-{{- /* Seconds that a caller of a stage waits for it, of (dict "root" $ "entry" $entry). */ -}}
+{{- /* Seconds that the bridge or the Trigger waits for a stage, of (dict "root" $ "entry" $entry). */ -}}
 {{- define "milepost.timeout" -}}
 {{- $delivery := .entry.delivery | default dict -}}
 {{- if eq .root.Values.delivery "broker" -}}

@@ -1,4 +1,4 @@
-{{- /* Where Redis and MongoDB are, and whose Secret says so. */ -}}
+{{- /* URLs of Redis and MongoDB, and the Secrets that they come from. */ -}}
 
 {{- define "milepost.redisInside" -}}
 {{- if and .Values.redis.enabled (not .Values.redis.url) }}true{{ end -}}
@@ -53,7 +53,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* Changes with the URLs given as values, so that pods that read them are replaced. */ -}}
+{{- /* An annotation that changes with the URLs in the values, so that pods that read them are replaced. */ -}}
 {{- define "milepost.credentialsSum" -}}
 {{- with printf "%s%s" .Values.redis.url .Values.mongo.url -}}
 milepost/credentials: {{ sha256sum . | trunc 16 | quote }}
