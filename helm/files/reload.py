@@ -1,6 +1,6 @@
 """With `reload: true`, run `python3 -m MODULE` and restart it when a source file under /app changes.
 
-When the module ends by itself, because of an error in the new code, wait for the next change: if this process ended too,
+When the module ends by itself, because of an error in the new code, wait for the next change. If this process ended,
 the container would start again with the image's files.
 """
 
