@@ -61,6 +61,7 @@ ARG OWNER=0
 COPY --from=function-dependencies /opt/venv /opt/venv
 COPY --chown=${OWNER} milepost/*.py milepost/
 COPY --chown=${OWNER} milepost/function milepost/function
+COPY --chown=${OWNER} milepost/server milepost/server
 COPY --chown=${OWNER} ${PROJECT}/functions/*.py functions/
 COPY --chown=${OWNER} ${PROJECT}/functions/${STAGE} functions/${STAGE}
 RUN python3 -m compileall -q --invalidation-mode checked-hash /app
@@ -69,7 +70,7 @@ ENV FUNCTION_SOURCE=/app/functions/${STAGE}/main.py \
     FUNCTION_TARGET=main \
     UVICORN_HOST=0.0.0.0 \
     UVICORN_PORT=8080 \
-    UVICORN_HTTP=milepost.answers:OneWrite \
+    UVICORN_HTTP=milepost.server.protocol:Protocol \
     UVICORN_LIFESPAN=on \
     UVICORN_LOG_LEVEL=warning \
     UVICORN_ACCESS_LOG=false \

@@ -10,16 +10,16 @@ from fastapi import FastAPI
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
-from milepost import log, server, tracing
+from milepost import log, tracing
 from milepost.errors import ConfigurationError
-from milepost.heads import BoundedHeads
+from milepost.server.protocol import Protocol
 
 STOP_WITHIN = 7
 """Seconds that requests under way have to finish; with the journal's closing, the stop stays under ten."""
 
 
-class Server(server.Server):
-    """Ends the streams as soon as it is told to stop: before it tells the application, it waits for open answers."""
+class Server(uvicorn.Server):
+    """A server that ends the event streams when it stops: uvicorn waits for open responses before it tells the app."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
@@ -48,7 +48,7 @@ def main() -> int:
         port=settings.port,
         access_log=False,
         log_config=None,
-        http=BoundedHeads,
+        http=Protocol,
         ws="none",
         lifespan="on",
         proxy_headers=bool(settings.forwarded_allow_ips),

@@ -11,8 +11,7 @@ from milepost.bridge.app import create_app
 from milepost.bridge.bridge import Bridge
 from milepost.bridge.settings import BridgeSettings
 from milepost.errors import ConfigurationError
-from milepost.heads import BoundedHeads
-from milepost.server import Server
+from milepost.server.protocol import Protocol
 
 
 def main() -> int:
@@ -32,7 +31,7 @@ def _serve(settings: BridgeSettings) -> int:
 
     def failed() -> None:
         faults.append(True)
-        server.end()
+        server.should_exit = True
 
     config = uvicorn.Config(
         create_app(Bridge(settings), failed=failed),
@@ -40,10 +39,11 @@ def _serve(settings: BridgeSettings) -> int:
         port=settings.port,
         access_log=False,
         log_config=None,
-        http=BoundedHeads,
+        http=Protocol,
+        ws="none",
         timeout_graceful_shutdown=1,
     )
-    server = Server(config)
+    server = uvicorn.Server(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopped)
     server.run()

@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 import uvicorn
@@ -13,16 +12,16 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from functions.payloads import CalculatedDistance, Submission
-from milepost import heads, http, stage
-from milepost.heads import BoundedHeads
-from tests.servers import HOST, Function, Module, Server, eventually
+from milepost import http, stage
+from milepost.server import protocol
+from milepost.server.protocol import Protocol
+from tests.security.conftest import EVENT, STRUCTURED, Door
+from tests.security.raw import CLOSE, request
+from tests.servers import HOST, eventually
 
 SLOW = 300
 """Clients at once."""
 
-PLACE = {"email": "ada@example.org", "lat": 51.5074, "long": -0.1278}
-EVENT = {"specversion": "1.0", "source": "/slow", "type": "raw_input", "data": PLACE}
-STRUCTURED = "content-type: application/cloudevents+json"
 WITHIN = 60.0
 """Seconds for the answer to a good request, and for a slow one to be sent away."""
 
@@ -32,9 +31,8 @@ PATIENCE = 0.1
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
 
 
-def good(path: str, body: object, content_type: str = STRUCTURED) -> bytes:
-    text = json.dumps(body)
-    return f"POST {path} HTTP/1.1\r\nhost: x\r\n{content_type}\r\ncontent-length: {len(text)}\r\n\r\n{text}".encode()
+def good(event_id: str, *headers: bytes) -> bytes:
+    return request("POST", "/", [STRUCTURED, *headers], json.dumps({**EVENT, "id": event_id}).encode())
 
 
 async def sending(port: int, sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
@@ -63,44 +61,24 @@ async def status(port: int, sent: bytes) -> int | None:
         writer.transport.abort()
 
 
-@pytest.fixture(params=["gateway", "bridge", "function"])
-def door(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[tuple[Server, bytes, int]]:
-    """A process, a good request to it, and the status of its answer."""
-    routes = json.dumps([{"name": "distance", "consumes": "raw_input", "emits": None, "url": f"http://{HOST}:1"}])
-    event = {**EVENT, "id": f"slow-{tmp_path.name}"}
-    made: tuple[Server, bytes, int]
-    match request.param:
-        case "gateway":
-            process = Module(tmp_path, "gateway", env={"REDIS_URL": redis_url})
-            made = process, good("/distance", PLACE, "content-type: application/json"), 202
-        case "bridge":
-            process = Module(tmp_path, "milepost.bridge", env={"REDIS_URL": redis_url, "ROUTES": routes})
-            made = process, good("/", event), 202
-        case _:
-            made = Function(tmp_path, "distance"), good("/", event), 200
-    with made[0]:
-        yield made
-
-
-async def test_others_are_served_while_hundreds_of_clients_stall(door: tuple[Server, bytes, int]) -> None:
-    server, request, expected = door
+async def test_others_are_served_while_hundreds_of_clients_stall(door: Door) -> None:
+    closing = request("POST", door.path, [door.content_type, CLOSE], door.body)
     stalled = [HEAD, HEAD + b"content-length: 1000\r\n\r\n{", b""]
-    links = [socket.create_connection((HOST, server.port)) for _ in range(SLOW)]
+    links = [socket.create_connection((HOST, door.port)) for _ in range(SLOW)]
     try:
         for number, link in enumerate(links):
             link.sendall(stalled[number % len(stalled)])
-        closing = request.replace(b"host: x", b"host: x\r\nconnection: close")
-        assert [await status(server.port, closing) for _ in range(3)] == [expected] * 3
+        assert [await status(door.port, closing) for _ in range(3)] == [door.expected] * 3
     finally:
         for link in links:
             link.close()
-    assert await status(server.port, closing) == expected
+    assert await status(door.port, closing) == door.expected
 
 
 @pytest.fixture
 async def impatient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     """The port of a stage served as gateway and bridge serve, with little patience."""
-    monkeypatch.setattr(heads, "READ_WITHIN", PATIENCE)
+    monkeypatch.setattr(protocol, "HEAD_WITHIN", PATIENCE)
     monkeypatch.setattr(http, "READ_WITHIN", PATIENCE)
 
     async def distance(submission: Submission) -> CalculatedDistance:
@@ -109,7 +87,7 @@ async def impatient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
         return CalculatedDistance(email=submission.email, distance_from_velocity=1)
 
     app = Starlette(routes=[Route("/", stage(distance), methods=["POST"])])
-    server = uvicorn.Server(uvicorn.Config(app, host=HOST, port=0, http=BoundedHeads, log_config=None))
+    server = uvicorn.Server(uvicorn.Config(app, host=HOST, port=0, http=Protocol, log_config=None))
     serving = asyncio.create_task(server.serve())
     await eventually(lambda: server.started)
     yield server.servers[0].sockets[0].getsockname()[1]
@@ -123,7 +101,7 @@ async def test_a_head_that_does_not_arrive_is_408(impatient: int, sent: bytes) -
 
 
 async def test_the_head_of_a_second_request_has_no_more_time(impatient: int) -> None:
-    reader, writer, rest = await sending(impatient, good("/", {**EVENT, "id": "1"}))
+    reader, writer, rest = await sending(impatient, good("1"))
     async with asyncio.timeout(WITHIN):
         assert not rest
         assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
@@ -143,5 +121,5 @@ async def test_a_head_without_end_is_431(impatient: int) -> None:
 
 
 async def test_patience_with_a_head_does_not_end_what_takes_long_afterwards(impatient: int) -> None:
-    closing = good("/", {**EVENT, "id": "2"}).replace(b"host: x", b"host: x\r\nconnection: close")
+    closing = good("2", CLOSE)
     assert await status(impatient, closing) == 200

@@ -1,0 +1,1 @@
+"""How every process of Milepost serves HTTP."""
