@@ -42,8 +42,8 @@ def why_taken(port: int) -> str | None:
 def function(port: int) -> list[str]:
     """A stage's function, of FUNCTION_SOURCE and FUNCTION_TARGET, served as its image serves it."""
     # Without `--lifespan on`, uvicorn serves a function that cannot be loaded, and answers 500.
-    options = {"host": HOST, "port": str(port), "http": "milepost.server.protocol:Protocol", "ws": "none", "lifespan": "on"}
-    options["log-level"] = "warning"
+    options = {"host": HOST, "port": str(port), "http": "milepost.server.protocol:Protocol"}
+    options |= {"ws": "none", "lifespan": "on", "log-level": "warning"}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     return [sys.executable, "-m", "uvicorn", "functions_framework.aio:app", "--no-access-log", *words]
 
