@@ -7,7 +7,7 @@ import redis
 
 from benchmarks.arrivals import name
 from milepost.connection import connect
-from milepost.event import Event, now
+from milepost.events.event import Event, now
 from milepost.journal import Journal
 from milepost.settings import JournalSettings
 

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from functions import payloads
 from gateway.pages import Pages
 from gateway.settings import WiredStage
-from milepost import asyncapi
+from milepost.events import asyncapi
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 from functions.payloads import Submission
 from milepost import keys
 from milepost.errors import JournalUnavailable
-from milepost.event import loads
-from milepost.graph import Graph, Stage
+from milepost.events.strict_json import loads
+from milepost.graph import Graph, Node
 from milepost.journal import Journal
 from milepost.log import Fields
 
@@ -37,7 +37,7 @@ class Course:
     @classmethod
     def of(cls, stages: Iterable[Mapping[str, Any]]) -> "Course":
         """From the rows of the table, each with `consumes` and `emits`."""
-        graph = Graph(Stage(str(number), row["consumes"], row["emits"]) for number, row in enumerate(stages))
+        graph = Graph(Node(str(number), row["consumes"], row["emits"]) for number, row in enumerate(stages))
         return cls(graph.reached(Submission.channel), graph.ends(Submission.channel))
 
     def is_over(self, reached: Iterable[str]) -> bool:

@@ -19,7 +19,7 @@ from gateway.listener import Listener
 from gateway.pages import Pages
 from gateway.refusal import JSON, Refusal, wants_page
 from milepost.errors import JournalUnavailable
-from milepost.event import dumps
+from milepost.events.strict_json import dumps
 from milepost.journal import Journal, Note
 
 LOOK_EVERY = 2.0

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from gateway.refusal import fault, invalid
-from milepost.event import dumps
-from milepost.ids import new_id
-from milepost.payload import Payload
+from milepost.events.ids import new_id
+from milepost.events.payload import Payload
+from milepost.events.strict_json import dumps
 
 HEADER = "Idempotency-Key"
 LONGEST_KEY = 255

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from milepost import keys
-from milepost.event import loads
-from milepost.graph import Graph, Stage
+from milepost.events.strict_json import loads
+from milepost.graph import Graph, Node
 from milepost.journal import BEAT_FRESH, Depth, Journal, depths, stats
 from milepost.journal.stats import EVERY, KEPT, SLOTS, Counts, Slot
 from milepost.log import masked
@@ -108,7 +108,7 @@ async def overview(journal: Journal, *, letters: bool = True) -> Overview:
     """As it is now. Raises JournalUnavailable."""
     table = await journal.ask(journal.redis.hgetall(keys.STAGES))
     wired = {name.decode(): loads(text) for name, text in sorted(table.items())}
-    graph = Graph(Stage(name, row["consumes"], row["emits"]) for name, row in wired.items())
+    graph = Graph(Node(name, row["consumes"], row["emits"]) for name, row in wired.items())
     seconds, _ = await journal.ask(journal.redis.time())
     graves = await journal.dead_stages()
     found = await depths(

@@ -13,9 +13,9 @@ from gateway import dial, overview
 from gateway.course import Course
 from gateway.journey import Journey, took
 from gateway.refusal import Refusal
-from milepost.ids import new_id
+from milepost.events.ids import new_id
+from milepost.events.payload import number
 from milepost.journal import Note
-from milepost.payload import number
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"

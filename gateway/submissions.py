@@ -23,7 +23,8 @@ from gateway.rate import RateLimit
 from gateway.refusal import FORMS, JSON, Faults, Refusal, fault, faults, invalid, media_type, unavailable, wants_page
 from milepost import tracing
 from milepost.errors import BacklogFull, JournalUnavailable
-from milepost.event import Event, decode, now
+from milepost.events.event import Event, now
+from milepost.events.strict_json import decode
 from milepost.journal import Journal, Note
 from milepost.log import Fields
 

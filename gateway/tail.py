@@ -12,7 +12,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from gateway.listener import Listener
 from gateway.refusal import Refusal
-from milepost.event import dumps, loads
+from milepost.events.strict_json import dumps, loads
 from milepost.log import masked
 
 MOST_TAILS = 5

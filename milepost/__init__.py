@@ -4,8 +4,8 @@ What a stage's author needs is here: the payload base, the stage itself, the eve
 """
 
 from milepost.errors import Defer, InHand, Reject, Unavailable
-from milepost.event import Event
-from milepost.payload import IsNumber, Number, Payload, RootPayload
+from milepost.events.event import Event
+from milepost.events.payload import IsNumber, Number, Payload, RootPayload
 from milepost.stage import stage
 
 __all__ = [

@@ -6,9 +6,10 @@ from typing import Any
 
 from starlette.responses import Response
 
-from milepost.batched import BATCH_TYPE, write_batch
 from milepost.errors import TooLarge
-from milepost.event import Event, dumps
+from milepost.events.batch import BATCH_TYPE, write_batch
+from milepost.events.event import Event
+from milepost.events.strict_json import dumps
 from milepost.http import problem_fields, problem_response, whole_seconds
 
 

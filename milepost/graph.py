@@ -7,7 +7,7 @@ Channels = str | Iterable[str] | None
 """One channel, several, or none."""
 
 
-class Stage(NamedTuple):
+class Node(NamedTuple):
     """A stage: its name, and the channels that it consumes and emits."""
 
     name: str

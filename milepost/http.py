@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from milepost.errors import EventError, TooLarge, TooSlow
-from milepost.event import MAX_EVENT
+from milepost.events.event import MAX_EVENT
 
 READ_WITHIN = 30.0
 """Seconds from the head of a request to the end of its body."""

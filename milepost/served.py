@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from starlette.responses import Response
 
 from milepost.answer import Answer
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.exposition import CONTENT_TYPE, Registry
 
 PATH = "/metrics"

@@ -21,7 +21,6 @@ from starlette.responses import JSONResponse, Response
 
 from milepost import tracing
 from milepost.answer import Answer, together
-from milepost.batched import is_batch, read_batch
 from milepost.errors import (
     ConfigurationError,
     Defer,
@@ -33,11 +32,12 @@ from milepost.errors import (
     TooSlow,
     Unavailable,
 )
-from milepost.event import Event
+from milepost.events.batch import is_batch, read_batch
+from milepost.events.event import Event
+from milepost.events.payload import Payload
 from milepost.function.outage_log import OutageLog
 from milepost.http import problem, problem_fields, read_body
 from milepost.log import Fields, about, configure_function
-from milepost.payload import Payload
 from milepost.served import PATH, Served
 
 log = logging.getLogger("milepost.stage")

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from milepost.errors import ConfigurationError, EventError, TooLarge
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.log import Fields
 
 if TYPE_CHECKING:

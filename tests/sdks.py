@@ -7,7 +7,7 @@ nanoseconds or an offset, an extension with a name of more than 20 letters.
 from base64 import b64encode
 from dataclasses import dataclass, replace
 
-from milepost.event import Event
+from milepost.events.event import Event
 
 PLACE = '{"email":"ada@example.org","lat":51.5074,"long":-0.1278}'
 DATA = {"email": "ada@example.org", "lat": 51.5074, "long": -0.1278}

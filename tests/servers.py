@@ -8,7 +8,7 @@ from pathlib import Path
 import pymongo
 from pymongo.errors import PyMongoError
 
-from milepost import table
+from milepost import stages_table
 from milepost.cli.local import commands
 from milepost.testing.servers import (
     HOST,
@@ -49,7 +49,7 @@ Server.project = ROOT  # wherever pytest was started
 ANSWER_WITHIN = 60.0
 """Seconds that a test's HTTP client waits: how fast a machine answers says nothing about what is tested."""
 
-STAGES = [entry.name for entry in table.read(ROOT)]
+STAGES = [entry.name for entry in stages_table.read(ROOT)]
 
 REDIS_SERVER = shutil.which("redis-server")
 """Debian's Redis, where it is installed."""

@@ -13,7 +13,7 @@ import redis
 from benchmarks import fill
 from benchmarks.bench import OURS, Bench, Figure, Measured
 from benchmarks.lab import Lab, Stopwatch, until
-from milepost import keys, table
+from milepost import keys, stages_table
 from milepost.connection import connect
 from milepost.journal import Upkeep, Wiring
 from milepost.journal.scripts import Scripts
@@ -41,7 +41,7 @@ def ours(lab: Lab, **delivery: Any) -> Measured:
     consumed(lab.redis.url)
     fill.journal(lab.redis.url, map(fill.submission, range(EVENTS)))
     function = lab.function("distance")
-    shipped = next(stage.delivery for stage in table.read(ROOT) if stage.name == "distance")
+    shipped = next(stage.delivery for stage in stages_table.read(ROOT) if stage.name == "distance")
     route = {"name": "distance", "consumes": "raw_input", "emits": NEXT, "url": function.url, **shipped, **delivery}
     return arriving(lab, keys.journal(NEXT), lambda: (lab.bridge(route, ready=False), function))
 

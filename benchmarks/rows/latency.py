@@ -14,7 +14,7 @@ from benchmarks.arrivals import Arrivals
 from benchmarks.bench import FLOOR, OURS, Bench, Figure, Measured
 from benchmarks.lab import Lab, until
 from milepost.connection import connect
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.journal import Journal
 from milepost.line import Line
 from milepost.settings import JournalSettings

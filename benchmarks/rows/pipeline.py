@@ -15,7 +15,7 @@ from benchmarks.lab import Lab, Peer, Stopwatch, idle_seconds, own_python
 from benchmarks.mails import Mails
 from benchmarks.rows.function import Uvicorn
 from benchmarks.rows.latency import figures
-from milepost import table
+from milepost import stages_table
 from tests.servers import ROOT, Server
 
 EVENTS = 5_000
@@ -46,7 +46,7 @@ def environment(lab: Lab) -> dict[str, str]:
 def ours(lab: Lab, **delivery: Any) -> Pipeline:
     """As it is shipped, but for what `delivery` says of each stage."""
     env = environment(lab)
-    stages = {stage.name: stage for stage in table.read(ROOT)}
+    stages = {stage.name: stage for stage in stages_table.read(ROOT)}
     functions = {name: lab.function(name, **env) for name in stages}
     routes = [
         {

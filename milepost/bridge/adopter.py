@@ -10,9 +10,9 @@ from typing import TypeVar
 
 from milepost.bridge.metrics import Metrics
 from milepost.errors import EventError, JournalUnavailable
+from milepost.events.wrap import wrap
 from milepost.journal import Foreign, Unreadable, Upkeep
 from milepost.log import Fields
-from milepost.wrap import wrap
 
 Item = TypeVar("Item")
 

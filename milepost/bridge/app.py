@@ -18,7 +18,7 @@ from starlette.routing import Route
 from milepost.bridge.bridge import Bridge
 from milepost.bridge.settings import BROKER
 from milepost.errors import BacklogFull, EventError, JournalUnavailable, TooLarge, TooSlow
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.exposition import CONTENT_TYPE
 from milepost.http import problem, read_body
 from milepost.journal import Letter

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from milepost.bridge.wire import Answer, Connection, Lost, NotSent, TooLarge
 from milepost.errors import ConfigurationError
-from milepost.event import MAX_EVENT
+from milepost.events.event import MAX_EVENT
 
 __all__ = ["Answer", "Client", "Lost", "NotSent", "TooLarge"]
 

@@ -23,7 +23,7 @@ from milepost.bridge.adopter import PAUSE, Adopter, Buffer, Heard
 from milepost.bridge.metrics import Metrics
 from milepost.bridge.subscription import Message, Subscription, subscribed
 from milepost.errors import JournalUnavailable
-from milepost.event import JOURNAL_MARK
+from milepost.events.event import JOURNAL_MARK
 from milepost.journal import Upkeep
 from milepost.log import Fields
 

@@ -9,7 +9,8 @@ from milepost.bridge.settings import Delivery
 from milepost.bridge.verdict import Crashed, Deferred, Failed, Refused, RouteDown
 from milepost.bridge.window import Window
 from milepost.errors import EventError
-from milepost.event import Event, dumps
+from milepost.events.event import Event
+from milepost.events.strict_json import dumps
 from milepost.journal import Bury, Entry, Letter, Park
 from milepost.log import Fields
 

@@ -9,7 +9,7 @@ from milepost.bridge.ruling import event_id
 from milepost.bridge.settings import Delivery
 from milepost.bridge.together import Alone, Together
 from milepost.bridge.verdict import Crashed, Delivered, Failed, RouteDown, Verdict, judge
-from milepost.event import STRUCTURED_TYPE
+from milepost.events.event import STRUCTURED_TYPE
 from milepost.journal import Entry
 from milepost.log import Fields
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from milepost.batched import BATCH_TYPE, write_batch
 from milepost.bridge.client import Client, Lost, NotSent, TooLarge
 from milepost.bridge.ruling import is_of
 from milepost.bridge.verdict import MULTI_STATUS, Delivered, RouteDown, Verdict, judge_batch
-from milepost.event import MAX_EVENT
+from milepost.events.batch import BATCH_TYPE, write_batch
+from milepost.events.event import MAX_EVENT
 from milepost.journal import Entry
 from milepost.log import Fields
 

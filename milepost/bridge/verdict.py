@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from milepost.batched import is_batch, read_batch
 from milepost.errors import EventError, MilepostError, TooLarge
-from milepost.event import DEEPEST, Event, loads
+from milepost.events.batch import is_batch, read_batch
+from milepost.events.event import Event
+from milepost.events.strict_json import DEEPEST, loads
 
 SHORTEST_RETRY_AFTER = 0.1
 LONGEST_RETRY_AFTER = 300.0

@@ -5,11 +5,12 @@ import json
 import sys
 from pathlib import Path
 
-from milepost import asyncapi, table
+from milepost import stages_table
 from milepost.cli import vocabulary
 from milepost.cli.exits import Exit
 from milepost.cli.local import layout
 from milepost.errors import ConfigurationError
+from milepost.events import asyncapi
 
 ENTRANCE = "raw_input"
 """The channel on which a gateway publishes."""
@@ -17,7 +18,7 @@ ENTRANCE = "raw_input"
 
 def print_document(project: Path, version: str) -> Exit:
     """Print it. Raises ConfigurationError for a project that is not whole."""
-    stages = table.read(project)
+    stages = stages_table.read(project)
     vocabulary.read(project)  # which says what is wrong with the file
     sys.path.insert(0, str(project))
     try:

@@ -14,7 +14,7 @@ from milepost.cli import reach
 from milepost.cli.exits import Exit, Failed
 from milepost.cli.text import agreed, plain, say, show, table
 from milepost.errors import ConfigurationError
-from milepost.event import loads
+from milepost.events.strict_json import loads
 from milepost.journal import DeadLetter, Journal
 from milepost.log import masked
 from milepost.settings import JournalSettings

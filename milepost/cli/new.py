@@ -17,15 +17,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from milepost import table
+from milepost import stages_table
 from milepost.cli import amend, vocabulary
 from milepost.cli.exits import Exit, Failed
 from milepost.cli.local import layout
 from milepost.cli.stub import Stub
 from milepost.cli.vocabulary import PAYLOADS, Vocabulary
 from milepost.errors import ConfigurationError
+from milepost.events.payload import Payload
 from milepost.graph import Graph
-from milepost.payload import Payload
 
 RESERVED = {*layout.OWN_NAMES, "broker"}
 
@@ -50,7 +50,7 @@ class Project:
     """A project as it is: its folder, its stages, its payload classes, its pyproject.toml."""
 
     folder: Path
-    stages: Sequence[table.Entry]
+    stages: Sequence[stages_table.StageEntry]
     vocabulary: Vocabulary
     pyproject: Mapping[str, Any]
 
@@ -59,7 +59,7 @@ class Project:
         """Raises ConfigurationError naming what is not there."""
         path = folder / "pyproject.toml"
         pyproject = tomllib.loads(path.read_text()) if path.is_file() else {}
-        return cls(folder, table.read(folder), vocabulary.read(folder), pyproject.get("project", {}))
+        return cls(folder, stages_table.read(folder), vocabulary.read(folder), pyproject.get("project", {}))
 
     @property
     def extras(self) -> Mapping[str, Any]:
@@ -94,7 +94,7 @@ def _check_name(project: Project, name: str) -> None:
         (name in RESERVED, "is the name of a component"),
         (function in TAKEN, "cannot be the name of a Python function here"),
         (name in project.extras, "is the name of an extra in pyproject.toml"),
-        (any(name == entry.name for entry in project.stages), f"is a stage already: see {table.VALUES}"),
+        (any(name == entry.name for entry in project.stages), f"is a stage already: see {stages_table.VALUES}"),
         (name.endswith("-reply"), "ends like the Trigger of a stage's replies in broker mode"),
     ]
     files = (Path("functions", name), Path("functions", f"{function}.py"), _test_of(project.folder, function))
@@ -152,7 +152,7 @@ def _drafts(project: Project, stub: Stub) -> Files:
     files = {
         Path("functions", stub.name, "main.py"): stub.main(),
         test: stub.contract(len(test.parts) - 1),
-        table.VALUES: _amended(folder / table.VALUES, amend.table, stub.name, stub.consumes, stub.emits),
+        stages_table.VALUES: _amended(folder / stages_table.VALUES, amend.table, stub.name, stub.consumes, stub.emits),
     }
     if stub.emits is not None and stub.emits not in project.vocabulary.classes:
         if "Payload" not in project.vocabulary.names:
@@ -192,7 +192,7 @@ def _manifests(folder: Path, files: Files) -> Files:
         copy = Path(made)
         for part in ("helm", "knative", "tests"):
             shutil.copytree(folder / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-        (copy / table.VALUES).write_text(files[table.VALUES])
+        (copy / stages_table.VALUES).write_text(files[stages_table.VALUES])
         ran = subprocess.run(
             [sys.executable, "-m", "tests.chart.manifests"], cwd=copy, capture_output=True, text=True, check=False
         )

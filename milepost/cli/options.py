@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from milepost.cli import reach
-from milepost.payload import number
+from milepost.events.payload import number
 
 
 def at_least(least: float, most: float = math.inf) -> Callable[[str], float]:

@@ -10,10 +10,10 @@ from milepost.cli import reach
 from milepost.cli.exits import Exit, Failed
 from milepost.cli.text import say
 from milepost.errors import ConfigurationError, EventError
-from milepost.event import MAX_EVENT, Event
+from milepost.events.event import MAX_EVENT, Event
+from milepost.events.wrap import wrap
 from milepost.journal import Journal
 from milepost.settings import JournalSettings
-from milepost.wrap import wrap
 
 AT_ONCE = 200
 """Events journaled together from a stream of lines."""

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from milepost.event import dumps
+from milepost.events.strict_json import dumps
 
 WIDEST = 10_000
 """Characters in a line of a table."""

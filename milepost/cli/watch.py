@@ -16,7 +16,7 @@ from milepost.cli.exits import Exit, Failed
 from milepost.cli.local.console import in_colour, is_colour_terminal
 from milepost.cli.text import brief, plain, say
 from milepost.errors import JournalUnavailable
-from milepost.event import dumps, loads
+from milepost.events.strict_json import dumps, loads
 from milepost.graph import Graph
 from milepost.journal import Journal, StageStatus
 from milepost.settings import JournalSettings

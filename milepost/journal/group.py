@@ -9,7 +9,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from milepost import keys
 from milepost.batch import Batch
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.journal.records import Entry, event_arguments, event_keys, milliseconds
 from milepost.journal.scripts import Scripts, Text, checked, unavailable
 from milepost.line import Line

@@ -10,7 +10,8 @@ from redis.exceptions import RedisError, ResponseError
 from milepost import keys
 from milepost.batch import Batch
 from milepost.errors import BacklogFull, MilepostError
-from milepost.event import DEEPEST, Event, loads
+from milepost.events.event import Event
+from milepost.events.strict_json import DEEPEST, loads
 from milepost.journal.records import (
     BEAT_FRESH,
     DeadLetter,

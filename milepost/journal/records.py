@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from milepost import keys
-from milepost.event import Event, dumps
+from milepost.events.event import Event
+from milepost.events.strict_json import dumps
 
 BEAT_FRESH = 60.0
 """Seconds without a beat after which a stage is not served."""

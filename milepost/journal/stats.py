@@ -8,7 +8,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from milepost import keys
-from milepost.event import dumps, loads
+from milepost.events.strict_json import dumps, loads
 from milepost.exposition import SECONDS
 from milepost.journal.scripts import Scripts, Text, unavailable
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from milepost import keys
-from milepost.event import Event, dumps
+from milepost.events.event import Event
+from milepost.events.strict_json import dumps
 from milepost.journal.group import Letter
 from milepost.journal.records import BEAT_FRESH, event_arguments, event_keys
 from milepost.journal.scripts import Scripts, Text, checked

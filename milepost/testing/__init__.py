@@ -9,7 +9,7 @@ import pytest
 # Before the modules are imported: their assertions are to say what they compared.
 pytest.register_assert_rewrite("milepost.testing.contract", "milepost.testing.posting")
 
-from milepost.examples import example  # noqa: E402
+from milepost.events.examples import example  # noqa: E402
 from milepost.testing.calling import Problem, answer, described, load, run  # noqa: E402
 from milepost.testing.pipeline import LocalPipeline  # noqa: E402
 

@@ -11,8 +11,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from milepost.errors import MilepostError
-from milepost.event import Event, now
-from milepost.payload import Payload
+from milepost.events.event import Event, now
+from milepost.events.payload import Payload
 from milepost.stage import Description, Main
 
 STRUCTURED = "application/cloudevents+json"

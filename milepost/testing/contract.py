@@ -17,7 +17,7 @@ import httpx
 import pytest
 from cloudevents.http import CloudEvent, from_dict
 
-from milepost import Payload, table
+from milepost import Payload, stages_table
 from milepost.testing.posting import BATCH, answered, batched, binary, ce_headers, refused, send, structured
 from milepost.testing.servers import Function
 
@@ -269,5 +269,5 @@ class StageContract:
         self.reply(send(url, event))
 
     def test_the_table_says_the_same(self) -> None:
-        entry = next(entry for entry in table.read(Function.project) if entry.name == self.stage)
+        entry = next(entry for entry in stages_table.read(Function.project) if entry.name == self.stage)
         assert (entry.consumes, entry.emits) == (self.consumes, self.emits)

@@ -25,13 +25,13 @@ from milepost.bridge.bridge import Bridge
 from milepost.bridge.settings import BridgeSettings
 from milepost.connection import connect
 from milepost.errors import ConfigurationError, EventError
-from milepost.event import Event
+from milepost.events.event import Event
+from milepost.events.payload import Payload
+from milepost.events.wrap import wrap
 from milepost.journal import Journal
-from milepost.payload import Payload
 from milepost.stage import Main
 from milepost.testing.calling import described, event_of
 from milepost.testing.servers import HOST, WITHIN, Valkey, eventually
-from milepost.wrap import wrap
 
 SHORT = {"claim": "PT2S", "lease": "PT10S", "grace": "PT1S"}
 """The bridge's settings unless a test gives others: what is taken over, or stops, does so soon. It leads alone, and

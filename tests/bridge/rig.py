@@ -21,11 +21,11 @@ from typing import Any, Self
 import redis.asyncio as redis_asyncio
 
 from milepost import keys
-from milepost.batched import BATCH_TYPE, is_batch, read_batch, write_batch
 from milepost.bridge.bridge import Bridge
 from milepost.bridge.settings import BridgeSettings
 from milepost.connection import connect
-from milepost.event import Event
+from milepost.events.batch import BATCH_TYPE, is_batch, read_batch, write_batch
+from milepost.events.event import Event
 from milepost.journal import DeadLetter, Journal
 from milepost.settings import JournalSettings
 from tests.servers import HOST, WITHIN, Module, eventually, http_status

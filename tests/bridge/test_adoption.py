@@ -10,7 +10,7 @@ import redis.asyncio as redis_asyncio
 
 from milepost import keys
 from milepost.bridge.bridge import Bridge
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.journal import Upkeep, Wiring
 from tests.bridge.rig import Rig, Stage, ended, value
 from tests.servers import WITHIN, Module, eventually

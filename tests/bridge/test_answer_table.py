@@ -9,7 +9,7 @@ import pytest
 
 from milepost.bridge import verdict
 from milepost.bridge.bridge import Bridge
-from milepost.event import Event
+from milepost.events.event import Event
 from tests.bridge.rig import Answer, Delivery, Rig, replied, status, value
 from tests.servers import eventually
 

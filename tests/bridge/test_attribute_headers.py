@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost.event import Event
+from milepost.events.event import Event
 from tests import sdks
 from tests.bridge.rig import Delivery, Rig, status
 from tests.fuzz.link import Link, Reply, request

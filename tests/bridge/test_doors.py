@@ -12,7 +12,7 @@ import pytest
 
 from milepost.bridge.app import create_app
 from milepost.bridge.bridge import Bridge
-from milepost.event import Event
+from milepost.events.event import Event
 from tests.bridge.rig import Answer, Delivery, Rig, ready, subscribed, value
 from tests.servers import WITHIN, Valkey, eventually
 

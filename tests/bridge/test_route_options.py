@@ -7,7 +7,7 @@ import pytest
 from milepost import keys
 from milepost.bridge.settings import BridgeSettings
 from milepost.errors import ConfigurationError
-from milepost.event import Event
+from milepost.events.event import Event
 from tests.bridge.rig import Answer, Delivery, Rig, status, value
 from tests.servers import eventually
 

@@ -15,7 +15,7 @@ from functions.payloads import CalculatedDistance, Submission
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from milepost import Event, Payload, Unavailable, stage, tracing
-from milepost.event import MAX_EVENT
+from milepost.events.event import MAX_EVENT
 from tests.bridge.rig import Delivery, Rig, Script, eventually, status
 
 PLACE = {"email": "ada@example.org", "lat": 1.0, "long": 2.0}

@@ -5,7 +5,7 @@ import re
 import urllib.request
 
 from milepost import keys
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.journal import Entry
 from tests.bridge.rig import Answer, Delivery, Rig, ended, status, subscribed, value
 from tests.servers import Module, eventually

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from milepost.event import Event
+from milepost.events.event import Event
 from tests.bridge.rig import Rig, Stage, status
 from tests.servers import eventually
 

@@ -10,7 +10,7 @@ import pytest
 from milepost import keys
 from milepost.bridge.bridge import Bridge
 from milepost.bridge.window import FIRST
-from milepost.event import Event
+from milepost.events.event import Event
 from tests.bridge.rig import Answer, Delivery, Rig, Stage, replied, status, together, value
 from tests.servers import eventually
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from milepost.ids import new_id
+from milepost.events.ids import new_id
 from tests.browser.visitor import EMAIL, PHONE, fill, held, launch, submit, wait_for_state
 from tests.cli.running import Up
 from tests.servers import ROOT

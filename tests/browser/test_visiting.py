@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from gateway import dial
-from milepost.event import Event
+from milepost.events.event import Event
 from tests.browser.visitor import (
     EMAIL,
     LAT,

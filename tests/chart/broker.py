@@ -13,7 +13,7 @@ from typing import Self
 
 import httpx
 
-from milepost.event import Event
+from milepost.events.event import Event
 from tests.bridge.rig import Answer, Delivery, Stage, status
 from tests.chart.rendering import Object, of_kind
 

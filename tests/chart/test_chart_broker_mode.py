@@ -10,7 +10,7 @@ import pytest
 import redis.asyncio as redis_asyncio
 
 from milepost.connection import connect
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.journal import Journal
 from milepost.settings import JournalSettings
 from tests.chart.broker import Broker

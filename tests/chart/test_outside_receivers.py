@@ -9,7 +9,7 @@ import pytest
 from helm_python import HelmError
 
 from milepost.bridge.settings import BridgeSettings
-from milepost.table import Entry
+from milepost.stages_table import StageEntry
 from tests.chart.rendering import SECRET, container, environment, functions, merged, of_kind, only, render
 from tests.chart.test_security import arrows, outward
 
@@ -63,7 +63,7 @@ def test_the_bridge_reads_its_headers_from_the_secret_by_the_name_that_milepost_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bridge = container(only(render(with_hook()), "Deployment", "milepost-bridge"))
-    (variable,) = Entry(name="hook", **HOOK).variables.values()
+    (variable,) = StageEntry(name="hook", **HOOK).variables.values()
     assert {"name": variable, "valueFrom": {"secretKeyRef": {"name": "hook", "key": "authorization"}}} in bridge["env"]
     for name, value in environment(bridge, SECRETS).items():
         monkeypatch.setenv(name, value)

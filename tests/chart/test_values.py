@@ -6,7 +6,7 @@ import pytest
 import yaml
 from helm_python import HelmError
 
-from milepost import table
+from milepost import stages_table
 from tests.chart.rendering import HELM, SECRET, merged, read, render
 from tests.servers import ROOT
 
@@ -114,7 +114,7 @@ def test_a_broker_route_that_would_give_up_before_the_triggers_is_refused(layer:
 
 def test_milepost_up_reads_the_same_table() -> None:
     """The chart's own keys in an entry are none of its business."""
-    entries = {entry.name: entry for entry in table.read(ROOT)}
+    entries = {entry.name: entry for entry in stages_table.read(ROOT)}
     assert set(entries) == set(read("values.yaml")["stages"])
     text = (HELM / "values.yaml").read_text()
     assert yaml.safe_load(text)["stages"]["store"]["mongo"] is True

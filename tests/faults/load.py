@@ -11,8 +11,8 @@ import httpx
 from functions.distance.main import distance
 from functions.payloads import Submission
 from milepost.errors import BacklogFull, JournalUnavailable
-from milepost.event import Event, now
-from milepost.ids import new_id
+from milepost.events.event import Event, now
+from milepost.events.ids import new_id
 from tests.faults.stack import Stack
 
 PAUSE = 0.25

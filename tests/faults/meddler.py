@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 
 import httpx
 
-from milepost.event import Event
+from milepost.events.event import Event
 from tests.bridge.rig import Answer, Delivery, Stage, status
 
 Meddling = Callable[["Meddler", Delivery], Awaitable[Answer]]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from milepost import table
+from milepost import stages_table
 from milepost.connection import connect
 from milepost.journal import Journal
 from milepost.settings import JournalSettings
@@ -57,7 +57,7 @@ class Stack:
         self.sent_emails = folder / "sent_emails"
         self.redis = options.redis(folder, options={"appendfsync": options.fsync})
         self.mongo = Mongo(folder)
-        self.table = table.read(ROOT)
+        self.table = stages_table.read(ROOT)
         self.functions: dict[str, Function] = {}
         self.meddlers: dict[str, Meddler] = {}
         self.bridges: list[Module] = []

@@ -2,7 +2,7 @@
 
 import base64
 
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.journal import Bury, Group, Journal, Letter, Upkeep, Wiring
 from milepost.settings import JournalSettings
 from tests.gateway.samples import LONDON

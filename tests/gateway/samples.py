@@ -7,7 +7,7 @@ from typing import Any
 import redis
 
 from milepost import keys
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.journal import Journal
 
 LONDON = {"email": "ada@example.org", "lat": 51.5074, "long": -0.1278}

@@ -13,10 +13,11 @@ import httpx
 import pytest
 
 from functions import payloads
-from milepost import asyncapi, table
+from milepost import stages_table
+from milepost.events import asyncapi
 from tests.servers import ANSWER_WITHIN, ROOT, Module
 
-STAGES = [{"name": one.name, "consumes": one.consumes, "emits": one.emits} for one in table.read(ROOT)]
+STAGES = [{"name": one.name, "consumes": one.consumes, "emits": one.emits} for one in stages_table.read(ROOT)]
 
 
 @pytest.fixture(scope="module")

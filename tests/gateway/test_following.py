@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from milepost import keys
 from milepost.connection import connect
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.journal import Journal
 from milepost.settings import JournalSettings
 from tests.gateway.samples import LONDON

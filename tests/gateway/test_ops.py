@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from gateway.operators import WRONG_TRIES
 from gateway.tail import LONGEST_DATA, LOOKED_AT, MOST_TAILS, line
 from milepost import keys
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.exposition import SECONDS
 from milepost.journal import Journal, Upkeep, Wiring
 from milepost.journal.stats import Counts, Slot, write

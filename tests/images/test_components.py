@@ -13,13 +13,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from milepost import table
+from milepost import stages_table
 from milepost.testing.contract import StageContract
 from tests.chart.rendering import SECRET, environment, merged, only, render
 from tests.images.component import Component
 from tests.servers import ROOT, Mongo, Valkey
 
-FUNCTIONS = [entry for entry in table.read(ROOT) if entry.url is None]
+FUNCTIONS = [entry for entry in stages_table.read(ROOT) if entry.url is None]
 WAY = ["raw_input", "calculated_distance", "user:email", "email:sent"]
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from milepost import table
+from milepost import stages_table
 from tests.images.component import locked
 from tests.images.dockerfile import TEXT, Image, ignored, instructions, targets
 from tests.servers import ROOT
 
-STAGES = [entry.name for entry in table.read(ROOT)]
+STAGES = [entry.name for entry in stages_table.read(ROOT)]
 IMAGES = [("bridge", {}), ("gateway", {}), *(("function", {"STAGE": stage}) for stage in STAGES)]
 
 

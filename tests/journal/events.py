@@ -8,8 +8,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from milepost import keys
-from milepost.event import Event
-from milepost.ids import new_id
+from milepost.events.event import Event
+from milepost.events.ids import new_id
 from milepost.journal import Group, Letter
 
 RAW, CALCULATED, SENT = "raw_input", "calculated_distance", "email:sent"

@@ -5,8 +5,8 @@ import asyncio
 from redis.asyncio import Redis
 
 from milepost import keys
+from milepost.events.wrap import wrap
 from milepost.journal import Complete, Foreign, Journal, Upkeep
-from milepost.wrap import wrap
 from tests.journal.conftest import Groups, Table
 from tests.journal.events import (
     CALCULATED,

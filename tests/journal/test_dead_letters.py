@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from milepost import keys
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.journal import Bury, DeadLetter, Group, Journal, Park, StageNotServed, Unreadable, Upkeep
 from milepost.journal.upkeep import LARGEST_UNREADABLE, MOST_UNREADABLE
 from tests.journal.conftest import Groups, Table

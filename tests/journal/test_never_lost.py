@@ -17,7 +17,7 @@ from redis.asyncio import Redis, from_url
 
 from milepost import keys
 from milepost.connection import connect
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.journal import Bury, Complete, Entry, Group, Journal, Park, Upkeep, Wiring
 from milepost.settings import JournalSettings
 from tests.journal.events import CALCULATED, RAW, READY, letter, reply_to, submission

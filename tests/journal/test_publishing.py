@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from milepost import keys
 from milepost.errors import BacklogFull, JournalUnavailable
-from milepost.event import JOURNAL_MARK, Event
+from milepost.events.event import JOURNAL_MARK, Event
 from milepost.journal import Bury, Complete, Journal, Park, Unreadable, Upkeep
 from milepost.journal import journal as journal_module
 from milepost.journal.journal import BACKLOG_TRUSTED

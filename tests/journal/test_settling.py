@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from milepost import keys
 from milepost.connection import connect
 from milepost.errors import JournalUnavailable
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.journal import Act, Bury, Complete, Entry, Group, Hold, Journal, Park, Scripts
 from milepost.settings import JournalSettings
 from tests.journal.conftest import Groups, Table

@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from milepost import keys
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.journal import Bury, Complete, Forgotten, Journal, Park, StageServed, Upkeep, Wiring
 from tests.journal.conftest import Groups, Table
 from tests.journal.events import (

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from milepost import keys
 from milepost.errors import JournalUnavailable
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.journal import Complete, Entry, Group, Journal, Park, Upkeep
 from tests.journal.conftest import Groups
 from tests.journal.events import (

@@ -13,11 +13,11 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from milepost import table
+from milepost import stages_table
 from tests.pipeline.conftest import Pipeline
 from tests.servers import ANSWER_WITHIN, HOST, ROOT, Function
 
-SPANS = 1 + 2 * len(table.read(ROOT))
+SPANS = 1 + 2 * len(stages_table.read(ROOT))
 """Of a submission: the gateway's, and for each stage a delivery and its own."""
 
 

@@ -11,7 +11,7 @@ from geographiclib.geodesic import Geodesic
 from redis.asyncio import Redis
 
 from functions.distance.main import OFFICE
-from milepost.event import Event, now
+from milepost.events.event import Event, now
 from tests.pipeline.conftest import Pipeline
 from tests.servers import ANSWER_WITHIN, eventually, wait_for
 

@@ -10,7 +10,7 @@ import pymongo
 import pytest
 import redis
 
-from milepost import table
+from milepost import stages_table
 from tests.pipeline.conftest import Pipeline
 from tests.servers import HOST, REDIS_SERVER, ROOT, Mongo, Redis, free_port, wait_for
 
@@ -20,7 +20,7 @@ ACL = next(
 )
 """The very line that SECURITY.md shows."""
 
-STAGES = table.read(ROOT)
+STAGES = stages_table.read(ROOT)
 
 pytestmark = pytest.mark.skipif(
     not (REDIS_SERVER and which("openssl")), reason="needs redis-server (with TLS) and openssl on the PATH"

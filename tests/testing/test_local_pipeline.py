@@ -8,7 +8,7 @@ import pytest
 from functions.payloads import CalculatedDistance, Recipient, Submission
 from milepost import Payload, Reject, stage
 from milepost.errors import ConfigurationError
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.testing import LocalPipeline, load
 from tests.servers import ROOT, eventually
 

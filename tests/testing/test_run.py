@@ -8,7 +8,7 @@ from pydantic import Field
 from functions.payloads import CalculatedDistance, EmailSent, Recipient, Submission
 from milepost import InHand, Payload, Reject, RootPayload, Unavailable, stage
 from milepost.errors import ConfigurationError
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.testing import Problem, answer, example, load, run
 from tests.servers import ROOT
 

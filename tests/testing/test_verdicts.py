@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from milepost import Defer, InHand, Payload, Reject, Unavailable, keys, stage
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.testing import LocalPipeline
 from milepost.testing.servers import eventually
 

@@ -10,12 +10,13 @@ from jsonschema import Draft7Validator
 from pydantic import Field
 
 from functions import payloads
-from milepost import Payload, asyncapi, table
-from milepost.event import Event
-from milepost.table import Entry
+from milepost import Payload, stages_table
+from milepost.events import asyncapi
+from milepost.events.event import Event
+from milepost.stages_table import StageEntry
 from tests.servers import ROOT
 
-STAGES = table.read(ROOT)
+STAGES = stages_table.read(ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_each_channel_has_its_payload_and_an_example_that_fits(
 
 
 def test_names_that_a_pointer_escapes_and_channels_without_a_payload() -> None:
-    stages = [Entry(name="one", consumes="a/b~c", emits="d"), Entry(name="two", consumes="d")]
+    stages = [StageEntry(name="one", consumes="a/b~c", emits="d"), StageEntry(name="two", consumes="d")]
     document = asyncapi.document([], stages, {}, version="1")
     for reference in references(document):
         assert found(document, reference)

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.answer import Answer, together
-from milepost.batched import BATCH_TYPE, is_batch, read_batch, write_batch
 from milepost.bridge.verdict import Delivered, Failed, RouteDown, judge, judge_batch
 from milepost.errors import EventError
-from milepost.event import MAX_EVENT, Event
+from milepost.events.batch import BATCH_TYPE, is_batch, read_batch, write_batch
+from milepost.events.event import MAX_EVENT, Event
 from milepost.http import problem_fields
 
 GOOD = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from milepost.errors import EventError
-from milepost.event import JOURNAL_MARK, Event, dumps, loads, now, read_time
+from milepost.events.event import JOURNAL_MARK, Event, now, read_time
+from milepost.events.strict_json import dumps, loads
 
 NONCHARACTERS = [chr(code) for code in [*range(0xFDD0, 0xFDF0), *range(0xFFFE, 0x110000, 0x10000)]]
 NONCHARACTERS += [chr(code) for code in range(0xFFFF, 0x110000, 0x10000)]

@@ -3,7 +3,7 @@
 import time
 from uuid import UUID
 
-from milepost.ids import new_id
+from milepost.events.ids import new_id
 
 
 def test_an_id_is_a_uuidv7_in_its_usual_spelling() -> None:

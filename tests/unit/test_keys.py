@@ -5,7 +5,7 @@ from redis.crc import key_slot
 
 from milepost import keys
 from milepost.errors import EventError
-from milepost.event import Event
+from milepost.events.event import Event
 
 ALL = [
     keys.JOURNALS,

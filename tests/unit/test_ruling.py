@@ -6,7 +6,7 @@ from milepost.bridge.ruling import Ruling
 from milepost.bridge.settings import Delivery
 from milepost.bridge.verdict import Deferred, Failed, Refused
 from milepost.bridge.window import Limits, Window
-from milepost.event import Event
+from milepost.events.event import Event
 from milepost.journal import Bury, Entry, Park
 
 

@@ -3,8 +3,8 @@
 import pytest
 from starlette.datastructures import Headers
 
-from milepost.batched import is_batch, read_batch
-from milepost.event import Event
+from milepost.events.batch import is_batch, read_batch
+from milepost.events.event import Event
 from tests import sdks
 from tests.sdks import Sent
 

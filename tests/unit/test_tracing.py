@@ -57,7 +57,7 @@ def test_a_sdk_that_is_not_installed_is_told_once() -> None:
 @pytest.mark.parametrize(("named", "service"), [({}, "store"), ({"OTEL_SERVICE_NAME": "mine"}, "mine")])
 def test_a_span_is_its_components(named: dict[str, str], service: str) -> None:
     code = (
-        "from milepost import tracing; from milepost.event import Event\n"
+        "from milepost import tracing; from milepost.events.event import Event\n"
         "with tracing.tracer('store').send(Event(id='1', source='/s', type='t')) as event: pass\n"
         "print(event.extensions['traceparent'])"
     )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.bridge.verdict import Deferred, Delivered, Failed, Refused, RouteDown, judge, retry_after
-from milepost.event import Event
+from milepost.events.event import Event
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 EVENT = Event(id="1", source="/x", type="out", data={"miles": 2216.0742916592476})

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milepost.errors import EventError, TooLarge
-from milepost.event import MAX_EVENT, Event
-from milepost.wrap import wrap
+from milepost.events.event import MAX_EVENT, Event
+from milepost.events.wrap import wrap
 
 RAW = "raw_input"
 CLOUDEVENT = {"specversion": "1.0", "id": "one", "source": "/elsewhere", "type": RAW, "data": {"lat": 1.5}}

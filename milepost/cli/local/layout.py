@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from milepost import table
+from milepost import stages_table
 from milepost.cli.local import commands
 from milepost.cli.local.commands import HOST, free_port, why_taken
 from milepost.cli.local.probe import MONGO_FORM
@@ -91,10 +91,10 @@ class Layout:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def read_stages(project: Path) -> list[table.Entry]:
+def read_stages(project: Path) -> list[stages_table.StageEntry]:
     """Read the stages table and check that the project can run. Raises ConfigurationError naming what is missing."""
-    entries = table.read(project)
-    values = project / table.VALUES
+    entries = stages_table.read(project)
+    values = project / stages_table.VALUES
     for entry in entries:
         if entry.name in OWN_NAMES:
             raise ConfigurationError(f"{values}: no stage can be called {entry.name}")
@@ -111,7 +111,7 @@ def read_stages(project: Path) -> list[table.Entry]:
     return entries
 
 
-def needed(project: Path, entries: Sequence[table.Entry]) -> list[str]:
+def needed(project: Path, entries: Sequence[stages_table.StageEntry]) -> list[str]:
     """Modules that the project needs and the extra `cli` does not install."""
     found = ["functions_framework", "uvicorn", "httptools"]
     found += ["fastapi"] if has_gateway(project) else []
@@ -146,7 +146,7 @@ def entrance_port(wanted: int) -> int:
 
 
 def lay_out(
-    project: Path, data: Path, entries: Sequence[table.Entry], port: int, environment: Mapping[str, str]
+    project: Path, data: Path, entries: Sequence[stages_table.StageEntry], port: int, environment: Mapping[str, str]
 ) -> Layout:
     """Decide each component's command, port and environment. Raises ConfigurationError."""
     redis, mongo = real_servers(environment)
@@ -199,11 +199,11 @@ def lay_out(
     return Layout(components, redis=redis, mongo=mongo, real=real, files=files)
 
 
-def _wiring(entry: table.Entry) -> dict[str, object]:
+def _wiring(entry: stages_table.StageEntry) -> dict[str, object]:
     return {"name": entry.name, "consumes": entry.consumes, "emits": entry.emits, "external": entry.external}
 
 
-def _headers(entries: Sequence[table.Entry], environment: Mapping[str, str]) -> dict[str, str]:
+def _headers(entries: Sequence[stages_table.StageEntry], environment: Mapping[str, str]) -> dict[str, str]:
     """The variables with headers for other people's stages: secrets, which only the bridge gets."""
     found: dict[str, str] = {}
     for entry in entries:

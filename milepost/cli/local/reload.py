@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from milepost import table
+from milepost import stages_table
 from milepost.cli.local.console import Console
 from milepost.cli.local.layout import Layout, Rank
 from milepost.cli.local.supervisor import Supervisor
@@ -53,8 +53,8 @@ async def watch_sources(project: Path, layout: Layout, supervisor: Supervisor, c
 
 
 async def _restart(paths: Collection[Path], layout: Layout, supervisor: Supervisor, console: Console) -> None:
-    if table.VALUES in paths:
-        console.log("milepost", f"{table.VALUES} changed: stop and start `milepost up` to apply it")
+    if stages_table.VALUES in paths:
+        console.log("milepost", f"{stages_table.VALUES} changed: stop and start `milepost up` to apply it")
     if names := sorted(set[str]().union(*(affected(path, layout) for path in paths))):
         console.log("milepost", f"sources changed: restarting {', '.join(names)}")
         await supervisor.restart(names)

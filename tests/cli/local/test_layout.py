@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from milepost import table
+from milepost import stages_table
 from milepost.cli.local import layout
 from milepost.cli.local.layout import Component, Layout
 from milepost.errors import ConfigurationError
@@ -22,7 +22,7 @@ def lay_out(folder: Path, stages: str, environment: dict[str, str]) -> Layout:
     """A project with these stages and no gateway, laid out."""
     (folder / "helm").mkdir()
     (folder / "helm" / "values.yaml").write_text(f"stages: {stages}")
-    return layout.lay_out(folder, folder, table.read(folder), 8000, environment)
+    return layout.lay_out(folder, folder, stages_table.read(folder), 8000, environment)
 
 
 def of(laid_out: Layout, name: str) -> Component:
@@ -68,10 +68,10 @@ def test_a_header_whose_variable_is_not_set_is_told_before_anything_starts(tmp_p
 def test_all_that_must_be_installed_is_what_make_run_installs() -> None:
     locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements" / "run.txt").read_text(), re.MULTILINE))
     brought = packages_distributions()
-    for module in layout.needed(ROOT, table.read(ROOT)):
+    for module in layout.needed(ROOT, stages_table.read(ROOT)):
         assert {re.sub("[-_.]+", "-", name).lower() for name in brought[module]} & locked, module
 
 
 def test_the_operators_token_is_the_gateways_alone(tmp_path: Path) -> None:
-    laid_out = layout.lay_out(ROOT, tmp_path, table.read(ROOT), 8000, {**REAL, "OPS_TOKEN": "a" * 16})
+    laid_out = layout.lay_out(ROOT, tmp_path, stages_table.read(ROOT), 8000, {**REAL, "OPS_TOKEN": "a" * 16})
     assert [one.name for one in laid_out.components if "OPS_TOKEN" in one.env] == ["gateway"]

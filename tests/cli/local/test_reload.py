@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost import table
+from milepost import stages_table
 from milepost.cli.local import layout
 from milepost.cli.local.reload import affected
 from tests.servers import STAGES
@@ -28,5 +28,5 @@ FUNCTIONS = set(STAGES)
     ],
 )
 def test_affected(path: str, names: set[str], tmp_path: Path, project: Path) -> None:
-    laid_out = layout.lay_out(project, tmp_path, table.read(project), 1, {})
+    laid_out = layout.lay_out(project, tmp_path, stages_table.read(project), 1, {})
     assert affected(Path(path), laid_out) == names

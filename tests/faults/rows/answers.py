@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 
-from milepost.event import MAX_EVENT
+from milepost.events.event import MAX_EVENT
 from tests.bridge.rig import Answer, Delivery, status
 from tests.faults.meddler import Cut, Meddler, Meddling, hand_on
 from tests.faults.registry import fault

@@ -11,7 +11,7 @@ import httpx
 
 from milepost import keys
 from milepost.bridge.ruling import BROKEN_AFTER
-from milepost.event import Event, now
+from milepost.events.event import Event, now
 from milepost.journal import Journal
 from tests.bridge.rig import Answer, Delivery, Stage, status
 from tests.faults.meddler import Meddler, Meddling

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from milepost import table
+from milepost import stages_table
 from milepost.errors import ConfigurationError
-from milepost.table import Entry
+from milepost.stages_table import StageEntry
 
 THREE = """
 stages:
@@ -24,10 +24,10 @@ def written(folder: Path, values: str) -> Path:
 
 
 def test_the_table_is_read_in_its_order_and_may_hold_more_than_is_needed_here(tmp_path: Path) -> None:
-    assert table.read(written(tmp_path, THREE)) == [
-        Entry(name="distance", consumes="raw_input", emits="calculated_distance", env={"LOG": "debug"}),
-        Entry(name="store", consumes="calculated_distance", emits="user:email", delivery={"retry": 3}),
-        Entry(name="audit", consumes="calculated_distance", emits=None),
+    assert stages_table.read(written(tmp_path, THREE)) == [
+        StageEntry(name="distance", consumes="raw_input", emits="calculated_distance", env={"LOG": "debug"}),
+        StageEntry(name="store", consumes="calculated_distance", emits="user:email", delivery={"retry": 3}),
+        StageEntry(name="audit", consumes="calculated_distance", emits=None),
     ]
 
 
@@ -39,7 +39,7 @@ stages:
     url: https://hooks.example.org/
     headersFrom: {Authorization: {name: hook, key: token}, X-Api-Key: {name: hook, key: key}}
 """
-    (entry,) = table.read(written(tmp_path, values))
+    (entry,) = stages_table.read(written(tmp_path, values))
     assert entry.url == "https://hooks.example.org/"
     assert entry.variables == {
         "Authorization": "HEADER_MY_HOOK_AUTHORIZATION",
@@ -52,13 +52,13 @@ def test_two_headers_never_share_a_variable(tmp_path: Path) -> None:
     values = f"stages:\n  a: {{consumes: c, {url}, headersFrom: {{B-C: {secret}}}}}\n"
     values += f"  a-b: {{consumes: c, {url}, headersFrom: {{C: {secret}}}}}\n"
     with pytest.raises(ConfigurationError, match="HEADER_A_B_C would hold two headers"):
-        table.read(written(tmp_path, values))
+        stages_table.read(written(tmp_path, values))
 
 
 def test_a_channel_may_be_consumed_by_many_but_emitted_by_one(tmp_path: Path) -> None:
     values = "stages:\n  one: {consumes: a, emits: b}\n  two: {consumes: a, emits: b}\n"
     with pytest.raises(ConfigurationError, match="b is emitted by one and two"):
-        table.read(written(tmp_path, values))
+        stages_table.read(written(tmp_path, values))
 
 
 @pytest.mark.parametrize(
@@ -82,17 +82,17 @@ def test_a_channel_may_be_consumed_by_many_but_emitted_by_one(tmp_path: Path) ->
 )
 def test_a_wrong_table_is_told_with_its_file_and_entry(tmp_path: Path, values: str, fault: str) -> None:
     with pytest.raises(ConfigurationError, match=fault) as caught:
-        table.read(written(tmp_path, values))
+        stages_table.read(written(tmp_path, values))
     assert "values.yaml" in str(caught.value)
 
 
 def test_another_folder_is_told_to_be_none_of_ours(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="run this in the project's folder"):
-        table.read(tmp_path)
+        stages_table.read(tmp_path)
 
 
 def test_the_projects_own_table_is_the_pipeline(project: Path) -> None:
-    wired = {entry.name: (entry.consumes, entry.emits) for entry in table.read(project)}
+    wired = {entry.name: (entry.consumes, entry.emits) for entry in stages_table.read(project)}
     assert (
         wired.items()
         >= {

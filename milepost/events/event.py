@@ -8,17 +8,16 @@ The codec checks every attribute and passes its text on unchanged:
 - HTTP: CloudEvents HTTP Protocol Binding 1.0.2, sections 3.1 (binary mode) and 3.2 (structured mode).
 """
 
-import json
-import math
 import re
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 from urllib.parse import quote, unquote
 
 from milepost.errors import EventError, TooLarge
+from milepost.events.strict_json import DEEPEST, dumps, loads
 
 MAX_EVENT = 1_000_000
 """Largest event in bytes, as `Event.to_json` writes it."""
@@ -31,9 +30,6 @@ STRUCTURED_TYPE = "application/cloudevents+json"
 
 _RESERVED = "{milepost}"
 _LONGEST = {"id": 256, "source": 1024, "type": 256}
-DEEPEST = 200
-"""Levels that data may be nested; what wraps data in turn may have a few more."""
-
 _NONCHARACTERS = "".join(chr(plane + last) for plane in range(0, 0x110000, 0x10000) for last in (0xFFFE, 0xFFFF))
 _FORBIDDEN = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NONCHARACTERS}]")
 _URI_REFERENCE = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
@@ -55,42 +51,6 @@ _OURS = "journalid"
 def now() -> str:
     """The current time as RFC 3339 UTC, to the microsecond."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def decode(body: bytes) -> str:
-    """Decode UTF-8 without its byte order mark, if it has one. Raises ValueError."""
-    try:
-        return body.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
-
-
-def loads(text: bytes | str, *, deepest: int = DEEPEST) -> Any:
-    """Parse strict JSON: no NaN, no infinite number, at most `deepest` levels. Bytes are UTF-8, with or without a byte
-    order mark. Whatever it returns, `dumps` can write.
-
-    Raises ValueError.
-    """
-    if isinstance(text, bytes):
-        text = decode(text)
-    try:
-        value = _decode(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if text.count("[") + text.count("{") > deepest and _is_deep(value, deepest):
-        raise ValueError("nested too deeply")
-    return value
-
-
-def dumps(value: Any) -> str:
-    """Write JSON compactly, in ASCII, floats at full precision.
-
-    Raises ValueError for NaN, infinities and what nests too deeply.
-    """
-    try:
-        return _encode(value)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,34 +307,6 @@ def _header_text(value: str | int | bool) -> str:  # noqa: FBT001
     if isinstance(value, str) and _HEADER_PLAIN.fullmatch(value):
         return value
     return quote(str(value), safe=_HEADER_SAFE)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is too large a number")
-    return value
-
-
-def _is_deep(value: Any, deepest: int) -> bool:
-    level = [value]
-    for _ in range(deepest):
-        level = [
-            child
-            for item in level
-            if isinstance(item, dict | list)
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
-    return any(isinstance(item, dict | list) for item in level)
-
-
-# Made once: json.loads and json.dumps with options make one each time.
-_decode = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite).decode
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def _brief(fault: Exception) -> str:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from milepost.errors import ConfigurationError
-from milepost.payload import Payload
+from milepost.events.payload import Payload
 
 Found = TypeVar("Found", bound=Payload)
 

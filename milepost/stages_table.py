@@ -13,7 +13,7 @@ from milepost.graph import Graph
 VALUES = Path("helm/values.yaml")
 
 
-class Entry(BaseModel):
+class StageEntry(BaseModel):
     """One stage of the table. The chart reads more of an entry than is needed here."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
@@ -50,7 +50,7 @@ class Entry(BaseModel):
         return self
 
 
-def read(project: Path) -> list[Entry]:
+def read(project: Path) -> list[StageEntry]:
     """The stages of the project in this folder. Raises ConfigurationError, naming the entry and the fault."""
     path = project / VALUES
     try:
@@ -72,8 +72,8 @@ def read(project: Path) -> list[Entry]:
     return entries
 
 
-def _entry(path: Path, name: str, fields: Any) -> Entry:
+def _entry(path: Path, name: str, fields: Any) -> StageEntry:
     try:
-        return Entry.model_validate({**(fields or {}), "name": name})
+        return StageEntry.model_validate({**(fields or {}), "name": name})
     except (TypeError, ValidationError) as fault:
         raise ConfigurationError(f"{path}: stages.{name}: {fault}") from None

@@ -3,8 +3,9 @@
 from urllib.parse import quote
 
 from milepost.errors import EventError, TooLarge
-from milepost.event import MAX_EVENT, Event, decode, loads, now
-from milepost.ids import new_id
+from milepost.events.event import MAX_EVENT, Event, now
+from milepost.events.ids import new_id
+from milepost.events.strict_json import decode, loads
 
 
 def wrap(channel: str, message: bytes) -> tuple[Event, bool]:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from milepost.errors import EventError
-from milepost.event import DEEPEST, Event, loads
+from milepost.events.event import Event
+from milepost.events.strict_json import DEEPEST, loads
 
 BATCH_TYPE = "application/cloudevents-batch+json"
 

@@ -11,10 +11,10 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from milepost.errors import ConfigurationError
-from milepost.event import JSON_TYPE, STRUCTURED_TYPE
-from milepost.examples import example
+from milepost.events.event import JSON_TYPE, STRUCTURED_TYPE
+from milepost.events.examples import example
+from milepost.events.payload import Payload
 from milepost.graph import Graph, Wired
-from milepost.payload import Payload
 
 REF = "#/components/schemas/{model}"
 EXAMPLE_ID = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e11"
