@@ -1,4 +1,4 @@
-"""The `stages:` table of helm/values.yaml: the only list of stages there is."""
+"""Read the `stages:` table of helm/values.yaml, the only list of a project's stages."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ VALUES = Path("helm/values.yaml")
 
 
 class StageEntry(BaseModel):
-    """One stage of the table. The chart reads more of an entry than is needed here."""
+    """One stage of the table. The chart reads further fields of an entry."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
@@ -24,11 +24,11 @@ class StageEntry(BaseModel):
     url: str | None = None
     """URL of a receiver that is someone else's; a stage without one is a function of the project."""
     headers_from: dict[str, Any] = Field({}, alias="headersFrom")
-    """Headers for that receiver. On a cluster each is from a key of a Secret, and always in a variable: `variables`."""
+    """Headers for that receiver, on a cluster each from a key of a Secret. The bridge gets their values in `variables`."""
     mongo: bool = False
     env: dict[str, str] = {}
     files: dict[str, Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]] = {}
-    """Variables that name a file in the data folder of `milepost up`; on a cluster they are not set."""
+    """Variable → name of a file in the data folder of `milepost up`. On a cluster these variables are not set."""
     delivery: dict[str, Any] = {}
 
     @property
@@ -38,7 +38,7 @@ class StageEntry(BaseModel):
 
     @property
     def variables(self) -> dict[str, str]:
-        """Header → the variable of the bridge that holds its value: HEADER_STAGE_NAME, as the chart names it."""
+        """Header → the bridge's variable with its value. The chart makes the same name, HEADER_STAGE_HEADER."""
         return {
             header: re.sub("[^A-Z0-9]", "_", f"HEADER_{self.name}_{header}".upper()) for header in self.headers_from
         }
@@ -46,12 +46,12 @@ class StageEntry(BaseModel):
     @model_validator(mode="after")
     def _sound(self) -> Self:
         if self.headers_from and not self.url:
-            raise ValueError("headersFrom is for a url: a function of the project needs no secret of its sender")
+            raise ValueError("headersFrom needs a url: only receivers outside the project get headers")
         return self
 
 
 def read(project: Path) -> list[StageEntry]:
-    """The stages of the project in this folder. Raises ConfigurationError, naming the entry and the fault."""
+    """Read the stages of the project in this folder. Raises ConfigurationError, naming the entry and the fault."""
     path = project / VALUES
     try:
         values = yaml.safe_load(path.read_text())

@@ -1,7 +1,7 @@
-"""The pipeline as an AsyncAPI 3.0 document: its channels, what they carry, who publishes and who consumes.
+"""Describe the pipeline as an AsyncAPI 3.0 document: its channels, their payloads, who publishes and who consumes.
 
-Made of the payload classes and the stages table, and of nothing else. AsyncAPI 3.0.0, sections "Channel Object",
-"Operation Object" and "Message Object".
+It is made from the payload classes and the stages table alone. AsyncAPI 3.0.0, sections "Channel Object", "Operation
+Object" and "Message Object".
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,22 +28,25 @@ _CLOUD_EVENT = {
     "properties": {
         "specversion": {"const": "1.0"},
         "id": _TEXT
-        | {"maxLength": 256, "description": "of the submission: every event that follows from one has its id"},
-        "source": _TEXT | {"maxLength": 1024, "format": "uri-reference", "description": "who made it"},
+        | {"maxLength": 256, "description": "of the submission: every event that follows from it has the same id"},
+        "source": _TEXT | {"maxLength": 1024, "format": "uri-reference", "description": "the sender"},
         "type": _TEXT | {"maxLength": 256, "description": "the name of its channel"},
         "time": {"type": "string", "format": "date-time", "description": "RFC 3339"},
         "datacontenttype": {"type": "string", "description": JSON_TYPE},
-        "traceparent": {"type": "string", "description": "where its submission was made (W3C Trace Context)"},
+        "traceparent": {
+            "type": "string",
+            "description": "trace in which the submission was made (W3C Trace Context)",
+        },
         "journalid": {
             "type": "string",
-            "description": "its entry in the journal, in Milepost's own messages",
+            "description": "the journal entry, in messages that Milepost publishes",
         },
     },
 }
 
 
 def payloads_of(module: object) -> list[type[Payload]]:
-    """The payload classes that a module defines, in its order."""
+    """List the payload classes that a module defines, in its order."""
     return [
         found
         for found in vars(module).values()
@@ -58,8 +61,9 @@ def document(
     *,
     version: str,
 ) -> dict[str, Any]:
-    """The document. `doors`: who publishes from outside → channel. A channel without a payload class carries any JSON,
-    and a payload class that no example can be made of is shown without one.
+    """Make the document. `doors`: name of a way in from outside → the channel that it publishes on.
+
+    A channel without a payload class carries any JSON. A payload class from which no example can be made has none.
     """
     classes = {payload.channel: payload for payload in payloads}
     graph = Graph(stages)
@@ -74,7 +78,7 @@ def document(
             "version": version,
             "description": (
                 "Redis channels. A message is a CloudEvent whose type is the name of its channel; a plain PUBLISH of"
-                " the data alone is taken too, and made into one."
+                " the data alone becomes one."
             ),
         },
         "defaultContentType": STRUCTURED_TYPE,
@@ -100,7 +104,7 @@ def _channel(channel: str, payload: type[Payload] | None, emitter: str | None) -
 def _message(channel: str, payload: type[Payload] | None, emitter: str | None) -> dict[str, Any]:
     fields: dict[str, Any] = {"type": {"const": channel}}
     carried = {"data": {"$ref": REF.format(model=payload.__name__)}} if payload else {}
-    told: dict[str, Any] = {
+    message: dict[str, Any] = {
         "name": payload.__name__ if payload else channel,
         "title": payload.__name__ if payload else channel,
         "contentType": STRUCTURED_TYPE,
@@ -113,8 +117,8 @@ def _message(channel: str, payload: type[Payload] | None, emitter: str | None) -
     }
     if payload:
         with suppress(ConfigurationError):  # a class whose rules need examples of its own
-            told["examples"] = [{"name": "whole", "payload": _event(channel, payload, emitter)}]
-    return told
+            message["examples"] = [{"name": "whole", "payload": _event(channel, payload, emitter)}]
+    return message
 
 
 def _event(channel: str, payload: type[Payload], emitter: str | None) -> dict[str, Any]:
@@ -130,7 +134,7 @@ def _event(channel: str, payload: type[Payload], emitter: str | None) -> dict[st
 
 
 def reference(channel: str) -> dict[str, str]:
-    """How an operation names a channel: a JSON pointer (RFC 6901)."""
+    """Refer to a channel by a JSON pointer (RFC 6901)."""
     return {"$ref": f"#/channels/{channel.replace('~', '~0').replace('/', '~1')}"}
 
 

@@ -3,22 +3,22 @@
 from collections.abc import Iterable
 
 from milepost.errors import EventError
-from milepost.events.event import Event
+from milepost.events.event import Event, media_type
 from milepost.events.strict_json import DEEPEST, loads
 
 BATCH_TYPE = "application/cloudevents-batch+json"
 
 
 def is_batch(content_type: str) -> bool:
-    return content_type.lower().startswith(BATCH_TYPE)
+    return media_type(content_type) == BATCH_TYPE
 
 
 def read_batch(text: bytes) -> list[Event]:
-    """The events of a batch, in its order. Raises EventError, naming the first that is none by its place, from 0."""
+    """Read the events of a batch, in its order. Raises EventError, naming the first broken one by its place, from 0."""
     try:
         items = loads(text, deepest=DEEPEST + 3)
     except ValueError as fault:
-        raise EventError(f"not JSON: {str(fault)[:120]}") from None
+        raise EventError(f"not JSON: {fault}") from None
     if not isinstance(items, list) or not items:
         raise EventError("a batch is a JSON array of one CloudEvent or more")
     events = []
@@ -31,5 +31,5 @@ def read_batch(text: bytes) -> list[Event]:
 
 
 def write_batch(events: Iterable[bytes]) -> bytes:
-    """A batch of events that are JSON already."""
+    """Write a batch of events, each of them JSON already."""
     return b"[%b]" % b",".join(events)

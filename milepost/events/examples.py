@@ -1,4 +1,4 @@
-"""An example of a payload, made of its class alone."""
+"""Make an example of a payload from its class alone."""
 
 from typing import Any, TypeVar
 
@@ -13,9 +13,9 @@ _OF_TYPE: dict[str, Any] = {"string": "text", "boolean": True, "object": {}, "ar
 
 
 def example(payload: type[Found]) -> Found:
-    """A payload of this class: each field's first example, else its default, else something of its type.
+    """Make a payload of this class. A field gets its first example, else its default, else a value of its type.
 
-    Raises ConfigurationError for a class whose rules that does not meet: give its fields `examples`.
+    Raises ConfigurationError if the class refuses the result: then give its fields `examples`.
     """
     schema = payload.model_json_schema()
     made = _made(schema, schema.get("$defs", {}))

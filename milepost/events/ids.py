@@ -1,4 +1,4 @@
-"""Where event ids come from."""
+"""Ids of new events."""
 
 import sys
 
@@ -9,5 +9,5 @@ else:
 
 
 def new_id() -> str:
-    """A UUIDv7 (RFC 9562, section 5.7): unique, and sorted by the time it was made."""
+    """Make a UUIDv7 (RFC 9562, section 5.7): unique, and later ones sort after earlier ones."""
     return str(uuid7())

@@ -1,4 +1,4 @@
-"""The typed data of an event: one payload class per channel, so that annotations are wiring."""
+"""Payload classes: the type of the data on each channel. A stage names its channels by annotating with them."""
 
 import math
 import re
@@ -13,10 +13,10 @@ _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}", re.ASCII)
 
 
 def number(value: Any) -> float:
-    """A finite JSON number, or a plain decimal string as an HTML form sends it. Zero has no sign: -0.0 is 0.0, and so
-    one place is one body.
+    """Read a finite JSON number, or a plain decimal string as an HTML form sends it. Zero loses its sign: a place that is
+    written with 0.0 or with -0.0 is the same submission.
 
-    Raises ValueError for booleans, NaN, infinities, exponents in strings, and everything else.
+    Raises ValueError for anything else: booleans, NaN, infinities, exponents in strings.
     """
     if isinstance(value, str) and _DECIMAL.fullmatch(value) and len(value) <= 64:
         value = float(value)
@@ -32,7 +32,7 @@ def number(value: Any) -> float:
 
 
 IsNumber = BeforeValidator(number)
-"""Reads a float by `number`. Last in `Annotated[float, Field(ge=0), IsNumber]`, it leaves the schema its bounds."""
+"""Reads a float by `number`. It stands last, `Annotated[float, Field(ge=0), IsNumber]`, so the schema keeps the bounds."""
 
 Number = Annotated[float, IsNumber]
 
@@ -40,8 +40,8 @@ Number = Annotated[float, IsNumber]
 class Payload(BaseModel):
     """Base of every payload class: `class Place(Payload, channel="place"): ...`.
 
-    What a class does not name is ignored when read, so that a producer may add fields first.
-    Raises ConfigurationError, when the class is made, for a channel name that cannot be carried.
+    Fields that a class does not name are ignored when read, so a producer may add a field before its consumers know it.
+    Raises ConfigurationError, when the class is made, for an illegal channel name.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -28,6 +28,8 @@ def loads(text: bytes | str, *, deepest: int = DEEPEST) -> Any:
         value = _decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except ValueError as fault:
+        raise ValueError(str(fault)[:120]) from None
     if text.count("[") + text.count("{") > deepest and _is_deep(value, deepest):
         raise ValueError("nested too deeply")
     return value

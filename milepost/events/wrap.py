@@ -26,7 +26,7 @@ def wrap(channel: str, message: bytes) -> tuple[Event, bool]:
         value = loads(text)
     except ValueError as fault:
         if text.startswith(("{", "[", '"')):
-            raise EventError(f"begins like JSON and is not JSON: {str(fault)[:120]}") from None
+            raise EventError(f"begins like JSON and is not JSON: {fault}") from None
         value = text
     named = isinstance(value, dict) and "specversion" in value
     if named:
