@@ -60,6 +60,7 @@ ARG PROJECT=.
 ARG OWNER=0
 COPY --from=function-dependencies /opt/venv /opt/venv
 COPY --chown=${OWNER} milepost/*.py milepost/
+COPY --chown=${OWNER} milepost/events milepost/events
 COPY --chown=${OWNER} milepost/function milepost/function
 COPY --chown=${OWNER} milepost/server milepost/server
 COPY --chown=${OWNER} ${PROJECT}/functions/*.py functions/

@@ -24,7 +24,7 @@ class StageEntry(BaseModel):
     url: str | None = None
     """URL of a receiver that is someone else's; a stage without one is a function of the project."""
     headers_from: dict[str, Any] = Field({}, alias="headersFrom")
-    """Headers for that receiver, on a cluster each from a key of a Secret. The bridge gets their values in `variables`."""
+    """Headers for that receiver, on a cluster each from a key of a Secret; see `variables`."""
     mongo: bool = False
     env: dict[str, str] = {}
     files: dict[str, Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]] = {}
@@ -46,7 +46,7 @@ class StageEntry(BaseModel):
     @model_validator(mode="after")
     def _sound(self) -> Self:
         if self.headers_from and not self.url:
-            raise ValueError("headersFrom needs a url: only receivers outside the project get headers")
+            raise ValueError("headersFrom is for a url: a function of the project needs no secret of its sender")
         return self
 
 

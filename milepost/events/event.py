@@ -1,8 +1,8 @@
 """The event: one CloudEvent 1.0 whose data is JSON.
 
 It is read from JSON (JSON Event Format 1.0.2, sections 2 and 3) and from HTTP in binary and in structured mode (HTTP
-Protocol Binding 1.0.2, sections 3.1 and 3.2). The codec checks each attribute by the rules of attributes.py and writes it
-as it was read. It invents nothing: a missing attribute is an error if it is required, and else stays missing.
+Protocol Binding 1.0.2, sections 3.1 and 3.2). The codec checks each attribute by the rules of attributes.py, and writes
+it as it was read. It invents nothing: a missing attribute is an error if it is required, and else stays missing.
 """
 
 from base64 import b64decode

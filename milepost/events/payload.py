@@ -13,8 +13,8 @@ _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}", re.ASCII)
 
 
 def number(value: Any) -> float:
-    """Read a finite JSON number, or a plain decimal string as an HTML form sends it. Zero loses its sign: a place that is
-    written with 0.0 or with -0.0 is the same submission.
+    """Read a finite JSON number, or a plain decimal string as an HTML form sends it. Zero loses its sign: the same
+    place, written with 0.0 or with -0.0, is the same submission.
 
     Raises ValueError for anything else: booleans, NaN, infinities, exponents in strings.
     """
@@ -32,7 +32,7 @@ def number(value: Any) -> float:
 
 
 IsNumber = BeforeValidator(number)
-"""Reads a float by `number`. It stands last, `Annotated[float, Field(ge=0), IsNumber]`, so the schema keeps the bounds."""
+"""Reads a float by `number`. Last in `Annotated[float, Field(ge=0), IsNumber]`, so that the schema keeps the bounds."""
 
 Number = Annotated[float, IsNumber]
 

@@ -88,7 +88,7 @@ def test_the_new_stages_own_tests_the_chart_and_the_images_are_green(grown: Grow
     own = ["tests/contract/test_specimen_stage.py", "tests/contract/test_specimen_log_stage.py"]
     chart = ["tests/chart/test_stages.py", "tests/chart/test_skaffold.py", "tests/chart/test_manifests.py"]
     quick = ["-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile"]
-    others = ["tests/images/test_dockerfile.py", "tests/unit/test_table.py", "tests/gateway/test_channels.py"]
+    others = ["tests/images/test_dockerfile.py", "tests/unit/test_stages_table.py", "tests/gateway/test_channels.py"]
     others += ["tests/documents/test_commands.py"]  # each is skipped: it shows the pipeline without them
     # Bridge and gateway are as they were, and of the stage that emits nothing what it answers is enough.
     chosen = "not starts_with_the_env and (not SpecimenLog or answer or hands or table)"

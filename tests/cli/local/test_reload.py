@@ -21,7 +21,7 @@ FUNCTIONS = set(STAGES)
         ("gateway/templates/form.html", {"gateway"}),
         ("milepost/bridge/route.py", {"bridge"}),
         ("milepost/journal/lua/park.lua", FUNCTIONS | {"bridge", "gateway"}),
-        ("milepost/event.py", FUNCTIONS | {"bridge", "gateway"}),
+        ("milepost/events/event.py", FUNCTIONS | {"bridge", "gateway"}),
         ("milepost/cli/up.py", set()),
         ("helm/values.yaml", set()),
         ("functions/store/notes.txt", set()),
