@@ -44,6 +44,7 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     pages = Pages()
     chart = Chart(journal)
     redis = connect(settings, answer_within=REDIS_WITHIN, retries=0)  # a silent reconnect would hide what was missed
+    journal.watch.add(redis)
     listener = Listener(redis, chart.channels, most_of_client=settings.stream_limit)
     metrics = Metrics()
     rate = settings.rate_limit and RateLimit(
@@ -53,7 +54,8 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         listening = asyncio.create_task(listener.run())
-        yield
+        async with journal.watch.running():
+            yield
         listening.cancel()
         await asyncio.wait([listening])
         await redis.aclose()

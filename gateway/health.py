@@ -10,7 +10,7 @@ from milepost.journal import Journal
 
 
 def router(journal: Journal, metrics: Metrics) -> APIRouter:
-    """`/healthz`: the process is alive. `/readyz`: Redis answers too. `/metrics`."""
+    """`/healthz`: the process is alive. `/readyz`: a Redis primary answers too. `/metrics`."""
     routes = APIRouter()
 
     @routes.get("/healthz", **openapi.HEALTH)

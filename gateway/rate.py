@@ -27,7 +27,7 @@ class RateLimit:
                 implementation="redispy",
                 wrap_exceptions=True,
                 key_prefix=keys.LIMITS,
-                **connection.limits(answer_within),
+                connection_pool=connection.pool(redis_url, answer_within=answer_within),  # type: ignore[arg-type]
             )
         )
 

@@ -7,42 +7,39 @@ two of them.
 
 import asyncio
 from collections import deque
-from typing import Any, cast
+from typing import Any
 
 import hiredis
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as TimedOut
 
-GONE = "Redis closed the connection"
+from milepost.connection import CANCEL_AGAIN, GONE, MOVED, pool_of, wrong_server
+
 CLOSED = "the line was closed"
-
-ELSEWHERE = ("LOADING", "MASTERDOWN", "NOAUTH", "READONLY")
-"""Refusals of a server that may be the wrong one by now, or asks for a login anew: the next call connects again."""
-
-CANCEL_AGAIN = 0.1
-"""Seconds after which a connecting that was cancelled and has not ended is cancelled again."""
 
 
 class Line:
     """Calls to the server of `redis`, connected at the first of them and again when a connection was lost.
 
-    A call whose connection is lost before its reply is sent once more, so it may run twice; not with `again=False`.
-    For one event loop.
+    A call is sent once more if its connection is lost before the reply, or if the reply says that another server must
+    be asked. So it may run twice. With `again=False` it is sent once. For one event loop.
     """
 
     def __init__(self, redis: Redis, *, again: bool = True) -> None:
-        self._redis = redis
+        self._pool = pool_of(redis)
+        self._within: float = self._pool.connection_kwargs["socket_timeout"]
         self._again = again
         self._wire: _Wire | None = None
         self._opening: asyncio.Task[_Wire] | None = None
         self._closed = False
 
     async def call(self, *command: str | bytes | int) -> Any:
-        """The reply to one command, with texts as bytes. Raises RedisError or OSError; ResponseError for what Redis
-        refuses. A caller that goes away changes nothing: the command is carried out.
+        """The reply to one command, with texts as bytes.
+
+        Raises RedisError or OSError: ResponseError for what Redis refuses, WrongServer if another server must be asked.
+        A caller that goes away changes nothing: the command is carried out.
         """
         packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # it takes int and bytes too
         wire = await self._connected()
@@ -70,13 +67,15 @@ class Line:
         return opening.result()
 
     async def _open(self) -> "_Wire":
-        connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        connection = self._pool.make_connection()
         try:
             await connection.connect()
         except asyncio.CancelledError:
             await connection.disconnect(nowait=True)
             raise
-        return _Wire(connection)
+        wire = _Wire(*connection.hand_over(), within=self._within)
+        self._pool.opened.add(wire)
+        return wire
 
     def _opened(self, opening: "asyncio.Task[_Wire]") -> None:
         self._opening = None
@@ -100,16 +99,11 @@ class Line:
 class _Wire(asyncio.Protocol):
     """What is on one connection. A reply that does not come within the connection's time-out ends it."""
 
-    def __init__(self, connection: AbstractConnection) -> None:
-        # The one way to what redis-py connects and does not parse. From here on it is ours.
-        reader, writer = connection._reader, connection._writer  # noqa: SLF001
-        connection._reader = connection._writer = None  # noqa: SLF001
-        if reader is None or writer is None:
-            raise ConnectionLost(GONE)
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, within: float) -> None:
         self.usable = not reader.at_eof()
         self._writer = writer  # which would close the transport when nothing refers to it
         self._transport = writer.transport
-        self._within = cast("float", connection.socket_timeout)
+        self._within = within
         self._loop = asyncio.get_running_loop()
         self._parser = hiredis.Reader(protocolError=ConnectionLost, replyError=_refusal)
         self._awaited: deque[tuple[asyncio.Future[Any], float]] = deque()
@@ -151,6 +145,10 @@ class _Wire(asyncio.Protocol):
             self._timer = None
         self._transport.abort()
 
+    def leave(self) -> None:
+        """End the connection: another server is to be asked."""
+        self.fail(ConnectionLost(MOVED))
+
     # What the event loop calls
 
     def data_received(self, data: bytes) -> None:
@@ -167,12 +165,16 @@ class _Wire(asyncio.Protocol):
         if not self._awaited:
             raise ConnectionLost("a reply that nobody asked for")
         reply, _ = self._awaited.popleft()
-        if isinstance(answer, ResponseError):
+        refusal = wrong_server(answer)
+        if refusal is not None:
             if not reply.done():
-                reply.set_exception(answer)
-            if str(answer).startswith(ELSEWHERE):
-                raise ConnectionLost(str(answer))
-        elif not reply.done():
+                reply.set_exception(refusal)
+            raise refusal
+        if reply.done():
+            return
+        if isinstance(answer, ResponseError):
+            reply.set_exception(answer)
+        else:
             reply.set_result(answer)
 
     def eof_received(self) -> None:

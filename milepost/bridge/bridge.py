@@ -20,7 +20,7 @@ from milepost.bridge.route import BLOCK, Route
 from milepost.bridge.settings import BROKER, BridgeSettings, Delivery
 from milepost.bridge.stats import Stats
 from milepost.bridge.window import Limits
-from milepost.connection import ANSWER_WITHIN, connect
+from milepost.connection import ANSWER_WITHIN, LEAST_VERSION, connect
 from milepost.errors import JournalUnavailable
 from milepost.journal import Group, Journal, Scripts, Upkeep, Wiring, depths
 from milepost.journal.stats import EVERY as STATS_EVERY
@@ -60,6 +60,7 @@ class Bridge:
         self._reader = connect(settings, answer_within=BLOCK + ANSWER_WITHIN, retries=0)
         self._lines: list[Line] = []
         self._ear = connect(settings, retries=0)
+        self.journal.watch.add(self._scripts.redis, self._reader, self._ear)
         self._parked = asyncio.Event()
         self._wirings = dict(_wirings(settings))
         self._counted = {name: RouteMetrics(self.metrics, name) for name in self._wirings}
@@ -150,6 +151,7 @@ class Bridge:
             parts = [
                 *chain.from_iterable(route.parts() for route in self._routes),
                 *self._listener.parts(),
+                self.journal.watch.run(),
                 self._wake(),
                 self._trim(),
                 _every(BEAT, self._beat, "beat"),
@@ -184,15 +186,15 @@ class Bridge:
                 for route in self._routes:
                     for group in route.groups:
                         await group.ensure()
-                await self._warn_of_memory()
+                await self._warn_of_server()
             except JournalUnavailable as fault:
                 log.warning(Fields(outcome="waiting", reason=str(fault)))
                 await asyncio.sleep(1)
                 continue
             return
 
-    async def _warn_of_memory(self) -> None:
-        """Say loudly which server setting breaks a promise. Managed servers forbid CONFIG; INFO they answer."""
+    async def _warn_of_server(self) -> None:
+        """Log which version or setting of the server breaks a promise. Managed servers forbid CONFIG, not INFO."""
         try:
             info = await self.journal.redis.info()
         except ResponseError as fault:
@@ -200,6 +202,10 @@ class Bridge:
             return
         except (RedisError, OSError) as fault:
             raise JournalUnavailable(str(fault)) from fault
+        version = str(info.get("redis_version", ""))
+        if version and tuple(map(int, version.split(".")[:2])) < LEAST_VERSION:
+            least = ".".join(map(str, LEAST_VERSION))
+            log.warning(Fields(outcome="unsafe", reason=f"Redis is {version}: Milepost needs {least} or newer"))
         policy, aof = info.get("maxmemory_policy"), info.get("aof_enabled")
         if policy != "noeviction":
             reason = f"Redis maxmemory-policy is {policy}, not noeviction: events can be evicted"

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
+
+from milepost.connection import pool_of, wrong_server
 
 CHUNK = 256 * 1024
 """Bytes taken at once, at most."""
@@ -35,7 +37,7 @@ class Subscription:
     def __init__(self, connection: AbstractConnection, stream: asyncio.StreamReader) -> None:
         self._connection = connection
         self._stream = stream
-        self._parser = hiredis.Reader()
+        self._parser = hiredis.Reader(replyError=ResponseError)
         self._asked: deque[str] = deque()
 
     async def subscribe(self, *channels: str) -> None:
@@ -72,9 +74,10 @@ class Subscription:
 
     def _parsed(self) -> Iterator[Message]:
         while (reply := self._parser.gets()) is not False:
-            if isinstance(reply, hiredis.ReplyError):
-                if not self._asked:
-                    raise reply
+            if isinstance(reply, ResponseError):
+                refusal = wrong_server(reply)
+                if refusal is not None or not self._asked:
+                    raise refusal or reply
                 yield Message(b"refused", self._asked.popleft().encode(), str(reply).encode())
             elif isinstance(reply, list) and len(reply) == len(Message._fields):  # else the answer to a PING
                 message = Message(*reply)
@@ -86,12 +89,9 @@ class Subscription:
 @asynccontextmanager
 async def subscribed(redis: Redis) -> AsyncIterator[Subscription]:
     """A connection of its own to the server of `redis`, closed at the end. Raises RedisError, OSError."""
-    connection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    connection = pool_of(redis).make_connection()
     await connection.connect()
     try:
-        stream = connection._reader  # noqa: SLF001 - the one way to what redis-py connects and does not parse
-        if stream is None:
-            raise OSError("not connected")
-        yield Subscription(connection, stream)
+        yield Subscription(connection, connection.reader)
     finally:
         await connection.disconnect(nowait=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
-from milepost.connection import connect
+from milepost.connection import Watch, connect
 from milepost.settings import JournalSettings
 
 SILENCE = 10.0
@@ -35,7 +35,8 @@ async def subscribed(settings: JournalSettings, channels: Sequence[str]) -> Asyn
         for _ in channels:
             if await pubsub.get_message(timeout=ANSWER_WITHIN) is None:
                 raise TimeoutError("Redis does not confirm the subscription")
-        yield Subscription(pubsub, channels)
+        async with Watch(redis).running():
+            yield Subscription(pubsub, channels)
     finally:
         with contextlib.suppress(RedisError, OSError):
             await pubsub.aclose()  # type: ignore[no-untyped-call]

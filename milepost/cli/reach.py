@@ -47,7 +47,8 @@ async def journal(settings: JournalSettings) -> AsyncIterator[Journal]:
             await opened.ping()
         except JournalUnavailable as fault:
             raise unreachable(settings, fault) from None
-        yield opened
+        async with opened.watch.running():
+            yield opened
     finally:
         await opened.close()
 

@@ -9,9 +9,9 @@ from milepost.journal.scripts import Scripts, Text
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """Counts are events. `backlog` is what is journaled for the stage and not settled (before Redis 7, where some is
-    unread, the journal's length stands in). `oldest`: seconds since the oldest of these was journaled; of those that
-    are parked, the one due next is looked at.
+    """Counts are events. `backlog` is what is journaled for the stage and not settled; where Redis does not know how
+    much is unread, the journal's length stands in. `oldest`: seconds since the oldest of these was journaled; of
+    those that are parked, the one due next is looked at.
     """
 
     stage: str

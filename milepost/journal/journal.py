@@ -9,6 +9,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from milepost import keys
 from milepost.batch import Batch
+from milepost.connection import Watch
 from milepost.errors import BacklogFull, MilepostError
 from milepost.events.event import Event
 from milepost.events.strict_json import DEEPEST, loads
@@ -49,6 +50,7 @@ class Journal:
     def __init__(self, redis: Redis, settings: JournalSettings) -> None:
         self.redis = redis
         self.scripts = Scripts(redis)
+        self.watch = Watch(redis)
         self.keeping = keeping(settings)
         self._limit = settings.backlog_limit
         self._publishes: Batch[tuple[Sequence[Text], Sequence[Text]], bytes] = Batch(
@@ -97,8 +99,9 @@ class Journal:
         return int(await self.scripts.run("backlog", [keys.JOURNALS, keys.STAGES, keys.DEAD], _OF))
 
     async def ping(self) -> None:
-        """Raises JournalUnavailable if Redis does not answer."""
-        await self.ask(self.redis.ping())
+        """Raises JournalUnavailable unless new connections lead to a primary and the one that publishes answers."""
+        await self.ask(self.watch.look())
+        await self.ask(self.scripts.line.call("PING"))
 
     async def stages(self) -> list[StageStatus]:
         """Every stage of the bridges' route table, by name, and what lies before it."""
@@ -119,7 +122,7 @@ class Journal:
         )
 
     async def _unfinished(self, channel: str, group: str) -> int:
-        """Entries that the group has pending or has not read. Before Redis 7 a journal's length stands in."""
+        """Entries that the group has pending or has not read. Where Redis does not know, the length stands in."""
         journal = keys.journal(channel)
         length = int(await self.ask(self.redis.xlen(journal)))
         try:

@@ -8,6 +8,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
+from milepost.connection import WrongServer
 from milepost.errors import JournalUnavailable
 from milepost.line import Line
 
@@ -48,7 +49,10 @@ class Scripts:
 
 
 def checked(answers: Sequence[bytes]) -> list[str]:
-    """A batch's answers as text. Raises JournalUnavailable if one of them is an error."""
+    """A batch's answers as text. Raises JournalUnavailable if one of them is an error.
+
+    An error that means "look again" never comes here: the connection raises it (milepost.connection.wrong_server).
+    """
     texts = [answer.decode() for answer in answers]
     for text in texts:
         if text.startswith("error "):
@@ -60,4 +64,6 @@ def unavailable(fault: Exception) -> JournalUnavailable:
     """The fault of a Redis call in our own words; redis-py names hosts, never passwords."""
     if isinstance(fault, OutOfMemoryError) or "OOM" in str(fault):
         return JournalUnavailable("Redis is full")
+    if isinstance(fault, WrongServer):
+        return JournalUnavailable(str(fault))
     return JournalUnavailable(f"Redis: {str(fault) or type(fault).__name__}")

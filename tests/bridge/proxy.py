@@ -8,10 +8,13 @@ from tests.servers import HOST
 
 
 class Proxy:
-    """Forwards connections made to `port` to `target`. After `stall` those there are carry nothing any more."""
+    """Forwards connections made to `port` to `target`. After `stall` those there are carry nothing any more.
+
+    Setting `target` moves new connections alone, as a Kubernetes Service or a DNS name does.
+    """
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self.target = target
         self._tasks: set[asyncio.Task[None]] = set()
         self._stalled: set[asyncio.StreamWriter] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -36,7 +39,11 @@ class Proxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        there, back = await asyncio.open_connection(HOST, self._target)
+        try:
+            there, back = await asyncio.open_connection(HOST, self.target)
+        except OSError:
+            writer.transport.abort()
+            return
         self._writers |= {writer, back}
         for source, sink in ((reader, back), (there, writer)):
             task = asyncio.create_task(self._forward(source, sink))

@@ -8,6 +8,7 @@ import pytest
 import redis.asyncio as redis_asyncio
 
 from milepost import keys
+from milepost.bridge import bridge as bridge_module
 from tests.bridge.rig import Answer, Delivery, Rig, ended, probed, ready
 from tests.servers import WITHIN, Module, Valkey, eventually, free_port
 
@@ -183,6 +184,15 @@ async def test_a_redis_that_will_not_say_is_a_warning(rig: Rig, tmp_path: Path) 
         process = await rig.running(REDIS_URL=valkey.url)
         assert "outcome=unsafe" in process.log
         assert await stop(process) == 0
+
+
+async def test_older_redis_than_milepost_needs_is_a_warning(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bridge_module, "LEAST_VERSION", (99, 0))  # no server as old as that can be installed here
+    await rig.stage("stage", "in", "out")
+    await rig.bridge()
+    assert "Milepost needs 99.0 or newer" in caplog.text
 
 
 async def test_many_bridges_start_and_stop_under_load_and_nothing_is_lost_or_done_twice(rig: Rig) -> None:

@@ -61,7 +61,6 @@ class Sink:
     async def close(self) -> None:
         for server in self._servers:
             server.close()
-            await server.wait_closed()
         await asyncio.gather(*self._tasks)
 
     def _accept(self, channel: str) -> Any:

@@ -59,9 +59,9 @@ class Proxy:
 async def proxied(redis_url: str) -> AsyncIterator[Proxy]:
     proxy = Proxy(redis_url)
     server = await asyncio.start_server(proxy.accept, HOST, 0)
-    async with server:
-        proxy.url = f"redis://{HOST}:{server.sockets[0].getsockname()[1]}/0"
-        yield proxy
+    proxy.url = f"redis://{HOST}:{server.sockets[0].getsockname()[1]}/0"
+    yield proxy
+    server.close()  # not `async with`, which since Python 3.12 waits for the clients to hang up
     for task in proxy.carrying:
         task.cancel()
     await asyncio.gather(*proxy.carrying, return_exceptions=True)

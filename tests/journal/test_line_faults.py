@@ -1,6 +1,7 @@
 """The shared connection where it breaks at the worst moment, on both event loops: a bridge runs on uvloop."""
 
 import asyncio
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +12,7 @@ import uvloop
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
 
-from milepost.connection import connect
+from milepost.connection import LOOK_AGAIN, WrongServer, connect
 from milepost.line import Line
 from milepost.settings import JournalSettings
 from tests.servers import ANSWER_WITHIN, HOST, eventually
@@ -52,11 +53,13 @@ class Server:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
         server = await asyncio.start_server(self._accept, HOST, 0)
-        yield f"redis://{HOST}:{server.sockets[0].getsockname()[1]}?protocol=2"
-        server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            yield f"redis://{HOST}:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer))
@@ -115,9 +118,14 @@ async def deaf(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     await asyncio.Event().wait()
 
 
-async def demoted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while await reader.read(65536):
-        writer.write(b"-READONLY You can't write against a read only replica.\r\n")
+def refusing(reply: bytes) -> Greeted:
+    """A server that answers each command so."""
+
+    async def refusing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            writer.write(reply)
+
+    return refusing
 
 
 @on_both_loops
@@ -149,13 +157,37 @@ def test_a_server_that_has_ended_its_side_is_left_though_it_reads_no_more(loop: 
 
 
 @on_both_loops
-def test_what_only_another_server_can_do_is_asked_on_a_new_connection(loop: Loop) -> None:
+@pytest.mark.parametrize("code", LOOK_AGAIN)
+@pytest.mark.parametrize(
+    "reply",
+    ["-{} so it is\r\n", "*2\r\n+done\r\n-{} so it is\r\n", "*2\r\n$4\r\ndone\r\n${length}\r\nerror {} so it is\r\n"],
+    ids=["an error", "an error in an array", "text in a script's answer"],
+)
+@pytest.mark.parametrize(("again", "connections"), [(True, 2), (False, 1)])
+def test_refusal_for_another_server_is_followed_by_a_new_connection(
+    loop: Loop, code: str, reply: str, *, again: bool, connections: int
+) -> None:
+    refused = reply.replace("{length}", str(len(f"error {code} so it is"))).replace("{}", code)
+
     async def test() -> None:
-        async with lined(demoted) as (line, server):
-            for _ in range(2):
-                with pytest.raises(ResponseError, match="READONLY"):
+        async with lined(refusing(refused.encode()), again=again) as (line, server):
+            for calls in (1, 2):
+                with pytest.raises(WrongServer, match=re.escape(LOOK_AGAIN[code])):
                     await line.call("SET", "key", "value")
-            assert server.connections == 2
+                assert server.connections == calls * connections
+
+    run(loop, test())
+
+
+@on_both_loops
+@pytest.mark.parametrize("code", ["ERR", "NOPERM", "OOM", "WRONGTYPE"])
+def test_other_refusals_leave_the_connection(loop: Loop, code: str) -> None:
+    async def test() -> None:
+        async with lined(refusing(f"-{code} so it is\r\n".encode())) as (line, server):
+            for _ in range(2):
+                with pytest.raises(ResponseError, match=code):
+                    await line.call("SET", "key", "value")
+            assert server.connections == 1
 
     run(loop, test())
 

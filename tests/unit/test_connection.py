@@ -1,14 +1,23 @@
 """Connections to Redis: what is tried again, and what is not."""
 
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import redis.asyncio as redis_asyncio
 from redis.exceptions import TimeoutError as NoAnswer
 
-from milepost.connection import connect
+from milepost.connection import Watch, WrongServer, connect
+from milepost.line import Line
 from milepost.settings import JournalSettings
-from tests.servers import Valkey, eventually
+from tests.bridge.proxy import Proxy
+from tests.servers import HOST, Valkey, eventually
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    with Valkey(tmp_path) as server:
+        yield server
 
 
 async def connections(valkey: Valkey) -> int:
@@ -46,3 +55,71 @@ async def test_a_connection_that_died_unnoticed_is_made_anew(tmp_path: Path) -> 
             valkey.kill()
             valkey.start()
             assert await client.ping()
+
+
+@pytest.fixture
+async def refused(valkey: Valkey) -> AsyncIterator[redis_asyncio.Redis]:
+    """A client with one pooled connection, to a server that has become a replica since."""
+    async with connect(JournalSettings.read(redis_url=valkey.url)) as client:
+        await client.set("key", "value")
+        async with redis_asyncio.from_url(valkey.url) as admin:
+            await admin.replicaof(HOST, "1")
+            yield client
+
+
+async def test_plain_command_that_a_replica_refuses_is_followed_by_a_new_connection(
+    refused: redis_asyncio.Redis, valkey: Valkey
+) -> None:
+    before = await connections(valkey)
+    with pytest.raises(WrongServer, match="a read-only replica"):
+        await refused.set("key", "other")
+    assert await connections(valkey) == before + 2  # it was tried on a new connection too; and this look
+    async with redis_asyncio.from_url(valkey.url) as admin:
+        await admin.replicaof("NO", "ONE")
+    assert await refused.set("key", "other")
+
+
+async def test_look_refuses_a_replica_until_it_is_promoted(refused: redis_asyncio.Redis, valkey: Valkey) -> None:
+    watch = Watch(refused)
+
+    async def sound() -> bool:
+        try:
+            await watch.look()
+        except WrongServer:
+            return False
+        return True
+
+    assert not await sound()
+    async with redis_asyncio.from_url(valkey.url) as admin:
+        await admin.replicaof("NO", "ONE")
+    await eventually(sound)
+
+
+async def test_look_closes_old_connections_when_new_ones_lead_to_another_server(tmp_path: Path) -> None:
+    with Valkey(tmp_path) as one, Valkey(tmp_path) as other:
+        async with Proxy(one.port) as proxy:
+            settings = JournalSettings.read(redis_url=f"redis://{HOST}:{proxy.port}")
+            async with connect(settings) as client, connect(settings) as second:
+                line = Line(second)
+                watch = Watch(client)
+                watch.add(second)
+                await watch.look()
+                await client.set("server", "one")
+                assert await line.call("GET", "server") == b"one"
+                proxy.target = other.port
+                assert await line.call("GET", "server") == b"one"
+
+                async def moved() -> bool:
+                    await watch.look()
+                    return await line.call("GET", "server") is None and await client.get("server") is None
+
+                await eventually(moved)
+                await line.close()
+
+
+async def test_look_that_a_user_may_not_have_is_taken_for_granted(valkey: Valkey) -> None:
+    async with redis_asyncio.from_url(valkey.url) as admin:
+        await admin.execute_command("ACL", "SETUSER", "narrow", "on", ">pw", "-@all", "+ping")
+    url = valkey.url.replace("redis://", "redis://narrow:pw@")
+    async with connect(JournalSettings.read(redis_url=url)) as client:
+        await Watch(client).look()

@@ -38,10 +38,20 @@ local function attempt(step, ...)
   return 'error ' .. (type(result) == 'table' and result.err or tostring(result))
 end
 
+-- A command's answer, or nil where there is no such stream or group. Any other refusal is raised: a replica without its
+-- primary refuses reads too, and that must not look like an empty journal.
+local function unless_gone(...)
+  local found = redis.pcall(...)
+  if type(found) ~= 'table' or not found.err then return found end
+  local code = string.match(found.err, '^%u+')
+  if code ~= 'NOGROUP' and code ~= 'ERR' and code ~= 'WRONGTYPE' then error(found, 0) end
+  return nil
+end
+
 -- Whether the group still has this entry on its books. No group, no stream: no.
 local function pending(journal, group, id)
-  local found = redis.pcall('XPENDING', journal, group, id, id, 1)
-  return not found.err and #found > 0
+  local found = unless_gone('XPENDING', journal, group, id, id, 1)
+  return found and #found > 0
 end
 
 -- What the stages table says; with `fresh`, of those alone whose beat is not as old as that.

@@ -22,8 +22,8 @@ local function meet_entry(journal, from, to)
 end
 
 local function group_of(journal, stage)
-  local found = redis.pcall('XINFO', 'GROUPS', journal)
-  if found.err then return nil end  -- there is no journal yet
+  local found = unless_gone('XINFO', 'GROUPS', journal)
+  if not found then return nil end  -- there is no journal yet
   for _, row in ipairs(found) do
     local group = {}
     for i = 1, #row, 2 do group[row[i]] = row[i + 1] end

@@ -3,8 +3,8 @@
 local journal = key()
 local group, own, idle = arg(), arg(), tonumber(arg())
 local reaped = 0
-local consumers = redis.pcall('XINFO', 'CONSUMERS', journal, group)
-if consumers.err then return 0 end
+local consumers = unless_gone('XINFO', 'CONSUMERS', journal, group)
+if not consumers then return 0 end
 for _, row in ipairs(consumers) do
   local consumer = {}
   for i = 1, #row, 2 do consumer[row[i]] = row[i + 1] end

@@ -4,8 +4,8 @@ local group, consumer = arg(), arg()
 local lost = {}
 while more() do
   local id = arg()
-  local mine = redis.pcall('XPENDING', journal, group, id, id, 1, consumer)
-  if mine.err or #mine == 0 then
+  local mine = unless_gone('XPENDING', journal, group, id, id, 1, consumer)
+  if not mine or #mine == 0 then
     lost[#lost + 1] = id
   else
     redis.call('XCLAIM', journal, group, consumer, 0, id, 'JUSTID')

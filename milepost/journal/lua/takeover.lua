@@ -4,9 +4,9 @@ local journal = key()
 local group, consumer, claim, most, cursor = arg(), arg(), arg(), arg(), arg()
 local held = {}
 while more() do held[arg()] = true end
-local found = redis.pcall('XAUTOCLAIM', journal, group, consumer, claim, cursor, 'COUNT', most, 'JUSTID')
-if found.err then return { '0-0', {}, 0 } end
-local taken, destroyed = {}, found[3] and #found[3] or 0
+local found = unless_gone('XAUTOCLAIM', journal, group, consumer, claim, cursor, 'COUNT', most, 'JUSTID')
+if not found then return { '0-0', {}, 0 } end
+local taken, destroyed = {}, #found[3]
 for _, id in ipairs(found[2]) do
   if not held[id] then
     local entry = redis.call('XRANGE', journal, id, id)[1]

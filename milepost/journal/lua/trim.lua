@@ -5,10 +5,8 @@ local stages, journals, journal = key(), key(), key()
 local channel = arg()
 
 local function groups()
-  local found = redis.pcall('XINFO', 'GROUPS', journal)
-  if found.err then return {} end
   local rows = {}
-  for _, row in ipairs(found) do
+  for _, row in ipairs(unless_gone('XINFO', 'GROUPS', journal) or {}) do
     local group = {}
     for i = 1, #row, 2 do group[row[i]] = row[i + 1] end
     rows[group.name] = group
