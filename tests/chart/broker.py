@@ -1,4 +1,4 @@
-"""A Knative Broker on an in-memory channel, as far as Milepost can tell: what Eventing 1.22 does with an event.
+"""A Knative Broker on an in-memory channel, with the behaviour of Eventing 1.22 that Milepost sees.
 
 It reads the Triggers that the chart renders. A POST is answered when every Trigger of the event's type is through:
 the subscriber has answered, its reply has gone through the Broker in turn, or the dead-letter sink has the event.
@@ -27,7 +27,7 @@ class Broker:
     def __init__(self, objects: list[Object], services: Mapping[str, str]) -> None:
         self.triggers = [found["spec"] for found in of_kind(objects, "Trigger")]
         self.deliveries: list[tuple[str, str]] = []
-        """Event type and the URL it was delivered to, attempts included."""
+        """Event type and URL of each delivery attempt."""
         self._services = services
         self._door = Stage("broker", "", None, self._take)
         self._client = httpx.AsyncClient(trust_env=False)
@@ -93,7 +93,7 @@ class Broker:
 
 
 def seconds(duration: str) -> float:
-    """Of a duration that has no hours."""
+    """Return the seconds of a duration without hours."""
     found = re.fullmatch(r"PT(?:(\d+)M)?(?:([\d.]+)S)?", duration)
     assert found
     return 60 * float(found[1] or 0) + float(found[2] or 0)

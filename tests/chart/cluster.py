@@ -1,4 +1,4 @@
-"""As much of a Kubernetes API server as Helm asks when a template looks something up."""
+"""A Kubernetes API server with the endpoints that Helm's `lookup` calls."""
 
 import json
 import threading

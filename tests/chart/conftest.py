@@ -1,4 +1,4 @@
-"""A cluster for Helm to ask."""
+"""A fake cluster for Helm's `lookup`."""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,6 @@
-"""knative/manifests/: the chart rendered plain, one file a template.
+"""Renders the chart into knative/manifests/, one file for each template.
 
-python -m tests.chart.manifests      makes it anew
+python -m tests.chart.manifests
 """
 
 from tests.chart.rendering import SECRET, render_files
@@ -8,13 +8,13 @@ from tests.servers import ROOT
 
 FOLDER = ROOT / "knative" / "manifests"
 WRITTEN = {"kustomization.yaml", "namespace.yaml"}
-"""By hand."""
+"""Files that are written by hand."""
 
 HEADER = "# Rendered from helm/ by `make manifests`; do not edit.\n"
 
 
 def rendered() -> dict[str, str]:
-    """File name -> text, without what only Helm runs (tests, notes) and templates that came out empty."""
+    """Return file name -> text, without tests, notes and templates that rendered empty."""
     files = {}
     for path, text in render_files(SECRET).items():
         if "/" in path or path == "NOTES.txt":

@@ -1,4 +1,4 @@
-"""The chart, rendered by the real Helm (its SDK), and questions that tests ask of what comes out."""
+"""Renders the chart by the real Helm (its SDK), and finds objects in the result."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -12,7 +12,7 @@ from tests.servers import ROOT
 HELM = ROOT / "helm"
 NAME = NAMESPACE = "milepost"
 SECRET = {"existingSecret": "milepost"}
-"""Without it a rendering would make passwords, which it refuses where there is no cluster."""
+"""Without a Secret the chart makes passwords, and it refuses to do that without a cluster."""
 
 Object = dict[str, Any]
 
@@ -28,7 +28,7 @@ def read(file: str) -> dict[str, Any]:
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as Helm merges them: maps by key, anything else replaced by the later one."""
+    """Merge values as Helm does: maps by key; of anything else the later one counts."""
     result: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
@@ -39,14 +39,14 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def render_files(*layers: str | Mapping[str, Any]) -> dict[str, str]:
-    """Template -> text, for these layers of values: names of files under helm/, or maps."""
+    """Return template -> text for these layers of values: names of files under helm/, or maps."""
     values = merged(*(read(layer) if isinstance(layer, str) else layer for layer in layers))
     rendered = chart().render(values, name=NAME, namespace=NAMESPACE)
     return {path.removeprefix("milepost/templates/"): text for path, text in rendered.items()}
 
 
 def render(*layers: str | Mapping[str, Any]) -> list[Object]:
-    """Every object."""
+    """Return every rendered object."""
     return [
         document
         for path, text in render_files(*layers).items()
@@ -57,7 +57,7 @@ def render(*layers: str | Mapping[str, Any]) -> list[Object]:
 
 
 def only(objects: list[Object], kind: str, name: str = "", group: str = "") -> Object:
-    """The one object of a kind, name and API group."""
+    """Return the one object of a kind, name and API group."""
     (found,) = [
         found
         for found in objects
@@ -73,7 +73,7 @@ def of_kind(objects: list[Object], kind: str, group: str = "") -> list[Object]:
 
 
 def functions(objects: list[Object]) -> dict[str, Object]:
-    """Stage -> its Knative Service."""
+    """Return stage -> Knative Service."""
     return {
         service["metadata"]["labels"]["app.kubernetes.io/component"]: service
         for service in of_kind(objects, "Service", "serving.knative.dev")
@@ -92,13 +92,13 @@ def pod_specs(objects: list[Object]) -> dict[str, Object]:
 
 
 def container(found: Object) -> Object:
-    """The one container of a workload."""
+    """Return the one container of a workload."""
     (one,) = found["spec"]["template"]["spec"]["containers"]
     return dict(one)
 
 
 def environment(one: Object, secrets: Mapping[str, str]) -> dict[str, str]:
-    """What a kubelet makes of a container's `env`: Secrets looked up by key, $(NAME) of earlier ones put in."""
+    """Resolve a container's `env` as a kubelet does: Secrets by key, and $(NAME) of earlier variables."""
     result: dict[str, str] = {}
     for variable in one["env"]:
         value = variable.get("value") or secrets[variable["valueFrom"]["secretKeyRef"]["key"]]

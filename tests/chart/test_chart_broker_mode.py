@@ -1,4 +1,4 @@
-"""Broker mode from end to end: the Triggers and the environment are those that the chart renders."""
+"""Broker mode from end to end, with the Triggers and the environment that the chart renders."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack
@@ -91,7 +91,7 @@ async def test_a_submission_goes_all_the_way_and_shows_on_every_channel(pipeline
     await eventually(lambda: drained(pipeline), 10, "the hop is acknowledged")
 
 
-async def test_what_a_function_refuses_comes_back_as_a_dead_letter_of_its_stage(pipeline: Pipeline) -> None:
+async def test_refused_event_becomes_a_dead_letter_of_its_stage(pipeline: Pipeline) -> None:
     event_id = await pipeline.submit(lat=91)
     await pipeline.reached(event_id, "dead:distance")
     (letter,) = await pipeline.journal.dead_letters("distance")
@@ -102,7 +102,7 @@ async def test_what_a_function_refuses_comes_back_as_a_dead_letter_of_its_stage(
     assert sum(url.endswith("/dead/distance") for url in tries) == 1
 
 
-async def test_what_outlasts_knatives_retries_is_kept_and_goes_through_when_it_is_replayed(pipeline: Pipeline) -> None:
+async def test_event_that_outlasts_knatives_retries_is_delivered_when_it_is_replayed(pipeline: Pipeline) -> None:
     pipeline.functions["store"].kill()
     event_id = await pipeline.submit()
     await pipeline.reached(event_id, "dead:store")

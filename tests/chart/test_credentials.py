@@ -1,4 +1,4 @@
-"""Passwords: made once by a cluster's Helm, kept ever after, and never made by a rendering that nobody remembers."""
+"""Passwords: Helm makes them once in a cluster and keeps them. A rendering without a cluster makes none."""
 
 from base64 import b64decode, b64encode
 from typing import Any
@@ -43,7 +43,7 @@ def test_they_outlive_the_release_as_the_volumes_do(kubernetes: Cluster) -> None
     assert only(install(kubernetes), "Secret")["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
 
 
-def test_a_rendering_without_a_cluster_refuses_and_says_what_to_type() -> None:
+def test_rendering_without_a_cluster_fails_and_names_the_command() -> None:
     with pytest.raises(HelmError) as refusal:
         render()
     told = str(refusal.value)
@@ -75,7 +75,7 @@ def test_outside_urls_are_kept_in_a_secret_and_nowhere_else() -> None:
     assert of_kind(objects, "StatefulSet") == []
 
 
-def test_another_url_replaces_the_pods_that_read_it() -> None:
+def test_pods_that_read_a_url_are_replaced_when_it_changes() -> None:
     def sums(url: str) -> dict[str, Any]:
         return {
             f"{found['kind']}/{found['metadata']['name']}": found["spec"]["template"]["metadata"].get("annotations")
@@ -111,7 +111,7 @@ def test_secrets_reach_containers_by_reference_only() -> None:
 
 
 def test_prod_values_name_the_keys_that_the_chart_reads() -> None:
-    """The comment at their top is what people paste."""
+    """Users paste the command in the comment at the top of the file."""
     references = {
         variable["valueFrom"]["secretKeyRef"]["key"]
         for spec in pod_specs(render("values-prod.yaml")).values()

@@ -10,7 +10,7 @@ from tests.servers import Valkey, wait_for
 
 
 class Reloading(Component):
-    """A component with the dev values' command in place of the image's."""
+    """A component that runs the command of the dev values instead of the image's."""
 
     def __init__(self, folder: Path, target: str, redis_url: str) -> None:
         found = container(only(render("values-dev.yaml", SECRET), "Deployment", f"milepost-{target}"))
@@ -19,7 +19,7 @@ class Reloading(Component):
         self.image.command = found["command"]
 
     def sync(self, path: str, text: str) -> None:
-        """As `tar` does it: another file takes the name."""
+        """Replace a file as Skaffold's `tar` does: a new file takes the name."""
         new = self.folder / "synced"
         new.write_text(text)
         new.replace(self.app / path)
@@ -28,7 +28,7 @@ class Reloading(Component):
 @pytest.mark.parametrize(
     ("target", "path"), [("gateway", "gateway/__main__.py"), ("bridge", "milepost/journal/__init__.py")], ids=str
 )
-def test_what_is_synced_is_run_at_once(target: str, path: str, tmp_path: Path) -> None:
+def test_synced_code_runs_at_once(target: str, path: str, tmp_path: Path) -> None:
     with Valkey(tmp_path) as valkey, Reloading(tmp_path, target, valkey.url) as component:
         component.sync(path, 'print("here I am")\n' + (component.app / path).read_text())
         wait_for(lambda: "here I am" in component.log, 20)
@@ -37,8 +37,8 @@ def test_what_is_synced_is_run_at_once(target: str, path: str, tmp_path: Path) -
         assert component.stop() == 0
 
 
-def test_an_error_that_was_synced_is_waited_for(tmp_path: Path) -> None:
-    """To end with it would have the container made anew, with the image's files."""
+def test_process_waits_for_the_next_change_after_a_syntax_error(tmp_path: Path) -> None:
+    """If the process ended, the container would start again with the image's files."""
     with Valkey(tmp_path) as valkey, Reloading(tmp_path, "gateway", valkey.url) as component:
         source = (component.app / "gateway" / "pages.py").read_text()
         component.sync("gateway/pages.py", "this is no Python")
@@ -48,7 +48,7 @@ def test_an_error_that_was_synced_is_waited_for(tmp_path: Path) -> None:
         wait_for(component.is_ready, 20, component.log)
 
 
-def test_a_probe_does_not_end_what_is_being_edited() -> None:
+def test_reloading_pods_have_no_liveness_probe() -> None:
     for layers, expected in [(("values-dev.yaml", SECRET), False), ((SECRET,), True)]:
         for name in ("gateway", "bridge"):
             found = container(only(render(*layers), "Deployment", f"milepost-{name}"))

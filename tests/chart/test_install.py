@@ -60,7 +60,7 @@ class Installer:
         return self.calls.read_text().splitlines() if self.calls.exists() else []
 
     def at(self, pattern: str) -> int:
-        """Position of the first call that the pattern fits."""
+        """Return the position of the first call that matches the pattern."""
         return next(index for index, call in enumerate(self.done) if re.search(pattern, call))
 
     def applied(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What Knative accepts without a word and then does something else with, or rejects only on a cluster."""
+"""Rules of Knative that no schema has: fields that it ignores or misreads, or rejects only on a cluster."""
 
 import re
 from typing import Any
@@ -40,7 +40,7 @@ def test_visibility_is_a_label_of_the_service_itself() -> None:
         assert label not in service["metadata"]["labels"], "public is the absence of the label"
 
 
-def test_nothing_immutable_is_templated(objects: list[Object]) -> None:
+def test_no_immutable_field_is_templated(objects: list[Object]) -> None:
     for service in functions(objects).values():
         assert "name" not in service["spec"]["template"]["metadata"]
         assert "serving.knative.dev/" not in str(service["metadata"]) + str(service["spec"]["template"]["metadata"])
@@ -60,7 +60,7 @@ def test_no_probe_slows_a_cold_start_and_no_cpu_limit_either(objects: list[Objec
         assert set(found["resources"]["requests"]) == {"cpu", "memory"}
 
 
-def test_nothing_is_used_that_knative_has_switched_off(objects: list[Object]) -> None:
+def test_no_field_is_used_that_knative_has_switched_off(objects: list[Object]) -> None:
     allowed = {
         *("serviceAccountName", "automountServiceAccountToken", "enableServiceLinks", "imagePullSecrets"),
         *("containerConcurrency", "timeoutSeconds", "containers"),
@@ -72,14 +72,14 @@ def test_nothing_is_used_that_knative_has_switched_off(objects: list[Object]) ->
         assert container(service)["ports"] == [{"containerPort": 8080}]
 
 
-def test_functions_scale_to_zero_where_nobody_says_otherwise() -> None:
+def test_functions_scale_to_zero_by_default() -> None:
     for service in functions(render(SECRET)).values():
         annotations = service["spec"]["template"]["metadata"]["annotations"]
         assert annotations["autoscaling.knative.dev/min-scale"] == "0"
 
 
 def test_local_images_are_not_looked_up_in_a_registry() -> None:
-    """Knative leaves dev.local alone; and a tag `latest` would be pulled."""
+    """Knative does not resolve images of dev.local. It would pull a tag `latest`."""
     images = [container(service)["image"] for service in functions(render("values-dev.yaml", SECRET)).values()]
     assert all(re.fullmatch(r"dev\.local/milepost-[a-z0-9-]+:\d+\.\d+\.\d+", image) for image in images)
 
@@ -139,5 +139,5 @@ def test_the_bridge_is_bound_to_the_broker() -> None:
     assert "async-handler" not in str(broker), "it answers before the event is delivered"
 
 
-def test_direct_mode_has_nothing_of_eventing() -> None:
+def test_direct_mode_has_no_object_of_eventing() -> None:
     assert not {"Broker", "Trigger", "SinkBinding"} & {found["kind"] for found in render(SECRET)}

@@ -17,7 +17,7 @@ INSTALL = ROOT / "knative" / "install.sh"
 
 @pytest.fixture(scope="module")
 def kustomized() -> list[Object]:
-    """What `kubectl kustomize` makes of the folder."""
+    """Return the objects that `kubectl kustomize` makes of the folder."""
     found = subprocess.run([kubectl_path(), "kustomize", FOLDER], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     assert found.stderr == ""
@@ -70,7 +70,7 @@ def test_deleting_them_deletes_no_namespace_volume_or_secret(kustomized: list[Ob
         assert found["spec"].get("persistentVolumeClaimRetentionPolicy", {}).get("whenDeleted", "Retain") == "Retain"
 
 
-def test_the_namespace_enforces_what_the_pods_keep() -> None:
+def test_namespace_enforces_the_restricted_pod_security() -> None:
     namespace = yaml.safe_load((FOLDER / "namespace.yaml").read_text())
     assert namespace["metadata"]["name"] == "milepost"
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"

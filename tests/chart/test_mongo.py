@@ -1,4 +1,4 @@
-"""The MongoDB of the chart: its probes ask the server, as their commands are rendered."""
+"""The MongoDB of the chart: its rendered probes, run against a real server."""
 
 import socket
 import struct

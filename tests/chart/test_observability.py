@@ -1,4 +1,4 @@
-"""Dashboard, alerts and scraping: what they name is what the code counts, and each is there only where it is wanted."""
+"""Dashboard, alerts and scraping: they name metrics that exist, and are rendered only on request."""
 
 import json
 import re
@@ -24,7 +24,7 @@ FAMILIES = {
     for family in registry.families
 }
 OF_PROMETHEUS = {"namespace"}
-"""Labels that a scrape adds."""
+"""Labels that Prometheus adds to scraped metrics."""
 
 _METRIC = re.compile(r"(milepost_\w+?)(_bucket|_count|_sum)?(?:\{([^}]*)\})?(?=[^\w{]|$)")
 _BY = re.compile(r"by \(([^)]*)\)")
@@ -54,7 +54,7 @@ def expressions(dashboard: dict[str, Any]) -> Iterator[str]:
 
 
 def check(expression: str) -> None:
-    """Every metric, and every label of it, is one that the code has."""
+    """Check that the code has each metric of an expression, and each of its labels."""
     found = _METRIC.findall(expression)
     assert found, expression
     labels: set[str] = set(OF_PROMETHEUS)
@@ -89,8 +89,8 @@ def test_one_that_does_not_is_found(wrong: str) -> None:
         check(wrong)
 
 
-def test_the_dashboard_shows_what_every_component_counts(dashboard: dict[str, Any]) -> None:
-    """All but what another of its metrics says as well."""
+def test_dashboard_shows_the_metrics_of_every_component(dashboard: dict[str, Any]) -> None:
+    """Except metrics whose content another one shows too."""
     shown = {name for expression in expressions(dashboard) for name, _, _ in _METRIC.findall(expression)}
     told_by_others = {
         "milepost_dead_letters_total",
@@ -123,7 +123,7 @@ def test_grafanas_sidecar_finds_it(objects: list[Object]) -> None:
     assert only(objects, "ConfigMap", "milepost-dashboard")["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
-def test_each_alert_says_what_it_means(rules: list[dict[str, Any]]) -> None:
+def test_each_alert_has_a_summary_and_a_description(rules: list[dict[str, Any]]) -> None:
     assert {rule["alert"] for rule in rules} == {
         "MilepostBridgeAbsent",
         "MilepostNoLeaseHolder",
@@ -149,7 +149,7 @@ def test_the_operators_of_prometheus_find_the_rules(objects: list[Object]) -> No
     assert only(objects, "PrometheusRule")["metadata"]["labels"]["release"] == "prometheus"
 
 
-def test_none_of_it_is_there_unless_it_is_wanted() -> None:
+def test_monitoring_objects_are_off_by_default() -> None:
     objects = render(SECRET)
     for kind in ("ServiceMonitor", "PodMonitor", "PrometheusRule", "ConfigMap"):
         assert [found for found in of_kind(objects, kind) if "dashboard" in found["metadata"]["name"]] == []
@@ -157,7 +157,7 @@ def test_none_of_it_is_there_unless_it_is_wanted() -> None:
 
 
 def test_functions_are_scraped_by_their_pods(objects: list[Object]) -> None:
-    """A scrape of the Service would wake them."""
+    """A scrape of the Service would start pods that are scaled to zero."""
     monitor = only(objects, "PodMonitor")
     [expression] = monitor["spec"]["selector"]["matchExpressions"]
     assert set(expression["values"]) == set(functions(objects))
@@ -166,7 +166,7 @@ def test_functions_are_scraped_by_their_pods(objects: list[Object]) -> None:
         assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
 
 
-def test_what_scrapes_them_is_let_through(objects: list[Object]) -> None:
+def test_policies_admit_the_scraping_namespace(objects: list[Object]) -> None:
     namespace = read("values.yaml")["networkPolicy"]["monitoringNamespace"]
     for stage in functions(objects):
         policy = only(objects, "NetworkPolicy", f"milepost-{stage}")

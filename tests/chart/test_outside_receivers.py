@@ -1,6 +1,4 @@
-"""A stage that is a receiver of someone else's: a route, its headers from Secrets, and nothing of ours; and a pipeline
-without a gateway or a MongoDB.
-"""
+"""A stage with a `url`: a route and headers from Secrets, but no function. And a pipeline without gateway and MongoDB."""
 
 import json
 from typing import Any
@@ -79,19 +77,19 @@ def test_the_bridge_reads_its_headers_from_the_secret_by_the_name_that_milepost_
     ("url", "port"),
     [("https://hooks.example.org/x", 443), ("http://hooks.example.org", 80), ("http://hooks.example.org:8080/", 8080)],
 )
-def test_the_bridge_may_go_to_its_port(url: str, port: int) -> None:
+def test_bridge_may_reach_the_port_of_a_url(url: str, port: int) -> None:
     before = outward(render(SECRET), "bridge")
     assert outward(render(with_hook(url=url)), "bridge") - before == {("*", port)}
 
 
-def test_or_where_its_entry_says() -> None:
+def test_egress_of_the_entry_replaces_the_port_of_a_url() -> None:
     rule = {"ports": [{"port": 8443}], "to": [{"podSelector": {"matchLabels": {"app": "hook"}}}]}
     assert outward(render(with_hook(egress=[rule])), "bridge") - outward(render(SECRET), "bridge") == {
         ("app=hook", 8443)
     }
 
 
-def test_in_broker_mode_it_is_the_triggers_subscriber() -> None:
+def test_url_is_the_triggers_subscriber_in_broker_mode() -> None:
     plain = with_hook(headersFrom=None, delivery={"deadline": "PT1H", "retry": 2})
     objects = render(merged(plain, {"delivery": "broker"}))
     trigger = only(objects, "Trigger", "milepost-hook")
@@ -124,7 +122,7 @@ def test_in_broker_mode_it_is_the_triggers_subscriber() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_be_is_refused_by_name(layer: dict[str, Any], told: str) -> None:
+def test_impossible_entry_is_refused_by_name(layer: dict[str, Any], told: str) -> None:
     with pytest.raises(HelmError) as refusal:
         render(layer)
     assert told in str(refusal.value)

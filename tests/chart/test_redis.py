@@ -1,4 +1,4 @@
-"""The Redis of the chart: the embedded Valkey takes the very arguments."""
+"""The Redis of the chart: the embedded Valkey runs with its rendered arguments."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ PASSWORD = "hush"
 
 
 class Rendered(Valkey):
-    """The container's command, its password put in and its volume at a folder of the test."""
+    """A server with the container's arguments, a password, and a folder of the test as its volume."""
 
     def argv(self) -> list[str]:
         found = redis_container({"redis": {"port": self.port}})
@@ -36,7 +36,7 @@ def redis_container(layer: Object) -> Object:
     return container(only(render(merged(SECRET, layer)), "StatefulSet", "milepost-redis"))
 
 
-def test_it_keeps_what_it_acknowledged_and_asks_for_the_password(tmp_path: Path) -> None:
+def test_redis_keeps_acknowledged_writes_and_asks_for_the_password(tmp_path: Path) -> None:
     with Rendered(tmp_path) as server:
         with redis.Redis(port=server.port, password=PASSWORD) as client:
             expected = {"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "always", "save": ""}
@@ -74,14 +74,14 @@ def test_no_document_or_manifest_has_a_url_that_redis_cli_refuses(path: str) -> 
             assert not re.search("rediss?://:", file.read_text()), file
 
 
-def test_its_memory_leaves_room_for_the_rewrite_of_its_file() -> None:
+def test_memory_limit_leaves_room_for_a_rewrite_of_the_append_only_file() -> None:
     for layers in [(SECRET,), ("values-dev.yaml", SECRET)]:
         found = container(only(render(*layers), "StatefulSet", "milepost-redis"))
         maximum = int(found["args"][found["args"].index("--maxmemory") + 1].removesuffix("mb"))
         assert 2 * maximum <= int(found["resources"]["limits"]["memory"].removesuffix("Mi"))
 
 
-def test_data_lies_on_a_volume() -> None:
+def test_servers_keep_their_data_on_a_volume() -> None:
     for name in ("milepost-redis", "milepost-mongo"):
         spec = only(render(SECRET), "StatefulSet", name)["spec"]
         (claim,) = spec["volumeClaimTemplates"]

@@ -70,6 +70,6 @@ def test_replicas_are_a_number_or_null(wrong: Any) -> None:
 
 
 def test_the_servers_leave_the_field_out_so_that_an_operator_can_stop_them() -> None:
-    """One replica is what Kubernetes sets; `kubectl scale --replicas=0` is a step of a restore."""
+    """Kubernetes defaults to one replica. A restore begins with `kubectl scale --replicas=0`."""
     for found in of_kind(render(SECRET), "StatefulSet"):
         assert "replicas" not in found["spec"]

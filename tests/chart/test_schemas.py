@@ -1,4 +1,4 @@
-"""Every object of every combination of values that matters, against the schemas of what it is for."""
+"""Validates every rendered object against the schemas of Kubernetes and Knative, for several combinations of values."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,10 +18,10 @@ with warnings.catch_warnings():
 
 KNATIVE = {"Service": Service, "Broker": Broker, "Trigger": Trigger, "SinkBinding": SinkBinding}
 OLDEST = "1.34"
-"""Kubernetes that Knative Serving 1.23 runs on."""
+"""The oldest Kubernetes that Knative Serving 1.23 runs on."""
 
 NOT_MODELLED = {"spec.delivery.timeout"}
-"""Of a Trigger. The CRD leaves it open, being an optional feature; the shipped config-features turns it on."""
+"""A field of a Trigger: an optional feature that the shipped config-features enables. The CRD leaves it open."""
 
 BROKER = {"delivery": "broker"}
 OUTSIDE = {
@@ -82,11 +82,11 @@ def test_helm_lints_it_without_a_warning(layers: tuple[str | Mapping[str, Any], 
     assert [message for message in report["messages"] if message["severity"] > 1] == []
 
 
-def test_kubernetes_knows_every_field(objects: list[Object]) -> None:
+def test_oldest_kubernetes_schema_knows_every_field(objects: list[Object]) -> None:
     check(objects, OLDEST)
 
 
-def test_so_does_the_newest_there_is_a_schema_of() -> None:
+def test_newest_kubernetes_schema_knows_every_field() -> None:
     check(render(SECRET, EVERYTHING, BROKER), kubernetes_validate.latest_version())
 
 
@@ -107,7 +107,7 @@ def test_knative_knows_every_field(objects: list[Object]) -> None:
         assert set(lost(found, kept)) <= NOT_MODELLED, f"{found['kind']}/{found['metadata']['name']}"
 
 
-def test_the_models_lose_what_is_misspelt() -> None:
+def test_misspelt_field_is_lost_by_the_models() -> None:
     spec = {"containers": [{"image": "x"}], "timeoutSecond": 1}
     found = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "spec": {"template": {"spec": spec}}}
     kept = Service.model_validate(found).model_dump(by_alias=True, mode="json", exclude_unset=True)
@@ -115,7 +115,7 @@ def test_the_models_lose_what_is_misspelt() -> None:
 
 
 def lost(before: Any, after: Any, path: str = "") -> Iterator[str]:
-    """Paths of what is in the one and not in the other."""
+    """Yield the paths of values that the second object lacks."""
     if isinstance(before, dict):
         for key, value in before.items():
             where = f"{path}.{key}".lstrip(".")

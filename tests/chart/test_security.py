@@ -1,4 +1,4 @@
-"""Pod security "restricted", no token for anyone, and only the arrows of the design."""
+"""Pod security "restricted", no service account token, and network policies that follow the design."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -31,7 +31,7 @@ def test_every_pod_is_restricted(layers: tuple[Any, ...]) -> None:
         assert all(set(volume) <= {"name", "emptyDir"} for volume in spec.get("volumes", []))
 
 
-def test_only_what_files_are_synced_into_may_be_written_in_a_dev_cluster() -> None:
+def test_only_pods_with_synced_files_have_a_writable_root_in_a_dev_cluster() -> None:
     for name, spec in pod_specs(render("values-dev.yaml", SECRET)).items():
         (found,) = spec["containers"]
         kept = name in {"StatefulSet/milepost-redis", "StatefulSet/milepost-mongo", "Pod/milepost-test"}
@@ -54,7 +54,7 @@ def test_each_component_has_an_account_of_its_own_without_a_token() -> None:
 
 
 def arrows(objects: list[Object]) -> set[tuple[str, str]]:
-    """Who may speak to whom, as the receiving side says it; namespaces as `ns:name`, everyone as `*`."""
+    """Return (source, component) of all ingress rules; a namespace is `ns:name`, everyone `*`."""
     return {
         (source, component(policy["spec"]["podSelector"]))
         for policy in of_kind(objects, "NetworkPolicy")
@@ -80,7 +80,7 @@ def peers(found: list[Object] | None) -> Iterator[str]:
 
 
 def outward(objects: list[Object], name: str) -> set[tuple[str, int]]:
-    """Where a component may go: peer and port, 0 for any."""
+    """Return the peers and ports of a component's egress rules; port 0 is any."""
     policy = only(objects, "NetworkPolicy", f"milepost-{name}")
     return {
         (peer, port["port"])
@@ -106,7 +106,7 @@ def test_a_broker_may_speak_to_the_bridge_as_well() -> None:
     assert arrows(render(BROKER)) == INSIDE | KNATIVE | {("ns:knative-eventing", "bridge")}
 
 
-def test_nobody_reaches_further_than_the_design() -> None:
+def test_no_component_reaches_further_than_the_design() -> None:
     objects, dns = render(SECRET), ("*", 53)
     assert outward(objects, "gateway") == {dns, ("redis", 6379)}
     assert outward(objects, "bridge") == {dns, ("redis", 6379), ("ns:kourier-system", 0)}
@@ -123,7 +123,7 @@ def test_outside_servers_are_reached_by_their_port() -> None:
     assert not {"milepost-redis", "milepost-mongo"} & {found["metadata"]["name"] for found in objects}
 
 
-def test_a_stage_reaches_what_its_entry_names() -> None:
+def test_stage_may_reach_the_egress_of_its_entry() -> None:
     smtp = {"stages": {"email": {"egress": [{"ports": [{"protocol": "TCP", "port": 587}]}]}}}
     assert ("*", 587) in outward(render(merged(SECRET, smtp)), "email")
 

@@ -20,7 +20,7 @@ ARTIFACTS = {artifact["image"].rpartition("/milepost-")[2]: artifact for artifac
 STAGES = set(read("values.yaml")["stages"])
 
 
-def test_it_is_of_the_schema_it_was_checked_against() -> None:
+def test_skaffold_schema_version_is_pinned() -> None:
     assert CONFIG["apiVersion"] == "skaffold/v4beta14"
     assert set(CONFIG) <= {
         *("apiVersion", "kind", "metadata", "build", "deploy", "resourceSelector", "portForward", "profiles")
@@ -32,7 +32,7 @@ def image(name: str) -> Image:
 
 
 def code(rules: list[str], without: list[str]) -> set[str]:
-    """Files that patterns of skaffold.yaml name, as Skaffold's own globs do."""
+    """Return the files that these patterns of skaffold.yaml match."""
     return {
         str(path.relative_to(ROOT))
         for rule in rules
@@ -49,8 +49,8 @@ def test_every_component_is_built_by_the_script() -> None:
 
 
 @pytest.mark.parametrize("name", ARTIFACTS)
-def test_an_image_is_built_anew_when_something_in_it_changed_and_only_then(name: str, tmp_path: Path) -> None:
-    """A tag is made of these files: with more of them, an edit of the gateway would make new Revisions."""
+def test_image_depends_on_its_own_files_and_no_others(name: str, tmp_path: Path) -> None:
+    """Skaffold makes a tag of these files. With others among them, an edit of the gateway would make new Revisions."""
     depends = ARTIFACTS[name]["custom"]["dependencies"]
     image(name).lay(tmp_path)
     held = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
@@ -60,7 +60,7 @@ def test_an_image_is_built_anew_when_something_in_it_changed_and_only_then(name:
 
 
 @pytest.mark.parametrize("name", ARTIFACTS)
-def test_all_of_its_code_is_synced_to_where_the_image_has_it(name: str) -> None:
+def test_synced_files_go_to_their_place_in_the_image(name: str) -> None:
     rules = ARTIFACTS[name]["sync"]["manual"]
     assert {rule["dest"] for rule in rules} == {image(name).workdir} == {"/app"}
     paths = ARTIFACTS[name]["custom"]["dependencies"]["paths"]
@@ -68,7 +68,7 @@ def test_all_of_its_code_is_synced_to_where_the_image_has_it(name: str) -> None:
 
 
 @pytest.mark.parametrize(("pushed", "name"), [(False, "email"), (False, "bridge"), (True, "email"), (True, "gateway")])
-def test_the_script_builds_the_target_and_pushes_what_goes_to_a_registry(
+def test_build_script_builds_the_target_and_pushes_it_on_request(
     pushed: bool,  # noqa: FBT001
     name: str,
     tmp_path: Path,
@@ -107,7 +107,7 @@ def test_every_image_reaches_the_chart() -> None:
     assert "dev.local/" not in text
 
 
-def test_what_is_synced_may_be_written_and_is_run_at_once() -> None:
+def test_synced_files_are_writable_and_reloaded() -> None:
     dev = render(*[file.removeprefix("helm/") for file in RELEASE["valuesFiles"]], {"existingSecret": "x"})
     deployments = {name: only(dev, "Deployment", f"milepost-{name}") for name in ("bridge", "gateway")}
     for workload in (functions(dev) | deployments).values():
@@ -122,8 +122,9 @@ def test_what_is_synced_may_be_written_and_is_run_at_once() -> None:
 
 
 def test_skaffold_sees_the_functions_images_and_labels_no_template() -> None:
-    """As Skaffold 2.24 reads it: a kind under `deny` is taken off its list of kinds, images included, and an entry
-    under `allow` replaces its own, so that only these paths are labelled.
+    """Skaffold 2.24 takes a kind under `deny` off its list of kinds, images included.
+
+    An entry under `allow` replaces Skaffold's own, so that it labels only these paths.
     """
     assert CONFIG["resourceSelector"] == {
         "allow": [{"groupKind": "Service.serving.knative.dev", "image": [".*"], "labels": [".metadata.labels"]}]
@@ -150,7 +151,7 @@ def test_the_gateway_is_forwarded() -> None:
 
 
 @pytest.mark.parametrize("profile", ["minikube", "broker", "prod"])
-def test_a_profile_patches_what_is_there(profile: str) -> None:
+def test_profile_patches_existing_paths(profile: str) -> None:
     (found,) = [one for one in CONFIG["profiles"] if one["name"] == profile]
     for patch in found.get("patches", []):
         inner: Any = CONFIG

@@ -1,4 +1,4 @@
-"""One table: what the code's annotations say is what the chart deploys, and one more entry is one more stage."""
+"""The stages table: the chart deploys the wiring of the functions' annotations, and one entry makes one stage."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ MINE = {"stages": {"mine": {"consumes": "email:sent", "emits": "mine:done", "del
 
 
 def description(stage: str) -> Description:
-    """What the annotations of functions/<stage>/main.py say."""
+    """Return the description that the annotations of functions/<stage>/main.py give."""
     return described(load(ROOT / "functions" / stage / "main.py"))
 
 
@@ -68,7 +68,7 @@ def test_one_entry_is_one_more_stage() -> None:
     assert new == {(kind, "milepost-mine") for kind in ("Service", "ServiceAccount", "NetworkPolicy")}
 
 
-def test_in_broker_mode_it_is_two_triggers_more() -> None:
+def test_one_entry_is_two_more_triggers_in_broker_mode() -> None:
     before, after = render(BROKER), render(merged(BROKER, MINE))
     names = [{found["metadata"]["name"] for found in of_kind(objects, "Trigger")} for objects in (before, after)]
     assert names[1] - names[0] == {"milepost-mine", "milepost-mine-reply"}
@@ -97,7 +97,7 @@ def test_with_a_batch_pods_come_sooner_since_a_request_is_many_events() -> None:
     assert target(BROKER, {}) is None, "a Trigger sends one event at a time"
 
 
-def test_an_entry_overrides_what_all_stages_have() -> None:
+def test_entry_overrides_the_defaults_of_all_stages() -> None:
     entry = {"minScale": 2, "concurrency": 1, "env": {"A": "1"}, "resources": {"limits": {"memory": "1Gi"}}}
     objects = render(merged(SECRET, {"functions": {"env": {"B": "2"}}, "stages": {"distance": entry}}))
     mine, others = functions(objects)["distance"], functions(objects)["store"]
@@ -113,7 +113,7 @@ def test_an_entry_overrides_what_all_stages_have() -> None:
 
 @pytest.mark.parametrize("values", [SECRET, BROKER], ids=["direct", "broker"])
 def test_a_function_that_hangs_ends_by_its_callers_timeout_and_not_by_knatives(values: dict[str, Any]) -> None:
-    """A 504 of the queue-proxy is the route's fault in the bridge's table, so nobody would count it."""
+    """The bridge does not count a 504 of the queue-proxy, so such an event would be tried for ever."""
     slow = {"stages": {"email": {"delivery": {"timeout": "PT1M30.5S"}}}, "broker": {"timeout": "PT2H"}}
     for name, waits in (("email", 90.5), ("store", 60)):
         found = functions(render(merged(values, slow)))[name]
@@ -122,7 +122,7 @@ def test_a_function_that_hangs_ends_by_its_callers_timeout_and_not_by_knatives(v
 
 
 @pytest.mark.parametrize("values", [SECRET, BROKER, merged(SECRET, MINE)], ids=["direct", "broker", "one more"])
-def test_the_bridge_takes_the_settings_it_is_given(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bridge_accepts_its_rendered_settings(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     objects = render(values)
     env = environment(container(only(objects, "Deployment", "milepost-bridge")), SECRETS)
     for name, value in env.items():
@@ -148,7 +148,7 @@ def test_the_gateway_knows_the_stages(values: dict[str, Any], monkeypatch: pytes
     assert stages["distance"] == ("raw_input", "calculated_distance")
 
 
-def test_every_process_logs_json_unless_told_otherwise() -> None:
+def test_every_process_logs_json_by_default() -> None:
     for deployment in ("bridge", "gateway"):
         as_text = merged(SECRET, {deployment: {"env": {"LOG_FORMAT": "text"}}})
         for values, expected in ((SECRET, "json"), (as_text, "text")):
@@ -159,8 +159,8 @@ def test_every_process_logs_json_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize(("deployment", "module"), [("bridge", "milepost.bridge"), ("gateway", "gateway")])
-def test_each_process_starts_with_the_env_it_is_given(deployment: str, module: str, tmp_path: Path) -> None:
-    """All of it but where Redis is; its readiness probe succeeds, and so does the liveness probe."""
+def test_each_process_starts_with_its_rendered_environment(deployment: str, module: str, tmp_path: Path) -> None:
+    """With its whole environment except the URL of Redis. Its readiness and liveness probes succeed."""
     found = container(only(render(SECRET), "Deployment", f"milepost-{deployment}"))
     with Valkey(tmp_path) as valkey:
         env = environment(found, SECRETS) | {"REDIS_URL": valkey.url}

@@ -1,4 +1,4 @@
-"""What values are refused, and that the refusal says what is wrong."""
+"""Wrong values are refused, and the message names them."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def stage(**entry: Any) -> dict[str, Any]:
 
 
 def paths(values: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Where a key may be misspelt: every map of the values but those whose keys are the user's own."""
+    """Return the paths of all maps whose keys the chart defines."""
     free = {"stages", "env", "labels", "annotations", "secretEnv"}
     found = [] if path and path[-1] in free else [path]
     for key, value in values.items():
@@ -40,7 +40,7 @@ def test_a_misspelt_key_is_refused_by_name(path: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("file", ["values-dev.yaml", "values-prod.yaml"])
-def test_a_values_file_says_nothing_the_chart_does_not_know(file: str) -> None:
+def test_values_file_has_no_unknown_key(file: str) -> None:
     render(file, SECRET)
     unknown = merged(read(file), SECRET, {"mispelt": 1})
     assert "mispelt" in refused(unknown)
@@ -86,7 +86,7 @@ def test_no_stage_is_called_like_a_component(name: str) -> None:
     assert f"stages.{name}" in refused(merged(SECRET, {"stages": {name: {"consumes": "x"}}}))
 
 
-def test_no_stages_trigger_is_called_like_that_of_anothers_replies() -> None:
+def test_stage_name_that_collides_with_a_reply_trigger_is_refused() -> None:
     named = merged(SECRET, {"stages": {"store-reply": {"consumes": "x"}}})
     assert "stages.store-reply" in refused(merged(named, {"delivery": "broker"}))
     render(named)
@@ -113,7 +113,7 @@ def test_a_broker_route_that_would_give_up_before_the_triggers_is_refused(layer:
 
 
 def test_milepost_up_reads_the_same_table() -> None:
-    """The chart's own keys in an entry are none of its business."""
+    """It ignores the keys of an entry that only the chart reads."""
     entries = {entry.name: entry for entry in stages_table.read(ROOT)}
     assert set(entries) == set(read("values.yaml")["stages"])
     text = (HELM / "values.yaml").read_text()

@@ -51,7 +51,7 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Course]:
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.title)
-def test_the_document_shows_what_happens(course: Course, step: Step) -> None:
+def test_command_prints_the_documented_output(course: Course, step: Step) -> None:
     why = why_not_run(step.command)
     if why:
         pytest.skip(f"{step.document}: {why}")

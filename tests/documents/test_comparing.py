@@ -19,7 +19,7 @@ HEAD = "HTTP/1.1 200 OK\r\nce-id: 7\r\nce-type: place\r\ndate: today\r\n\r\n"
         ("first\n…\nlast", "first\nanything\nat all\nlast"),
     ],
 )
-def test_what_differs_each_time_is_the_same(expected: str, printed: str) -> None:
+def test_ids_and_times_are_compared_as_equal(expected: str, printed: str) -> None:
     assert same(expected, printed)
 
 
@@ -33,7 +33,7 @@ def test_what_differs_each_time_is_the_same(expected: str, printed: str) -> None
         ("first\n…\nlast", "first\nat all"),
     ],
 )
-def test_what_says_something_else_is_not(expected: str, printed: str) -> None:
+def test_other_differences_are_not_equal(expected: str, printed: str) -> None:
     assert not same(expected, printed)
 
 
@@ -80,6 +80,6 @@ make is a word here
     ]
 
 
-def test_what_cannot_be_run_here_has_a_reason() -> None:
+def test_command_that_is_not_run_has_a_reason() -> None:
     assert why_not_run("kubectl get pods") == "needs a cluster"
     assert why_not_run("make run") is None

@@ -1,4 +1,4 @@
-"""A component as its image has it: the files, the packages, the environment and the command, and nothing else.
+"""A component with the files, packages, environment and command of its image, and nothing else.
 
 Only the base image is missing. The packages are those of the component's lock file, linked from where the tests'
 own are installed, with the bytecode that there is, so that no index is asked.
@@ -21,7 +21,7 @@ VENV = "/opt/venv"
 
 
 def locked(requirements: Path) -> dict[str, str]:
-    """Package -> version, of a lock file, for this Python and platform."""
+    """Return package -> version of a lock file, for this Python and platform."""
     lines = (line.removesuffix(" \\") for line in requirements.read_text().splitlines() if "==" in line)
     found = [Requirement(line) for line in lines]
     return {
@@ -56,7 +56,7 @@ def _link(source: Path, destination: Path) -> None:
 
 
 class Component(Server):
-    """One container, running. Its root file system cannot be written, its environment holds what it is given."""
+    """A running container. Its root file system is read-only, and its environment is the image's and the given one."""
 
     def __init__(self, folder: Path, target: str, *, env: Mapping[str, str] | None = None, **arguments: str) -> None:
         self.image = Image(target, **arguments)
@@ -74,7 +74,7 @@ class Component(Server):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The image's, at the places that stand for its own; then the pod's."""
+        """The image's environment with its paths mapped to this folder, then the pod's."""
         places = {f"{VENV}/": f"{self.venv}/", f"{APP}/": f"{self.app}/"}
         found = dict(self.image.env)
         for name, value in found.items():
@@ -95,7 +95,7 @@ class Component(Server):
         return http_status(self.port, "/" if self.image.env.get("FUNCTION_TARGET") else "/readyz") == 200
 
     def python(self, code: str) -> str:
-        """What a line of Python prints in there."""
+        """Return the output of a line of Python in the container."""
         command = [str(self.venv / "bin" / "python3"), "-c", code]
         return subprocess.run(
             command, cwd=self.app, env=self.environment, capture_output=True, text=True, check=True

@@ -22,7 +22,7 @@ APP = "/app"
 
 
 def instructions() -> Iterator[tuple[str, str]]:
-    """Instruction and arguments, comments gone and continued lines joined."""
+    """Yield (instruction, arguments), without comments and with continued lines joined."""
     lines = "\n".join(line for line in TEXT.splitlines() if not line.lstrip().startswith("#"))
     for line in re.sub(r"\\\n", " ", lines).splitlines():
         if line.strip():
@@ -32,7 +32,7 @@ def instructions() -> Iterator[tuple[str, str]]:
 
 @cache
 def stages() -> dict[str, tuple[str, list[tuple[str, str]]]]:
-    """Name -> what it is FROM, and its instructions."""
+    """Return stage name -> (base, instructions)."""
     found: dict[str, tuple[str, list[tuple[str, str]]]] = {}
     name = ""
     for instruction, rest in instructions():
@@ -45,7 +45,7 @@ def stages() -> dict[str, tuple[str, list[tuple[str, str]]]]:
 
 
 def targets() -> set[str]:
-    """Those that are run: they have a command."""
+    """Return the stages that have a command."""
     return {name for name, (_, steps) in stages().items() if any(step[0] == "CMD" for step in steps)}
 
 
@@ -80,7 +80,7 @@ class Image:
                 self._copy([word for word in rest.split() if not word.startswith("--chown")])
 
     def _known(self, steps: list[tuple[str, str]]) -> dict[str, str]:
-        """The build arguments of a stage, with their defaults, which may name those above them."""
+        """Return the build arguments of a stage. A default may refer to an argument above it."""
         known: dict[str, str] = {}
         for instruction, text in steps:
             if instruction == "ARG":
@@ -102,7 +102,7 @@ class Image:
         self.requirements = ROOT / _filled(source, self._known(steps))
 
     def lay(self, app: Path) -> None:
-        """Copy into `app` what the image has in /app, leaving out what .dockerignore does."""
+        """Copy the files of the image's /app into `app`, except those that .dockerignore excludes."""
         for sources, destination in self._copies:
             for source in sources:
                 for path in sorted(ROOT.glob(source)):
@@ -125,7 +125,7 @@ def _filled(text: str, known: dict[str, str]) -> str:
 
 
 def ignored(path: Path) -> bool:
-    """Whether .dockerignore keeps this file out of the build: the last pattern that fits decides."""
+    """Return whether .dockerignore excludes this file. The last pattern that matches decides."""
     relative = path.relative_to(ROOT)
     ways = [str(relative), *map(str, relative.parents)][:-1]
     verdict = False

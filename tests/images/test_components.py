@@ -1,4 +1,4 @@
-"""Each component, started as its image starts it: what is missing there must fail here and not in a cluster."""
+"""Starts each component as its image does, so that a missing file or package fails here and not in a cluster."""
 
 import importlib
 import json
@@ -24,7 +24,7 @@ WAY = ["raw_input", "calculated_distance", "user:email", "email:sent"]
 
 
 class InItsImage:
-    """Mixed into a stage's contract tests: the function under test runs as in its image."""
+    """Mixin for a stage's contract tests: the function runs as in its image."""
 
     stage: str
 
@@ -37,7 +37,7 @@ class InItsImage:
 
 
 def contract_of(stage: str) -> type[StageContract]:
-    """The class that `milepost new` and we write into tests/contract."""
+    """Return the stage's contract class in tests/contract."""
     module = importlib.import_module(f"tests.contract.test_{stage.replace('-', '_')}_stage")
     classes = [found for found in vars(module).values() if isinstance(found, type) and issubclass(found, StageContract)]
     (contract,) = [found for found in classes if found is not StageContract and found.stage == stage]
@@ -59,7 +59,7 @@ del contract  # or pytest collects it as a class of this module
     ],
     ids=str,
 )
-def test_what_an_image_does_not_need_cannot_be_imported_there(
+def test_image_has_no_module_that_it_does_not_need(
     target: str, arguments: dict[str, str], modules: list[str], tmp_path: Path
 ) -> None:
     component = Component(tmp_path, target, **arguments)
@@ -73,7 +73,7 @@ print([name for name in {modules!r} if there(name)])"""
 
 
 def test_the_whole_pipeline_runs_from_images_and_helms_test_passes(tmp_path: Path, mongo_server: Mongo) -> None:
-    """The test that `helm test` runs, against every component as its image has it."""
+    """Run the script of `helm test` against all components, each as in its image."""
     mongo = {"MONGO_URL": f"{mongo_server.url}/images"}
     with ExitStack() as stack:
         redis = {"REDIS_URL": stack.enter_context(Valkey(tmp_path)).url}
@@ -108,7 +108,7 @@ def test_helms_test_fails_when_no_mail_is_sent(tmp_path: Path) -> None:
 
 
 def helm_test(gateway: str, within: int = 30) -> subprocess.CompletedProcess[str]:
-    """With the variables that the chart gives it."""
+    """Run the script with the variables that the chart sets."""
     objects = render(merged(SECRET, {"test": {"form": {"email": "ada@example.org"}, "within": within}}))
     (pod,) = only(objects, "Pod", "milepost-test")["spec"]["containers"]
     env = {**os.environ, **environment({"env": pod["env"]}, {}), "GATEWAY": gateway}

@@ -1,4 +1,4 @@
-"""What the Dockerfile promises, read off it."""
+"""Checks of the Dockerfile's text."""
 
 import re
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_a_project_in_a_folder_of_its_own_has_the_same_images(tmp_path: Path) ->
     assert "Feed" in (tmp_path / "functions" / "payloads.py").read_text()
 
 
-def test_no_image_holds_what_it_does_not_run(image: Image, tmp_path: Path) -> None:
+def test_no_image_holds_code_that_it_does_not_run(image: Image, tmp_path: Path) -> None:
     found = files(image, tmp_path)
     kept_out = ("milepost/cli", "milepost/testing", "tests", "helm", "requirements", ".git")
     assert not [path for path in found if path.startswith(kept_out)]
@@ -131,5 +131,5 @@ def test_an_image_has_no_library_of_another_component(
         (".milepost/stack.json", True),
     ],
 )
-def test_the_build_sees_nothing_else(path: str, expected: bool) -> None:  # noqa: FBT001
+def test_dockerignore_hides_all_other_files(path: str, expected: bool) -> None:  # noqa: FBT001
     assert ignored(ROOT / path) is expected
