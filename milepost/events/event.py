@@ -9,7 +9,7 @@ from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from milepost.errors import EventError, TooLarge
 from milepost.events.attributes import (
@@ -24,6 +24,9 @@ from milepost.events.attributes import (
     to_header,
 )
 from milepost.events.strict_json import DEEPEST, dumps, loads
+
+if TYPE_CHECKING:
+    from cloudevents.http import CloudEvent
 
 MAX_EVENT = 1_000_000
 """Largest event in bytes, as `Event.to_json` writes it."""
@@ -158,6 +161,26 @@ class Event:
                 raise TooLarge(f"larger than {MAX_EVENT} bytes, written as ASCII with its envelope")
             object.__setattr__(self, "_text", text)  # an event does not change; one is weighed, then written
         return self._text
+
+    def to_sdk(self) -> "CloudEvent":
+        """The event as the CloudEvents SDK has it (package cloudevents 1.x)."""
+        from cloudevents.http import CloudEvent  # noqa: PLC0415 - an optional package, which takes time to import
+
+        attributes: dict[str, Any] = dict(self.attributes())
+        event = CloudEvent({**attributes, "datacontenttype": JSON_TYPE}, self.data)
+        if self.time is None:
+            del event["time"]  # the SDK makes one up
+        return event
+
+    @classmethod
+    def from_sdk(cls, event: "CloudEvent") -> Self:
+        """Read the SDK's event. Data in bytes is JSON. Raises EventError."""
+        data = event.get_data()
+        try:
+            data = loads(data or b"null") if isinstance(data, bytes) else loads(dumps(data))
+        except (TypeError, ValueError) as fault:
+            raise EventError(f"data: not JSON: {str(fault)[:120]}") from None
+        return cls.from_fields({**event.get_attributes(), "data": data})
 
     def to_http(self) -> tuple[dict[str, str], bytes]:
         """Headers and body in binary mode."""
