@@ -6,7 +6,7 @@ What a stage's author needs is here: the payload base, the stage itself, the eve
 from milepost.errors import Defer, InHand, Reject, Unavailable
 from milepost.events.event import Event
 from milepost.events.payload import IsNumber, Number, Payload, RootPayload
-from milepost.stage import stage
+from milepost.function.stage import stage
 
 __all__ = [
     "Defer",

@@ -4,6 +4,7 @@ MilepostError
   EventError           what came in is no CloudEvent we can carry: 400
     TooLarge           it is larger than an event may be: 413
   Reject               the event itself is at fault: 422, buried at once
+    InvalidPayload     its data is not a payload of the channel
   Defer                this event has to wait, others need not: 409, tried again later
     InHand             it is being handled elsewhere
   Unavailable          something the stage needs is away: 503, tried again
@@ -12,6 +13,8 @@ MilepostError
   TooSlow              a request's body did not arrive in time: 408
   ConfigurationError   a setting or the stages table is wrong: told at start
 """
+
+from collections.abc import Iterable
 
 
 class MilepostError(Exception):
@@ -28,6 +31,14 @@ class TooLarge(EventError):  # noqa: N818
 
 class Reject(MilepostError):  # noqa: N818 - a verdict a stage gives, read as a verb
     """The event is at fault and no retry can help: answered 422, buried at once with this text as its reason."""
+
+
+class InvalidPayload(Reject):
+    """The data is not a payload of the channel. `errors` has a field and its fault for each."""
+
+    def __init__(self, errors: Iterable[dict[str, str]]) -> None:
+        self.errors = list(errors)
+        super().__init__("; ".join(f"{error['field']}: {error['fault']}" for error in self.errors))
 
 
 class Defer(MilepostError):  # noqa: N818

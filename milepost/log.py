@@ -61,29 +61,6 @@ def configure() -> None:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
-def configure_function() -> None:
-    """The same in a function's process, which is uvicorn's: what it says of a wrong setting is the sentence it is,
-    without a traceback before it.
-
-    Raises ConfigurationError.
-    """
-    uvicorn = logging.getLogger("uvicorn")
-    logging.getLogger("uvicorn.error").addFilter(_plain)
-    if "FUNCTION_TARGET" not in os.environ:
-        return  # imported, not served
-    configure()
-    for logger in (uvicorn, logging.getLogger("uvicorn.access")):
-        logger.handlers.clear()
-        logger.propagate = True
-
-
-def _plain(record: logging.LogRecord) -> bool:
-    fault = record.exc_info[1] if record.exc_info else None
-    if isinstance(fault, ConfigurationError):
-        record.msg, record.args, record.exc_info = str(fault), (), None
-    return True
-
-
 class TextLine(logging.Formatter):
     """`08:30:01 WARNING milepost.store stage=store outcome=no-index`, and the traceback below it, if there is one."""
 

@@ -20,7 +20,7 @@ ROUTE_STATUSES = frozenset({401, 403, 404, 405, 407, 408, 425, 429, 502, 503, 50
 """With every 3xx: not the event's fault, but the wiring's, or the stage is not there to judge it."""
 
 MULTI_STATUS = 207
-"""The answer to a batch whose events did not all fare alike (milepost/answer.py)."""
+"""The answer to a batch whose events did not all fare alike (milepost/function/responses.py)."""
 
 AWAY_STATUSES = frozenset({429, 502, 503, 504})
 """Those of them that say nothing of what was sent, be it one event or many."""
@@ -153,7 +153,7 @@ def _said(body: bytes) -> Sequence[Any]:
 
 
 def _one_of_many(said: Any, named: Named, emits: str | None) -> Verdict | None:
-    """What milepost/answer.py wrote of one event."""
+    """What milepost/function/responses.py wrote of one event."""
     if not isinstance(said, dict) or type(said.get("status")) is not int or not named(said.get("id")):
         return None
     status, wait = said["status"], said.get("retryAfter")

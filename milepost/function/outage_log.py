@@ -1,11 +1,11 @@
-"""Log why a stage answers 503: the first answer of an outage, then one line now and then."""
+"""Log why a stage answers 503: the first response of an outage, then one line now and then."""
 
 import logging
 import time
 from collections import deque
 from collections.abc import Callable
 
-from milepost.answer import Answer
+from milepost.function.responses import StageResponse
 from milepost.log import Fields
 
 log = logging.getLogger("milepost.stage")
@@ -17,11 +17,11 @@ MOST_LINES = 30
 """Lines within REPEAT_AFTER seconds, whatever their reasons: a reason may quote the event."""
 
 OUTAGE_STATUSES = frozenset({408, 503})
-"""The answers after which the bridge holds back the whole stage."""
+"""The statuses after which the bridge holds back the whole stage."""
 
 
 class OutageLog:
-    """Reads each answer of one stage. A success ends an outage, so the next failure is a first one again."""
+    """Reads each response of one stage. A success ends an outage, so the next failure is a first one again."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -29,13 +29,13 @@ class OutageLog:
         self._reason: str | None = None
         self._unlogged = 0
 
-    def note(self, answer: Answer) -> Answer:
-        """Log the answer if it belongs to an outage and is due. Returns it unchanged."""
-        if answer.problem is None:
+    def note(self, response: StageResponse) -> StageResponse:
+        """Log the response if it belongs to an outage and a line is due. Returns it unchanged."""
+        if response.problem is None:
             self._reason = None
-        elif answer.status in OUTAGE_STATUSES:
-            self._note_outage(answer.status, answer.problem["detail"])
-        return answer
+        elif response.status in OUTAGE_STATUSES:
+            self._note_outage(response.status, response.problem["detail"])
+        return response
 
     def _note_outage(self, status: int, reason: str) -> None:
         now = self._clock()

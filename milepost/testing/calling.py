@@ -13,7 +13,8 @@ from starlette.requests import Request
 from milepost.errors import MilepostError
 from milepost.events.event import Event, now
 from milepost.events.payload import Payload
-from milepost.stage import Description, Main
+from milepost.function.description import Description
+from milepost.function.stage import StageHandler
 
 STRUCTURED = "application/cloudevents+json"
 
@@ -30,18 +31,18 @@ class Problem(MilepostError):  # noqa: N818 - RFC 9457's word
         self.retry_after = retry_after
 
 
-def load(path: Path) -> Main:
+def load(path: Path) -> StageHandler:
     """The stage of a file, its `main`, loaded by itself as functions-framework does."""
     spec = spec_from_file_location(f"stage_{path.parent.name}", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path}: no Python file")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    main: Main = module.main
+    main: StageHandler = module.main
     return main
 
 
-def described(stage: Main) -> Description:
+def described(stage: StageHandler) -> Description:
     """What a stage's annotations say."""
     description: Description = stage.description  # type: ignore[attr-defined]
     return description
@@ -53,7 +54,7 @@ def event_of(channel: str, payload: Any, *, event_id: str | None = None, source:
     return Event(id=event_id or str(uuid4()), source=source, type=channel, time=now(), data=data)
 
 
-async def answer(stage: Main, event: Event) -> Event | None:
+async def answer(stage: StageHandler, event: Event) -> Event | None:
     """Deliver one event, as the bridge does. Returns the next event, None from a stage that emits nothing.
 
     Raises Problem where the stage refuses.
@@ -77,7 +78,7 @@ async def answer(stage: Main, event: Event) -> Event | None:
     raise Problem(response.status_code, json.loads(content), None if again is None else float(again))
 
 
-def run(stage: Main, payload: Any) -> Payload | None:
+def run(stage: StageHandler, payload: Any) -> Payload | None:
     """What a stage makes of a payload, both through the real codec. `payload`: a Payload, or any JSON.
 
     Returns the next payload, None from a stage that emits nothing. Raises Problem where the stage refuses. For tests

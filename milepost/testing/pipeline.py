@@ -28,8 +28,8 @@ from milepost.errors import ConfigurationError, EventError
 from milepost.events.event import Event
 from milepost.events.payload import Payload
 from milepost.events.wrap import wrap
+from milepost.function.stage import StageHandler
 from milepost.journal import Journal
-from milepost.stage import Main
 from milepost.testing.calling import described, event_of
 from milepost.testing.servers import HOST, WITHIN, Valkey, eventually
 
@@ -49,7 +49,7 @@ class LocalPipeline:
 
     def __init__(
         self,
-        *stages: Main,
+        *stages: StageHandler,
         redis_url: str | None = None,
         delivery: Mapping[str, Any] | None = None,
         within: float = WITHIN,
@@ -176,7 +176,7 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def _served(stages: Mapping[str, Main]) -> AsyncIterator[str]:
+async def _served(stages: Mapping[str, StageHandler]) -> AsyncIterator[str]:
     """Serve each stage under its name; the URL above them."""
     routes = [Route(f"/{name}", stage, methods=["GET", "POST"]) for name, stage in stages.items()]
     with socket.create_server((HOST, 0)) as listening:

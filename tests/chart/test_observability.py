@@ -9,7 +9,6 @@ import pytest
 
 from gateway.metrics import Metrics as GatewayMetrics
 from milepost.bridge.metrics import Metrics as BridgeMetrics
-from milepost.served import Served
 from tests.chart.rendering import HELM, SECRET, Object, container, functions, of_kind, only, read, render
 
 WANTED = {
@@ -20,7 +19,7 @@ WANTED = {
 
 FAMILIES = {
     family.name: family
-    for registry in (BridgeMetrics().registry, GatewayMetrics().registry, Served("stage").registry)
+    for registry in (BridgeMetrics().registry, GatewayMetrics().registry)
     for family in registry.families
 }
 OF_PROMETHEUS = {"namespace"}
@@ -92,12 +91,7 @@ def test_one_that_does_not_is_found(wrong: str) -> None:
 def test_dashboard_shows_the_metrics_of_every_component(dashboard: dict[str, Any]) -> None:
     """Except metrics whose content another one shows too."""
     shown = {name for expression in expressions(dashboard) for name, _, _ in _METRIC.findall(expression)}
-    told_by_others = {
-        "milepost_dead_letters_total",
-        "milepost_gateway_in_flight",
-        "milepost_function_requests_total",
-        "milepost_function_in_flight",
-    }
+    told_by_others = {"milepost_dead_letters_total", "milepost_gateway_in_flight"}
     assert set(FAMILIES) - shown == told_by_others
 
 
@@ -151,19 +145,9 @@ def test_the_operators_of_prometheus_find_the_rules(objects: list[Object]) -> No
 
 def test_monitoring_objects_are_off_by_default() -> None:
     objects = render(SECRET)
-    for kind in ("ServiceMonitor", "PodMonitor", "PrometheusRule", "ConfigMap"):
+    for kind in ("ServiceMonitor", "PrometheusRule", "ConfigMap"):
         assert [found for found in of_kind(objects, kind) if "dashboard" in found["metadata"]["name"]] == []
-    assert of_kind(objects, "PrometheusRule") == of_kind(objects, "PodMonitor") == []
-
-
-def test_functions_are_scraped_by_their_pods(objects: list[Object]) -> None:
-    """A scrape of the Service would start pods that are scaled to zero."""
-    monitor = only(objects, "PodMonitor")
-    [expression] = monitor["spec"]["selector"]["matchExpressions"]
-    assert set(expression["values"]) == set(functions(objects))
-    for service in functions(objects).values():
-        labels = service["spec"]["template"]["metadata"]["labels"]
-        assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert of_kind(objects, "PrometheusRule") == []
 
 
 def test_policies_admit_the_scraping_namespace(objects: list[Object]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.settings import GatewaySettings
 from milepost.bridge.settings import BridgeSettings
-from milepost.stage import Description
+from milepost.function.description import Description
 from milepost.testing import described, load
 from tests.chart.rendering import SECRET, Object, container, environment, functions, merged, of_kind, only, read, render
 from tests.servers import ROOT, Module, Valkey

@@ -20,7 +20,6 @@ from milepost.bridge.metrics import Metrics
 from milepost.bridge.settings import BridgeSettings, Stage
 from milepost.cli.app import app
 from milepost.cli.exits import EXIT_CODES
-from milepost.served import Served
 from milepost.settings import JournalSettings
 from tests.documents.function_settings import FUNCTION_SETTINGS, found
 from tests.servers import ROOT
@@ -214,11 +213,10 @@ def _option(parameter: Any) -> list[str]:
 
 def _metrics() -> Iterator[str]:
     yield "## Metrics\n"
-    yield "At `/metrics` of each component, in Prometheus' text format; [Metrics](metrics.md) says how to read them.\n"
+    yield "At `/metrics` of each, in Prometheus' text format; [Metrics](metrics.md) says how to read them.\n"
     for component, registry in {
         "the bridge": Metrics().registry,
         "the gateway": GatewayMetrics().registry,
-        "a function": Served("").registry,
     }.items():
         yield f"### Of {component}\n"
         rows = [

@@ -70,7 +70,7 @@ def test_every_install_checks_hashes_and_compiles() -> None:
 def test_a_function_image_holds_its_own_stage_only(stage: str, tmp_path: Path) -> None:
     found = files(Image("function", STAGE=stage), tmp_path)
     assert {path.split("/")[1] for path in found if path.startswith("functions/") and path.count("/") > 1} == {stage}
-    assert {"functions/payloads.py", f"functions/{stage}/main.py", "milepost/stage.py"} <= found
+    assert {"functions/payloads.py", f"functions/{stage}/main.py", "milepost/function/stage.py"} <= found
     assert not [path for path in found if path.startswith(("milepost/bridge", "milepost/journal", "gateway"))]
 
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milepost.answer import Answer, together
 from milepost.bridge.verdict import Delivered, Failed, RouteDown, judge, judge_batch
 from milepost.errors import EventError
 from milepost.events.batch import BATCH_TYPE, is_batch, read_batch, write_batch
 from milepost.events.event import MAX_EVENT, Event
+from milepost.function.responses import StageResponse, batch_response
 from milepost.http import problem_fields
 
 GOOD = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
@@ -143,12 +143,13 @@ def test_a_reply_that_grows_over_the_limit_when_written_says_nothing_of_its_even
 
 
 ANSWERS = st.one_of(
-    st.just(Answer()),
+    st.just(StageResponse()),
     st.builds(
-        Answer, st.builds(Event, id=st.text("abc", min_size=1), source=st.just("/s"), type=st.just("t"), data=st.text())
+        StageResponse,
+        st.builds(Event, id=st.text("abc", min_size=1), source=st.just("/s"), type=st.just("t"), data=st.text()),
     ),
     st.builds(
-        lambda status, detail, wait: Answer(problem=problem_fields(status, "X", detail), retry_after=wait),
+        lambda status, detail, wait: StageResponse(problem=problem_fields(status, "X", detail), retry_after=wait),
         st.integers(300, 599),
         st.text(),
         st.none() | st.floats(0, 1000),
@@ -157,17 +158,17 @@ ANSWERS = st.one_of(
 
 
 @given(st.lists(ANSWERS, min_size=1))
-def test_an_answer_among_many_means_what_it_means_alone(answers: list[Answer]) -> None:
+def test_an_answer_among_many_means_what_it_means_alone(answers: list[StageResponse]) -> None:
     events = [Event(id=str(place), source="/s", type="in") for place in range(len(answers))]
     answers = [
         replace(answer, reply=answer.reply and replace(answer.reply, id=event.id))
         for event, answer in zip(events, answers, strict=True)
     ]
-    response = together(events, answers)
+    response = batch_response(events, answers)
     alone = [
         judge(answer.status, said.headers, bytes(said.body), emits="t")
         for answer in answers
-        for said in [answer.alone()]
+        for said in [answer.to_http()]
     ]
     named = [partial(eq, event.id) for event in events]
     assert judge_batch(response.status_code, response.headers, bytes(response.body), named, emits="t") == alone
@@ -177,7 +178,7 @@ def test_an_answer_among_many_means_what_it_means_alone(answers: list[Answer]) -
 def test_a_reply_that_is_too_large_is_a_fault_of_its_own_event() -> None:
     events = [Event(id=str(place), source="/s", type="in") for place in range(2)]
     large = Event(id="0", source="/s", type="t", data="x" * MAX_EVENT)
-    response = together(events, [Answer(large), Answer()])
+    response = batch_response(events, [StageResponse(large), StageResponse()])
     first, second = judge_batch(response.status_code, response.headers, bytes(response.body), NAMED, emits="t")
     assert isinstance(first, Failed)
     assert first.status == 500

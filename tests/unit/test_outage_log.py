@@ -2,8 +2,8 @@ import logging
 
 import pytest
 
-from milepost.answer import Answer
 from milepost.function.outage_log import MOST_LINES, REPEAT_AFTER, OutageLog
+from milepost.function.responses import StageResponse
 
 
 class Log:
@@ -19,7 +19,7 @@ class Log:
         """The lines that an answer makes."""
         self._caplog.clear()
         problem = {"status": status, "detail": reason}
-        self.outages.note(Answer() if status < 300 else Answer(problem=problem))
+        self.outages.note(StageResponse() if status < 300 else StageResponse(problem=problem))
         return [str(record.msg) for record in self._caplog.records]
 
 

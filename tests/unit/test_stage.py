@@ -5,6 +5,8 @@ import threading
 from typing import Any
 
 import pytest
+from cloudevents.abstract import CloudEvent as AnyEvent
+from cloudevents.http import CloudEvent
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -96,6 +98,13 @@ async def test_a_second_parameter_receives_the_envelope() -> None:
     assert json.loads(bytes((await deliver(stage(echo), ce_mine="x")).body)) == "7 /s x"
 
 
+async def test_a_second_parameter_may_be_the_sdks_cloudevent() -> None:
+    def echo(_asked: Asked, event: CloudEvent) -> Bare:
+        return Bare(f"{event['id']} {event['source']} {event['mine']} {event.get('time')} {event.get_data()}")
+
+    assert json.loads(bytes((await deliver(stage(echo), ce_mine="x")).body)) == "7 /s x None {'number': 1}"
+
+
 async def test_the_reply_takes_the_events_time_and_has_none_without_one() -> None:
     first = await deliver(stage(doubled), ce_time="2026-05-04T03:02:01Z")
     assert first.headers["ce-time"] == "2026-05-04T03:02:01Z"
@@ -169,11 +178,22 @@ def no_payload(_one: dict[str, Any]) -> Answered: ...  # type: ignore[empty-body
 def no_return(_one: Asked): ...  # type: ignore[no-untyped-def] # noqa: ANN201
 def returns_text(_one: Asked) -> str: ...  # type: ignore[empty-body]
 def second_is_no_event(_one: Asked, _two: str) -> Answered: ...  # type: ignore[empty-body]
+def another_event(_one: Asked, _two: AnyEvent) -> Answered: ...  # type: ignore[empty-body]
 
 
 @pytest.mark.parametrize(
     "function",
-    [no_parameter, three, bare_parameter, no_channel, no_payload, no_return, returns_text, second_is_no_event],
+    [
+        no_parameter,
+        three,
+        bare_parameter,
+        no_channel,
+        no_payload,
+        no_return,
+        returns_text,
+        second_is_no_event,
+        another_event,
+    ],
 )
 def test_annotations_that_do_not_name_the_channels_are_told_at_start(function: Any) -> None:
     with pytest.raises(ConfigurationError, match=function.__name__):

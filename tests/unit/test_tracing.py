@@ -30,7 +30,7 @@ def in_a_process(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 )
 def test_nothing_is_imported_unless_traces_are_asked_for(environment: dict[str, str]) -> None:
     code = (
-        "import sys; from milepost import tracing; import milepost.stage; print(tracing.tracer('store'),"
+        "import sys; from milepost import tracing; import milepost.function.stage; print(tracing.tracer('store'),"
         " [name for name in sys.modules if name.startswith('opentelemetry')])"
     )
     assert in_a_process(code, **environment).stdout == "None []\n"

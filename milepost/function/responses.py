@@ -1,0 +1,103 @@
+"""What a stage answers to one event, and how it is written: as a response of its own, or as part of a batch's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from starlette.responses import Response
+
+from milepost.errors import (
+    Defer,
+    EventError,
+    InHand,
+    InvalidPayload,
+    MilepostError,
+    Reject,
+    TooLarge,
+    TooSlow,
+    Unavailable,
+)
+from milepost.events.batch import BATCH_TYPE, write_batch
+from milepost.events.event import Event
+from milepost.events.strict_json import dumps
+from milepost.http import problem_fields, problem_response, whole_seconds
+
+_PROBLEMS: Sequence[tuple[type[MilepostError], int, str]] = (
+    (TooLarge, 413, "Too large"),
+    (TooSlow, 408, "Too slow"),
+    (EventError, 400, "Not a CloudEvent"),
+    (InvalidPayload, 422, "Invalid payload"),
+    (Reject, 422, "Rejected"),
+    (InHand, 409, "In hand elsewhere"),
+    (Defer, 409, "Deferred"),
+    (Unavailable, 503, "Unavailable"),
+    (MilepostError, 500, "Internal error"),
+)
+"""Status and title for each exception; the first class that fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageResponse:
+    """200 with the next event, 204 without one, or a problem (RFC 9457) with the seconds until the next try."""
+
+    reply: Event | None = None
+    problem: dict[str, Any] | None = None
+    retry_after: float | None = None
+
+    @classmethod
+    def of_fault(cls, fault: MilepostError) -> Self:
+        """The problem that an exception stands for."""
+        status, title = next((status, title) for kind, status, title in _PROBLEMS if isinstance(fault, kind))
+        problem = problem_fields(status, title, str(fault), errors=getattr(fault, "errors", None))
+        return cls(problem=problem, retry_after=getattr(fault, "retry_after", None))
+
+    @property
+    def status(self) -> int:
+        if self.problem is not None:
+            return int(self.problem["status"])
+        return 200 if self.reply else 204
+
+    def to_http(self) -> Response:
+        """The response to an event that came by itself; the next event in binary mode."""
+        if self.problem is not None:
+            return problem_response(self.problem, retry_after=self.retry_after)
+        if self.reply is None:
+            return Response(status_code=204)
+        headers, body = self.reply.to_http()
+        return Response(body, headers=headers)
+
+
+def batch_response(events: Sequence[Event], responses: Sequence[StageResponse]) -> Response:
+    """The response to a batch of events, in their order.
+
+    A batch if each has a next event; 204 if none has one and none failed. Otherwise 207, a JSON array of
+    `{"id": "…", "status": 200, "event": {…}}`, `{"id": "…", "status": 204}`, or a problem with `id` and, in seconds,
+    `retryAfter`.
+    """
+    responses = [_checked(response) for response in responses]
+    statuses = {response.status for response in responses}
+    if statuses == {200}:
+        replies = (response.reply.to_json().encode() for response in responses if response.reply)
+        return Response(write_batch(replies), media_type=BATCH_TYPE)
+    if statuses == {204}:
+        return Response(status_code=204)
+    return Response(write_batch(map(_batch_item, events, responses)), 207, media_type="application/json")
+
+
+def _checked(response: StageResponse) -> StageResponse:
+    """Turn a reply that is too large to be written into a problem of its event."""
+    try:
+        if response.reply is not None:
+            response.reply.to_json()
+    except TooLarge as fault:
+        return StageResponse(problem=problem_fields(500, "Too large a reply", str(fault)))
+    return response
+
+
+def _batch_item(event: Event, response: StageResponse) -> bytes:
+    if response.reply is not None:
+        return b'{"id":%b,"status":200,"event":%b}' % (dumps(event.id).encode(), response.reply.to_json().encode())
+    item = {"id": event.id, **(response.problem or {"status": 204})}
+    if response.retry_after is not None:
+        item["retryAfter"] = whole_seconds(response.retry_after)
+    return dumps(item).encode()

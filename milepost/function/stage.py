@@ -1,0 +1,162 @@
+"""`@stage`: serve a plain function as an HTTP handler of CloudEvents.
+
+The annotations are the wiring. `def distance(s: Submission) -> CalculatedDistance` consumes Submission's channel and
+emits on CalculatedDistance's; `-> None` emits nothing. A second parameter, annotated with `Event` or with the
+CloudEvents SDK's `CloudEvent`, gets the envelope.
+
+A request with one event or a batch takes this way: read the body, read the events, and for each event check its type,
+validate the payload, call the function, and make its return value the next event. A failure at any step is a problem
+(RFC 9457) for that event alone.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from milepost import tracing
+from milepost.errors import ConfigurationError, InvalidPayload, MilepostError, Reject
+from milepost.events.batch import is_batch, read_batch
+from milepost.events.event import Event
+from milepost.events.payload import Payload
+from milepost.function import logs
+from milepost.function.description import Description, describe
+from milepost.function.outage_log import OutageLog
+from milepost.function.responses import StageResponse, batch_response
+from milepost.http import problem, read_body
+from milepost.log import Fields, about
+
+log = logging.getLogger("milepost.stage")
+with suppress(ConfigurationError):  # `stage` raises it again, when uvicorn can show it as a sentence
+    logs.configure()  # at import, before the function's module reads its settings
+
+StageHandler = Callable[[Request], Awaitable[Response]]
+
+
+def stage(function: Callable[..., Any], *, inline: bool = False) -> StageHandler:
+    """Make the HTTP handler of a stage, for functions-framework (`FUNCTION_TARGET=main`, aio).
+
+    `inline=True` runs a sync function on the event loop, if it is quick enough; other sync functions run in threads.
+    The handler's attribute `description` is its Description; `function` itself stays callable.
+
+    Raises ConfigurationError when the annotations do not name the channels, or a setting is wrong.
+    """
+    logs.configure()
+    served = _ServedStage(function, inline=inline)
+
+    async def main(request: Request) -> Response:  # functions-framework takes only a real function
+        return await served.respond(request)
+
+    main.description = served.description  # type: ignore[attr-defined]
+    return main
+
+
+class _ServedStage:
+    def __init__(self, function: Callable[..., Any], *, inline: bool) -> None:
+        self.description = describe(function)
+        self._tracer = tracing.tracer(self.description.name, shared=True)
+        self._outages = OutageLog()
+        self._about = {"stage": self.description.name, "channel": self.description.consumes.channel}
+        self._inline = inline
+        is_async = inspect.iscoroutinefunction(function)
+        self._call = function if is_async or inline else partial(asyncio.to_thread, function)
+
+    async def respond(self, request: Request) -> Response:
+        if request.method in {"GET", "HEAD"}:
+            return JSONResponse(self.description.as_json())
+        if request.method != "POST":
+            return problem(405, "Method not allowed", "POST a CloudEvent, or GET the description")
+        token = about.set(self._about)
+        try:
+            if self._tracer is None:
+                return await self._respond(request)
+            with self._tracer.process(self.description.name, self.description.consumes.channel, request.headers):
+                response = await self._respond(request)
+                self._tracer.returned(response.status_code)
+                return response
+        finally:
+            about.reset(token)
+
+    async def _respond(self, request: Request) -> Response:
+        """Answer one event with one response, a batch with a batch."""
+        try:
+            body = await read_body(request)
+            if is_batch(request.headers.get("content-type", "")):
+                events = read_batch(body)
+                return batch_response(events, await self._handle_all(events))
+            event = Event.from_http(request.headers, body)
+        except MilepostError as fault:
+            return self._outages.note(StageResponse.of_fault(fault)).to_http()
+        return (await self._handle(event)).to_http()
+
+    async def _handle_all(self, events: Sequence[Event]) -> Sequence[StageResponse]:
+        if self._inline:
+            return [await self._handle(event) for event in events]
+        return await asyncio.gather(*map(self._handle, events))
+
+    async def _handle(self, event: Event) -> StageResponse:
+        about.set({**self._about, "id": event.id})
+        return self._outages.note(await self._run(event))
+
+    async def _run(self, event: Event) -> StageResponse:
+        try:
+            if self._tracer:
+                self._tracer.took(event)
+            result = self._call(_payload(self.description, event), *self._envelope(event))
+            if inspect.isawaitable(result):
+                result = await result
+            return StageResponse(_next_event(self.description, event, result))
+        except MilepostError as fault:
+            response = StageResponse.of_fault(fault)
+            if response.status == 500:
+                log.error(Fields(outcome="failed", reason=str(fault)))  # noqa: TRY400 - the text says it all
+            return response
+        except Exception:
+            log.exception(Fields(outcome="failed"))
+            reason = f"stage {self.description.name} failed; its log says why"
+            return StageResponse.of_fault(MilepostError(reason))
+
+    def _envelope(self, event: Event) -> Sequence[Any]:
+        match self.description.envelope:
+            case "event":
+                return [event]
+            case "sdk":
+                return [event.to_sdk()]
+            case _:
+                return []
+
+
+def _payload(description: Description, event: Event) -> Payload:
+    consumed = description.consumes.channel
+    if event.type != consumed:
+        raise Reject(f"type: {description.name} consumes {consumed}, not {event.type}")
+    try:
+        return description.consumes.model_validate(event.data)
+    except ValidationError as fault:
+        raise InvalidPayload(
+            {"field": ".".join(map(str, error["loc"])) or "data", "fault": error["msg"].removeprefix("Value error, ")}
+            for error in fault.errors(include_url=False, include_context=False, include_input=False)
+        ) from None
+
+
+def _next_event(description: Description, event: Event, result: Any) -> Event | None:
+    if description.emits is None:
+        return None
+    if not isinstance(result, description.emits):
+        returned = type(result).__name__
+        raise MilepostError(f"{description.name} returned {returned}, not its {description.emits.__name__}")
+    return Event(
+        id=event.id,
+        source=f"/milepost/{description.name}",
+        type=description.emits.channel,
+        time=event.time,  # its own time, or none, so that a redelivery gets the same answer
+        data=result.model_dump(mode="json"),
+        extensions={name: event.extensions[name] for name in tracing.EXTENSIONS if name in event.extensions},
+    )
