@@ -67,7 +67,7 @@ def test_of_gateway_and_bridge(tmp_path: Path) -> None:
     with Valkey(tmp_path) as valkey:
         env = {"REDIS_URL": valkey.url, "LOG_FORMAT": "json", "ROUTES": routes}
         with Module(tmp_path, "gateway", env=env) as gateway, Module(tmp_path, "milepost.bridge", env=env) as bridge:
-            event = {"specversion": "1.0", "id": "7", "source": "/me", "type": "asked"}
+            event = {"specversion": "1.0", "id": "7", "source": "/me", "type": "asked", "data": 1}
             httpx.post(bridge.url, json=event, headers={"content-type": "application/cloudevents+json"})
             wait_for(lambda: "routedown" in bridge.log, what="a delivery that failed")
             valkey.kill()
