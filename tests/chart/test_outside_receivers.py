@@ -1,4 +1,4 @@
-"""Stages with a `url`: a route and headers from Secrets, but no function. Also a pipeline without gateway and MongoDB."""
+"""Stages with a `url`: a route and headers from Secrets, but no function. And pipelines without gateway or MongoDB."""
 
 import json
 from typing import Any
