@@ -18,6 +18,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-def test_no_input_breaks_a_door_or_is_taken_for_what_it_is_not(world: World, target: Target) -> None:
+def test_bad_input_breaks_no_door_and_is_never_accepted(world: World, target: Target) -> None:
     """No 5xx, no process that ends, nothing accepted that an independent check refuses, and the next goes through."""
     assert run(target, world, round(N * target.share)).bad

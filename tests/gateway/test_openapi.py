@@ -36,7 +36,7 @@ async def test_the_description_names_every_answer_with_an_example(client: httpx.
                 assert "Retry-After" in operation["responses"][status]["headers"]
 
 
-async def test_every_reference_leads_somewhere(client: httpx.AsyncClient) -> None:
+async def test_every_reference_resolves(client: httpx.AsyncClient) -> None:
     answer = await client.get("/openapi.json")
     schemas = answer.json()["components"]["schemas"]
     assert set(schemas) == {"Submission", "Accepted", "Progress", "Reached", "News", "Problem", "Fault"}

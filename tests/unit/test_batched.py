@@ -24,7 +24,7 @@ NAMED = [partial(eq, "0"), partial(eq, "1")]
 
 
 @given(st.lists(st.builds(Event, id=st.sampled_from("abc"), source=st.just("/s"), type=st.just("t"), data=st.text())))
-def test_what_is_written_is_read_in_its_order(events: list[Event]) -> None:
+def test_a_batch_is_read_in_the_order_it_was_written(events: list[Event]) -> None:
     text = write_batch(event.to_json().encode() for event in events)
     assert [fields["id"] for fields in json.loads(text)] == [event.id for event in events]
     if events:
@@ -45,7 +45,7 @@ def test_what_is_written_is_read_in_its_order(events: list[Event]) -> None:
         (json.dumps([GOOD, GOOD, {**GOOD, "id": ""}]).encode(), "event 2: id: must not be empty"),
     ],
 )
-def test_what_is_no_batch_is_told_by_its_place(text: bytes, fault: str) -> None:
+def test_a_broken_batch_is_refused_and_the_event_named_by_its_place(text: bytes, fault: str) -> None:
     with pytest.raises(EventError, match=fault):
         read_batch(text)
 

@@ -50,19 +50,19 @@ def over_http(headers: dict[str, str]) -> Headers:
 
 
 @given(events(strings | st.booleans() | st.integers(-(2**31), 2**31 - 1)))
-def test_json_and_back(event: Event) -> None:
+def test_an_event_survives_json(event: Event) -> None:
     assert Event.from_json(event.to_json()) == event
     assert Event.from_json(event.to_json().encode()) == event
 
 
 @given(events())
-def test_binary_mode_and_back(event: Event) -> None:
+def test_an_event_survives_binary_mode(event: Event) -> None:
     headers, body = event.to_http()
     assert Event.from_http(over_http(headers), body) == event
 
 
 @given(events())
-def test_structured_mode_and_back(event: Event) -> None:
+def test_an_event_survives_structured_mode(event: Event) -> None:
     headers = {"Content-Type": "application/cloudevents+json; charset=utf-8"}
     assert Event.from_http(over_http(headers), event.to_json().encode()) == event
 
@@ -94,7 +94,7 @@ def test_a_float_keeps_every_digit(value: float) -> None:
     assert Event.from_json(event.to_json()).data == value
 
 
-def test_percent_encoding_is_the_specifications() -> None:
+def test_a_header_is_percent_encoded_as_in_the_specifications_example() -> None:
     # HTTP Protocol Binding 1.0.2, section 3.1.3.2, its own example: "Euro € 😀".
     event = Event(id="Euro € 😀", source="/s", type="t")
     headers, _ = event.to_http()
@@ -137,7 +137,7 @@ def from_headers(**attributes: str) -> Event:
         ("%C3%A0 à".encode().decode("latin-1"), "à à"),
     ],
 )
-def test_a_header_value_is_unquoted_if_quoted_whole_and_percent_decoded_once(sent: str, read: str) -> None:
+def test_a_header_is_unquoted_if_all_of_it_is_quoted_and_percent_decoded_once(sent: str, read: str) -> None:
     assert from_headers(id=sent).id == read
     assert from_headers(id=f" \t{sent}\t ").id == read
 
@@ -145,7 +145,7 @@ def test_a_header_value_is_unquoted_if_quoted_whole_and_percent_decoded_once(sen
 @pytest.mark.parametrize(
     ("first", "second"), [('5"', "5"), ('"5', "5"), ("'5'", "5"), (r"a\b", "ab"), ('""5""', "5"), ("%2525", "%25")]
 )
-def test_two_ids_stay_two(first: str, second: str) -> None:
+def test_different_ids_stay_different(first: str, second: str) -> None:
     assert from_headers(id=first).id != from_headers(id=second).id
 
 
@@ -163,7 +163,7 @@ def test_two_ids_stay_two(first: str, second: str) -> None:
         ("a\tb", "subject: must not hold control characters"),
     ],
 )
-def test_a_header_value_that_cannot_be_read_is_refused_with_its_attribute(sent: str, fault: str) -> None:
+def test_an_illegal_header_value_is_refused_and_its_attribute_named(sent: str, fault: str) -> None:
     with pytest.raises(EventError, match=f"^{fault}"):
         from_headers(subject=sent)
 
@@ -215,7 +215,7 @@ def test_data_of_another_type_is_refused_and_the_type_is_named(content_type: str
         Event.from_http(headers, b'{"a":1}')
 
 
-def test_binary_data_that_is_json_is_the_data() -> None:
+def test_data_base64_that_holds_json_is_read() -> None:
     """The Go SDK writes JSON so if it was given as bytes."""
     fields = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "datacontenttype": "application/json"}
     for text in (b'{"miles":2216.0742916592476}', b'\xef\xbb\xbf{"miles":2216.0742916592476}'):
@@ -234,7 +234,7 @@ def test_binary_data_that_is_json_is_the_data() -> None:
         ({"data_base64": "MQ==", "data": 1}, "data_base64: must not stand beside data"),
     ],
 )
-def test_other_binary_data_is_refused(fields: dict[str, Any], fault: str) -> None:
+def test_data_base64_that_holds_no_json_is_refused(fields: dict[str, Any], fault: str) -> None:
     with pytest.raises(EventError, match=f"^{fault}"):
         Event.from_fields({"specversion": "1.0", "id": "1", "source": "/s", "type": "t", **fields})
 
@@ -283,12 +283,12 @@ def test_a_time_is_read_and_passed_on_as_it_was_written(text: str, read: str) ->
         *("٢٠٢٦-01-01T00:00:00Z", "2026-01-01T00:00:00.Z", "2026-01-01T00:60:00Z", "2026-01-01", ""),
     ],
 )
-def test_a_time_that_is_none_is_refused(text: str) -> None:
+def test_an_illegal_time_is_refused(text: str) -> None:
     with pytest.raises(EventError, match=r"^time: (no such time|not an RFC 3339 timestamp)"):
         Event(id="1", source="/s", type="t", time=text)
 
 
-def test_a_message_of_the_journal_is_known_by_its_beginning_and_the_mark_is_dropped() -> None:
+def test_the_journals_mark_begins_its_messages_and_is_dropped_when_read() -> None:
     event = Event(id="1", source="/s", type="t")
     journaled = b'{"journalid":"1-0",' + event.to_json()[1:].encode()
     assert journaled.startswith(JOURNAL_MARK)
@@ -331,27 +331,27 @@ def test_attributes_that_are_null_are_absent() -> None:
         ({"trace": "a\r\nb"}, "trace: must not hold control characters"),
     ],
 )
-def test_a_broken_attribute_is_named(changes: dict[str, Any], fault: str) -> None:
+def test_an_illegal_attribute_is_refused_and_named(changes: dict[str, Any], fault: str) -> None:
     fields = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"} | changes
     with pytest.raises(EventError, match=fault):
         Event.from_json(json.dumps(fields))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "1", '"a"', "\ufeff{}", "\ufeff"])
-def test_what_is_no_json_object_is_no_event(text: str) -> None:
+def test_json_that_is_no_object_is_refused(text: str) -> None:
     with pytest.raises(EventError):
         Event.from_json(text)
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_an_event_or_an_event_error(body: bytes) -> None:
+def test_random_bytes_raise_event_error(body: bytes) -> None:
     for headers in ({"content-type": "application/cloudevents+json"}, {"ce-id": "1"}, {}):
         with pytest.raises(EventError):
             Event.from_http(headers, body)
 
 
 @given(st.dictionaries(st.text(max_size=12), json_values, max_size=6))
-def test_any_object_is_an_event_or_an_event_error(fields: dict[str, Any]) -> None:
+def test_a_random_object_is_an_event_or_raises_event_error(fields: dict[str, Any]) -> None:
     try:
         event = Event.from_fields({"specversion": "1.0", "id": "1", "source": "/s", "type": "t"} | fields)
     except EventError:
@@ -379,7 +379,7 @@ def test_loads_is_strict(text: str | bytes) -> None:
         loads(text)
 
 
-def test_of_two_members_of_one_name_the_last_counts_and_is_the_only_one_handed_on() -> None:
+def test_the_last_of_two_members_with_one_name_counts_and_alone_is_passed_on() -> None:
     """RFC 8259, section 4, leaves open which; and the parsers after ours are to read what ours did."""
     event = Event.from_json('{"specversion":"1.0","id":"1","id":"2","source":"/a","type":"b","data":{"c":1,"c":2}}')
     assert (event.id, event.data) == ("2", {"c": 2})
@@ -392,7 +392,7 @@ def test_loads_is_utf8_only() -> None:
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":'])
-def test_what_was_read_can_be_written(opening: str) -> None:
+def test_nested_json_that_was_read_can_be_written(opening: str) -> None:
     closing = "".join({"[": "]", "{": "}"}[character] for character in reversed(opening) if character in "[{")
     for levels in (1, 50, 99, 100, 101, 199, 200, 201, 300, 400, 490, 495, 900, 950, 1000, 5000, 100_000):
         text = opening * levels + "1" + closing * levels
@@ -424,6 +424,6 @@ def test_now_is_rfc3339_utc() -> None:
     assert Event(id="1", source="/s", type="t", time=now()).time
 
 
-def test_no_event_is_of_a_type_that_is_milepost_own() -> None:
+def test_types_reserved_for_milepost_are_refused() -> None:
     with pytest.raises(EventError, match="type: names that begin with"):
         Event(id="1", source="/me", type="{milepost}:lease")

@@ -73,20 +73,20 @@ OTHERS = [True, False, None, [], {}, [1], {"$gt": 0}, math.nan, math.inf, 10**40
 
 
 @pytest.mark.parametrize("value", [*TEXTS, *OTHERS])
-def test_what_is_no_latitude(value: Any) -> None:
+def test_an_illegal_latitude_is_refused(value: Any) -> None:
     with pytest.raises(ValidationError) as fault:
         Submission.model_validate({"email": ADDRESS, "lat": value, "long": 0})
     assert [error["loc"] for error in fault.value.errors()] == [("lat",)]
 
 
 @pytest.mark.parametrize("value", ["180.0001", -181, True, "x"])
-def test_what_is_no_longitude(value: Any) -> None:
+def test_an_illegal_longitude_is_refused(value: Any) -> None:
     with pytest.raises(ValidationError):
         Submission.model_validate({"email": ADDRESS, "lat": 0, "long": value})
 
 
 @pytest.mark.parametrize("edge", [(90, 180), (-90, -180), ("90", "-180.0")])
-def test_the_edges_of_the_map_are_on_it(edge: tuple[Any, Any]) -> None:
+def test_poles_and_the_date_line_are_places(edge: tuple[Any, Any]) -> None:
     Submission.model_validate({"email": ADDRESS, "lat": edge[0], "long": edge[1]})
 
 
@@ -113,7 +113,7 @@ def test_addresses(text: str, kept: str) -> None:
         *("\ud800@example.org", None, 7, True, [ADDRESS], {"$ne": ""}, {"email": ADDRESS}),
     ],
 )
-def test_what_is_no_address(value: Any) -> None:
+def test_an_illegal_address_is_refused(value: Any) -> None:
     with pytest.raises(ValidationError):
         Recipient.model_validate(value)
 
@@ -129,7 +129,7 @@ def test_no_text_that_is_an_address_breaks_a_line_or_a_header(text: str) -> None
         assert not re.search(r"[\s<>,;:\"\\]", address)
 
 
-def test_fields_it_does_not_know_are_ignored() -> None:
+def test_unknown_fields_are_ignored() -> None:
     assert Submission.model_validate({"email": ADDRESS, "lat": 0, "long": 0, "later": 1}).lat == 0
 
 
@@ -140,7 +140,7 @@ def test_a_payload_is_frozen() -> None:
 
 
 @pytest.mark.parametrize("channel", ["", "a b", "a\n", "{x}", "-a", "x" * 201, "é"])
-def test_a_channel_that_cannot_be_carried_is_told_when_the_class_is_made(channel: str) -> None:
+def test_an_illegal_channel_is_refused_when_the_class_is_made(channel: str) -> None:
     with pytest.raises(ConfigurationError, match="cannot be the name of a channel"):
         type("Bad", (Payload,), {}, channel=channel)
 

@@ -23,7 +23,7 @@ def written(folder: Path, values: str) -> Path:
     return folder
 
 
-def test_the_table_is_read_in_its_order_and_may_hold_more_than_is_needed_here(tmp_path: Path) -> None:
+def test_stages_are_read_in_order_and_unknown_fields_ignored(tmp_path: Path) -> None:
     assert stages_table.read(written(tmp_path, THREE)) == [
         StageEntry(name="distance", consumes="raw_input", emits="calculated_distance", env={"LOG": "debug"}),
         StageEntry(name="store", consumes="calculated_distance", emits="user:email", delivery={"retry": 3}),
@@ -31,7 +31,7 @@ def test_the_table_is_read_in_its_order_and_may_hold_more_than_is_needed_here(tm
     ]
 
 
-def test_a_receiver_elsewhere_names_its_url_and_the_variables_of_its_headers(tmp_path: Path) -> None:
+def test_an_external_receiver_has_a_url_and_variables_for_its_headers(tmp_path: Path) -> None:
     values = """
 stages:
   my-hook:
@@ -55,7 +55,7 @@ def test_two_headers_never_share_a_variable(tmp_path: Path) -> None:
         stages_table.read(written(tmp_path, values))
 
 
-def test_a_channel_may_be_consumed_by_many_but_emitted_by_one(tmp_path: Path) -> None:
+def test_many_stages_may_consume_a_channel_and_one_may_emit_it(tmp_path: Path) -> None:
     values = "stages:\n  one: {consumes: a, emits: b}\n  two: {consumes: a, emits: b}\n"
     with pytest.raises(ConfigurationError, match="b is emitted by one and two"):
         stages_table.read(written(tmp_path, values))
@@ -80,18 +80,18 @@ def test_a_channel_may_be_consumed_by_many_but_emitted_by_one(tmp_path: Path) ->
         ("stages: {a: {consumes: b, files: {A: ../c}}}", "stages.a"),
     ],
 )
-def test_a_wrong_table_is_told_with_its_file_and_entry(tmp_path: Path, values: str, fault: str) -> None:
+def test_a_wrong_table_is_refused_and_its_file_and_entry_named(tmp_path: Path, values: str, fault: str) -> None:
     with pytest.raises(ConfigurationError, match=fault) as caught:
         stages_table.read(written(tmp_path, values))
     assert "values.yaml" in str(caught.value)
 
 
-def test_another_folder_is_told_to_be_none_of_ours(tmp_path: Path) -> None:
+def test_a_folder_without_a_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="run this in the project's folder"):
         stages_table.read(tmp_path)
 
 
-def test_the_projects_own_table_is_the_pipeline(project: Path) -> None:
+def test_the_projects_own_table_is_read(project: Path) -> None:
     wired = {entry.name: (entry.consumes, entry.emits) for entry in stages_table.read(project)}
     assert (
         wired.items()

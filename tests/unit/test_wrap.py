@@ -42,7 +42,7 @@ CLOUDEVENT = {"specversion": "1.0", "id": "one", "source": "/elsewhere", "type":
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_any_json_is_the_data_and_any_other_text_is_the_data_as_a_string(message: bytes, data: Any) -> None:
+def test_json_is_the_data_and_other_text_is_the_data_as_a_string(message: bytes, data: Any) -> None:
     event, named = wrap(RAW, message)
     assert (event.data, named) == (data, False)
     assert (event.type, event.source) == (RAW, "/redis/raw_input")
@@ -51,11 +51,11 @@ def test_any_json_is_the_data_and_any_other_text_is_the_data_as_a_string(message
     assert Event.from_json(event.to_json()) == event
 
 
-def test_each_plain_message_is_an_event_of_its_own() -> None:
+def test_each_plain_message_gets_an_id_of_its_own() -> None:
     assert wrap(RAW, b"1")[0].id != wrap(RAW, b"1")[0].id
 
 
-def test_a_channel_that_no_source_can_name_is_quoted() -> None:
+def test_a_channel_is_percent_encoded_in_the_source() -> None:
     assert wrap("user:email", b"1")[0].source == "/redis/user%3Aemail"
     assert wrap("a|b é", b"1")[0].source == "/redis/a%7Cb%20%C3%A9"
 
@@ -67,7 +67,7 @@ def test_an_object_with_specversion_is_the_event_itself(bom: bytes) -> None:
     assert event == Event(id="one", source="/elsewhere", type=RAW, data={"lat": 1.5})
 
 
-def test_a_journalid_that_comes_from_outside_is_stripped() -> None:
+def test_a_journalid_from_outside_is_dropped() -> None:
     event, _ = wrap(RAW, json.dumps({"journalid": "1-1", **CLOUDEVENT}).encode())
     assert "journalid" not in event.extensions
     assert "journalid" not in event.to_json()
@@ -93,13 +93,13 @@ def test_a_journalid_that_comes_from_outside_is_stripped() -> None:
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_only_these_are_unreadable(message: bytes, reason: str) -> None:
+def test_an_unreadable_message_is_refused_with_its_reason(message: bytes, reason: str) -> None:
     with pytest.raises(EventError, match=reason):
         wrap(RAW, message)
 
 
 @pytest.mark.parametrize("letter", ["x", "ü", "\x07", "\U0001f600"])
-def test_a_message_is_read_up_to_the_size_at_which_it_can_be_carried(letter: str) -> None:
+def test_a_message_may_be_as_large_as_its_event_may_be_when_written(letter: str) -> None:
     """A letter outside ASCII is written as 6 or 12 bytes, and the envelope comes on top."""
     envelope = len(wrap(RAW, b"")[0].to_json())
     longest = (MAX_EVENT - envelope) // len(json.dumps(letter)[1:-1])
@@ -119,7 +119,7 @@ def test_a_cloud_event_that_grows_when_written_is_too_large() -> None:
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
-def test_whatever_comes_is_wrapped_or_refused_in_our_own_words(message: bytes) -> None:
+def test_a_random_message_is_an_event_or_raises_event_error(message: bytes) -> None:
     try:
         event, _ = wrap(RAW, message)
     except EventError:
