@@ -17,14 +17,14 @@ CHANNELS = ["raw_input", "calculated_distance", "user:email"]
 UNREADABLE = "{milepost}:dead:bridge"
 JOURNALS = "{milepost}:journals"
 WITHIN = 60.0
-"""Seconds until everything of a batch is delivered or a dead letter."""
+"""Seconds until each message of a batch is delivered or a dead letter."""
 
 Message = tuple[str, bytes]
 
 
 @st.composite
 def messages(draw: Callable[..., Any]) -> Message:
-    """A channel, and what is PUBLISHed on it: a payload, a CloudEvent, either of them damaged, or bytes."""
+    """A channel and a message to PUBLISH on it: a payload or a CloudEvent, damaged now and then, or random bytes."""
     channel = draw(st.sampled_from(CHANNELS))
     kind = draw(st.integers(0, 19))
     if kind < 8:
@@ -46,7 +46,7 @@ def messages(draw: Callable[..., Any]) -> Message:
 
 
 def value_of(message: bytes) -> Any:
-    """The data of a plain message. Raises ValueError for what nobody can read."""
+    """The data of a plain message. Raises ValueError if it is unreadable."""
     if len(message) > oracle.MOST:
         raise ValueError("large")
     text = message.decode("utf-8").removeprefix("\ufeff").strip()
@@ -59,7 +59,7 @@ def value_of(message: bytes) -> Any:
 
 
 class Published:
-    """The messages of a batch, and what must become of each by the independent reading."""
+    """The messages of a batch, and what must become of each one by the oracle's reading."""
 
     def __init__(self, named_before: set[tuple[str, str]]) -> None:
         self.sent: list[Message] = []
@@ -70,7 +70,7 @@ class Published:
         self._named_before = named_before
 
     def add(self, channel: str, message: bytes) -> None:
-        """Take a message in; not one that names an event that was there before: that is adopted once."""
+        """Add a message, unless it is an event that was published before: the bridge adopts that only once."""
         if message.startswith(oracle.OWN):
             self.ignored += 1
         elif not self._read(channel, message):
@@ -98,7 +98,7 @@ class Published:
         return True
 
     def arrived(self, one: Delivered) -> None:
-        """Check a delivery against what is still expected."""
+        """Check that this delivery is expected and has not come yet."""
         name = (one.fields["source"], one.fields["id"])
         data = canonical(one.channel, one.fields.get("data"))
         assert oracle.event(one.fields), one
@@ -138,7 +138,7 @@ def publish(world: World, batch: Sequence[Message]) -> Tally:
 
 
 def weigh(tally: Tally, event: dict[str, Any]) -> None:
-    """Count an event that the bridge took. It never looks at payloads: those that no stage takes are bad."""
+    """Count an accepted event. The bridge never checks payloads, so one that every stage would refuse counts as bad."""
     if event["type"] in CHANNELS and oracle.payload(event["type"], event.get("data")) is not None:
         tally.good += 1
     else:
@@ -150,7 +150,7 @@ def canonical(channel: str, data: Any) -> str:
 
 
 def settled(world: World, enough: Callable[[int, int], bool], last: str) -> list[Delivered]:
-    """What was delivered since the last time, once `enough` says so of it and of the dead letters."""
+    """Wait until `enough` accepts the counts of deliveries and dead letters, and return the new deliveries."""
     arrived = world.sink.delivered
 
     async def all_here() -> bool:
@@ -182,7 +182,7 @@ def ingress(world: World, batch: Sequence[Sent]) -> Tally:
 
 
 def unheard_of(world: World, event: dict[str, Any] | None) -> bool:
-    """Whether an event is none or new: one that was sent before is answered 202 and goes nowhere."""
+    """Whether an event was not sent before. A duplicate is answered 202 and not delivered. None is no event."""
     name = event and (event["source"], event["id"])
     if name in world.named:
         return False
@@ -192,7 +192,7 @@ def unheard_of(world: World, event: dict[str, Any] | None) -> bool:
 
 
 def followed(world: World, expected: dict[tuple[str, str], dict[str, Any]]) -> None:
-    """Check that a good event goes through, and that just these arrived or were journaled, unchanged."""
+    """Check that a good event is delivered, and that exactly these events were delivered or journaled, unchanged."""
     last = fresh()
     good = good_event("raw_input", event_id=last)
     (reply,) = world.run(ask_all(world.links(world.bridge)[:1], [good.written()]))
@@ -222,7 +222,7 @@ def journaled(world: World) -> list[dict[str, Any]]:
 
 
 def at_rest(world: World) -> bool:
-    """Whether nothing that was journaled is still on its way."""
+    """Whether every journaled event is finished."""
     (group,) = world.redis.xinfo_groups("{milepost}:journal:raw_input")
     return group["pending"] == 0 and not group["lag"]
 

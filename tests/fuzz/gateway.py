@@ -27,7 +27,7 @@ extra = st.one_of(
         inputs.text.map(lambda text: inputs.header_value(text, encode=False)),
     ).map(lambda header: [header]),
 )
-"""A header more, now and then."""
+"""One more header, now and then."""
 
 
 @st.composite
@@ -81,7 +81,7 @@ def submit(world: World, batch: Sequence[Sent]) -> Tally:
 
 
 def accepted_as(reply: Reply) -> str:
-    """The id that a submission got."""
+    """The id that the gateway gave to a submission."""
     event_id = reply.headers["location"].removeprefix("/submissions/")
     assert str(UUID(event_id)) == event_id
     if reply.media == "application/json":
@@ -90,14 +90,14 @@ def accepted_as(reply: Reply) -> str:
 
 
 def guarded(reply: Reply) -> None:
-    """Check the security headers, which every answer has that the gateway's own code made."""
+    """Check the security headers of a response that the gateway itself made."""
     if reply.body != oracle.NOT_HTTP:
         assert reply.headers["content-security-policy"].startswith("default-src 'none'"), reply
         assert reply.headers["x-content-type-options"] == "nosniff"
 
 
 def journaled(world: World) -> dict[str, dict[str, Any]]:
-    """What the gateway published since the last time, by id: each is a sound submission."""
+    """Return the submissions published since the last call, by id. Checks that each is valid."""
     found = {}
     for _, fields in world.gateway_redis.xrange(JOURNAL):
         event = oracle.event(json.loads(fields[b"event"]))
@@ -112,7 +112,7 @@ def journaled(world: World) -> dict[str, dict[str, Any]]:
 
 
 def meant(sent: Sent, kept: dict[str, Any]) -> None:
-    """Check that what was kept is what was sent."""
+    """Check that the journaled submission equals the request."""
     media = dict(sent.headers)[b"content-type"].lower()
     if media.startswith(b"multipart"):
         assert kept["email"].partition("@")[0].encode() in sent.body, (sent, kept)

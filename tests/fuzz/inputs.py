@@ -1,4 +1,4 @@
-"""What comes in from outside, in every shape: hypothesis strategies for payloads, events, requests and plain bytes.
+"""Hypothesis strategies for all input from outside: payloads, events, requests and plain bytes.
 
 Most inputs begin as something good and are spoilt in one place or two, so that they get past the first check.
 """
@@ -82,7 +82,7 @@ scalars = st.one_of(
 values: SearchStrategy[Any] = st.one_of(
     scalars, operators, st.lists(scalars, max_size=3), st.dictionaries(text, scalars, max_size=3)
 )
-"""JSON of every kind, and what Python writes and JSON does not know: NaN and infinities."""
+"""JSON of every kind, and NaN and infinities, which Python writes and JSON forbids."""
 
 
 @st.composite
@@ -106,7 +106,7 @@ def payloads(channel: str) -> SearchStrategy[Any]:
 
 
 def places() -> SearchStrategy[dict[str, Any]]:
-    """Submissions at the bounds of what is right, numbers and decimal strings."""
+    """Submissions with coordinates near their bounds, as numbers and as decimal strings."""
     bound = st.one_of(
         st.floats(-181, 181), st.sampled_from([90, -90, 180, -180, 0, "90.0", "-180", "+1.", ".5", "1e1"])
     )

@@ -1,4 +1,4 @@
-"""Speaks HTTP/1.1 byte by byte over connections that are kept: what a client library would refuse to send, too."""
+"""Send raw HTTP/1.1 over kept connections, malformed requests too, which a client library would refuse to send."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ ANSWERED_WITHIN = 60.0
 """Seconds for the answer to a whole request."""
 
 RAW_WITHIN = 0.25
-"""Seconds for the answer to bytes that may be no whole request."""
+"""Seconds for the response to bytes that may be an incomplete request."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ def request(path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes, meth
 
 
 class _Reading:
-    """What httptools' parser calls."""
+    """Callbacks of httptools' parser."""
 
     def __init__(self) -> None:
         self.reply = Reply()
@@ -58,14 +58,14 @@ class _Reading:
 
 
 class Link:
-    """One connection to a port of this machine, made anew where the other end has closed it."""
+    """One connection to a port of this machine. It connects again if the other end has closed it."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, sent: bytes) -> Reply:
-        """The answer to a whole request. AssertionError if there is none."""
+        """Send a whole request and return the response. Raises AssertionError if there is none."""
         for _ in range(2):
             new = self._streams is None
             reader, writer = self._streams = self._streams or await asyncio.open_connection(HOST, self.port)
@@ -89,7 +89,7 @@ class Link:
 
 
 async def ask_all(links: Sequence[Link], requests: Sequence[bytes]) -> list[Reply]:
-    """The answers in order; the connections work side by side."""
+    """Send requests over all links at once. Returns the responses in the order of the requests."""
     replies: dict[int, Reply] = {}
 
     async def work(link: Link, first: int) -> None:
@@ -101,12 +101,12 @@ async def ask_all(links: Sequence[Link], requests: Sequence[bytes]) -> list[Repl
 
 
 async def tell_all(port: int, sent: Sequence[bytes]) -> list[Reply | None]:
-    """The answers of `tell` to each, all at once."""
+    """`tell` each of these, all at once."""
     return await asyncio.gather(*(tell(port, one) for one in sent))
 
 
 async def tell(port: int, sent: bytes) -> Reply | None:
-    """Send bytes on a connection of their own. The first answer, or None: there was none in time."""
+    """Send bytes on a new connection. Returns the first response, None if none came in time."""
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
         with contextlib.suppress(ConnectionError, TimeoutError):

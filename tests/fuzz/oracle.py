@@ -1,4 +1,4 @@
-"""What is right, said a second time and without Milepost's code: what a door accepted is held against this."""
+"""An independent reading of the specifications, without Milepost's code. Whatever a door accepts is checked with it."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ MOST = 1_000_000
 OWN = b'{"journalid":"'
 PROBLEM = "application/problem+json"
 NOT_HTTP = b"Invalid HTTP request received."
-"""What the HTTP server itself says of bytes that are no request: no code of Milepost's has seen them."""
+"""The HTTP server's own response to bytes that are no request. Milepost's code never sees such bytes."""
 
 OFFICE = (32.080058, 34.864535)
 EARTH = 3958.7613
@@ -56,7 +56,7 @@ def _shallow(value: Any, levels: int) -> None:
 
 
 def is_address(value: Any) -> bool:
-    """Whether this can be one mailbox and nothing else in a header, a line or a log."""
+    """Whether this is one mailbox and cannot break a header, a line or a log."""
     if not isinstance(value, str) or not 3 <= len(value) <= 254 or value.count("@") != 1:
         return False
     local, domain = value.split("@")
@@ -66,7 +66,7 @@ def is_address(value: Any) -> bool:
 
 
 def number(value: Any, low: float, high: float) -> float | None:
-    """The number meant: a JSON number, or plain decimal digits in a string; None if it is none, or out of bounds."""
+    """Read a JSON number, or plain decimal digits in a string. None if it is neither, or out of bounds."""
     if isinstance(value, str):
         if not _DECIMAL.fullmatch(value) or not any(map(str.isdigit, value)):
             return None
@@ -80,7 +80,7 @@ def number(value: Any, low: float, high: float) -> float | None:
 
 
 def payload(channel: str, data: Any) -> dict[str, Any] | str | None:
-    """What a stage of this channel may make of the data; None if it must refuse it."""
+    """The payload that a stage of this channel must read from the data, None if it must refuse the data."""
     if channel == "user:email":
         return data if is_address(data) else None
     if not isinstance(data, dict) or not is_address(data.get("email")):
@@ -95,14 +95,14 @@ def payload(channel: str, data: Any) -> dict[str, Any] | str | None:
 
 
 def miles(lat: float, long: float) -> float:
-    """Along a sphere (haversine): within 0.6 % of the ellipsoid."""
+    """Distance to the office on a sphere (haversine), within 0.6 % of the ellipsoid."""
     a, b, c, d = map(math.radians, (lat, long, *OFFICE))
     half = math.sin((c - a) / 2) ** 2 + math.cos(a) * math.cos(c) * math.sin((d - b) / 2) ** 2
     return 2 * EARTH * math.asin(math.sqrt(min(1.0, half)))
 
 
 def event(fields: Any) -> dict[str, Any] | None:
-    """The event these fields are (CloudEvents 1.0, JSON format), None if they are none that may be carried."""
+    """Read an event from JSON (CloudEvents 1.0, JSON format). None if it must be refused."""
     if not isinstance(fields, dict):
         return None
     made = {name: value for name, value in fields.items() if value is not None or name == "data"}
@@ -143,7 +143,7 @@ def _is_forbidden(code: int) -> bool:
 
 
 def _is_time(value: str) -> bool:
-    """RFC 3339; a 61st second is one of 23:59 UTC."""
+    """Whether this is an RFC 3339 timestamp. A 61st second exists at 23:59 UTC alone."""
     try:
         moment = datetime.fromisoformat(value.upper().replace(":60", ":59")).astimezone(UTC)
     except (ValueError, OverflowError):
@@ -152,7 +152,7 @@ def _is_time(value: str) -> bool:
 
 
 def header_value(raw: bytes) -> str:
-    """An attribute's value (HTTP binding, 3.1.3.2): a quoted string is unquoted, then percents are decoded.
+    """Decode a header value (HTTP binding, 3.1.3.2): unquote a quoted string, then percent-decode.
 
     Raises ValueError for what is not UTF-8.
     """
@@ -170,7 +170,7 @@ def header_value(raw: bytes) -> str:
 
 
 def binary(headers: list[tuple[bytes, bytes]], body: bytes) -> dict[str, Any] | None:
-    """The event in headers and body (HTTP binding, binary mode), None if it is none."""
+    """Read an event in binary mode. None if it must be refused."""
     fields: dict[str, Any] = {}
     try:
         for name, value in headers:
@@ -189,7 +189,7 @@ def binary(headers: list[tuple[bytes, bytes]], body: bytes) -> dict[str, Any] | 
 
 
 def structured(body: bytes) -> dict[str, Any] | None:
-    """The event in a body (structured mode), None if it is none."""
+    """Read an event in structured mode. None if it must be refused."""
     try:
         return event(json_of(body, 202))
     except ValueError:
@@ -197,7 +197,7 @@ def structured(body: bytes) -> dict[str, Any] | None:
 
 
 def refused(reply: Reply) -> None:
-    """Check that an answer that accepts nothing says why, and tells nothing of the inside."""
+    """Check that a refusal gives its reason and no internals."""
     assert 400 <= reply.status < 500, (reply.status, reply.body[:2000])
     if reply.status == 400 and reply.media == "text/plain":
         assert reply.body == NOT_HTTP, reply.body[:200]

@@ -1,4 +1,4 @@
-"""Every target, and how one is run."""
+"""All targets, and the function that runs one."""
 
 from typing import Any
 

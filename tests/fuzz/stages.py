@@ -1,4 +1,4 @@
-"""The functions, each under functions-framework as its image runs it, in both content modes."""
+"""The functions, each as its image runs it, in binary and structured mode."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from tests.fuzz.world import World
 
 
 def function(name: str, channel: str) -> Target:
-    """A function, as a process, in both modes."""
+    """Make the target of one function."""
 
     def send(world: World, batch: Sequence[Sent]) -> Tally:
         links = world.links(world.functions[name])
@@ -33,7 +33,7 @@ def function(name: str, channel: str) -> Target:
 
 
 def keep(world: World) -> None:
-    """Have a distance kept for the good address: `email` mails the newest one."""
+    """Store a distance for the good address, because `email` mails the newest one."""
     if not world.kept:
         (reply,) = world.run(
             ask_all(world.links(world.functions["store"])[:1], [good_event("calculated_distance").written()])
@@ -46,7 +46,7 @@ EMITS = {"distance": "calculated_distance", "store": "user:email", "email": "ema
 
 
 def answered(name: str, sent: Sent, channel: str, reply: Reply) -> None:
-    """Check that what a function took was right, and that its answer is."""
+    """Check that a function was right to accept this event, and that its reply is right."""
     event = sent.means()
     assert event is not None, (sent, reply)
     assert event["type"] == channel

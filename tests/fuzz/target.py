@@ -1,4 +1,4 @@
-"""A target: a door, what comes in by it, and what is checked. It takes a batch and says what became of it."""
+"""A target: one door with its inputs and checks."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ _numbers = itertools.count()
 
 
 def fresh() -> str:
-    """An id that no event had before, always as long: hypothesis draws places in what holds it."""
+    """A new id. All have one length, because hypothesis draws positions in the text around them."""
     return f"fuzz-{next(_numbers):09}"
 
 
 @dataclass
 class Tally:
-    """Inputs that were bad (refused, ignored, or of data that only a stage can refuse), and those that were good."""
+    """Counts of inputs. Bad: refused, ignored, or with data that only a stage can refuse."""
 
     bad: int = 0
     good: int = 0
@@ -48,7 +48,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Sent:
-    """A request: headers and body, and where it leads."""
+    """Headers and body of a request."""
 
     headers: list[tuple[bytes, bytes]]
     body: bytes
@@ -57,7 +57,7 @@ class Sent:
         return request(path, self.headers, self.body)
 
     def means(self) -> dict[str, Any] | None:
-        """The event that it is, by the independent reading."""
+        """The event in it by the oracle's reading."""
         types = [value.lower() for name, value in self.headers if name == b"content-type"]
         if any(value.startswith(b"application/cloudevents") for value in types):
             return oracle.structured(self.body)

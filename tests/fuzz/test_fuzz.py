@@ -1,4 +1,4 @@
-"""A short cut of the fuzzing: some hundred inputs for each door. `make fuzz` sends over 100,000."""
+"""A short run of the fuzzer: a thousand inputs for each door. `make fuzz` sends over 100,000."""
 
 from collections.abc import Iterator
 
@@ -19,5 +19,5 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_bad_input_breaks_no_door_and_is_never_accepted(world: World, target: Target) -> None:
-    """No 5xx, no process that ends, nothing accepted that an independent check refuses, and the next goes through."""
+    """No 5xx, no dead process, nothing accepted that the oracle refuses; a good input after it is accepted."""
     assert run(target, world, round(N * target.share)).bad

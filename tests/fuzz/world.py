@@ -1,4 +1,4 @@
-"""What is fuzzed: Valkey, MongoDB, a bridge, the functions and a gateway, real processes started when needed."""
+"""The processes under test: Valkey, MongoDB, a bridge, the functions and a gateway, each started when first needed."""
 
 import asyncio
 import contextlib
@@ -22,19 +22,19 @@ LINKS = 8
 
 LINES_OF_THEIR_OWN = {"milepost.bridge", "gateway"}
 OWN_LINE = re.compile(r"\d\d:\d\d:\d\d [A-Z]+ [\w.]+ .*")
-"""What every line of a log looks like: one that somebody else got into it does not."""
+"""The form of every log line. A line that an input injected has another form."""
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """What the bridge POSTed for a channel, parsed without Milepost."""
+    """One POST of the bridge, parsed without Milepost's code."""
 
     channel: str
     fields: dict[str, Any]
 
 
 class Sink:
-    """The stages of a bridge under test: each accepts everything and notes it."""
+    """The stages of the bridge: each accepts every event and records it."""
 
     def __init__(self) -> None:
         self.delivered: list[Delivered] = []
@@ -174,7 +174,7 @@ class World:
         return {name: self.started(Function(self.folder, name, env=env)) for name in ("distance", "store", "email")}
 
     def alive(self) -> None:
-        """Check that no process has ended, met what it did not expect, or logged what is no line of its own."""
+        """Check that no process has ended, logged a traceback, or logged a line of another form."""
         for server in self.servers:
             assert server.alive, f"{server.name} ended: {server.log[-4000:]}"
             with server.log_path.open("rb") as log:
