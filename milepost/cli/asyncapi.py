@@ -5,26 +5,33 @@ import json
 import sys
 from pathlib import Path
 
+from milepost.events import asyncapi as documents
 from milepost import stages_table
 from milepost.cli import vocabulary
-from milepost.cli.exits import Exit
-from milepost.cli.local import layout
+from milepost.cli.local.layout import has_gateway
+from milepost.cli.options import Project
+from milepost.cli.text import installed_version
 from milepost.errors import ConfigurationError
-from milepost.events import asyncapi
 
 ENTRANCE = "raw_input"
 """The channel on which a gateway publishes."""
 
 
-def print_document(project: Path, version: str) -> Exit:
-    """Print it. Raises ConfigurationError for a project that is not whole."""
-    stages = stages_table.read(project)
-    vocabulary.read(project)  # which says what is wrong with the file
-    sys.path.insert(0, str(project))
+def asyncapi(*, project: Project = Path()) -> None:
+    """Print the project's channels as an AsyncAPI 3.0 document: what each carries, who publishes, who consumes.
+
+    It is made of the payload classes and the stages table; nothing has to run. The gateway serves the same at
+    `/asyncapi.json`, and at `/channels` to be read.
+
+    `milepost asyncapi > asyncapi.json` is what generators of clients and of documents take.
+    """
+    folder = project.resolve()
+    stages = stages_table.read(folder)
+    vocabulary.read(folder)  # raises ConfigurationError saying what is wrong with the file
+    sys.path.insert(0, str(folder))
     try:
-        payloads = asyncapi.payloads_of(importlib.import_module("functions.payloads"))
+        payloads = documents.payloads_of(importlib.import_module("functions.payloads"))
     except ImportError as fault:
-        raise ConfigurationError(f"{project / vocabulary.PAYLOADS}: {fault}") from None
-    doors = {"gateway": ENTRANCE} if layout.has_gateway(project) else {}
-    print(json.dumps(asyncapi.document(payloads, stages, doors, version=version), indent=2))
-    return Exit.DONE
+        raise ConfigurationError(f"{folder / vocabulary.PAYLOADS}: {fault}") from None
+    doors = {"gateway": ENTRANCE} if has_gateway(folder) else {}
+    print(json.dumps(documents.document(payloads, stages, doors, version=installed_version()), indent=2))

@@ -5,13 +5,17 @@ import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from milepost.cli import reach
-from milepost.cli.exits import Exit, Failed
+from milepost.cli import locate
+from milepost.cli.exits import EXIT_CODES, Exit, Failed
+from milepost.cli.local import data_folder
+from milepost.cli.loop import run
+from milepost.cli.options import All, AsJson, Data, Entries, EventId, RedisUrl, StageName, Yes
 from milepost.cli.text import agreed, plain, say, show, table
 from milepost.errors import ConfigurationError
 from milepost.events.strict_json import loads
@@ -40,10 +44,81 @@ class Choice:
             _check_entry(entry)
 
 
-async def list_letters(settings: JournalSettings, stage: str | None, *, as_json: bool) -> Exit:
+app = typer.Typer(help="Look at dead letters; replay or drop them.", epilog=EXIT_CODES, no_args_is_help=True)
+
+
+@app.command("list", epilog=EXIT_CODES)
+def list_letters(
+    stage: Annotated[
+        str | None, typer.Argument(metavar="STAGE", help="A stage's name.", show_default="all stages")
+    ] = None,
+    *,
+    as_json: AsJson = False,
+    redis_url: RedisUrl = None,
+    data: Data = data_folder.DEFAULT,
+) -> None:
+    """List dead letters, oldest first, e-mail addresses masked. TRIES: failed attempts + crashes.
+
+    `milepost dead list email` lists those of one stage; with `--json` a line is an object.
+    """
+    run(_list(locate.redis_settings(redis_url, data), stage, as_json=as_json))
+
+
+@app.command("show", epilog=EXIT_CODES)
+def show_letter(
+    stage: StageName,
+    entry: Annotated[str, typer.Argument(metavar="ENTRY", help="The entry, as listed.")],
+    *,
+    redis_url: RedisUrl = None,
+    data: Data = data_folder.DEFAULT,
+) -> None:
+    """Print one dead letter whole, its event and nothing masked, as JSON.
+
+    `milepost dead show email 1763690000000-0` takes the entry from the list.
+    """
+    run(_show(locate.redis_settings(redis_url, data), stage, entry))
+
+
+@app.command("replay", epilog=EXIT_CODES)
+def replay_letters(
+    stage: StageName,
+    entries: Entries = None,
+    *,
+    event_id: EventId = None,
+    everything: All = False,
+    redis_url: RedisUrl = None,
+    data: Data = data_folder.DEFAULT,
+) -> None:
+    """Give dead letters to their stage again, as if for the first time.
+
+    `milepost dead replay email --all`; or name entries, or `--id` and an event's id.
+    """
+    run(_replay(locate.redis_settings(redis_url, data), stage, Choice(entries or [], event_id, everything)))
+
+
+@app.command("drop", epilog=EXIT_CODES)
+def drop_letters(
+    stage: StageName,
+    entries: Entries = None,
+    *,
+    event_id: EventId = None,
+    everything: All = False,
+    yes: Yes = False,
+    redis_url: RedisUrl = None,
+    data: Data = data_folder.DEFAULT,
+) -> None:
+    """Delete dead letters for good.
+
+    `milepost dead drop email 1763690000000-0`; `--all` asks first.
+    """
+    choice = Choice(entries or [], event_id, everything)
+    run(_drop(locate.redis_settings(redis_url, data), stage, choice, sure=yes))
+
+
+async def _list(settings: JournalSettings, stage: str | None, *, as_json: bool) -> Exit:
     """Print one line a dead letter, oldest first, addresses masked."""
     made = table("STAGE", "ENTRY", "BURIED", "CHANNEL", "ID", "STATUS", "TRIES", "REASON")
-    async with reach.journal(settings) as journal:
+    async with locate.journal(settings) as journal:
         if stage:
             await _check_stage(journal, stage)
         for name in [stage] if stage else await journal.dead_stages():
@@ -59,10 +134,10 @@ async def list_letters(settings: JournalSettings, stage: str | None, *, as_json:
     return Exit.DONE
 
 
-async def show_letter(settings: JournalSettings, stage: str, entry: str) -> Exit:
+async def _show(settings: JournalSettings, stage: str, entry: str) -> Exit:
     """Print one dead letter whole, as JSON. Raises Failed if there is none."""
     _check_entry(entry)
-    async with reach.journal(settings) as journal:
+    async with locate.journal(settings) as journal:
         found = await journal.dead_letters(stage, start=entry, count=1)
     if not found or found[0].entry != entry:
         raise Failed(f"stage {stage} has no dead letter {entry}; `milepost dead list {stage}` shows which there are")
@@ -71,18 +146,18 @@ async def show_letter(settings: JournalSettings, stage: str, entry: str) -> Exit
     return Exit.DONE
 
 
-async def replay(settings: JournalSettings, stage: str, choice: Choice) -> Exit:
+async def _replay(settings: JournalSettings, stage: str, choice: Choice) -> Exit:
     """Put dead letters back into their journals, for this stage alone."""
     choice.check()
-    async with reach.journal(settings) as journal:
+    async with locate.journal(settings) as journal:
         await _check_stage(journal, stage)
         return await _settle(journal, stage, choice, journal.replay, "replayed")
 
 
-async def drop(settings: JournalSettings, stage: str, choice: Choice, *, sure: bool) -> Exit:
+async def _drop(settings: JournalSettings, stage: str, choice: Choice, *, sure: bool) -> Exit:
     """Delete dead letters for good; all of them only after asking."""
     choice.check()
-    async with reach.journal(settings) as journal:
+    async with locate.journal(settings) as journal:
         await _check_stage(journal, stage)
         if choice.all and not sure:
             count = await _count(journal, stage)

@@ -15,17 +15,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from milepost import stages_table
-from milepost.cli import amend, vocabulary
-from milepost.cli.exits import Exit, Failed
+from milepost.cli import amend, options, vocabulary
+from milepost.cli.exits import Failed
 from milepost.cli.local import layout
 from milepost.cli.stub import Stub
 from milepost.cli.vocabulary import PAYLOADS, Vocabulary
 from milepost.errors import ConfigurationError
-from milepost.events.payload import Payload
 from milepost.graph import Graph
+from milepost.events.payload import Payload
 
 RESERVED = {*layout.OWN_NAMES, "broker"}
 
@@ -50,7 +52,7 @@ class Project:
     """A project as it is: its folder, its stages, its payload classes, its pyproject.toml."""
 
     folder: Path
-    stages: Sequence[stages_table.StageEntry]
+    stages: Sequence[stages_table.Entry]
     vocabulary: Vocabulary
     pyproject: Mapping[str, Any]
 
@@ -68,11 +70,26 @@ class Project:
         return found
 
 
-def new(folder: Path, name: str, on: str, emits: str | None) -> Exit:
-    """Write a stage: its files, and its entries in those there are. A run that fails leaves nothing behind.
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The stage's name, such as geocode.")],
+    *,
+    on: Annotated[str, typer.Option(metavar="CHANNEL", help="The channel that it consumes.")],
+    emits: Annotated[
+        str | None, typer.Option(metavar="CHANNEL", help="The channel that it emits; made if there is none.")
+    ] = None,
+    project: options.Project = Path(),
+) -> None:
+    """Write a new stage into the project: its function, its contract test, and its entries wherever stages are listed.
 
-    Raises ConfigurationError for what cannot be called so, Failed if something cannot be written.
+    All of it, or nothing: whatever is wrong with the names is told before the first file is written.
+
+    `milepost new geocode --on raw_input --emits place` makes `functions/geocode/main.py`, to be filled in.
     """
+    _new(project.resolve(), name, on, emits)
+
+
+def _new(folder: Path, name: str, on: str, emits: str | None) -> None:
+    """Write a stage. Raises ConfigurationError for a wrong name, Failed if something cannot be written."""
     project = Project.read(folder)
     _check_name(project, name)
     stub = _stub(project, name, on, emits)
@@ -83,7 +100,6 @@ def new(folder: Path, name: str, on: str, emits: str | None) -> Exit:
     for path in sorted(files):
         print(f"{'changed' if path in known else 'wrote':<8} {path}")
     print(_next(project, stub, files))
-    return Exit.DONE
 
 
 def _check_name(project: Project, name: str) -> None:

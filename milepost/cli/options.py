@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from milepost.cli import reach
+from milepost.cli import locate
 from milepost.events.payload import number
 
 
@@ -43,7 +43,7 @@ RedisUrl = Annotated[
     typer.Option(
         "--redis-url",
         envvar="REDIS_URL",
-        show_default=f"the one in DIR/stack.json, else {reach.REDIS}",
+        show_default=f"the one in DIR/stack.json, else {locate.REDIS}",
         help="The Redis to use.",
     ),
 ]

@@ -1,13 +1,20 @@
 """`milepost publish`: events into the journal, durably."""
 
 import asyncio
+import os
+import sys
 from codecs import BOM_UTF8
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
-from milepost.cli import reach
+import typer
+
+from milepost.cli import locate
 from milepost.cli.exits import Exit, Failed
+from milepost.cli.local import data_folder
+from milepost.cli.loop import run
+from milepost.cli.options import Data, RedisUrl
 from milepost.cli.text import say
 from milepost.errors import ConfigurationError, EventError
 from milepost.events.event import MAX_EVENT, Event
@@ -41,24 +48,44 @@ class Naming:
         return replace(event, id=self.id or event.id, source=self.source or event.source)
 
 
-async def one(settings: JournalSettings, naming: Naming, message: bytes) -> Exit:
-    """Publish one message and print its id."""
+def publish(
+    channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="The channel, such as raw_input.")],
+    message: Annotated[str, typer.Argument(metavar="MESSAGE", help="JSON or text; `-`: one message a line of stdin.")],
+    *,
+    event_id: Annotated[
+        str | None, typer.Option("--id", help="The event's id; publishing it again does nothing.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="The event's source.", show_default="/redis/CHANNEL")] = None,
+    redis_url: RedisUrl = None,
+    data: Data = data_folder.DEFAULT,
+) -> None:
+    """Publish a message durably, and print its event's id.
+
+    An object with `specversion` is a CloudEvent, whose type must be CHANNEL; other JSON is an event's data; any
+    other text is its data as a JSON string, without the blanks around it. What begins with `{`, `[` or `"` must
+    be JSON.
+
+    `milepost publish raw_input '{"email":"a@b.co","lat":40.7,"long":-74}'` is one;
+    `milepost publish user:email - < addresses` is one for each line.
+    """
+    settings = locate.redis_settings(redis_url, data)
+    naming = Naming(channel, event_id, source)
+    run(_lines(settings, naming, sys.stdin.buffer) if message == "-" else _one(settings, naming, os.fsencode(message)))
+
+
+async def _one(settings: JournalSettings, naming: Naming, message: bytes) -> Exit:
     event = naming.event(message)
-    async with reach.journal(settings) as journal:
+    async with locate.journal(settings) as journal:
         _print(event, new=await journal.publish(event))
     return Exit.DONE
 
 
-async def lines(settings: JournalSettings, naming: Naming, stream: BinaryIO) -> Exit:
-    """Publish each line of `stream` as one message and print the ids.
-
-    A line that is no event is reported on stderr and not published; the others are. Raises Failed if the stream
-    cannot be read.
-    """
+async def _lines(settings: JournalSettings, naming: Naming, stream: BinaryIO) -> Exit:
+    """Publish each line as one message. A line that is no event is reported and not published; the others are."""
     if naming.id:
         raise ConfigurationError("--id names one event; it cannot name every line")
     refused = 0
-    async with reach.journal(settings) as journal:
+    async with locate.journal(settings) as journal:
         async for batch in _batches(stream):
             refused += await _publish(journal, naming, batch)
     return Exit.FAILED if refused else Exit.DONE

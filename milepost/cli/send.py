@@ -1,130 +1,79 @@
-"""`milepost send`: one submission through the gateway, followed channel by channel."""
+"""`milepost send`: one submission through the gateway, followed by the gateway's event stream."""
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import json
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
-from redis.exceptions import RedisError
+import typer
 
-from milepost.cli import reach
-from milepost.cli.channels import subscribed
+from milepost.cli import locate
 from milepost.cli.exits import Exit, Failed, Unreachable
+from milepost.cli.local import data_folder
+from milepost.cli.loop import run
+from milepost.cli.options import Data, at_least
 from milepost.cli.text import brief, plain, say
-from milepost.cli.watch import all_channels
-from milepost.errors import ConfigurationError, JournalUnavailable
-from milepost.graph import Graph
-from milepost.journal import StageStatus
-from milepost.settings import JournalSettings
+from milepost.errors import ConfigurationError
 
-FIRST = "raw_input"
 DEAD = "dead:"
-ASK_EVERY = 0.5
-"""Seconds after which the gateway is asked though nothing was heard."""
+"""Before the name of the stage that gave the submission up, in the place of a channel."""
+
+PAUSE = 0.5
+"""Seconds between a stream that ended early and the next."""
+
+SILENCE = 40.0
+"""Seconds without a byte after which a stream is given up. The gateway sends something every 15 s."""
 
 
-@dataclass
-class Progress:
-    """How far the submission has come. `last`: the channels it ends on, empty where that is not known."""
+def send(
+    email: Annotated[str, typer.Argument(metavar="EMAIL", help="Where the answer goes.")],
+    lat: Annotated[str, typer.Argument(metavar="LAT", help="Degrees north.")],
+    long: Annotated[str, typer.Argument(metavar="LONG", help="Degrees east.")],
+    *,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", parser=at_least(0), help="How long to wait for the message.")
+    ] = 60,
+    gateway: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="The gateway.", show_default=f"the one in DIR/stack.json, else {locate.GATEWAY}"
+        ),
+    ] = None,
+    data: Data = data_folder.DEFAULT,
+) -> None:
+    """Submit a place, show each channel as it is reached, and print the message.
 
-    last: frozenset[str]
-    seen: dict[str, Any] = field(default_factory=dict)
-    _began: datetime | None = None
-
-    def take(self, channels: Iterable[dict[str, Any]]) -> None:
-        """Show the channels that are new."""
-        for note in channels:
-            channel, at, data = note["channel"], datetime.fromisoformat(note["time"]), note["data"]
-            if channel in self.seen:
-                continue
-            self._began = self._began or at
-            self.seen[channel] = data
-            print(f"{plain(channel):<24} {(at - self._began) / timedelta(milliseconds=1):6.0f} ms", flush=True)
-
-    @property
-    def buried(self) -> str | None:
-        """Why and where the submission became a dead letter, in words; None if it did not."""
-        for channel, data in self.seen.items():
-            if channel.startswith(DEAD):
-                reason = data.get("reason") if isinstance(data, dict) else data
-                return f"stage {channel.removeprefix(DEAD)} buried it: {plain(str(reason))}"
-        return None
-
-    @property
-    def missing(self) -> list[str]:
-        """The channels still to come."""
-        if not self.last:
-            return [] if any(_message(data) for data in self.seen.values()) else ["the message"]
-        return sorted(self.last - self.seen.keys())
-
-    @property
-    def messages(self) -> list[str]:
-        """What came out: the messages, or the data where there is none."""
-        ends = self.last or {channel for channel, data in self.seen.items() if _message(data)}
-        return [_message(data) or brief(data) for channel, data in self.seen.items() if channel in ends]
-
-
-async def send(settings: JournalSettings, gateway: str, submission: dict[str, str], within: float) -> Exit:
-    """Submit, show each channel as it is reached, and print the message.
-
-    Raises ConfigurationError for what the gateway finds wrong, Unreachable, Failed.
+    `milepost send ada@example.org 51.5074 -0.1278` ends with the message, or with 4 if a stage gave the event up.
     """
-    stages = await _stages(settings)
-    progress = Progress(last_channels(stages))
-    heard = asyncio.Event()
-    listening = asyncio.Event()
-    ear = asyncio.create_task(_listen(settings, all_channels(stages), heard, listening))
-    await asyncio.wait({ear, asyncio.create_task(listening.wait())}, return_when=asyncio.FIRST_COMPLETED)
-    try:
-        async with httpx.AsyncClient(base_url=gateway, trust_env=False, timeout=10) as client:
-            place = await _submit(client, submission)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(within):
-                    await _follow(client, place, progress, heard)
-    finally:
-        ear.cancel()
-    if progress.buried:
-        say(progress.buried)
-        return Exit.BURIED
-    if progress.missing:
-        say(f"not reached within {within:g} s: {', '.join(progress.missing)}; `milepost stages` shows what waits where")
-        return Exit.UNFINISHED
-    for message in progress.messages:
-        print(plain(message))
+    run(_send(locate.gateway_url(gateway, data), {"email": email, "lat": lat, "long": long}, timeout))
+
+
+async def _send(gateway: str, submission: dict[str, str], within: float) -> Exit:
+    reached: dict[str, Any] = {}
+    async with httpx.AsyncClient(base_url=gateway, trust_env=False, timeout=SILENCE) as client:
+        place = await _submit(client, submission)
+        try:
+            async with asyncio.timeout(within):
+                await _follow(client, place, reached)
+        except TimeoutError:
+            last = f"the last channel reached is {plain(next(reversed(reached)))}" if reached else "nothing was heard"
+            say(f"not finished within {within:g} s: {last}; `milepost stages` shows what waits where")
+            return Exit.UNFINISHED
+    for channel, data in reached.items():
+        if channel.startswith(DEAD):
+            reason = data.get("reason") if isinstance(data, dict) else data
+            say(f"stage {plain(channel.removeprefix(DEAD))} gave it up: {plain(str(reason))}")
+            return Exit.BURIED
+    messages = [data["message"] for data in reached.values() if isinstance(data, dict) and "message" in data]
+    for message in messages or [*reached.values()][-1:]:
+        print(brief(message))
     return Exit.DONE
 
 
-def last_channels(stages: Iterable[StageStatus]) -> frozenset[str]:
-    """The channels on which a submission ends."""
-    return Graph(stages).ends(FIRST)
-
-
-async def _stages(settings: JournalSettings) -> list[StageStatus]:
-    try:
-        async with reach.journal(settings) as journal:
-            return await journal.stages()
-    except (Unreachable, JournalUnavailable) as fault:
-        say(f"{fault}. Asking the gateway alone")
-        return []
-
-
-async def _listen(
-    settings: JournalSettings, channels: list[str], heard: asyncio.Event, listening: asyncio.Event
-) -> None:
-    """Set `heard` at each message. It only hastens: the gateway is asked all the same."""
-    if not channels:
-        return
-    with contextlib.suppress(RedisError, OSError):
-        async with subscribed(settings, channels) as subscription:
-            listening.set()
-            async for _ in subscription.messages():
-                heard.set()
-
-
 async def _submit(client: httpx.AsyncClient, submission: dict[str, str]) -> str:
+    """Submit, and return the path where the submission can be followed."""
     try:
         answer = await client.post("/distance", json=submission)
     except (httpx.HTTPError, httpx.InvalidURL) as fault:
@@ -137,26 +86,36 @@ async def _submit(client: httpx.AsyncClient, submission: dict[str, str]) -> str:
         raise Unreachable(f"the gateway takes nothing now: {_detail(answer)}")
     if answer.status_code != 202:
         raise Failed(f"the gateway answered {answer.status_code}: {_detail(answer)}")
-    taken = answer.json()
-    print(f"{'accepted':<24} {taken['id']}", flush=True)
-    return str(taken["status"])
+    accepted = answer.json()
+    print(f"{'accepted':<24} {accepted['id']}")
+    return str(accepted["status"])
 
 
-async def _follow(client: httpx.AsyncClient, place: str, progress: Progress, heard: asyncio.Event) -> None:
-    while progress.missing and not progress.buried:
-        heard.clear()
-        with contextlib.suppress(httpx.HTTPError, ValueError):  # it may be restarting: asked again
-            answer = await client.get(place)
-            if answer.status_code == 200:
-                progress.take(answer.json()["channels"])
-        if progress.missing and not progress.buried:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(heard.wait(), ASK_EVERY)
+async def _follow(client: httpx.AsyncClient, place: str, reached: dict[str, Any]) -> None:
+    """Show each channel that the submission reaches, and note its data, until there are no more.
 
-
-def _message(data: Any) -> str | None:
-    message = data.get("message") if isinstance(data, dict) else None
-    return message if isinstance(message, str) else None
+    A stream may end early, because the gateway stops or has too many. The next one goes on where it ended.
+    """
+    began: datetime | None = None
+    while True:
+        # The gateway may be restarting, or behind a proxy that answers for it.
+        with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
+            headers = {"last-event-id": ",".join(reached)}
+            async with client.stream("GET", f"{place}/events", headers=headers) as answer:
+                answer.raise_for_status()
+                async for line in answer.aiter_lines():
+                    if not line.startswith("data:"):
+                        continue
+                    step = json.loads(line.removeprefix("data:"))
+                    channel, at = step["channel"], datetime.fromisoformat(step["time"])
+                    began = began or at
+                    reached[channel] = step["data"]
+                    print(f"{plain(channel):<24} {(at - began) / timedelta(milliseconds=1):6.0f} ms")
+                    if step["last"]:
+                        return
+                if answer.status_code == 204:  # nothing more is to come
+                    return
+        await asyncio.sleep(PAUSE)
 
 
 def _detail(answer: httpx.Response) -> str:

@@ -3,17 +3,55 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Annotated
 
-from milepost.cli import reach, scale
-from milepost.cli.exits import Exit, Failed
+import typer
+
+from milepost.cli import locate, scale
+from milepost.cli.exits import EXIT_CODES, Exit, Failed
+from milepost.cli.local import data_folder
+from milepost.cli.loop import run
+from milepost.cli.options import AsJson, Data, RedisUrl, Yes
 from milepost.cli.text import agreed, plain, say, show, table
 from milepost.journal import Journal
 from milepost.settings import JournalSettings
 
+app = typer.Typer(help="Show the stages that bridges serve or served, and what waits for each.")
 
-async def print_stages(settings: JournalSettings, data: Path, *, as_json: bool) -> Exit:
+
+@app.callback(invoke_without_command=True, epilog=EXIT_CODES)
+def stages(
+    context: typer.Context, *, as_json: AsJson = False, redis_url: RedisUrl = None, data: Data = data_folder.DEFAULT
+) -> None:
+    """Show the stages that bridges serve or served, and what waits for each.
+
+    SCALE: processes of `milepost up`, or pods, where kubectl is there to tell; `-`: unknown. BACKLOG: events that are
+    journaled and not settled; PARKED: those that wait for another attempt; DEAD: dead letters. SERVED: whether a
+    bridge was there for it within the last minute. `milepost stages --json` is the same for programs.
+    """
+    if context.invoked_subcommand is None:
+        run(_print_stages(locate.redis_settings(redis_url, data), data, as_json=as_json))
+
+
+@app.command("forget", epilog=EXIT_CODES)
+def forget(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The stage's name.")],
+    *,
+    yes: Yes = False,
+    redis_url: RedisUrl = None,
+    data: Data = data_folder.DEFAULT,
+) -> None:
+    """Remove a stage that no bridge serves any more, with its parked and dead events.
+
+    The name may be that of a channel instead, whose journal no stage consumes. `milepost stages forget geocode` shows
+    what would go, and asks.
+    """
+    run(_forget(locate.redis_settings(redis_url, data), name, sure=yes))
+
+
+async def _print_stages(settings: JournalSettings, data: Path, *, as_json: bool) -> Exit:
     """Print the table. `data`: the data folder of a `milepost up`, whose processes are counted."""
-    async with reach.journal(settings) as journal:
+    async with locate.journal(settings) as journal:
         stages = await journal.stages()
         unconsumed = await journal.unconsumed()
     scales = await scale.scales(stages, data)
@@ -45,9 +83,9 @@ async def print_stages(settings: JournalSettings, data: Path, *, as_json: bool) 
     return Exit.DONE
 
 
-async def forget(settings: JournalSettings, name: str, *, sure: bool) -> Exit:
+async def _forget(settings: JournalSettings, name: str, *, sure: bool) -> Exit:
     """Remove a stage that no bridge serves, with what waits for it. Raises StageServed, Failed."""
-    async with reach.journal(settings) as journal:
+    async with locate.journal(settings) as journal:
         found = next((stage for stage in await journal.stages() if stage.name == name), None)
         if found is None:
             unconsumed = await journal.unconsumed()

@@ -2,56 +2,89 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from milepost.cli.exits import Exit, Failed
-from milepost.cli.local import data_folder, layout, probe, reload
+from milepost.cli.local import data_folder, layout, probe
+from milepost.cli.local import reload as reloading
 from milepost.cli.local.console import Console
 from milepost.cli.local.layout import Layout, Rank
 from milepost.cli.local.supervisor import READY_WITHIN, Supervisor
+from milepost.cli.options import Project, at_least
+from milepost.cli.options import port as port_number
 from milepost.errors import MilepostError
 
 SAME_INTERRUPT = 0.3
 """Seconds within which a second Ctrl-C is the first one again: a terminal and a wrapper may both send it."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """The options of the command."""
+def up(
+    *,
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="Where data, e-mails, lock and stack.json are kept.")
+    ] = data_folder.DEFAULT,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", parser=port_number, help="The gateway's port; 0: any free one.")
+    ] = 8000,
+    reload: Annotated[
+        bool,
+        typer.Option(
+            "--reload", help="Restart what runs a source file that changes. helm/values.yaml is read at the start only."
+        ),
+    ] = False,
+    ready_within: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            parser=at_least(1),
+            help="How long each process may take from its start until it is ready; no limit with --reload.",
+        ),
+    ] = READY_WITHIN,
+    project: Project = Path(),
+) -> None:
+    """Run the whole pipeline on this machine.
 
-    project: Path
-    data: Path
-    port: int = 8000
-    reload: bool = False
-    ready_within: float = READY_WITHIN
+    Starts an embedded Valkey and MongoDB-compatible server (or uses REDIS_URL and MONGO_URL), the functions, the
+    bridge and the gateway, all on 127.0.0.1; says when each is ready, and then `ready` and the gateway's address. A
+    project without gateway/ is reached by its bridge, and one whose stages want no MongoDB has none.
+    What dies is started again. DIR/stack.json tells where everything is while it runs, and is gone after a clean
+    end. Ctrl-C ends everything in order, a second one at once.
 
-
-def up(options: Options, environment: Mapping[str, str]) -> Exit:
-    """Run the pipeline until SIGINT, SIGTERM or SIGHUP. Raises MilepostError if it cannot start or print."""
-    entries = layout.read_stages(options.project)
+    `milepost up --port 9000 --data /var/tmp/milepost` listens and keeps its data elsewhere; the other commands then
+    need the same `--data`.
+    """
+    folder, data, environment = project.resolve(), data.resolve(), dict(os.environ)
+    entries = layout.read_stages(folder)
     layout.real_servers(environment)
-    if options.reload:
-        reload.check()
-    with data_folder.locked(options.data) as lock:
-        port = layout.entrance_port(options.port)
-        laid_out = layout.lay_out(options.project, options.data, entries, port, environment)
+    if reload:
+        reloading.check()
+    with data_folder.locked(data) as lock:
+        laid_out = layout.lay_out(folder, data, entries, layout.entrance_port(port), environment)
+        pipeline = _Pipeline(folder, data, laid_out, reload=reload, ready_within=None if reload else ready_within)
         try:
-            return asyncio.run(_Up(options, laid_out).run(lock))
+            raise typer.Exit(asyncio.run(pipeline.run(lock)))
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # everything has ended
 
 
-class _Up:
+class _Pipeline:
     """The pipeline from its start to its end."""
 
-    def __init__(self, options: Options, laid_out: Layout) -> None:
-        self._options = options
+    def __init__(
+        self, project: Path, data: Path, laid_out: Layout, *, reload: bool, ready_within: float | None
+    ) -> None:
+        self._project = project
+        self._data = data
         self._layout = laid_out
+        self._reload = reload
+        self._ready_within = ready_within
         self._complete = False
         self._interrupted = 0.0
         self._killed = False
@@ -62,8 +95,9 @@ class _Up:
         names = ["milepost", *self._layout.urls]
         self._loop = asyncio.get_running_loop()
         self._console = Console(names, on_failure=self._output_failed)
-        limit = None if self._options.reload else self._options.ready_within
-        self._supervisor = Supervisor(self._console, lock=lock, on_change=self._write_stack, ready_within=limit)
+        self._supervisor = Supervisor(
+            self._console, lock=lock, on_change=self._write_stack, ready_within=self._ready_within
+        )
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
                 self._loop.add_signal_handler(number, partial(self._signalled, number))
@@ -76,7 +110,7 @@ class _Up:
                 task.result()
         finally:
             self._complete = False
-            data_folder.remove_stack(self._options.data)
+            data_folder.remove_stack(self._data)
             self._log("stopping")
             await self._supervisor.stop()
             self._console.close()
@@ -87,9 +121,9 @@ class _Up:
     async def _run(self) -> None:
         """Start everything and keep it running. Raises MilepostError."""
         async with contextlib.AsyncExitStack() as stack:
-            if self._options.reload:
+            if self._reload:
                 watching = asyncio.create_task(
-                    reload.watch_sources(self._options.project, self._layout, self._supervisor, self._console)
+                    reloading.watch_sources(self._project, self._layout, self._supervisor, self._console)
                 )
                 stack.callback(watching.cancel)
             await self._start()
@@ -147,7 +181,7 @@ class _Up:
         if not self._complete:
             return
         try:
-            data_folder.write_stack(self._options.data, self._layout.stack(pids))
+            data_folder.write_stack(self._data, self._layout.stack(pids))
         except OSError as fault:
             self._log(f"{data_folder.STACK} cannot be written, and is out of date: {fault.strerror}")
 

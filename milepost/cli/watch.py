@@ -6,14 +6,18 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from redis.exceptions import RedisError
 
-from milepost.cli import reach, streams
+from milepost.cli import locate, streams
 from milepost.cli.channels import Message, Subscription, subscribed
 from milepost.cli.exits import Exit, Failed
+from milepost.cli.local import data_folder
 from milepost.cli.local.console import in_colour, is_colour_terminal
+from milepost.cli.loop import run
+from milepost.cli.options import AsJson, Data, RedisUrl
 from milepost.cli.text import brief, plain, say
 from milepost.errors import JournalUnavailable
 from milepost.events.strict_json import dumps, loads
@@ -27,12 +31,27 @@ LOOK_EVERY = 1.0
 """Seconds between two looks at the stages table."""
 
 
-async def watch(settings: JournalSettings, channels: Sequence[str], *, as_json: bool) -> Exit:
-    """Print one line a message until interrupted, or until nobody reads stdout any more.
+def watch(
+    channels: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CHANNEL", help="Channels.", show_default="all of the stages table"),
+    ] = None,
+    *,
+    as_json: AsJson = False,
+    redis_url: RedisUrl = None,
+    data: Data = data_folder.DEFAULT,
+) -> None:
+    """Show what is published, one line a message, until Ctrl-C. Outlasts a restart of Redis.
 
-    Raises Unreachable if Redis is not there to begin with; OutputClosed, Failed.
+    A line has the time, the channel (each in a colour of its own on a terminal, unless NO_COLOR is set), the event's
+    id and its data, nothing masked. `milepost watch email:sent --json | jq .message.data` shows one channel's data.
+    With `--json` a line is an object: `channel`, `at`, and `message`, the CloudEvent.
     """
-    async with reach.journal(settings) as journal:
+    run(_watch(locate.redis_settings(redis_url, data), channels or [], as_json=as_json))
+
+
+async def _watch(settings: JournalSettings, channels: Sequence[str], *, as_json: bool) -> Exit:
+    async with locate.journal(settings) as journal:
         watched = _Watched(sorted(set(channels)) or all_channels(await journal.stages()))
         if not watched.channels:
             raise Failed("no bridge has told of any stage yet: start one, or name the channels to watch")

@@ -3,13 +3,12 @@
 import os
 import re
 import signal
+from pathlib import Path
 
-from milepost.cli.send import last_channels
-from milepost.journal import StageStatus
 from tests.cli.conftest import Command
-from tests.cli.running import Up
+from tests.cli.running import WITHIN, Milepost, Up
 
-WITHIN = "5"
+FOR = "5"
 """Seconds in which the stage that is not frozen has surely answered."""
 
 
@@ -31,13 +30,30 @@ def test_what_the_gateway_finds_wrong_is_told(on_stack: Command) -> None:
     assert "email " in done.stderr
 
 
-def test_without_redis_the_gateway_alone_will_do(up: Up, command: Command) -> None:
-    options = ("--gateway", up.stack["gateway"], "--redis-url", "redis://ada:secret@127.0.0.1:1")
-    done = command("send", "ada@example.org", "32.080058", "34.864535", *options)
+def test_the_gateway_is_all_it_needs(up: Up, command: Command, tmp_path: Path) -> None:
+    place = ("send", "ada@example.org", "32.080058", "34.864535")
+    done = command(*place, "--gateway", up.stack["gateway"], "--data", str(tmp_path))
     assert done.code == 0, done.stderr
     assert "You are 0.0 miles from Velocity.\n" in done.stdout
-    assert "Asking the gateway alone" in done.stderr
-    assert "secret" not in done.stderr
+
+
+def test_goes_on_where_it_was_when_the_gateway_is_started_again(up: Up) -> None:
+    store = up.pids["store"]
+    os.kill(store, signal.SIGSTOP)
+    try:
+        with Milepost("send", "patient@example.org", "0", "0", "--data", str(up.data)) as sending:
+            sending.wait_for_line("calculated_distance")
+            said = len(up.lines)
+            os.kill(up.pids["gateway"], signal.SIGKILL)
+            up.wait_for(lambda: any("gateway is ready again" in line for line in up.lines[said:]), what="the gateway")
+            os.kill(store, signal.SIGCONT)
+            assert sending.process.wait(WITHIN) == 0
+    finally:
+        os.kill(store, signal.SIGCONT)
+    shown = [line.split()[0] for line in sending.lines if line.endswith(" ms")]
+    assert len(shown) == len(set(shown))
+    assert shown[:2] == ["raw_input", "calculated_distance"]
+    assert "miles from Velocity." in sending.lines[-1]
 
 
 def test_a_gateway_that_does_not_answer_is_told(on_stack: Command) -> None:
@@ -50,26 +66,9 @@ def test_what_is_not_reached_in_time_is_told(up: Up, on_stack: Command) -> None:
     store = up.pids["store"]
     os.kill(store, signal.SIGSTOP)
     try:
-        done = on_stack("send", "late@example.org", "0", "0", "--timeout", WITHIN)
+        done = on_stack("send", "late@example.org", "0", "0", "--timeout", FOR)
     finally:
         os.kill(store, signal.SIGCONT)
     assert done.code == 5
-    assert f"not reached within {WITHIN} s: email:sent; " in done.stderr
+    assert f"not finished within {FOR} s: the last channel reached is calculated_distance; " in done.stderr
     assert "calculated_distance" in done.stdout
-
-
-def status(name: str, consumes: str, *emits: str) -> StageStatus:
-    return StageStatus(name=name, consumes=(consumes,), emits=emits, url="", served=True, backlog=0, parked=0, dead=0)
-
-
-def test_a_submission_ends_on_every_channel_that_leads_to_no_other() -> None:
-    stages = [
-        status("a", "raw_input", "b"),
-        status("audit", "raw_input", "audited"),
-        status("b", "b", "c"),
-        status("log", "c"),
-        status("elsewhere", "other", "nothing"),
-    ]
-    assert last_channels(stages) == {"audited", "c"}, "what a stage that emits nothing makes of c is not seen"
-    assert last_channels(stages[:3]) == {"audited", "c"}
-    assert last_channels([]) == set()

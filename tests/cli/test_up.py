@@ -195,7 +195,7 @@ def check_reload(running: Up, project: Path, command: Command) -> None:
     running.wait_for_line("distance is ready again")
     sent = command("send", "ada@example.org", "0", "0", "--data", str(running.data))
     assert sent.code == 4
-    assert "stage distance buried it: " in sent.stderr
+    assert "stage distance gave it up: " in sent.stderr
     assert "too far" in sent.stderr
     assert {name for name, pid in running.pids.items() if pid != before[name]} == {"distance"}
 

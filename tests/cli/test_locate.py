@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost.cli import reach
+from milepost.cli import locate
 from milepost.cli.local import data_folder
 from milepost.cli.text import plain
 from milepost.errors import ConfigurationError
@@ -17,8 +17,8 @@ def test_the_option_comes_before_the_stack_and_that_before_the_default(
     monkeypatch.delenv("REDIS_URL", raising=False)
 
     def found(option: str | None) -> tuple[str, str]:
-        settings = reach.redis_settings(option and f"redis://{option}:1", tmp_path)
-        return settings.redis_url.get_secret_value(), reach.gateway_url(option and f"http://{option}:2/", tmp_path)
+        settings = locate.redis_settings(option and f"redis://{option}:1", tmp_path)
+        return settings.redis_url.get_secret_value(), locate.gateway_url(option and f"http://{option}:2/", tmp_path)
 
     assert found(None) == ("redis://127.0.0.1:6379/0", "http://127.0.0.1:8000")
     data_folder.write_stack(tmp_path, {"redis": "redis://stack:1", "gateway": "http://stack:2"})
@@ -28,7 +28,7 @@ def test_the_option_comes_before_the_stack_and_that_before_the_default(
 
 def test_a_url_that_is_none_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="REDIS_URL: must look like"):
-        reach.redis_settings("http://elsewhere", tmp_path)
+        locate.redis_settings("http://elsewhere", tmp_path)
 
 
 def test_a_redis_that_does_not_answer_is_told_without_its_password(command: Command) -> None:
