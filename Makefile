@@ -75,14 +75,17 @@ benchmarks/.venv/bench.stamp: requirements/bench.txt | .venv/bin/python
 	@benchmarks/.venv/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/bench.txt
 	@touch $@
 
-# Every stage has a folder with its main.py; `stage` is what a new one begins with.
+# Every stage has a folder with its main.py. One without an extra of its own has the packages of the extra `stage`.
 COMPONENTS := $(patsubst functions/%/main.py,%,$(wildcard functions/*/main.py)) stage bridge gateway
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(ARGS) pyproject.toml
 
 lock: .venv/test.stamp
 	@$(LOCK) --extra test --group build -o requirements/test.txt
 	@$(LOCK) -c requirements/test.txt --extra run --group build -o requirements/run.txt
-	@for component in $(COMPONENTS) bench; do $(LOCK) -c requirements/test.txt --extra $$component -o requirements/$$component.txt || exit 1; done
+	@for component in $(COMPONENTS) bench; do \
+		extra=$$(grep -q "^$$component = " pyproject.toml && echo $$component || echo stage); \
+		$(LOCK) -c requirements/test.txt --extra $$extra -o requirements/$$component.txt || exit 1; \
+	done
 
 clean:
 	rm -rf .venv benchmarks/.venv .milepost .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,7 +1,6 @@
-"""`milepost new`: a stage of one's own, whole, in one step."""
+"""`milepost new`: write a new stage into the project, with a test, in one step."""
 
 import builtins
-import contextlib
 import keyword
 import re
 import shutil
@@ -11,23 +10,24 @@ import sys
 import tempfile
 import tomllib
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from milepost import stages_table
-from milepost.cli import amend, options, vocabulary
+from milepost.cli import edit, payload_classes
 from milepost.cli.exits import Failed
 from milepost.cli.local import layout
-from milepost.cli.stub import Stub
-from milepost.cli.vocabulary import PAYLOADS, Vocabulary
+from milepost.cli.options import Project as ProjectFolder
+from milepost.cli.payload_classes import PAYLOADS, PayloadClasses
+from milepost.cli.stage_templates import StageTemplates
 from milepost.errors import ConfigurationError
-from milepost.graph import Graph
 from milepost.events.payload import Payload
+from milepost.graph import Graph
 
 RESERVED = {*layout.OWN_NAMES, "broker"}
 
@@ -40,34 +40,28 @@ LONGEST_CHANNEL = 40
 TAKEN = {*dir(builtins), *keyword.kwlist, "Fields", "log", "logging", "main", "stage"}
 """What the function of a stage cannot be called."""
 
-Files = dict[Path, str]
-
-
 IMPORTED = ("ClassVar", "Path", "StageContract")
-"""Names that the contract test of a new stage has from elsewhere."""
+"""Names that the contract test of a new stage imports."""
+
+Files = dict[Path, str]
 
 
 @dataclass(frozen=True)
 class Project:
-    """A project as it is: its folder, its stages, its payload classes, its pyproject.toml."""
+    """A project as it is: its folder, its stages, its payload classes, the extras of its pyproject.toml."""
 
     folder: Path
-    stages: Sequence[stages_table.Entry]
-    vocabulary: Vocabulary
-    pyproject: Mapping[str, Any]
+    stages: Sequence[stages_table.StageEntry]
+    payloads: PayloadClasses
+    extras: Collection[str]
 
     @classmethod
     def read(cls, folder: Path) -> "Project":
-        """Raises ConfigurationError naming what is not there."""
+        """Raises ConfigurationError naming the file that is missing or wrong."""
         path = folder / "pyproject.toml"
         pyproject = tomllib.loads(path.read_text()) if path.is_file() else {}
-        return cls(folder, stages_table.read(folder), vocabulary.read(folder), pyproject.get("project", {}))
-
-    @property
-    def extras(self) -> Mapping[str, Any]:
-        """Extra → requirements."""
-        found: Mapping[str, Any] = self.pyproject.get("optional-dependencies", {})
-        return found
+        extras = pyproject.get("project", {}).get("optional-dependencies", {})
+        return cls(folder, stages_table.read(folder), payload_classes.read(folder), extras)
 
 
 def new(
@@ -77,29 +71,29 @@ def new(
     emits: Annotated[
         str | None, typer.Option(metavar="CHANNEL", help="The channel that it emits; made if there is none.")
     ] = None,
-    project: options.Project = Path(),
+    project: ProjectFolder = Path(),
 ) -> None:
-    """Write a new stage into the project: its function, its contract test, and its entries wherever stages are listed.
+    """Write a new stage into the project: its function, its contract test, and its entries where stages are listed.
 
-    All of it, or nothing: whatever is wrong with the names is told before the first file is written.
+    It writes all of that or nothing.
 
     `milepost new geocode --on raw_input --emits place` makes `functions/geocode/main.py`, to be filled in.
     """
-    _new(project.resolve(), name, on, emits)
+    write_stage(project.resolve(), name, on, emits)
 
 
-def _new(folder: Path, name: str, on: str, emits: str | None) -> None:
+def write_stage(folder: Path, name: str, on: str, emits: str | None) -> None:
     """Write a stage. Raises ConfigurationError for a wrong name, Failed if something cannot be written."""
     project = Project.read(folder)
     _check_name(project, name)
-    stub = _stub(project, name, on, emits)
-    files = _drafts(project, stub)
+    stage = _templates(project, name, on, emits)
+    files = _drafts(project, stage)
     files |= _manifests(folder, files)
     known = {path for path in files if (folder / path).exists()}
     write({folder / path: text for path, text in files.items()})
     for path in sorted(files):
         print(f"{'changed' if path in known else 'wrote':<8} {path}")
-    print(_next(project, stub, files))
+    print(_next(project, stage, files))
 
 
 def _check_name(project: Project, name: str) -> None:
@@ -123,32 +117,32 @@ def _check_name(project: Project, name: str) -> None:
             raise ConfigurationError(f"{name}: {why}")
 
 
-def _stub(project: Project, name: str, on: str, emits: str | None) -> Stub:
-    known = project.vocabulary.classes
+def _templates(project: Project, name: str, on: str, emits: str | None) -> StageTemplates:
+    known = project.payloads.by_channel
     if on not in known:
         raise ConfigurationError(f"--on {on}: no payload class has that channel; {PAYLOADS} has {', '.join(known)}")
     gives = None if emits is None else _class_of(project, on, emits)
-    return Stub(name, on, known[on], on in project.vocabulary.bare, emits, gives)
+    return StageTemplates(name, on, known[on], on in project.payloads.bare, emits, gives)
 
 
 def _class_of(project: Project, on: str, emits: str) -> str:
-    """The payload class of the channel emitted, which may have to be made."""
+    """The name of the payload class of the channel that the stage emits. The class may have to be written."""
     if emits.startswith(("{", "dead:")):
         raise ConfigurationError(f"--emits {emits}: Milepost keeps such names for itself")
     graph = Graph(project.stages)
     for emitter in graph.emitters(emits):
         raise ConfigurationError(f"--emits {emits}: {emitter} emits it; one channel is emitted by at most one stage")
     if on in graph.reached(emits):
-        raise ConfigurationError(f"--emits {emits}: what it leads to is {on} again, for ever")
-    if emits in project.vocabulary.classes:
-        return project.vocabulary.classes[emits]
+        raise ConfigurationError(f"--emits {emits}: it leads to {on} again, for ever")
+    if emits in project.payloads.by_channel:
+        return project.payloads.by_channel[emits]
     try:
         types.new_class("Probe", (Payload,), {"channel": emits})
     except ConfigurationError:
         raise ConfigurationError(f"--emits {emits}: cannot be the name of a channel") from None
     if len(emits) > LONGEST_CHANNEL:
         raise ConfigurationError(f"--emits {emits}: a new channel has at most {LONGEST_CHANNEL} characters")
-    taken = {*project.vocabulary.names, *dir(builtins), *keyword.kwlist, *IMPORTED}
+    taken = {*project.payloads.names, *dir(builtins), *keyword.kwlist, *IMPORTED}
     made = "".join(part[0].upper() + part[1:] for part in re.split(r"[^A-Za-z0-9]+", emits) if part)
     for name in (made, f"{made}Payload"):
         if name.isidentifier() and name not in taken and not name.startswith("Test"):
@@ -161,38 +155,35 @@ def _test_of(folder: Path, function: str) -> Path:
     return tests / f"test_{function}_stage.py"
 
 
-def _drafts(project: Project, stub: Stub) -> Files:
-    """Path in the project → its text to be."""
-    folder, stages = project.folder, [entry.name for entry in project.stages]
-    test = _test_of(folder, stub.function)
+def _drafts(project: Project, stage: StageTemplates) -> Files:
+    """Path in the project → its new text."""
+    folder = project.folder
+    test = _test_of(folder, stage.function)
     files = {
-        Path("functions", stub.name, "main.py"): stub.main(),
-        test: stub.contract(len(test.parts) - 1),
-        stages_table.VALUES: _amended(folder / stages_table.VALUES, amend.table, stub.name, stub.consumes, stub.emits),
+        Path("functions", stage.name, "main.py"): stage.main(),
+        test: stage.contract(len(test.parts) - 1),
+        stages_table.VALUES: _edited(
+            folder / stages_table.VALUES, edit.stages_table, stage.name, stage.consumes, stage.emits
+        ),
     }
-    if stub.emits is not None and stub.emits not in project.vocabulary.classes:
-        if "Payload" not in project.vocabulary.names:
+    if stage.emits is not None and stage.emits not in project.payloads.by_channel:
+        if "Payload" not in project.payloads.names:
             raise ConfigurationError(f"{PAYLOADS}: must import Payload from milepost")
-        files[PAYLOADS] = project.vocabulary.text.rstrip("\n") + "\n" + stub.payload()
-    if project.extras:
-        begin = f"{project.pyproject['name']}[stage]" if "stage" in project.extras else "milepost[function]"
-        path = Path("pyproject.toml")
-        files[path] = _amended(folder / path, amend.extras, stub.name, begin, stages)
+        files[PAYLOADS] = project.payloads.text.rstrip("\n") + "\n" + stage.payload()
     skaffold = Path("skaffold.yaml")
     if (folder / skaffold).is_file():
-        files[skaffold] = _amended(folder / skaffold, amend.skaffold, stub.name, stages[-1])
+        files[skaffold] = _edited(folder / skaffold, edit.skaffold, stage.name, project.stages[-1].name)
     locked = Path("requirements", "stage.txt")
     if (folder / locked).is_file():
-        files[locked.with_name(f"{stub.name}.txt")] = (folder / locked).read_text()
+        files[locked.with_name(f"{stage.name}.txt")] = (folder / locked).read_text()
     return files
 
 
-def _amended(path: Path, step: Any, *arguments: Any) -> str:
+def _edited(path: Path, edit: Callable[..., str], *arguments: str | None) -> str:
     try:
-        text: str = step(path.read_text(), *arguments)
+        return edit(path.read_text(), *arguments)
     except ConfigurationError as fault:
         raise ConfigurationError(f"{path}: {fault}") from None
-    return text
 
 
 def _renders(folder: Path) -> bool:
@@ -219,50 +210,42 @@ def _manifests(folder: Path, files: Files) -> Files:
 
 
 def write(files: Mapping[Path, str]) -> None:
-    """Write all of them or none. Raises Failed, with everything as it was before."""
+    """Write all of them or none, whatever signal comes. Raises Failed if that fails."""
     before = {path: path.read_bytes() if path.is_file() else None for path in files}
     folders: list[Path] = []
-    with _uninterrupted():
-        try:
-            for path, text in files.items():
-                for parent in reversed([parent for parent in path.parents if not parent.exists()]):
-                    parent.mkdir()
-                    folders.append(parent)
-                path.write_text(text)
-        except OSError as fault:
-            for path, contents in before.items():
-                if contents is not None:
-                    path.write_bytes(contents)
-                elif path.is_file():
-                    path.unlink()
-            for made in reversed(folders):
-                made.rmdir()
-            raise Failed(f"{fault.filename}: {fault.strerror}; nothing was written") from None
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold back the signals that end us."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
-        yield
+        for path, text in files.items():
+            for parent in reversed([parent for parent in path.parents if not parent.exists()]):
+                parent.mkdir()
+                folders.append(parent)
+            path.write_text(text)
+    except OSError as fault:
+        for path, contents in before.items():
+            if contents is not None:
+                path.write_bytes(contents)
+            elif path.is_file():
+                path.unlink()
+        for made in reversed(folders):
+            made.rmdir()
+        raise Failed(f"{fault.filename}: {fault.strerror}; nothing was written") from None
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
-def _next(project: Project, stub: Stub, files: Files) -> str:
-    """What to do now, in commands that this project has."""
+def _next(project: Project, stage: StageTemplates, files: Files) -> str:
+    """The next steps, in commands that this project has."""
     makefile = project.folder / "Makefile"
     targets = set(re.findall(r"^([\w-]+):", makefile.read_text(), re.MULTILINE)) if makefile.is_file() else set()
-    steps = [f"functions/{stub.name}/main.py is yours: say what {stub.name} does"]
+    steps = [f"functions/{stage.name}/main.py is yours: write what {stage.name} does"]
     if PAYLOADS in files:
-        steps.append(f"{stub.gives}, in {PAYLOADS}, is what it answers: give it fields")
-    if Path("pyproject.toml") in files:
-        then = "`make lock`, online" if "lock" in targets else f"`pip install -e '.[{stub.name}]'`"
-        steps.append(f"what it imports goes into the extra {stub.name} of pyproject.toml; then {then}")
+        steps.append(f"{stage.gives}, in {PAYLOADS}, is its answer: give it fields")
+    if project.extras:
+        then = "`make lock`, online" if "lock" in targets else f"`pip install -e '.[{stage.name}]'`"
+        steps.append(f"if it imports a package, name that in an extra {stage.name} of pyproject.toml; then {then}")
     if "manifests" in targets and not _renders(project.folder):
         steps.append("`make manifests`: knative/manifests is the chart rendered, and this stage is not in it yet")
-    test = f"make test ARGS='-k {stub.function}'" if "test" in targets else f"python -m pytest -k {stub.function}"
+    test = f"make test ARGS='-k {stage.function}'" if "test" in targets else f"python -m pytest -k {stage.function}"
     run = "make run" if "run" in targets else "milepost up"
     steps += [f"`{test}`", f"`{run}`, and `milepost watch` in another terminal"]
     return "\nnext:\n" + "\n".join(f"  {number}. {step}" for number, step in enumerate(steps, 1))

@@ -12,9 +12,8 @@ import httpx
 import pytest
 import yaml
 
-from milepost.cli import amend, new
-from milepost.cli.exits import Exit
-from milepost.cli.stub import Stub
+from milepost.cli import edit, new
+from milepost.cli.stage_templates import StageTemplates
 from tests.cli.copies import copy_of_the_repository, make, run, tree
 from tests.cli.running import MILEPOST, Milepost, Up, environment
 from tests.servers import ANSWER_WITHIN, ROOT
@@ -64,17 +63,18 @@ def test_without_the_test_tools_the_manifests_are_left_to_make(
     folder = copy_of_the_repository(tmp_path / "project")
     before = tree(folder / "knative")
     monkeypatch.setattr(new, "find_spec", lambda _: None)
-    assert new.new(folder, "specimen", "raw_input", "specimen:taken") == Exit.DONE
+    new.write_stage(folder, "specimen", "raw_input", "specimen:taken")
     assert "`make manifests`: knative/manifests is the chart rendered" in capsys.readouterr().out
     assert tree(folder / "knative") == before
 
 
 def test_what_people_keep_is_added_to_and_not_rewritten(grown: Grown) -> None:
-    for name in ("helm/values.yaml", "skaffold.yaml", "functions/payloads.py", "pyproject.toml"):
+    for name in ("helm/values.yaml", "skaffold.yaml", "functions/payloads.py"):
         before = Counter((grown.before[grown.folder / name] or b"").decode().splitlines())
         after = Counter((grown.folder / name).read_text().splitlines())
-        gone = [line.partition(" = ")[0] for line in (before - after).elements()]
-        assert gone == (["run"] if name == "pyproject.toml" else [])
+        assert not before - after
+    for name in ("pyproject.toml", "Makefile", "Dockerfile"):
+        assert (grown.folder / name).read_bytes() == grown.before[grown.folder / name]
 
 
 def test_no_service_there_was_is_touched(grown: Grown) -> None:
@@ -101,9 +101,11 @@ def test_what_is_written_is_in_the_house_style_however_long_the_names(grown: Gro
     written = ["functions/specimen/main.py", "functions/specimen-log/main.py", "functions/payloads.py"]
     written += ["tests/contract/test_specimen_stage.py", "tests/contract/test_specimen_log_stage.py"]
     for takes, gives in (("Submission", f"{long}Payload"), (f"{long}Payload", "Place"), (f"{long}Payload", None)):
-        stub = Stub(LONG, "raw_input", takes, takes_bare=False, emits=LONG_CHANNEL if gives else None, gives=gives)
-        payload = f"from milepost import Payload\n{stub.payload()}"
-        for text in (stub.main(), stub.contract(2), *([payload] if gives else [])):
+        stage = StageTemplates(
+            LONG, "raw_input", takes, takes_bare=False, emits=LONG_CHANNEL if gives else None, gives=gives
+        )
+        payload = f"from milepost import Payload\n{stage.payload()}"
+        for text in (stage.main(), stage.contract(2), *([payload] if gives else [])):
             path = tmp_path / f"{len(written)}.py"
             path.write_text(text)
             written.append(str(path))
@@ -154,7 +156,7 @@ def test_a_project_of_a_few_files_is_enough(tmp_path: Path) -> None:
 
 def test_a_word_of_yaml_stays_a_string() -> None:
     for name, channel in (("on", "Off"), ("y", "12:30:45"), ("a", "1e3"), ("b", "user:email"), ("c", "true")):
-        table = amend.table("stages:\n  # first\n  one:\n    consumes: x\n", name, "x", channel)
+        table = edit.stages_table("stages:\n  # first\n  one:\n    consumes: x\n", name, "x", channel)
         assert yaml.safe_load(table)["stages"] == {"one": {"consumes": "x"}, name: {"consumes": "x", "emits": channel}}
 
 

@@ -189,7 +189,8 @@ def test_when_up_is_killed_nothing_is_left_and_its_folder_is_taken_up(tmp_path: 
 def check_reload(running: Up, project: Path, command: Command) -> None:
     before = running.pids
     source = project / "functions" / "distance" / "main.py"
-    rejecting = source.read_text().replace('"""Miles', 'raise Reject("too far")\n    """Miles')
+    rejecting = source.read_text().replace("    return ", '    raise Reject("too far")\n    return ')
+    assert "Reject" in rejecting
     source.write_text(rejecting.replace("import stage", "import Reject, stage"))
     running.wait_for_line("sources changed: restarting distance")
     running.wait_for_line("distance is ready again")

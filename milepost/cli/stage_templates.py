@@ -6,7 +6,7 @@ LONGEST_LINE = 120
 
 
 @dataclass(frozen=True)
-class Stub:
+class StageTemplates:
     """A stage to be: its name, and the payload classes of its channels. `emits` is None where it emits nothing."""
 
     name: str

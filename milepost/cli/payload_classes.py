@@ -1,4 +1,4 @@
-"""The project's payload classes, read off functions/payloads.py without running it."""
+"""The project's payload classes, read from the source of functions/payloads.py without running it."""
 
 import ast
 from collections.abc import Iterator
@@ -11,17 +11,19 @@ PAYLOADS = Path("functions/payloads.py")
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """`classes`: channel → class name. `bare`: channels that carry one bare JSON value. `names`: all that is taken."""
+class PayloadClasses:
+    """`by_channel`: channel → class name. `bare`: channels that carry one bare JSON value. `names`: every name that the
+    module defines or imports.
+    """
 
     text: str
-    classes: dict[str, str]
+    by_channel: dict[str, str]
     bare: frozenset[str]
     names: frozenset[str]
 
 
-def read(project: Path) -> Vocabulary:
-    """The vocabulary of the project in this folder. Raises ConfigurationError naming the file."""
+def read(project: Path) -> PayloadClasses:
+    """The payload classes of the project in this folder. Raises ConfigurationError naming the file."""
     path = project / PAYLOADS
     try:
         text = path.read_text()
@@ -31,9 +33,9 @@ def read(project: Path) -> Vocabulary:
     except (SyntaxError, ValueError) as fault:
         raise ConfigurationError(f"{path}: {fault}") from None
     found = {channel: node for node in module.body if isinstance(node, ast.ClassDef) for channel in _channels(node)}
-    return Vocabulary(
+    return PayloadClasses(
         text=text,
-        classes={channel: node.name for channel, node in found.items()},
+        by_channel={channel: node.name for channel, node in found.items()},
         bare=frozenset(channel for channel, node in found.items() if _is_bare(node)),
         names=frozenset(name for node in module.body for name in _names(node)),
     )

@@ -1,0 +1,86 @@
+"""Put one more stage into YAML files that people keep, without changing anything else in them.
+
+A YAML parser says where things are; the new lines go behind them as text. Each function returns the file's new text,
+and raises ConfigurationError for a file that is laid out in another way.
+"""
+
+import re
+from typing import Any
+
+import yaml
+from yaml.nodes import CollectionNode, MappingNode, Node, SequenceNode
+
+from milepost.errors import ConfigurationError
+
+
+def stages_table(text: str, name: str, consumes: str, emits: str | None) -> str:
+    """helm/values.yaml with one more entry at the end of `stages:`."""
+    stages = _at(yaml.compose(text), "stages")
+    if not isinstance(stages, MappingNode) or stages.flow_style or not stages.value:
+        raise ConfigurationError("has no `stages:` with a line for each stage; write the entry yourself")
+    key, fields = stages.value[-1]
+    column = key.start_mark.column
+    inner = fields.start_mark.column if isinstance(fields, MappingNode) and not fields.flow_style else 2 * column
+    entry = [f"{' ' * column}{_scalar(name)}:", f"{' ' * inner}consumes: {_scalar(consumes)}"]
+    entry += [f"{' ' * inner}emits: {_scalar(emits)}"] if emits else []
+    made = _after(text, _last_line(fields), entry)
+    wanted = yaml.safe_load(text)
+    wanted["stages"][name] = {"consumes": consumes, **({"emits": emits} if emits else {})}
+    if yaml.safe_load(made) != wanted:
+        raise ConfigurationError("is laid out in a way that the stage cannot be put in; write the entry yourself")
+    return made
+
+
+def skaffold(text: str, name: str, like: str) -> str:
+    """skaffold.yaml with an image, and its reference for the chart, behind and like those of the stage `like`."""
+    root, lines = yaml.compose(text), text.splitlines()
+    artifacts = _at(root, "build", "artifacts")
+    images = artifacts.value if isinstance(artifacts, SequenceNode) else []
+    found = [image for image in images if str(getattr(_at(image, "image"), "value", "")).endswith(f"-{like}")]
+    templates = [key for node in _mappings(root) for key, _ in node.value if key.value == f"stages.{like}.image"]
+    if len(found) != 1 or len(templates) != 1:
+        raise ConfigurationError(f"has no image like that of {like}; write {name}'s yourself")
+    word = re.compile(rf"(?<![a-z0-9]){re.escape(like)}(?![a-z0-9])")
+    image = [word.sub(name, line) for line in lines[found[0].start_mark.line : _last_line(found[0]) + 1]]
+    image = [re.sub(r"&\w+ ", "", line) for line in image]  # an anchor is defined once
+    at = templates[0].start_mark.line
+    key, value = lines[at].split(": ", 1)
+    old, new = (f"_{stage.replace('-', '_')}}}}}" for stage in (like, name))  # as Skaffold names images in templates
+    made = _after(text, at, [f"{word.sub(name, key)}: {value.replace(old, new)}"])
+    made = _after(made, _last_line(found[0]), image)
+    yaml.safe_load(made)
+    return made
+
+
+def _at(node: Node | None, *keys: str) -> Node | None:
+    """The node under these keys; None if there is none."""
+    for wanted in keys:
+        pairs = node.value if isinstance(node, MappingNode) else []
+        node = next((value for key, value in pairs if key.value == wanted), None)
+    return node
+
+
+def _mappings(node: Any) -> list[MappingNode]:
+    """Every mapping in this node, itself among them."""
+    if isinstance(node, MappingNode):
+        return [node, *(found for _, value in node.value for found in _mappings(value))]
+    return [found for item in node.value for found in _mappings(item)] if isinstance(node, SequenceNode) else []
+
+
+def _last_line(node: Node) -> int:
+    """The number of the node's last line. A block's own end mark is where the next token begins."""
+    if isinstance(node, CollectionNode) and not node.flow_style:
+        last = node.value[-1]
+        return _last_line(last[1] if isinstance(last, tuple) else last)
+    return int(node.end_mark.line)
+
+
+def _after(text: str, line: int, new: list[str]) -> str:
+    lines = text.splitlines()
+    return "\n".join([*lines[: line + 1], *new, *lines[line + 1 :]]) + "\n"
+
+
+def _scalar(text: str) -> str:
+    """A YAML scalar that every parser takes for this string."""
+    plain = re.fullmatch(r"[A-Za-z][\w:./-]*(?<!:)", text) and text.lower() not in {"y", "n"}
+    return text if plain and yaml.safe_load(text) == text else f'"{text}"'
