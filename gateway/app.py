@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -81,6 +81,7 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # behind TLS it would redirect to http://
     )
     app.state.listener = listener
     app.add_middleware(BodyLimit, refuse=refuse)
@@ -99,7 +100,7 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, fault: HTTPException) -> Response:
         response = refuse(request.headers, Refusal(fault.status_code, _no_route(request, fault)))
-        response.headers.update(fault.headers or {})
+        response.headers.update(_with_head(fault.headers or {}))
         return response
 
     @app.exception_handler(Exception)
@@ -136,10 +137,16 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     return app
 
 
+def _with_head(headers: Mapping[str, str]) -> dict[str, str]:
+    """Name HEAD beside GET in `Allow`: some HEADs are routes of their own, which Starlette does not look for."""
+    return {name: "GET, HEAD" if (name, value) == ("Allow", "GET") else value for name, value in headers.items()}
+
+
 def _no_route(request: Request, fault: HTTPException) -> str:
     match fault.status_code:
         case 404:
-            return f"Nothing is at {request.url.path}."
+            hint = " Leave out the slash at its end." if request.url.path.endswith("/") else ""
+            return f"Nothing is at {request.url.path}.{hint}"
         case 405:
             return f"{request.url.path} does not take {request.method}."
         case _:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.refusal import Refusal
+from milepost.http import content_encoding, only_plain
 
 LARGEST = 64_000
 """Bytes of a request body."""
@@ -48,6 +49,8 @@ async def _read(scope: Scope, receive: Receive) -> bytes | None:
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > LARGEST:
             raise _too_large()
+    if encoding := content_encoding(Headers(scope=scope)):
+        raise Refusal(415, f"{only_plain(encoding)} Nothing was accepted.")
     body = bytearray()
     try:
         async with asyncio.timeout(READ_WITHIN):

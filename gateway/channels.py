@@ -33,7 +33,7 @@ def router(stages: Iterable[WiredStage], pages: Pages, *, version: str) -> APIRo
     schemas = {name: schema for name, schema in document["components"]["schemas"].items() if name != "CloudEvent"}
     routes = APIRouter()
 
-    @routes.get("/asyncapi.json", include_in_schema=False)
+    @routes.api_route("/asyncapi.json", methods=["GET", "HEAD"], include_in_schema=False)
     async def machine_readable() -> Response:
         return JSONResponse(document)
 

@@ -71,7 +71,8 @@ def router(tracker: Tracker, pages: Pages) -> APIRouter:
         ) as bell:  # first, so that nothing falls between this and the reading
             yield Watch(event_id, await tracker.notes(event_id), bell)
 
-    @routes.get("/submissions/{id}", **openapi.FOLLOW)  # noqa: FAST003 - openapi.ID has the alias
+    @routes.head("/submissions/{id}", include_in_schema=False)  # noqa: FAST003 - openapi.ID has the alias
+    @routes.get("/submissions/{id}", **openapi.FOLLOW)
     async def follow(request: Request, sent: Annotated[str, openapi.ID]) -> Response:
         event_id = _id(sent)
         notes = await tracker.notes(event_id)
@@ -83,8 +84,10 @@ def router(tracker: Tracker, pages: Pages) -> APIRouter:
         text = dumps({"id": event_id, "over": course.is_over(notes), "channels": reached})
         return Response(text, media_type=JSON, headers={"cache-control": "no-store", "vary": "accept"})
 
-    @routes.get("/submissions/{id}/events", **openapi.WATCH)  # noqa: FAST003
+    @routes.head("/submissions/{id}/events", include_in_schema=False)  # noqa: FAST003
+    @routes.get("/submissions/{id}/events", **openapi.WATCH)
     async def watch(
+        request: Request,
         watch: Annotated[Watch, Depends(watching)],
         last_event_id: Annotated[str, Header(alias="Last-Event-ID", description=openapi.LAST_EVENT_ID)] = "",
     ) -> Response:
@@ -92,10 +95,17 @@ def router(tracker: Tracker, pages: Pages) -> APIRouter:
         course = await tracker.chart.course()
         if len(seen) == len(watch.notes) and course.is_over(seen):
             return Response(status_code=204)  # which tells a browser to ask no more
-        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return EventSourceResponse(_events(tracker, watch, seen), headers=headers)
+        return event_stream(request, _events(tracker, watch, seen))
 
     return routes
+
+
+def event_stream(request: Request, events: AsyncIterator[bytes]) -> Response:
+    """Answer with these server-sent events, or to HEAD without them."""
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    if request.method == "HEAD":
+        return Response(headers=headers, media_type=EventSourceResponse.media_type)
+    return EventSourceResponse(events, headers=headers)
 
 
 async def _events(tracker: Tracker, watch: Watch, seen: list[str]) -> AsyncIterator[bytes]:

@@ -13,16 +13,18 @@ def router(journal: Journal, metrics: Metrics) -> APIRouter:
     """`/healthz`: the process is alive. `/readyz`: a Redis primary answers too. `/metrics`."""
     routes = APIRouter()
 
+    @routes.head("/healthz", include_in_schema=False)
     @routes.get("/healthz", **openapi.HEALTH)
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
+    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", **openapi.READY)
     async def readyz() -> dict[str, str]:
         await journal.ping()
         return {"status": "ready"}
 
-    @routes.get("/metrics", include_in_schema=False)
+    @routes.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False)
     async def counted() -> Response:
         return Response(metrics.registry.text(), media_type=CONTENT_TYPE)
 

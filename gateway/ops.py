@@ -7,10 +7,10 @@ from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends
-from fastapi.sse import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from gateway.following import event_stream
 from gateway.operators import Operators
 from gateway.overview import MOST_SETTLED, overview
 from gateway.pages import Pages
@@ -46,12 +46,12 @@ def router(desk: Desk) -> APIRouter:
     """The page, the same as JSON, the tail, and the buttons."""
     routes = APIRouter(prefix="/ops", dependencies=[Depends(desk.operators.admit)], include_in_schema=False)
 
-    @routes.get("")
+    @routes.api_route("", methods=["GET", "HEAD"])
     async def show(request: Request) -> Response:
         shown = await overview(desk.journal)
         return desk.pages.ops(shown, seal=desk.operators.seal, notice=_notice(request.query_params))
 
-    @routes.get(".json")
+    @routes.api_route(".json", methods=["GET", "HEAD"])
     async def as_json() -> Response:
         shown = await overview(desk.journal, letters=False)
         told = {"backlog": shown.backlog, "leading": shown.leading, "dead": shown.dead}
@@ -61,9 +61,9 @@ def router(desk: Desk) -> APIRouter:
         with desk.tails.tail() as lines:
             yield lines
 
-    @routes.get("/tail")
-    async def tail(lines: Annotated[AsyncIterator[bytes], Depends(tailing)]) -> Response:
-        return EventSourceResponse(lines, headers={**UNCACHED, "x-accel-buffering": "no"})
+    @routes.api_route("/tail", methods=["GET", "HEAD"])
+    async def tail(request: Request, lines: Annotated[AsyncIterator[bytes], Depends(tailing)]) -> Response:
+        return event_stream(request, lines)
 
     async def settle(request: Request, stage: str, step: Step, done: str) -> Response:
         async with request.form(max_fields=MOST_FIELDS, max_files=0) as form:

@@ -3,6 +3,7 @@
 MilepostError
   EventError           what came in is no CloudEvent we can carry: 400
     TooLarge           it is larger than an event may be: 413
+    Encoded            its body has a Content-Encoding: 415
   Reject               the event itself is at fault: 422, buried at once
     InvalidPayload     its data is not a payload of the channel
   Defer                this event has to wait, others need not: 409, tried again later
@@ -27,6 +28,10 @@ class EventError(MilepostError):
 
 class TooLarge(EventError):  # noqa: N818
     """An event, as it came in or as Milepost writes it, is larger than an event may be: answered 413."""
+
+
+class Encoded(EventError):  # noqa: N818
+    """A request's body has a Content-Encoding, such as gzip: answered 415."""
 
 
 class Reject(MilepostError):  # noqa: N818 - a verdict a stage gives, read as a verb

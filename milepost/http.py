@@ -4,10 +4,11 @@ import asyncio
 import math
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from milepost.errors import EventError, TooLarge, TooSlow
+from milepost.errors import Encoded, EventError, TooLarge, TooSlow
 from milepost.events.event import MAX_EVENT
 
 READ_WITHIN = 30.0
@@ -15,9 +16,11 @@ READ_WITHIN = 30.0
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body. Raises TooLarge as soon as it is, TooSlow when it does not arrive, EventError when the client
-    goes away in its middle.
+    """Read the whole body. Raises Encoded before reading, TooLarge as soon as it is, TooSlow when it does not arrive,
+    EventError when the client goes away before its end.
     """
+    if encoding := content_encoding(request.headers):
+        raise Encoded(only_plain(encoding))
     body = bytearray()
     try:
         async with asyncio.timeout(READ_WITHIN):
@@ -30,6 +33,17 @@ async def read_body(request: Request) -> bytes:
     except TimeoutError:
         raise TooSlow(f"the body did not arrive within {READ_WITHIN:g} s") from None
     return bytes(body)
+
+
+def content_encoding(headers: Headers) -> str:
+    """How the body is encoded, as in `gzip`; empty if it is not."""
+    codings = [coding.strip().lower() for value in headers.getlist("content-encoding") for coding in value.split(",")]
+    return ", ".join(coding for coding in codings if coding not in {"", "identity"})
+
+
+def only_plain(encoding: str) -> str:
+    """Say what to do about such an encoding."""
+    return f"Send the body as it is: Content-Encoding {encoding[:40]!a} is not read."
 
 
 def problem(

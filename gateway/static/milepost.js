@@ -32,9 +32,15 @@ export function locate(lat, long) {
   return { miles, bearing: degrees, wind: WINDS[Math.round(degrees / 45) % 8], x: out * Math.sin(bearing), y: -out * Math.cos(bearing) };
 }
 
+// What milepost/events/payload.py reads as a number: any minus sign, and blanks and direction marks around it.
+const AROUND = "[\\t \\u00a0\\u2000-\\u200b\\u202f\\u205f\\u2060\\u3000\\ufeff\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*";
+const MINUS = "\\u002d\\u2212\\u2010-\\u2013\\ufe63\\uff0d";
+const DECIMAL = new RegExp(`^${AROUND}([+${MINUS}]?)${AROUND}(\\d+(?:\\.\\d*)?|\\.\\d+)${AROUND}$`);
+
 function degrees(input, most) {
-  const text = input.value.trim();
-  return /^[+-]?(\d+(\.\d*)?|\.\d+)$/.test(text) && Math.abs(text) <= most ? Number(text) : null;
+  const [, sign, digits] = DECIMAL.exec(input.value) ?? [];
+  if (digits === undefined || Number(digits) > most) return null;
+  return sign && sign !== "+" ? -digits : Number(digits);
 }
 
 const grouped = (number) => Math.round(number).toLocaleString("en-US");

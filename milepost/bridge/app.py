@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from milepost.bridge.bridge import Bridge
 from milepost.bridge.settings import BROKER
-from milepost.errors import BacklogFull, EventError, JournalUnavailable, TooLarge, TooSlow
+from milepost.errors import BacklogFull, Encoded, EventError, JournalUnavailable, TooLarge, TooSlow
 from milepost.events.event import Event
 from milepost.exposition import CONTENT_TYPE
 from milepost.http import problem, read_body
@@ -50,7 +50,7 @@ def create_app(bridge: Bridge, *, failed: Callable[[], None]) -> Starlette:
             await bridge.stop()
 
     face = _Face(bridge)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", face.publish, methods=["POST"]),
             *([] if bridge.direct else face.for_a_broker()),
@@ -61,6 +61,8 @@ def create_app(bridge: Bridge, *, failed: Callable[[], None]) -> Starlette:
         lifespan=lifespan,
         exception_handlers={HTTPException: _no_route},  # type: ignore[dict-item]
     )
+    app.router.redirect_slashes = False  # behind TLS it would redirect to http://
+    return app
 
 
 async def _no_route(_: Request, fault: HTTPException) -> Response:
@@ -131,6 +133,8 @@ async def _take(request: Request, step: Step) -> Response:
         await step(Event.from_http(request.headers, await read_body(request)))
     except TooLarge as fault:
         return problem(413, "Too large", str(fault))
+    except Encoded as fault:
+        return problem(415, "Unsupported media type", str(fault))
     except TooSlow as fault:
         return problem(408, "Too slow", str(fault))
     except EventError as fault:

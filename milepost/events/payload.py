@@ -8,18 +8,28 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, RootModel
 
 from milepost.errors import ConfigurationError
 
-_DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
+MINUS = r"\u002d\u2212\u2010-\u2013\ufe63\uff0d"
+"""The minus signs of a number in text: a regular expression's character class. Programs and pages also print the true
+minus U+2212, dashes and wide forms; gateway/static/milepost.js has the same class.
+"""
+
+AROUND = r"\t \u00a0\u2000-\u200b\u202f\u205f\u2060\u3000\ufeff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""What may stand around a number in text and before its digits: blanks, no-break spaces, and direction marks."""
+
+_DECIMAL = re.compile(rf"[{AROUND}]*([+{MINUS}]?)[{AROUND}]*(\d+(?:\.\d*)?|\.\d+)[{AROUND}]*", re.ASCII)
+_LONGEST_DECIMAL = 64
 _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}", re.ASCII)
 
 
 def number(value: Any) -> float:
-    """Read a finite JSON number, or a plain decimal string as an HTML form sends it. Zero loses its sign: the same
-    place, written with 0.0 or with -0.0, is the same submission.
+    """Read a finite JSON number, or a plain decimal as an HTML form sends it or a person pastes it: with a true minus
+    sign (U+2212), no-break spaces or direction marks. Zero has no sign: -0.0 is 0.0, so one place is one body.
 
     Raises ValueError for anything else: booleans, NaN, infinities, exponents in strings.
     """
-    if isinstance(value, str) and _DECIMAL.fullmatch(value) and len(value) <= 64:
-        value = float(value)
+    if isinstance(value, str) and len(value) <= _LONGEST_DECIMAL and (found := _DECIMAL.fullmatch(value)):
+        sign, digits = found.groups()
+        value = float(digits) if sign in {"", "+"} else -float(digits)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("must be a number")  # noqa: TRY004 - pydantic reports ValueError
     try:

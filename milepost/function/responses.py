@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from milepost.errors import (
     Defer,
+    Encoded,
     EventError,
     InHand,
     InvalidPayload,
@@ -24,6 +25,7 @@ from milepost.http import problem_fields, problem_response, whole_seconds
 
 _PROBLEMS: Sequence[tuple[type[MilepostError], int, str]] = (
     (TooLarge, 413, "Too large"),
+    (Encoded, 415, "Unsupported media type"),
     (TooSlow, 408, "Too slow"),
     (EventError, 400, "Not a CloudEvent"),
     (InvalidPayload, 422, "Invalid payload"),

@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from gateway import dial
 from milepost.events.event import Event
+from milepost.events.payload import number
 from tests.browser.visitor import (
     EMAIL,
     LAT,
@@ -223,13 +224,19 @@ def test_a_submission_that_is_given_up_says_where_and_why(visitor: Visitors, up:
     assert_accessible(page)
 
 
-@pytest.mark.parametrize("place", [("51.5074", "-0.1278"), ("-33.9", "18.4"), ("-32", "-145"), ("90", "0"), ("0", "0")])
+PASTED = ("\u200e51.5074\u00a0", "\u202a\u22120.1278\u202c")
+"""With a true minus sign, a no-break space and direction marks."""
+
+
+@pytest.mark.parametrize(
+    "place", [("51.5074", "-0.1278"), PASTED, ("-33.9", "18.4"), ("-32", "-145"), ("90", "0"), ("0", "0")]
+)
 def test_the_dial_follows_what_is_typed(visitor: Visitors, place: tuple[str, str]) -> None:
     page = visitor()
     expect(page.locator("#fix")).to_be_hidden()
     page.get_by_label("Latitude").type(place[0])
     page.get_by_label("Longitude").type(place[1])
-    fix = dial.locate(*map(float, place))
+    fix = dial.locate(*map(number, place))
     pin = page.locator("#fix .pin")
     assert float(pin.get_attribute("cx") or "nan") == pytest.approx(fix.x, abs=0.11)
     assert float(pin.get_attribute("cy") or "nan") == pytest.approx(fix.y, abs=0.11)

@@ -23,6 +23,12 @@ def test_shows_each_channel_as_it_is_reached_and_the_message(on_stack: Command) 
     assert "You are 2216.0742916592476 miles from Velocity." in lines[len(shown) :]
 
 
+def test_a_number_may_be_pasted_with_a_true_minus_sign_and_direction_marks(on_stack: Command) -> None:
+    done = on_stack("send", "ada@example.org", "\u200e51.5074\u00a0", "\u22120.1278")
+    assert done.code == 0, done.stderr
+    assert "You are 2216.0742916592476 miles from Velocity." in done.stdout
+
+
 def test_what_the_gateway_finds_wrong_is_told(on_stack: Command) -> None:
     done = on_stack("send", "nobody", "-91", "0")
     assert done.code == 2

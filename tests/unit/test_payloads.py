@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from functions.payloads import PLAIN, CalculatedDistance, EmailSent, Recipient, Submission, is_plain
 from milepost import Payload
 from milepost.errors import ConfigurationError
+from milepost.events.payload import number
 
 ADDRESS = "ada@example.org"
 
@@ -52,6 +53,23 @@ def test_numbers(text: Any, value: float) -> None:
     assert Submission.model_validate({"email": ADDRESS, "lat": text, "long": 0}).lat == value
 
 
+MARKS = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+BLANKS = " \t\u00a0\u2007\u2009\u202f\u2060\u200b\u3000\ufeff"
+
+
+@pytest.mark.parametrize("minus", [*"-\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d"], ids=ascii)
+def test_a_number_may_be_pasted_with_any_minus_sign(minus: str) -> None:
+    assert number(f"{minus}0.1278") == -0.1278
+    assert number(f"\u200e{minus}\u00a00.1278") == -0.1278
+    assert str(number(f"{minus}0")) == "0.0"
+
+
+@pytest.mark.parametrize("mark", [*MARKS, *BLANKS], ids=ascii)
+def test_blanks_and_direction_marks_around_a_number_are_not_part_of_it(mark: str) -> None:
+    for text in (f"{mark}51.5074", f"51.5074{mark}", f"{mark}{mark}51.5074{mark}", f"+{mark}51.5074"):
+        assert Submission.model_validate({"email": ADDRESS, "lat": text, "long": 0}).lat == 51.5074
+
+
 TEXTS = [
     "nan",
     "inf",
@@ -60,9 +78,18 @@ TEXTS = [
     "1_0",
     "0x1",
     "",
-    " 1",
-    "1 ",
+    " ",
     "1\n",
+    "1 2",
+    "1 -",
+    "--1",
+    "\u2212",
+    "\u2212-1",
+    "1\u2212",
+    "\u200e",
+    "1\u200e.5",
+    "\uff11",
+    "\u00ad1",
     "one",
     "\u0661",
     "1,5",
