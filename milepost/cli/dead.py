@@ -1,48 +1,28 @@
-"""`milepost dead`: what no retry could help, looked at, replayed or dropped."""
+"""`milepost dead`: look at dead letters; replay or drop them."""
 
 import json
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
+from rich.progress import track
 
-from milepost.cli import locate
 from milepost.cli.exits import EXIT_CODES, Exit, Failed
 from milepost.cli.local import data_folder
-from milepost.cli.loop import run
+from milepost.cli.loop import run_on_journal
 from milepost.cli.options import All, AsJson, Data, Entries, EventId, RedisUrl, StageName, Yes
 from milepost.cli.text import agreed, plain, say, show, table
 from milepost.errors import ConfigurationError
 from milepost.events.strict_json import loads
 from milepost.journal import DeadLetter, Journal
 from milepost.log import masked
-from milepost.settings import JournalSettings
 
 PAGE = 100
 LONGEST_REASON = 100
 _ENTRY = re.compile(r"\d{1,20}-\d{1,20}")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which dead letters of a stage are meant: these entries, all of one id, or all."""
-
-    entries: Sequence[str] = ()
-    id: str | None = None
-    all: bool = False
-
-    def check(self) -> None:
-        """Raises ConfigurationError unless exactly one way of choosing is used, and soundly."""
-        if sum(map(bool, (self.entries, self.id, self.all))) != 1:
-            raise ConfigurationError("name entries, or give --id ID, or --all: one of the three")
-        for entry in self.entries:
-            _check_entry(entry)
-
 
 app = typer.Typer(help="Look at dead letters; replay or drop them.", epilog=EXIT_CODES, no_args_is_help=True)
 
@@ -61,7 +41,24 @@ def list_letters(
 
     `milepost dead list email` lists those of one stage; with `--json` a line is an object.
     """
-    run(_list(locate.redis_settings(redis_url, data), stage, as_json=as_json))
+
+    async def work(journal: Journal) -> Exit:
+        made = table("STAGE", "ENTRY", "BURIED", "CHANNEL", "ID", "STATUS", "TRIES", "REASON")
+        if stage:
+            await _check_stage(journal, stage)
+        for name in [stage] if stage else await journal.dead_stages():
+            async for letter in _letters(journal, name):
+                if as_json:
+                    print(json.dumps(_summary(letter)))
+                else:
+                    made.add_row(*_row(letter))
+        if made.row_count:
+            show(made)
+        elif not as_json:
+            say("no dead letters")
+        return Exit.DONE
+
+    run_on_journal(redis_url, data, work)
 
 
 @app.command("show", epilog=EXIT_CODES)
@@ -76,7 +73,19 @@ def show_letter(
 
     `milepost dead show email 1763690000000-0` takes the entry from the list.
     """
-    run(_show(locate.redis_settings(redis_url, data), stage, entry))
+    _check_entry(entry)
+
+    async def work(journal: Journal) -> Exit:
+        found = await journal.dead_letters(stage, start=entry, count=1)
+        if not found or found[0].entry != entry:
+            raise Failed(
+                f"stage {stage} has no dead letter {entry}; `milepost dead list {stage}` shows which there are"
+            )
+        letter = found[0]
+        print(json.dumps({**_summary(letter), "reason": letter.reason, "event": _event(letter.event)}, indent=2))
+        return Exit.DONE
+
+    run_on_journal(redis_url, data, work)
 
 
 @app.command("replay", epilog=EXIT_CODES)
@@ -93,7 +102,13 @@ def replay_letters(
 
     `milepost dead replay email --all`; or name entries, or `--id` and an event's id.
     """
-    run(_replay(locate.redis_settings(redis_url, data), stage, Choice(entries or [], event_id, everything)))
+    _check_choice(entries, event_id, everything=everything)
+
+    async def work(journal: Journal) -> Exit:
+        chosen = await _chosen(journal, stage, entries, event_id)
+        return await _settle(stage, chosen, journal.replay, "replayed", none_is_done=everything)
+
+    run_on_journal(redis_url, data, work)
 
 
 @app.command("drop", epilog=EXIT_CODES)
@@ -111,106 +126,43 @@ def drop_letters(
 
     `milepost dead drop email 1763690000000-0`; `--all` asks first.
     """
-    choice = Choice(entries or [], event_id, everything)
-    run(_drop(locate.redis_settings(redis_url, data), stage, choice, sure=yes))
+    _check_choice(entries, event_id, everything=everything)
+
+    async def work(journal: Journal) -> Exit:
+        chosen = await _chosen(journal, stage, entries, event_id)
+        if everything and not yes and not agreed(f"Delete the {len(chosen)} dead letters of {stage}?"):
+            return Exit.FAILED
+        return await _settle(stage, chosen, journal.drop, "dropped", none_is_done=everything)
+
+    run_on_journal(redis_url, data, work)
 
 
-async def _list(settings: JournalSettings, stage: str | None, *, as_json: bool) -> Exit:
-    """Print one line a dead letter, oldest first, addresses masked."""
-    made = table("STAGE", "ENTRY", "BURIED", "CHANNEL", "ID", "STATUS", "TRIES", "REASON")
-    async with locate.journal(settings) as journal:
-        if stage:
-            await _check_stage(journal, stage)
-        for name in [stage] if stage else await journal.dead_stages():
-            async for letter in _letters(journal, name):
-                if as_json:
-                    print(json.dumps(_summary(letter)))
-                else:
-                    made.add_row(*_row(letter))
-    if made.row_count:
-        show(made)
-    elif not as_json:
-        say("no dead letters")
-    return Exit.DONE
-
-
-async def _show(settings: JournalSettings, stage: str, entry: str) -> Exit:
-    """Print one dead letter whole, as JSON. Raises Failed if there is none."""
-    _check_entry(entry)
-    async with locate.journal(settings) as journal:
-        found = await journal.dead_letters(stage, start=entry, count=1)
-    if not found or found[0].entry != entry:
-        raise Failed(f"stage {stage} has no dead letter {entry}; `milepost dead list {stage}` shows which there are")
-    letter = found[0]
-    print(json.dumps({**_summary(letter), "reason": letter.reason, "event": _event(letter.event)}, indent=2))
-    return Exit.DONE
-
-
-async def _replay(settings: JournalSettings, stage: str, choice: Choice) -> Exit:
-    """Put dead letters back into their journals, for this stage alone."""
-    choice.check()
-    async with locate.journal(settings) as journal:
-        await _check_stage(journal, stage)
-        return await _settle(journal, stage, choice, journal.replay, "replayed")
-
-
-async def _drop(settings: JournalSettings, stage: str, choice: Choice, *, sure: bool) -> Exit:
-    """Delete dead letters for good; all of them only after asking."""
-    choice.check()
-    async with locate.journal(settings) as journal:
-        await _check_stage(journal, stage)
-        if choice.all and not sure:
-            count = await _count(journal, stage)
-            if not agreed(f"Delete the {count} dead letters of {stage}?"):
-                return Exit.FAILED
-        return await _settle(journal, stage, choice, journal.drop, "dropped")
+async def _chosen(journal: Journal, stage: str, entries: list[str] | None, event_id: str | None) -> list[str]:
+    """The chosen dead letters of a stage: these entries, those of one event, or all that there are now."""
+    await _check_stage(journal, stage)
+    return entries or [letter.entry async for letter in _letters(journal, stage) if event_id in {None, letter.id}]
 
 
 async def _settle(
-    journal: Journal,
     stage: str,
-    choice: Choice,
+    entries: list[str],
     settle: Callable[[str, list[str]], Awaitable[int]],
     done: str,
+    *,
+    none_is_done: bool,
 ) -> Exit:
-    asked = settled = 0
-    # Those there are now, and no more: one that is replayed may come back at once.
-    total = len(choice.entries) or await _count(journal, stage)
-    with Progress(
-        *Progress.get_default_columns(),
-        MofNCompleteColumn(),
-        console=Console(stderr=True),
-        disable=not (choice.all and sys.stderr.isatty()),
-    ) as bar:
-        task = bar.add_task(done, total=total)
-        async for entries in _chosen(journal, stage, choice, total):
-            asked += len(entries)
-            try:
-                settled += await settle(stage, entries)
-            except ValueError as fault:
-                raise Failed(str(fault)) from None
-            bar.update(task, completed=min(asked, total))
-    print(f"{settled} {done}" + (f", {asked - settled} no longer there" if asked > settled else ""))
-    return Exit.DONE if settled or choice.all else Exit.FAILED
-
-
-async def _chosen(journal: Journal, stage: str, choice: Choice, total: int) -> AsyncIterator[list[str]]:
-    if choice.entries:
-        yield list(choice.entries)
-        return
-    page: list[str] = []
-    looked_at = 0
-    async for letter in _letters(journal, stage):
-        looked_at += 1
-        if looked_at > total:
-            break
-        if choice.all or letter.id == choice.id:
-            page.append(letter.entry)
-        if len(page) == PAGE:
-            yield page
-            page = []
-    if page:
-        yield page
+    """Replay or drop these entries, and print how many there were."""
+    pages = [entries[begin : begin + PAGE] for begin in range(0, len(entries), PAGE)]
+    settled = 0
+    hidden = len(pages) < 2 or not sys.stderr.isatty()
+    for page in track(pages, done, console=Console(stderr=True), disable=hidden):
+        try:
+            settled += await settle(stage, page)
+        except ValueError as fault:
+            raise Failed(str(fault)) from None
+    gone = len(entries) - settled
+    print(f"{settled} {done}" + (f", {gone} no longer there" if gone else ""))
+    return Exit.DONE if settled or none_is_done else Exit.FAILED
 
 
 async def _letters(journal: Journal, stage: str) -> AsyncIterator[DeadLetter]:
@@ -221,17 +173,17 @@ async def _letters(journal: Journal, stage: str) -> AsyncIterator[DeadLetter]:
         start = f"({page[-1].entry}"
 
 
-async def _count(journal: Journal, stage: str) -> int:
-    """How many there are. A stage the table does not know may have some all the same."""
-    for known in await journal.stages():
-        if known.name == stage:
-            return known.dead
-    return len([letter async for letter in _letters(journal, stage)])
-
-
 async def _check_stage(journal: Journal, stage: str) -> None:
     if stage not in {"bridge", *await journal.dead_stages(), *(known.name for known in await journal.stages())}:
         raise Failed(f"no stage is called {stage}, and none of that name has dead letters; see `milepost stages`")
+
+
+def _check_choice(entries: list[str] | None, event_id: str | None, *, everything: bool) -> None:
+    """Raises ConfigurationError unless dead letters are chosen in exactly one way."""
+    if sum(map(bool, (entries, event_id, everything))) != 1:
+        raise ConfigurationError("name entries, or give --id ID, or --all: one of the three")
+    for entry in entries or ():
+        _check_entry(entry)
 
 
 def _check_entry(entry: str) -> None:

@@ -10,17 +10,15 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from milepost.cli import locate
 from milepost.cli.exits import Exit, Failed
 from milepost.cli.local import data_folder
-from milepost.cli.loop import run
+from milepost.cli.loop import run_on_journal
 from milepost.cli.options import Data, RedisUrl
 from milepost.cli.text import say
 from milepost.errors import ConfigurationError, EventError
 from milepost.events.event import MAX_EVENT, Event
 from milepost.events.wrap import wrap
 from milepost.journal import Journal
-from milepost.settings import JournalSettings
 
 AT_ONCE = 200
 """Events journaled together from a stream of lines."""
@@ -68,26 +66,25 @@ def publish(
     `milepost publish raw_input '{"email":"a@b.co","lat":40.7,"long":-74}'` is one;
     `milepost publish user:email - < addresses` is one for each line.
     """
-    settings = locate.redis_settings(redis_url, data)
     naming = Naming(channel, event_id, source)
-    run(_lines(settings, naming, sys.stdin.buffer) if message == "-" else _one(settings, naming, os.fsencode(message)))
+    if message != "-":
+        event = naming.event(os.fsencode(message))  # refused before Redis is looked for
+        run_on_journal(redis_url, data, lambda journal: _one(journal, event))
+    if event_id:
+        raise ConfigurationError("--id names one event; it cannot name every line")
+    run_on_journal(redis_url, data, lambda journal: _lines(journal, naming, sys.stdin.buffer))
 
 
-async def _one(settings: JournalSettings, naming: Naming, message: bytes) -> Exit:
-    event = naming.event(message)
-    async with locate.journal(settings) as journal:
-        _print(event, new=await journal.publish(event))
+async def _one(journal: Journal, event: Event) -> Exit:
+    _print(event, new=await journal.publish(event))
     return Exit.DONE
 
 
-async def _lines(settings: JournalSettings, naming: Naming, stream: BinaryIO) -> Exit:
+async def _lines(journal: Journal, naming: Naming, stream: BinaryIO) -> Exit:
     """Publish each line as one message. A line that is no event is reported and not published; the others are."""
-    if naming.id:
-        raise ConfigurationError("--id names one event; it cannot name every line")
     refused = 0
-    async with locate.journal(settings) as journal:
-        async for batch in _batches(stream):
-            refused += await _publish(journal, naming, batch)
+    async for batch in _batches(stream):
+        refused += await _publish(journal, naming, batch)
     return Exit.FAILED if refused else Exit.DONE
 
 

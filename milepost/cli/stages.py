@@ -1,4 +1,4 @@
-"""`milepost stages`: the bridges' route table, and what lies before each stage."""
+"""`milepost stages`: which stages there are, and how many events wait for each."""
 
 import dataclasses
 import json
@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
-from milepost.cli import locate, scale
+from milepost.cli import scale
 from milepost.cli.exits import EXIT_CODES, Exit, Failed
 from milepost.cli.local import data_folder
-from milepost.cli.loop import run
+from milepost.cli.loop import run_on_journal
 from milepost.cli.options import AsJson, Data, RedisUrl, Yes
 from milepost.cli.text import agreed, plain, say, show, table
 from milepost.journal import Journal
-from milepost.settings import JournalSettings
 
 app = typer.Typer(help="Show the stages that bridges serve or served, and what waits for each.")
 
@@ -30,7 +29,7 @@ def stages(
     bridge was there for it within the last minute. `milepost stages --json` is the same for programs.
     """
     if context.invoked_subcommand is None:
-        run(_print_stages(locate.redis_settings(redis_url, data), data, as_json=as_json))
+        run_on_journal(redis_url, data, lambda journal: _print_stages(journal, data, as_json=as_json))
 
 
 @app.command("forget", epilog=EXIT_CODES)
@@ -46,14 +45,13 @@ def forget(
     The name may be that of a channel instead, whose journal no stage consumes. `milepost stages forget geocode` shows
     what would go, and asks.
     """
-    run(_forget(locate.redis_settings(redis_url, data), name, sure=yes))
+    run_on_journal(redis_url, data, lambda journal: _forget(journal, name, sure=yes))
 
 
-async def _print_stages(settings: JournalSettings, data: Path, *, as_json: bool) -> Exit:
+async def _print_stages(journal: Journal, data: Path, *, as_json: bool) -> Exit:
     """Print the table. `data`: the data folder of a `milepost up`, whose processes are counted."""
-    async with locate.journal(settings) as journal:
-        stages = await journal.stages()
-        unconsumed = await journal.unconsumed()
+    stages = await journal.stages()
+    unconsumed = await journal.unconsumed()
     scales = await scale.scales(stages, data)
     for channel, events in unconsumed.items():
         name = plain(channel)
@@ -83,19 +81,18 @@ async def _print_stages(settings: JournalSettings, data: Path, *, as_json: bool)
     return Exit.DONE
 
 
-async def _forget(settings: JournalSettings, name: str, *, sure: bool) -> Exit:
-    """Remove a stage that no bridge serves, with what waits for it. Raises StageServed, Failed."""
-    async with locate.journal(settings) as journal:
-        found = next((stage for stage in await journal.stages() if stage.name == name), None)
-        if found is None:
-            unconsumed = await journal.unconsumed()
-            if name in unconsumed:
-                return await _forget_journal(journal, name, unconsumed[name], sure=sure)
-            raise Failed(f"no stage is called {name}; `milepost stages` shows which there are")
-        say(f"{name}: {found.parked} parked and {found.dead} dead events, and its place in the journal, would be gone")
-        if not (sure or found.served or agreed("Forget it?")):
-            return Exit.FAILED
-        gone = await journal.forget(name)
+async def _forget(journal: Journal, name: str, *, sure: bool) -> Exit:
+    """Remove a stage that no bridge serves, with its parked and dead events. Raises StageServed, Failed."""
+    found = next((stage for stage in await journal.stages() if stage.name == name), None)
+    if found is None:
+        unconsumed = await journal.unconsumed()
+        if name in unconsumed:
+            return await _forget_journal(journal, name, unconsumed[name], sure=sure)
+        raise Failed(f"no stage is called {name}; `milepost stages` shows which there are")
+    say(f"{name}: {found.parked} parked and {found.dead} dead events, and its place in the journal, would be gone")
+    if not (sure or found.served or agreed("Forget it?")):
+        return Exit.FAILED
+    gone = await journal.forget(name)
     print(f"{name} is forgotten, with {gone.parked} parked and {gone.dead} dead events")
     return Exit.DONE
 
