@@ -16,7 +16,7 @@ def at_least(least: float, most: float = math.inf) -> Callable[[str], float]:
 
     def parse(text: str) -> float:
         try:
-            value = number(text if not isinstance(text, str) else text.strip())
+            value = number(text)
         except ValueError as fault:
             raise typer.BadParameter(f"{text!r} {fault}") from None
         if not least <= value <= most:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from milepost.cli import options
 from milepost.cli.app import app
 from milepost.cli.exits import EXIT_CODES, Exit, Failed, Unreachable, exit_code
 from milepost.errors import BacklogFull, ConfigurationError, EventError, JournalUnavailable, MilepostError, TooLarge
@@ -68,6 +69,27 @@ def test_the_exit_codes_are_those_that_are_told() -> None:
 )
 def test_a_fault_has_its_code(fault: MilepostError, code: Exit) -> None:
     assert exit_code(fault) is code
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("soon", "'soon' must be a number"),
+        ("\u22125", "-5 is not between 0 and 65535"),
+        ("65536", "65536 is not between"),
+        ("80.5", "80.5 is not a whole number"),
+        ("1e3", "'1e3' must be a number"),
+    ],
+)
+def test_a_number_that_is_wrong_is_told(command: Command, text: str, told: str) -> None:
+    refused = command("up", "--port", text)
+    assert refused.code == Exit.USAGE
+    assert told in re.sub(r"[\s│]+", " ", refused.stderr)
+
+
+@pytest.mark.parametrize(("text", "port"), [("9000", 9000), ("\u00a09000\u200e", 9000), ("+9000.0", 9000)])
+def test_a_port_is_read_as_it_is_pasted(text: str, port: int) -> None:
+    assert options.port(text) == port
 
 
 @pytest.mark.parametrize(

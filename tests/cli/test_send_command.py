@@ -5,6 +5,8 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Command
 from tests.cli.running import WITHIN, Milepost, Up
 
@@ -27,6 +29,21 @@ def test_a_number_may_be_pasted_with_a_true_minus_sign_and_direction_marks(on_st
     done = on_stack("send", "ada@example.org", "\u200e51.5074\u00a0", "\u22120.1278")
     assert done.code == 0, done.stderr
     assert "You are 2216.0742916592476 miles from Velocity." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("lat", "long"),
+    [
+        ("51.5074", "\u22120.1278"),
+        ("\u00a051.5074\u202f", "\u200e-0.1278"),
+        ("+51.5074", "-.1278"),
+        ("\u206651.5074\u2069", "\u2013\u00a00.1278"),
+    ],
+)
+def test_coordinates_are_read_as_they_are_pasted(on_stack: Command, lat: str, long: str) -> None:
+    done = on_stack("send", "ada@example.org", lat, long, "--timeout", "\u00a060\u200e")
+    assert done.code == 0, done.stderr
+    assert done.stdout.endswith("You are 2216.0742916592476 miles from Velocity.\n")
 
 
 def test_what_the_gateway_finds_wrong_is_told(on_stack: Command) -> None:
