@@ -1,10 +1,9 @@
-"""Logs: one line an event, on standard error: `key=value`, or with LOG_FORMAT=json one JSON object.
+"""Logs: one line for each event, on standard error: `key=value`, or with LOG_FORMAT=json one JSON object.
 
     log.warning(Fields(stage="store", outcome="no-index", reason=str(fault)))
 
-What is told in Fields is told in fields of the object too; any other message is its `message`. While a function has
-an event in hand, each line bears its stage, channel and id, whoever logs it. No line but of DEBUG holds an e-mail
-address in full.
+The names in Fields are names in the object too; any other message is its `message`. While a function handles an event,
+each line has the stage, channel and id, whoever logs it. Only lines of level DEBUG show e-mail addresses in full.
 """
 
 import json
@@ -23,19 +22,19 @@ FORMATS = ("text", "json")
 _PART = r"[^\s@\"<>,:;=()\[\]]"
 _ADDRESS = re.compile(
     rf"(?<!{_PART})('*(?!'){_PART}){_PART}*(@[^\s@\"'<>,;()\[\]]+)"
-)  # from the start of a word: linear
-_WORD = re.compile(r"[!#-&(-<>-~]+")  # printable ASCII but blanks, quotes and =
+)  # begins at the start of a word only, so that it takes linear time
+_WORD = re.compile(r"[!#-&(-<>-~]+")  # printable ASCII except blank, quotes and =
 
 
 class Fields(dict[str, Any]):
-    """What happened, as the message of a log line. Names are those of the metrics: stage, channel, id, outcome."""
+    """The message of a log line, as names and values. Names are those of the metrics: stage, channel, id, outcome."""
 
     def __str__(self) -> str:
-        return " ".join(f"{name}={_shown(value)}" for name, value in self.items())
+        return " ".join(f"{name}={_quoted(value)}" for name, value in self.items())
 
 
 about: ContextVar[Mapping[str, Any]] = ContextVar("about")
-"""What is being worked on here, for each line that is logged meanwhile."""
+"""Fields for each line that is logged in this context, such as the event in hand."""
 
 
 def masked(text: str) -> str:
@@ -44,8 +43,8 @@ def masked(text: str) -> str:
 
 
 def configure() -> None:
-    """Set up logging for a process of Milepost. `LOG_LEVEL` says from which level on, INFO unless set; `LOG_FORMAT`
-    is text or json, text unless set.
+    """Set up logging for a process of Milepost. `LOG_LEVEL` is the lowest level shown (INFO); `LOG_FORMAT` is text or
+    json (text).
 
     Raises ConfigurationError.
     """
@@ -62,14 +61,14 @@ def configure() -> None:
 
 
 class TextLine(logging.Formatter):
-    """`08:30:01 WARNING milepost.store stage=store outcome=no-index`, and the traceback below it, if there is one."""
+    """`08:30:01 WARNING milepost.store stage=store outcome=no-index`, and a traceback below it, if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields, message = _told(record)
+        fields, message = _content(record)
         at = datetime.fromtimestamp(record.created, UTC).astimezone()
         line = " ".join(filter(None, (f"{at:%H:%M:%S} {record.levelname} {record.name}", message, str(fields))))
         traceback = self._traceback(record)
-        return _hidden(record, f"{line}\n{traceback}" if traceback else line)
+        return _masked_above_debug(record, f"{line}\n{traceback}" if traceback else line)
 
     def _traceback(self, record: logging.LogRecord) -> str:
         parts = [self.formatException(record.exc_info)] if record.exc_info and record.exc_info[0] else []
@@ -82,33 +81,33 @@ class JsonLine(TextLine):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        fields, message = _told(record)
+        fields, message = _content(record)
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line: dict[str, Any] = {"time": at, "level": record.levelname, "logger": record.name, **fields}
         line |= {"message": message} if message else {}
         traceback = self._traceback(record)
         line |= {"error": traceback} if traceback else {}
-        return json.dumps({name: _plainly(record, value) for name, value in line.items()})
+        return json.dumps({name: _json_value(record, value) for name, value in line.items()})
 
 
-def _told(record: logging.LogRecord) -> tuple[Fields, str]:
-    """The fields of a line, and its message where that is something else."""
-    now = about.get({})
+def _content(record: logging.LogRecord) -> tuple[Fields, str]:
+    """The fields of a line, and its message if it has one beside them."""
+    context = about.get({})
     if isinstance(record.msg, Fields):
-        return Fields({**now, **record.msg}), ""
-    return Fields(now), record.getMessage()
+        return Fields({**context, **record.msg}), ""
+    return Fields(context), record.getMessage()
 
 
-def _shown(value: object) -> str:
+def _quoted(value: object) -> str:
     text = str(value)
     return text if not isinstance(value, str) or _WORD.fullmatch(text) else repr(text)
 
 
-def _plainly(record: logging.LogRecord, value: object) -> object:
+def _json_value(record: logging.LogRecord, value: object) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
-    return _hidden(record, str(value))
+    return _masked_above_debug(record, str(value))
 
 
-def _hidden(record: logging.LogRecord, text: str) -> str:
+def _masked_above_debug(record: logging.LogRecord, text: str) -> str:
     return text if record.levelno < logging.INFO else masked(text)
