@@ -1,4 +1,4 @@
-"""How a stage uses MongoDB: opened when first needed, once per process, with answers soon or not at all."""
+"""Use MongoDB in a stage: its URL, one client for each event loop, limits on time and on concurrent operations."""
 
 import asyncio
 import re
@@ -19,16 +19,15 @@ from milepost.errors import ConfigurationError, Unavailable
 Document = dict[str, Any]
 Database = AsyncDatabase[Document]
 
-ANSWER_WITHIN = 3.0
-"""Seconds that one operation may last, its repeats included."""
+OPERATION_TIMEOUT = 3.0
+"""Seconds for one operation, the driver's retries included."""
 
-_FIND_WITHIN = 1.5
+_CONNECT_TIMEOUT = 1.5
 """Seconds to find and reach the server."""
 
-AT_ONCE = 32
-"""Operations for one event each that a process has under way at once. What is new shares its operations; after an
-outage a whole window of events may be there already. It does no more of them in a second when there are more: they
-only wait for each other, until operations time out, that which marks mails as sent among them.
+MOST_SINGLE_OPERATIONS = 32
+"""Limit on concurrent single-event operations. New events are batched and do not count. Without the limit, the
+redeliveries after an outage would all queue in MongoDB and time out, and with them the marks of mails that were sent.
 """
 
 _URL = re.compile(r"mongodb(\+srv)?://([^\s@/?]+@)?[^\s@/?#]+(/[^\s@/?#]*)?(\?\S*)?")
@@ -36,7 +35,7 @@ _URL = re.compile(r"mongodb(\+srv)?://([^\s@/?]+@)?[^\s@/?#]+(/[^\s@/?#]*)?(\?\S
 
 _DUPLICATE_KEY = 11000
 
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 
 def mongo_url(environ: Mapping[str, str]) -> str:
@@ -53,16 +52,14 @@ def mongo_url(environ: Mapping[str, str]) -> str:
 
 
 def open_database(url: str) -> Database:
-    """The database that the URL names, else `milepost`. Writes are on the disks of a majority when they return,
-    and reads see them.
-    """
+    """Open the database that the URL names, else `milepost`. A write returns when a majority has it on disk."""
     client: AsyncMongoClient[Document] = AsyncMongoClient(
         url,
         appname="milepost",
         tz_aware=True,
-        timeoutMS=round(ANSWER_WITHIN * 1000),
-        serverSelectionTimeoutMS=round(_FIND_WITHIN * 1000),
-        connectTimeoutMS=round(_FIND_WITHIN * 1000),
+        timeoutMS=round(OPERATION_TIMEOUT * 1000),
+        serverSelectionTimeoutMS=round(_CONNECT_TIMEOUT * 1000),
+        connectTimeoutMS=round(_CONNECT_TIMEOUT * 1000),
     )
     return client.get_default_database("milepost").with_options(
         read_preference=ReadPreference.PRIMARY,
@@ -70,70 +67,79 @@ def open_database(url: str) -> Database:
     )
 
 
-def once_per_loop(make: Callable[[], Made]) -> Callable[[], Made]:
-    """Have `make` called when first needed, once per event loop: a client belongs to the loop it was used in."""
-    made: WeakKeyDictionary[asyncio.AbstractEventLoop, Made] = WeakKeyDictionary()
+def once_per_loop(make: Callable[[], Value]) -> Callable[[], Value]:
+    """Return a function that calls `make` once in each event loop, at first use: a client belongs to its loop."""
+    values: WeakKeyDictionary[asyncio.AbstractEventLoop, Value] = WeakKeyDictionary()
 
-    def get() -> Made:
+    def get() -> Value:
         loop = asyncio.get_running_loop()
-        if loop not in made:
-            made[loop] = make()
-        return made[loop]
+        if loop not in values:
+            values[loop] = make()
+        return values[loop]
 
     return get
 
 
-turns = once_per_loop(lambda: asyncio.Semaphore(AT_ONCE))
-"""`async with turns():` around what an event begins by itself; what ends it waits for no turn."""
+_single_operations = once_per_loop(lambda: asyncio.Semaphore(MOST_SINGLE_OPERATIONS))
 
 
 @asynccontextmanager
-async def answering() -> AsyncIterator[None]:
-    """Turn what MongoDB raises into Unavailable. No event can cause it: ours hold short strings, doubles and dates."""
+async def mongo_errors() -> AsyncIterator[None]:
+    """Turn an error of MongoDB into Unavailable: our documents hold short strings, doubles and dates, so no event can
+    cause one.
+    """
     try:
         yield
     except PyMongoError as fault:
         raise Unavailable(f"MongoDB: {type(fault).__name__}", retry_after=1) from fault
 
 
+@asynccontextmanager
+async def single_operation() -> AsyncIterator[None]:
+    """Run operations for one event, within the limit. Raises Unavailable if MongoDB fails."""
+    async with _single_operations(), mongo_errors():
+        yield
+
+
 class Inserts:
-    """Documents inserted together where they come together. What is wrong with one of them, it alone is told."""
+    """Inserts the documents of concurrent callers in one operation. Each caller gets the result of its own."""
 
     def __init__(self, collection: AsyncCollection[Document]) -> None:
         self._collection = collection
-        self._together: Batch[Document, bool | Exception] = Batch(self._insert)
+        self._batch: Batch[Document, bool | Exception] = Batch(self._insert_all)
 
     async def insert(self, document: Document) -> bool:
-        """Whether its _id was free: then it is on the disks of a majority. Raises Unavailable when MongoDB refuses it
-        for another reason, or says nothing and may have inserted it.
-        """
-        async with answering():
-            outcome = await self._together.submit(document)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        """Insert a document. Returns False if its _id is taken.
 
-    async def _insert(self, documents: Sequence[Document]) -> list[bool | Exception]:
+        Raises Unavailable when MongoDB refuses it for another reason, or does not answer and may have inserted it.
+        """
+        async with mongo_errors():
+            result = await self._batch.submit(document)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def _insert_all(self, documents: Sequence[Document]) -> list[bool | Exception]:
         try:
             if len(documents) == 1:
-                await self._collection.insert_one(documents[0])  # a fifth less work for the driver than insert_many
+                await self._collection.insert_one(documents[0])  # costs the driver a fifth less than insert_many
             else:
                 await self._collection.insert_many(documents, ordered=False)
         except BulkWriteError as fault:
             if fault.details["writeConcernErrors"]:
                 raise
-            of = {error["index"]: error["code"] for error in fault.details["writeErrors"]}
-            return [_outcome(of.get(index)) for index in range(len(documents))]
+            codes = {error["index"]: error["code"] for error in fault.details["writeErrors"]}
+            return [_result(codes.get(index)) for index in range(len(documents))]
         except WriteError as fault:
-            return [_outcome(fault.code)]
-        except (BSONError, OverflowError) as fault:  # one of them cannot be written, and so none was sent
+            return [_result(fault.code)]
+        except (BSONError, OverflowError) as fault:  # one of them cannot be encoded, so the driver sent none
             if len(documents) == 1:
                 return [fault]
-            return [(await self._insert([document]))[0] for document in documents]
+            return [(await self._insert_all([document]))[0] for document in documents]
         return [True] * len(documents)
 
 
-def _outcome(code: int | None) -> bool | Exception:
-    if code is None or code == _DUPLICATE_KEY:
+def _result(code: int | None) -> bool | Exception:
+    if code in {None, _DUPLICATE_KEY}:
         return code is None
     return Unavailable(f"MongoDB: write error {code}", retry_after=1)

@@ -1,11 +1,18 @@
-"""The stage that tells people their distance: one mail for each submission."""
+"""The stage `email`: mail people their distance, once for each submission.
+
+It consumes `user:email` (the address alone) and emits `email:sent` (email, distance_from_velocity, message).
+
+1. Find the distance: of the event's id, else the newest of the address.
+2. Take the record of this mail in the collection `mails` (records.py). Whoever has taken it may send.
+3. Send the mail (mailer.py), then mark the record as sent. A redelivery finds the mark and sends nothing.
+"""
 
 import asyncio
 import os
 from datetime import timedelta
 
 from functions.email.mailer import Mail, Mailer, seconds
-from functions.email.mails import Mails
+from functions.email.records import MailRecords
 from functions.mongo import Document, mongo_url, once_per_loop, open_database
 from functions.payloads import EmailSent, Recipient
 from milepost import Event, InHand, Reject, Unavailable, stage
@@ -16,25 +23,25 @@ REQUEST_TIMEOUT = seconds(os.environ, "REQUEST_TIMEOUT", 60.0)
 """Seconds that the caller waits for an answer: the bridge's `timeout`."""
 
 HOLD = timedelta(seconds=MAILER.timeout + REQUEST_TIMEOUT + 10)
-"""An attempt begins to send within the request's time or never, and sending has a time-out of its own: after both
-it has ended, whatever became of it. The rest is for clocks that differ.
+"""How long a record stays taken. An attempt starts to send within REQUEST_TIMEOUT, and sending ends within the mailer's
+time-out. The last 10 s allow for clocks that differ.
 """
 
-mails = once_per_loop(lambda: Mails(open_database(MONGO_URL), HOLD))
+records = once_per_loop(lambda: MailRecords(open_database(MONGO_URL), HOLD))
 
 
 async def email(recipient: Recipient, event: Event) -> EmailSent:
-    """Mail the distance kept under the event's id, else the newest of its address. The same event mails once."""
+    """Mail the distance that is kept under the event's id, else the newest of its address."""
     deadline = asyncio.get_running_loop().time() + REQUEST_TIMEOUT
-    # Nearly every event is new; and a record that there is, taking finds.
-    record = await _draft(event.id, recipient.root) or await mails().find(event.id)
+    # Nearly every event is new, so the user is looked up first; `take` finds a record that exists.
+    record = await _draft(event.id, recipient.root) or await records().find(event.id)
     if record is None:
         raise Reject(f"no distance is kept for {recipient.root}")
-    if _unsent(record, recipient.root):
-        with mails().in_hand(event.id) as ours:
-            record = await mails().take(record) if ours else await mails().find(event.id) or record
-            if _unsent(record, recipient.root):
-                if not ours:
+    if _is_unsent(record, recipient.root):
+        with records().in_hand(event.id) as is_ours:
+            record = await records().take(record) if is_ours else await records().find(event.id) or record
+            if _is_unsent(record, recipient.root):
+                if not is_ours:
                     raise InHand(f"the mail of {event.id} is being sent", retry_after=1)
                 await _send(record, deadline)
     if record["email"] != recipient.root:
@@ -47,7 +54,8 @@ async def email(recipient: Recipient, event: Event) -> EmailSent:
 
 
 async def _draft(event_id: str, address: str) -> Document | None:
-    user = await mails().user(event_id, address)
+    """A new record, if there is a distance for the address."""
+    user = await records().user(event_id, address)
     if user is None:
         return None
     miles = user["distance_from_velocity"]
@@ -59,22 +67,19 @@ async def _draft(event_id: str, address: str) -> Document | None:
     }
 
 
-def _unsent(record: Document, address: str) -> bool:
+def _is_unsent(record: Document, address: str) -> bool:
     return record.get("state") != "sent" and record["email"] == address
 
 
 async def _send(record: Document, deadline: float) -> None:
-    mail = Mail(id=record["_id"], to=record["email"], text=record["message"], attempt=record["taken"])
-    late = asyncio.get_running_loop().time() > deadline  # this process stood still: its hold may be over
-    try:
-        if not late:
-            await MAILER.send(mail)
-    except Exception:
-        await mails().release(record)
-        raise
-    if late:
+    if asyncio.get_running_loop().time() > deadline:  # the process was suspended: its hold may be over
         raise Unavailable("the request's time was over before the mail could be sent")
-    await mails().mark_sent(record, deadline)
+    try:
+        await MAILER.send(Mail(record["_id"], record["email"], record["message"], attempt=record["taken"]))
+    except Exception:
+        await records().release(record)
+        raise
+    await records().mark_sent(record, deadline)
 
 
 main = stage(email)

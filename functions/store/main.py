@@ -1,4 +1,7 @@
-"""The stage that keeps each computed distance in MongoDB."""
+"""The stage `store`: keep each computed distance in MongoDB.
+
+It consumes `calculated_distance` (email, distance_from_velocity) and emits `user:email` (the address alone).
+"""
 
 import contextlib
 import logging
@@ -8,7 +11,7 @@ from datetime import UTC, datetime
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from functions.mongo import Database, Document, Inserts, answering, mongo_url, once_per_loop, open_database, turns
+from functions.mongo import Database, Document, Inserts, mongo_url, once_per_loop, open_database, single_operation
 from functions.payloads import CalculatedDistance, Recipient
 from milepost import Event, Reject, Unavailable, stage
 from milepost.log import Fields
@@ -19,25 +22,25 @@ log = logging.getLogger("milepost.store")
 class Users:
     """The collection `users`: {_id: event id, email, distance_from_velocity: miles, created}.
 
-    Users that come together are inserted together. One whose id is taken, by an earlier delivery or by another of the
-    same batch, is then looked at by itself.
+    Concurrent events share one insert. An event whose id is taken, by an earlier delivery or in the same batch, is
+    looked up by itself.
     """
 
     def __init__(self, database: Database) -> None:
         self._users = database["users"]
-        self._new = Inserts(self._users)
+        self._inserts = Inserts(self._users)
         self._indexed = False
 
     async def keep(self, user: Document) -> Document:
-        """Write `user` unless there is one of its id. Returns what is kept now, on the disks of a majority."""
-        kept = user if await self._new.insert(user) else await self._kept(user)
+        """Insert `user` unless there is one with its _id. Returns the one that is kept, on the disks of a majority."""
+        kept = user if await self._inserts.insert(user) else await self._existing(user)
         await self._index()
         return kept
 
-    async def _kept(self, user: Document) -> Document:
-        """An upsert that changes nothing waits for the disks too, where a plain read would not."""
-        async with turns(), answering():
-            # An upsert that loses a race against another finds its document the second time.
+    async def _existing(self, user: Document) -> Document:
+        """An upsert that changes nothing waits until a majority has the user on disk; a plain read would not."""
+        async with single_operation():
+            # An upsert that loses a race against another one finds its document at the second try.
             kept = await self._upsert(user) or await self._upsert(user)
         if kept is None:
             raise Unavailable(f"the record of {user['_id']} came and went")
@@ -52,7 +55,7 @@ class Users:
         return None
 
     async def _index(self) -> None:
-        """Index what the stage `email` looks for, once. Without it that is slower and nothing else."""
+        """Once, index the fields that the stage `email` looks for. It works without the index, more slowly."""
         if self._indexed:
             return
         self._indexed = True
@@ -68,10 +71,9 @@ users = once_per_loop(lambda: Users(open_database(MONGO_URL)))
 
 
 async def store(distance: CalculatedDistance, event: Event) -> Recipient:
-    """Keep the distance under the event's id, and tell whose it is. The same event again changes nothing."""
-    created = event.timestamp or datetime.now(UTC)
+    """Keep the distance under the event's id, and emit its address. The same event again changes nothing."""
     contents = distance.model_dump()
-    kept = await users().keep({"_id": event.id, **contents, "created": created})
+    kept = await users().keep({"_id": event.id, **contents, "created": event.timestamp or datetime.now(UTC)})
     if any(kept.get(name) != value for name, value in contents.items()):
         raise Reject(f"id {event.id} is kept already, with other contents")
     return Recipient(distance.email)

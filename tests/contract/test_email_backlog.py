@@ -11,7 +11,7 @@ import httpx
 import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
-from functions.mongo import AT_ONCE
+from functions.mongo import MOST_SINGLE_OPERATIONS
 from tests.contract.contract import binary, lines
 from tests.contract.test_email_lost_answer import LEFT_BEHIND, LONG_PAST, NEW
 from tests.contract.test_email_stage import ADA, MILES, SENT
@@ -60,7 +60,7 @@ class SlowMongo:
         back.close()
 
 
-@pytest.mark.parametrize(("taking", "at_once"), [(NEW, 1), (LEFT_BEHIND, AT_ONCE)])
+@pytest.mark.parametrize(("taking", "at_once"), [(NEW, 1), (LEFT_BEHIND, MOST_SINGLE_OPERATIONS)])
 async def test_a_backlog_does_not_crowd_out_the_marks_of_mails_that_are_sent(
     tmp_path: Path, mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], taking: bytes, at_once: int
 ) -> None:

@@ -15,7 +15,7 @@ from pymongo.errors import AutoReconnect
 
 from functions.email import main
 from functions.email.mailer import Mail, Mailer
-from functions.email.mails import Mails
+from functions.email.records import MailRecords
 from functions.mongo import Database
 from functions.payloads import EmailSent, Recipient
 from milepost import Event, InHand, Reject, Unavailable
@@ -29,7 +29,7 @@ HOLD = timedelta(seconds=100)
 USERS, INSERT, MARK = ("find", "users"), ("insert", "mails"), ("update", "mails")
 TAKE, LOOK = ("findAndModify", "mails"), ("find", "mails")
 
-process: ContextVar[Mails] = ContextVar("process")
+process: ContextVar[MailRecords] = ContextVar("process")
 gate: ContextVar[asyncio.Event] = ContextVar("gate")
 
 
@@ -37,7 +37,7 @@ class Process:
     """The stage as a process of its own has it, but for the process. `await email(id)` is one delivery."""
 
     def __init__(self, database: Database) -> None:
-        self.mails = Mails(database, HOLD)
+        self.mails = MailRecords(database, HOLD)
 
     async def email(self, event_id: str, address: str = ADA) -> EmailSent:
         process.set(self.mails)
@@ -46,7 +46,7 @@ class Process:
 
 @pytest.fixture(autouse=True)
 def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(main, "mails", process.get)
+    monkeypatch.setattr(main, "records", process.get)
     monkeypatch.setattr(main, "MAILER", Mailer(sent_emails=tmp_path / "sent"))
     return tmp_path / "sent"
 
@@ -221,7 +221,7 @@ async def test_a_mark_repeats_what_a_broken_connection_took_even_when_time_is_up
     await mongo["mails"].insert_one(record(1))
     async with wire.relay() as url, watched(url) as (database, _):
         wire.lose(b"update")
-        await Mails(database, HOLD).mark_sent(record(1), deadline=0)
+        await MailRecords(database, HOLD).mark_sent(record(1), deadline=0)
         assert wire.lost
         assert await taken(mongo) == {"1": ("sent", 1)}
 
@@ -232,7 +232,7 @@ async def test_a_mark_that_waited_behind_one_that_failed_has_a_try_of_its_own(
     wire = Wire(mongo_url)
     await mongo["mails"].insert_many([record(1), record(2)])
     async with wire.relay() as url, watched(url) as (database, commands):
-        mails = Mails(database, HOLD)
+        mails = MailRecords(database, HOLD)
         wire.lose(b"update", times=2)
         first = asyncio.create_task(mails.mark_sent(record(1), deadline=0))
         async with asyncio.timeout(WITHIN):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
-from functions.mongo import AT_ONCE, Inserts
+from functions.mongo import MOST_SINGLE_OPERATIONS, Inserts
 from functions.payloads import CalculatedDistance, Recipient
 from functions.store import main
 from functions.store.main import Users
@@ -112,7 +112,7 @@ async def test_a_backlog_of_duplicates_goes_by_turns(
     for _ in range(2):
         assert all(isinstance(answer, Recipient) for answer in await each(store(f"{number}") for number in range(150)))
     assert commands.counts == {INSERT: 2, UPSERT: 150}
-    assert most == AT_ONCE
+    assert most == MOST_SINGLE_OPERATIONS
     assert len(await kept(mongo)) == 150
 
 
