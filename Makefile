@@ -2,6 +2,7 @@
 # make test   every test                                  make test ARGS='-k journal'
 # make check  lint, types, unit and contract tests, in under a minute
 # make faults every fault and one table, in 40 minutes    make faults ARGS='--n 300 --only bridge'
+# make model  the exhaustive search over the scripts, whole
 # make bench  against the alternatives, and one table     make bench ARGS='--only drain --repeat 5'
 # make fuzz   over 100,000 bad inputs, in ten minutes      make fuzz ARGS='--n 500 --only gateway'
 # make pictures  docs/pictures anew, from the page in a real browser
@@ -16,7 +17,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 ARGS ?=
 
-.PHONY: run setup test check faults fuzz bench pictures cluster dev manifests documents lock clean
+.PHONY: run setup test check faults model fuzz bench pictures cluster dev manifests documents lock clean
 
 run: setup
 	@exec $(BIN)/milepost up $(ARGS)
@@ -31,6 +32,9 @@ check: .venv/test.stamp
 
 faults: .venv/test.stamp
 	@$(BIN)/python -m tests.faults $(ARGS)
+
+model: .venv/test.stamp
+	@$(BIN)/python -m tests.model $(ARGS)
 
 fuzz: .venv/test.stamp
 	@$(BIN)/python -m tests.fuzz $(ARGS)

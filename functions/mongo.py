@@ -13,7 +13,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError, PyMongoError, WriteError
 
-from milepost.batch import Batch
+from milepost.coalescer import Coalescer
 from milepost.errors import ConfigurationError, Unavailable
 
 Document = dict[str, Any]
@@ -106,7 +106,7 @@ class Inserts:
 
     def __init__(self, collection: AsyncCollection[Document]) -> None:
         self._collection = collection
-        self._batch: Batch[Document, bool | Exception] = Batch(self._insert_all)
+        self._batch: Coalescer[Document, bool | Exception] = Coalescer(self._insert_all)
 
     async def insert(self, document: Document) -> bool:
         """Insert a document. Returns False if its _id is taken.

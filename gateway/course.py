@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from functions.payloads import Submission
-from milepost import keys
 from milepost.errors import JournalUnavailable
 from milepost.events.strict_json import loads
 from milepost.graph import Graph, Node
-from milepost.journal import Journal
+from milepost.journal import Journal, keys
 from milepost.log import Fields
 
 DEAD = "dead:"

@@ -45,7 +45,7 @@ class Tracker:
 
     async def notes(self, event_id: str) -> dict[str, Note]:
         """What the submission has reached, oldest first. Raises Refusal: 404."""
-        notes = await self.journal.progress(event_id)
+        notes = await self.journal.status(event_id)
         if not notes:
             raise _unknown()
         return notes
@@ -134,7 +134,7 @@ async def _events(tracker: Tracker, watch: Watch, seen: list[str]) -> AsyncItera
             spoke = now
             yield KEEPALIVE_COMMENT
         try:
-            notes = await tracker.journal.progress(watch.event_id)
+            notes = await tracker.journal.status(watch.event_id)
         except JournalUnavailable:
             continue  # the listener has logged it; asked again after LOOK_EVERY
 

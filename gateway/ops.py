@@ -16,8 +16,7 @@ from gateway.overview import MOST_SETTLED, overview
 from gateway.pages import Pages
 from gateway.refusal import Refusal, wants_page
 from gateway.tail import Tails
-from milepost import keys
-from milepost.journal import Journal, StageNotServed
+from milepost.journal import Journal, StageNotServed, keys
 
 PAGE = 20
 """Dead letters looked at in one step: each may have a megabyte."""
@@ -86,11 +85,11 @@ def router(desk: Desk) -> APIRouter:
 
     @routes.post("/{stage}/replay")
     async def replay(request: Request, stage: str) -> Response:
-        return await settle(request, stage, desk.journal.replay, "replayed")
+        return await settle(request, stage, desk.journal.admin.replay, "replayed")
 
     @routes.post("/{stage}/drop")
     async def drop(request: Request, stage: str) -> Response:
-        return await settle(request, stage, desk.journal.drop, "dropped")
+        return await settle(request, stage, desk.journal.admin.drop, "dropped")
 
     return routes
 
@@ -104,7 +103,7 @@ async def _settle(journal: Journal, stage: str, entry: str, step: Step) -> int:
         return await step(stage, [entry])
     left = min(MOST_SETTLED, await journal.ask(journal.redis.xlen(keys.dead(stage))))
     settled, start = 0, "-"
-    while left and (letters := await journal.dead_letters(stage, start=start, count=min(PAGE, left))):
+    while left and (letters := await journal.admin.dead_letters(stage, start=start, count=min(PAGE, left))):
         left -= len(letters)
         start = f"({letters[-1].entry}"
         try:

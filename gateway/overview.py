@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from milepost import keys
 from milepost.events.strict_json import loads
 from milepost.graph import Graph, Node
-from milepost.journal import BEAT_FRESH, Depth, Journal, depths, stats
+from milepost.journal import BEAT_FRESH, Depth, Journal, keys, stats
 from milepost.journal.stats import EVERY, KEPT, SLOTS, Counts, Slot
 from milepost.log import masked
 
@@ -110,9 +109,9 @@ async def overview(journal: Journal, *, letters: bool = True) -> Overview:
     wired = {name.decode(): loads(text) for name, text in sorted(table.items())}
     graph = Graph(Node(name, row["consumes"], row["emits"]) for name, row in wired.items())
     seconds, _ = await journal.ask(journal.redis.time())
-    graves = await journal.dead_stages()
-    found = await depths(
-        journal.scripts, {**dict.fromkeys(graves, ()), **{name: row["consumes"] for name, row in wired.items()}}
+    graves = await journal.admin.dead_stages()
+    found = await journal.admin.depths(
+        {**dict.fromkeys(graves, ()), **{name: row["consumes"] for name, row in wired.items()}}
     )
     by_stage = {depth.stage: depth for depth in found}
     left = await stats.read(journal.scripts)
@@ -155,5 +154,5 @@ async def _buried(journal: Journal, stage: str) -> Sequence[Buried]:
             letter.attempts + letter.crashes,
             letter.at,
         )
-        for letter in await journal.dead_letters(stage, count=SHOWN_LETTERS)
+        for letter in await journal.admin.dead_letters(stage, count=SHOWN_LETTERS)
     ]

@@ -11,8 +11,9 @@ from starlette.requests import Request
 
 from gateway.client import client_of
 from gateway.refusal import Refusal
-from milepost import connection, keys
+from milepost import connection
 from milepost.errors import JournalUnavailable
+from milepost.journal import keys
 
 
 class RateLimit:

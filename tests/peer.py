@@ -23,7 +23,7 @@ from typing import Any, Self
 import pytest
 import uvloop
 
-from milepost.bridge.client import Answer, Client, Lost, NotSent
+from milepost.bridge.http.client import Answer, Client, Lost, NotSent
 from tests.servers import eventually
 
 WITHIN = 120.0

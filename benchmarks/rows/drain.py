@@ -10,7 +10,7 @@ from benchmarks.accounts import peak_memory
 from benchmarks.arrivals import Arrivals
 from benchmarks.bench import FLOOR, OURS, Bench, Figure, Measured
 from benchmarks.lab import Lab, Stopwatch, until
-from milepost import keys
+from milepost.journal import keys
 from tests.servers import Server
 
 EVENTS = 40_000

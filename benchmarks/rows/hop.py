@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -13,10 +14,9 @@ import redis
 from benchmarks import fill
 from benchmarks.bench import OURS, Bench, Figure, Measured
 from benchmarks.lab import Lab, Stopwatch, until
-from milepost import keys, stages_table
+from milepost import stages_table
 from milepost.connection import connect
-from milepost.journal import Upkeep, Wiring
-from milepost.journal.scripts import Scripts
+from milepost.journal import Maintenance, Scripts, Wiring, keys
 from milepost.settings import JournalSettings
 from tests.servers import ROOT, Server
 
@@ -30,7 +30,7 @@ def consumed(url: str) -> None:
     async def beat() -> None:
         scripts = Scripts(connect(JournalSettings.read(redis_url=url)))
         wiring = Wiring([NEXT], ["user:email"], "http://127.0.0.1:1")
-        await Upkeep(scripts, (1, 1)).beat({"store": wiring})
+        await Maintenance(scripts, dedup=timedelta(hours=1), limit=1_000_000).beat({"store": wiring})
         await scripts.close()
 
     asyncio.run(beat())

@@ -13,7 +13,7 @@ from pymongo.errors import AutoReconnect, PyMongoError
 
 from functions.mongo import OPERATION_TIMEOUT, Database, Document, Inserts, mongo_errors, single_operation
 from milepost import InHand, Unavailable
-from milepost.batch import Batch
+from milepost.coalescer import Coalescer
 from milepost.log import Fields
 
 log = logging.getLogger("milepost.email")
@@ -51,9 +51,9 @@ class MailRecords:
         self._hold = hold
         self._holder = uuid4().hex
         self._in_hand: set[str] = set()
-        self._user_batch: Batch[str, Document | None] = Batch(self._find_users)
+        self._user_batch: Coalescer[str, Document | None] = Coalescer(self._find_users)
         self._inserts = Inserts(self._mails)
-        self._mark_batch: Batch[str, PyMongoError | None] = Batch(self._mark_all, most_items=_MOST_MARKS)
+        self._mark_batch: Coalescer[str, PyMongoError | None] = Coalescer(self._mark_all, most_items=_MOST_MARKS)
 
     async def find(self, event_id: str) -> Document | None:
         """The record of this mail, if there is one."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,12 +17,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from milepost.bridge.bridge import Bridge
-from milepost.bridge.settings import BROKER
 from milepost.errors import BacklogFull, Encoded, EventError, JournalUnavailable, TooLarge, TooSlow
 from milepost.events.event import Event
-from milepost.exposition import CONTENT_TYPE
 from milepost.http import problem, read_body
-from milepost.journal import Letter
+from milepost.journal import Failure
 from milepost.log import Fields
 
 log = logging.getLogger("milepost.bridge")
@@ -94,7 +93,7 @@ class _Face:
         return await self._take(request, "events", journal)
 
     async def replies(self, request: Request) -> Response:
-        return await self._take(request, "replies", self._bridge.upkeep.announce)
+        return await self._take(request, "replies", self._bridge.maintenance.announce)
 
     async def dead(self, request: Request) -> Response:
         stage = request.path_params["stage"]
@@ -102,8 +101,8 @@ class _Face:
         async def bury(event: Event) -> None:
             if stage not in self._bridge.stages:
                 raise HTTPException(404, f"ROUTES names no stage {stage}")
-            await self._bridge.upkeep.bury(stage, *_given_up(event), only=BROKER)
-            self._bridge.metrics.dead.labels(stage).inc()
+            await self._bridge.maintenance.bury_given_up(stage, *_given_up(event))
+            self._bridge.metrics.of_stage(stage).dead_letters += 1
 
         return await self._take(request, "dead", bury)
 
@@ -125,7 +124,7 @@ class _Face:
         return PlainTextResponse("ready\n")
 
     async def metrics(self, _: Request) -> Response:
-        return Response(self._bridge.metrics.registry.text(), media_type=CONTENT_TYPE)
+        return Response(generate_latest(self._bridge.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _take(request: Request, step: Step) -> Response:
@@ -154,7 +153,7 @@ def _unavailable(title: str, missed: str, fault: JournalUnavailable) -> Response
     return problem(503, title, "the journal does not answer, or takes nothing", retry_after=RETRY_AFTER)
 
 
-def _given_up(event: Event) -> tuple[Event, Letter]:
+def _given_up(event: Event) -> tuple[Event, Failure]:
     """Split a dead letter of the Broker into the event and its letter, which says why the Broker gave up.
 
     The attributes that Knative added (`knativeerrorcode`, `knativeerrordata`, `knativeerrordest`) are removed.
@@ -165,7 +164,7 @@ def _given_up(event: Event) -> tuple[Event, Letter]:
     if said := _response_text(str(data or "")):
         reason += f": {said}"
     own = {name: value for name, value in event.extensions.items() if not name.startswith("knative")}
-    return replace(event, extensions=own), Letter(event.id, reason, status, 0, 0)
+    return replace(event, extensions=own), Failure(reason, status, 0, 0)
 
 
 def _response_text(data: str) -> str:

@@ -1,4 +1,8 @@
-"""A bridge, assembled: its routes, its listener, and what must be done from time to time."""
+"""A bridge, assembled: a worker for each stage, the ingest of plain messages, and its periodic tasks.
+
+Order of a stop: no more reads and no more adoption, the lease is released, deliveries end or are handed back, and the
+connections close.
+"""
 
 import asyncio
 import logging
@@ -8,21 +12,22 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import chain
 from uuid import uuid4
 
 from redis.exceptions import RedisError, ResponseError
 
-from milepost.bridge.client import Client
-from milepost.bridge.listener import Listener
-from milepost.bridge.metrics import Metrics, RouteMetrics
-from milepost.bridge.route import BLOCK, Route
-from milepost.bridge.settings import BROKER, BridgeSettings, Delivery
+from milepost.bridge.concurrency import ConcurrencyLimit, Limits
+from milepost.bridge.delivery import Deliverer
+from milepost.bridge.http.client import Client
+from milepost.bridge.ingest.subscriber import Subscriber
+from milepost.bridge.metrics import BridgeMetrics
+from milepost.bridge.retry import RetryPolicy, probe_delay
+from milepost.bridge.settings import BridgeSettings, Delivery
 from milepost.bridge.stats import Stats
-from milepost.bridge.window import Limits
+from milepost.bridge.worker import BLOCK, Worker
 from milepost.connection import ANSWER_WITHIN, LEAST_VERSION, connect
 from milepost.errors import JournalUnavailable
-from milepost.journal import Group, Journal, Scripts, Upkeep, Wiring, depths
+from milepost.journal import BROKER, Consumer, Journal, Maintenance, Scripts, Wiring
 from milepost.journal.stats import EVERY as STATS_EVERY
 from milepost.line import Line
 from milepost.log import Fields
@@ -33,14 +38,19 @@ BEAT = 10.0
 """Seconds between two beats in the stages table."""
 
 LOOK = 2.0
-"""Seconds after which parked events are looked at, for those that another bridge parked and left."""
+"""Seconds after which parked events are looked at that another bridge parked."""
 
 TRIM, TRIM_ALL = 1.0, 10.0
 """Seconds between two trims of journals where something was settled, and of all."""
 
-MOST_WOKEN = 256
-"""Parked events of one route that are woken in one step."""
+KEEP_STATUSES = 600.0
+"""Seconds between two looks for submissions whose events wait for long."""
 
+SWITCH_PAUSE = 1.0
+"""Seconds between two looks whether the other delivery mode has ended."""
+
+MOST_WOKEN = 256
+"""Parked events of one stage that are woken in one step."""
 
 CANCEL_AGAIN = 0.1
 """Seconds after which a task that was cancelled and has not ended is cancelled again."""
@@ -50,59 +60,64 @@ class Bridge:
     """Serves the routes of its settings. `journal` is its HTTP door's, `metrics` what it counts."""
 
     def __init__(self, settings: BridgeSettings) -> None:
-        self.metrics = Metrics()
+        self.metrics = BridgeMetrics()
         self.journal = Journal(connect(settings), settings)
         self.ready = False
         self._settings = settings
         self._scripts = Scripts(connect(settings))  # apart: the lease must not wait behind large settlements
-        self._upkeep = Upkeep(self._scripts, self.journal.keeping)
-        self._consumer = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self.maintenance = Maintenance(self._scripts, dedup=settings.dedup, limit=settings.backlog_limit)
+        self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._reader = connect(settings, answer_within=BLOCK + ANSWER_WITHIN, retries=0)
         self._lines: list[Line] = []
-        self._ear = connect(settings, retries=0)
-        self.journal.watch.add(self._scripts.redis, self._reader, self._ear)
+        self._subscriber_redis = connect(settings, retries=0)
+        self.journal.watch.add(self._scripts.redis, self._reader, self._subscriber_redis)
         self._parked = asyncio.Event()
         self._wirings = dict(_wirings(settings))
-        self._counted = {name: RouteMetrics(self.metrics, name) for name in self._wirings}
-        self._stats = Stats(self.journal.scripts, self._consumer, [*self._counted.values()], time.monotonic)
-        self._routes = [self._route(name, wiring) for name, wiring in self._wirings.items()]
-        self._channels = sorted({channel for wiring in self._wirings.values() for channel in wiring.consumes})
-        self._listener = Listener(
-            self._ear,
-            self._channels,
-            self._upkeep,
+        self._stats = Stats(
+            self.journal.scripts,
+            self._name,
+            {name: self.metrics.of_stage(name) for name in self._wirings},
+            time.monotonic,
+        )
+        self.workers = [self._worker(name, wiring) for name, wiring in self._wirings.items()]
+        self._subscriber = Subscriber(
+            self._subscriber_redis,
+            sorted({channel for wiring in self._wirings.values() for channel in wiring.consumes}),
+            self.maintenance,
             self.metrics,
             lease=settings.lease.total_seconds(),
             beat=self._beat,
         )
         self._tasks: list[asyncio.Task[None]] = []
 
-    def _route(self, name: str, wiring: Wiring) -> Route:
+    def _worker(self, name: str, wiring: Wiring) -> Worker:
         stage = None if name == BROKER else next(stage for stage in self._settings.routes if stage.name == name)
         delivery = stage or Delivery(timeout=self._settings.broker_timeout)
         headers = stage.headers_from if stage else {}
         line = Line(self._reader, again=False)  # whose lost reply would orphan what it carried
         self._lines.append(line)
-        return Route(
-            [
-                Group(
-                    channel,
-                    name,
-                    self._consumer,
-                    reader=line,
-                    scripts=self.journal.scripts,
-                    keeping=self.journal.keeping,
-                    deadline=delivery.deadline or self._settings.deadline,
-                )
-                for channel in wiring.consumes
-            ],
-            client=Client(wiring.url, headers={name: value.get_secret_value() for name, value in headers.items()}),
-            emits=None if name == BROKER else next(iter(wiring.emits), None),
+        client = Client(wiring.url, headers={header: value.get_secret_value() for header, value in headers.items()})
+        return Worker(
+            Consumer(
+                name,
+                wiring.consumes,
+                self._name,
+                reader=line,
+                scripts=self.journal.scripts,
+                deadline=delivery.deadline or self._settings.deadline,
+            ),
+            deliverer=Deliverer(
+                client, name, delivery=delivery, emits=None if name == BROKER else next(iter(wiring.emits), None)
+            ),
+            policy=RetryPolicy(delivery),
+            limit=ConcurrencyLimit(
+                Limits(self._settings.window, self._settings.window_bytes), probe_delay=partial(probe_delay, delivery)
+            ),
             delivery=delivery,
-            limits=Limits(self._settings.window, self._settings.window_bytes),
-            metrics=self._counted[name],
+            claim=self._settings.claim.total_seconds(),
+            metrics=self.metrics.of_stage(name),
             parked=self._parked,
-            beat=self._beat,
+            join=self._join,
         )
 
     @property
@@ -112,7 +127,7 @@ class Bridge:
 
     @property
     def stages(self) -> frozenset[str]:
-        """Names of the stages it serves, whichever way."""
+        """Names of the stages it serves, directly or through a Broker."""
         return frozenset(stage.name for stage in self._settings.routes)
 
     @property
@@ -120,15 +135,10 @@ class Bridge:
         """Channels whose events must have data."""
         return self._settings.needs_data
 
-    @property
-    def upkeep(self) -> Upkeep:
-        """For the doors that broker mode needs."""
-        return self._upkeep
-
     def start(self, *, failed: Callable[[], None]) -> None:
         """Begin to serve, in the background; a Redis that is away is waited for.
 
-        `failed` is called should that end by a fault of our own: a bridge that serves nothing must not look alive.
+        `failed` is called if serving ends by a fault of our own: a bridge that serves nothing must not look alive.
         """
         if self._settings.delivery == "broker" and not self._settings.k_sink:
             reason = "K_SINK is not set: no SinkBinding has told this bridge its Broker yet"
@@ -149,49 +159,65 @@ class Bridge:
         claim = self._settings.claim.total_seconds()
         async with asyncio.TaskGroup() as tasks:
             parts = [
-                *chain.from_iterable(route.parts() for route in self._routes),
-                *self._listener.parts(),
+                *(worker.run() for worker in self.workers),
+                *self._subscriber.parts(),
                 self.journal.watch.run(),
                 self._wake(),
                 self._trim(),
                 _every(BEAT, self._beat, "beat"),
-                _every(STATS_EVERY, self._stats.leave, "stats"),
-                _every(STATS_EVERY, self._look, "depths"),
-                *(_every(claim / 10, partial(route.keep, claim=claim), "keep") for route in self._routes),
+                _every(STATS_EVERY, self._stats.write, "stats"),
+                _every(STATS_EVERY, self._show_depths, "depths"),
+                _every(KEEP_STATUSES, self._keep_statuses, "statuses"),
+                *(_every(claim / 10, worker.renew, "renewal") for worker in self.workers),
+                *(_every(claim, worker.reap, "reaping") for worker in self.workers),
             ]
             self._tasks += [tasks.create_task(part) for part in parts]
-            await self._listener.placed.wait()
+            await self._subscriber.placed.wait()
             self.ready = True
             log.info(Fields(outcome="ready", routes=",".join(self._wirings)))
 
-    async def _beat(self) -> None:
-        """Show our routes. Raises JournalUnavailable."""
-        await self._upkeep.beat(self._wirings)
-
-    async def _look(self) -> None:
-        """Show in the metrics what lies before the stages. Raises JournalUnavailable: then nothing is shown."""
-        letters: dict[str, Sequence[str]] = dict.fromkeys([*sorted(self.stages), "bridge"], ())
-        routes = {name: wiring.consumes for name, wiring in self._wirings.items()}
-        try:
-            self.metrics.show(await depths(self.journal.scripts, letters | routes))
-        except JournalUnavailable:
-            self.metrics.show([])
-            raise
-
     async def _open(self) -> None:
-        """Show our routes before anything is trimmed, then make the groups."""
+        """Take over from another delivery mode, show our routes before anything is trimmed, then make the groups."""
         while True:
             try:
-                await self._beat()
-                for route in self._routes:
-                    for group in route.groups:
-                        await group.ensure()
+                await self._join()
+                for worker in self.workers:
+                    await worker.consumer.ensure()
                 await self._warn_of_server()
             except JournalUnavailable as fault:
                 log.warning(Fields(outcome="waiting", reason=str(fault)))
                 await asyncio.sleep(1)
                 continue
             return
+
+    async def _join(self) -> None:
+        """Wait until the other delivery mode has ended, take over its groups, and show our routes.
+
+        Meanwhile this bridge counts as ready if the other mode is only to be stopped: its HTTP door publishes, and
+        Kubernetes may end the old pods. Raises JournalUnavailable.
+        """
+        logged = ""
+        while reason := await self.maintenance.switch(self._wirings):
+            self.ready = "finish them" not in reason
+            if reason != logged:
+                log.warning(Fields(outcome="waiting", reason=reason))
+                logged = reason
+            await asyncio.sleep(SWITCH_PAUSE)
+        await self._beat()
+
+    async def _beat(self) -> None:
+        """Show our routes. Raises JournalUnavailable."""
+        await self.maintenance.beat(self._wirings)
+
+    async def _show_depths(self) -> None:
+        """Show in the metrics what waits for the stages. Raises JournalUnavailable: then nothing is shown."""
+        letters: dict[str, Sequence[str]] = dict.fromkeys([*sorted(self.stages), "bridge"], ())
+        routes = {name: wiring.consumes for name, wiring in self._wirings.items()}
+        try:
+            self.metrics.show(await self.journal.admin.depths(letters | routes))
+        except JournalUnavailable:
+            self.metrics.show([])
+            raise
 
     async def _warn_of_server(self) -> None:
         """Log which version or setting of the server breaks a promise. Managed servers forbid CONFIG, not INFO."""
@@ -214,55 +240,76 @@ class Bridge:
             log.warning(Fields(outcome="unsafe", reason="Redis has AOF off or does not say: its death loses events"))
 
     async def _wake(self) -> None:
-        names = [route.name for route in self._routes]
+        """Move parked events to the retries of their stages when they come due."""
+        names = [worker.stage for worker in self.workers]
         while True:
             pause = LOOK
             self._parked.clear()
             try:
-                _, due = await self._upkeep.wake(names, most=MOST_WOKEN)
+                _, due, refused = await self.maintenance.wake(names, most=MOST_WOKEN)
             except JournalUnavailable as fault:
                 log.warning(Fields(outcome="not-woken", reason=str(fault)))
             else:
-                pause = LOOK if due is None else min(LOOK, due)
+                for stage, reason in refused.items():
+                    log.warning(Fields(stage=stage, outcome="not-woken", reason=reason))
+                if due is not None and not refused:
+                    pause = min(LOOK, due)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._parked.wait()
 
     async def _trim(self) -> None:
+        """Trim journals: those where something was settled each second, all of them now and then."""
         since_all = 0.0
         while True:
             await asyncio.sleep(TRIM)
             since_all += TRIM
-            dirty = set().union(*(route.dirty for route in self._routes))
+            channels = set().union(*(worker.touched for worker in self.workers))
+            for worker in self.workers:
+                worker.touched.clear()
             if since_all >= TRIM_ALL:
-                since_all, dirty = 0.0, set(self._channels)
-            for route in self._routes:
-                route.dirty.clear()
-            try:
-                for channel in dirty:
-                    happened, left = await self._upkeep.trim(channel)
-                    if happened not in {"trimmed", "absent"}:
-                        log.warning(Fields(channel=channel, outcome="untrimmed", reason=happened, entries=left))
-            except JournalUnavailable as fault:
-                log.warning(Fields(outcome="untrimmed", reason=str(fault)))
+                since_all = 0.0
+                try:
+                    channels |= set(await self.maintenance.journals())
+                except JournalUnavailable as fault:
+                    log.warning(Fields(outcome="untrimmed", reason=str(fault)))
+            for channel in sorted(channels):
+                await self._trim_one(channel)
+
+    async def _trim_one(self, channel: str) -> None:
+        """One journal that cannot be trimmed holds up no other."""
+        try:
+            happened, left, dropped = await self.maintenance.trim(channel)
+        except JournalUnavailable as fault:
+            log.warning(Fields(channel=channel, outcome="untrimmed", reason=str(fault)))
+            return
+        if happened not in {"trimmed", "absent", "unconsumed"}:
+            log.warning(Fields(channel=channel, outcome="untrimmed", reason=happened, entries=left))
+        if dropped:
+            self.metrics.unserved_dropped.labels(channel).inc(dropped)
+            log.error(Fields(channel=channel, outcome="unserved-dropped", entries=dropped))
+
+    async def _keep_statuses(self) -> None:
+        for channel in await self.maintenance.journals():
+            await self.maintenance.keep_statuses(channel)
 
     async def stop(self) -> None:
-        """Read no more, let what is on the wire finish within the grace or hand it back, give up the lease."""
+        """Read no more, let deliveries end within the grace or hand them back, release the lease."""
         self.ready = False
         grace = self._settings.grace.total_seconds()
-        claim = self._settings.claim.total_seconds()
-        if self._listener.placed.is_set():
-            await self._listener.stop(within=grace / 2)
+        if self._subscriber.placed.is_set():
+            await self._subscriber.stop(within=grace / 2)
         await _end(self._tasks)
         await asyncio.gather(*(line.close() for line in self._lines))
-        await asyncio.gather(*(route.finish(grace=grace, claim=claim) for route in self._routes))
-        await self._ear.aclose()
+        await asyncio.gather(*(worker.finish(grace=grace) for worker in self.workers))
+        await self._subscriber_redis.aclose()
         await self._scripts.close()
         await self.journal.close()
         log.info(Fields(outcome="stopped"))
 
 
 def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:
+    """Return what each worker consumes and emits, and its URL: a worker for each stage, or one for the Broker."""
     if settings.delivery == "direct":
         return [
             (stage.name, Wiring([stage.consumes], [stage.emits] if stage.emits else [], stage.url or ""))

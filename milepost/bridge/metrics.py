@@ -1,10 +1,21 @@
-"""What a bridge counts, for Prometheus. docs/metrics.md has the table."""
+"""What a bridge counts, for Prometheus and for /ops. docs/metrics.md has the table."""
 
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import get_args
 
-from milepost.bridge.verdict import Delivered, Verdict
-from milepost.exposition import Registry
+import prometheus_client
+from prometheus_client import CollectorRegistry, Gauge, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+from milepost.bridge.outcome import Delivered, Outcome
 from milepost.journal import Depth
+from milepost.journal.stats import SECONDS, Counts
+
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each counter
 
 COLD_AFTER = 5.0
 """Seconds without an answer after which a stage may have been scaled to zero. Knative's shortest window is 6 s."""
@@ -13,82 +24,123 @@ COLD_START = 0.5
 """Seconds that a first answer after that must have taken to be taken for a cold start."""
 
 
-class Metrics:
-    """One bridge's own registry: several may live in one process."""
+@dataclass(slots=True)
+class StageMetrics:
+    """What is counted for one stage. Every event passes here, so these are plain numbers (see `BridgeMetrics.collect`).
+
+    `buckets` counts deliveries by their seconds: one for each bound of SECONDS and one above.
+    """
+
+    attempts: int = 0
+    in_flight: int = 0
+    outcomes: Counter[type] = field(default_factory=Counter)
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(SECONDS) + 1))
+    seconds: float = 0.0
+    cold_starts: int = 0
+    stale: int = 0
+    dead_letters: int = 0
+    destroyed: int = 0
+    latest: float = float("-inf")
+
+    def began(self, events: int) -> None:
+        """So many events are POSTed."""
+        self.attempts += events
+        self.in_flight += events
+
+    def ended(self, events: int) -> None:
+        """Their request was answered, failed, or was given up."""
+        self.in_flight -= events
+
+    def delivered(self, outcome: Outcome, began: float, now: float) -> None:
+        """Count the outcome for one event of a POST that was sent at `began`, in seconds of any clock."""
+        kind = type(outcome)
+        seconds = now - began
+        self.outcomes[kind] += 1
+        self.buckets[bisect_left(SECONDS, seconds)] += 1
+        self.seconds += seconds
+        if seconds >= COLD_START and kind is Delivered and began - self.latest >= COLD_AFTER:
+            self.cold_starts += 1
+        self.latest = now
+
+    def counts(self) -> Counts:
+        """Return what was counted so far, as /ops shows it."""
+        delivered = self.outcomes[Delivered]
+        return Counts(
+            attempts=self.attempts,
+            delivered=delivered,
+            undelivered=self.outcomes.total() - delivered,
+            dead=self.dead_letters,
+            cold_starts=self.cold_starts,
+            seconds=tuple(self.buckets),
+        )
+
+
+_COUNTERS = {
+    "attempts": "Deliveries begun, repeats included",
+    "cold_starts": f"First answers after {COLD_AFTER:g} s without one that took {COLD_START:g} s or more",
+    "stale": "Deliveries whose entry someone else had settled",
+    "dead_letters": "Events this bridge has buried",
+    "destroyed": "Pending entries an operator had deleted",
+}
+_DEPTHS = {
+    "backlog": ("backlog_events", "Events journaled for a stage and not settled"),
+    "parked": ("parked_events", "Events that wait for their next attempt"),
+    "dead": ("dead_events", "Dead letters that are kept"),
+    "oldest": ("oldest_pending_seconds", "Age of the oldest event that a stage has not finished"),
+}
+
+
+class BridgeMetrics:
+    """The metrics of one bridge, in a registry of its own: several bridges may live in one process."""
 
     def __init__(self) -> None:
-        made = self.registry = Registry()
-        self.attempts = made.counter("milepost_attempts_total", "Deliveries begun, repeats included", "stage")
-        self.deliveries = made.counter("milepost_deliveries_total", "Deliveries ended, by outcome", "stage", "outcome")
-        self.seconds = made.histogram("milepost_delivery_seconds", "From POST to answer, or to its failure", "stage")
-        self.in_flight = made.gauge("milepost_in_flight", "Deliveries on the wire", "stage")
-        self.cold_starts = made.counter(
-            "milepost_cold_starts_total",
-            f"First answers after {COLD_AFTER:g} s without one that took {COLD_START:g} s or more",
-            "stage",
+        self.registry = CollectorRegistry()
+        self.registry.register(self)  # it asks for `collect` alone
+        self._stages: dict[str, StageMetrics] = {}
+        self._depths: Sequence[Depth] = ()
+        self.unserved_dropped = self._counter(
+            "unserved_dropped", "Events dropped that only unserved stages had not finished", "channel"
         )
-        self.stale = made.counter("milepost_stale_total", "Deliveries whose entry someone else had settled", "stage")
-        self.dead = made.counter("milepost_dead_letters_total", "Events this bridge has buried", "stage")
-        self.destroyed = made.counter("milepost_destroyed_total", "Pending entries an operator had deleted", "stage")
-        self.adopted = made.counter("milepost_adopted_total", "Foreign messages by outcome", "channel", "outcome")
-        self.adoption_overflow = made.counter(
-            "milepost_adoption_overflow_total", "Foreign messages dropped for want of room"
-        ).labels()
-        self.unreadable_dropped = made.counter(
-            "milepost_unreadable_dropped_total", "Unreadable messages that newer ones pushed out"
-        ).labels()
-        self.accepted = made.counter("milepost_accepted_total", "Events by HTTP door and status", "door", "outcome")
-        self.leading = made.gauge("milepost_leading", "1 while this bridge holds the lease").labels()
-        self._backlog = made.gauge("milepost_backlog_events", "Events journaled for a stage and not settled", "stage")
-        self._parked = made.gauge("milepost_parked_events", "Events that wait for their next attempt", "stage")
-        self._buried = made.gauge("milepost_dead_events", "Dead letters that are kept", "stage")
-        self._oldest = made.gauge(
-            "milepost_oldest_pending_seconds",
-            "Since the oldest event was journaled that a stage has before it",
-            "stage",
+        self.adopted = self._counter("adopted", "Foreign messages by outcome", "channel", "outcome")
+        self.adoption_overflow = self._counter("adoption_overflow", "Foreign messages dropped for want of room")
+        self.unreadable_dropped = self._counter("unreadable_dropped", "Unreadable messages removed for newer ones")
+        self.accepted = self._counter("accepted", "Events by HTTP door and status", "door", "outcome")
+        self.leading = Gauge("milepost_leading", "1 while this bridge holds the lease", registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> prometheus_client.Counter:
+        return prometheus_client.Counter(f"milepost_{name}", text, labels, registry=self.registry)
+
+    def of_stage(self, stage: str) -> StageMetrics:
+        """Return the counts of this stage."""
+        return self._stages.setdefault(stage, StageMetrics())
+
+    def show(self, depths: Sequence[Depth]) -> None:
+        """Show what waits for each stage now; of a stage that is not named nothing is shown, rather than old values."""
+        self._depths = tuple(depths)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counts of the stages and what waits for them, as prometheus_client asks for it."""
+        for name, text in _COUNTERS.items():
+            counter = CounterMetricFamily(f"milepost_{name}", text, labels=["stage"])
+            for stage, counts in self._stages.items():
+                counter.add_metric([stage], getattr(counts, name))
+            yield counter
+        outcomes = CounterMetricFamily(
+            "milepost_deliveries", "Deliveries ended, by outcome", labels=["stage", "outcome"]
         )
-
-    def show(self, depths: list[Depth]) -> None:
-        """What lies before each stage by now; nothing of a stage is shown that is not named, rather than what was."""
-        for family in (self._backlog, self._parked, self._buried, self._oldest):
-            family.clear()
-        for depth in depths:
-            self._backlog.labels(depth.stage).set(depth.backlog)
-            self._parked.labels(depth.stage).set(depth.parked)
-            self._buried.labels(depth.stage).set(depth.dead)
-            self._oldest.labels(depth.stage).set(depth.oldest or 0)
-
-
-class RouteMetrics:
-    """What one route counts. Every event passes here: the children are looked up once."""
-
-    def __init__(self, metrics: Metrics, stage: str) -> None:
-        self.stage = stage
-        self.attempts = metrics.attempts.labels(stage)
-        self.seconds = metrics.seconds.labels(stage)
-        self.in_flight = metrics.in_flight.labels(stage)
-        self.cold_starts = metrics.cold_starts.labels(stage)
-        self.stale = metrics.stale.labels(stage)
-        self.dead = metrics.dead.labels(stage)
-        self.destroyed = metrics.destroyed.labels(stage)
-        self.outcomes = {kind: metrics.deliveries.labels(stage, kind.__name__.lower()) for kind in get_args(Verdict)}
-        self._latest = float("-inf")
-
-    def began(self) -> None:
-        """A POST goes out."""
-        self.attempts.value += 1
-        self.in_flight.value += 1
-
-    def ended(self) -> None:
-        """It is answered, has failed, or was given up."""
-        self.in_flight.value -= 1
-
-    def judged(self, verdict: Verdict, began: float, now: float) -> None:
-        """What became of a POST that went out at `began`, in seconds of any clock."""
-        kind = type(verdict)
-        seconds = now - began
-        self.outcomes[kind].value += 1
-        self.seconds.observe(seconds)
-        if seconds >= COLD_START and kind is Delivered and began - self._latest >= COLD_AFTER:
-            self.cold_starts.value += 1
-        self._latest = now
+        seconds = HistogramMetricFamily(
+            "milepost_delivery_seconds", "From POST to answer, or to its failure", labels=["stage"]
+        )
+        in_flight = GaugeMetricFamily("milepost_in_flight", "Events in delivery", labels=["stage"])
+        for stage, counts in self._stages.items():
+            for kind in get_args(Outcome):
+                outcomes.add_metric([stage, kind.__name__.lower()], counts.outcomes[kind])
+            buckets = zip([*map(str, SECONDS), "+Inf"], accumulate(counts.buckets), strict=True)
+            seconds.add_metric([stage], [*buckets], counts.seconds)
+            in_flight.add_metric([stage], counts.in_flight)
+        yield from (outcomes, seconds, in_flight)
+        for field_name, (name, text) in _DEPTHS.items():
+            gauge = GaugeMetricFamily(f"milepost_{name}", text, labels=["stage"])
+            for depth in self._depths:
+                gauge.add_metric([depth.stage], getattr(depth, field_name) or 0)
+            yield gauge

@@ -9,13 +9,11 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic.alias_generators import to_camel
 
-from milepost.bridge.client import Client
+from milepost.bridge.http.client import Client
 from milepost.errors import ConfigurationError
 from milepost.graph import Graph
+from milepost.journal import BROKER
 from milepost.settings import JournalSettings
-
-BROKER = "broker"
-"""Name of the one route there is in broker mode, of its group and of its parked events."""
 
 
 def http_url(url: str) -> str:

@@ -1,18 +1,17 @@
-"""Leaves in Redis how each stage of a bridge did in the last minute: the one place where /ops learns of it."""
+"""Writes to Redis how each stage of a bridge did in the last minute, for /ops. The metrics are the source."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from milepost.bridge.metrics import RouteMetrics
-from milepost.bridge.verdict import Delivered
+from milepost.bridge.metrics import StageMetrics
 from milepost.journal import Scripts
 from milepost.journal.stats import SLOTS, Counts, Slot, write
 
 
 @dataclass
 class _Past:
-    """What one route had counted when it was last looked at, and its latest slots, by when they ended."""
+    """What one stage had counted when it was last looked at, and its latest slots, by when they ended."""
 
     before: Counts
     slots: deque[tuple[float, Counts]] = field(default_factory=lambda: deque(maxlen=SLOTS))
@@ -20,47 +19,35 @@ class _Past:
 
 
 class Stats:
-    """Of the routes that count in `metrics`. `clock` in seconds, of any beginning."""
+    """The statistics of these stages under one bridge. `clock` in seconds, of any beginning."""
 
     def __init__(
-        self, scripts: Scripts, bridge: str, metrics: Sequence[RouteMetrics], clock: Callable[[], float]
+        self, scripts: Scripts, bridge: str, stages: Mapping[str, StageMetrics], clock: Callable[[], float]
     ) -> None:
         self._scripts = scripts
         self._bridge = bridge
+        self._stages = stages
         self._clock = clock
-        self._pasts = {counted: _Past(_counts(counted)) for counted in metrics}
+        self._pasts = {stage: _Past(metrics.counts()) for stage, metrics in stages.items()}
 
-    async def leave(self) -> None:
-        """Write the stats of the stages where something happened since they were last written.
+    async def write(self) -> None:
+        """Write the statistics of the stages where something happened since they were last written.
 
         Raises JournalUnavailable: they are written the next time, with what has happened by then.
         """
         now = self._clock()
-        for counted, past in self._pasts.items():
-            counts = _counts(counted)
-            if happened := counts - past.before:
+        for stage, metrics in self._stages.items():
+            past, counted = self._pasts[stage], metrics.counts()
+            if happened := counted - past.before:
                 past.slots.append((now, happened))
-                past.before, past.unwritten = counts, True
-        changed = {counted: past for counted, past in self._pasts.items() if past.unwritten}
+                past.before, past.unwritten = counted, True
+        changed = {stage: past for stage, past in self._pasts.items() if past.unwritten}
         if not changed:
             return
-        stages = {
-            counted.stage: [Slot(now - ended, counts) for ended, counts in past.slots]
-            for counted, past in changed.items()
-        }
-        await write(self._scripts, self._bridge, stages)
+        await write(
+            self._scripts,
+            self._bridge,
+            {stage: [Slot(now - ended, counted) for ended, counted in past.slots] for stage, past in changed.items()},
+        )
         for past in changed.values():
             past.unwritten = False
-
-
-def _counts(counted: RouteMetrics) -> Counts:
-    outcomes = {kind: int(outcome.value) for kind, outcome in counted.outcomes.items()}
-    delivered = outcomes.pop(Delivered)
-    return Counts(
-        attempts=int(counted.attempts.value),
-        delivered=delivered,
-        undelivered=sum(outcomes.values()),
-        dead=int(counted.dead.value),
-        cold_starts=int(counted.cold_starts.value),
-        seconds=tuple(counted.seconds.counts),
-    )

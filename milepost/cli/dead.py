@@ -46,7 +46,7 @@ def list_letters(
         made = table("STAGE", "ENTRY", "BURIED", "CHANNEL", "ID", "STATUS", "TRIES", "REASON")
         if stage:
             await _check_stage(journal, stage)
-        for name in [stage] if stage else await journal.dead_stages():
+        for name in [stage] if stage else await journal.admin.dead_stages():
             async for letter in _letters(journal, name):
                 if as_json:
                     print(json.dumps(_summary(letter)))
@@ -76,7 +76,7 @@ def show_letter(
     _check_entry(entry)
 
     async def work(journal: Journal) -> Exit:
-        found = await journal.dead_letters(stage, start=entry, count=1)
+        found = await journal.admin.dead_letters(stage, start=entry, count=1)
         if not found or found[0].entry != entry:
             raise Failed(
                 f"stage {stage} has no dead letter {entry}; `milepost dead list {stage}` shows which there are"
@@ -106,7 +106,7 @@ def replay_letters(
 
     async def work(journal: Journal) -> Exit:
         chosen = await _chosen(journal, stage, entries, event_id)
-        return await _settle(stage, chosen, journal.replay, "replayed", none_is_done=everything)
+        return await _settle(stage, chosen, journal.admin.replay, "replayed", none_is_done=everything)
 
     run_on_journal(redis_url, data, work)
 
@@ -132,7 +132,7 @@ def drop_letters(
         chosen = await _chosen(journal, stage, entries, event_id)
         if everything and not yes and not agreed(f"Delete the {len(chosen)} dead letters of {stage}?"):
             return Exit.FAILED
-        return await _settle(stage, chosen, journal.drop, "dropped", none_is_done=everything)
+        return await _settle(stage, chosen, journal.admin.drop, "dropped", none_is_done=everything)
 
     run_on_journal(redis_url, data, work)
 
@@ -167,14 +167,18 @@ async def _settle(
 
 async def _letters(journal: Journal, stage: str) -> AsyncIterator[DeadLetter]:
     start = "-"
-    while page := await journal.dead_letters(stage, start=start, count=PAGE):
+    while page := await journal.admin.dead_letters(stage, start=start, count=PAGE):
         for letter in page:
             yield letter
         start = f"({page[-1].entry}"
 
 
 async def _check_stage(journal: Journal, stage: str) -> None:
-    if stage not in {"bridge", *await journal.dead_stages(), *(known.name for known in await journal.stages())}:
+    if stage not in {
+        "bridge",
+        *await journal.admin.dead_stages(),
+        *(known.name for known in await journal.admin.stages()),
+    }:
         raise Failed(f"no stage is called {stage}, and none of that name has dead letters; see `milepost stages`")
 
 

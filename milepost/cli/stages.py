@@ -50,8 +50,8 @@ def forget(
 
 async def _print_stages(journal: Journal, data: Path, *, as_json: bool) -> Exit:
     """Print the table. `data`: the data folder of a `milepost up`, whose processes are counted."""
-    stages = await journal.stages()
-    unconsumed = await journal.unconsumed()
+    stages = await journal.admin.stages()
+    unconsumed = await journal.admin.unconsumed()
     scales = await scale.scales(stages, data)
     for channel, events in unconsumed.items():
         name = plain(channel)
@@ -83,16 +83,16 @@ async def _print_stages(journal: Journal, data: Path, *, as_json: bool) -> Exit:
 
 async def _forget(journal: Journal, name: str, *, sure: bool) -> Exit:
     """Remove a stage that no bridge serves, with its parked and dead events. Raises StageServed, Failed."""
-    found = next((stage for stage in await journal.stages() if stage.name == name), None)
+    found = next((stage for stage in await journal.admin.stages() if stage.name == name), None)
     if found is None:
-        unconsumed = await journal.unconsumed()
+        unconsumed = await journal.admin.unconsumed()
         if name in unconsumed:
             return await _forget_journal(journal, name, unconsumed[name], sure=sure)
         raise Failed(f"no stage is called {name}; `milepost stages` shows which there are")
     say(f"{name}: {found.parked} parked and {found.dead} dead events, and its place in the journal, would be gone")
     if not (sure or found.served or agreed("Forget it?")):
         return Exit.FAILED
-    gone = await journal.forget(name)
+    gone = await journal.admin.forget(name)
     print(f"{name} is forgotten, with {gone.parked} parked and {gone.dead} dead events")
     return Exit.DONE
 
@@ -101,5 +101,5 @@ async def _forget_journal(journal: Journal, channel: str, events: int, *, sure: 
     say(f"{channel}: {events} events in a journal that no stage consumes would be gone")
     if not (sure or agreed("Forget it?")):
         return Exit.FAILED
-    print(f"the journal of {channel} is forgotten, with {await journal.forget_journal(channel)} events")
+    print(f"the journal of {channel} is forgotten, with {await journal.admin.forget_journal(channel)} events")
     return Exit.DONE

@@ -52,7 +52,7 @@ def watch(
 
 async def _watch(settings: JournalSettings, channels: Sequence[str], *, as_json: bool) -> Exit:
     async with locate.journal(settings) as journal:
-        watched = _Watched(sorted(set(channels)) or all_channels(await journal.stages()))
+        watched = _Watched(sorted(set(channels)) or all_channels(await journal.admin.stages()))
         if not watched.channels:
             raise Failed("no bridge has told of any stage yet: start one, or name the channels to watch")
         tasks = [
@@ -102,7 +102,7 @@ async def _follow_table(journal: Journal, watched: _Watched) -> None:
     while True:
         await asyncio.sleep(LOOK_EVERY)
         with contextlib.suppress(JournalUnavailable, RedisError, OSError):
-            told = set(all_channels(await journal.stages()))
+            told = set(all_channels(await journal.admin.stages()))
             if watched.subscription and (new := sorted(told - watched.subscription.channels)):
                 await watched.subscription.add(new)
                 watched.channels += new

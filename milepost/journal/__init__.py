@@ -1,35 +1,49 @@
 """The journal: the Redis streams beside the channels that make them durable."""
 
-from milepost.journal.depth import Depth, depths
-from milepost.journal.group import Act, Bury, Complete, Group, Hold, Letter, Park
-from milepost.journal.journal import Journal, StageNotServed, StageServed, keeping
-from milepost.journal.records import BEAT_FRESH, DeadLetter, Entry, Forgotten, Note, StageStatus
+from milepost.journal.admin import BROKER, Admin, StageNotServed, StageServed
+from milepost.journal.consumer import (
+    Bury,
+    Complete,
+    Consumer,
+    Delay,
+    Failure,
+    GroupMissing,
+    Park,
+    Refused,
+    Settlement,
+    Taken,
+)
+from milepost.journal.journal import Journal
+from milepost.journal.maintenance import Foreign, Maintenance, Unreadable
+from milepost.journal.models import BEAT_FRESH, DeadLetter, Depth, Entry, Forgotten, Note, StageStatus, Wiring
 from milepost.journal.scripts import Scripts
-from milepost.journal.upkeep import Foreign, Unreadable, Upkeep, Wiring
 
 __all__ = [
     "BEAT_FRESH",
-    "Act",
+    "BROKER",
+    "Admin",
     "Bury",
     "Complete",
+    "Consumer",
     "DeadLetter",
+    "Delay",
     "Depth",
     "Entry",
+    "Failure",
     "Foreign",
     "Forgotten",
-    "Group",
-    "Hold",
+    "GroupMissing",
     "Journal",
-    "Letter",
+    "Maintenance",
     "Note",
     "Park",
+    "Refused",
     "Scripts",
+    "Settlement",
     "StageNotServed",
     "StageServed",
     "StageStatus",
+    "Taken",
     "Unreadable",
-    "Upkeep",
     "Wiring",
-    "depths",
-    "keeping",
 ]

@@ -1,39 +1,243 @@
-"""The Lua scripts, each one atomic step over a batch."""
+"""The Lua scripts, each one atomic step over a batch, as methods of `Scripts`.
+
+A script's first line is its signature, `-- name(argument, …, rows[field, …])`. It is compared with the signature of the
+method when this module is imported, and the script gets its arguments as Lua variables of these names: an `int` as a
+number, anything else as text, and rows as a list of tables. So neither side relies on positions.
+"""
 
 import hashlib
-from collections.abc import Sequence
+import inspect
+import re
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import wraps
 from importlib.resources import files
-from typing import Any
+from typing import Any, Concatenate, NamedTuple, ParamSpec, cast, get_args, get_origin, get_type_hints
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
-from milepost.connection import WrongServer
 from milepost.errors import JournalUnavailable
+from milepost.journal import keys
 from milepost.line import Line
 
 Text = str | bytes | int
+P = ParamSpec("P")
 
 _FOLDER = files("milepost.journal") / "lua"
-_COMMON = (_FOLDER / "common.lua").read_text()
+_SHARED = keys.for_scripts() + (_FOLDER / "common.lua").read_text()
+_HEADER = re.compile(r"-- (\w+)\((.*)\)$")
+_ROWS = re.compile(r"(\w+)\[([\w, ]+)\]$")
+
+SCRIPTS: dict[str, str] = {}
+"""Name → text of each script, as it is sent to Redis."""
+
+
+class Submitted(NamedTuple):
+    """An event that comes through a door. `data` as the status notes it."""
+
+    channel: str
+    source_id: str
+    id: str
+    event: str
+    data: str
+
+
+class Message(NamedTuple):
+    """The same of a message that a foreign program published; `token` of the lease it was received under, or empty."""
+
+    token: str
+    channel: str
+    source_id: str
+    id: str
+    event: str
+    data: str
+
+
+class Completion(NamedTuple):
+    """A delivery that succeeded, and the reply with its channel, or an empty channel."""
+
+    stream: str
+    entry: str
+    id: str
+    channel: str
+    event: str
+    data: str
+
+
+class Parked(NamedTuple):
+    """A delivery to be made again. `since` in milliseconds of Redis TIME, `delay` in milliseconds."""
+
+    stream: str
+    entry: str
+    channel: str
+    event: bytes
+    id: str
+    since: int
+    delay: int
+    attempts: int
+    crashes: int
+    reason: str
+    status: str
+
+
+class Buried(NamedTuple):
+    """A delivery that is not made again."""
+
+    stream: str
+    entry: str
+    channel: str
+    event: bytes
+    id: str
+    attempts: int
+    crashes: int
+    reason: str
+    status: str
+
+
+class StreamEntry(NamedTuple):
+    """One entry of a stream."""
+
+    stream: str
+    entry: str
+
+
+class StreamName(NamedTuple):
+    """One stream."""
+
+    stream: str
+
+
+class Channel(NamedTuple):
+    """One channel."""
+
+    channel: str
+
+
+class StageName(NamedTuple):
+    """One stage."""
+
+    stage: str
+
+
+class Letter(NamedTuple):
+    """A dead letter's entry."""
+
+    entry: str
+
+
+class Beat(NamedTuple):
+    """A stage, and JSON of its wiring."""
+
+    stage: str
+    wiring: str
+
+
+class RouteChannel(NamedTuple):
+    """A stage, and a channel that it consumes."""
+
+    stage: str
+    channel: str
+
+
+class StageChannels(NamedTuple):
+    """A stage, and the channels that it consumes, separated by spaces."""
+
+    stage: str
+    channels: str
+
+
+class Unreadable(NamedTuple):
+    """A message that the bridge cannot carry."""
+
+    event: bytes
+    channel: str
+    reason: str
+
+
+class StageSlots(NamedTuple):
+    """Statistics of one stage under one bridge: their key, and JSON of their slots."""
+
+    key: str
+    stage: str
+    slots: str
+
+
+Method = Callable[Concatenate["Scripts", P], Coroutine[Any, Any, Any]]
+"""A method of `Scripts`."""
+
+
+def script(method: Method[P]) -> Method[P]:
+    """Make a method that runs lua/<its name>.lua. Raises TypeError if the signatures differ.
+
+    The arguments are given by name. The method raises JournalUnavailable when Redis cannot be reached or refuses.
+    """
+    name = method.__name__
+    body = (_FOLDER / f"{name}.lua").read_text()
+    hints = get_type_hints(method)
+    plain, rows = [], None
+    for parameter in list(inspect.signature(method).parameters)[1:]:
+        if get_origin(hints[parameter]) is None:
+            plain.append(parameter)
+        else:
+            rows = parameter, get_args(hints[parameter])[0]
+    declared = [*plain, f"{rows[0]}[{', '.join(rows[1]._fields)}]"] if rows else plain
+    signature = f"-- {name}({', '.join(declared)})"
+    if body.partition("\n")[0] != signature:
+        raise TypeError(f"lua/{name}.lua begins with {body.partition(chr(10))[0]!r}, not {signature!r}")
+    text = SCRIPTS[name] = _SHARED + _arguments(plain, rows, hints) + body
+    digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    @wraps(method)
+    async def run(self: "Scripts", *_: P.args, **given: P.kwargs) -> Any:
+        arguments = [given[argument] for argument in plain]
+        if rows:
+            for row in given[rows[0]]:  # type: ignore[attr-defined]
+                arguments += row
+        return await self.run(digest, text, arguments)  # type: ignore[arg-type]
+
+    return cast("Method[P]", run)
+
+
+def _arguments(plain: Sequence[str], rows: tuple[str, Any] | None, hints: dict[str, Any]) -> str:
+    """Lua source that gives a script its arguments by name."""
+
+    def value(index: str, kind: Any) -> str:
+        return f"tonumber(ARGV[{index}])" if kind is int else f"ARGV[{index}]"
+
+    lines = [f"local {name} = {value(str(i), hints[name])}" for i, name in enumerate(plain, 1)]
+    if rows:
+        name, kind = rows
+        fields = get_type_hints(kind)
+        made = ", ".join(f"{field} = {value(f'i + {i}', fields[field])}" for i, field in enumerate(kind._fields))
+        lines.append(f"local {name} = {{}}")
+        lines.append(f"for i = {len(plain) + 1}, #ARGV, {len(kind._fields)} do {name}[#{name} + 1] = {{ {made} }} end")
+    return "\n".join(lines) + "\n"
 
 
 class Scripts:
-    """Runs scripts by name, on one line to the server of `redis`, which is for plain commands."""
+    """Runs the scripts on one connection to the server of `redis`, which itself is for plain commands.
 
-    def __init__(self, redis: Redis) -> None:
+    Each method is described at the top of its Lua file. Durations and times are in milliseconds.
+    """
+
+    def __init__(self, redis: Redis, line: Line | None = None) -> None:
         self.redis = redis
-        self.line = Line(redis)
-        self._texts: dict[str, tuple[str, str]] = {}
+        self.line = line or Line(redis)
 
-    async def run(self, name: str, keys: Sequence[Text], arguments: Sequence[Text]) -> Any:
-        """Run `lua/<name>.lua`. Raises JournalUnavailable when Redis cannot be reached or refuses."""
-        digest, text = self._texts.get(name) or self._read(name)
+    async def run(self, digest: str, text: str, arguments: Iterable[Text]) -> Any:
+        """Run one script. Raises JournalUnavailable."""
         try:
             try:
-                return await self.line.call("EVALSHA", digest, len(keys), *keys, *arguments)
+                return await self.line.call("EVALSHA", digest, 1, keys.JOURNALS, *arguments)
             except NoScriptError:
-                return await self.line.call("EVAL", text, len(keys), *keys, *arguments)
+                return await self.line.call("EVAL", text, 1, keys.JOURNALS, *arguments)
+        except (RedisError, OSError) as fault:
+            raise unavailable(fault) from fault
+
+    async def call(self, *command: Text) -> Any:
+        """Run one plain command on the connection of the scripts. Raises JournalUnavailable."""
+        try:
+            return await self.line.call(*command)
         except (RedisError, OSError) as fault:
             raise unavailable(fault) from fault
 
@@ -42,17 +246,119 @@ class Scripts:
         await self.line.close()
         await self.redis.aclose()
 
-    def _read(self, name: str) -> tuple[str, str]:
-        text = _COMMON + (_FOLDER / f"{name}.lua").read_text()
-        self._texts[name] = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text
-        return self._texts[name]
+    # doors
+
+    @script
+    async def publish(
+        self,
+        *,
+        limit: int,
+        fresh: int,
+        most_unconsumed: int,
+        trusted: int,
+        dedup: int,
+        events: Sequence[Submitted],
+    ) -> Any: ...
+
+    @script
+    async def backlog(self, *, fresh: int) -> Any: ...
+
+    @script
+    async def adopt(self, *, dedup: int, messages: Sequence[Message]) -> Any: ...
+
+    @script
+    async def unreadable(self, *, most: int, messages: Sequence[Unreadable]) -> Any: ...
+
+    @script
+    async def announce(self, *, dedup: int, channel: str, source_id: str, id: str, event: str, data: str) -> Any: ...  # noqa: A002
+
+    @script
+    async def bury_given_up(
+        self,
+        *,
+        stage: str,
+        channel: str,
+        event: str,
+        id: str,  # noqa: A002
+        reason: str,
+        status: str,
+        attempts: int,
+        route: str,
+    ) -> Any: ...
+
+    # a stage's consumers
+
+    @script
+    async def ensure(self, *, stage: str, channels: Sequence[Channel]) -> Any: ...
+
+    @script
+    async def switch(self, *, fresh: int, broker: str, routes: Sequence[RouteChannel]) -> Any: ...
+
+    @script
+    async def take_over(
+        self, *, stage: str, consumer: str, most: int, claim: int, streams: Sequence[StreamName]
+    ) -> Any: ...
+
+    @script
+    async def complete(self, *, stage: str, completions: Sequence[Completion]) -> Any: ...
+
+    @script
+    async def park(self, *, stage: str, deadline: int, deliveries: Sequence[Parked]) -> Any: ...
+
+    @script
+    async def bury(self, *, stage: str, deliveries: Sequence[Buried]) -> Any: ...
+
+    @script
+    async def renew(self, *, stage: str, consumer: str, entries: Sequence[StreamEntry]) -> Any: ...
+
+    @script
+    async def hand_back(
+        self, *, stage: str, consumer: str, claim: int, most: int, streams: Sequence[StreamName]
+    ) -> Any: ...
+
+    @script
+    async def reap(self, *, stage: str, consumer: str, idle: int, streams: Sequence[StreamName]) -> Any: ...
+
+    # maintenance
+
+    @script
+    async def beat(self, *, fresh: int, routes: Sequence[Beat]) -> Any: ...
+
+    @script
+    async def wake(self, *, most: int, stages: Sequence[StageName]) -> Any: ...
+
+    @script
+    async def trim(self, *, channel: str, fresh: int, limit: int) -> Any: ...
+
+    @script
+    async def keep_statuses(self, *, channel: str, start: str, most: int, age: int) -> Any: ...
+
+    @script
+    async def lease(self, *, token: str, ttl: int, announce: int, received: int) -> Any: ...
+
+    @script
+    async def release(self, *, token: str, handover: int) -> Any: ...
+
+    @script
+    async def stats(self, *, kept: int, stages: Sequence[StageSlots]) -> Any: ...
+
+    # operators
+
+    @script
+    async def depth(self, *, stages: Sequence[StageChannels]) -> Any: ...
+
+    @script
+    async def replay(self, *, stage: str, broker: str, fresh: int, letters: Sequence[Letter]) -> Any: ...
+
+    @script
+    async def forget(self, *, stage: str, fresh: int) -> Any: ...
+
+    @script
+    async def forget_journal(self, *, channel: str) -> Any: ...
 
 
 def checked(answers: Sequence[bytes]) -> list[str]:
-    """A batch's answers as text. Raises JournalUnavailable if one of them is an error.
-
-    An error that means "look again" never comes here: the connection raises it (milepost.connection.wrong_server).
-    """
+    """Return a batch's answers as text. Raises JournalUnavailable if one of them is an error."""
     texts = [answer.decode() for answer in answers]
     for text in texts:
         if text.startswith("error "):
@@ -64,6 +370,4 @@ def unavailable(fault: Exception) -> JournalUnavailable:
     """The fault of a Redis call in our own words; redis-py names hosts, never passwords."""
     if isinstance(fault, OutOfMemoryError) or "OOM" in str(fault):
         return JournalUnavailable("Redis is full")
-    if isinstance(fault, WrongServer):
-        return JournalUnavailable(str(fault))
     return JournalUnavailable(f"Redis: {str(fault) or type(fault).__name__}")

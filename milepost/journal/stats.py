@@ -7,10 +7,12 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from milepost import keys
 from milepost.events.strict_json import dumps, loads
-from milepost.exposition import SECONDS
-from milepost.journal.scripts import Scripts, Text, unavailable
+from milepost.journal import keys
+from milepost.journal.scripts import Scripts, StageSlots, unavailable
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds of the buckets of a histogram of deliveries, in seconds; one more bucket is above them."""
 
 EVERY = 5.0
 """Seconds that a slot spans."""
@@ -24,7 +26,7 @@ SLOTS = round(KEPT / EVERY)
 @dataclass(frozen=True, slots=True)
 class Counts:
     """What happened within some time. `seconds` counts deliveries by how long they took, one for each bound of
-    milepost.exposition.SECONDS and one above.
+    SECONDS and one above.
     """
 
     attempts: int = 0
@@ -77,16 +79,14 @@ class Slot:
 
 async def write(scripts: Scripts, bridge: str, stages: Mapping[str, Sequence[Slot]]) -> None:
     """Leave these stages' slots, in place of those that this bridge left before. Raises JournalUnavailable."""
-    names: list[Text] = [keys.STATS]
-    arguments: list[Text] = [round(KEPT * 1000)]
+    rows = []
     for stage, slots in stages.items():
-        rows = [
+        counts = [
             [round(slot.age * 1000), *(getattr(slot.counts, name) for name in _WHOLE), slot.counts.seconds]
             for slot in slots
         ]
-        names.append(keys.stats(stage, bridge))
-        arguments += stage, dumps(rows)
-    await scripts.run("stats", names, arguments)
+        rows.append(StageSlots(keys.stats(stage, bridge), stage, dumps(counts)))
+    await scripts.stats(kept=round(KEPT * 1000), stages=rows)
 
 
 async def read(scripts: Scripts) -> dict[str, list[Slot]]:

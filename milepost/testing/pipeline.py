@@ -126,7 +126,7 @@ class LocalPipeline:
         return None
 
     async def _buried(self, stage: str) -> list[str]:
-        return [letter.reason for letter in await self.journal.dead_letters(stage)]
+        return [letter.reason for letter in await self.journal.admin.dead_letters(stage)]
 
     def _routes(self, functions: str) -> Iterator[dict[str, Any]]:
         for name, stage in self._stages.items():

@@ -20,13 +20,12 @@ from typing import Any, Self
 
 import redis.asyncio as redis_asyncio
 
-from milepost import keys
 from milepost.bridge.bridge import Bridge
 from milepost.bridge.settings import BridgeSettings
 from milepost.connection import connect
 from milepost.events.batch import BATCH_TYPE, is_batch, read_batch, write_batch
 from milepost.events.event import Event
-from milepost.journal import DeadLetter, Journal
+from milepost.journal import DeadLetter, Journal, keys
 from milepost.settings import JournalSettings
 from tests.servers import HOST, WITHIN, Module, eventually, http_status
 
@@ -262,19 +261,20 @@ class Rig:
         return [json.loads(fields[b"event"])["id"] for _, fields in rows]
 
     async def pending(self, stage: Stage) -> int:
-        return int((await self.redis.xpending(keys.journal(stage.consumes), stage.name))["pending"])
+        streams = keys.journal(stage.consumes), keys.retries(stage.name)
+        return sum([int((await self.redis.xpending(stream, stage.name))["pending"]) for stream in streams])
 
     async def parked(self, name: str) -> int:
-        return int(await self.redis.zcard(keys.waiting(name)))
+        return int(await self.redis.zcard(keys.parked(name)))
 
     async def overdue(self, name: str) -> None:
         """Make what is parked due, however long it was to wait."""
-        for member in await self.redis.zrange(keys.waiting(name), 0, -1):
-            await self.redis.zadd(keys.waiting(name), {member: 1})
+        for member in await self.redis.zrange(keys.parked(name), 0, -1):
+            await self.redis.zadd(keys.parked(name), {member: 1})
 
     async def due(self, name: str) -> float:
         """When the first parked event of a route is due, by `now`."""
-        ((_, due),) = await self.redis.zrange(keys.waiting(name), 0, 0, withscores=True)
+        ((_, due),) = await self.redis.zrange(keys.parked(name), 0, 0, withscores=True)
         return float(due) / 1000
 
     async def now(self) -> float:
@@ -283,18 +283,19 @@ class Rig:
         return float(seconds + micros / 1e6)
 
     async def dead(self, name: str) -> list[DeadLetter]:
-        return await self.journal.dead_letters(name)
+        return await self.journal.admin.dead_letters(name)
 
     async def settled(self, stage: Stage) -> bool:
         """Whether nothing of this stage is unread, on the wire or parked, all seen in one step."""
         async with self.redis.pipeline(transaction=True) as step:
             step.xlen(keys.journal(stage.consumes))
             step.xinfo_groups(keys.journal(stage.consumes))
-            step.zcard(keys.waiting(stage.name))
-            length, groups, parked = await step.execute()
+            step.zcard(keys.parked(stage.name))
+            step.xlen(keys.retries(stage.name))
+            length, groups, parked, retries = await step.execute()
         (group,) = [row for row in groups if row["name"] == stage.name.encode()]
         unread = length if group["lag"] is None else min(length, group["lag"])
-        return bool(group["pending"] + unread + parked == 0)
+        return bool(group["pending"] + unread + parked + retries == 0)
 
     async def close(self) -> None:
         for process in self.processes:
@@ -353,4 +354,4 @@ async def subscribed(redis: redis_asyncio.Redis, *channels: str) -> AsyncIterato
 
 def value(bridge: Bridge, name: str, **labels: str) -> float:
     """One of a bridge's metrics, 0 if it never counted."""
-    return bridge.metrics.registry.value(f"milepost_{name}", **labels)
+    return bridge.metrics.registry.get_sample_value(f"milepost_{name}", labels) or 0.0

@@ -6,7 +6,7 @@ from base64 import b64encode
 
 import pytest
 
-from milepost import keys
+from milepost.journal import keys
 from tests.bridge.rig import Answer, Delivery, Rig, Stage, ended, replied, status, value
 from tests.bridge.test_doors import STRUCTURED, door, structured
 from tests.servers import eventually, http_status
@@ -26,7 +26,14 @@ ROUTES = [
 ]
 
 
-async def test_every_consumed_channel_goes_to_the_sink_under_the_name_broker(rig: Rig) -> None:
+async def silence(rig: Rig, name: str) -> None:
+    """As if this stage's last beat were two minutes old."""
+    wired = await rig.redis.hget(keys.STAGES, name)
+    head, _, beat = wired.rpartition(b":")
+    await rig.redis.hset(keys.STAGES, name, b"%b:%d}" % (head, int(beat[:-1]) - 120_000))
+
+
+async def test_events_of_every_consumed_channel_go_to_the_sink_under_the_name_broker(rig: Rig) -> None:
     sink = await broker(rig)
     await rig.bridge(delivery="broker", k_sink=sink.url, routes=ROUTES)
     await rig.publish("in", "1")
@@ -36,11 +43,11 @@ async def test_every_consumed_channel_goes_to_the_sink_under_the_name_broker(rig
     for channel in ("in", "middle"):
         groups = await rig.redis.xinfo_groups(keys.journal(channel))
         assert [group["name"] for group in groups] == [b"broker"]
-    (row,) = await rig.journal.stages()
+    (row,) = await rig.journal.admin.stages()
     assert (row.name, row.consumes, row.emits, row.served) == ("broker", ("in", "middle"), ("middle", "out"), True)
 
 
-async def test_a_broker_that_is_away_parks_under_its_name(rig: Rig) -> None:
+async def test_events_for_a_broker_that_is_away_are_parked_under_its_name(rig: Rig) -> None:
     sink = await broker(rig)
     await sink.refuse()
     bridge = await rig.bridge(delivery="broker", k_sink=sink.url, routes=ROUTES)
@@ -52,7 +59,7 @@ async def test_a_broker_that_is_away_parks_under_its_name(rig: Rig) -> None:
     await eventually(lambda: value(bridge, "deliveries_total", stage="broker", outcome="delivered") == 2)
 
 
-async def test_the_posts_of_all_channels_share_one_window(rig: Rig) -> None:
+async def test_posts_of_all_channels_share_one_limit(rig: Rig) -> None:
     sink = await broker(rig)
     go = asyncio.Event()
 
@@ -70,7 +77,7 @@ async def test_the_posts_of_all_channels_share_one_window(rig: Rig) -> None:
     assert sink.most_on_wire == 4
 
 
-async def test_what_is_read_of_all_channels_fits_into_the_one_window(rig: Rig) -> None:
+async def test_entries_read_of_all_channels_share_one_limit(rig: Rig) -> None:
     sink = await broker(rig)
     go = asyncio.Event()
 
@@ -85,13 +92,12 @@ async def test_what_is_read_of_all_channels_fits_into_the_one_window(rig: Rig) -
         await rig.publish_all(channel, [f"{channel}-{n}" for n in range(8)])
     bridge = await rig.bridge(delivery="broker", k_sink=sink.url, routes=rows, window=8)
     await eventually(lambda: sink.on_wire == 8)
-    window = bridge._routes[0].window
-    assert window.taken <= 8 + len(channels) - 1
+    assert bridge.workers[0].limit.taken <= 8 + len(channels) - 1
     go.set()
     await eventually(lambda: len(sink.count) == 32)
 
 
-async def test_a_dead_letter_is_taken_while_the_backlog_is_over_its_limit(rig: Rig) -> None:
+async def test_dead_letter_is_taken_while_the_backlog_is_over_its_limit(rig: Rig) -> None:
     """The event was accepted once; a Broker whose sink refuses it throws it away."""
     sink = await broker(rig)
     await sink.close()
@@ -103,7 +109,7 @@ async def test_a_dead_letter_is_taken_while_the_backlog_is_over_its_limit(rig: R
     assert len(await rig.dead("first")) == 1
 
 
-async def test_a_reply_through_the_broker_shows_on_its_channel_and_runs_once(rig: Rig) -> None:
+async def test_reply_through_the_broker_shows_on_its_channel_and_runs_once(rig: Rig) -> None:
     """What a Trigger brings to /replies the Broker has carried on already, so the sink sees each event once."""
     sink = await broker(rig)
     bridge = await rig.bridge(delivery="broker", k_sink=sink.url, routes=ROUTES)
@@ -117,14 +123,12 @@ async def test_a_reply_through_the_broker_shows_on_its_channel_and_runs_once(rig
         await rig.publish("middle", "last")
         await eventually(lambda: sink.count["last"] == 1)
     assert sink.count["1"] == 1
-    assert list(await rig.journal.progress("1")) == ["in", "middle"]
+    assert list(await rig.journal.status("1")) == ["in", "middle"]
 
 
-async def test_a_dead_letter_of_the_broker_is_kept_and_replayed_for_broker(rig: Rig) -> None:
+async def test_dead_letter_of_the_broker_is_kept_and_replayed_through_the_broker(rig: Rig) -> None:
     sink = await broker(rig)
     bridge = await rig.bridge(delivery="broker", k_sink=sink.url, routes=ROUTES)
-    other = await rig.stage("other", "in")
-    await rig.bridge(routes=[other.route()])
     event = structured(
         "1", "in", {"a": 1}, knativeerrorcode="500", knativeerrordata="boom", knativeerrordest="http://x"
     )
@@ -134,12 +138,10 @@ async def test_a_dead_letter_of_the_broker_is_kept_and_replayed_for_broker(rig: 
     (letter,) = await rig.dead("first")
     assert (letter.id, letter.status, letter.channel) == ("1", 500, "in")
     assert letter.reason == "the Broker gave up: HTTP 500: boom"
-    assert "dead:first" in await rig.journal.progress("1")
-    assert await rig.journal.replay("first", [letter.entry]) == 1
+    assert "dead:first" in await rig.journal.status("1")
+    assert await rig.journal.admin.replay("first", [letter.entry]) == 1
     await eventually(lambda: sink.count["1"] == 1)
     assert not [name for name in sink.received[0].extensions if name.startswith("knative")]
-    await eventually(lambda: rig.settled(other))
-    assert not other.count
 
 
 def encoded(body: str | bytes) -> str:
@@ -170,7 +172,7 @@ PROBLEM = {"type": "about:blank", "title": "Service Unavailable", "status": 503,
         ("", ""),
     ],
 )
-async def test_the_reason_of_the_brokers_dead_letter_is_the_stages_own_text(rig: Rig, data: str, said: str) -> None:
+async def test_reason_of_a_dead_letter_of_the_broker_is_the_text_of_the_stage(rig: Rig, data: str, said: str) -> None:
     sink = await broker(rig)
     bridge = await rig.bridge(delivery="broker", k_sink=sink.url, routes=ROUTES)
     extensions = {"knativeerrorcode": "503"} | ({"knativeerrordata": data} if data else {})
@@ -186,11 +188,11 @@ async def test_dead_letters_of_the_broker_are_in_the_backlog_and_in_the_list(rig
     bridge = await rig.bridge(delivery="broker", k_sink=sink.url, routes=ROUTES)
     async with door(bridge) as client:
         await client.post("/dead/first", content=structured(), headers=STRUCTURED)
-    assert "first" in await rig.journal.dead_stages()
+    assert "first" in await rig.journal.admin.dead_stages()
     assert await rig.journal.backlog() == 1
 
 
-async def test_without_k_sink_it_waits_and_says_so_and_stops(rig: Rig) -> None:
+async def test_bridge_without_k_sink_waits_logs_it_and_stops(rig: Rig) -> None:
     await rig.stage("first", "in")
     process = rig.process(DELIVERY="broker").launch()
     await eventually(lambda: "K_SINK is not set" in process.log)
@@ -201,15 +203,44 @@ async def test_without_k_sink_it_waits_and_says_so_and_stops(rig: Rig) -> None:
     assert await ended(process) == 0
 
 
-async def test_what_direct_mode_left_is_shown_as_not_served(rig: Rig) -> None:
-    stage = await rig.stage("first", "in", "middle", lambda _: status(503))
-    bridge = await rig.bridge()
-    await rig.publish("in", "1")
-    await eventually(lambda: stage.count["1"])
-    await rig.stop(bridge)
-    wired = await rig.redis.hget(keys.STAGES, "first")
-    head, _, beat = wired.rpartition(b":")
-    await rig.redis.hset(keys.STAGES, "first", b"%b:%d}" % (head, int(beat[:-1]) - 120_000))
+async def test_change_of_the_delivery_mode_and_back_loses_and_repeats_nothing(rig: Rig) -> None:
+    first = await rig.stage("first", "in", None)
     sink = await broker(rig)
-    await rig.bridge(delivery="broker", k_sink=sink.url, routes=ROUTES)
-    assert {row.name: row.served for row in await rig.journal.stages()} == {"broker": True, "first": False}
+    direct, through = {"routes": rig.routes()}, {"delivery": "broker", "k_sink": sink.url, "routes": ROUTES}
+    bridge = await rig.bridge(**direct)
+    await rig.publish("in", "done")
+    await eventually(lambda: rig.settled(first))
+    first.script = lambda _: status(503, retry_after="60")
+    await rig.publish("in", "parked")
+    await eventually(lambda: rig.parked("first"))
+    await rig.stop(bridge)
+    await rig.publish("in", "unread")
+    await silence(rig, "first")
+    bridge = await rig.bridge(**through)
+    assert {row.name: row.served for row in await rig.journal.admin.stages()} == {"broker": True}
+    await eventually(lambda: sink.count == {"parked": 1, "unread": 1})
+    await eventually(lambda: value(bridge, "deliveries_total", stage="broker", outcome="delivered") == 2)
+    await rig.stop(bridge)
+    await silence(rig, "broker")
+    first.script = first.succeed
+    await rig.bridge(**direct)
+    await rig.publish("in", "last")
+    await eventually(lambda: first.count["last"])
+    await eventually(lambda: rig.settled(first))
+    assert first.count == {"done": 1, "parked": 1, "last": 1}
+    assert await rig.journal.backlog() == 0
+
+
+async def test_bridge_waits_while_the_other_delivery_mode_is_served(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    first = await rig.stage("first", "in", None)
+    direct = await rig.bridge()
+    sink = await broker(rig)
+    await rig.bridge(delivery="broker", k_sink=sink.url, routes=ROUTES)  # ready: its HTTP door publishes
+    await eventually(lambda: "the other delivery mode still serves first" in caplog.text)
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.settled(first))
+    await rig.stop(direct)
+    await silence(rig, "first")
+    await rig.publish("in", "2")
+    await eventually(lambda: sink.count["2"])
+    assert (first.count, sink.count) == ({"1": 1}, {"2": 1})

@@ -5,10 +5,10 @@ import logging
 
 import pytest
 
-from milepost import keys
-from milepost.bridge.metrics import Metrics, RouteMetrics
+from milepost.bridge.metrics import StageMetrics
+from milepost.bridge.outcome import Delivered
 from milepost.bridge.stats import Stats
-from milepost.bridge.verdict import Delivered
+from milepost.journal import keys
 from milepost.journal.stats import read
 from tests.bridge.rig import Answer, Delivery, Rig, status, value
 from tests.servers import eventually
@@ -30,7 +30,7 @@ async def test_attempts_outcomes_and_dead_letters_are_counted_by_stage(rig: Rig)
     await eventually(lambda: value(bridge, "dead_events", stage="refusing") == 1)
 
 
-async def test_what_is_on_the_wire_and_what_waits_is_shown(rig: Rig) -> None:
+async def test_events_in_delivery_and_waiting_are_shown(rig: Rig) -> None:
     go = asyncio.Event()
     stage = await rig.stage("stage", "in")
 
@@ -51,7 +51,7 @@ async def test_what_is_on_the_wire_and_what_waits_is_shown(rig: Rig) -> None:
     assert value(bridge, "in_flight", stage="stage") == 0
 
 
-async def test_stats_are_left_for_others_to_read(rig: Rig) -> None:
+async def test_stats_are_written_to_redis(rig: Rig) -> None:
     stage = await rig.stage("stage", "in")
     bridge = await rig.bridge()
     await rig.publish_all("in", ["1", "2"])
@@ -67,25 +67,25 @@ async def test_stats_are_left_for_others_to_read(rig: Rig) -> None:
     assert value(bridge, "deliveries_total", stage="stage", outcome="delivered") == 2
 
 
-async def test_they_are_written_when_something_changed_and_only_then(rig: Rig) -> None:
+async def test_stats_are_written_only_when_something_changed(rig: Rig) -> None:
     metrics = _Clocked(rig)
-    await metrics.stats.leave()
+    await metrics.stats.write()
     assert await rig.redis.keys(f"{keys.STATS}*") == []
     metrics.deliver()
-    await metrics.stats.leave()
+    await metrics.stats.write()
     [key] = await rig.redis.keys(f"{keys.STATS}:*")
     await rig.redis.delete(key)
-    await metrics.stats.leave()
+    await metrics.stats.write()
     assert await rig.redis.exists(key) == 0
     metrics.now += 5
     metrics.deliver()
-    await metrics.stats.leave()
+    await metrics.stats.write()
     slots = (await read(rig.journal.scripts))["stage"]
     assert [slot.counts.delivered for slot in slots] == [1, 1]
     assert slots[0].age - slots[1].age == 5
 
 
-async def test_a_full_redis_delays_them_and_nothing_else(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_full_redis_delays_stats_and_nothing_else(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     stage = await rig.stage("stage", "in")
     await rig.redis.config_set("maxmemory-policy", "noeviction")
     await rig.publish_all("in", ["1", "2"])
@@ -110,10 +110,10 @@ class _Clocked:
 
     def __init__(self, rig: Rig) -> None:
         self.now = 100.0
-        self.route = RouteMetrics(Metrics(), "stage")
-        self.stats = Stats(rig.journal.scripts, "bridge-1", [self.route], lambda: self.now)
+        self.stage = StageMetrics()
+        self.stats = Stats(rig.journal.scripts, "bridge-1", {"stage": self.stage}, lambda: self.now)
 
     def deliver(self) -> None:
-        self.route.began()
-        self.route.ended()
-        self.route.judged(Delivered(), self.now, self.now)
+        self.stage.began(1)
+        self.stage.ended(1)
+        self.stage.delivered(Delivered(), self.now, self.now)

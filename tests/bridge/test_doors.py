@@ -214,7 +214,7 @@ async def test_replies_are_announced_and_never_journaled(rig: Rig) -> None:
             assert answer.status_code == 202
         await client.post("/replies", content=structured("2", "out"), headers=STRUCTURED)
         await eventually(lambda: [message["id"] for message in heard] == ["1", "2"])
-        assert list(await rig.journal.progress("1")) == ["out"]
+        assert list(await rig.journal.status("1")) == ["out"]
         await rig.publish("out", "3")
         await eventually(lambda: sink.count["3"])
     assert set(sink.count) == {"3"}

@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
-from milepost import keys
 from milepost.bridge.settings import BridgeSettings
 from milepost.errors import ConfigurationError
 from milepost.events.event import Event
+from milepost.journal import keys
 from tests.bridge.rig import Answer, Delivery, Rig, status, value
 from tests.servers import eventually
 
@@ -102,13 +102,13 @@ async def test_a_delay_outlives_its_bridge_and_counts_for_nothing(rig: Rig) -> N
     await journaled_before(rig, "in", "1", 601)
     await rig.bridge(routes=routes)
     await eventually(lambda: late.count["1"] == 2)
-    await eventually(lambda: rig.journal.progress("1"), what="its reply")
+    await eventually(lambda: rig.journal.status("1"), what="its reply")
     assert late.count == {"1": 2}, "the other one waits still"
     assert await rig.parked("late") == 1
     await rig.overdue("late")
     await eventually(lambda: rig.settled(late))
     assert late.count == {"1": 2, "early": 2}
-    assert list(await rig.journal.progress("early")) == ["in", "out"]
+    assert list(await rig.journal.status("early")) == ["in", "out"]
     assert not await rig.dead("late")
 
 
@@ -130,7 +130,7 @@ async def test_a_dead_letter_that_is_replayed_is_not_delayed_again(rig: Rig) -> 
     (letter,) = await rig.dead("late")
     await rig.stop(rig.bridges[0])
     await rig.bridge(routes=[late.route(delay="PT10M")])
-    assert await rig.journal.replay("late", [letter.entry]) == 1
+    assert await rig.journal.admin.replay("late", [letter.entry]) == 1
     await eventually(lambda: late.count["1"] == 2)
     await eventually(lambda: rig.settled(late))
 

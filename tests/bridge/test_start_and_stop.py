@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import redis.asyncio as redis_asyncio
 
-from milepost import keys
 from milepost.bridge import bridge as bridge_module
+from milepost.journal import keys
 from tests.bridge.rig import Answer, Delivery, Rig, ended, probed, ready
 from tests.servers import WITHIN, Module, Valkey, eventually, free_port
 
@@ -101,7 +101,7 @@ async def test_sigterm_lets_what_is_on_the_wire_finish(rig: Rig) -> None:
     go.set()
     assert await ended(process) == 0
     assert stage.count["1"] == stage.count["2"] == 1
-    assert list(await rig.journal.progress("1")) == ["in", "out"]
+    assert list(await rig.journal.status("1")) == ["in", "out"]
     await rig.bridge()
     await eventually(lambda: rig.settled(stage))
     assert stage.count["1"] == stage.count["2"] == 1
@@ -186,15 +186,6 @@ async def test_a_redis_that_will_not_say_is_a_warning(rig: Rig, tmp_path: Path) 
         assert await stop(process) == 0
 
 
-async def test_older_redis_than_milepost_needs_is_a_warning(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(bridge_module, "LEAST_VERSION", (99, 0))  # no server as old as that can be installed here
-    await rig.stage("stage", "in", "out")
-    await rig.bridge()
-    assert "Milepost needs 99.0 or newer" in caplog.text
-
-
 async def test_many_bridges_start_and_stop_under_load_and_nothing_is_lost_or_done_twice(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     watcher = await rig.stage("watcher", "out")
@@ -207,3 +198,12 @@ async def test_many_bridges_start_and_stop_under_load_and_nothing_is_lost_or_don
     await eventually(lambda: rig.settled(stage))
     await eventually(lambda: set(watcher.count) == set(ids))
     assert stage.count == watcher.count == dict.fromkeys(ids, 1)
+
+
+async def test_older_redis_than_milepost_needs_is_a_warning(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bridge_module, "LEAST_VERSION", (99, 0))  # no server as old as that can be installed here
+    await rig.stage("stage", "in", "out")
+    await rig.bridge()
+    assert "Milepost needs 99.0 or newer" in caplog.text

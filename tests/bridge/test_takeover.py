@@ -1,12 +1,12 @@
 """What several bridges do to one another's work."""
 
 import asyncio
+import json
 import re
 import urllib.request
 
-from milepost import keys
 from milepost.events.event import Event
-from milepost.journal import Entry
+from milepost.journal import keys
 from tests.bridge.rig import Answer, Delivery, Rig, ended, status, subscribed, value
 from tests.servers import Module, eventually
 
@@ -26,7 +26,7 @@ async def test_two_bridges_share_the_work_and_deliver_each_event_once(rig: Rig) 
     assert min(shares) > 0
 
 
-async def test_what_a_killed_bridge_held_another_takes_over_after_the_claim_time(rig: Rig) -> None:
+async def test_killed_bridge_events_are_redelivered_after_the_claim_time(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     watcher = await rig.stage("watcher", "out")
     held = asyncio.Event()
@@ -49,7 +49,7 @@ async def test_what_a_killed_bridge_held_another_takes_over_after_the_claim_time
     held.set()
 
 
-async def test_what_is_on_the_wire_is_renewed_and_not_taken_over(rig: Rig) -> None:
+async def test_entry_in_delivery_is_renewed_and_not_redelivered(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     go = asyncio.Event()
 
@@ -58,10 +58,9 @@ async def test_what_is_on_the_wire_is_renewed_and_not_taken_over(rig: Rig) -> No
         return stage.succeed(delivery)
 
     stage.script = hold
-    await rig.bridge(claim="PT1S")
+    await rig.bridge(claim="PT2S")
     await rig.publish("in", "1")
     await eventually(lambda: stage.on_wire)
-    other = await rig.bridge(claim="PT600S")  # so that it looks for what was left when we tell it to
     ((entry, holder),) = await claims(rig)
     await rig.redis.xclaim(keys.journal("in"), "stage", holder, 0, [entry], idle=300_000, justid=True)
 
@@ -70,11 +69,13 @@ async def test_what_is_on_the_wire_is_renewed_and_not_taken_over(rig: Rig) -> No
         return bool(row["time_since_delivered"] < 100_000)
 
     await eventually(renewed)
-    await other._routes[0].keep(claim=200)
-    assert await claims(rig) == [(entry, holder)]
+    await rig.bridge(claim="PT200S")  # it looks for redeliveries as soon as it is ready
+    await rig.publish("in", "2")
+    await eventually(lambda: stage.count["2"] == 1)
+    assert (entry, holder) in await claims(rig)
     go.set()
     await eventually(lambda: rig.settled(stage))
-    assert stage.count["1"] == 1
+    assert stage.count == {"1": 1, "2": 1}
 
 
 async def claims(rig: Rig) -> list[tuple[bytes, bytes]]:
@@ -83,7 +84,7 @@ async def claims(rig: Rig) -> list[tuple[bytes, bytes]]:
     return [(row["message_id"], row["consumer"]) for row in rows]
 
 
-async def test_a_frozen_bridge_that_wakes_publishes_nothing_twice(rig: Rig) -> None:
+async def test_frozen_bridge_that_wakes_publishes_nothing_twice(rig: Rig) -> None:
     """Its reply lies in its socket while another bridge carries the event: one of the two enters the next journal."""
     stage = await rig.stage("stage", "in", "out")
     watcher = await rig.stage("watcher", "out")
@@ -106,7 +107,7 @@ async def test_a_frozen_bridge_that_wakes_publishes_nothing_twice(rig: Rig) -> N
     await eventually(lambda: rig.settled(stage))
     await eventually(lambda: watcher.count == dict.fromkeys(ids, 1))
     frozen.thaw()
-    await eventually(lambda: asyncio.to_thread(knows_of, frozen, 3), what="it knows of its loss")
+    await eventually(lambda: asyncio.to_thread(knows_of, frozen, 3), what="the lost claims known")
     await rig.publish("in", "last")
     await eventually(lambda: watcher.count["last"])
     assert frozen.process
@@ -123,7 +124,7 @@ def knows_of(process: Module, events: int) -> bool:
     return process.log.count("lost-claim") + int(stale[1] if stale else 0) == events
 
 
-async def test_a_complete_after_takeover_counts_stale_and_publishes_nothing(rig: Rig) -> None:
+async def test_delivery_that_ends_after_its_event_was_settled_counts_stale_and_publishes_nothing(rig: Rig) -> None:
     """The gate is closed by whoever settles first."""
     stage = await rig.stage("stage", "in", "out")
     go = asyncio.Event()
@@ -142,50 +143,93 @@ async def test_a_complete_after_takeover_counts_stale_and_publishes_nothing(rig:
         go.set()
         await eventually(lambda: value(bridge, "stale_total", stage="stage") == 1)
         assert heard == []
-    assert list(await rig.journal.progress("1")) == ["in"]
+    assert list(await rig.journal.status("1")) == ["in"]
 
 
-async def test_a_claim_that_was_lost_is_dropped_at_once(rig: Rig) -> None:
-    stage = await rig.stage("stage", "in", "out")
-    never = asyncio.Event()
-
-    async def hold(_: Delivery) -> Answer:
-        await never.wait()
-        return None
-
-    stage.script = hold
+async def test_delivery_whose_claim_was_lost_is_ended(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out", never)
     bridge = await rig.bridge()
     await rig.publish("in", "1")
     await eventually(lambda: stage.on_wire)
-    (row,) = await rig.redis.xpending_range(keys.journal("in"), "stage", "-", "+", 1)
-    await rig.redis.xclaim(keys.journal("in"), "stage", "another", 0, [row["message_id"]])
-    await eventually(lambda: bridge._routes[0].window.taken == 0)
-    assert bridge._routes[0].window.on_wire == 0
+    await lose(rig, "1")
+    await eventually(lambda: not bridge.workers[0].held)
+    assert (bridge.workers[0].limit.taken, bridge.workers[0].limit.sent) == (0, 0)
     assert await rig.pending(stage) == 1
 
 
-async def test_what_was_lost_and_then_abandoned_is_taken_back_at_once(rig: Rig) -> None:
-    """A takeover that passed over it because its delivery was still ending would have claimed it for a whole claim."""
+async def never(_: Delivery) -> Answer:
+    await asyncio.Event().wait()
+    return None
+
+
+async def lose(rig: Rig, *ids: str) -> None:
+    """Give the entries of these events to another consumer, as if it had redelivered them."""
+    rows = await rig.redis.xrange(keys.journal("in"))
+    entries = [entry for entry, fields in rows if json.loads(fields[b"event"])["id"] in ids]
+    await rig.redis.xclaim(keys.journal("in"), "stage", "another", 0, entries, justid=True)
+
+
+async def test_lost_entry_that_the_other_bridge_abandoned_is_redelivered(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
-    never = asyncio.Event()
-
-    async def hold(delivery: Delivery) -> Answer:
-        if delivery.count == 1:
-            await never.wait()
-        return stage.succeed(delivery)
-
-    stage.script = hold
-    bridge = await rig.bridge(claim="PT600S")
+    stage.script = lambda delivery: never(delivery) if delivery.count == 1 else stage.succeed(delivery)
+    await rig.bridge(claim="PT5S")
     await rig.publish("in", "1")
     await eventually(lambda: stage.on_wire)
-    (row,) = await rig.redis.xpending_range(keys.journal("in"), "stage", "-", "+", 1)
-    await rig.redis.xclaim(keys.journal("in"), "stage", "another", 0, [row["message_id"]], idle=601_000)
-    await bridge._routes[0].keep(claim=600)
+    await lose(rig, "1")
     await eventually(lambda: stage.count["1"] == 2)
     await eventually(lambda: rig.settled(stage))
 
 
-async def test_an_entry_that_an_operator_deleted_is_acked_and_counted(rig: Rig) -> None:
+async def test_claim_lost_for_part_of_a_batch_lets_the_rest_of_it_be_settled(rig: Rig) -> None:
+    go = asyncio.Event()
+    stage = await rig.stage("stage", "in", "out")
+
+    async def hold(events: list[Event]) -> Answer:
+        await go.wait()
+        return stage.succeed_together(events)
+
+    stage.batch_script = hold
+    watcher = await rig.stage("watcher", "out")
+    ids = [str(number) for number in range(8)]
+    await rig.publish_all("in", ids)
+    bridge = await rig.bridge(routes=[stage.route(batch=8), watcher.route()], claim="PT60S")
+    await eventually(lambda: stage.batches)
+    await lose(rig, "3", "5")
+    journal = keys.journal("in")
+    rows = await rig.redis.xpending_range(journal, "stage", "-", "+", 9, "another")
+    lost = {row["message_id"] for row in rows}
+    (worker,) = [worker for worker in bridge.workers if worker.stage == "stage"]
+    await worker.renew()
+    assert len(worker.held) == 8, "the batch goes on for the other six"
+    await rig.redis.xack(journal, "stage", *lost)  # the other bridge settles its two first
+    go.set()
+    await eventually(lambda: len(watcher.count) == 6)
+    await eventually(lambda: not worker.held)
+    assert len(stage.batches) == 1
+    assert set(watcher.count) == set(ids) - {"3", "5"}
+    assert value(bridge, "stale_total", stage="stage") == 2
+    assert (worker.limit.taken, worker.limit.held) == (0, 0)
+
+
+async def test_batch_is_ended_once_the_claims_on_all_of_it_are_lost(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    stage.batch_script = hang
+    ids = [str(number) for number in range(8)]
+    await rig.publish_all("in", ids)
+    bridge = await rig.bridge({"batch": 8}, claim="PT10S")
+    await eventually(lambda: stage.batches)
+    await lose(rig, *ids)
+    await eventually(lambda: not bridge.workers[0].held)
+    assert (bridge.workers[0].limit.taken, bridge.workers[0].limit.sent) == (0, 0)
+    assert await rig.pending(stage) == 8
+
+
+async def hang(_: list[Event]) -> Answer:
+    await asyncio.Event().wait()
+    return None
+
+
+async def test_entry_that_an_operator_deleted_is_acknowledged_and_counted(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     await rig.publish("in", "1")
     journal = keys.journal("in")
@@ -214,7 +258,7 @@ async def test_consumers_of_dead_bridges_disappear(rig: Rig) -> None:
     await eventually(one_left)
 
 
-async def test_a_destroyed_group_heals_and_begins_at_the_journals_beginning(rig: Rig) -> None:
+async def test_destroyed_group_is_made_again_from_the_beginning_of_its_journal(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     slow = await rig.stage("slow", "in", None, lambda _: status(503))  # keeps the journal from being trimmed
     await rig.bridge()
@@ -227,7 +271,7 @@ async def test_a_destroyed_group_heals_and_begins_at_the_journals_beginning(rig:
     slow.script = slow.succeed
 
 
-async def test_a_group_destroyed_under_a_delivery_brings_it_again(rig: Rig) -> None:
+async def test_group_destroyed_under_a_delivery_gives_the_event_out_again(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     watcher = await rig.stage("watcher", "out")
     go = asyncio.Event()
@@ -249,7 +293,7 @@ async def test_a_group_destroyed_under_a_delivery_brings_it_again(rig: Rig) -> N
     assert value(bridge, "stale_total", stage="stage") <= 1
 
 
-async def test_a_deleted_journal_heals(rig: Rig) -> None:
+async def test_deleted_journal_is_made_again(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     await rig.bridge()
     await rig.publish("in", "1")
@@ -271,14 +315,14 @@ async def test_flushed_scripts_are_loaded_again(rig: Rig) -> None:
     assert set(stage.count.values()) == {1}
 
 
-async def test_what_was_published_before_the_first_bridge_is_delivered(rig: Rig) -> None:
+async def test_events_published_before_the_first_bridge_are_delivered(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     await rig.publish_all("in", ["1", "2", "3"])
     await rig.bridge()
     await eventually(lambda: stage.count == {"1": 1, "2": 1, "3": 1})
 
 
-async def test_a_stage_added_to_a_channel_later_gets_what_is_still_in_the_journal(rig: Rig) -> None:
+async def test_stage_added_to_a_channel_gets_the_events_still_in_its_journal(rig: Rig) -> None:
     go = asyncio.Event()
     first = await rig.stage("first", "in")
 
@@ -297,7 +341,7 @@ async def test_a_stage_added_to_a_channel_later_gets_what_is_still_in_the_journa
     go.set()
 
 
-async def test_a_removed_stage_is_shown_not_served_and_once_forgotten_pins_nothing(rig: Rig) -> None:
+async def test_removed_stage_is_shown_as_not_served_and_keeps_nothing_once_forgotten(rig: Rig) -> None:
     removed = await rig.stage("removed", "in", None, lambda _: status(503, retry_after="60"))
     kept = await rig.stage("kept", "in")
     bridge = await rig.bridge()
@@ -307,12 +351,12 @@ async def test_a_removed_stage_is_shown_not_served_and_once_forgotten_pins_nothi
     await rig.stop(bridge)
     await silence(rig, "removed")
     await rig.bridge(routes=[kept.route()])
-    served = {stage.name: stage.served for stage in await rig.journal.stages()}
+    served = {stage.name: stage.served for stage in await rig.journal.admin.stages()}
     assert served == {"kept": True, "removed": False}
     await rig.publish("in", "4")
     await eventually(lambda: rig.settled(kept))
     assert await rig.journaled("in")
-    forgotten = await rig.journal.forget("removed")
+    forgotten = await rig.journal.admin.forget("removed")
     assert forgotten.parked >= 1
 
     async def trimmed() -> bool:
@@ -321,26 +365,7 @@ async def test_a_removed_stage_is_shown_not_served_and_once_forgotten_pins_nothi
     await rig.publish("in", "5")
     await eventually(trimmed, 15)
     assert kept.count == dict.fromkeys(["1", "2", "3", "4", "5"], 1)
-    assert removed.name not in {stage.name for stage in await rig.journal.stages()}
-
-
-async def test_a_delivery_that_is_dropped_before_it_began_leaves_nothing_behind(rig: Rig) -> None:
-    """A destroyed group gives an entry out anew, which may be as the answer comes that the old claim is lost."""
-    stage = await rig.stage("stage", "in")
-    bridge = await rig.bridge()
-    (route,) = bridge._routes
-    (group,) = route.groups
-    await rig.publish("in", "1")
-    await eventually(lambda: rig.settled(stage))
-    await eventually(lambda: not route.held[group], what="it knows what Redis knows")
-    await rig.publish("elsewhere", "2")  # an entry that the bridge does not read itself
-    (row,) = await rig.redis.xrange(keys.journal("elsewhere"))
-    entry = Entry.read("in", row)
-    route._take([entry])
-    await route._drop("in", route.held[group], [entry.id])
-    assert not route.held[group]
-    assert (route.window.taken, route.window.held) == (0, 0)
-    assert stage.count == {"1": 1}
+    assert removed.name not in {stage.name for stage in await rig.journal.admin.stages()}
 
 
 async def silence(rig: Rig, name: str) -> None:
@@ -350,7 +375,7 @@ async def silence(rig: Rig, name: str) -> None:
     await rig.redis.hset(keys.STAGES, name, b"%b:%d}" % (head, int(beat[:-1]) - 120_000))
 
 
-async def test_a_replayed_dead_letter_goes_to_its_own_stage_alone(rig: Rig) -> None:
+async def test_replayed_dead_letter_goes_to_its_own_stage_only(rig: Rig) -> None:
     bad = await rig.stage("bad", "in", None, lambda _: status(422))
     good = await rig.stage("good", "in")
     await rig.bridge()
@@ -358,7 +383,7 @@ async def test_a_replayed_dead_letter_goes_to_its_own_stage_alone(rig: Rig) -> N
     await eventually(lambda: rig.dead("bad"))
     bad.script = bad.succeed
     (letter,) = await rig.dead("bad")
-    assert await rig.journal.replay("bad", [letter.entry]) == 1
+    assert await rig.journal.admin.replay("bad", [letter.entry]) == 1
     await eventually(lambda: bad.count["1"] == 2)
     await eventually(lambda: rig.settled(good))
     await eventually(lambda: rig.settled(bad))
@@ -366,7 +391,7 @@ async def test_a_replayed_dead_letter_goes_to_its_own_stage_alone(rig: Rig) -> N
     assert not await rig.dead("bad")
 
 
-async def test_a_woken_event_goes_to_the_route_that_parked_it_alone(rig: Rig) -> None:
+async def test_retry_goes_only_to_the_stage_that_failed(rig: Rig) -> None:
     flaky = await rig.stage("flaky", "in")
     flaky.script = lambda delivery: status(500) if delivery.count < 4 else flaky.succeed(delivery)
     steady = await rig.stage("steady", "in")

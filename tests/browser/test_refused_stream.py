@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from redis import Redis
 
 from gateway.listener import MOST_OF_ONE
-from milepost import keys
+from milepost.journal import keys
 from tests.browser.visitor import MESSAGE, Visitors, assert_accessible, fill, held, reached, submit, wait_for_state
 from tests.cli.running import Up
 from tests.servers import Module, wait_for
@@ -48,7 +48,7 @@ def endless(up: Up) -> str:
     """Where a submission is that stays under way, and with it each stream of it."""
     event_id = str(uuid4())
     with Redis.from_url(up.stack["redis"]) as redis:
-        redis.hset(keys.progress(event_id), "raw_input", '{"at":1,"data":null}')
+        redis.hset(keys.status(event_id), "raw_input", '{"at":1,"data":null}')
     return f"/submissions/{event_id}"
 
 
@@ -114,7 +114,7 @@ def test_a_stage_that_gives_up_shows_without_a_stream(
         hold(others, endless, OURS, streams)
         under_way = f"/submissions/{uuid4()}"
         with Redis.from_url(up.stack["redis"]) as redis:
-            progress = keys.progress(under_way.rpartition("/")[2])
+            progress = keys.status(under_way.rpartition("/")[2])
             redis.hset(progress, "raw_input", '{"at":1,"data":null}')
             page.goto(under_way)
             expect(page.locator("#link")).to_contain_text("checks every few seconds")

@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, Response, expect
 from redis import Redis
 
-from milepost import keys
+from milepost.journal import keys
 
 CHROMIUM = Path("/usr/bin/chromium")
 

@@ -39,7 +39,7 @@ class Pipeline:
 
     async def reached(self, event_id: str, channel: str) -> None:
         async def noted() -> bool:
-            return channel in await self.journal.progress(event_id)
+            return channel in await self.journal.status(event_id)
 
         await eventually(noted, 20, f"{channel}\n{self.bridge.log}")
 
@@ -82,7 +82,7 @@ def address(event_id: str) -> str:
 async def test_a_submission_goes_all_the_way_and_shows_on_every_channel(pipeline: Pipeline) -> None:
     event_id = await pipeline.submit()
     await pipeline.reached(event_id, "email:sent")
-    notes = await pipeline.journal.progress(event_id)
+    notes = await pipeline.journal.status(event_id)
     assert set(notes) >= {"raw_input", "calculated_distance", "user:email", "email:sent"}
     assert notes["calculated_distance"].data["distance_from_velocity"] == 2216.0742916592476
     assert pipeline.functions["email"].log.count(f"Email sent to: {address(event_id)};") == 1
@@ -94,7 +94,7 @@ async def test_a_submission_goes_all_the_way_and_shows_on_every_channel(pipeline
 async def test_refused_event_becomes_a_dead_letter_of_its_stage(pipeline: Pipeline) -> None:
     event_id = await pipeline.submit(lat=91)
     await pipeline.reached(event_id, "dead:distance")
-    (letter,) = await pipeline.journal.dead_letters("distance")
+    (letter,) = await pipeline.journal.admin.dead_letters("distance")
     assert (letter.id, letter.status, letter.channel) == (event_id, 422, "raw_input")
     assert letter.reason.startswith("the Broker gave up: HTTP 422: lat: ")
     tries = [url for kind, url in pipeline.broker.deliveries if kind == "raw_input"]
@@ -106,15 +106,15 @@ async def test_event_that_outlasts_knatives_retries_is_delivered_when_it_is_repl
     pipeline.functions["store"].kill()
     event_id = await pipeline.submit()
     await pipeline.reached(event_id, "dead:store")
-    (letter,) = await pipeline.journal.dead_letters("store")
+    (letter,) = await pipeline.journal.admin.dead_letters("store")
     assert (letter.id, letter.channel) == (event_id, "calculated_distance")
     tries = [url for kind, url in pipeline.broker.deliveries if url == pipeline.functions["store"].url + "/"]
     assert len(tries) == 3
     pipeline.functions["store"].start()
-    assert await pipeline.journal.replay("store", [letter.entry]) == 1
+    assert await pipeline.journal.admin.replay("store", [letter.entry]) == 1
     await pipeline.reached(event_id, "email:sent")
     assert pipeline.functions["email"].log.count(f"Email sent to: {address(event_id)};") == 1
 
 
 async def drained(pipeline: Pipeline) -> bool:
-    return all(row.backlog == row.parked == 0 for row in await pipeline.journal.stages())
+    return all(row.backlog == row.parked == 0 for row in await pipeline.journal.admin.stages())

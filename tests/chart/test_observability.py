@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.metrics import Metrics as GatewayMetrics
-from milepost.bridge.metrics import Metrics as BridgeMetrics
 from tests.chart.rendering import HELM, SECRET, Object, container, functions, of_kind, only, read, render
+from tests.metrics import FAMILIES
 
 WANTED = {
     "serviceMonitor": {"enabled": True},
@@ -17,11 +16,6 @@ WANTED = {
     "dashboard": {"enabled": True},
 }
 
-FAMILIES = {
-    family.name: family
-    for registry in (BridgeMetrics().registry, GatewayMetrics().registry)
-    for family in registry.families
-}
 OF_PROMETHEUS = {"namespace"}
 """Labels that Prometheus adds to scraped metrics."""
 

@@ -4,7 +4,7 @@ import json
 
 from redis import Redis
 
-from milepost import keys
+from milepost.journal import keys
 from tests.cli.conftest import Command
 from tests.cli.running import Ended, Up
 from tests.servers import wait_for

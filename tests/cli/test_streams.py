@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 
-from milepost import keys
+from milepost.journal import keys
 from tests.cli.conftest import Command
 from tests.cli.copies import copy_of_the_repository
 from tests.cli.running import MILEPOST, WITHIN, Up, environment

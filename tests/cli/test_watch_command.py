@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from redis import Redis
 
-from milepost import keys
+from milepost.journal import keys
 from tests.cli.conftest import Command
 from tests.cli.running import MILEPOST, Milepost, Up, environment
 from tests.servers import ROOT

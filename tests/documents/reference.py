@@ -14,14 +14,13 @@ from pydantic.fields import FieldInfo
 
 from functions.email.smtp_faults import RULES
 from gateway.app import create_app
-from gateway.metrics import Metrics as GatewayMetrics
 from gateway.settings import GatewaySettings, WiredStage
-from milepost.bridge.metrics import Metrics
 from milepost.bridge.settings import BridgeSettings, Stage
 from milepost.cli.app import app
 from milepost.cli.exits import EXIT_CODES
 from milepost.settings import JournalSettings
 from tests.documents.function_settings import FUNCTION_SETTINGS, found
+from tests.metrics import COMPONENTS
 from tests.servers import ROOT
 
 PATH = ROOT / "docs" / "reference.md"
@@ -213,15 +212,12 @@ def _option(parameter: Any) -> list[str]:
 
 def _metrics() -> Iterator[str]:
     yield "## Metrics\n"
-    yield "At `/metrics` of each, in Prometheus' text format; [Metrics](metrics.md) says how to read them.\n"
-    for component, registry in {
-        "the bridge": Metrics().registry,
-        "the gateway": GatewayMetrics().registry,
-    }.items():
+    yield "At `/metrics` of each component, in Prometheus' text format; [Metrics](metrics.md) says how to read them.\n"
+    for component, families in COMPONENTS.items():
         yield f"### Of {component}\n"
         rows = [
             [f"`{family.name}`", family.kind, ", ".join(f"`{label}`" for label in family.names), family.text]
-            for family in registry.families
+            for family in families
         ]
         yield _table(["metric", "type", "labels", "what"], rows)
 

@@ -6,9 +6,9 @@ from typing import get_args
 
 import pytest
 
-from milepost.bridge.verdict import Verdict
+from milepost.bridge.outcome import Outcome
 from tests.chart.rendering import SECRET, only, render
-from tests.chart.test_observability import FAMILIES
+from tests.metrics import FAMILIES
 from tests.servers import ROOT
 
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -19,13 +19,13 @@ _SUFFIX = re.compile(r"_(bucket|count|sum)$")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_a_metric_that_is_named_exists(document: Path) -> None:
+def test_every_metric_named_in_a_document_exists(document: Path) -> None:
     for name in set(_NAMED.findall(document.read_text())):
         assert name in FAMILIES or _SUFFIX.sub("", name) in FAMILIES, name
 
 
 def test_every_outcome_is_explained() -> None:
-    for kind in get_args(Verdict):
+    for kind in get_args(Outcome):
         assert f"| `{kind.__name__.lower()}` |" in METRICS
 
 

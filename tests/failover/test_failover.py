@@ -15,8 +15,8 @@ import pytest
 import redis.asyncio as redis_asyncio
 
 from gateway.submissions import SOURCE
-from milepost import keys
 from milepost.events.event import Event
+from milepost.journal import keys
 from tests.bridge.proxy import Proxy
 from tests.bridge.rig import Rig, ready
 from tests.cli.running import MILEPOST, Milepost, environment

@@ -76,7 +76,7 @@ def main() -> int:
     faults = [fault.on(EVERY_REDIS[given.redis]) for fault in chosen(given.only)]
     if given.list:
         for fault in faults:
-            print(fault.name)  # noqa: T201
+            print(fault.name)
         return 0
     if not faults:
         console.print(f"no row is named like {given.only}; --list shows them")

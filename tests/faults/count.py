@@ -9,7 +9,7 @@ from typing import Any
 
 import pymongo
 
-from milepost import keys
+from milepost.journal import keys
 from tests.faults.load import Fate, Sent
 
 
@@ -90,7 +90,7 @@ class Left:
             name = key.decode()
             if name.startswith(keys.journal("")):
                 left.journals += ids_in(await redis.xrange(name))
-            elif name.startswith(keys.waiting("")):
+            elif name.startswith(keys.parked("")):
                 left.parked += [_id(member.partition(b"\n")[2]) for member in await redis.zrange(name, 0, -1)]
             elif name.startswith(keys.dead("")):
                 left.dead += [row[b"id"].decode() for _, row in await redis.xrange(name)]

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import httpx
 
-from milepost import keys
 from milepost.errors import JournalUnavailable
-from milepost.journal import DeadLetter
+from milepost.journal import DeadLetter, keys
 from tests.cli.running import MILEPOST, environment
 from tests.faults.count import Left, Mailbox, Records, Row, count
 from tests.faults.load import Fate, Load, Sent
@@ -159,10 +158,10 @@ class Run:
         self.dead_on_purpose |= set(ids)
 
         async def all_dead() -> bool:
-            return len(await self.stack.journal.dead_letters(stage, count=len(ids) + 1)) >= len(ids)
+            return len(await self.stack.journal.admin.dead_letters(stage, count=len(ids) + 1)) >= len(ids)
 
         await eventually(all_dead, 120, f"{len(ids)} dead letters of {stage}")
-        letters = await self.stack.journal.dead_letters(stage, count=len(ids) + 100)
+        letters = await self.stack.journal.admin.dead_letters(stage, count=len(ids) + 100)
         self.check({letter.id for letter in letters} == set(ids), f"others than {len(ids)} events are dead")
         return letters
 
@@ -191,7 +190,7 @@ class Run:
         """Of the seconds between the journaling of these and their e-mail, by Redis's clock."""
         seconds = []
         for one in sent:
-            notes = await self.stack.journal.progress(one.id)
+            notes = await self.stack.journal.status(one.id)
             seconds.append((notes["email:sent"].at - notes["raw_input"].at).total_seconds())
         return sorted(seconds)[len(seconds) * 99 // 100]
 

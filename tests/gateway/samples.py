@@ -6,9 +6,8 @@ from typing import Any
 
 import redis
 
-from milepost import keys
 from milepost.events.event import Event
-from milepost.journal import Journal
+from milepost.journal import Journal, keys
 
 LONDON = {"email": "ada@example.org", "lat": 51.5074, "long": -0.1278}
 

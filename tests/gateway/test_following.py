@@ -5,10 +5,9 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from milepost import keys
 from milepost.connection import connect
 from milepost.events.event import Event
-from milepost.journal import Journal
+from milepost.journal import Journal, keys
 from milepost.settings import JournalSettings
 from tests.gateway.samples import LONDON
 from tests.servers import eventually
@@ -48,7 +47,7 @@ async def test_a_dead_letter_shows_with_its_reason(client: httpx.AsyncClient, re
     event_id = (await client.post("/distance", json=LONDON)).json()["id"]
     note = '{"at":9999999999999999,"data":{"reason":"answered 400"}}'
     assert (await client.get(f"/submissions/{event_id}")).json()["over"] is False
-    await redis.hset(keys.progress(event_id), "dead:distance", note)
+    await redis.hset(keys.status(event_id), "dead:distance", note)
     progress = (await client.get(f"/submissions/{event_id}")).json()
     assert progress["over"] is True
     last = progress["channels"][-1]

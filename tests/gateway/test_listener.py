@@ -52,7 +52,7 @@ async def test_a_quiet_stream_has_comments_and_an_end(journal: Journal, monkeypa
     chart = Chart(journal)
     listener = Listener(journal.redis, chart.channels, most_of_client=1)
     with listener.watch(event_id, "192.0.2.1") as bell:
-        watch = Watch(event_id, await journal.progress(event_id), bell)
+        watch = Watch(event_id, await journal.status(event_id), bell)
         frames = following._events(Tracker(journal, chart, listener), watch, [])
         assert [(await anext(frames)).partition(b":")[0] for _ in range(3)] == [b"retry", b"data", b""]
         monkeypatch.setattr(following, "LONGEST", 0)

@@ -12,12 +12,10 @@ from redis.asyncio import Redis
 
 from gateway.operators import WRONG_TRIES
 from gateway.tail import LONGEST_DATA, LOOKED_AT, MOST_TAILS, line
-from milepost import keys
 from milepost.events.event import Event
-from milepost.exposition import SECONDS
-from milepost.journal import Journal, Upkeep, Wiring
-from milepost.journal.stats import Counts, Slot, write
-from tests.gateway.operating import BASIC, BEARER, ROUTES, TOKEN, buried
+from milepost.journal import Journal, Wiring, keys
+from milepost.journal.stats import SECONDS, Counts, Slot, write
+from tests.gateway.operating import BASIC, BEARER, ROUTES, TOKEN, buried, serve
 from tests.gateway.samples import LONDON
 from tests.gateway.test_page import Tags
 from tests.servers import ANSWER_WITHIN, READY_WITHIN, Module, eventually
@@ -46,7 +44,7 @@ async def test_the_buttons_ask_for_it_too(stranger: httpx.AsyncClient, journal: 
     for action in ("replay", "drop"):
         answer = await stranger.post(f"/ops/distance/{action}", data={"entry": entry})
         assert answer.status_code == 401
-    assert len(await journal.dead_letters("distance")) == 1
+    assert len(await journal.admin.dead_letters("distance")) == 1
 
 
 @pytest.mark.parametrize("headers", [BEARER, BASIC, {"authorization": BEARER["authorization"].replace("B", "b")}])
@@ -104,7 +102,7 @@ async def test_before_any_bridge_it_says_so(operator: httpx.AsyncClient) -> None
 
 
 async def test_how_a_stage_did_in_the_last_minute(operator: httpx.AsyncClient, journal: Journal) -> None:
-    await Upkeep(journal.scripts, journal.keeping).beat(ROUTES)
+    await serve(journal, ROUTES)
     await journal.publish(Event(id="1", source="/tests", type="raw_input", data=LONDON))
     quick = tuple(90 if bound == 0.01 else 0 for bound in (*SECONDS, None))
     slow = tuple(10 if bound == 1.0 else 0 for bound in (*SECONDS, None))
@@ -135,7 +133,7 @@ async def test_stages_stand_in_the_order_of_the_pipeline(operator: httpx.AsyncCl
         "d-round": Wiring(["d"], ["e"], "http://x"),
         "e-round": Wiring(["e"], ["d"], "http://x"),
     }
-    await Upkeep(journal.scripts, journal.keeping).beat(routes)
+    await serve(journal, routes)
     stages = (await operator.get("/ops.json")).json()["stages"]
     assert [stage["stage"] for stage in stages] == ["c-first", "b-second", "a-last", "d-round", "e-round"]
 
@@ -181,7 +179,7 @@ def test_redis_away_is_told(tmp_path: Path) -> None:
 async def test_what_is_said_on_the_channels_is_told_without_an_address(
     operator: httpx.AsyncClient, journal: Journal
 ) -> None:
-    await Upkeep(journal.scripts, journal.keeping).beat(ROUTES)
+    await serve(journal, ROUTES)
     told: list[dict[str, Any]] = []
     async with operator.stream("GET", "/ops/tail") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")

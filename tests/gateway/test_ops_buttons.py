@@ -5,8 +5,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.overview import MOST_SETTLED
-from milepost import keys
-from milepost.journal import Journal
+from milepost.journal import Journal, keys
 from tests.gateway.operating import buried
 from tests.gateway.test_page import Tags
 
@@ -23,15 +22,15 @@ async def test_a_dead_letter_is_replayed_from_the_page(browser: httpx.AsyncClien
     answer = await browser.post("/ops/distance/replay", data=form)
     assert (answer.status_code, answer.headers["location"]) == (303, "/ops?done=replayed&count=1")
     assert "1 dead letter replayed." in (await browser.get(answer.headers["location"])).text
-    assert [letter.entry for letter in await journal.dead_letters("distance")] == [second]
-    assert await journal.redis.xlen(keys.journal("raw_input")) == 3
+    assert [letter.entry for letter in await journal.admin.dead_letters("distance")] == [second]
+    assert await journal.redis.xlen(keys.retries("distance")) == 1
 
 
 async def test_all_of_them_are_dropped(browser: httpx.AsyncClient, journal: Journal) -> None:
     await buried(journal, 120)
     answer = await browser.post("/ops/distance/drop", data={"entry": "all", "seal": await seal(browser)})
     assert answer.headers["location"] == "/ops?done=dropped&count=120"
-    assert await journal.dead_letters("distance") == []
+    assert await journal.admin.dead_letters("distance") == []
 
 
 async def test_all_are_those_that_were_there_and_no_more_than_there_is_time_for(
@@ -40,7 +39,7 @@ async def test_all_are_those_that_were_there_and_no_more_than_there_is_time_for(
     await buried(journal, MOST_SETTLED + 1)
     answer = await browser.post("/ops/distance/drop", data={"entry": "all", "seal": await seal(browser)})
     assert answer.headers["location"] == f"/ops?done=dropped&count={MOST_SETTLED}"
-    assert len(await journal.dead_letters("distance")) == 1
+    assert len(await journal.admin.dead_letters("distance")) == 1
 
 
 async def test_a_program_is_answered_with_json(operator: httpx.AsyncClient, journal: Journal) -> None:
@@ -61,7 +60,7 @@ async def test_a_replay_that_is_refused_says_why(browser: httpx.AsyncClient, jou
     answer = await browser.post("/ops/distance/replay", data=form)
     assert answer.status_code == 409
     assert "no bridge serves distance on raw_input" in answer.text
-    assert len(await journal.dead_letters("distance")) == 1
+    assert len(await journal.admin.dead_letters("distance")) == 1
     plain = await browser.post("/ops/distance/replay", data=form, headers={"accept": "application/json"})
     assert plain.headers["content-type"] == "application/problem+json"
 
@@ -81,7 +80,7 @@ async def test_a_form_of_another_site_does_nothing(
     [entry] = await buried(journal)
     answer = await browser.post("/ops/distance/drop", data={"entry": entry, "seal": await seal(browser)} | change)
     assert answer.status_code == 403
-    assert len(await journal.dead_letters("distance")) == 1
+    assert len(await journal.admin.dead_letters("distance")) == 1
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
@@ -92,14 +91,14 @@ async def test_nor_does_one_that_the_browser_says_came_from_elsewhere(
     form = {"entry": entry, "seal": await seal(browser)}
     answer = await browser.post("/ops/distance/drop", data=form, headers={"sec-fetch-site": site})
     assert answer.status_code == 403
-    assert len(await journal.dead_letters("distance")) == 1
+    assert len(await journal.admin.dead_letters("distance")) == 1
 
 
 @pytest.mark.parametrize("entry", ["", "x", "-", "+", "(1-0", "1-0 2-0", "all "])
 async def test_an_entry_that_is_none_is_refused(operator: httpx.AsyncClient, journal: Journal, entry: str) -> None:
     await buried(journal)
     assert (await operator.post("/ops/distance/drop", data={"entry": entry})).status_code == 422
-    assert len(await journal.dead_letters("distance")) == 1
+    assert len(await journal.admin.dead_letters("distance")) == 1
 
 
 @pytest.mark.parametrize("query", ["done=eaten&count=1", "done=dropped&count=<b>", "done=dropped", "count=1"])

@@ -13,10 +13,9 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.listener import MOST_OF_ONE, QUIET
-from milepost import keys
 from milepost.connection import connect
 from milepost.events.event import Event
-from milepost.journal import Journal
+from milepost.journal import Journal, keys
 from milepost.settings import JournalSettings
 from tests.gateway.samples import LONDON, reach, tell_stages
 from tests.servers import ANSWER_WITHIN, Module, Valkey, eventually
@@ -167,7 +166,7 @@ async def test_a_stage_that_gives_up_ends_the_stream_with_its_reason(
     async with watching(client, event_id) as stream:
         assert await stream.channels(1) == ["raw_input"]
         note = '{"at":9999999999999999,"data":{"reason":"answered 422"}}'
-        await journal.redis.hset(keys.progress(event_id), "dead:distance", note)
+        await journal.redis.hset(keys.status(event_id), "dead:distance", note)
         told = await stream.next()
         assert told is not None
         assert (told["channel"], told["data"], told["last"]) == ("dead:distance", {"reason": "answered 422"}, True)

@@ -1,8 +1,8 @@
-"""What the tests of the journal share: each runs on the embedded Valkey and, where it is installed, on Debian's Redis.
+"""Fixtures of the journal's tests. Each test runs on the embedded Valkey and, where it is installed, on Debian's Redis.
 
-journal, upkeep   on an empty server; `table(...)` writes the stages table
-groups            makes a stage's side of a channel: `groups("distance", "consumer-a")`
-full              makes the server refuse whatever takes memory, until the test ends
+journal, maintenance   on an empty server; `table(...)` writes the stages table
+consumers              makes a consumer of a stage: `consumers("distance", "consumer-a", [RAW])`
+full                   makes the server refuse every command that takes memory, until the test ends
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -12,13 +12,13 @@ import pytest
 import redis.asyncio as redis_asyncio
 
 from milepost.connection import connect
-from milepost.journal import Group, Journal, Upkeep, Wiring
+from milepost.journal import Consumer, Journal, Maintenance, Wiring
 from milepost.line import Line
 from milepost.settings import JournalSettings
-from tests.journal.events import RAW
+from tests.journal.events import RAW, maintenance_of
 from tests.servers import REDIS_SERVER, Redis
 
-Groups = Callable[..., Group]
+Consumers = Callable[..., Consumer]
 Table = Callable[..., Awaitable[None]]
 
 
@@ -40,7 +40,7 @@ def settings(redis_url: str) -> JournalSettings:
 
 @pytest.fixture
 async def opened(redis: redis_asyncio.Redis) -> AsyncIterator[Callable[[JournalSettings], Journal]]:
-    """Opens further journals, with settings of their own, that are closed when the test ends."""
+    """Open journals with other settings; they are closed when the test ends."""
     async with AsyncExitStack() as stack:
 
         def opened(settings: JournalSettings) -> Journal:
@@ -57,37 +57,29 @@ def journal(opened: Callable[[JournalSettings], Journal], settings: JournalSetti
 
 
 @pytest.fixture
-def upkeep(journal: Journal) -> Upkeep:
-    return Upkeep(journal.scripts, journal.keeping)
+def maintenance(journal: Journal, settings: JournalSettings) -> Maintenance:
+    return maintenance_of(journal, settings)
 
 
 @pytest.fixture
-async def groups(journal: Journal, settings: JournalSettings) -> AsyncIterator[Groups]:
+async def consumers(journal: Journal, settings: JournalSettings) -> AsyncIterator[Consumers]:
     lines: list[Line] = []
 
-    def groups(name: str, consumer: str = "consumer", channel: str = RAW) -> Group:
+    def consumers(stage: str, name: str = "consumer", channels: Sequence[str] = (RAW,)) -> Consumer:
         lines.append(Line(connect(settings, answer_within=30), again=False))
-        return Group(
-            channel,
-            name,
-            consumer,
-            reader=lines[-1],
-            scripts=journal.scripts,
-            keeping=journal.keeping,
-            deadline=settings.deadline,
-        )
+        return Consumer(stage, channels, name, reader=lines[-1], scripts=journal.scripts, deadline=settings.deadline)
 
-    yield groups
+    yield consumers
     for line in lines:
         await line.close()
 
 
 @pytest.fixture
-def table(upkeep: Upkeep) -> Table:
-    """Writes the stages table, name=(consumed, emitted): `distance=("raw_input", "calculated_distance")`."""
+def table(maintenance: Maintenance) -> Table:
+    """Write routes into the stages table, name=(consumed, emitted): `distance=("raw_input", "calculated_distance")`."""
 
     async def table(**stages: Sequence[str]) -> None:
-        await upkeep.beat(
+        await maintenance.beat(
             {
                 name: Wiring(consumes=channels[:1], emits=channels[1:], url=f"http://{name}")
                 for name, channels in stages.items()
@@ -101,7 +93,7 @@ def table(upkeep: Upkeep) -> Table:
 async def full(redis: redis_asyncio.Redis) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     async def fill() -> None:
         await redis.config_set("maxmemory-policy", "noeviction")
-        await redis.config_set("maxmemory", "1")  # byte: whatever it holds is too much
+        await redis.config_set("maxmemory", "1")  # byte
 
     yield fill
     await redis.config_set("maxmemory", "0")

@@ -1,22 +1,30 @@
-"""Events of the pipeline, as the tests of the journal send them, and what there is to see of them in Redis."""
+"""Helpers of the journal's tests: events of the pipeline, consumers at work, and what Redis holds."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio import Redis
 
-from milepost import keys
+from milepost.errors import EventError, MilepostError
 from milepost.events.event import Event
 from milepost.events.ids import new_id
-from milepost.journal import Group, Letter
+from milepost.journal import Consumer, Entry, Failure, Journal, Maintenance, Settlement, keys
+from milepost.settings import JournalSettings
+from tests.servers import eventually
 
 RAW, CALCULATED, SENT = "raw_input", "calculated_distance", "email:sent"
 PLACE = {"email": "someone@example.org", "lat": 52.52, "long": 13.405}
 
 READY = 20.0
-"""Seconds a read waits for what is there already."""
+"""Seconds within which something that is there already arrives."""
+
+CLAIM = 30.0
+"""Seconds without a renewal after which tests take entries over."""
+
+HOUR = 3_600_000
+"""Milliseconds."""
 
 
 def submission(event_id: str | None = None, *, channel: str = RAW, source: str = "/tests", data: Any = PLACE) -> Event:
@@ -24,36 +32,89 @@ def submission(event_id: str | None = None, *, channel: str = RAW, source: str =
 
 
 def reply_to(event: Event, channel: str = CALCULATED, data: Any = None) -> Event:
-    """What a stage answers: the same id, a source of its own."""
+    """A reply of a stage: the same id, a source of its own."""
     return Event(id=event.id, source="/milepost/distance", type=channel, data=data)
 
 
-def letter(event: Event, reason: str = "HTTP 500", *, attempts: int = 0, crashes: int = 0) -> Letter:
-    return Letter(event.id, reason, 500, attempts, crashes)
+def event_of(entry: Entry) -> Event:
+    return Event.from_json(entry.event)
 
 
-async def made(*groups: Group) -> None:
-    for group in groups:
-        await group.ensure()
+def failure(reason: str = "HTTP 500", *, attempts: int = 0, crashes: int = 0) -> Failure:
+    return Failure(reason, 500, attempts, crashes)
+
+
+def maintenance_of(journal: Journal, settings: JournalSettings) -> Maintenance:
+    return Maintenance(journal.scripts, dedup=settings.dedup, limit=settings.backlog_limit)
+
+
+async def made(*consumers: Consumer) -> None:
+    for consumer in consumers:
+        await consumer.ensure()
+
+
+async def taken(journal: Journal, consumer: Consumer, count: int = 1, *, channel: str | None = None) -> list[Entry]:
+    """Publish `count` events on a channel of this consumer; return the entries that it takes then."""
+    for _ in range(count):
+        await journal.publish(submission(channel=channel or consumer.channels[0]))
+    return (await consumer.take(count * len(consumer.channels))).entries  # the channels share it
+
+
+async def settled(consumer: Consumer, settlement: Settlement) -> str | MilepostError:
+    """Settle one delivery; return its answer."""
+    (answer,) = await consumer.settle([settlement])
+    return answer
 
 
 async def journaled(redis: Redis, channel: str) -> list[dict[bytes, bytes]]:
-    """The fields of each entry of a journal."""
+    """Return the fields of each entry of a journal."""
     return [fields for _, fields in await redis.xrange(keys.journal(channel))]
 
 
-async def pending(redis: Redis, group: Group) -> int:
-    return int((await redis.xpending(keys.journal(group.channel), group.name))["pending"])
+async def pending(redis: Redis, consumer: Consumer) -> int:
+    """Return how many entries the stage of this consumer has pending."""
+    streams = [keys.retries(consumer.stage), *map(keys.journal, consumer.channels)]
+    return sum([int((await redis.xpending(stream, consumer.stage))["pending"]) for stream in streams])
 
 
 async def everything(redis: Redis) -> dict[bytes, bytes | None]:
-    """The whole contents of Redis, to see that nothing was written but what doors remember of the backlog."""
+    """Return the whole contents of Redis but the backlog that doors remember for a tenth of a second."""
     return {key: await redis.dump(key) for key in await redis.keys("*") if key != keys.BACKLOG.encode()}
+
+
+async def assert_bounded(redis: Redis) -> None:
+    """Check that each key of Redis is counted in the backlog, one of a few, or expires within an hour.
+
+    Counted are the journals that have a group, and the parked events, retries and dead letters of stages that the
+    backlog knows. Few are the stages table and the sets of names. All others expire, also a journal that no stage
+    consumes. A status may live longer than an hour while an event of its submission is parked.
+    """
+    journals = {keys.journal(name.decode()) for name in await redis.smembers(keys.JOURNALS)}
+    stages = {name.decode() for name in [*await redis.hkeys(keys.STAGES), *await redis.smembers(keys.DEAD)]}
+    parked = {_id_of(member) for key in await redis.keys(keys.parked("*")) for member in await redis.zrange(key, 0, -1)}
+    few = {keys.JOURNALS, keys.STAGES, keys.DEAD, keys.STATS}
+    few |= {family(stage) for family in (keys.parked, keys.retries, keys.dead) for stage in stages}
+    for name in await redis.keys("*"):
+        key = name.decode()
+        if key in few or (key in journals and await redis.xinfo_groups(key)):
+            continue
+        left = await redis.pttl(key)
+        assert left != -1, f"{key} never expires, and the backlog does not count it"
+        if not (key.startswith(keys.status("")) and key.removeprefix(keys.status("")) in parked):
+            assert left <= HOUR, f"{key} expires in {left / HOUR:.1f} hours"
+
+
+def _id_of(member: bytes) -> str:
+    """Return the id of a parked event, or an empty text."""
+    try:
+        return Event.from_json(member.partition(b"\n")[2]).id
+    except EventError:
+        return ""
 
 
 @asynccontextmanager
 async def heard(redis: Redis, *channels: str) -> AsyncIterator[list[tuple[str, bytes]]]:
-    """Collects what is published on `channels` meanwhile; complete when the body has ended."""
+    """Collect the messages on `channels` meanwhile; the list is complete when the body has ended."""
     messages: list[tuple[str, bytes]] = []
     async with redis.pubsub() as subscription:
         await subscription.subscribe("end", *channels)
@@ -70,7 +131,7 @@ async def heard(redis: Redis, *channels: str) -> AsyncIterator[list[tuple[str, b
 
 @asynccontextmanager
 async def commands(redis: Redis) -> AsyncIterator[list[str]]:
-    """Collects the commands that scripts call meanwhile; complete when the body has ended."""
+    """Collect the commands that scripts call meanwhile; the list is complete when the body has ended."""
     called: list[str] = []
     async with redis.monitor() as monitor:
         yield called
@@ -82,23 +143,34 @@ async def commands(redis: Redis) -> AsyncIterator[list[str]]:
                 return
 
 
-def verbs(called: list[str]) -> list[str]:
+def verbs(called: Iterable[str]) -> list[str]:
     return [command.split(maxsplit=1)[0].upper() for command in called]
 
 
 async def overdue(redis: Redis, key: str) -> None:
-    """Make everything that waits under this sorted set due."""
+    """Make every parked event of this sorted set due."""
     for member in await redis.zrange(key, 0, -1):
         await redis.zadd(key, {member: 1})
 
 
-async def unserved(redis: Redis, stage: str) -> None:
-    """Age a stage's beat by more than a minute, as if its last bridge had gone then."""
-    wired = json.loads(await redis.hget(keys.STAGES, stage))
-    await redis.hset(keys.STAGES, stage, json.dumps({**wired, "beat": wired["beat"] - 61_000}))
+async def unserved(redis: Redis, *stages: str) -> None:
+    """Age the beats of these stages by more than a minute, as if their last bridge had gone then."""
+    for stage in stages:
+        wired = json.loads(await redis.hget(keys.STAGES, stage))
+        await redis.hset(keys.STAGES, stage, json.dumps({**wired, "beat": wired["beat"] - 61_000}))
 
 
-async def abandoned(redis: Redis, group: Group, entry: str, seconds: float = 31) -> None:
-    """Make an entry look as if its holder had not renewed it for so long."""
+async def reaped(consumer: Consumer) -> None:
+    """Reap consumers that are silent, as soon as there is one."""
+
+    async def one() -> bool:
+        return await consumer.reap(idle=0) > 0
+
+    await eventually(one)
+
+
+async def abandoned(redis: Redis, consumer: Consumer, *entries: Entry, seconds: float = CLAIM + 1) -> None:
+    """Make entries look as if this consumer had not renewed them for so long."""
     idle = round(seconds * 1000)
-    await redis.xclaim(keys.journal(group.channel), group.name, group.consumer, 0, [entry], idle=idle, justid=True)
+    for entry in entries:
+        await redis.xclaim(entry.stream, consumer.stage, consumer.name, 0, [entry.id], idle=idle, justid=True)

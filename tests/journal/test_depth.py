@@ -1,36 +1,44 @@
-"""What lies before a stage, and since when."""
+"""Depth: how many events wait for a stage, and since when."""
 
 import json
 
+import pytest
 from redis.asyncio import Redis
 
-from milepost import keys
-from milepost.journal import Bury, Complete, Depth, Journal, Park, depths
-from tests.journal.conftest import Groups
-from tests.journal.events import RAW, READY, letter, made, submission
+from milepost.journal import Bury, Complete, Consumer, Depth, Journal, Park, keys
+from tests.journal.conftest import Consumers
+from tests.journal.events import RAW, event_of, failure, made, settled, submission, taken
 
 LONG_AGO = 3_600_000
 
+EMPTY = Depth("distance", 0, 0, 0, None)
+
+
+@pytest.fixture
+async def distance(redis: Redis, consumers: Consumers) -> Consumer:
+    consumer = consumers("distance")
+    await made(consumer)
+    return consumer
+
 
 async def look(journal: Journal, stage: str = "distance", *channels: str) -> Depth:
-    [found] = await depths(journal.scripts, {stage: channels or [RAW]})
+    [found] = await journal.admin.depths({stage: channels or [RAW]})
     return found
 
 
 async def age(redis: Redis, entry: str) -> float:
-    """Seconds since a journal id was made."""
+    """Return the seconds since a stream id was made."""
     seconds, microseconds = await redis.time()
     return float(seconds + microseconds / 1e6 - int(entry.partition("-")[0]) / 1000)
 
 
-async def test_nothing_lies_before_a_stage_nobody_has_sent_to(journal: Journal) -> None:
-    assert await look(journal) == Depth("distance", 0, 0, 0, None)
-    assert await depths(journal.scripts, {}) == []
-    assert await depths(journal.scripts, {"bridge": []}) == [Depth("bridge", 0, 0, 0, None)]
+async def test_stage_that_nobody_has_sent_to_has_no_backlog(journal: Journal, redis: Redis) -> None:
+    assert await look(journal) == EMPTY
+    assert await journal.admin.depths({}) == []
+    assert await journal.admin.depths({"bridge": []}) == [Depth("bridge", 0, 0, 0, None)]
 
 
-async def test_what_nobody_has_read_lies_before_it(journal: Journal, redis: Redis) -> None:
-    """Whether or not its group was made by now."""
+async def test_unread_events_are_counted_before_the_group_is_made(journal: Journal, redis: Redis) -> None:
     for _ in range(3):
         await journal.publish(submission())
     found = await look(journal)
@@ -40,42 +48,37 @@ async def test_what_nobody_has_read_lies_before_it(journal: Journal, redis: Redi
     assert 0 <= found.oldest <= await age(redis, first.decode())
 
 
-async def test_what_is_read_and_not_settled_lies_before_it(journal: Journal, groups: Groups) -> None:
-    distance = groups("distance")
-    await made(distance)
+async def test_pending_events_are_counted_until_they_are_settled(journal: Journal, distance: Consumer) -> None:
     for _ in range(3):
         await journal.publish(submission())
-    entries = await distance.read(2, block=READY) or []
+    entries = (await distance.take(2)).entries
     assert (await look(journal)).backlog == 3
-    for entry in entries:
-        await distance.settle(Complete(entry, None))
+    await distance.settle([Complete(entry, "", None) for entry in entries])
     assert (await look(journal)).backlog == 1
-    for entry in await distance.read(9, block=READY) or []:
-        await distance.settle(Complete(entry, None))
-    assert await look(journal) == Depth("distance", 0, 0, 0, None)
+    await distance.settle([Complete(entry, "", None) for entry in (await distance.take(9)).entries])
+    assert await look(journal) == EMPTY
 
 
-async def test_another_stage_of_the_channel_has_its_own(journal: Journal, groups: Groups) -> None:
-    distance, other = groups("distance"), groups("other")
-    await made(distance, other)
-    await journal.publish(submission())
-    for entry in await distance.read(1, block=READY) or []:
-        await distance.settle(Complete(entry, None))
-    found = await depths(journal.scripts, {"distance": [RAW], "other": [RAW], "both": [RAW, "else"]})
+async def test_each_stage_of_a_channel_has_its_own_depth(
+    journal: Journal, distance: Consumer, consumers: Consumers
+) -> None:
+    await made(consumers("other"))
+    (entry,) = await taken(journal, distance)
+    await settled(distance, Complete(entry, "", None))
+    found = await journal.admin.depths({"distance": [RAW], "other": [RAW], "both": [RAW, "else"]})
     assert [depth.backlog for depth in found] == [0, 1, 1]
 
 
-async def test_a_parked_event_counts_from_its_first_journaling(journal: Journal, redis: Redis, groups: Groups) -> None:
-    distance = groups("distance")
-    await made(distance)
-    event = submission()
+async def test_parked_event_counts_from_its_first_journaling(
+    journal: Journal, redis: Redis, distance: Consumer
+) -> None:
     seconds, _ = await redis.time()
-    long_ago = str(seconds * 1000 - LONG_AGO)
-    await redis.xadd(keys.journal(RAW), {"event": event.to_json(), "since": long_ago})
+    retry = {"event": submission().to_json(), "channel": RAW, "since": str(seconds * 1000 - LONG_AGO)}
+    await redis.xadd(keys.retries("distance"), retry)  # type: ignore[arg-type]
     unread = await look(journal)
-    [entry] = await distance.read(1, block=READY) or []
+    [entry] = (await distance.take(1)).entries
     pending = await look(journal)
-    await distance.settle(Park(entry, letter(event, attempts=1), 100))
+    await settled(distance, Park(entry, event_of(entry).id, failure(attempts=1), 100))
     parked = await look(journal)
     assert (unread.backlog, pending.backlog, parked.backlog, parked.parked) == (1, 1, 0, 1)
     for found in (unread, pending, parked):
@@ -83,16 +86,14 @@ async def test_a_parked_event_counts_from_its_first_journaling(journal: Journal,
         assert found.oldest >= LONG_AGO / 1000
 
 
-async def test_dead_letters_are_counted_and_have_no_age(journal: Journal, groups: Groups) -> None:
-    distance = groups("distance")
-    await made(distance)
-    event = submission()
-    await journal.publish(event)
-    [entry] = await distance.read(1, block=READY) or []
-    await distance.settle(Bury(entry, letter(event)))
+async def test_dead_letters_are_counted_and_have_no_age(journal: Journal, distance: Consumer) -> None:
+    [entry] = await taken(journal, distance)
+    await settled(distance, Bury(entry, event_of(entry).id, failure()))
     assert await look(journal) == Depth("distance", 0, 0, 1, None)
 
 
-async def test_a_key_of_another_kind_is_passed_over(journal: Journal, redis: Redis) -> None:
+async def test_journal_of_another_type_does_not_hide_the_depth_of_other_stages(journal: Journal, redis: Redis) -> None:
     await redis.set(keys.journal("odd"), json.dumps({}))
-    assert (await look(journal, "distance", "odd")).backlog == 0
+    await journal.publish(submission())
+    odd, distance = await journal.admin.depths({"odd": ["odd"], "distance": [RAW]})
+    assert (odd.backlog, distance.backlog) == (0, 1)

@@ -1,4 +1,4 @@
-"""What the journal says when Redis cannot be reached or refuses: which server and why, never the password."""
+"""Errors of the journal when Redis cannot be reached or refuses: they name the server and why, never the password."""
 
 import traceback
 from collections.abc import Awaitable, Callable
@@ -8,13 +8,14 @@ import pytest
 from redis.asyncio import Redis
 
 from milepost.errors import JournalUnavailable
-from milepost.journal import Complete, Entry, Foreign, Group, Journal, Unreadable, Upkeep, Wiring
+from milepost.journal import Complete, Consumer, Entry, Foreign, Journal, Maintenance, Unreadable, Wiring, keys
+from milepost.journal.stats import Counts, Slot, read, write
 from milepost.settings import JournalSettings
-from tests.journal.events import RAW, submission
+from tests.journal.events import RAW, failure, maintenance_of, submission
 from tests.servers import free_port
 
 PASSWORD = "hush-hush"
-ENTRY = Entry("1-1", RAW, b"{}", "", 1, 0, 0)
+ENTRY = Entry(keys.journal(RAW), "1-1", RAW, b"{}", 1)
 
 
 @dataclass(frozen=True)
@@ -22,37 +23,55 @@ class Side:
     """All that has a connection to Redis."""
 
     journal: Journal
-    upkeep: Upkeep
-    group: Group
+    maintenance: Maintenance
+    consumer: Consumer
 
+
+async def settle(side: Side) -> None:
+    """Settle one delivery, and raise the answer if it is an exception."""
+    (answer,) = await side.consumer.settle([Complete(ENTRY, "one", None)])
+    if isinstance(answer, Exception):
+        raise answer
+
+
+ROUTES = {"distance": Wiring([RAW], [], "")}
 
 CALLS: dict[str, Callable[[Side], Awaitable[object]]] = {
     "publish": lambda side: side.journal.publish(submission()),
-    "progress": lambda side: side.journal.progress("one"),
+    "status": lambda side: side.journal.status("one"),
     "backlog": lambda side: side.journal.backlog(),
     "ping": lambda side: side.journal.ping(),
-    "stages": lambda side: side.journal.stages(),
-    "forget": lambda side: side.journal.forget("distance"),
-    "dead_stages": lambda side: side.journal.dead_stages(),
-    "dead_letters": lambda side: side.journal.dead_letters("distance"),
-    "replay": lambda side: side.journal.replay("distance", ["1-1"]),
-    "drop": lambda side: side.journal.drop("distance", ["1-1"]),
-    "adopt": lambda side: side.upkeep.adopt([Foreign(submission(), None)]),
-    "announce": lambda side: side.upkeep.announce(submission()),
-    "unreadable": lambda side: side.upkeep.unreadable([Unreadable(RAW, b"", "")]),
-    "lease": lambda side: side.upkeep.lease("token", ttl=1, tell=False),
-    "release": lambda side: side.upkeep.release("token"),
-    "beat": lambda side: side.upkeep.beat({"distance": Wiring([RAW], [], "")}),
-    "wake": lambda side: side.upkeep.wake(["distance"], most=1),
-    "trim": lambda side: side.upkeep.trim(RAW),
-    "ensure": lambda side: side.group.ensure(),
-    "read": lambda side: side.group.read(1, block=0.1),
-    "reread": lambda side: side.group.reread(),
-    "settle": lambda side: side.group.settle(Complete(ENTRY, None)),
-    "renew": lambda side: side.group.renew(["1-1"]),
-    "takeover": lambda side: side.group.takeover(1, claim=1, held=[], cursor="0-0"),
-    "hand_back": lambda side: side.group.hand_back(claim=1),
-    "reap": lambda side: side.group.reap(idle=1),
+    "stages": lambda side: side.journal.admin.stages(),
+    "depths": lambda side: side.journal.admin.depths({"distance": [RAW]}),
+    "unconsumed": lambda side: side.journal.admin.unconsumed(),
+    "forget": lambda side: side.journal.admin.forget("distance"),
+    "forget_journal": lambda side: side.journal.admin.forget_journal(RAW),
+    "dead_stages": lambda side: side.journal.admin.dead_stages(),
+    "dead_letters": lambda side: side.journal.admin.dead_letters("distance"),
+    "replay": lambda side: side.journal.admin.replay("distance", ["1-1"]),
+    "drop": lambda side: side.journal.admin.drop("distance", ["1-1"]),
+    "adopt": lambda side: side.maintenance.adopt([Foreign(submission(), None)]),
+    "announce": lambda side: side.maintenance.announce(submission()),
+    "bury_given_up": lambda side: side.maintenance.bury_given_up("distance", submission(), failure()),
+    "unreadable": lambda side: side.maintenance.unreadable([Unreadable(RAW, b"", "")]),
+    "lease": lambda side: side.maintenance.lease("token", ttl=1, announce=False),
+    "release": lambda side: side.maintenance.release("token"),
+    "beat": lambda side: side.maintenance.beat(ROUTES),
+    "switch": lambda side: side.maintenance.switch(ROUTES),
+    "wake": lambda side: side.maintenance.wake(["distance"], most=1),
+    "journals": lambda side: side.maintenance.journals(),
+    "trim": lambda side: side.maintenance.trim(RAW),
+    "keep_statuses": lambda side: side.maintenance.keep_statuses(RAW),
+    "ensure": lambda side: side.consumer.ensure(),
+    "take": lambda side: side.consumer.take(1),
+    "wait": lambda side: side.consumer.wait(1, block=0.1),
+    "reread": lambda side: side.consumer.reread(),
+    "settle": settle,
+    "renew": lambda side: side.consumer.renew([ENTRY]),
+    "hand_back": lambda side: side.consumer.hand_back(claim=1),
+    "reap": lambda side: side.consumer.reap(idle=1),
+    "write stats": lambda side: write(side.journal.scripts, "one", {"distance": [Slot(0, Counts(1))]}),
+    "read stats": lambda side: read(side.journal.scripts),
 }
 
 
@@ -73,18 +92,18 @@ async def test_every_call_raises_journal_unavailable_and_no_text_holds_the_passw
         "no rights": f"redis://nobody:{PASSWORD}@{at}",
     }[fault]
     await redis.acl_setuser("nobody", enabled=True, passwords=[f"+{PASSWORD}"])
-    journal = opened(JournalSettings.read(redis_url=url))
-    group = Group(
-        RAW,
+    settings = JournalSettings.read(redis_url=url)
+    journal = opened(settings)
+    consumer = Consumer(
         "distance",
+        [RAW],
         "one",
         reader=journal.scripts.line,
         scripts=journal.scripts,
-        keeping=journal.keeping,
-        deadline=JournalSettings().deadline,
+        deadline=settings.deadline,
     )
     with pytest.raises(JournalUnavailable) as caught:
-        await CALLS[call](Side(journal, Upkeep(journal.scripts, journal.keeping), group))
+        await CALLS[call](Side(journal, maintenance_of(journal, settings), consumer))
     await redis.acl_deluser("nobody")
     assert str(caught.value).startswith("Redis")
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))

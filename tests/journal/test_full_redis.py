@@ -1,4 +1,4 @@
-"""How it is kept, a full Redis (maxmemory, noeviction): what takes more is refused, what drains runs through."""
+"""A full Redis (maxmemory, noeviction): it refuses every step that takes more, and runs every step that drains."""
 
 from collections.abc import Awaitable, Callable
 
@@ -6,21 +6,35 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
-from milepost import keys
 from milepost.errors import JournalUnavailable
-from milepost.journal import Bury, Complete, Entry, Foreign, Journal, Park, Unreadable, Upkeep, Wiring
-from tests.journal.conftest import Groups, Table
+from milepost.journal import (
+    Bury,
+    Complete,
+    Consumer,
+    Entry,
+    Foreign,
+    Journal,
+    Maintenance,
+    Park,
+    Unreadable,
+    Wiring,
+    keys,
+)
+from tests.journal.conftest import Consumers, Table
 from tests.journal.events import (
     CALCULATED,
+    CLAIM,
     RAW,
-    READY,
     SENT,
+    abandoned,
     everything,
+    failure,
     heard,
-    letter,
     made,
     pending,
+    reaped,
     reply_to,
+    settled,
     submission,
     unserved,
 )
@@ -30,18 +44,23 @@ EVENTS = [submission(f"event-{number}") for number in range(4)]
 
 
 @pytest.fixture
-async def entries(journal: Journal, redis: Redis, groups: Groups) -> list[Entry]:
-    """Four entries that the group `distance` has read, and one that it has not."""
-    distance = groups("distance")
-    await made(distance)
+async def distance(redis: Redis, consumers: Consumers) -> Consumer:
+    consumer = consumers("distance")
+    await made(consumer)
+    return consumer
+
+
+@pytest.fixture
+async def entries(journal: Journal, distance: Consumer) -> list[Entry]:
+    """Four entries that the stage `distance` has taken, and one that it has not."""
     for event in EVENTS:
         await journal.publish(event)
-    taken = await distance.read(4, block=READY) or []
+    taken = (await distance.take(4)).entries
     await journal.publish(submission())
     return taken
 
 
-async def test_it_is_full(redis: Redis, full: Full) -> None:
+async def test_full_redis_refuses_a_key(redis: Redis, full: Full) -> None:
     await full()
     with pytest.raises(OutOfMemoryError):
         await redis.set("anything", "")
@@ -61,93 +80,124 @@ async def test_publish_is_refused_and_nothing_is_written(
     assert await everything(redis) == before
 
 
-async def test_adoption_is_refused_and_nothing_is_written(upkeep: Upkeep, redis: Redis, full: Full) -> None:
+async def test_adoption_is_refused_and_nothing_is_written(maintenance: Maintenance, redis: Redis, full: Full) -> None:
     await full()
     with pytest.raises(JournalUnavailable, match="Redis is full"):
-        await upkeep.adopt([Foreign(submission(), None)])
+        await maintenance.adopt([Foreign(submission(), None)])
     assert await everything(redis) == {}
 
 
 async def test_reading_completing_and_trimming_run_through(
-    journal: Journal, upkeep: Upkeep, redis: Redis, groups: Groups, entries: list[Entry], full: Full
+    maintenance: Maintenance, redis: Redis, distance: Consumer, entries: list[Entry], full: Full
 ) -> None:
     await full()
-    distance = groups("distance")
-    (last,) = await distance.read(9, block=READY) or []
-    assert await distance.settle(Complete(last, None)) == "done"
-    assert await distance.settle(Complete(entries[0], reply_to(EVENTS[0]))) == "done"
+    (last,) = (await distance.take(9)).entries
+    assert await settled(distance, Complete(last, "", None)) == "done"
+    assert await settled(distance, Complete(entries[0], EVENTS[0].id, reply_to(EVENTS[0]))) == "done"
     assert await redis.xlen(keys.journal(CALCULATED)) == 1
-    assert await upkeep.trim(RAW) == ("trimmed", 1)
+    assert (await maintenance.trim(RAW))[0] == "trimmed"
     assert await distance.reread() == entries[1:]
 
 
 async def test_parking_burying_waking_and_replaying_run_through(
-    journal: Journal, upkeep: Upkeep, redis: Redis, groups: Groups, entries: list[Entry], full: Full
+    journal: Journal, maintenance: Maintenance, distance: Consumer, entries: list[Entry], full: Full
 ) -> None:
-    await upkeep.beat({"distance": Wiring([RAW], [], "")})
+    await maintenance.beat({"distance": Wiring([RAW], [], "")})
     await full()
-    distance = groups("distance")
-    assert await distance.settle(Park(entries[0], letter(EVENTS[0]), 0)) == "done"
-    assert await distance.settle(Bury(entries[1], letter(EVENTS[1]))) == "buried"
-    assert (await upkeep.wake(["distance"], most=1))[0] == 1
-    (dead,) = await journal.dead_letters("distance")
-    assert await journal.replay("distance", [dead.entry]) == 1
-    assert len(await distance.read(9, block=READY) or []) == 3
+    assert await settled(distance, Park(entries[0], EVENTS[0].id, failure(), 0)) == "done"
+    assert await settled(distance, Bury(entries[1], EVENTS[1].id, failure())) == "buried"
+    assert await maintenance.wake(["distance"], most=1) == (1, None, {})
+    (dead,) = await journal.admin.dead_letters("distance")
+    assert await journal.admin.replay("distance", [dead.entry]) == 1
+    assert len((await distance.take(9)).entries) == 3
 
 
-async def test_unreadable_messages_wait_for_room(upkeep: Upkeep, full: Full) -> None:
+async def test_unreadable_messages_and_given_up_ones_wait_for_room(
+    journal: Journal, maintenance: Maintenance, full: Full
+) -> None:
     await full()
     with pytest.raises(JournalUnavailable, match="full"):
-        await upkeep.unreadable([Unreadable(RAW, b"\xff", "not UTF-8")])
+        await maintenance.unreadable([Unreadable(RAW, b"\xff", "not UTF-8")])
+    with pytest.raises(JournalUnavailable, match="full"):
+        await maintenance.bury_given_up("distance", submission(), failure())
+    with pytest.raises(JournalUnavailable, match="full"):
+        await maintenance.announce(submission())
 
 
 async def test_renewing_taking_over_handing_back_and_reaping_run_through(
-    redis: Redis, groups: Groups, entries: list[Entry], full: Full
+    distance: Consumer, consumers: Consumers, entries: list[Entry], full: Full
 ) -> None:
     await full()
-    distance, other = groups("distance"), groups("distance", "other")
-    assert await distance.renew([entry.id for entry in entries]) == []
-    assert await distance.hand_back(claim=30) == 4
-    assert (await other.takeover(9, claim=30, held=[], cursor="0-0"))[1] == entries
-    assert await distance.renew([entries[0].id]) == [entries[0].id]
-    assert await other.reap(idle=-1) == 1
+    other = consumers("distance", "other")
+    assert await distance.renew(entries) == []
+    assert await distance.hand_back(claim=CLAIM) == 4
+    assert (await other.take(4, claim=CLAIM)).entries == entries
+    assert await distance.renew(entries[:1]) == entries[:1]
+    await distance.settle([Complete(entry, "", None) for entry in entries])
+    await reaped(other)
 
 
-async def test_a_bridge_starts(upkeep: Upkeep, redis: Redis, groups: Groups, table: Table, full: Full) -> None:
+async def test_bridge_starts(
+    maintenance: Maintenance, redis: Redis, consumers: Consumers, table: Table, full: Full
+) -> None:
     await full()
+    assert await maintenance.switch({"distance": Wiring([RAW], [], "")}) is None
     await table(distance=(RAW, CALCULATED))
     assert await redis.hexists(keys.STAGES, "distance")
-    assert await redis.smembers(keys.ANNOUNCED) == {CALCULATED.encode()}
-    assert await groups("distance").ensure() is True
-    assert await groups("distance").read(1, block=0.01) == []
+    distance = consumers("distance")
+    assert await distance.ensure() is True
+    assert (await distance.take(1)).entries == []
 
 
-async def test_the_lease_is_taken_renewed_and_freed(upkeep: Upkeep, redis: Redis, full: Full) -> None:
+async def test_change_of_the_delivery_mode_runs_through(
+    maintenance: Maintenance,
+    redis: Redis,
+    consumers: Consumers,
+    distance: Consumer,
+    entries: list[Entry],
+    table: Table,
+    full: Full,
+) -> None:
+    await table(distance=(RAW,))
+    await unserved(redis, "distance")
     await full()
-    assert await upkeep.lease("one", ttl=10, tell=False) == "one"
-    assert await upkeep.lease("one", ttl=30, tell=False) == "one"
+    assert await maintenance.switch({"broker": Wiring([RAW], [], "")}) is None
+    assert len((await consumers("broker").take(9)).entries) == 5
+
+
+async def test_lease_is_taken_renewed_and_released(maintenance: Maintenance, redis: Redis, full: Full) -> None:
+    await full()
+    assert await maintenance.lease("one", ttl=10, announce=False) == "one"
+    assert await maintenance.lease("one", ttl=30, announce=False) == "one"
     assert await redis.pttl(keys.LEASE) > 20_000
-    assert await upkeep.release("one") is True
+    assert await maintenance.release("one") is True
 
 
-async def test_a_lookup_a_drop_and_forgetting_a_stage_run_through(
-    journal: Journal, redis: Redis, groups: Groups, table: Table, entries: list[Entry], full: Full
+async def test_lookup_drop_and_forgetting_a_stage_run_through(
+    journal: Journal, redis: Redis, distance: Consumer, table: Table, entries: list[Entry], full: Full
 ) -> None:
     await table(distance=(RAW, CALCULATED))
     await unserved(redis, "distance")
-    distance = groups("distance")
-    for entry, event in zip(entries[:2], EVENTS, strict=False):
-        await distance.settle(Bury(entry, letter(event)))
+    await distance.settle([Bury(entry, event.id, failure()) for entry, event in zip(entries[:2], EVENTS, strict=False)])
     await full()
-    assert list(await journal.progress(EVENTS[0].id)) == [RAW, "dead:distance"]
-    assert await journal.backlog() == 7
-    dead = await journal.dead_letters("distance")
-    assert await journal.drop("distance", [dead[0].entry]) == 1
-    assert (await journal.forget("distance")).dead == 1
+    assert list(await journal.status(EVENTS[0].id)) == [RAW, "dead:distance"]
+    assert await journal.backlog() == 5
+    dead = await journal.admin.dead_letters("distance")
+    assert await journal.admin.drop("distance", [dead[0].entry]) == 1
+    assert (await journal.admin.forget("distance")).dead == 1
 
 
-async def test_what_was_refused_is_taken_once_there_is_room(
-    journal: Journal, redis: Redis, groups: Groups, full: Full
+async def test_status_of_a_waiting_event_is_kept(
+    maintenance: Maintenance, redis: Redis, entries: list[Entry], full: Full
+) -> None:
+    await redis.pexpire(keys.status(EVENTS[0].id), 60_000)
+    await full()
+    await maintenance.keep_statuses(RAW)
+    assert await redis.pttl(keys.status(EVENTS[0].id)) <= 60_000, "it is younger than half an hour"
+
+
+async def test_refused_event_is_taken_once_there_is_room(
+    journal: Journal, redis: Redis, distance: Consumer, full: Full
 ) -> None:
     event = submission()
     await full()
@@ -155,7 +205,13 @@ async def test_what_was_refused_is_taken_once_there_is_room(
         await journal.publish(event)
     await redis.config_set("maxmemory", 0)
     assert await journal.publish(event) is True
-    distance = groups("distance")
-    await made(distance)
     assert await pending(redis, distance) == 0
-    assert len(await distance.read(9, block=READY) or []) == 1
+    assert len((await distance.take(9)).entries) == 1
+
+
+async def test_abandoned_entries_are_taken_over(
+    distance: Consumer, consumers: Consumers, redis: Redis, entries: list[Entry], full: Full
+) -> None:
+    await abandoned(redis, distance, *entries)
+    await full()
+    assert (await consumers("distance", "other").take(9, claim=CLAIM)).redelivered == 4

@@ -1,59 +1,107 @@
-"""The life of an event on a Redis Cluster of one shard, and for a user who may touch nothing but Milepost's keys."""
+"""The life of an event on a Redis Cluster of one shard, and under a user who may touch only Milepost's keys."""
 
 from pathlib import Path
 
 from redis.asyncio import Redis, from_url
 
-from milepost import keys
 from milepost.connection import connect
-from milepost.journal import Bury, Complete, Foreign, Forgotten, Group, Journal, Park, Upkeep, Wiring
+from milepost.journal import (
+    Bury,
+    Complete,
+    Consumer,
+    Delay,
+    Foreign,
+    Forgotten,
+    Journal,
+    Park,
+    Unreadable,
+    Wiring,
+    keys,
+)
+from milepost.journal.scripts import SCRIPTS
+from milepost.journal.stats import Counts, Slot, read, write
 from milepost.settings import JournalSettings
-from tests.journal.events import CALCULATED, RAW, READY, letter, reply_to, submission, unserved
+from tests.journal.events import (
+    CALCULATED,
+    CLAIM,
+    RAW,
+    failure,
+    maintenance_of,
+    reply_to,
+    settled,
+    submission,
+    unserved,
+)
 from tests.servers import Valkey, eventually, free_port
+
+ROUTES = {"distance": Wiring([RAW], [CALCULATED], ""), "store": Wiring([CALCULATED], [], "")}
 
 
 async def live(url: str, redis: Redis) -> None:
-    """Use every script once."""
+    """Run every script at least once."""
     given = JournalSettings.read(redis_url=url)
     journal = Journal(connect(given), given)
-    upkeep = Upkeep(journal.scripts, journal.keeping)
-    distance = Group(
-        RAW,
+    maintenance = maintenance_of(journal, given)
+    distance = Consumer(
         "distance",
+        [RAW],
         "one",
         reader=journal.scripts.line,
         scripts=journal.scripts,
-        keeping=journal.keeping,
         deadline=given.deadline,
     )
     event = submission()
-    await upkeep.beat({"distance": Wiring([RAW], [CALCULATED], ""), "store": Wiring([CALCULATED], [], "")})
+    assert await maintenance.switch(ROUTES) is None
+    await maintenance.beat(ROUTES)
     assert await distance.ensure()
     assert await journal.publish(event)
-    (entry,) = await distance.read(1, block=READY) or []
-    assert await distance.renew([entry.id]) == []
-    assert await distance.settle(Park(entry, letter(event), 0)) == "done"
-    assert (await upkeep.wake(["distance"], most=1))[0] == 1
-    (entry,) = await distance.read(1, block=READY) or []
-    assert await distance.settle(Bury(entry, letter(event))) == "buried"
-    (dead,) = await journal.dead_letters("distance")
-    assert await journal.replay("distance", [dead.entry]) == 1
-    await distance.read(1, block=READY)
-    assert await distance.hand_back(claim=1) == 1
-    _, (entry,), _ = await distance.takeover(1, claim=1, held=[], cursor="0-0")
-    assert await distance.settle(Complete(entry, reply_to(event))) == "done"
+    (entry,) = (await distance.take(1)).entries
+    assert await distance.renew([entry]) == []
+    assert await settled(distance, Delay(entry, event.id, 0)) == "done"
+    assert await maintenance.wake(["distance"], most=1) == (1, None, {})
+    (entry,) = (await distance.take(1)).entries
+    assert await settled(distance, Park(entry, event.id, failure(), 0)) == "done"
+    assert (await maintenance.wake(["distance"], most=1))[0] == 1
+    (entry,) = (await distance.take(1)).entries
+    assert await settled(distance, Bury(entry, event.id, failure())) == "buried"
+    (dead,) = await journal.admin.dead_letters("distance")
+    assert await journal.admin.replay("distance", [dead.entry]) == 1
+    await distance.take(1)
+    assert await distance.hand_back(claim=CLAIM) == 1
+    (entry,) = (await distance.take(1, claim=CLAIM)).entries
+    assert await settled(distance, Complete(entry, event.id, reply_to(event))) == "done"
     assert await distance.reap(idle=0) == 0
-    assert await upkeep.trim(RAW) == ("trimmed", 3)
-    assert await upkeep.lease("token", ttl=10, tell=True) == "token"
-    assert await upkeep.adopt([Foreign(submission(), "token"), Foreign(submission(), None)]) == ["done", "done"]
-    assert await upkeep.announce(submission(channel=CALCULATED))
-    assert await upkeep.release("token")
-    await upkeep.bury("store", submission(), letter(event), only="broker")
-    assert list(await journal.progress(event.id)) == [RAW, CALCULATED]
-    assert await journal.backlog() == 4
+    assert await maintenance.trim(RAW) == ("trimmed", 0, 0)
+    await maintenance.keep_statuses(RAW)
+    assert await maintenance.lease("token", ttl=10, announce=True) == "token"
+    assert await maintenance.adopt([Foreign(submission(), "token"), Foreign(submission(), None)]) == ["done", "done"]
+    assert await maintenance.announce(submission(channel=CALCULATED))
+    assert await maintenance.release("token")
+    await maintenance.bury_given_up("store", submission(), failure())
+    await maintenance.unreadable([Unreadable(RAW, b"\xff", "not UTF-8")])
+    await write(journal.scripts, "one", {"distance": [Slot(0, Counts(1))]})
+    assert await read(journal.scripts)
+    assert list(await journal.status(event.id)) == [RAW, CALCULATED]
+    assert await journal.backlog() == 5
+    assert [stage.name for stage in await journal.admin.stages()] == ["distance", "store"]
     await unserved(redis, "distance")
-    assert await journal.forget("distance") == Forgotten(0, 0)
+    assert await journal.admin.forget("distance") == Forgotten(0, 0)
+    assert await journal.admin.forget_journal(RAW) == 2
     await journal.close()
+
+
+async def test_life_of_an_event_runs_every_script(redis: Redis, redis_url: str) -> None:
+    """So that the tests below say something of each of them."""
+    await redis.script_flush()
+    async with redis.monitor() as monitor:
+        await live(redis_url, redis)
+        await redis.ping()
+        sent: set[str] = set()
+        async for seen in monitor.listen():
+            if seen["command"] == "PING":
+                break
+            sent |= {name for name, text in SCRIPTS.items() if f"-- {name}(" in seen["command"]}
+    assert sent == set(SCRIPTS)
 
 
 async def test_all_keys_are_on_one_shard_of_a_cluster(tmp_path: Path) -> None:
@@ -69,7 +117,7 @@ async def test_all_keys_are_on_one_shard_of_a_cluster(tmp_path: Path) -> None:
         await redis.aclose()
 
 
-async def test_a_user_needs_no_keys_but_ours_and_no_administration(redis: Redis, redis_url: str) -> None:
+async def test_user_needs_no_keys_but_those_of_milepost_and_no_administration(redis: Redis, redis_url: str) -> None:
     await redis.execute_command(
         *["ACL", "SETUSER", "narrow", "on", ">pw", "~{milepost}:*", "resetchannels"],
         *(f"&{channel}" for channel in (RAW, CALCULATED, keys.LEASE, keys.STAGES)),

@@ -1,27 +1,33 @@
-"""Every script may run twice: its first answer is lost on the way, and the client's one retry sends it again."""
+"""Every script may run twice: its first answer is lost on the way, and the connection sends it once more."""
 
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 from redis.asyncio import Redis
 
-from milepost import keys
 from milepost.connection import connect
 from milepost.errors import JournalUnavailable
-from milepost.journal import Bury, Complete, Entry, Foreign, Group, Journal, Park, Upkeep, Wiring
+from milepost.journal import Bury, Complete, Consumer, Foreign, Journal, Maintenance, Park, Wiring, keys
 from milepost.line import Line
 from milepost.settings import JournalSettings
-from tests.journal.conftest import Groups
+from tests.journal.conftest import Consumers, Table
 from tests.journal.events import (
     CALCULATED,
+    CLAIM,
     RAW,
     READY,
+    abandoned,
+    event_of,
+    failure,
     heard,
-    letter,
     made,
+    maintenance_of,
     pending,
     reply_to,
+    settled,
     submission,
+    taken,
+    unserved,
 )
 from tests.journal.proxy import Proxy, proxied
 
@@ -41,26 +47,25 @@ def lossy(proxy: Proxy, opened: Callable[[JournalSettings], Journal]) -> Journal
 
 
 @pytest.fixture
-def lossy_group(proxy: Proxy, lossy: Journal, settings: JournalSettings) -> Group:
-    return Group(
-        RAW,
+def lossy_maintenance(lossy: Journal, settings: JournalSettings) -> Maintenance:
+    return maintenance_of(lossy, settings)
+
+
+@pytest.fixture
+async def lossy_consumer(lossy: Journal, settings: JournalSettings, redis: Redis) -> Consumer:
+    consumer = Consumer(
         "distance",
+        [RAW],
         "consumer",
         reader=lossy.scripts.line,
         scripts=lossy.scripts,
-        keeping=lossy.keeping,
         deadline=settings.deadline,
     )
+    await made(consumer)
+    return consumer
 
 
-async def taken(journal: Journal, group: Group) -> Entry:
-    await group.ensure()
-    await journal.publish(submission("one"))
-    (entry,) = await group.read(1, block=READY) or []
-    return entry
-
-
-async def test_an_event_is_published_once(lossy: Journal, proxy: Proxy, redis: Redis) -> None:
+async def test_event_is_published_once(lossy: Journal, proxy: Proxy, redis: Redis) -> None:
     await lossy.publish(submission())
     async with heard(redis, RAW) as messages:
         proxy.lose(SCRIPT)
@@ -70,98 +75,146 @@ async def test_an_event_is_published_once(lossy: Journal, proxy: Proxy, redis: R
     assert await redis.xlen(keys.journal(RAW)) == 2
 
 
-async def test_a_hop_publishes_its_reply_once(journal: Journal, lossy_group: Group, proxy: Proxy, redis: Redis) -> None:
-    entry = await taken(journal, lossy_group)
-    await lossy_group.settle(Complete(entry, None))
-    entry = (await another(journal, lossy_group))[0]
+async def test_hop_publishes_its_reply_once(
+    journal: Journal, lossy_consumer: Consumer, proxy: Proxy, redis: Redis
+) -> None:
+    first, second = await taken(journal, lossy_consumer, 2)
+    await settled(lossy_consumer, Complete(first, "", None))
+    reply = reply_to(event_of(second))
     async with heard(redis, CALCULATED) as messages:
         proxy.lose(SCRIPT)
-        assert await lossy_group.settle(Complete(entry, reply_to(submission("two")))) == "stale"
+        assert await settled(lossy_consumer, Complete(second, reply.id, reply)) == "stale"
     assert proxy.lost == 1
     assert len(messages) == await redis.xlen(keys.journal(CALCULATED)) == 1
-    assert await pending(redis, lossy_group) == 0
+    assert await pending(redis, lossy_consumer) == 0
 
 
-async def another(journal: Journal, group: Group) -> list[Entry]:
-    await journal.publish(submission())
-    return await group.read(1, block=READY) or []
-
-
-async def test_an_event_is_parked_and_buried_once(
-    journal: Journal, lossy_group: Group, proxy: Proxy, redis: Redis
+async def test_event_is_parked_and_buried_once(
+    journal: Journal, lossy_consumer: Consumer, proxy: Proxy, redis: Redis
 ) -> None:
-    entry = await taken(journal, lossy_group)
+    first, second = await taken(journal, lossy_consumer, 2)
     proxy.lose(SCRIPT)
-    await lossy_group.settle(Park(entry, letter(submission("one")), 60))
-    (entry,) = await another(journal, lossy_group)
+    await settled(lossy_consumer, Park(first, event_of(first).id, failure(), 60))
     proxy.lose(SCRIPT)
-    await lossy_group.settle(Bury(entry, letter(submission("one"))))
+    await settled(lossy_consumer, Bury(second, event_of(second).id, failure()))
     assert proxy.lost == 2
-    assert await redis.zcard(keys.waiting("distance")) == await redis.xlen(keys.dead("distance")) == 1
+    assert await redis.zcard(keys.parked("distance")) == await redis.xlen(keys.dead("distance")) == 1
 
 
-async def test_a_parked_event_is_woken_and_a_dead_one_replayed_once(
-    journal: Journal, lossy: Journal, groups: Groups, proxy: Proxy, redis: Redis
+async def test_parked_event_is_woken_once_and_a_dead_one_replayed_once(
+    journal: Journal,
+    lossy: Journal,
+    lossy_maintenance: Maintenance,
+    consumers: Consumers,
+    table: Table,
+    proxy: Proxy,
+    redis: Redis,
 ) -> None:
-    distance = groups("distance")
-    await Upkeep(journal.scripts, journal.keeping).beat({"distance": Wiring([RAW], [], "")})
-    entry = await taken(journal, distance)
-    await distance.settle(Park(entry, letter(submission("one")), 0))
+    await table(distance=(RAW,))
+    distance = consumers("distance")
+    await made(distance)
+    (entry,) = await taken(journal, distance)
+    await settled(distance, Park(entry, "", failure(), 0))
     proxy.lose(SCRIPT)
-    await Upkeep(lossy.scripts, lossy.keeping).wake(["distance"], most=9)
-    (entry,) = await distance.read(9, block=READY) or []
-    await distance.settle(Bury(entry, letter(submission("one"))))
-    (dead,) = await journal.dead_letters("distance")
+    await lossy_maintenance.wake(["distance"], most=9)
+    (entry,) = (await distance.take(9)).entries
+    await settled(distance, Bury(entry, "", failure()))
+    (dead,) = await journal.admin.dead_letters("distance")
     proxy.lose(SCRIPT)
-    await lossy.replay("distance", [dead.entry])
+    await lossy.admin.replay("distance", [dead.entry])
     assert proxy.lost == 2
-    assert len(await distance.read(9, block=READY) or []) == 1
+    assert len((await distance.take(9)).entries) == 1
 
 
-async def test_a_foreign_event_is_adopted_once_and_the_lease_kept(lossy: Journal, proxy: Proxy, redis: Redis) -> None:
-    upkeep = Upkeep(lossy.scripts, lossy.keeping)
+async def test_foreign_event_is_adopted_once_and_the_lease_is_kept(
+    lossy_maintenance: Maintenance, proxy: Proxy, redis: Redis
+) -> None:
     proxy.lose(SCRIPT)
-    assert await upkeep.lease("token", ttl=10, tell=False) == "token"
+    assert await lossy_maintenance.lease("token", ttl=10, announce=False) == "token"
     proxy.lose(SCRIPT)
-    assert await upkeep.adopt([Foreign(submission(channel="user:email"), "token")]) in (["seen"], ["done"])
+    foreign = Foreign(submission(channel="user:email"), "token")
+    assert await lossy_maintenance.adopt([foreign]) in (["seen"], ["done"])
     assert await redis.xlen(keys.journal("user:email")) == 1
 
 
-async def test_what_a_lost_read_carried_comes_back_by_reread_and_is_read_only_once(
-    journal: Journal, groups: Groups, proxy: Proxy, redis: Redis, settings: JournalSettings
+async def test_mode_is_switched_once(
+    journal: Journal,
+    lossy_maintenance: Maintenance,
+    consumers: Consumers,
+    table: Table,
+    proxy: Proxy,
+    redis: Redis,
 ) -> None:
+    await table(distance=(RAW,))
+    distance, broker = consumers("distance"), consumers("broker")
+    await made(distance)
+    await taken(journal, distance, 3)
+    await journal.publish(submission())
+    await unserved(redis, "distance")
+    proxy.lose(SCRIPT)
+    assert await lossy_maintenance.switch({"broker": Wiring([RAW], [], "")}) is None
+    assert proxy.lost == 1
+    assert len((await broker.take(9)).entries) == 4
+
+
+@pytest.fixture
+async def lossy_reads(
+    journal: Journal, proxy: Proxy, redis: Redis, settings: JournalSettings
+) -> AsyncIterator[Consumer]:
+    """A consumer that reads through the proxy, as a bridge does: a read is never sent again."""
     reader = Line(connect(JournalSettings.read(redis_url=proxy.url)), again=False)
-    distance = Group(
-        RAW,
+    consumer = Consumer(
         "distance",
+        [RAW],
         "consumer",
         reader=reader,
         scripts=journal.scripts,
-        keeping=journal.keeping,
         deadline=settings.deadline,
     )
-    await made(distance)
-    event = submission()
-    await journal.publish(event)
-    proxy.lose(b"XREADGROUP")
-    with pytest.raises(JournalUnavailable):
-        await distance.read(9, block=READY)
-    (entry,) = await distance.reread() or []
-    assert entry.event == event.to_json().encode()
-    assert await distance.read(9, block=0.01) == []
+    await made(consumer)
+    yield consumer
     await reader.close()
 
 
-async def test_scripts_that_the_server_forgot_are_sent_again(
-    journal: Journal, upkeep: Upkeep, groups: Groups, redis: Redis
+@pytest.mark.parametrize("how", ["take", "wait"])
+async def test_entries_of_a_lost_reply_are_reread_and_not_read_twice(
+    lossy_reads: Consumer, proxy: Proxy, redis: Redis, how: str
 ) -> None:
-    distance = groups("distance")
-    entry = await taken(journal, distance)
+    event = submission()
+    await redis.xadd(keys.retries("distance"), {"event": event.to_json(), "channel": RAW})
+    proxy.lose(b"XREADGROUP")
+    with pytest.raises(JournalUnavailable):
+        await (lossy_reads.take(9) if how == "take" else lossy_reads.wait(9, block=READY))
+    (entry,) = await lossy_reads.reread()
+    assert entry.event == event.to_json().encode()
+    assert (await lossy_reads.take(9)).entries == []
+
+
+async def test_entries_of_a_lost_takeover_are_reread(
+    journal: Journal, consumers: Consumers, lossy_reads: Consumer, proxy: Proxy, redis: Redis
+) -> None:
+    dead = consumers("distance", "dead")
+    entries = await taken(journal, dead, 2)
+    assert (await lossy_reads.take(9, claim=CLAIM)).entries == []
+    await abandoned(redis, dead, *entries)
+    proxy.lose(SCRIPT)
+    with pytest.raises(JournalUnavailable):
+        await lossy_reads.take(9, claim=CLAIM)
+    assert await lossy_reads.reread() == entries
+    assert (await lossy_reads.take(9, claim=CLAIM)).entries == []
+
+
+async def test_scripts_that_the_server_forgot_are_sent_again(
+    journal: Journal, maintenance: Maintenance, consumers: Consumers, redis: Redis
+) -> None:
+    distance = consumers("distance")
+    await made(distance)
+    (entry,) = await taken(journal, distance)
     await redis.script_flush()
     assert await journal.publish(submission()) is True
     await redis.script_flush()
-    assert await distance.settle(Complete(entry, reply_to(submission("one")))) == "done"
+    assert await settled(distance, Complete(entry, "", None)) == "done"
     await redis.script_flush()
-    assert await upkeep.trim(RAW) == ("trimmed", 1)
+    assert len((await distance.take(1)).entries) == 1
     await redis.script_flush()
-    assert await upkeep.wake(["distance"], most=1) == (0, None)
+    assert await maintenance.wake(["distance"], most=1) == (0, None, {})

@@ -1,347 +1,429 @@
-"""How it is kept, complete, park, bury: a no-op write, the gate, the own write, and XACK last."""
+"""Settling a delivery: the gate, the write of its own, and the acknowledgement last."""
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
 
-from milepost import keys
 from milepost.connection import connect
 from milepost.errors import JournalUnavailable
-from milepost.events.event import Event
-from milepost.journal import Act, Bury, Complete, Entry, Group, Hold, Journal, Park, Scripts
+from milepost.journal import (
+    Bury,
+    Complete,
+    Consumer,
+    Delay,
+    Entry,
+    GroupMissing,
+    Journal,
+    Park,
+    Refused,
+    Scripts,
+    Settlement,
+    keys,
+)
 from milepost.settings import JournalSettings
-from tests.journal.conftest import Groups, Table
+from tests.journal.conftest import Consumers
 from tests.journal.events import (
     CALCULATED,
+    CLAIM,
     RAW,
-    READY,
-    SENT,
+    abandoned,
     commands,
+    event_of,
     everything,
+    failure,
     heard,
     journaled,
-    letter,
     made,
     pending,
     reply_to,
-    submission,
+    settled,
+    taken,
     verbs,
 )
 
 DAY = 24 * 3600 * 1000
 """Milliseconds."""
 
-KINDS: dict[str, Callable[[Entry], Act]] = {
-    "complete": lambda entry: Complete(entry, reply_to(event_of(entry))),
-    "park": lambda entry: Park(entry, letter(event_of(entry)), 60),
-    "bury": lambda entry: Bury(entry, letter(event_of(entry))),
-    "hold": lambda entry: Hold(entry, 60),
+KINDS: dict[str, Callable[[Entry], Settlement]] = {
+    "complete": lambda entry: Complete(entry, event_of(entry).id, reply_to(event_of(entry))),
+    "park": lambda entry: Park(entry, event_of(entry).id, failure(), 60),
+    "bury": lambda entry: Bury(entry, event_of(entry).id, failure()),
+    "delay": lambda entry: Delay(entry, event_of(entry).id, 60),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def event_of(entry: Entry) -> Event:
-    return Event.from_json(entry.event)
-
-
 @pytest.fixture
-async def distance(redis: Redis, groups: Groups) -> Group:
-    group = groups("distance")
-    await group.ensure()
-    return group
+async def distance(redis: Redis, consumers: Consumers) -> Consumer:
+    consumer = consumers("distance")
+    await made(consumer)
+    return consumer
 
 
-async def taken(journal: Journal, group: Group, count: int = 1) -> list[Entry]:
-    """Entries of `count` new events, read by the group."""
-    for _ in range(count):
-        await journal.publish(submission(channel=group.channel))
-    return await group.read(count, block=READY) or []
-
-
-async def test_an_event_leaves_one_journal_as_it_enters_the_next(
-    journal: Journal, redis: Redis, distance: Group
+async def test_event_leaves_one_journal_as_it_enters_the_next(
+    journal: Journal, redis: Redis, distance: Consumer
 ) -> None:
     (entry,) = await taken(journal, distance)
     reply = reply_to(event_of(entry), data={"email": "someone@example.org", "distance_from_velocity": 1.5})
     async with heard(redis, CALCULATED) as messages:
-        assert await distance.settle(Complete(entry, reply)) == "done"
+        assert await settled(distance, Complete(entry, reply.id, reply)) == "done"
     assert await pending(redis, distance) == 0
     ((following, fields),) = await redis.xrange(keys.journal(CALCULATED))
     assert fields == {b"event": reply.to_json().encode()}
     assert messages == [
         (CALCULATED, b'{"journalid":"' + following + b'",' + reply.to_json().encode().removeprefix(b"{"))
     ]
-    assert list(await journal.progress(reply.id)) == [RAW, CALCULATED]
-    assert await redis.get(keys.seen(reply.source, reply.id)) == b"carried"
+    assert list(await journal.status(reply.id)) == [RAW, CALCULATED]
 
 
-async def test_a_delivery_without_a_reply_is_acknowledged_and_publishes_nothing(
-    journal: Journal, redis: Redis, distance: Group
+async def test_delivery_without_a_reply_is_acknowledged_and_publishes_nothing(
+    journal: Journal, redis: Redis, distance: Consumer
 ) -> None:
     (entry,) = await taken(journal, distance)
-    assert await distance.settle(Complete(entry, None)) == "done"
+    assert await settled(distance, Complete(entry, event_of(entry).id, None)) == "done"
     assert await pending(redis, distance) == 0
     assert await redis.smembers(keys.JOURNALS) == {RAW.encode()}
 
 
-async def test_a_reply_on_a_channel_that_no_stage_consumes_is_announced(
-    journal: Journal, redis: Redis, groups: Groups, table: Table
+async def test_settled_entry_is_deleted_at_once_when_no_other_group_reads_its_stream(
+    journal: Journal, redis: Redis, distance: Consumer
 ) -> None:
-    await table(email=("user:email", SENT))
-    email = groups("email", channel="user:email")
-    await made(email)
-    (entry,) = await taken(journal, email)
-    reply = reply_to(event_of(entry), SENT)
-    async with heard(redis, SENT) as messages:
-        await email.settle(Complete(entry, reply))
-    assert messages == [(SENT, reply.to_json().encode())]
-    assert not await redis.exists(keys.journal(SENT))
-    assert await pending(redis, email) == 0
+    """So a finished submission pins no memory, and nothing else in the stream has to wait for a trim."""
+    entries = await taken(journal, distance, 4)
+    kinds = [KINDS[kind](entry) for kind, entry in zip(KINDS, entries, strict=True)]
+    assert await distance.settle(kinds) == ["done", "done", "buried", "done"]
+    assert await journaled(redis, RAW) == []
+
+
+async def test_settled_entry_stays_while_another_group_reads_its_stream(
+    journal: Journal, redis: Redis, distance: Consumer, consumers: Consumers
+) -> None:
+    audit = consumers("audit")
+    await made(audit)
+    (entry,) = await taken(journal, distance)
+    await settled(distance, Complete(entry, "", None))
+    (same,) = (await audit.take(9)).entries
+    assert same.event == entry.event
+
+
+async def test_one_pending_entry_keeps_no_other(journal: Journal, redis: Redis, distance: Consumer) -> None:
+    slow, *others = await taken(journal, distance, 20)
+    await distance.settle([Complete(entry, "", None) for entry in others])
+    assert [name.decode() for name, _ in await redis.xrange(keys.journal(RAW))] == [slow.id]
 
 
 @each_kind
-async def test_the_no_op_write_comes_first_then_the_gate_and_the_acknowledgement_last(
-    journal: Journal, redis: Redis, distance: Group, kind: str
+async def test_full_redis_allows_the_first_write_the_gate_is_next_and_the_acknowledgement_last(
+    journal: Journal, redis: Redis, distance: Consumer, kind: str
 ) -> None:
     entries = await taken(journal, distance, 2)
-    await distance.settle(KINDS[kind](entries[0]))
+    await settled(distance, KINDS[kind](entries[0]))
+    await redis.pexpire(keys.status(event_of(entries[1]).id), 1_000_000)
     async with commands(redis) as called:
-        await distance.settle(KINDS[kind](entries[1]))
-    writes = {"XADD", "SADD", "SET", "PUBLISH", "HSET", "PEXPIRE", "ZADD", "XACK"}
+        await settled(distance, KINDS[kind](entries[1]))
+    writes = {"XADD", "SADD", "PUBLISH", "HSET", "PEXPIRE", "ZADD", "XACK", "XDEL"}
     order = [verb for verb in verbs(called) if verb in {*writes, "XPENDING"}]
     own = {
-        "complete": ["XADD", "SADD", "SET", "PUBLISH", "HSET", "PEXPIRE"],
-        "park": ["ZADD"],
+        "complete": ["XADD", "SADD", "PUBLISH", "HSET", "PEXPIRE"],
+        "park": ["ZADD", "PEXPIRE"],
         "bury": ["XADD", "SADD", "HSET", "PEXPIRE"],
-        "hold": ["ZADD"],
+        "delay": ["ZADD", "PEXPIRE"],
     }[kind]
-    assert order == ["XACK", "XPENDING", *own, "XACK"]
+    assert order == ["XACK", "XPENDING", *own, "XACK", "XDEL"]
     acknowledgements = [command for command in called if command.upper().startswith("XACK")]
     assert acknowledgements[0].endswith("0-0")
     assert acknowledgements[1].endswith(entries[1].id)
 
 
-async def test_complete_never_looks_at_seen(journal: Journal, redis: Redis, distance: Group) -> None:
+async def test_complete_never_looks_at_seen_marks(journal: Journal, redis: Redis, distance: Consumer) -> None:
     (entry,) = await taken(journal, distance)
     reply = reply_to(event_of(entry))
     await redis.set(keys.seen(reply.source, reply.id), "carried")
-    assert await distance.settle(Complete(entry, reply)) == "done"
+    assert await settled(distance, Complete(entry, reply.id, reply)) == "done"
     assert await redis.xlen(keys.journal(CALCULATED)) == 1
 
 
-async def test_a_parked_event_waits_by_due_time_with_since_and_counts(
-    journal: Journal, redis: Redis, distance: Group
+async def test_parked_event_waits_by_due_time_with_since_and_counts(
+    journal: Journal, redis: Redis, distance: Consumer
 ) -> None:
     (entry,) = await taken(journal, distance)
     before = (await redis.time())[0]
-    assert await distance.settle(Park(entry, letter(event_of(entry), attempts=3, crashes=1), 60)) == "done"
+    park = Park(entry, event_of(entry).id, failure(attempts=3, crashes=1), 60)
+    assert await settled(distance, park) == "done"
     assert await pending(redis, distance) == 0
-    ((member, due),) = await redis.zrange(keys.waiting("distance"), 0, -1, withscores=True)
+    ((member, due),) = await redis.zrange(keys.parked("distance"), 0, -1, withscores=True)
     head, _, text = member.partition(b"\n")
     assert head.split()[1:] == [entry.id.partition("-")[0].encode(), b"3", b"1", RAW.encode()]
     assert text == entry.event
     assert before * 1000 + 60_000 <= due <= (before + 10) * 1000 + 60_000
 
 
-async def test_an_overdue_event_is_buried_with_its_reason_after_a_failed_attempt(
-    journal: Journal, redis: Redis, distance: Group
+async def test_delayed_event_waits_until_it_is_that_old_and_its_deadline_counts_from_then(
+    journal: Journal, redis: Redis, distance: Consumer
+) -> None:
+    (entry,) = await taken(journal, distance)
+    older = replace(entry, since=entry.since - 40_000)
+    assert await settled(distance, Delay(older, event_of(entry).id, 60)) == "done"
+    ((member, due),) = await redis.zrange(keys.parked("distance"), 0, -1, withscores=True)
+    assert due == entry.since + 20_000
+    assert member.split()[1:4] == [str(round(due)).encode(), b"0", b"0"]
+
+
+async def test_delayed_event_is_not_buried_after_its_deadline(
+    journal: Journal, redis: Redis, distance: Consumer
+) -> None:
+    """A bridge that was away for long never tried it."""
+    (entry,) = await taken(journal, distance)
+    late = replace(entry, since=entry.since - 2 * DAY)
+    assert await settled(distance, Delay(late, event_of(entry).id, 60)) == "done"
+    assert await redis.zcard(keys.parked("distance")) == 1
+
+
+async def test_overdue_event_is_buried_with_its_reason_after_a_failed_attempt(
+    journal: Journal, redis: Redis, distance: Consumer
 ) -> None:
     (entry,) = await taken(journal, distance)
     late = replace(entry, since=entry.since - DAY)
-    assert await distance.settle(Park(late, letter(event_of(entry), "HTTP 503", attempts=2), 60)) == "buried"
-    assert not await redis.exists(keys.waiting("distance"))
-    (dead,) = await journal.dead_letters("distance")
+    assert await settled(distance, Park(late, event_of(entry).id, failure("HTTP 503", attempts=2), 60)) == "buried"
+    assert not await redis.exists(keys.parked("distance"))
+    (dead,) = await journal.admin.dead_letters("distance")
     assert dead.reason == "deadline passed; last: HTTP 503"
     assert (dead.event, dead.attempts) == (entry.event, 2)
     assert await pending(redis, distance) == 0
 
 
-async def test_the_deadline_is_looked_at_only_after_a_failed_attempt(
-    journal: Journal, distance: Group, redis: Redis
+async def test_deadline_is_looked_at_only_after_a_failed_attempt(
+    journal: Journal, redis: Redis, distance: Consumer
 ) -> None:
     first, second = await taken(journal, distance, 2)
     late = replace(first, since=first.since - DAY)
-    assert await distance.settle(Complete(late, reply_to(event_of(first)))) == "done"
+    assert await settled(distance, KINDS["complete"](late)) == "done"
     almost = replace(second, since=second.since - DAY + 60_000)
-    assert await distance.settle(Park(almost, letter(event_of(second)), 60)) == "done"
+    assert await settled(distance, KINDS["park"](almost)) == "done"
 
 
-async def test_a_dead_letter_keeps_what_is_known_and_progress_notes_it(
-    journal: Journal, redis: Redis, distance: Group
+async def test_dead_letter_keeps_what_is_known_and_the_status_notes_it(
+    journal: Journal, redis: Redis, distance: Consumer
 ) -> None:
     (entry,) = await taken(journal, distance)
     event = event_of(entry)
     reason = 'HTTP 422: "lat" is no latitude \\ é\n'
-    assert await distance.settle(Bury(entry, letter(event, reason, attempts=1, crashes=2))) == "buried"
-    (dead,) = await journal.dead_letters("distance")
+    assert await settled(distance, Bury(entry, event.id, failure(reason, attempts=1, crashes=2))) == "buried"
+    (dead,) = await journal.admin.dead_letters("distance")
     assert (dead.stage, dead.channel, dead.id, dead.event) == ("distance", RAW, event.id, entry.event)
     assert (dead.reason, dead.status, dead.attempts, dead.crashes) == (reason, 500, 1, 2)
     assert await pending(redis, distance) == 0
-    assert (await journal.progress(event.id))["dead:distance"].data == {"reason": reason}
+    assert (await journal.status(event.id))["dead:distance"].data == {"reason": reason}
+
+
+# the gate
 
 
 @each_kind
-async def test_a_second_settlement_is_stale_and_does_nothing(
-    journal: Journal, redis: Redis, distance: Group, kind: str
+async def test_second_settlement_is_stale_and_changes_nothing(
+    journal: Journal, redis: Redis, distance: Consumer, kind: str
 ) -> None:
     (entry,) = await taken(journal, distance)
-    await distance.settle(Complete(entry, reply_to(event_of(entry))))
+    await settled(distance, KINDS["complete"](entry))
     before = await everything(redis)
     async with heard(redis, CALCULATED) as messages:
-        assert await distance.settle(KINDS[kind](entry)) == "stale"
+        assert await settled(distance, KINDS[kind](entry)) == "stale"
     assert messages == []
     assert await everything(redis) == before
 
 
 @each_kind
-async def test_after_a_takeover_the_first_to_settle_wins_and_the_other_is_stale(
-    journal: Journal, redis: Redis, groups: Groups, kind: str
+async def test_second_settlement_within_one_round_trip_is_stale(
+    journal: Journal, redis: Redis, distance: Consumer, kind: str
 ) -> None:
-    slow, quick = groups("distance", "slow"), groups("distance", "quick")
+    (entry,) = await taken(journal, distance)
+    first, second = await distance.settle([KINDS[kind](entry)] * 2)
+    assert first in {"done", "buried"}
+    assert second == "stale"
+    assert await redis.xlen(keys.journal(CALCULATED)) == (kind == "complete")
+
+
+@each_kind
+async def test_after_a_takeover_the_first_to_settle_wins_and_the_other_is_stale(
+    journal: Journal, redis: Redis, consumers: Consumers, kind: str
+) -> None:
+    slow, quick = consumers("distance", "slow"), consumers("distance", "quick")
     await made(slow)
     (entry,) = await taken(journal, slow)
-    _, (same,), _ = await quick.takeover(1, claim=0, held=[], cursor="0-0")
-    assert await quick.settle(KINDS[kind](same)) in {"done", "buried"}
+    await abandoned(redis, slow, entry)
+    (same,) = (await quick.take(1, claim=CLAIM)).entries
+    assert await settled(quick, KINDS[kind](same)) in {"done", "buried"}
     before = await everything(redis)
-    assert await slow.settle(Complete(entry, reply_to(event_of(entry)))) == "stale"
+    assert await settled(slow, KINDS["complete"](entry)) == "stale"
     assert await everything(redis) == before
 
 
 @each_kind
-async def test_a_settlement_after_the_group_was_destroyed_is_stale_and_the_event_comes_again(
-    journal: Journal, redis: Redis, distance: Group, kind: str
+async def test_settlement_after_the_group_was_destroyed_is_stale_and_the_event_comes_again(
+    journal: Journal, redis: Redis, distance: Consumer, kind: str
 ) -> None:
     (entry,) = await taken(journal, distance)
     await redis.xgroup_destroy(keys.journal(RAW), "distance")
-    assert await distance.settle(KINDS[kind](entry)) == "stale"
-    assert await distance.read(1, block=READY) is None
+    assert await settled(distance, KINDS[kind](entry)) == "stale"
+    with pytest.raises(GroupMissing):
+        await distance.take(1)
     assert await distance.ensure() is True
-    assert await distance.read(1, block=READY) == [entry]
+    assert (await distance.take(1)).entries == [entry]
 
 
 @each_kind
-async def test_a_settlement_after_the_journal_was_deleted_is_stale(
-    journal: Journal, redis: Redis, distance: Group, kind: str
+async def test_settlement_after_the_journal_was_deleted_is_stale(
+    journal: Journal, redis: Redis, distance: Consumer, kind: str
 ) -> None:
     (entry,) = await taken(journal, distance)
     await redis.delete(keys.journal(RAW))
     before = await everything(redis)
-    assert await distance.settle(KINDS[kind](entry)) == "stale"
+    assert await settled(distance, KINDS[kind](entry)) == "stale"
     assert await everything(redis) == before
 
 
 @pytest.mark.parametrize("how", ["xtrim", "xdel"])
-async def test_an_entry_deleted_while_on_the_wire_is_settled_all_the_same(
-    journal: Journal, redis: Redis, distance: Group, how: str
+async def test_entry_that_is_deleted_while_it_is_delivered_is_settled_all_the_same(
+    journal: Journal, redis: Redis, distance: Consumer, how: str
 ) -> None:
-    """The group still has it on its books, so its reply is not lost."""
+    """The group still has it pending, so its reply is not lost."""
     (entry,) = await taken(journal, distance)
     await (
         redis.xtrim(keys.journal(RAW), maxlen=0, approximate=False)
         if how == "xtrim"
         else redis.xdel(keys.journal(RAW), entry.id)
     )
-    assert await distance.settle(Complete(entry, reply_to(event_of(entry)))) == "done"
-    assert await distance.settle(Complete(entry, reply_to(event_of(entry)))) == "stale"
+    assert await settled(distance, KINDS["complete"](entry)) == "done"
+    assert await settled(distance, KINDS["complete"](entry)) == "stale"
     assert await redis.xlen(keys.journal(CALCULATED)) == 1
 
 
+async def test_gate_finds_a_pending_entry_among_many_others_of_its_stage(journal: Journal, distance: Consumer) -> None:
+    """Entries that are settled together may lie far apart, with many pending ones between them."""
+    entries = await taken(journal, distance, 60)
+    await settled(distance, Complete(entries[30], "", None))
+    chosen = [entries[0], entries[30], entries[31], entries[59]]
+    answers = await distance.settle([Complete(entry, "", None) for entry in chosen])
+    assert answers == ["done", "stale", "done", "done"]
+
+
+async def test_each_stage_of_a_channel_settles_for_itself(
+    journal: Journal, distance: Consumer, consumers: Consumers
+) -> None:
+    audit = consumers("audit")
+    await made(audit)
+    (entry,) = await taken(journal, distance)
+    (other,) = (await audit.take(1)).entries
+    assert await settled(distance, Complete(entry, "", None)) == "done"
+    assert await settled(audit, KINDS["park"](other)) == "done"
+    assert await settled(audit, Complete(other, "", None)) == "stale"
+
+
+# refusals
+
+
 @each_kind
-async def test_an_error_leaves_the_event_where_it_was_and_harms_no_neighbour(
-    journal: Journal, redis: Redis, distance: Group, kind: str
+async def test_refused_settlement_leaves_its_event_where_it_was_and_harms_no_other(
+    journal: Journal, redis: Redis, distance: Consumer, kind: str
 ) -> None:
     first, bad, last = await taken(journal, distance, 3)
-    waiting = keys.waiting("distance")
-    blocked = {"complete": keys.journal("broken"), "park": waiting, "bury": keys.dead("distance"), "hold": waiting}
+    parked = keys.parked("distance")
+    blocked = {"complete": keys.journal("broken"), "park": parked, "bury": keys.dead("distance"), "delay": parked}
     await redis.set(blocked[kind], "of another type")
-    act = KINDS[kind](bad) if kind != "complete" else Complete(bad, reply_to(event_of(bad), "broken"))
-    answers = await asyncio.gather(
-        distance.settle(Complete(first, reply_to(event_of(first)))),
-        distance.settle(act),
-        distance.settle(Complete(last, reply_to(event_of(last)))),
-        return_exceptions=True,
-    )
+    reply = reply_to(event_of(bad), "broken")
+    settlement = KINDS[kind](bad) if kind != "complete" else Complete(bad, reply.id, reply)
+    answers = await distance.settle([KINDS["complete"](first), settlement, KINDS["complete"](last)])
     assert answers[::2] == ["done", "done"]
-    assert isinstance(answers[1], JournalUnavailable)
+    assert isinstance(answers[1], Refused)
+    assert "WRONGTYPE" in str(answers[1])
     assert [row["message_id"] for row in await redis.xpending_range(keys.journal(RAW), "distance", "-", "+", 9)] == [
         bad.id.encode()
     ]
     assert await redis.xlen(keys.journal(CALCULATED)) == 2
     await redis.delete(blocked[kind])
-    assert await distance.settle(act) in {"done", "buried"}
+    assert await settled(distance, settlement) in {"done", "buried"}
     assert await pending(redis, distance) == 0
 
 
-async def test_a_refused_announcement_leaves_the_event_where_it_was(
-    journal: Journal, redis: Redis, distance: Group, settings: JournalSettings
-) -> None:
-    """A Redis user without channels must not fill the next journal with one copy of the reply for each try."""
-    (entry,) = await taken(journal, distance)
+@pytest.fixture
+async def mute(redis: Redis, distance: Consumer, settings: JournalSettings) -> AsyncIterator[Consumer]:
+    """A consumer under a user who may not PUBLISH: Redis 7's default for a new user."""
     await redis.acl_setuser("mute", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all"], channels=[])
     url = settings.redis_url.get_secret_value().replace("//", "//mute:pw@")
     scripts = Scripts(connect(JournalSettings.read(redis_url=url)))
-    mute = Group(
-        RAW,
+    yield Consumer(
         "distance",
+        [RAW],
         "consumer",
         reader=scripts.line,
         scripts=scripts,
-        keeping=journal.keeping,
         deadline=settings.deadline,
     )
-    for _ in range(3):
-        with pytest.raises(JournalUnavailable):
-            await mute.settle(Complete(entry, reply_to(event_of(entry))))
     await scripts.close()
     await redis.acl_deluser("mute")
+
+
+async def test_refused_announcement_leaves_the_event_where_it_was(
+    journal: Journal, redis: Redis, distance: Consumer, mute: Consumer
+) -> None:
+    """Each further try must not add another copy of the reply to the next journal."""
+    (entry,) = await taken(journal, distance)
+    for _ in range(3):
+        answer = await settled(mute, KINDS["complete"](entry))
+        assert isinstance(answer, Refused)
     assert await journaled(redis, CALCULATED) == []
     assert await pending(redis, distance) == 1
-    assert await distance.settle(Complete(entry, reply_to(event_of(entry)))) == "done"
+    assert await settled(distance, KINDS["complete"](entry)) == "done"
     assert len(await journaled(redis, CALCULATED)) == 1
 
 
-async def test_each_of_many_settlements_at_once_has_its_own_answer(
-    journal: Journal, redis: Redis, distance: Group
+async def test_settlement_without_a_reply_is_done_beside_one_that_is_refused(
+    journal: Journal, distance: Consumer, mute: Consumer
 ) -> None:
+    first, second = await taken(journal, distance, 2)
+    answers = await mute.settle([KINDS["complete"](first), Complete(second, "", None)])
+    assert isinstance(answers[0], Refused)
+    assert answers[1] == "done"
+
+
+async def test_settlements_are_unavailable_while_redis_is_away(
+    journal: Journal, redis: Redis, distance: Consumer
+) -> None:
+    """They may be tried again, and nothing has changed."""
+    entries = await taken(journal, distance, 4)
+    await journal.scripts.line.close()
+    answers = await distance.settle([KINDS[kind](entry) for kind, entry in zip(KINDS, entries, strict=True)])
+    assert [type(answer) for answer in answers] == [JournalUnavailable] * 4
+    assert await pending(redis, distance) == 4
+
+
+async def test_each_of_many_settlements_has_its_own_answer(journal: Journal, redis: Redis, distance: Consumer) -> None:
     entries = await taken(journal, distance, 80)
     kinds = list(KINDS) * 20
-    await distance.settle(Complete(entries[0], None))
-    answers = await asyncio.gather(
-        *(distance.settle(KINDS[kind](entry)) for kind, entry in zip(kinds, entries, strict=True))
-    )
+    await settled(distance, Complete(entries[0], "", None))
+    answers = await distance.settle([KINDS[kind](entry) for kind, entry in zip(kinds, entries, strict=True)])
     assert answers == ["stale", *({"bury": "buried"}.get(kind, "done") for kind in kinds[1:])]
     assert await redis.xlen(keys.journal(CALCULATED)) == 19
-    assert await redis.zcard(keys.waiting("distance")) == 40
+    assert await redis.zcard(keys.parked("distance")) == 40
     assert await redis.xlen(keys.dead("distance")) == 20
     assert await pending(redis, distance) == 0
 
 
-async def test_each_group_of_a_channel_settles_for_itself(
-    journal: Journal, redis: Redis, distance: Group, groups: Groups
+async def test_large_replies_are_sent_in_several_round_trips(
+    journal: Journal, redis: Redis, distance: Consumer
 ) -> None:
-    audit = groups("audit")
-    await made(audit)
-    (entry,) = await taken(journal, distance)
-    (other,) = await audit.read(1, block=READY) or []
-    assert await distance.settle(Complete(entry, None)) == "done"
-    assert await audit.settle(Park(other, letter(event_of(other)), 60)) == "done"
-    assert await audit.settle(Complete(other, None)) == "stale"
-
-
-async def test_large_replies_travel_apart(journal: Journal, redis: Redis, distance: Group) -> None:
-    """A script's arguments are one message to Redis: it has to arrive within the time-out."""
+    """The arguments of a script are one message to Redis: it must arrive within the time-out."""
     known, *entries = await taken(journal, distance, 11)
-    await distance.settle(Complete(known, None))  # Redis has the script now
+    await settled(distance, Complete(known, "", None))  # Redis has the script now
     replies = [reply_to(event_of(entry), data="x" * 600_000) for entry in entries]
     before = await scripts_run(redis)
-    answers = await asyncio.gather(
-        *(distance.settle(Complete(entry, reply)) for entry, reply in zip(entries, replies, strict=True))
+    answers = await distance.settle(
+        [Complete(entry, reply.id, reply) for entry, reply in zip(entries, replies, strict=True)]
     )
     assert answers == ["done"] * 10
-    assert await scripts_run(redis) - before == 2, "4 MB at most, and none alone that may go with others"
+    assert await scripts_run(redis) - before == 2, "4 MB at most, and none alone that fits with others"
 
 
 async def scripts_run(redis: Redis) -> int:

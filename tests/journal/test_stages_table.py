@@ -1,33 +1,42 @@
-"""How it is kept, the stages table: beats, what is served, and how a stage is forgotten."""
+"""The stages table: beats, which stages are served, and how a stage is forgotten."""
 
 import json
-from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
 
-from milepost import keys
-from milepost.events.event import Event
-from milepost.journal import Bury, Complete, Forgotten, Journal, Park, StageServed, Upkeep, Wiring
-from tests.journal.conftest import Groups, Table
+from milepost.journal import (
+    Bury,
+    Complete,
+    Forgotten,
+    GroupMissing,
+    Journal,
+    Maintenance,
+    Park,
+    StageServed,
+    Wiring,
+    keys,
+)
+from tests.journal.conftest import Consumers, Table
 from tests.journal.events import (
     CALCULATED,
     RAW,
-    READY,
     SENT,
     everything,
+    failure,
+    heard,
     journaled,
-    letter,
     made,
     submission,
+    taken,
     unserved,
 )
 
 
-async def test_a_beat_writes_what_a_route_consumes_emits_and_where_it_is(
-    journal: Journal, upkeep: Upkeep, redis: Redis
+async def test_beat_writes_what_a_route_consumes_and_emits_and_its_url(
+    journal: Journal, maintenance: Maintenance, redis: Redis
 ) -> None:
-    await upkeep.beat(
+    await maintenance.beat(
         {
             "broker": Wiring([RAW, "user:email"], [CALCULATED], "http://broker"),
             "audit": Wiring([RAW], [], "http://audit"),
@@ -37,148 +46,163 @@ async def test_a_beat_writes_what_a_route_consumes_emits_and_where_it_is(
     seconds, _ = await redis.time()
     assert abs(wired.pop("beat") - seconds * 1000) < 10_000
     assert wired == {"consumes": [RAW, "user:email"], "emits": [CALCULATED], "url": "http://broker"}
-    audit, broker = await journal.stages()
+    audit, broker = await journal.admin.stages()
     assert (audit.name, audit.consumes, audit.emits, audit.url) == ("audit", (RAW,), (), "http://audit")
     assert broker.consumes == (RAW, "user:email")
 
 
-async def test_a_channel_is_only_announced_while_it_is_emitted_and_nobody_consumes_it(
-    journal: Journal, redis: Redis, table: Table
+async def test_beat_announces_the_channels_of_served_stages(
+    maintenance: Maintenance, redis: Redis, table: Table
 ) -> None:
-    async def kept() -> bool:
-        """Whether an event of the channel is journaled now."""
-        before = await redis.xlen(keys.journal(CALCULATED))
-        await journal.publish(Event(id=uuid4().hex, source="/test", type=CALCULATED))
-        return bool(await redis.xlen(keys.journal(CALCULATED)) - before)
-
-    assert await kept(), "no stage is known"
-    await table(distance=(RAW, CALCULATED))
-    assert await redis.smembers(keys.ANNOUNCED) == {CALCULATED.encode()}
-    assert not await kept()
-    await table(store=(CALCULATED, SENT))
-    assert await redis.smembers(keys.ANNOUNCED) == {SENT.encode()}
-    assert await kept()
+    await table(store=(CALCULATED, "user:email"), audit=(RAW,))
     await unserved(redis, "store")
-    await table(distance=(RAW, CALCULATED))
-    assert await kept(), "a stage that is away comes back"
-    await journal.forget("store")
-    assert await redis.smembers(keys.ANNOUNCED) == {CALCULATED.encode()}
-    assert not await kept()
+    async with heard(redis, keys.STAGES) as messages:
+        await table(distance=(RAW, CALCULATED))
+        await table(email=("user:email", SENT))
+        await maintenance.beat({})
+    announced = [sorted(json.loads(message)) for _, message in messages]
+    assert announced == [[RAW], [RAW, "user:email"], [RAW, "user:email"]]
 
 
-async def test_a_stage_whose_beat_is_older_than_a_minute_is_not_served(
+async def test_beat_announces_no_channel_while_no_stage_is_served(
+    maintenance: Maintenance, redis: Redis, table: Table
+) -> None:
+    """Its form stays a list: an empty table of Lua would be an object."""
+    await table(store=(CALCULATED,))
+    await unserved(redis, "store")
+    async with heard(redis, keys.STAGES) as messages:
+        await maintenance.beat({})
+    assert messages == [(keys.STAGES, b"[]")]
+
+
+async def test_beat_removes_a_key_of_version_0_1(maintenance: Maintenance, redis: Redis) -> None:
+    await redis.sadd("{milepost}:announced", SENT)
+    await maintenance.beat({})
+    assert not await redis.exists("{milepost}:announced")
+
+
+async def test_stage_whose_beat_is_older_than_a_minute_is_not_served(
     journal: Journal, redis: Redis, table: Table
 ) -> None:
     await table(distance=(RAW, CALCULATED), store=(CALCULATED,))
     await unserved(redis, "store")
-    assert {stage.name: stage.served for stage in await journal.stages()} == {"distance": True, "store": False}
+    assert {stage.name: stage.served for stage in await journal.admin.stages()} == {"distance": True, "store": False}
     await table(store=(CALCULATED,))
-    assert all(stage.served for stage in await journal.stages())
+    assert all(stage.served for stage in await journal.admin.stages())
 
 
-async def test_stages_are_shown_with_what_lies_before_them(
-    journal: Journal, redis: Redis, table: Table, groups: Groups
+async def test_stages_are_shown_with_their_backlog(
+    journal: Journal, redis: Redis, table: Table, consumers: Consumers
 ) -> None:
     await table(distance=(RAW, CALCULATED), audit=(RAW,))
-    distance, audit = groups("distance"), groups("audit")
-    await made(distance, audit)
-    events = [submission() for _ in range(5)]
-    for event in events:
-        await journal.publish(event)
-    entries = await distance.read(4, block=READY) or []
-    await distance.settle(Complete(entries[0], None))
-    await distance.settle(Park(entries[1], letter(events[1]), 60))
-    await distance.settle(Bury(entries[2], letter(events[2])))
-    found = {stage.name: stage for stage in await journal.stages()}
-    server = await redis.info("server")
-    if "valkey_version" in server or int(server["redis_version"].partition(".")[0]) >= 7:
-        assert found["distance"].backlog == 2
-    assert (found["distance"].parked, found["distance"].dead) == (1, 1)
+    distance = consumers("distance")
+    await made(distance, consumers("audit"))
+    entries = await taken(journal, distance, 4)
+    await journal.publish(submission())
+    await distance.settle(
+        [Complete(entries[0], "", None), Park(entries[1], "", failure(), 60), Bury(entries[2], "", failure())]
+    )
+    found = {stage.name: stage for stage in await journal.admin.stages()}
+    assert (found["distance"].backlog, found["distance"].parked, found["distance"].dead) == (2, 1, 1)
     assert (found["audit"].backlog, found["audit"].parked, found["audit"].dead) == (5, 0, 0)
 
 
-async def test_the_table_is_empty_before_any_bridge_has_run(journal: Journal, redis: Redis) -> None:
-    assert await journal.stages() == []
+async def test_table_is_empty_before_any_bridge_has_run(journal: Journal, redis: Redis) -> None:
+    assert await journal.admin.stages() == []
 
 
-async def test_a_stage_whose_channel_has_no_journal_yet_has_no_backlog(
+async def test_stage_whose_channel_has_no_journal_yet_has_no_backlog(
     journal: Journal, redis: Redis, table: Table
 ) -> None:
     await table(distance=(RAW,))
-    (stage,) = await journal.stages()
+    (stage,) = await journal.admin.stages()
     assert stage.backlog == 0
 
 
-async def test_forget_is_refused_while_the_beat_is_fresh(journal: Journal, redis: Redis, table: Table) -> None:
+async def test_served_stage_cannot_be_forgotten(journal: Journal, redis: Redis, table: Table) -> None:
     await table(distance=(RAW,))
     before = await everything(redis)
     with pytest.raises(StageServed, match="distance is served"):
-        await journal.forget("distance")
+        await journal.admin.forget("distance")
     assert await everything(redis) == before
 
 
-async def test_forget_removes_entry_group_parked_and_dead_and_says_how_many(
-    journal: Journal, upkeep: Upkeep, redis: Redis, table: Table, groups: Groups
+async def test_forget_removes_every_trace_of_a_stage_and_returns_what_was_lost(
+    journal: Journal, maintenance: Maintenance, redis: Redis, table: Table, consumers: Consumers
 ) -> None:
     await table(distance=(RAW, CALCULATED), audit=(RAW,))
-    distance, audit = groups("distance"), groups("audit")
+    distance, audit = consumers("distance"), consumers("audit")
     await made(distance, audit)
-    events = [submission() for _ in range(4)]
-    for event in events:
-        await journal.publish(event)
-    entries = await distance.read(3, block=READY) or []
-    await distance.settle(Park(entries[0], letter(events[0]), 60))
-    await distance.settle(Park(entries[1], letter(events[1]), 60))
-    await distance.settle(Bury(entries[2], letter(events[2])))
+    entries = await taken(journal, distance, 4)
+    await distance.settle([Park(entry, "", failure(), 60 * number) for number, entry in enumerate(entries[:3])])
+    await distance.settle([Bury(entries[3], "", failure())])
+    await maintenance.wake(["distance"], most=9)
     await unserved(redis, "distance")
-    assert await journal.forget("distance") == Forgotten(parked=2, dead=1)
-    assert [stage.name for stage in await journal.stages()] == ["audit"]
-    assert not await redis.exists(keys.waiting("distance"), keys.dead("distance"))
+    assert await journal.admin.forget("distance") == Forgotten(parked=3, dead=1)
+    assert [stage.name for stage in await journal.admin.stages()] == ["audit"]
+    assert not await redis.exists(keys.parked("distance"), keys.dead("distance"), keys.retries("distance"))
     assert [row["name"] for row in await redis.xinfo_groups(keys.journal(RAW))] == [b"audit"]
-    for entry in await audit.read(9, block=READY) or []:
-        await audit.settle(Complete(entry, None))
-    await upkeep.trim(RAW)
+    assert await journal.admin.dead_stages() == []
+    await audit.settle([Complete(entry, "", None) for entry in (await audit.take(9)).entries])
+    await maintenance.trim(RAW)
     assert await journaled(redis, RAW) == []
     assert await journal.backlog() == 0
 
 
-async def test_a_group_that_the_table_does_not_know_can_be_forgotten(
-    journal: Journal, redis: Redis, groups: Groups
+async def test_group_that_the_table_does_not_know_can_be_forgotten(
+    journal: Journal, redis: Redis, consumers: Consumers
 ) -> None:
-    await made(groups("stray"))
-    assert await journal.forget("stray") == Forgotten(parked=0, dead=0)
+    await made(consumers("stray"))
+    assert await journal.admin.forget("stray") == Forgotten(parked=0, dead=0)
     assert await redis.xinfo_groups(keys.journal(RAW)) == []
 
 
-async def test_an_unknown_stage_cannot_be_forgotten(journal: Journal, redis: Redis) -> None:
+async def test_stage_whose_keys_are_of_another_type_can_be_forgotten(journal: Journal, redis: Redis) -> None:
+    stray = (keys.parked("stray"), keys.retries("stray"), keys.dead("stray"))
+    for key in stray:
+        await redis.set(key, "of another type")
+    await redis.sadd(keys.DEAD, "stray")
     with pytest.raises(LookupError):
-        await journal.forget("nobody")
+        await journal.admin.forget("stray")
+    assert not await redis.exists(*stray)
 
 
-async def test_a_forgotten_stage_that_is_served_again_gets_all_that_is_left(
-    journal: Journal, redis: Redis, table: Table, groups: Groups
+async def test_unknown_stage_cannot_be_forgotten(journal: Journal, redis: Redis) -> None:
+    with pytest.raises(LookupError):
+        await journal.admin.forget("nobody")
+
+
+async def test_forgotten_stage_that_is_served_again_gets_every_event_that_is_left(
+    journal: Journal, redis: Redis, table: Table, consumers: Consumers
 ) -> None:
     await table(distance=(RAW,))
-    distance = groups("distance")
+    distance = consumers("distance")
     await made(distance)
     await journal.publish(submission())
     await unserved(redis, "distance")
-    await journal.forget("distance")
-    assert await distance.read(1, block=READY) is None
+    await journal.admin.forget("distance")
+    with pytest.raises(GroupMissing):
+        await distance.take(1)
     await distance.ensure()
-    assert len(await distance.read(9, block=READY) or []) == 1
+    assert len((await distance.take(9)).entries) == 1
 
 
-async def test_a_journal_that_no_stage_consumes_is_shown_and_can_be_forgotten(
+async def test_journal_that_no_stage_consumes_is_shown_and_can_be_forgotten(
     journal: Journal, redis: Redis, table: Table
 ) -> None:
     await table(distance=(RAW, CALCULATED))
     for _ in range(3):
-        await journal.publish(Event(id=uuid4().hex, source="/test", type="raw_imput"))
+        await journal.publish(submission(channel="raw_imput"))
     await journal.publish(submission())
-    assert await journal.unconsumed() == {"raw_imput": 3, RAW: 1}, "no bridge has made its group yet"
-    assert await journal.forget_journal("raw_imput") == 3
+    assert await journal.admin.unconsumed() == {"raw_imput": 3, RAW: 1}, "no bridge has made its group yet"
+    assert await journal.admin.forget_journal("raw_imput") == 3
     assert not await redis.exists(keys.journal("raw_imput"))
     with pytest.raises(StageServed):
-        await journal.forget_journal(RAW)
+        await journal.admin.forget_journal(RAW)
     assert await journal.backlog() == 1
+
+
+async def test_journal_of_another_type_can_be_forgotten(journal: Journal, redis: Redis) -> None:
+    await redis.set(keys.journal("odd"), "of another type")
+    assert await journal.admin.forget_journal("odd") == 0
+    assert not await redis.exists(keys.journal("odd"))

@@ -1,15 +1,13 @@
-"""How stages did in the last minute, left in Redis and read again."""
+"""Statistics of the last minute: each bridge writes its own to Redis, and all are read together."""
 
 from collections.abc import Awaitable, Callable
 
 import pytest
 from redis.asyncio import Redis
 
-from milepost import keys
 from milepost.errors import JournalUnavailable
-from milepost.exposition import SECONDS
-from milepost.journal import Journal
-from milepost.journal.stats import KEPT, Counts, Slot, read, write
+from milepost.journal import Journal, keys
+from milepost.journal.stats import KEPT, SECONDS, Counts, Slot, read, write
 from tests.journal.events import everything
 
 
@@ -18,11 +16,11 @@ def counts(delivered: int = 1, **more: int) -> Counts:
 
 
 def within(**buckets: int) -> tuple[int, ...]:
-    """How many deliveries took how long: the bound of the bucket and the count."""
+    """Return counts by bucket, given as bound and count."""
     return tuple(buckets.get(str(bound), 0) for bound in (*SECONDS, "more"))
 
 
-async def test_what_is_left_is_read_again(journal: Journal) -> None:
+async def test_written_slots_are_read(journal: Journal) -> None:
     slots = [Slot(9.0, counts(3)), Slot(0.0, counts(2, dead=1))]
     await write(journal.scripts, "bridge-1", {"distance": slots})
     [first, second] = (await read(journal.scripts))["distance"]
@@ -30,7 +28,7 @@ async def test_what_is_left_is_read_again(journal: Journal) -> None:
     assert second.age < first.age - 8
 
 
-async def test_bridges_are_read_together_and_stages_apart(journal: Journal) -> None:
+async def test_slots_of_all_bridges_are_read_for_each_stage(journal: Journal) -> None:
     for bridge in ("bridge-1", "bridge-2"):
         await write(journal.scripts, bridge, {"distance": [Slot(0, counts(2))], "store": [Slot(0, counts(1))]})
     found = await read(journal.scripts)
@@ -40,18 +38,18 @@ async def test_bridges_are_read_together_and_stages_apart(journal: Journal) -> N
     }
 
 
-async def test_a_bridge_replaces_what_it_left_before(journal: Journal) -> None:
+async def test_bridge_replaces_its_own_slots(journal: Journal) -> None:
     for delivered in (1, 5):
         await write(journal.scripts, "bridge-1", {"distance": [Slot(0, counts(delivered))]})
     assert [slot.counts.delivered for slot in (await read(journal.scripts))["distance"]] == [5]
 
 
-async def test_what_is_older_than_a_minute_is_not_read(journal: Journal) -> None:
+async def test_slots_older_than_a_minute_are_not_read(journal: Journal) -> None:
     await write(journal.scripts, "bridge-1", {"distance": [Slot(KEPT, counts()), Slot(0, counts(7))]})
     assert [slot.counts.delivered for slot in (await read(journal.scripts))["distance"]] == [7]
 
 
-async def test_all_of_it_goes_within_a_minute(journal: Journal, redis: Redis) -> None:
+async def test_keys_expire_within_a_minute(journal: Journal, redis: Redis) -> None:
     key = keys.stats("distance", "bridge-1")
     await write(journal.scripts, "bridge-1", {"distance": [Slot(0, counts())]})
     assert 0 < await redis.pttl(key) <= KEPT * 1000
@@ -63,7 +61,7 @@ async def test_all_of_it_goes_within_a_minute(journal: Journal, redis: Redis) ->
     assert await redis.zrange(keys.STATS, 0, -1) == [keys.stats("store", "bridge-2").encode()]
 
 
-async def test_a_full_redis_refuses_it_whole(
+async def test_full_redis_refuses_the_whole_write(
     journal: Journal, redis: Redis, full: Callable[[], Awaitable[None]]
 ) -> None:
     await full()
@@ -81,7 +79,7 @@ async def test_slots_of_another_form_are_left_out(journal: Journal, redis: Redis
     assert (await read(journal.scripts)).get("distance", []) == []
 
 
-def test_a_quantile_is_that_of_its_bucket() -> None:
+def test_quantile_is_interpolated_within_its_bucket() -> None:
     assert Counts().quantile(0.5) is None
     even = Counts(seconds=within(**{"0.01": 100}))
     assert even.quantile(0.5) == pytest.approx(0.0075)

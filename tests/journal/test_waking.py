@@ -1,160 +1,200 @@
-"""How it is kept, wake: put back into the journal with `for`, then ZREM. A parked event holds nothing meanwhile."""
+"""Waking: parked events that are due go to their stage's retries. Until then they hold nothing."""
 
 import asyncio
 
 import pytest
 from redis.asyncio import Redis
 
-from milepost import keys
-from milepost.errors import JournalUnavailable
-from milepost.events.event import Event
-from milepost.journal import Complete, Entry, Group, Journal, Park, Upkeep
-from tests.journal.conftest import Groups
+from milepost.journal import Consumer, Entry, Journal, Maintenance, Park, keys
+from tests.journal.conftest import Consumers
 from tests.journal.events import (
+    CALCULATED,
     RAW,
-    READY,
     commands,
+    event_of,
+    failure,
     journaled,
-    letter,
     made,
     overdue,
     pending,
+    settled,
     submission,
+    taken,
     verbs,
 )
 
 
 @pytest.fixture
-async def distance(redis: Redis, groups: Groups) -> Group:
-    group = groups("distance")
-    await group.ensure()
-    return group
+async def distance(redis: Redis, consumers: Consumers) -> Consumer:
+    consumer = consumers("distance")
+    await made(consumer)
+    return consumer
 
 
-async def parked(journal: Journal, group: Group, delay: float = 0, **counts: int) -> Entry:
-    event = submission(channel=group.channel)
-    await journal.publish(event)
-    (entry,) = await group.read(1, block=READY) or []
-    assert await group.settle(Park(entry, letter(event, **counts), delay)) == "done"
+async def parked(journal: Journal, consumer: Consumer, delay: float = 0, **counts: int) -> Entry:
+    (entry,) = await taken(journal, consumer)
+    assert await settled(consumer, Park(entry, event_of(entry).id, failure(**counts), delay)) == "done"
     return entry
 
 
-async def test_a_woken_event_keeps_its_counts_and_since_and_is_for_the_route_that_parked_it(
-    journal: Journal, upkeep: Upkeep, redis: Redis, distance: Group
+async def test_woken_event_keeps_its_counts_its_channel_and_its_deadline(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer
 ) -> None:
     entry = await parked(journal, distance, attempts=4, crashes=2)
-    assert await upkeep.wake(["distance"], most=9) == (1, None)
-    (woken,) = await distance.read(9, block=READY) or []
-    assert woken.id != entry.id
-    assert (woken.event, woken.only, woken.since, woken.attempts, woken.crashes) == (
-        entry.event,
-        "distance",
-        entry.since,
-        4,
-        2,
-    )
-    assert not await redis.exists(keys.waiting("distance"))
+    assert await maintenance.wake(["distance"], most=9) == (1, None, {})
+    (woken,) = (await distance.take(9)).entries
+    assert (woken.stream, woken.retried, woken.only) == (keys.retries("distance"), True, "")
+    assert (woken.event, woken.channel, woken.since) == (entry.event, RAW, entry.since)
+    assert (woken.attempts, woken.crashes) == (4, 2)
+    assert not await redis.exists(keys.parked("distance"))
 
 
-async def test_parked_again_and_again_an_event_keeps_the_since_of_its_first_journaling(
-    journal: Journal, upkeep: Upkeep, distance: Group
+async def test_event_that_is_parked_again_and_again_keeps_the_since_of_its_first_journaling(
+    journal: Journal, maintenance: Maintenance, distance: Consumer
 ) -> None:
     first = await parked(journal, distance)
     for attempts in range(1, 4):
-        await upkeep.wake(["distance"], most=1)
-        (entry,) = await distance.read(1, block=READY) or []
+        await maintenance.wake(["distance"], most=1)
+        (entry,) = (await distance.take(1)).entries
         assert (entry.since, entry.attempts) == (first.since, attempts - 1)
-        await distance.settle(Park(entry, letter(Event.from_json(entry.event), attempts=attempts), 0))
+        await settled(distance, Park(entry, event_of(entry).id, failure(attempts=attempts), 0))
 
 
-async def test_only_the_route_that_parked_it_is_named_so_that_others_ack_it_unseen(
-    journal: Journal, upkeep: Upkeep, redis: Redis, distance: Group, groups: Groups
+async def test_woken_event_is_for_the_stage_that_parked_it_alone(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, consumers: Consumers
 ) -> None:
-    audit = groups("audit")
+    audit = consumers("audit")
     await made(audit)
     await parked(journal, distance)
-    (own,) = await audit.read(1, block=READY) or []
-    await audit.settle(Complete(own, None))
-    await upkeep.wake(["distance"], most=1)
-    (other,) = await audit.read(1, block=READY) or []
-    assert (own.only, other.only) == ("", "distance")
-    assert await audit.settle(Complete(other, None)) == "done"
-    (entry,) = await distance.read(1, block=READY) or []
-    assert entry.only == "distance"
+    assert len((await audit.take(9)).entries) == 1
+    await maintenance.wake(["distance"], most=1)
+    assert (await audit.take(9)).entries == []
+    assert len((await distance.take(9)).entries) == 1
 
 
-async def test_wake_leaves_what_is_not_due_and_says_when_it_is(
-    journal: Journal, upkeep: Upkeep, redis: Redis, distance: Group
+async def test_wake_leaves_events_that_are_not_due_and_returns_when_the_next_is(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer
 ) -> None:
     await parked(journal, distance, delay=60)
     await parked(journal, distance, delay=30)
     await parked(journal, distance, delay=0)
-    woken, due = await upkeep.wake(["distance", "nobody"], most=9)
-    assert woken == 1
+    woken, due, refused = await maintenance.wake(["distance", "nobody"], most=9)
+    assert (woken, refused) == (1, {})
     assert due is not None
     assert 20 < due <= 30
-    assert await redis.zcard(keys.waiting("distance")) == 2
+    assert await redis.zcard(keys.parked("distance")) == 2
 
 
-async def test_wake_puts_back_no_more_than_asked_of_each_route_the_first_due_first(
-    journal: Journal, upkeep: Upkeep, distance: Group, groups: Groups
+async def test_wake_moves_no_more_than_asked_of_each_stage_and_the_first_due_first(
+    journal: Journal, maintenance: Maintenance, distance: Consumer, consumers: Consumers
 ) -> None:
-    store = groups("store", channel="calculated_distance")
+    store = consumers("store", channels=[CALCULATED])
     await made(store)
     entries = [await parked(journal, distance) for _ in range(3)]
     await parked(journal, store)
-    assert await upkeep.wake(["distance", "store"], most=2) == (3, 0)
-    assert [entry.event for entry in await distance.read(9, block=READY) or []] == [
-        entry.event for entry in entries[:2]
-    ]
-    assert await upkeep.wake(["distance", "store"], most=2) == (1, None)
+    assert await maintenance.wake(["distance", "store"], most=2) == (3, 0, {})
+    assert [entry.event for entry in (await distance.take(9)).entries] == [entry.event for entry in entries[:2]]
+    assert await maintenance.wake(["distance", "store"], most=2) == (1, None, {})
 
 
-async def test_an_event_is_woken_once_by_any_number_of_bridges(
-    journal: Journal, upkeep: Upkeep, redis: Redis, distance: Group
+async def test_event_is_woken_once_by_any_number_of_bridges(
+    journal: Journal, maintenance: Maintenance, distance: Consumer
 ) -> None:
     for _ in range(5):
         await parked(journal, distance)
-    answers = await asyncio.gather(*(upkeep.wake(["distance"], most=3) for _ in range(6)))
-    assert sum(woken for woken, _ in answers) == 5
-    assert len(await distance.read(99, block=READY) or []) == 5
+    answers = await asyncio.gather(*(maintenance.wake(["distance"], most=3) for _ in range(6)))
+    assert sum(woken for woken, *_ in answers) == 5
+    assert len((await distance.take(99)).entries) == 5
 
 
-async def test_wake_adds_to_the_journal_before_it_takes_from_what_waits(
-    journal: Journal, upkeep: Upkeep, redis: Redis, distance: Group
+async def test_wake_adds_the_retry_before_it_removes_the_parked_event(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer
 ) -> None:
-    await upkeep.wake(["distance"], most=1)
+    await maintenance.wake(["distance"], most=1)
     await parked(journal, distance)
     async with commands(redis) as called:
-        await upkeep.wake(["distance"], most=1)
+        await maintenance.wake(["distance"], most=1)
     order = [verb for verb in verbs(called) if verb in {"XACK", "XADD", "ZREM"}]
     assert order == ["XACK", "XADD", "ZREM"]
 
 
-async def test_an_event_that_cannot_be_woken_stays_parked_and_holds_up_no_other(
-    journal: Journal, upkeep: Upkeep, redis: Redis, distance: Group, groups: Groups
+@pytest.mark.parametrize("broken", [keys.retries("broken"), keys.parked("broken")])
+async def test_stage_whose_keys_are_of_another_type_holds_up_no_other(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, consumers: Consumers, broken: str
 ) -> None:
-    broken, store = groups("broken", channel="broken"), groups("store", channel="calculated_distance")
-    await made(broken, store)
-    await parked(journal, broken)
-    await parked(journal, store)
+    stages = [consumers("broken", channels=["broken"]), distance, consumers("store", channels=[CALCULATED])]
+    await made(*stages)
+    for consumer in stages:
+        await parked(journal, consumer)
+    await redis.set(broken, "of another type")
+    for woken in (2, 0):
+        count, due, refused = await maintenance.wake(["broken", "distance", "store"], most=9)
+        assert (count, due, [*refused]) == (woken, None, ["broken"])
+        assert "WRONGTYPE" in refused["broken"]
+    for consumer in stages[1:]:
+        assert len((await consumer.take(9)).entries) == 1
+    if broken == keys.retries("broken"):
+        assert await redis.zcard(keys.parked("broken")) == 1, "the event is not lost"
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        b"nonsense",
+        b"",
+        b"\xff\xfe\x00",
+        b"1-1 1 0 0 raw_input",
+        b"1-1 -1 0 0 raw_input\n{}",
+        b"1-1 x 0 0 raw_input\n{}",
+        b"1-1 1 0 0\n{}",
+        b'\n{"specversion":"1.0"}',
+    ],
+    ids=repr,
+)
+async def test_parked_member_that_is_no_event_becomes_a_dead_letter(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, member: bytes
+) -> None:
+    """It can never be delivered; were it to stay, every wake would find it again."""
+    await redis.zadd(keys.parked("distance"), {member: 1})
     await parked(journal, distance)
-    await redis.delete(keys.journal("broken"))
-    await redis.set(keys.journal("broken"), "not a stream")
-    with pytest.raises(JournalUnavailable, match="WRONGTYPE"):
-        await upkeep.wake(["broken", "distance", "store"], most=9)
-    assert await redis.zcard(keys.waiting("broken")) == 1
-    assert len(await distance.read(9, block=READY) or []) == 1
-    assert len(await store.read(9, block=READY) or []) == 1
+    assert await maintenance.wake(["distance"], most=9) == (2, None, {})
+    assert not await redis.exists(keys.parked("distance"))
+    (dead,) = await journal.admin.dead_letters("distance")
+    assert (dead.event, dead.channel, dead.id) == (member, "", None)
+    assert dead.reason == "cannot be retried: it is not a parked event"
+    assert await journal.admin.dead_stages() == ["distance"]
+    assert len((await distance.take(9)).entries) == 1
+    assert await journal.admin.drop("distance", [dead.entry]) == 1
 
 
-async def test_a_waiting_event_holds_no_slot_and_pins_no_journal(
-    journal: Journal, upkeep: Upkeep, redis: Redis, distance: Group
+async def test_large_parked_events_are_woken_in_several_steps(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer
+) -> None:
+    """A step blocks Redis while it copies: 8 MB at most."""
+    text = submission(data="x" * 900_000).to_json()
+    for number in range(10):
+        await redis.zadd(keys.parked("distance"), {f"1-{number} 1 0 0 {RAW}\n{text}": 1})
+    assert await maintenance.wake(["distance"], most=99) == (8, 0, {})
+    assert await maintenance.wake(["distance"], most=99) == (2, None, {})
+    assert len((await distance.take(99)).entries) == 10
+
+
+async def test_parked_member_that_is_larger_than_a_step_holds_up_no_other(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer
+) -> None:
+    await redis.zadd(keys.parked("distance"), {"x" * 8_000_001: 1})
+    await parked(journal, distance)
+    assert [(await maintenance.wake(["distance"], most=9))[0] for _ in range(3)] == [1, 1, 0]
+    assert await redis.xlen(keys.dead("distance")) == 1
+    assert len((await distance.take(9)).entries) == 1
+
+
+async def test_parked_event_holds_no_slot_and_pins_no_journal(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer
 ) -> None:
     await parked(journal, distance, delay=3600)
     assert await pending(redis, distance) == 0
-    assert await upkeep.trim(RAW) == ("trimmed", 1)
     assert await journaled(redis, RAW) == []
-    await overdue(redis, keys.waiting("distance"))
-    assert (await upkeep.wake(["distance"], most=1))[0] == 1
-    assert len(await distance.read(1, block=READY) or []) == 1
+    await overdue(redis, keys.parked("distance"))
+    assert (await maintenance.wake(["distance"], most=1))[0] == 1
+    assert len((await distance.take(1)).entries) == 1

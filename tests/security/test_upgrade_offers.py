@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from milepost import keys
+from milepost.journal import keys
 from milepost.server.protocol import LARGEST_HEAD, Protocol
 from tests.security.conftest import PLACE, Door
 from tests.security.raw import CLOSE, received, replies, request, statuses

@@ -41,7 +41,7 @@ async def test_an_event_goes_all_the_way_and_keeps_its_id() -> None:
         assert miles.data == {"email": "ada@example.org", "distance_from_velocity": 2216.0742916592476}
         mailed = await pipeline.published("user:email", event_id)
         assert (mailed.source, mailed.data) == ("/milepost/store", "ada@example.org")
-        assert list(await pipeline.journal.progress(event_id)) == ["raw_input", "calculated_distance", "user:email"]
+        assert list(await pipeline.journal.status(event_id)) == ["raw_input", "calculated_distance", "user:email"]
 
 
 async def test_both_stages_of_a_channel_get_every_event(redis_url: str, redis: object) -> None:
@@ -65,7 +65,7 @@ async def test_an_event_that_came_before_it_is_waited_for_is_given_once() -> Non
 async def test_what_was_buried_is_told_with_its_reason() -> None:
     async with LocalPipeline(distance, stage(store), within=0.2) as pipeline:
         antipode = await pipeline.publish(Submission(email="ada@example.org", lat=-32.08, long=-145.1355))
-        await eventually(lambda: pipeline.journal.dead_letters("store"))
+        await eventually(lambda: pipeline.journal.admin.dead_letters("store"))
         with pytest.raises(AssertionError, match=f"nothing of {antipode} on user:email .*store: .*too far"):
             await pipeline.published("user:email", antipode)
 

@@ -4,8 +4,9 @@ from collections import Counter
 
 import pytest
 
-from milepost import Defer, InHand, Payload, Reject, Unavailable, keys, stage
+from milepost import Defer, InHand, Payload, Reject, Unavailable, stage
 from milepost.events.event import Event
+from milepost.journal import keys
 from milepost.testing import LocalPipeline
 from milepost.testing.servers import eventually
 
@@ -33,8 +34,8 @@ async def test_reject_is_a_dead_letter_at_once_with_its_reason() -> None:
         bad = await pipeline.publish(Place(name="the pole"))
         good = await pipeline.publish(Place(name="London"))
         assert (await pipeline.published("city", good)).data == {"name": "London"}
-        await eventually(lambda: pipeline.journal.dead_letters("city"))
-        (letter,) = await pipeline.journal.dead_letters("city")
+        await eventually(lambda: pipeline.journal.admin.dead_letters("city"))
+        (letter,) = await pipeline.journal.admin.dead_letters("city")
         assert (letter.id, letter.status, letter.attempts) == (bad, 422, 0)
         assert letter.reason == "HTTP 422: no city is so far north"
         assert calls == {"the pole": 1, "London": 1}
@@ -64,8 +65,8 @@ async def test_they_wait_as_long_as_they_say(verdict: type[Unavailable | Defer])
 
     async with LocalPipeline(stage(city, inline=True)) as pipeline:
         await pipeline.publish(Place(name="London"))
-        await eventually(lambda: pipeline.redis.zcard(keys.waiting("city")))
-        ((_, due),) = await pipeline.redis.zrange(keys.waiting("city"), 0, -1, withscores=True)
+        await eventually(lambda: pipeline.redis.zcard(keys.parked("city")))
+        ((_, due),) = await pipeline.redis.zrange(keys.parked("city"), 0, -1, withscores=True)
         seconds, _ = await pipeline.redis.time()
         assert 100 < due / 1000 - seconds <= 121
 
@@ -83,9 +84,9 @@ async def test_deferred_events_do_not_delay_others(batch: int) -> None:
         for name in names:
             if name.startswith("free"):
                 assert (await pipeline.published("city", ids[name])).data == {"name": name}
-        await eventually(lambda: pipeline.redis.zcard(keys.waiting("city")))
-        assert await pipeline.redis.zcard(keys.waiting("city")) == 6
-        assert await pipeline.journal.dead_letters("city") == []
+        await eventually(lambda: pipeline.redis.zcard(keys.parked("city")))
+        assert await pipeline.redis.zcard(keys.parked("city")) == 6
+        assert await pipeline.journal.admin.dead_letters("city") == []
 
 
 async def test_a_deferred_event_is_a_dead_letter_at_its_deadline() -> None:
@@ -94,7 +95,7 @@ async def test_a_deferred_event_is_a_dead_letter_at_its_deadline() -> None:
 
     async with LocalPipeline(stage(city, inline=True), delivery={"deadline": "PT1S"}) as pipeline:
         event_id = await pipeline.publish(Place(name="London"))
-        await eventually(lambda: pipeline.journal.dead_letters("city"))
-        (letter,) = await pipeline.journal.dead_letters("city")
+        await eventually(lambda: pipeline.journal.admin.dead_letters("city"))
+        (letter,) = await pipeline.journal.admin.dead_letters("city")
         assert (letter.id, letter.status, letter.attempts) == (event_id, 409, 0)
         assert letter.reason == "deadline passed; last: HTTP 409: 452 4.2.2 over quota"

@@ -1,17 +1,15 @@
-"""Batched content mode, and what a bridge makes of the answer to a batch."""
+"""Batched content mode, and the outcomes of the response to a batch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from operator import eq
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milepost.bridge.verdict import Delivered, Failed, RouteDown, judge, judge_batch
+from milepost.bridge.outcome import Delivered, Failed, Outcome, RouteDown, Undecided, outcome_of, outcomes_of_batch
 from milepost.errors import EventError
 from milepost.events.batch import BATCH_TYPE, is_batch, read_batch, write_batch
 from milepost.events.event import MAX_EVENT, Event
@@ -20,11 +18,11 @@ from milepost.http import problem_fields
 
 GOOD = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
 BATCH = {"content-type": BATCH_TYPE}
-NAMED = [partial(eq, "0"), partial(eq, "1")]
+IDS = ["0", "1"]
 
 
 @given(st.lists(st.builds(Event, id=st.sampled_from("abc"), source=st.just("/s"), type=st.just("t"), data=st.text())))
-def test_a_batch_is_read_in_the_order_it_was_written(events: list[Event]) -> None:
+def test_batch_is_read_in_the_order_it_was_written(events: list[Event]) -> None:
     text = write_batch(event.to_json().encode() for event in events)
     assert [fields["id"] for fields in json.loads(text)] == [event.id for event in events]
     if events:
@@ -45,12 +43,12 @@ def test_a_batch_is_read_in_the_order_it_was_written(events: list[Event]) -> Non
         (json.dumps([GOOD, GOOD, {**GOOD, "id": ""}]).encode(), "event 2: id: must not be empty"),
     ],
 )
-def test_a_broken_batch_is_refused_and_the_event_named_by_its_place(text: bytes, fault: str) -> None:
+def test_invalid_batch_is_refused_and_names_the_place(text: bytes, fault: str) -> None:
     with pytest.raises(EventError, match=fault):
         read_batch(text)
 
 
-def test_the_content_type_may_have_parameters_and_capitals() -> None:
+def test_content_type_of_a_batch_may_have_parameters_and_capitals() -> None:
     assert is_batch("Application/CloudEvents-Batch+JSON; charset=utf-8")
     assert not is_batch("application/cloudevents+json")
 
@@ -59,21 +57,22 @@ def replies(*types: str) -> bytes:
     return json.dumps([{**GOOD, "id": str(place), "type": kind} for place, kind in enumerate(types)]).encode()
 
 
-def test_a_batch_that_went_well_is_delivered_event_by_event() -> None:
-    verdicts = judge_batch(200, BATCH, replies("out", "out"), NAMED, emits="out")
-    assert [verdict.reply.id for verdict in verdicts if isinstance(verdict, Delivered) and verdict.reply] == ["0", "1"]
-    assert judge_batch(204, {}, b"", NAMED, emits="out") == [Delivered(), Delivered()]
-    assert judge_batch(202, {}, b"thanks", NAMED, emits=None) == [Delivered(), Delivered()]
+def test_each_event_of_a_batch_that_went_well_is_delivered_with_its_reply() -> None:
+    outcomes = outcomes_of_batch(200, BATCH, replies("out", "out"), IDS, emits="out")
+    assert [outcome.reply.id for outcome in outcomes if isinstance(outcome, Delivered) and outcome.reply] == ["0", "1"]
+    assert outcomes_of_batch(204, {}, b"", IDS, emits="out") == [Delivered(), Delivered()]
+    assert outcomes_of_batch(202, {}, b"thanks", IDS, emits=None) == [Delivered(), Delivered()]
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 @pytest.mark.parametrize("emits", ["out", None])
-def test_a_stage_that_is_not_there_is_not_there_for_each_event(status: int, emits: str | None) -> None:
+def test_away_status_takes_the_route_down_for_each_event(status: int, emits: str | None) -> None:
     away = RouteDown(status, f"HTTP {status}", 7.0)
-    assert judge_batch(status, {"retry-after": "7"}, b"", NAMED, emits=emits) == [away, away]
+    assert outcomes_of_batch(status, {"retry-after": "7"}, b"", IDS, emits=emits) == [away, away]
 
 
-UNSAID = [None, None]
+def undecided(outcomes: Sequence[Outcome | Undecided]) -> list[bool]:
+    return [isinstance(outcome, Undecided) for outcome in outcomes]
 
 
 @pytest.mark.parametrize(
@@ -102,15 +101,15 @@ UNSAID = [None, None]
         (500, {}, b""),
     ],
 )
-def test_anything_else_says_nothing_of_any_event(status: int, headers: Mapping[str, str], body: bytes) -> None:
-    assert judge_batch(status, headers, body, NAMED, emits="out") == UNSAID
+def test_unclear_response_leaves_every_event_undecided(status: int, headers: Mapping[str, str], body: bytes) -> None:
+    assert all(undecided(outcomes_of_batch(status, headers, body, IDS, emits="out")))
     said_each = status == 207 and body.startswith(b"[") and b"status" in body and body != b'[{"status": 204}]'
     if said_each or not 200 <= status < 300:
-        assert judge_batch(status, headers, body, NAMED, emits=None) == UNSAID
+        assert all(undecided(outcomes_of_batch(status, headers, body, IDS, emits=None)))
 
 
-def test_a_207_of_another_form_is_a_2xx_like_any_to_a_stage_that_emits_nothing() -> None:
-    assert judge_batch(207, {}, b"<multistatus/>", NAMED, emits=None) == [Delivered(), Delivered()]
+def test_foreign_207_of_a_stage_that_emits_nothing_is_any_2xx() -> None:
+    assert outcomes_of_batch(207, {}, b"<multistatus/>", IDS, emits=None) == [Delivered(), Delivered()]
 
 
 @pytest.mark.parametrize(
@@ -123,23 +122,25 @@ def test_a_207_of_another_form_is_a_2xx_like_any_to_a_stage_that_emits_nothing()
         {"status": 200, "event": {**GOOD, "id": ""}},
     ],
 )
-def test_a_reply_among_many_that_cannot_be_used_leaves_the_others_theirs(said: Any) -> None:
+def test_unusable_reply_leaves_its_own_event_undecided_only(said: Any) -> None:
     body = json.dumps([{"id": "0", **said}, {"id": "1", "status": 204}]).encode()
-    assert judge_batch(207, {}, body, NAMED, emits="out") == [None, Delivered()]
+    first, second = outcomes_of_batch(207, {}, body, IDS, emits="out")
+    assert isinstance(first, Undecided)
+    assert second == Delivered()
 
 
-def test_a_reply_of_another_type_or_event_says_nothing_of_its_own_event_alone() -> None:
-    elsewhere = judge_batch(200, BATCH, replies("out", "elsewhere"), NAMED, emits="out")
-    assert [type(verdict) for verdict in elsewhere] == [Delivered, type(None)]
+def test_reply_of_another_type_or_event_leaves_its_own_event_undecided_only() -> None:
+    elsewhere = outcomes_of_batch(200, BATCH, replies("out", "elsewhere"), IDS, emits="out")
+    assert [type(outcome) for outcome in elsewhere] == [Delivered, Undecided]
     misordered = json.dumps([*reversed(json.loads(replies("out", "out")))]).encode()
-    assert judge_batch(200, BATCH, misordered, NAMED, emits="out") == UNSAID
+    assert all(undecided(outcomes_of_batch(200, BATCH, misordered, IDS, emits="out")))
 
 
-def test_a_reply_that_grows_over_the_limit_when_written_says_nothing_of_its_event() -> None:
+def test_reply_that_is_too_large_when_written_leaves_its_event_undecided() -> None:
     large = json.dumps([{**GOOD, "id": "0"}, {**GOOD, "data": "é" * 400_000}], ensure_ascii=False).encode()
     assert len(large) < 1_000_000
-    assert None not in judge_batch(200, BATCH, large.replace("é".encode(), b"e"), NAMED, emits="t")
-    assert [type(verdict) for verdict in judge_batch(200, BATCH, large, NAMED, emits="t")] == [Delivered, type(None)]
+    assert not any(undecided(outcomes_of_batch(200, BATCH, large.replace("é".encode(), b"e"), IDS, emits="t")))
+    assert [type(outcome) for outcome in outcomes_of_batch(200, BATCH, large, IDS, emits="t")] == [Delivered, Undecided]
 
 
 ANSWERS = st.one_of(
@@ -158,7 +159,7 @@ ANSWERS = st.one_of(
 
 
 @given(st.lists(ANSWERS, min_size=1))
-def test_an_answer_among_many_means_what_it_means_alone(answers: list[StageResponse]) -> None:
+def test_answer_in_a_batch_has_the_outcome_it_has_alone(answers: list[StageResponse]) -> None:
     events = [Event(id=str(place), source="/s", type="in") for place in range(len(answers))]
     answers = [
         replace(answer, reply=answer.reply and replace(answer.reply, id=event.id))
@@ -166,20 +167,20 @@ def test_an_answer_among_many_means_what_it_means_alone(answers: list[StageRespo
     ]
     response = batch_response(events, answers)
     alone = [
-        judge(answer.status, said.headers, bytes(said.body), emits="t")
+        outcome_of(answer.status, said.headers, bytes(said.body), emits="t")
         for answer in answers
         for said in [answer.to_http()]
     ]
-    named = [partial(eq, event.id) for event in events]
-    assert judge_batch(response.status_code, response.headers, bytes(response.body), named, emits="t") == alone
+    ids = [event.id for event in events]
+    assert outcomes_of_batch(response.status_code, response.headers, bytes(response.body), ids, emits="t") == alone
     assert response.status_code in {200, 204, 207}
 
 
-def test_a_reply_that_is_too_large_is_a_fault_of_its_own_event() -> None:
+def test_reply_that_is_too_large_fails_its_own_event() -> None:
     events = [Event(id=str(place), source="/s", type="in") for place in range(2)]
     large = Event(id="0", source="/s", type="t", data="x" * MAX_EVENT)
     response = batch_response(events, [StageResponse(large), StageResponse()])
-    first, second = judge_batch(response.status_code, response.headers, bytes(response.body), NAMED, emits="t")
+    first, second = outcomes_of_batch(response.status_code, response.headers, bytes(response.body), IDS, emits="t")
     assert isinstance(first, Failed)
     assert first.status == 500
     assert second == Delivered()

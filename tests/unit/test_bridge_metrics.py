@@ -1,52 +1,51 @@
-"""What a delivery counts as, and when it is taken for a cold start."""
+"""How deliveries are counted, and which of them are cold starts."""
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from milepost.bridge.metrics import Metrics, RouteMetrics
-from milepost.bridge.verdict import Delivered, Failed, Verdict
+from milepost.bridge.metrics import BridgeMetrics
+from milepost.bridge.outcome import Delivered, Failed, Outcome
 
 
 def delivered(*times: tuple[float, float]) -> float:
     """Cold starts seen in deliveries that began and ended at these times."""
-    return judged(*((Delivered(), began, ended) for began, ended in times))
+    return cold_starts(*((Delivered(), began, ended) for began, ended in times))
 
 
-def judged(*deliveries: tuple[Verdict, float, float]) -> float:
-    metrics = Metrics()
-    route = RouteMetrics(metrics, "stage")
-    for verdict, began, ended in deliveries:
-        route.began()
-        route.ended()
-        route.judged(verdict, began, ended)
-    return metrics.registry.value("milepost_cold_starts_total", stage="stage")
+def cold_starts(*deliveries: tuple[Outcome, float, float]) -> float:
+    metrics = BridgeMetrics()
+    stage = metrics.of_stage("stage")
+    for outcome, began, ended in deliveries:
+        stage.began(1)
+        stage.ended(1)
+        stage.delivered(outcome, began, ended)
+    return metrics.registry.get_sample_value("milepost_cold_starts_total", {"stage": "stage"}) or 0.0
 
 
-def test_the_first_of_all_may_be_one() -> None:
+def test_first_delivery_may_be_a_cold_start() -> None:
     assert delivered((100, 100.9)) == 1
     assert delivered((100, 100.1)) == 0
 
 
-def test_a_slow_answer_amid_others_is_none() -> None:
+def test_slow_response_among_others_is_no_cold_start() -> None:
     assert delivered((100, 100.1), (102, 103.5)) == 0
 
 
-def test_a_slow_answer_after_a_silence_is_one() -> None:
+def test_slow_response_after_a_silence_is_a_cold_start() -> None:
     assert delivered((100, 100.1), (110, 111)) == 1
 
 
-def test_what_waits_for_the_same_start_is_not_another() -> None:
+def test_deliveries_that_wait_for_the_same_start_count_once() -> None:
     assert delivered((100, 101), (100, 101.1), (100.2, 101.1)) == 1
 
 
-def test_a_failure_is_none() -> None:
-    assert judged((Failed(500, "HTTP 500"), 100, 101)) == 0
+def test_failure_is_no_cold_start() -> None:
+    assert cold_starts((Failed(500, "HTTP 500"), 100, 101)) == 0
 
 
-def test_every_outcome_is_there_from_the_start() -> None:
-    metrics = Metrics()
-    RouteMetrics(metrics, "stage")
-    [family] = [one for one in text_string_to_metric_families(metrics.registry.text()) if "deliveries" in one.name]
+def test_every_outcome_has_a_series_from_the_start() -> None:
+    metrics = BridgeMetrics()
+    metrics.of_stage("stage")
+    [family] = [one for one in metrics.registry.collect() if one.name == "milepost_deliveries"]
     assert {sample.labels["outcome"] for sample in family.samples} == {
         "delivered",
         "refused",
@@ -58,8 +57,8 @@ def test_every_outcome_is_there_from_the_start() -> None:
 
 
 @pytest.mark.parametrize("share", [0.5, 0.99])
-def test_what_lasts_beyond_the_last_bound_is_still_counted(share: float) -> None:
-    metrics = Metrics()
-    route = RouteMetrics(metrics, "stage")
-    route.judged(Delivered(), 0, 500 * share)
-    assert metrics.registry.value("milepost_delivery_seconds_count", stage="stage") == 1
+def test_delivery_longer_than_the_last_bound_is_counted(share: float) -> None:
+    metrics = BridgeMetrics()
+    stage = metrics.of_stage("stage")
+    stage.delivered(Delivered(), 0, 500 * share)
+    assert metrics.registry.get_sample_value("milepost_delivery_seconds_count", {"stage": "stage"}) == 1

@@ -1,41 +1,45 @@
-"""Every key in one hash tag, and no two things under one key."""
+"""Every key has one hash tag, and no two things share a key."""
 
 import pytest
 from redis.crc import key_slot
 
-from milepost import keys
 from milepost.errors import EventError
 from milepost.events.event import Event
+from milepost.journal import keys
 
 ALL = [
     keys.JOURNALS,
     keys.STAGES,
-    keys.ANNOUNCED,
     keys.LEASE,
+    keys.DEAD,
+    keys.BACKLOG,
+    keys.STATS,
+    keys.LIMITS,
     keys.journal("raw_input"),
     keys.journal("user:email"),
-    keys.waiting("distance"),
+    keys.retries("distance"),
+    keys.parked("distance"),
     keys.dead("distance"),
     keys.dead("bridge"),
     keys.seen("/milepost/distance", "one"),
-    keys.progress("one"),
-    keys.STATS,
+    keys.status("one"),
     keys.stats("distance", "bridge-1"),
 ]
 
 
-def test_all_keys_lie_in_one_slot_of_a_cluster() -> None:
+def test_all_keys_are_in_one_slot_of_a_cluster() -> None:
     assert len({key_slot(key.encode()) for key in ALL}) == 1
 
 
 @pytest.mark.parametrize("name", ["{other}", "a}b", "}{"])
-def test_a_name_with_braces_does_not_move_its_key(name: str) -> None:
+def test_name_with_braces_does_not_move_its_key(name: str) -> None:
     named = [
         keys.journal(name),
-        keys.waiting(name),
+        keys.retries(name),
+        keys.parked(name),
         keys.dead(name),
         keys.seen(name, name),
-        keys.progress(name),
+        keys.status(name),
         keys.stats(name, name),
     ]
     assert {key_slot(key.encode()) for key in named} == {key_slot(keys.JOURNALS.encode())}

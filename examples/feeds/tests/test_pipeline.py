@@ -25,6 +25,6 @@ async def test_a_bad_feed_is_a_dead_letter_and_holds_up_no_other() -> None:
         bad = await pipeline.publish(Feed("<rss/>"))
         good = await pipeline.publish(Feed(NEWS))
         await pipeline.published("digest", good)
-        (letter,) = await pipeline.journal.dead_letters("summarise")
+        (letter,) = await pipeline.journal.admin.dead_letters("summarise")
         assert (letter.id, letter.status) == (bad, 422)
         assert "there is no channel" in letter.reason

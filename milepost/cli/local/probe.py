@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
-from milepost import keys
 from milepost.cli.exits import Unreachable
 from milepost.connection import connect
 from milepost.errors import ConfigurationError
+from milepost.journal import keys
 from milepost.settings import JournalSettings
 
 REAL_WITHIN = 5.0

@@ -1,16 +1,14 @@
--- adopt: journals what foreign programs published. An event that names itself is adopted by any bridge, once; a
--- plain message only under the token of the leading bridge. A channel is never told again what it has heard.
-local announced, journals, lease = key(), key(), key()
-local context = { journals = journals, announced = announced, dedup = arg(), ttl = tonumber(arg()) }
-local leading = redis.call('GET', lease)
-local answers = {}
-while more() do
-  local token = arg()
-  local event = read_event()
-  if token ~= '' and token ~= leading then
-    answers[#answers + 1] = 'not leading'
-  else
-    answers[#answers + 1] = attempt(carry_once, context, event, false)
-  end
+-- adopt(dedup, messages[token, channel, source_id, id, event, data])
+-- Journals messages that foreign programs published. A CloudEvent is adopted by any bridge, once; a plain message only
+-- under the token of the leading bridge. Nothing is announced: the channel has heard it already. Answers for each
+-- 'done', 'seen', 'not leading' or 'error …'.
+local leader = redis.call('GET', LEASE)
+local answers, channels = {}, {}
+for _, message in ipairs(messages) do
+  local answer = 'not leading'
+  if message.token == '' or message.token == leader then answer = attempt(carry_once, message, false, dedup) end
+  if answer == 'done' then channels[message.channel] = true end
+  answers[#answers + 1] = answer
 end
+for channel in pairs(channels) do bound_unconsumed(channel) end
 return answers

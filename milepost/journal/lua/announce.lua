@@ -1,17 +1,8 @@
--- announce (broker mode): tells a channel what a Broker has already carried on, and marks it so that no bridge
--- adopts it.
-local stages = key()
-local known = wiring(stages)
-local dedup, ttl = arg(), tonumber(arg())
-local answers = {}
-local function tell(event)
-  if redis.call('GET', event.seen) == 'carried' then return 'seen' end
-  redis.call('SET', event.seen, 'carried', 'PX', dedup)
-  redis.call('PUBLISH', event.channel, event.text)
-  note(event.progress, event.channel, event.data, known.consumed[event.channel] and ttl or math.min(ttl, 3600000))
-  return 'done'
-end
-while more() do
-  answers[#answers + 1] = attempt(tell, read_event())
-end
-return answers
+-- announce(dedup, channel, source_id, id, event, data)
+-- Broker mode: announces an event that a Broker carries on by itself. The mark keeps bridges from adopting it. Answers
+-- 'done' or 'seen'.
+local seen = seen_key(source_id)
+if not redis.call('SET', seen, 'carried', 'NX', 'PX', dedup) then return 'seen' end
+redis.call('PUBLISH', channel, event)
+note(id, channel, data)
+return 'done'

@@ -1,2 +1,3 @@
--- backlog: how many events are journaled, parked or dead.
-return backlog(key(), key(), key(), arg(), arg(), arg())
+-- backlog(fresh)
+-- Answers how many events are journaled, parked or dead.
+return (count_backlog(fresh, math.huge))

@@ -1,14 +1,17 @@
--- beat: writes this bridge's routes into the stages table, with the time, and tells the table's channel which channels
--- are consumed by a stage that some bridge serves: bridges hear all of them.
-local journals, stages, announced = key(), key(), key()
-local fresh = tonumber(arg())
-defy_full(journals)
-while more() do
-  local name, wired = arg(), arg()
-  redis.call('HSET', stages, name, string.sub(wired, 1, -2) .. ',"beat":' .. whole(now()) .. '}')
+-- beat(fresh, routes[stage, wiring])
+-- Writes this bridge's routes into the stages table, with the time, and announces on the table's channel which channels
+-- are consumed by a stage that some bridge serves. `wiring` is a JSON object.
+write_when_full()
+for _, route in ipairs(routes) do
+  redis.call('HSET', STAGES, route.stage, string.sub(route.wiring, 1, -2) .. ',"beat":' .. whole(now()) .. '}')
 end
-keep_announced(stages, announced)
+redis.call('DEL', TAG .. 'announced')  -- version 0.1 kept it
+local served = {}
+local stages, any = read_stages(fresh)
+for name, stage in pairs(stages) do
+  if any and stage.served then served[name] = stage end
+end
 local consumed = {}
-for channel in pairs(wiring(stages, fresh).consumed) do consumed[#consumed + 1] = channel end
-redis.call('PUBLISH', stages, #consumed > 0 and cjson.encode(consumed) or '[]')
+for channel in pairs(consumed_channels(served)) do consumed[#consumed + 1] = channel end
+redis.call('PUBLISH', STAGES, #consumed > 0 and cjson.encode(consumed) or '[]')
 return 1

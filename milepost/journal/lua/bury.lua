@@ -1,6 +1,8 @@
--- bury: keeps an event that a Broker gave up on (its dead-letter sink).
-local graves, dead, progress = key(), key(), key()
-local stage, ttl = arg(), arg()
-bury(graves, dead, progress, stage, { event = arg(), channel = arg(), id = arg(), reason = arg(), status = arg(),
-  attempts = arg(), crashes = '0', only = arg() }, ttl)
-return 1
+-- bury(stage, deliveries[stream, entry, channel, event, id, attempts, crashes, reason, status])
+-- Makes dead letters of events that no retry can help (see settle). Answers for each 'buried', 'stale' or 'error …'.
+write_when_full()
+
+return settle(stage, deliveries, function(row)
+  bury(stage, row)
+  return 'buried'
+end)

@@ -1,41 +1,32 @@
--- What every script shares; put before each of them. A script reads KEYS and ARGV front to back with key() and arg().
--- The times are Redis's own, in milliseconds. Events pass through as text: cjson would round their numbers.
+-- Shared by every script and put before each of them.
+-- Times are milliseconds of Redis TIME. Events pass through as text, because cjson keeps 14 digits of a number.
 
-local keys_read, args_read = 0, 0
-
-local function key()
-  keys_read = keys_read + 1
-  return KEYS[keys_read]
-end
-
-local function arg()
-  args_read = args_read + 1
-  return ARGV[args_read]
-end
-
-local function more()
-  return args_read < #ARGV
-end
+local HOUR = 3600000
+local MOST_UNCONSUMED_EVENTS = 10000
 
 local function whole(number)
   return string.format('%.0f', number)
 end
 
+local microseconds
+
+-- Microseconds of Redis TIME, the same all through a script.
+local function clock()
+  if not microseconds then
+    local time = redis.call('TIME')
+    microseconds = time[1] * 1000000 + time[2]
+  end
+  return microseconds
+end
+
 local function now()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  return math.floor(clock() / 1000)
 end
 
--- A write that changes nothing and that a full Redis allows: what a script writes after it is not refused.
-local function defy_full(journals)
-  redis.call('XACK', journals .. ':none', 'none', '0-0')
-end
-
--- Runs a step and answers for it alone: its result, or its error as text. One entry cannot fail the batch.
-local function attempt(step, ...)
-  local ok, result = pcall(step, ...)
-  if ok then return result end
-  return 'error ' .. (type(result) == 'table' and result.err or tostring(result))
+-- Makes a write that changes nothing and that a full Redis allows. Redis refuses a script's first write when memory is
+-- full, and none after that: what follows can therefore not be refused for lack of memory.
+local function write_when_full()
+  redis.call('XACK', JOURNALS .. ':none', 'none', '0-0')
 end
 
 -- A command's answer, or nil where there is no such stream or group. Any other refusal is raised: a replica without its
@@ -48,108 +39,281 @@ local function unless_gone(...)
   return nil
 end
 
--- Whether the group still has this entry on its books. No group, no stream: no.
-local function pending(journal, group, id)
-  local found = unless_gone('XPENDING', journal, group, id, id, 1)
-  return found and #found > 0
+-- A refusal that says something of the server and nothing of the item: every other item would meet it too.
+local function is_of_server(fault)
+  for _, code in ipairs({ 'READONLY', 'MASTERDOWN', 'LOADING', 'MISCONF', 'NOREPLICAS', 'CLUSTERDOWN', 'MOVED', 'ASK',
+    'TRYAGAIN' }) do
+    if string.find(fault, code .. ' ', 1, true) then return true end
+  end
+  return false
 end
 
--- What the stages table says; with `fresh`, of those alone whose beat is not as old as that.
-local function wiring(stages, fresh)
-  local consumed, emitted = {}, {}
-  local oldest = fresh and now() - fresh
-  for _, text in ipairs(redis.call('HVALS', stages)) do
-    local stage = cjson.decode(text)
-    if not fresh or stage.beat > oldest then
-      for _, channel in ipairs(stage.consumes) do consumed[channel] = true end
-      for _, channel in ipairs(stage.emits) do emitted[channel] = true end
+-- Runs one item of a batch. Returns its result, or 'error …' when the item is refused: it cannot fail the others.
+-- Raises when the server itself refuses.
+local function attempt(step, ...)
+  local ok, result = pcall(step, ...)
+  if ok then return result end
+  local fault = type(result) == 'table' and result.err or tostring(result)
+  if is_of_server(fault) then error(result, 0) end
+  return 'error ' .. fault
+end
+
+-- A flat list of names and values, as streams and XINFO answer, as a table.
+local function fields_of(list)
+  local fields = {}
+  for i = 1, #list, 2 do fields[list[i]] = list[i + 1] end
+  return fields
+end
+
+-- The groups of a stream by name; empty if there is no such stream.
+local function groups_of(stream)
+  local groups = {}
+  for _, row in ipairs(unless_gone('XINFO', 'GROUPS', stream) or {}) do
+    local group = fields_of(row)
+    groups[group.name] = group
+  end
+  return groups
+end
+
+-- How many members a key has, by a command such as XLEN; none if the key is of another type.
+local function count(command, key)
+  local found = redis.pcall(command, key)
+  if type(found) == 'number' then return found end
+  if not string.find(found.err, 'WRONGTYPE', 1, true) then error(found, 0) end
+  return 0
+end
+
+-- How many entries of a stream this group has not finished.
+local function unfinished(stream, group)
+  local length = redis.call('XLEN', stream)
+  return group.lag and math.min(length, group.pending + group.lag) or length
+end
+
+-- Whether the group has this entry pending. No group, no stream: no.
+local function is_pending(stream, group, entry)
+  local found = unless_gone('XPENDING', stream, group, entry, entry, 1)
+  return found ~= nil and #found > 0
+end
+
+local function split(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+-- Whether one entry id is less than another.
+local function before(a, b)
+  local a_ms, a_seq = split(a)
+  local b_ms, b_seq = split(b)
+  return a_ms < b_ms or (a_ms == b_ms and a_seq < b_seq)
+end
+
+-- Which of these rows, each with `stream` and `entry`, the group has pending: stream → entry → true. One command for
+-- each stream, which answers everything that is pending between the first and the last of its entries.
+local function pending_of(group, rows)
+  local ranges, pending = {}, {}
+  for _, row in ipairs(rows) do
+    local range = ranges[row.stream]
+    if not range then
+      ranges[row.stream] = { first = row.entry, last = row.entry, count = 1 }
+    else
+      if before(row.entry, range.first) then range.first = row.entry end
+      if before(range.last, row.entry) then range.last = row.entry end
+      range.count = range.count + 1
     end
   end
-  return { consumed = consumed, emitted = emitted }
-end
-
--- Every channel is journaled but those that a stage emits and none consumes. Whoever changes the stages table keeps the
--- set of these, so that no event has to read the table.
-local function keep_announced(stages, announced)
-  local known = wiring(stages)
-  redis.call('DEL', announced)
-  for channel in pairs(known.emitted) do
-    if not known.consumed[channel] then redis.call('SADD', announced, channel) end
+  for stream, range in pairs(ranges) do
+    local most = range.count == 1 and 1 or range.count * 4
+    local found = unless_gone('XPENDING', stream, group, range.first, range.last, most) or {}
+    pending[stream] = {}
+    for _, row in ipairs(found) do pending[stream][row[1]] = true end
+    if #found == most and most > 1 then  -- there may be more
+      for _, row in ipairs(rows) do
+        if row.stream == stream then pending[stream][row.entry] = is_pending(stream, group, row.entry) or nil end
+      end
+    end
   end
+  return pending
 end
 
-local function is_journaled(announced, channel)
-  return redis.call('SISMEMBER', announced, channel) == 0
-end
-
--- Adds an event to a journal. What is left out means: for every route, since the entry's own time, never tried.
-local function add(journals, journal, channel, event, fields)
-  local id = redis.call('XADD', journal, '*', 'event', event, unpack(fields or {}))
-  redis.call('SADD', journals, channel)
-  return id
-end
-
--- Microseconds here, so that the channels of one submission keep their order.
-local function note(progress, channel, data, ttl)
-  local time = redis.call('TIME')
-  redis.call('HSET', progress, channel, '{"at":' .. whole(time[1] * 1000000 + time[2]) .. ',"data":' .. data .. '}')
-  redis.call('PEXPIRE', progress, ttl)
-end
-
--- An event as a door or a reply hands it over.
-local function read_event()
-  return { journal = key(), seen = key(), progress = key(), channel = arg(), text = arg(), data = arg() }
-end
-
--- Journals an event if its channel is, marks it as seen, tells the channel if asked to, notes its progress.
--- Lua does not roll back: should a later step be refused (a user without the right to PUBLISH), the entry and the mark
--- go again. Otherwise each further try would add another entry.
-local function carry(context, event, tell)
-  local message, id = event.text, nil
-  if is_journaled(context.announced, event.channel) then
-    id = add(context.journals, event.journal, event.channel, event.text)
-    message = '{"journalid":"' .. id .. '",' .. string.sub(event.text, 2)
-  end
-  local told, fault = pcall(function()
-    redis.call('SET', event.seen, id and 'carried' or 'announced', 'PX', context.dedup)
-    if tell then redis.call('PUBLISH', event.channel, message) end
-    note(event.progress, event.channel, event.data, id and context.ttl or math.min(context.ttl, 3600000))
+-- Settles rows of one group, each with `stream` and `entry`. The gate comes first: the group still has the entry
+-- pending; otherwise someone else has settled it, and the answer is 'stale'. Then `step(row)` makes the write that may
+-- be refused, and its answer is the row's. The acknowledgement comes last, so that an event which is refused stays where
+-- it was. Retries are deleted with it, as no other group reads them; a journal is for trim to shorten.
+local function settle(group, rows, step)
+  local pending, finished, answers = pending_of(group, rows), {}, {}
+  local ok, fault = pcall(function()
+    for i, row in ipairs(rows) do
+      if pending[row.stream][row.entry] then
+        answers[i] = attempt(step, row)
+        if string.sub(answers[i], 1, 6) ~= 'error ' then
+          pending[row.stream][row.entry] = nil
+          finished[row.stream] = finished[row.stream] or {}
+          table.insert(finished[row.stream], row.entry)
+        end
+      else
+        answers[i] = 'stale'
+      end
+    end
   end)
-  if not told then
-    if id then redis.call('XDEL', event.journal, id) end
-    redis.call('DEL', event.seen)
+  for stream, entries in pairs(finished) do
+    redis.call('XACK', stream, group, unpack(entries))
+    if stream == retries_key(group) then redis.call('XDEL', stream, unpack(entries)) end
+  end
+  if not ok then error(fault, 0) end
+  return answers
+end
+
+-- The stages table: name → { consumes, emits, url, beat, served }. A stage is served while its beat is younger than
+-- `fresh`. While no stage at all has a fresh beat every stage counts as served: then the bridges are away, and what
+-- waits for them is to be kept.
+local function read_stages(fresh)
+  local stages, oldest, any = {}, now() - fresh, false
+  local table_rows = redis.call('HGETALL', STAGES)
+  for i = 1, #table_rows, 2 do
+    local stage = cjson.decode(table_rows[i + 1])
+    stage.served = stage.beat > oldest
+    any = any or stage.served
+    stages[table_rows[i]] = stage
+  end
+  if not any then
+    for _, stage in pairs(stages) do stage.served = true end
+  end
+  return stages, any
+end
+
+local function consumed_channels(stages)
+  local consumed = {}
+  for _, stage in pairs(stages) do
+    for _, channel in ipairs(stage.consumes) do consumed[channel] = true end
+  end
+  return consumed
+end
+
+local journaled = {}
+
+-- Adds an event to the journal of its channel.
+local function add(channel, event)
+  local entry = redis.call('XADD', journal_key(channel), '*', 'event', event)
+  if not journaled[channel] then
+    redis.call('SADD', JOURNALS, channel)
+    journaled[channel] = true
+  end
+  return entry
+end
+
+-- Bounds a journal that no stage consumes: the newest events of the last hour, and the key itself ends an hour after
+-- the last of them. Until a bridge has run, nobody knows which channels are consumed, and everything is kept. An expiry
+-- on the key says that the stages table was asked before.
+local function bound_unconsumed(channel)
+  local journal = journal_key(channel)
+  local groups = unless_gone('XINFO', 'GROUPS', journal)
+  if not groups or #groups > 0 then return end
+  local left = redis.call('PTTL', journal)
+  if left < 0 then
+    local stages = read_stages(0)
+    if not next(stages) or consumed_channels(stages)[channel] then return end
+  end
+  redis.call('XTRIM', journal, 'MAXLEN', MOST_UNCONSUMED_EVENTS)
+  redis.call('XTRIM', journal, 'MINID', whole(now() - HOUR))
+  redis.call('PEXPIRE', journal, HOUR)
+end
+
+-- Makes a group on a stream, and the stream if need be. A journal with a group never expires.
+local function make_group(stream, group, from)
+  local made = redis.pcall('XGROUP', 'CREATE', stream, group, from, 'MKSTREAM')
+  if made.err and not string.find(made.err, 'BUSYGROUP') then error(made, 0) end
+  redis.call('PERSIST', stream)
+  return not made.err
+end
+
+-- Keeps the status of a submission for `time` from now at least, and for an hour at least. Writes once a minute at most.
+local function keep_status(status, time)
+  time = math.max(time or 0, HOUR)
+  if redis.call('PTTL', status) < time - 60000 then redis.call('PEXPIRE', status, time) end
+end
+
+-- Notes in the status of a submission that it has reached a channel. Microseconds, so that the channels keep their order.
+local function note(id, channel, data)
+  local status = status_key(id)
+  redis.call('HSET', status, channel, '{"at":' .. whole(clock()) .. ',"data":' .. data .. '}')
+  keep_status(status)
+end
+
+local function tell(event, entry, announce)
+  if announce then
+    redis.call('PUBLISH', event.channel, '{"journalid":"' .. entry .. '",' .. string.sub(event.event, 2))
+  end
+  note(event.id, event.channel, event.data)
+end
+
+-- Journals an event, announces it on its channel if asked to, and notes it in the status.
+-- Lua does not roll back: should a later write be refused (a user without the right to PUBLISH), the entry goes again.
+-- Otherwise each further try would add another one.
+local function carry(event, announce)
+  local entry = add(event.channel, event.event)
+  local ok, fault = pcall(tell, event, entry, announce)
+  if not ok then
+    redis.call('XDEL', journal_key(event.channel), entry)
     error(fault, 0)
   end
 end
 
--- The same for an event that comes through a door and may have come before. One that was announced while no stage
--- consumed its channel is journaled now if one does, and not announced again.
-local function carry_once(context, event, tell)
-  local seen = redis.call('GET', event.seen)
-  if seen == 'carried' or (seen and not is_journaled(context.announced, event.channel)) then return 'seen' end
-  carry(context, event, tell and not seen)
+-- The same for an event that comes through a door and may have come before: 'done' or 'seen'.
+local function carry_once(event, announce, dedup)
+  local seen = seen_key(event.source_id)
+  if not redis.call('SET', seen, 'carried', 'NX', 'PX', dedup) then return 'seen' end
+  local ok, fault = pcall(carry, event, announce)
+  if not ok then
+    redis.call('DEL', seen)
+    error(fault, 0)
+  end
   return 'done'
 end
 
-local function bury(graves, dead, progress, stage, letter, ttl)
-  redis.call('XADD', dead, '*', 'event', letter.event, 'channel', letter.channel, 'id', letter.id,
+-- Keeps an event that no retry can help.
+local function bury(stage, letter)
+  redis.call('XADD', dead_key(stage), '*', 'event', letter.event, 'channel', letter.channel, 'id', letter.id,
     'reason', letter.reason, 'status', letter.status, 'attempts', letter.attempts, 'crashes', letter.crashes,
-    'for', letter.only, 'time', whole(now()))
-  redis.call('SADD', graves, stage)
-  note(progress, 'dead:' .. stage, '{"reason":' .. cjson.encode(letter.reason) .. '}', ttl)
+    'for', letter.route or '', 'time', whole(now()))
+  redis.call('SADD', DEAD, stage)
+  if letter.id ~= '' then
+    note(letter.id, 'dead:' .. stage, '{"reason":' .. cjson.encode(letter.reason) .. '}')
+  end
 end
 
--- Journaled, parked and dead events.
-local function backlog(journals, stages, graves, journal_of, waiting_of, dead_of)
-  local total = 0
-  for _, channel in ipairs(redis.call('SMEMBERS', journals)) do
-    total = total + redis.call('XLEN', journal_of .. channel)
+-- Counts what waits. `total`: journaled, parked and dead events of all stages. `counted`: those that count against the
+-- limit of the doors, which are those that a served stage needs. `closed`: the channels whose stages are all unserved
+-- and have more than `limit` waiting.
+local function count_backlog(fresh, limit)
+  local stages = read_stages(fresh)
+  local total, counted, closed = 0, 0, {}
+  for _, channel in ipairs(redis.call('SMEMBERS', JOURNALS)) do
+    local journal = journal_key(channel)
+    local needed, waiting, served, grouped = 0, 0, false, false
+    for name, group in pairs(groups_of(journal)) do
+      local left = unfinished(journal, group)
+      grouped = true
+      waiting = math.max(waiting, left)
+      if stages[name] and stages[name].served then
+        served = true
+        needed = math.max(needed, left)
+      end
+    end
+    if not grouped and redis.call('PTTL', journal) == -1 then
+      needed = count('XLEN', journal)
+      waiting = needed
+    end
+    if grouped and not served and waiting >= limit then closed[#closed + 1] = channel end
+    total, counted = total + waiting, counted + needed
   end
-  for _, stage in ipairs(redis.call('HKEYS', stages)) do
-    total = total + redis.call('ZCARD', waiting_of .. stage)
+  local dead = {}
+  for _, name in ipairs(redis.call('SMEMBERS', DEAD)) do dead[name] = true end
+  for name in pairs(stages) do dead[name] = true end
+  for name in pairs(dead) do
+    local waiting = count('ZCARD', parked_key(name)) + count('XLEN', retries_key(name))
+      + count('XLEN', dead_key(name))
+    total = total + waiting
+    if not stages[name] or stages[name].served then counted = counted + waiting end
   end
-  for _, stage in ipairs(redis.call('SMEMBERS', graves)) do
-    total = total + redis.call('XLEN', dead_of .. stage)
-  end
-  return total
+  return total, counted, closed
 end

@@ -1,61 +1,45 @@
--- depth: what lies before each stage. Answers for each { journaled and not settled, parked, dead, milliseconds since
--- the oldest was journaled or -1 }.
-local journal_of, waiting_of, dead_of = arg(), arg(), arg()
+-- depth(stages[stage, channels])
+-- What waits for each stage; `channels` are separated by spaces. Answers for each { journaled and not finished, parked,
+-- dead, milliseconds since the oldest was journaled or -1 }.
 local time = now()
 local oldest
 
-local function meet(since)
+local function see(since)
   since = tonumber(since)
   if since and (not oldest or since < oldest) then oldest = since end
 end
 
--- The first entry of a range counts from its first journaling, which it carries along if it was parked since.
-local function meet_entry(journal, from, to)
-  local row = redis.call('XRANGE', journal, from, to, 'COUNT', 1)[1]
-  if not row then return false end
-  local since = string.match(row[1], '^%d+')
-  for i = 1, #row[2], 2 do
-    if row[2][i] == 'since' then since = row[2][i + 1] end
-  end
-  meet(since)
-  return true
+-- An entry counts from its first journaling; a retry carries that time along.
+local function see_first(stream, from, to)
+  local row = redis.call('XRANGE', stream, from, to, 'COUNT', 1)[1]
+  if row then see(fields_of(row[2]).since or string.match(row[1], '^%d+')) end
 end
 
-local function group_of(journal, stage)
-  local found = unless_gone('XINFO', 'GROUPS', journal)
-  if not found then return nil end  -- there is no journal yet
-  for _, row in ipairs(found) do
-    local group = {}
-    for i = 1, #row, 2 do group[row[i]] = row[i + 1] end
-    if group.name == stage then return group end
-  end
-  return { pending = 0, ['last-delivered-id'] = '0-0' }
-end
-
-local function unfinished(channel, stage)
-  local journal = journal_of .. channel
-  local group = group_of(journal, stage)
-  if not group then return 0 end
+local function waiting_in(stream, stage)
+  if count('XLEN', stream) == 0 then return 0 end
+  local group = groups_of(stream)[stage] or { pending = 0, ['last-delivered-id'] = '0-0' }
   if group.pending > 0 then
-    local first = redis.call('XPENDING', journal, stage)[2]
-    meet_entry(journal, first, first)
+    local first = redis.call('XPENDING', stream, stage)[2]
+    see_first(stream, first, first)
   end
-  if not meet_entry(journal, '(' .. group['last-delivered-id'], '+') then return group.pending end
-  local length = redis.call('XLEN', journal)
-  return group.lag and math.min(length, group.pending + group.lag) or length
+  see_first(stream, '(' .. group['last-delivered-id'], '+')
+  return unfinished(stream, group)
+end
+
+local function depth(row)
+  local journaled = 0
+  for channel in string.gmatch(row.channels, '%S+') do
+    journaled = journaled + waiting_in(journal_key(channel), row.stage)
+  end
+  journaled = journaled + waiting_in(retries_key(row.stage), row.stage)
+  local parked = count('ZCARD', parked_key(row.stage))
+  if parked > 0 then see(string.match(redis.call('ZRANGE', parked_key(row.stage), 0, 0)[1], '^%S+ (%d+)')) end
+  return { journaled, parked, count('XLEN', dead_key(row.stage)), oldest and math.max(0, time - oldest) or -1 }
 end
 
 local answers = {}
-while more() do
-  local stage, channels = arg(), tonumber(arg())
-  local backlog = 0
+for _, row in ipairs(stages) do
   oldest = nil
-  for _ = 1, channels do backlog = backlog + unfinished(arg(), stage) end
-  local next_due = redis.call('ZRANGE', waiting_of .. stage, 0, 0)[1]
-  if next_due then meet(string.match(next_due, '^%S+ (%d+)')) end
-  answers[#answers + 1] = {
-    backlog, redis.call('ZCARD', waiting_of .. stage), redis.call('XLEN', dead_of .. stage),
-    oldest and math.max(0, time - oldest) or -1,
-  }
+  answers[#answers + 1] = depth(row)
 end
 return answers

@@ -1,8 +1,11 @@
--- ensure: makes a group, from the journal's beginning, where it is missing.
-local journals, journal = key(), key()
-local channel, group = arg(), arg()
-defy_full(journals)
-local made = redis.pcall('XGROUP', 'CREATE', journal, group, '0', 'MKSTREAM')
-if made.err and not string.find(made.err, 'BUSYGROUP') then return made end
-redis.call('SADD', journals, channel)
-return made.err and 0 or 1
+-- ensure(stage, channels[channel])
+-- Makes the groups of a stage where they are missing: on the journals of its channels, from their beginning, and on its
+-- stream of retries. Answers how many were made on journals.
+write_when_full()
+local made = 0
+for _, row in ipairs(channels) do
+  if make_group(journal_key(row.channel), stage, '0') then made = made + 1 end
+  redis.call('SADD', JOURNALS, row.channel)
+end
+make_group(retries_key(stage), stage, '0')
+return made

@@ -1,18 +1,17 @@
--- forget: removes a stage's table entry, groups, parked events and dead letters; refused while its beat is fresh.
--- Answers { verdict, parked, dead }.
-local stages, announced, journals, waiting, graves, dead = key(), key(), key(), key(), key(), key()
-local stage, fresh, journal_of = arg(), tonumber(arg()), arg()
-local text = redis.call('HGET', stages, stage)
+-- forget(stage, fresh)
+-- Removes a stage's table entry, groups, retries, parked events and dead letters; refused while its beat is fresh.
+-- Answers { 'forgotten' | 'served' | 'unknown', parked, dead }.
+local text = redis.call('HGET', STAGES, stage)
 if text and now() - cjson.decode(text).beat < fresh then return { 'served', 0, 0 } end
-local parked, buried = redis.call('ZCARD', waiting), redis.call('XLEN', dead)
+local parked = count('ZCARD', parked_key(stage)) + count('XLEN', retries_key(stage))
+local dead = count('XLEN', dead_key(stage))
+redis.call('HDEL', STAGES, stage)
 local groups = 0
-for _, channel in ipairs(redis.call('SMEMBERS', journals)) do
-  local destroyed = redis.pcall('XGROUP', 'DESTROY', journal_of .. channel, stage)
+for _, channel in ipairs(redis.call('SMEMBERS', JOURNALS)) do
+  local destroyed = redis.pcall('XGROUP', 'DESTROY', journal_key(channel), stage)
   if type(destroyed) == 'number' then groups = groups + destroyed end  -- else there is no such journal
 end
-redis.call('DEL', waiting, dead)
-redis.call('SREM', graves, stage)
-redis.call('HDEL', stages, stage)
-keep_announced(stages, announced)
-if not text and groups + parked + buried == 0 then return { 'unknown', 0, 0 } end
-return { 'forgotten', parked, buried }
+redis.call('DEL', parked_key(stage), retries_key(stage), dead_key(stage))
+redis.call('SREM', DEAD, stage)
+if not text and groups + parked + dead == 0 then return { 'unknown', 0, 0 } end
+return { 'forgotten', parked, dead }

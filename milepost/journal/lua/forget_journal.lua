@@ -1,9 +1,8 @@
--- forget_journal: deletes a journal that no stage consumes. Answers how many events went, or -1 if one does.
-local stages, journals, journal = key(), key(), key()
-local channel = arg()
-local groups = redis.pcall('XINFO', 'GROUPS', journal)
-if wiring(stages).consumed[channel] or (not groups.err and #groups > 0) then return -1 end
-local length = groups.err and 0 or redis.call('XLEN', journal)
+-- forget_journal(channel)
+-- Deletes a journal that no stage consumes. Answers how many events went, or -1 if a stage does consume it.
+local journal = journal_key(channel)
+if consumed_channels(read_stages(0))[channel] or next(groups_of(journal)) then return -1 end
+local length = count('XLEN', journal)
 redis.call('DEL', journal)
-redis.call('SREM', journals, channel)
+redis.call('SREM', JOURNALS, channel)
 return length

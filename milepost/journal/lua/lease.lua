@@ -1,14 +1,14 @@
--- lease: takes it if it is free, or renews it, and tells its channel when it is taken or when asked to tell again.
--- Answers the token that holds it; an empty one while it is kept for those who heard a leader free it.
-local journals, lease = key(), key()
-local token, ttl, tell, heard = arg(), arg(), arg() == 'tell', arg() == 'heard'
-local holder = redis.call('GET', lease)
-if not holder or (holder == '' and heard) then
-  defy_full(journals)
-  redis.call('SET', lease, token, 'PX', ttl)
-  holder, tell = token, true
+-- lease(token, ttl, announce, received)
+-- Takes the lease if it is free, or renews it, and announces the token on the lease's channel when the lease is taken,
+-- or when `announce` is 1. After a clean stop the lease is empty for a moment: then only a bridge that `received` the
+-- release may take it. Answers the token that holds the lease.
+local holder = redis.call('GET', LEASE)
+if not holder or (holder == '' and received == 1) then
+  write_when_full()
+  redis.call('SET', LEASE, token, 'PX', ttl)
+  holder, announce = token, 1
 elseif holder == token then
-  redis.call('PEXPIRE', lease, ttl)
+  redis.call('PEXPIRE', LEASE, ttl)
 end
-if holder == token and tell then redis.call('PUBLISH', lease, token) end
+if holder == token and announce == 1 then redis.call('PUBLISH', LEASE, token) end
 return holder

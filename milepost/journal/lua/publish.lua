@@ -1,37 +1,53 @@
--- publish: journals each event that was not seen before and tells its channel. Nothing is written while the backlog is
--- over its limit, nor the first event of one more channel when too many wait without a stage to consume them.
-local stages, announced, journals, graves, known = key(), key(), key(), key(), key()
-local limit, most, trusted = tonumber(arg()), tonumber(arg()), arg()
-local journal_of, waiting_of, dead_of = arg(), arg(), arg()
-local context = { journals = journals, announced = announced, dedup = arg(), ttl = tonumber(arg()) }
+-- publish(limit, fresh, most_unconsumed, trusted, dedup, events[channel, source_id, id, event, data])
+-- Journals each event that was not published before and announces it on its channel. Writes nothing while the backlog
+-- is over its limit. Answers for each event 'done', 'seen', 'crowded' (no stage consumes its channel, and too many such
+-- channels exist), 'closed' (no bridge serves the stages of its channel, and too many events wait for them) or
+-- 'error …'; or 'full' alone.
 
 -- Counting looks at every journal, so it is done once in `trusted` milliseconds. Meanwhile doors add what they journal;
 -- what hops add or take shows at the next count.
-local total = tonumber(redis.call('GET', known) or '')
-if not total then
-  total = backlog(journals, stages, graves, journal_of, waiting_of, dead_of)
-  redis.pcall('SET', known, total, 'PX', trusted)  -- refused by a full Redis, as is then every event
+local known = redis.call('GET', BACKLOG)
+local counted = known and tonumber(string.match(known, '^%d+'))
+if not counted then
+  local _, closed
+  _, counted, closed = count_backlog(fresh, limit)
+  known = whole(counted) .. ' ' .. table.concat(closed, ' ') .. ' '
+  redis.pcall('SET', BACKLOG, known, 'PX', trusted)  -- a full Redis refuses it, and then every event
 end
-if total >= limit then return 'full' end
+if counted >= limit then return 'full' end
+local closed = string.match(known, '^%d+(.*)$')
 
-local consumed, consumed_channels
+local consumed
 
-local function crowded(channel)
-  local begun = redis.call('SCARD', journals)
-  if begun < most or redis.call('SISMEMBER', journals, channel) == 1 then return false end
-  if not consumed then
-    consumed, consumed_channels = wiring(stages).consumed, 0
-    for _ in pairs(consumed) do consumed_channels = consumed_channels + 1 end
+-- Whether this is the first event of one channel too many that no stage consumes.
+local function is_crowded(channel)
+  if redis.call('SISMEMBER', JOURNALS, channel) == 1 then return false end
+  if redis.call('SCARD', JOURNALS) < most_unconsumed then return false end
+  consumed = consumed or consumed_channels(read_stages(fresh))
+  if consumed[channel] then return false end
+  local unconsumed = 0
+  for _, other in ipairs(redis.call('SMEMBERS', JOURNALS)) do
+    if not consumed[other] then unconsumed = unconsumed + 1 end
   end
-  return begun >= most + consumed_channels and not consumed[channel] and is_journaled(announced, channel)
+  return unconsumed >= most_unconsumed
 end
 
-local answers, added = {}, 0
-while more() do
-  local event = read_event()
-  local answer = crowded(event.channel) and 'crowded' or attempt(carry_once, context, event, true)
-  if answer == 'done' and is_journaled(announced, event.channel) then added = added + 1 end
+local answers, channels, added = {}, {}, 0
+for _, event in ipairs(events) do
+  local answer
+  if string.find(closed, ' ' .. event.channel .. ' ', 1, true) then
+    answer = 'closed'
+  elseif is_crowded(event.channel) then
+    answer = 'crowded'
+  else
+    answer = attempt(carry_once, event, true, dedup)
+  end
+  if answer == 'done' then
+    added = added + 1
+    channels[event.channel] = true
+  end
   answers[#answers + 1] = answer
 end
-if added > 0 then redis.call('SET', known, total + added, 'XX', 'KEEPTTL') end
+for channel in pairs(channels) do bound_unconsumed(channel) end
+if added > 0 then redis.call('SET', BACKLOG, whole(counted + added) .. closed, 'XX', 'KEEPTTL') end
 return answers

@@ -1,9 +1,9 @@
--- release: frees the lease if this token holds it, and tells the others to try at once. For a moment only those who
--- heard that may take it: what is published until then is known to them alone.
-local journals, lease = key(), key()
-local token, handover = arg(), arg()
-if redis.call('GET', lease) ~= token then return 0 end
-defy_full(journals)
-redis.call('SET', lease, '', 'PX', handover)
-redis.call('PUBLISH', lease, '')
+-- release(token, handover)
+-- Releases the lease if this token holds it, and announces that. For `handover` milliseconds only bridges that received
+-- the release may take the lease, so the next leader has every message that was published since. Answers 1, or 0 if the
+-- token did not hold it.
+if redis.call('GET', LEASE) ~= token then return 0 end
+write_when_full()
+redis.call('SET', LEASE, '', 'PX', handover)
+redis.call('PUBLISH', LEASE, '')
 return 1

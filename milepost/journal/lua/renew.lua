@@ -1,14 +1,13 @@
--- renew: keeps the claim on entries this consumer has on the wire. Answers those that are no longer its own.
-local journal = key()
-local group, consumer = arg(), arg()
+-- renew(stage, consumer, entries[stream, entry])
+-- Keeps the claim on entries that this consumer is delivering. Answers the numbers, from 0, of those that are no longer
+-- its own.
 local lost = {}
-while more() do
-  local id = arg()
-  local mine = unless_gone('XPENDING', journal, group, id, id, 1, consumer)
+for i, row in ipairs(entries) do
+  local mine = unless_gone('XPENDING', row.stream, stage, row.entry, row.entry, 1, consumer)
   if not mine or #mine == 0 then
-    lost[#lost + 1] = id
+    lost[#lost + 1] = i - 1
   else
-    redis.call('XCLAIM', journal, group, consumer, 0, id, 'JUSTID')
+    redis.call('XCLAIM', row.stream, stage, consumer, 0, row.entry, 'JUSTID')
   end
 end
 return lost

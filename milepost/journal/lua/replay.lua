@@ -1,36 +1,40 @@
--- replay: puts dead letters back into their journals, for the route they died on, counts and deadline afresh. Answers
--- how many; or, when one of them is for a route that no bridge serves on its channel, that route and channel, and then
--- nothing is replayed: every other group would acknowledge it unseen.
-local stages, journals, dead = key(), key(), key()
-local stage, fresh, journal_of, progress_of = arg(), tonumber(arg()), arg(), arg()
+-- replay(stage, broker, fresh, letters[entry])
+-- Moves dead letters into the stream of retries of the stage that they died on (in broker mode: of the Broker), counts
+-- and deadline afresh. Answers how many; or, when one of them is for a stage that no bridge serves on its channel,
+-- { that stage, the channel }, and then none is replayed.
+local dead = dead_key(stage)
+local table_rows, any = read_stages(fresh)
 
-local function served(route, channel)
-  local text = redis.call('HGET', stages, route)
-  local wired = text and cjson.decode(text)
-  if not wired or now() - wired.beat >= fresh then return false end
-  for _, consumed in ipairs(wired.consumes) do
-    if consumed == channel then return not redis.pcall('XPENDING', journal_of .. channel, route).err end
+local function is_served(route, channel)
+  local found = table_rows[route]
+  if not any or not found or not found.served then return false end
+  for _, consumed in ipairs(found.consumes) do
+    if consumed == channel then return true end
   end
   return false
 end
 
-local letters = {}
-while more() do
-  local entry = arg()
-  local row = redis.call('XRANGE', dead, entry, entry)[1]
-  if row and not letters[entry] then
-    local letter = { entry = entry }
-    for i = 1, #row[2], 2 do letter[row[2][i]] = row[2][i + 1] end
-    letter.route = letter['for'] ~= '' and letter['for'] or stage
-    if not served(letter.route, letter.channel) then return { letter.route, letter.channel } end
-    letters[entry] = true
-    letters[#letters + 1] = letter
+local found, known = {}, {}
+for _, row in ipairs(letters) do
+  local entry = redis.call('XRANGE', dead, row.entry, row.entry)[1]
+  if entry and not known[row.entry] then
+    known[row.entry] = true
+    local letter = fields_of(entry[2])
+    letter.entry = row.entry
+    for _, route in ipairs({ stage, broker }) do
+      if not letter.route and is_served(route, letter.channel) then letter.route = route end
+    end
+    if not letter.route then return { stage, letter.channel } end
+    found[#found + 1] = letter
   end
 end
-defy_full(journals)
-for _, letter in ipairs(letters) do
-  add(journals, journal_of .. letter.channel, letter.channel, letter.event, { 'for', letter.route })
-  redis.call('HDEL', progress_of .. letter.id, 'dead:' .. stage)
+write_when_full()
+for _, letter in ipairs(found) do
+  redis.call('XADD', retries_key(letter.route), '*', 'event', letter.event, 'channel', letter.channel)
   redis.call('XDEL', dead, letter.entry)
+  if letter.id ~= '' then
+    redis.call('HDEL', status_key(letter.id), 'dead:' .. stage)
+    keep_status(status_key(letter.id))
+  end
 end
-return #letters
+return #found

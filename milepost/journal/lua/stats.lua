@@ -1,15 +1,11 @@
--- stats: leaves how stages did under this bridge, with the time, and forgets the names of what has expired. A full
+-- stats(kept, stages[key, stage, slots])
+-- Writes how stages did under this bridge, with the time, and removes the names of statistics that have expired. A full
 -- Redis refuses it.
-local stats = key()
-local kept = tonumber(arg())
 local time = now()
-while more() do
-  local own, stage, slots = key(), arg(), arg()
-  redis.call('SET', own, '{"at":' .. whole(time) .. ',"stage":' .. cjson.encode(stage) .. ',"slots":' .. slots .. '}',
-    'PX', kept)
-  redis.call('ZADD', stats, whole(time + kept), own)
+for _, row in ipairs(stages) do
+  redis.call('SET', row.key, '{"at":' .. whole(time) .. ',"stage":' .. cjson.encode(row.stage) .. ',"slots":'
+    .. row.slots .. '}', 'PX', kept)
+  redis.call('ZADD', STATS, whole(time + kept), row.key)
 end
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', stats, '-inf', whole(time - 1))) do
-  redis.call('ZREM', stats, name)
-end
+redis.call('ZREMRANGEBYSCORE', STATS, '-inf', whole(time - 1))
 return 1

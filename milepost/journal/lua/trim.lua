@@ -1,55 +1,66 @@
--- trim: drops what every group has finished. First makes the groups that the stages table knows and the journal
--- lacks; where that is refused, or no group exists at all, the journal waits untouched.
--- Answers { what happened, entries dropped or left }.
-local stages, journals, journal = key(), key(), key()
-local channel = arg()
-
-local function groups()
-  local rows = {}
-  for _, row in ipairs(unless_gone('XINFO', 'GROUPS', journal) or {}) do
-    local group = {}
-    for i = 1, #row, 2 do group[row[i]] = row[i + 1] end
-    rows[group.name] = group
-  end
-  return rows
-end
-
-local function split(id)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(seq)
-end
-
-local function before(a, b)
-  local a_ms, a_seq = split(a)
-  local b_ms, b_seq = split(b)
-  return a_ms < b_ms or (a_ms == b_ms and a_seq < b_seq)
-end
+-- trim(channel, fresh, limit)
+-- Deletes the entries of a journal that every group has finished, those behind a pending one too: an event that hangs
+-- keeps no other. First makes the groups that the stages table names and the journal lacks; where Redis refuses that,
+-- the journal stays as it is. A journal that no stage consumes is bounded (see bound_unconsumed). What only unserved
+-- stages need is bounded by itself: its oldest events go once more than `limit` wait. Answers { what happened, entries
+-- deleted or left, entries deleted that an unserved stage had not finished }.
+local MOST_PENDING, MOST_DELETED = 100000, 5000
+local journal = journal_key(channel)
 
 local function oldest_unfinished(group)
   local ms, seq = split(group['last-delivered-id'])
   local unread = whole(ms) .. '-' .. whole(seq + 1)
   if group.pending == 0 then return unread end
-  -- What is pending was read before, but where an operator has set the group back.
+  -- Pending entries were read before the unread ones, unless an operator has set the group back.
   local oldest = redis.call('XPENDING', journal, group.name)[2]
   return before(oldest, unread) and oldest or unread
 end
 
-if redis.call('EXISTS', journal) == 0 then return { 'absent', 0 } end
-defy_full(journals)
-local present = groups()
-for _, name in ipairs(redis.call('HKEYS', stages)) do
-  local stage = cjson.decode(redis.call('HGET', stages, name))
+if redis.call('EXISTS', journal) == 0 then
+  redis.call('SREM', JOURNALS, channel)
+  return { 'absent', 0, 0 }
+end
+write_when_full()
+local stages = read_stages(fresh)
+local present = groups_of(journal)
+for name, stage in pairs(stages) do
   for _, consumed in ipairs(stage.consumes) do
     if consumed == channel and not present[name] then
-      local made = redis.pcall('XGROUP', 'CREATE', journal, name, '0')
-      if made.err then return { made.err, redis.call('XLEN', journal) } end
+      local ok, fault = pcall(make_group, journal, name, '0')
+      if not ok then return { fault.err or tostring(fault), redis.call('XLEN', journal), 0 } end
     end
   end
 end
-local least
-for _, group in pairs(groups()) do
+local needed, wanted  -- the oldest entry that a served stage needs; that any stage does
+for name, group in pairs(groups_of(journal)) do
   local oldest = oldest_unfinished(group)
-  if not least or before(oldest, least) then least = oldest end
+  if not wanted or before(oldest, wanted) then wanted = oldest end
+  if stages[name] and stages[name].served and (not needed or before(oldest, needed)) then needed = oldest end
 end
-if not least then return { 'no group', redis.call('XLEN', journal) } end
-return { 'trimmed', redis.call('XTRIM', journal, 'MINID', least) }
+if not wanted then
+  bound_unconsumed(channel)
+  return { 'unconsumed', redis.call('XLEN', journal), 0 }
+end
+local deleted, dropped = redis.call('XTRIM', journal, 'MINID', wanted), 0
+
+-- The last entry that every group was given, and whether it is pending in one of them.
+local given, pending = nil, {}
+for name, group in pairs(groups_of(journal)) do
+  if not given or before(group['last-delivered-id'], given) then given = group['last-delivered-id'] end
+  for _, row in ipairs(redis.call('XPENDING', journal, name, '-', '+', MOST_PENDING)) do pending[row[1]] = true end
+end
+-- The last one itself stays: were it deleted, Redis could not tell any more how many a group has not read.
+if given ~= '0-0' then
+  for _, row in ipairs(redis.call('XRANGE', journal, '-', '(' .. given, 'COUNT', MOST_DELETED)) do
+    if not pending[row[1]] then deleted = deleted + redis.call('XDEL', journal, row[1]) end
+  end
+end
+
+while needed and redis.call('XLEN', journal) > limit do
+  local rows = redis.call('XRANGE', journal, '-', '(' .. needed, 'COUNT', 1000)
+  if #rows == 0 then break end
+  local excess = math.min(#rows, redis.call('XLEN', journal) - limit)
+  for i = 1, excess do redis.call('XDEL', journal, rows[i][1]) end
+  dropped = dropped + excess
+end
+return { 'trimmed', deleted, dropped }

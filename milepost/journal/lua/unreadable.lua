@@ -1,10 +1,10 @@
--- unreadable: keeps messages the bridge itself cannot carry, the newest of them; a full Redis has no room for them.
--- Answers how many older ones fell out.
-local graves, dead = key(), key()
-local most = tonumber(arg())
-while more() do
-  redis.call('XADD', dead, '*', 'event', arg(), 'channel', arg(), 'id', '', 'reason', arg(), 'status', '',
-    'attempts', '0', 'crashes', '0', 'for', '', 'time', whole(now()))
+-- unreadable(most, messages[event, channel, reason])
+-- Keeps messages that the bridge itself cannot carry, the newest `most` of them. A full Redis refuses it. Answers how
+-- many older ones were removed.
+local dead = dead_key('bridge')
+for _, message in ipairs(messages) do
+  redis.call('XADD', dead, '*', 'event', message.event, 'channel', message.channel, 'id', '', 'reason', message.reason,
+    'status', '', 'attempts', '0', 'crashes', '0', 'for', '', 'time', whole(now()))
 end
-redis.call('SADD', graves, 'bridge')
+redis.call('SADD', DEAD, 'bridge')
 return redis.call('XTRIM', dead, 'MAXLEN', most)

@@ -1,35 +1,43 @@
--- wake: puts parked events that are due back into their journals, for the route that parked them alone. Answers how
--- many, and in how many milliseconds the next is due (-1: none waits). One that cannot be woken stays, holds up no
--- other, and is the answer.
-local journals = key()
-local journal_of, most = arg(), tonumber(arg())
+-- wake(most, stages[stage])
+-- Moves parked events that are due into their stage's stream of retries, up to `most` of each stage. A member that is no
+-- parked event becomes a dead letter. A stage whose events Redis refuses to move holds up no other stage. Answers { how
+-- many were moved, milliseconds until the next is due or -1, then stage and fault of each stage that was refused }.
 local time = now()
-local woken, next_due, fault = 0, -1, nil
-defy_full(journals)
+local woken, next_due, faults = 0, -1, {}
+write_when_full()
 
-local function wake(waiting, route, member)
-  local since, attempts, crashes, channel, event =
-    string.match(member, '^%S+ (%d+) (%d+) (%d+) (%S+)\n(.*)$')
-  add(journals, journal_of .. channel, channel, event,
-    { 'for', route, 'since', since, 'attempts', attempts, 'crashes', crashes })
-  redis.call('ZREM', waiting, member)
-  return 'done'
+local function retry(stage, member)
+  local since, attempts, crashes, channel, event = string.match(member, '^%S+ (%d+) (%d+) (%d+) (%S+)\n(.*)$')
+  if event then
+    redis.call('XADD', retries_key(stage), '*', 'event', event, 'channel', channel, 'since', since,
+      'attempts', attempts, 'crashes', crashes)
+  else
+    bury(stage, { event = member, channel = '', id = '', reason = 'cannot be retried: it is not a parked event',
+      status = '', attempts = 0, crashes = 0 })
+  end
+  redis.call('ZREM', parked_key(stage), member)
+  woken = woken + 1
 end
 
-while more() do
-  local waiting, route = key(), arg()
-  local bytes = 0
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', whole(time), 'LIMIT', 0, most)) do
+local function wake(stage)
+  local parked, bytes = parked_key(stage), 0
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', parked, '-inf', whole(time), 'LIMIT', 0, most)) do
     bytes = bytes + #member
-    if bytes > 8000000 then break end  -- the rest is due at once
-    local answer = attempt(wake, waiting, route, member)
-    if answer == 'done' then woken = woken + 1 else fault = answer end
+    if bytes > 8000000 and bytes > #member then break end  -- the rest is due at once
+    retry(stage, member)
   end
-  local first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
+  local first = redis.call('ZRANGE', parked, 0, 0, 'WITHSCORES')
   if first[2] then
     local due = math.max(0, tonumber(first[2]) - time)
     if next_due < 0 or due < next_due then next_due = due end
   end
 end
-if fault then return redis.error_reply(string.sub(fault, 7)) end
-return { woken, next_due }
+
+for _, row in ipairs(stages) do
+  local fault = attempt(wake, row.stage)
+  if fault then
+    faults[#faults + 1] = row.stage
+    faults[#faults + 1] = fault
+  end
+end
+return { woken, whole(next_due), unpack(faults) }

@@ -6,7 +6,7 @@ import random
 from functools import partial
 from signal import SIGKILL, SIGTERM
 
-from milepost import keys
+from milepost.journal import keys
 from tests.faults.registry import fault
 from tests.faults.run import Run
 from tests.faults.stack import down, up

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import httpx
 
-from milepost import keys
-from milepost.bridge.ruling import BROKEN_AFTER
+from milepost.bridge.retry import BROKEN_AFTER
 from milepost.events.event import Event, now
-from milepost.journal import Journal
+from milepost.journal import Journal, keys
 from tests.bridge.rig import Answer, Delivery, Stage, status
 from tests.faults.meddler import Meddler, Meddling
 from tests.faults.registry import fault
@@ -80,7 +79,7 @@ async def outage(run: Run, *, meddling: Meddling | None) -> None:
     early = memory(bridge)
     await asyncio.sleep(OUTAGE * 2 / 3)
     late = memory(bridge)
-    letters = await run.stack.journal.dead_letters("store", count=1000)
+    letters = await run.stack.journal.admin.dead_letters("store", count=1000)
     back = Return()
     meddler.meddling = back.meddling
     if meddling is None:
@@ -169,7 +168,7 @@ async def gone(run: Run) -> bool:
     redis = run.stack.client
     if [key async for key in redis.scan_iter(f"{keys.seen('', '')[:-1]}*", count=10_000)]:
         return False
-    noted = [key async for key in redis.scan_iter(f"{keys.progress('')}*", count=10_000)]
+    noted = [key async for key in redis.scan_iter(f"{keys.status('')}*", count=10_000)]
     async with redis.pipeline(transaction=False) as each:
         for key in noted:
             each.ttl(key)

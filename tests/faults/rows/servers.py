@@ -4,7 +4,7 @@ import asyncio
 
 from redis.exceptions import ResponseError
 
-from milepost import keys
+from milepost.journal import keys
 from tests.faults.count import ids_in
 from tests.faults.registry import fault, on_every_redis
 from tests.faults.run import Run

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from milepost import keys
+from milepost.journal import keys
 from tests.bridge.rig import Stage
 from tests.faults.count import ids_in
 from tests.faults.registry import fault
@@ -69,9 +69,9 @@ async def forget(run: Run) -> None:
             await down(bridge)
 
     async def not_served() -> bool:
-        return any(stage.name == "audit" and not stage.served for stage in await run.stack.journal.stages())
+        return any(stage.name == "audit" and not stage.served for stage in await run.stack.journal.admin.stages())
 
     await eventually(not_served, 90, "the stage is shown as not served")
-    shown = Counter(stage.name for stage in await run.stack.journal.stages())
+    shown = Counter(stage.name for stage in await run.stack.journal.admin.stages())
     run.check(shown["audit"] == 1, "the stage is not shown")
     await run.milepost("stages", "forget", "audit", "--yes")

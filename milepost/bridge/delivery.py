@@ -1,0 +1,145 @@
+"""One delivery: POST one event or a batch to a stage, and read the outcome for each event."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+
+from milepost import tracing
+from milepost.bridge.http.client import Client, Lost, NotSent, TooLarge
+from milepost.bridge.outcome import (
+    MULTI_STATUS,
+    Crashed,
+    Delivered,
+    Failed,
+    Outcome,
+    RouteDown,
+    Undecided,
+    outcome_of,
+    outcomes_of_batch,
+)
+from milepost.bridge.settings import Delivery
+from milepost.errors import EventError
+from milepost.events.batch import BATCH_TYPE, write_batch
+from milepost.events.event import MAX_EVENT, STRUCTURED_TYPE, Event
+from milepost.journal import Entry
+from milepost.log import Fields
+
+log = logging.getLogger("milepost.bridge")
+
+AGAIN_ONE_MORE = 64
+"""Batches that are answered after which they may be one event larger again."""
+
+_ID = re.compile(rb'\{"specversion":"1\.0","id":"([^"\\]+)"')
+"""How every event that was written here begins."""
+
+
+class Deliverer:
+    """POSTs to the stage `name`, which emits on `emits` or nothing."""
+
+    def __init__(self, client: Client, name: str, *, delivery: Delivery, emits: str | None) -> None:
+        self._client = client
+        self._name = name
+        self._emits = emits
+        self._timeout = delivery.timeout.total_seconds()
+        self._tracer = tracing.tracer("bridge")
+        self._most = 1 if self._tracer else delivery.batch  # where there are spans each delivery is one of its own
+        self._now = float(self._most)
+
+    def batches(self, entries: Sequence[Entry]) -> list[list[Entry]]:
+        """Divide entries that were read together into deliveries. An event that failed before is delivered alone."""
+        batches: list[list[Entry]] = []
+        batch: list[Entry] = []
+        size = 0
+        for entry in entries:
+            if self._most == 1 or entry.failures:
+                batches.append([entry])
+                continue
+            size += len(entry.event) + 1
+            if batch and (len(batch) >= int(self._now) or size >= MAX_EVENT):
+                batches.append(batch)
+                batch, size = [], len(entry.event) + 1
+            batch.append(entry)
+        return [*batches, batch] if batch else batches
+
+    async def deliver(self, entries: Sequence[Entry]) -> Sequence[Outcome | Undecided]:
+        """POST these events in one request and return an outcome for each, in their order.
+
+        A batch may be Undecided on an event, which is then to be delivered by itself.
+        """
+        try:
+            if len(entries) > 1:
+                return await self._deliver_batch(entries)
+            return [await self._deliver_one(entries[0])]
+        except Exception as fault:
+            # A fault of ours, but it comes with these events: uncounted they would come again for ever.
+            log.exception(Fields(stage=self._name, channel=entries[0].channel, outcome="not-posted"))
+            if len(entries) > 1:
+                return [Undecided(type(fault).__name__)] * len(entries)
+            return [Failed(None, f"the bridge failed at it: {type(fault).__name__}")]
+
+    async def _deliver_one(self, entry: Entry) -> Outcome:
+        if self._tracer is None:
+            return await self._post(entry)
+        with self._tracer.deliver(self._name, entry.event, entry.failures) as span:
+            outcome = await self._post(entry, span.headers)
+            if isinstance(outcome, Delivered):
+                span.answered("delivered")
+                return Delivered(span.handed_on(outcome.reply)) if outcome.reply else outcome
+            span.answered(type(outcome).__name__.lower(), outcome.status)
+            return outcome
+
+    async def _post(self, entry: Entry, headers: Mapping[str, str] | None = None) -> Outcome:
+        try:
+            response = await self._client.post(
+                entry.event, content_type=STRUCTURED_TYPE, timeout=self._timeout, headers=headers
+            )
+        except NotSent as fault:
+            return RouteDown(None, str(fault))
+        except Lost as fault:
+            return Crashed(str(fault), timed_out=fault.timed_out)
+        except TooLarge as fault:
+            if self._emits is None or not 200 <= fault.status < 300:
+                return outcome_of(fault.status, {}, b"", emits=self._emits)
+            return Failed(fault.status, f"unusable reply: {fault}")
+        return outcome_of(response.status, response.headers, response.body, emits=self._emits)
+
+    async def _deliver_batch(self, entries: Sequence[Entry]) -> Sequence[Outcome | Undecided]:
+        body = write_batch(entry.event for entry in entries)
+        try:
+            response = await self._client.post(body, content_type=BATCH_TYPE, timeout=self._timeout)
+        except NotSent as fault:
+            return [RouteDown(None, str(fault))] * len(entries)
+        except TooLarge as fault:
+            if self._emits is None and 200 <= fault.status < 300 and fault.status != MULTI_STATUS:
+                return [Delivered()] * len(entries)  # the body of such a stage is not read
+            self._now = max(2.0, len(entries) // 2)
+            return self._undecided(entries, str(fault))
+        except Lost as fault:
+            return self._undecided(entries, str(fault), timed_out=fault.timed_out)
+        self._now = min(float(self._most), self._now + 1 / AGAIN_ONE_MORE)
+        ids = [event_id(entry) for entry in entries]
+        outcomes = outcomes_of_batch(response.status, response.headers, response.body, ids, emits=self._emits)
+        if undecided := [outcome for outcome in outcomes if isinstance(outcome, Undecided)]:
+            self._log_undecided(len(undecided), undecided[0].reason)
+        return outcomes
+
+    def _undecided(self, entries: Sequence[Entry], reason: str, *, timed_out: bool = False) -> Sequence[Undecided]:
+        self._log_undecided(len(entries), reason)
+        return [Undecided(reason, timed_out)] * len(entries)
+
+    def _log_undecided(self, events: int, reason: str) -> None:
+        log.info(Fields(stage=self._name, outcome="batch-undecided", events=events, reason=reason))
+
+    async def close(self) -> None:
+        """Close the connections. Nobody may wait for a response any more."""
+        await self._client.close()
+
+
+def event_id(entry: Entry) -> str:
+    """Return the id of an entry's event; empty if it is no event."""
+    if written_here := _ID.match(entry.event):
+        return written_here[1].decode(errors="replace")
+    try:
+        return Event.from_json(entry.event).id
+    except EventError:
+        return ""

@@ -1,0 +1,155 @@
+"""Journals what foreign programs published, in batches, through a Redis that is away or full."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from milepost.bridge.metrics import BridgeMetrics
+from milepost.errors import EventError, JournalUnavailable
+from milepost.events.wrap import wrap
+from milepost.journal import Foreign, Maintenance, Unreadable
+from milepost.log import Fields
+
+Item = TypeVar("Item")
+
+log = logging.getLogger("milepost.bridge")
+
+MOST_BUFFERED = 10_000
+MOST_BUFFERED_BYTES = 32_000_000
+"""Most messages that wait for adoption, or for a leader, while Redis refuses; more are dropped, and counted."""
+
+MOST_ADOPTED = 256
+"""Messages adopted in one step."""
+
+PAUSE = 0.25
+"""Seconds between two tries while Redis is away or refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message, and the token under which it is ours to adopt if it is plain."""
+
+    channel: str
+    message: bytes
+    token: str | None
+
+
+class Buffer:
+    """A bounded queue of messages."""
+
+    def __init__(self) -> None:
+        self._messages: deque[Received] = deque()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def add(self, received: Received) -> bool:
+        """False if there is no room for it."""
+        if len(self) >= MOST_BUFFERED or self._bytes + len(received.message) > MOST_BUFFERED_BYTES:
+            return False
+        self._bytes += len(received.message)
+        self._messages.append(received)
+        return True
+
+    def take(self, most: int) -> list[Received]:
+        """Remove and return the oldest, up to `most`."""
+        taken = [self._messages.popleft() for _ in range(min(most, len(self)))]
+        self._bytes -= sum(len(received.message) for received in taken)
+        return taken
+
+    def clear(self) -> list[Received]:
+        """Remove and return all."""
+        return self.take(len(self))
+
+
+class Adopter:
+    """Adopts queued messages as soon as Redis takes them."""
+
+    def __init__(self, maintenance: Maintenance, metrics: BridgeMetrics) -> None:
+        self.released: str | None = None
+        """Our own token, once the lease is to be released: messages received under it are still ours."""
+        self.idle = asyncio.Event()
+        """Set while no message is queued."""
+        self._maintenance = maintenance
+        self._metrics = metrics
+        self._buffer = Buffer()
+        self._filled = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._buffer)
+
+    def add(self, received: Received) -> None:
+        """Queue a message. When the queue is full it is dropped, and counted."""
+        if not self._buffer.add(received):
+            self._metrics.adoption_overflow.inc()
+            return
+        self.idle.clear()
+        self._filled.set()
+
+    async def run(self) -> None:
+        """Adopt, until cancelled."""
+        while True:
+            while not self._buffer:
+                self.idle.set()
+                self._filled.clear()
+                await self._filled.wait()
+            foreign, unreadable = _read(self._buffer.take(MOST_ADOPTED))
+            await _insist(partial(self._journal, unreadable), foreign)
+            await _insist(self._put_away, unreadable)
+
+    async def _journal(
+        self, unreadable: list[Unreadable], found: Sequence[tuple[Received, Foreign]]
+    ) -> list[tuple[Received, Foreign]]:
+        """Return the messages to try again. The leader appends those that Redis will never take to `unreadable`."""
+        left = []
+        answers = await self._maintenance.adopt([foreign for _, foreign in found])
+        for (received, foreign), answer in zip(found, answers, strict=True):
+            outcome = answer.replace(" ", "-")
+            if answer == "not leading" and foreign.token == self.released:
+                # We held the lease until we released it ourselves, so messages from before that are still ours.
+                left.append((received, replace(foreign, token=None)))
+                continue
+            if answer.startswith("error "):
+                outcome = "refused"
+                if received.token:
+                    unreadable.append(Unreadable(received.channel, received.message, f"Redis: {answer[6:]}"))
+            self._metrics.adopted.labels(foreign.event.type, outcome).inc()
+        return left
+
+    async def _put_away(self, unreadable: list[Unreadable]) -> list[Unreadable]:
+        self._metrics.unreadable_dropped.inc(await self._maintenance.unreadable(unreadable))
+        for message in unreadable:
+            log.warning(Fields(channel=message.channel, outcome="unreadable"))  # the reason may quote the message
+        return []
+
+
+async def _insist(step: Callable[[list[Item]], Awaitable[list[Item]]], items: list[Item]) -> None:
+    """Repeat a step with the items it left over, through a Redis that is away or refuses."""
+    while items:
+        try:
+            items = await step(items)
+        except JournalUnavailable as fault:
+            log.warning(Fields(outcome="unadopted", messages=len(items), reason=str(fault)))
+            await asyncio.sleep(PAUSE)
+
+
+def _read(batch: Iterable[Received]) -> tuple[list[tuple[Received, Foreign]], list[Unreadable]]:
+    """Divide messages into those to adopt and those that nobody can read. Plain ones are the leader's alone."""
+    foreign, unreadable = [], []
+    for received in batch:
+        try:
+            event, named = wrap(received.channel, received.message)
+        except EventError as fault:
+            if received.token:
+                unreadable.append(Unreadable(received.channel, received.message, str(fault)))
+            continue
+        if named:
+            foreign.append((received, Foreign(event, None)))
+        elif received.token:
+            foreign.append((received, Foreign(event, received.token)))
+    return foreign, unreadable

@@ -1,0 +1,232 @@
+"""What a stage's response means for an event, and whose fault a failure is. No I/O and no state: a table.
+
+README and docs/reference.md have the same table for users.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from milepost.errors import EventError, MilepostError, TooLarge
+from milepost.events.batch import is_batch, read_batch
+from milepost.events.event import Event
+from milepost.events.strict_json import DEEPEST, loads
+
+SHORTEST_RETRY_AFTER = 0.1
+LONGEST_RETRY_AFTER = 300.0
+"""Seconds between which a receiver's Retry-After is honoured."""
+
+ROUTE_STATUSES = frozenset({401, 403, 404, 405, 407, 408, 425, 429, 502, 503, 504})
+"""With every 3xx: not the event's fault. The wiring is wrong, or the stage is not there to judge the event."""
+
+MULTI_STATUS = 207
+"""The response to a batch whose events did not all fare alike (milepost/answer.py)."""
+
+AWAY_STATUSES = frozenset({429, 502, 503, 504})
+"""The statuses among them that say nothing of what was sent, be it one event or many."""
+
+_WHOLE = re.compile(r"-?\d+", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The stage took the event; its reply goes on."""
+
+    reply: Event | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The event's fault, for good: it is buried at once."""
+
+    status: int
+    reason: str
+    retry_after: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Nobody's fault: this very event is being handled elsewhere. It is parked, uncounted."""
+
+    status: int
+    reason: str
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The event's fault, perhaps not for good: it is counted and parked."""
+
+    status: int | None
+    reason: str
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """The request was sent and no response came. Counted apart: the event may have caused it, or not."""
+
+    reason: str
+    status: None = None
+    retry_after: None = None
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDown:
+    """The route's fault: the event is parked uncounted, and the route is probed until it answers."""
+
+    status: int | None
+    reason: str
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """The response to a batch says nothing reliable of this event: it is to be delivered by itself.
+
+    `timed_out`: because the batch was not answered in time.
+    """
+
+    reason: str
+    timed_out: bool = False
+
+
+Undelivered = Refused | Deferred | Failed | Crashed | RouteDown
+Outcome = Delivered | Undelivered
+"""Of one delivery of one event."""
+
+
+def outcome_of(status: int, headers: Mapping[str, str], body: bytes, *, emits: str | None) -> Outcome:
+    """Return the outcome of a complete response of a stage that emits on `emits`, or emits nothing if None."""
+    if 200 <= status < 300:
+        return _accepted(status, headers, body, emits)
+    return _undelivered(status, retry_after(headers.get("retry-after")), _reason(status, _detail(headers, body)))
+
+
+def _undelivered(status: int, wait: float | None, reason: str) -> Undelivered:
+    if status == 409 and wait is not None:
+        return Deferred(status, reason, wait)
+    if 300 <= status < 400 or status in ROUTE_STATUSES:
+        return RouteDown(status, reason, wait)
+    if 400 <= status < 500:
+        return Refused(status, reason)
+    return Failed(status, reason, wait)
+
+
+def _accepted(status: int, headers: Mapping[str, str], body: bytes, emits: str | None) -> Outcome:
+    if emits is None or (status == 204 and not body):
+        return Delivered()
+    try:
+        if status != 200:
+            raise EventError(f"{status} where 200 or 204 was due")
+        reply = Event.from_http(headers, body)
+        if reply.type != emits:
+            raise EventError(f"type: {reply.type}, not {emits}")
+        reply.to_json()  # may be too large, though the body was not
+    except (MilepostError, ValueError) as fault:
+        return Failed(status, f"unusable reply: {fault}")
+    return Delivered(reply)
+
+
+def outcomes_of_batch(
+    status: int, headers: Mapping[str, str], body: bytes, ids: Sequence[str], *, emits: str | None
+) -> Sequence[Outcome | Undecided]:
+    """Return the outcomes of the response to a batch of events with these ids, in their order.
+
+    With 2xx of a stage that emits nothing, with 204, or with 200 and a reply of the same id for each, all were
+    delivered. With 207 each has its own. With 429, 502, 503 or 504 the stage is not there. Everything else says nothing
+    reliable.
+    """
+    undecided = [Undecided(f"HTTP {status}")] * len(ids)
+    if status in AWAY_STATUSES:
+        return [outcome_of(status, headers, body, emits=emits)] * len(ids)
+    if status == MULTI_STATUS and len(items := _items(body)) == len(ids):
+        return [_of_item(item, of, emits) for item, of in zip(items, ids, strict=True)]
+    if 200 <= status < 300 and (emits is None or (status == 204 and not body)):
+        return [Delivered()] * len(ids)
+    if status != 200 or not is_batch(headers.get("content-type", "")):
+        return undecided
+    try:
+        replies = read_batch(body)
+    except MilepostError:
+        return undecided
+    if len(replies) != len(ids):
+        return undecided
+    return [_of_reply(reply, of, emits) for reply, of in zip(replies, ids, strict=True)]
+
+
+def _items(body: bytes) -> Sequence[Any]:
+    try:
+        items = loads(body, deepest=DEEPEST + 4)
+    except ValueError:
+        return []
+    return items if isinstance(items, list) else []
+
+
+def _of_item(item: Any, of: str, emits: str | None) -> Outcome | Undecided:
+    """Return the outcome that a 207 gives for one event."""
+    if not isinstance(item, dict) or type(item.get("status")) is not int or item.get("id") != of:
+        return Undecided("an item of the 207 names no event")
+    status, wait = item["status"], item.get("retryAfter")
+    if 200 <= status < 300:
+        if emits is None or status == 204:
+            return Delivered()
+        try:
+            return _of_reply(Event.from_fields(item.get("event")), of, emits)
+        except EventError as fault:
+            return Undecided(str(fault))
+    if not 300 <= status < 600:
+        return Undecided(f"an item of the 207 has the status {status}")
+    return _undelivered(status, _bounded(wait) if type(wait) is int else None, _reason(status, item.get("detail")))
+
+
+def _of_reply(reply: Event, of: str, emits: str | None) -> Outcome | Undecided:
+    try:
+        reply.to_json()  # may be too large, though the body was not
+    except TooLarge as fault:
+        return Undecided(str(fault))
+    if reply.type != emits or reply.id != of:
+        return Undecided("a reply is of another event")
+    return Delivered(reply)
+
+
+def retry_after(value: str | None, *, now: datetime | None = None) -> float | None:
+    """Return the seconds that a Retry-After header asks for (RFC 9110, section 10.2.3), 0.1 to 300, or None."""
+    if value is None:
+        return None
+    if _WHOLE.fullmatch(value):
+        seconds = float(value)  # infinite if it has more than 308 digits
+    else:
+        try:
+            moment = parsedate_to_datetime(value)
+        except (ValueError, OverflowError):
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        seconds = (moment - (now or datetime.now(UTC))).total_seconds()
+    return _bounded(seconds)
+
+
+def _bounded(seconds: float) -> float:
+    return min(max(seconds, SHORTEST_RETRY_AFTER), LONGEST_RETRY_AFTER)
+
+
+def _detail(headers: Mapping[str, str], body: bytes) -> Any:
+    """Return the detail of a problem (RFC 9457), or None."""
+    if not headers.get("content-type", "").startswith("application/problem+json"):
+        return None
+    try:
+        problem = loads(body)
+    except ValueError:
+        return None
+    return problem.get("detail") if isinstance(problem, dict) else None
+
+
+def _reason(status: int, detail: Any) -> str:
+    text = _CONTROL.sub(" ", detail)[:500] if isinstance(detail, str) else ""
+    return f"HTTP {status}: {text}" if text else f"HTTP {status}"

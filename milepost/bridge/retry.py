@@ -1,0 +1,116 @@
+"""The retry rule: whether an event that was not delivered is tried again, and when.
+
+1. An event that the stage refuses is a dead letter at once.
+2. A stage that is away (RouteDown) costs the event nothing: it is parked, uncounted, and the route is probed.
+3. Everything else counts: `attempts` for a response, `crashes` for none. After `retry` repeats (`crash_retry` for
+   crashes) the event is a dead letter; until then it is parked with Knative's backoff.
+4. When the last 20 deliveries failed, of at least 10 different events, the stage is broken and not the events: rule 2.
+"""
+
+import random
+from collections import deque
+from dataclasses import dataclass
+
+from milepost.bridge.outcome import Crashed, Deferred, Failed, Refused, RouteDown, Undelivered
+from milepost.bridge.settings import Delivery
+from milepost.journal import Entry, Failure
+
+LONGEST_BACKOFF = 60.0
+"""Seconds between two deliveries of one event, at most."""
+
+LONGEST_PROBE = 2.0
+"""Seconds between two probes of a route that is down, unless its Retry-After says otherwise."""
+
+BROKEN_AFTER = 20
+BROKEN_EVENTS = 10
+"""When this many deliveries in a row failed, of at least so many different events, the stage is broken."""
+
+SUSPECT_AFTER = 2
+"""Failures after which an event is no evidence of a broken stage. Without this limit the last few poison events would
+look like a broken stage and would never be buried.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try the event again after `delay` seconds."""
+
+    failure: Failure
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Make a dead letter of the event."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class RetryWhenUp:
+    """Try the event again when the route may be up; `retry_after` in seconds, if the stage named it."""
+
+    failure: Failure
+    retry_after: float | None
+
+
+Decision = Retry | GiveUp | RetryWhenUp
+
+
+class RetryPolicy:
+    """Decides by a stage's delivery settings and its latest failures."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+        self._failures: deque[str] = deque(maxlen=BROKEN_AFTER)
+
+    def succeeded(self) -> None:
+        """The stage is not broken."""
+        self._failures.clear()
+
+    def decide(self, entry: Entry, event_id: str, outcome: Undelivered) -> Decision:
+        """Return what becomes of the event after this outcome of its latest delivery."""
+        match outcome:
+            case Refused():
+                self._failures.clear()
+                return GiveUp(_failure(entry, outcome))
+            case Deferred():
+                self._failures.clear()
+                return Retry(_failure(entry, outcome), outcome.retry_after)
+            case RouteDown():
+                return RetryWhenUp(_failure(entry, outcome), outcome.retry_after)
+            case Failed() | Crashed():
+                return self._decide_failure(entry, event_id, outcome)
+
+    def _decide_failure(self, entry: Entry, event_id: str, outcome: Failed | Crashed) -> Decision:
+        if entry.failures < SUSPECT_AFTER:
+            self._failures.append(event_id)
+        if len(self._failures) == BROKEN_AFTER and len(set(self._failures)) >= BROKEN_EVENTS:
+            return RetryWhenUp(_failure(entry, outcome), outcome.retry_after)
+        crashed = isinstance(outcome, Crashed)
+        failure = _failure(entry, outcome, attempts=int(not crashed), crashes=int(crashed))
+        if failure.attempts > self._delivery.retry or failure.crashes > self._delivery.crash_retry:
+            return GiveUp(failure)
+        if outcome.retry_after is not None:
+            return Retry(failure, outcome.retry_after)
+        return Retry(failure, backoff(self._delivery, failure.attempts + failure.crashes))
+
+
+def _failure(entry: Entry, outcome: Undelivered, attempts: int = 0, crashes: int = 0) -> Failure:
+    return Failure(outcome.reason, outcome.status, entry.attempts + attempts, entry.crashes + crashes)
+
+
+def backoff(delivery: Delivery, failures: int, longest: float = LONGEST_BACKOFF) -> float:
+    """Return the seconds until delivery number `failures` + 1: Knative's backoffPolicy, capped, with equal jitter."""
+    delay = delivery.backoff_delay.total_seconds()
+    if delivery.backoff_policy == "linear":
+        delay *= failures
+    else:
+        delay *= 2.0 ** min(failures - 1, 30)
+    delay = min(delay, longest)
+    return random.uniform(delay / 2, delay)  # noqa: S311 - jitter
+
+
+def probe_delay(delivery: Delivery, failed_probes: int) -> float:
+    """Return the seconds until a route that is down is probed, after so many probes failed in a row."""
+    return backoff(delivery, failed_probes, LONGEST_PROBE)

@@ -1,0 +1,350 @@
+"""A worker carries the events of one stage: one loop that redelivers first and reads then, and a task per delivery.
+
+1. Wait for room under the concurrency limit, or until the next look for redeliveries is due.
+2. Once a second take over entries that another bridge has not renewed for the claim time. They do not need room under
+   the limit: the bridge that died had them within its own.
+3. Block until a retry (a parked event that came due, a replayed dead letter) or an unread event comes, or until step 2
+   is due. A read brings as many of both as there is room for.
+4. When a read brought retries there may be more of them: they are taken before anything else is read.
+5. Each delivery is a task: it POSTs one event or a batch, asks the retry policy about failures, and settles. Entries
+   stay pending until they are settled, and are renewed meanwhile. If this process dies, step 2 of another bridge finds
+   them.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from milepost.bridge.concurrency import ConcurrencyLimit
+from milepost.bridge.delivery import Deliverer, event_id
+from milepost.bridge.metrics import StageMetrics
+from milepost.bridge.outcome import Crashed, Delivered, Failed, Outcome, Refused, RouteDown, Undecided
+from milepost.bridge.retry import GiveUp, Retry, RetryPolicy
+from milepost.bridge.settings import Delivery
+from milepost.errors import EventError, JournalUnavailable, MilepostError
+from milepost.journal import Bury, Complete, Consumer, Delay, Entry, GroupMissing, Park, Settlement, Taken
+from milepost.log import Fields
+
+log = logging.getLogger("milepost.bridge")
+
+BLOCK = 5.0
+"""Seconds that a read waits for the first entry, at most."""
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks for redeliveries."""
+
+HAND_BACK_WITHIN = 1.0
+"""Seconds that a clean stop gives a Redis that does not answer; entries not handed back are taken over later."""
+
+LOG_EVERY = 120
+"""Tries to settle of which one is logged."""
+
+LOG_OUTAGE_EVERY = 60.0
+"""Seconds between two log lines about the same outage of a route."""
+
+UNREACHABLE_PAUSE = 0.25
+"""Seconds between two tries to reach a Redis that is away."""
+
+
+class Sent(NamedTuple):
+    """When a delivery was sent and answered, in seconds, and the epoch of the limit at that time."""
+
+    began: float
+    ended: float
+    epoch: int
+
+
+class Worker:
+    """Carries the entries of `consumer` to one stage.
+
+    `parked` is set when an event was parked. `join` makes the bridge's groups anew when they are missing.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a worker is made of
+        self,
+        consumer: Consumer,
+        *,
+        deliverer: Deliverer,
+        policy: RetryPolicy,
+        limit: ConcurrencyLimit,
+        delivery: Delivery,
+        claim: float,
+        metrics: StageMetrics,
+        parked: asyncio.Event,
+        join: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.stage = consumer.stage
+        self.consumer = consumer
+        self.limit = limit
+        self.held: dict[tuple[str, str], tuple[Entry, asyncio.Task[None]]] = {}
+        self.touched: set[str] = set()
+        """Channels of which something was settled since they were last trimmed."""
+        self._deliverer = deliverer
+        self._policy = policy
+        self._delay = delivery.delay.total_seconds()
+        self._claim = claim
+        self._metrics = metrics
+        self._parked = parked
+        self._join = join
+        self._settling: set[tuple[str, str]] = set()
+        self._outage_logged = -LOG_OUTAGE_EVERY
+
+    async def run(self) -> None:
+        """Redeliver, read and deliver until cancelled. Deliveries then go on (see `finish`)."""
+        now = asyncio.get_running_loop().time
+        look_at, retries = now(), False
+        while True:
+            free = await self.limit.room(look_at - now())
+            due = now() >= look_at
+            try:
+                if due:
+                    over = self.limit.over
+                    taken = await self._take(free, over=over, claim=0 if self.limit.down else self._claim)
+                    if not 0 < free + over <= taken.redelivered:  # else there may be more redeliveries
+                        look_at = now() + LOOK_EVERY
+                elif free and retries:
+                    taken = await self._take(free)
+                    retries = taken.entries[-1:] != [] and taken.entries[-1].retried
+                elif free:
+                    entries = await self.consumer.wait(free, block=min(BLOCK, look_at - now()))
+                    retries = entries[:1] != [] and entries[0].retried  # there may be more of them
+                    self._start(entries)
+            except GroupMissing:
+                await self._heal()
+            except JournalUnavailable as fault:
+                log.warning(Fields(stage=self.stage, outcome="unread", reason=str(fault)))
+                await self._reread()
+            await asyncio.sleep(0)  # send what was read before reading more
+
+    async def _take(self, free: int, *, over: int = 0, claim: float = 0) -> Taken:
+        """Take entries without waiting and start their delivery."""
+        taken = await self.consumer.take(free, over=over, claim=claim)
+        redelivered = [entry for entry in taken.entries[: taken.redelivered] if entry.key not in self.held]
+        self._metrics.destroyed += taken.destroyed
+        if redelivered:
+            log.info(Fields(stage=self.stage, outcome="redelivered", entries=len(redelivered)))
+        self._start(redelivered, redelivery=True)
+        self._start(taken.entries[taken.redelivered :])
+        return taken
+
+    async def _heal(self) -> None:
+        """A group is gone, and the stages table too if all of Redis was emptied."""
+        try:
+            await self._join()
+            if await self.consumer.ensure():
+                log.warning(Fields(stage=self.stage, outcome="groups-made"))
+        except JournalUnavailable as fault:
+            log.warning(Fields(stage=self.stage, outcome="groups-missing", reason=str(fault)))
+            await asyncio.sleep(UNREACHABLE_PAUSE)
+
+    async def _reread(self) -> None:
+        """After a read that failed: take the entries that its lost reply may have carried, once Redis is back."""
+        while True:
+            await asyncio.sleep(UNREACHABLE_PAUSE)
+            try:
+                self._start([entry for entry in await self.consumer.reread() if entry.key not in self.held])
+            except GroupMissing:
+                return
+            except JournalUnavailable:
+                continue
+            log.info(Fields(stage=self.stage, outcome="reading-again"))
+            return
+
+    def _start(self, entries: Sequence[Entry], *, redelivery: bool = False) -> None:
+        """Start the deliveries of entries that this consumer was given."""
+        for batch in self._deliverer.batches([entry for entry in entries if entry.key not in self.held]):
+            size = sum(len(entry.event) for entry in batch)
+            epoch = self.limit.take(len(batch), size)
+            task = asyncio.create_task(self._carry(batch, redelivery=redelivery))
+            for entry in batch:
+                self.held[entry.key] = entry, task
+            task.add_done_callback(partial(self._let_go, batch, epoch, size))
+
+    def _let_go(self, batch: Sequence[Entry], epoch: int, size: int, _task: "asyncio.Task[None]") -> None:
+        """A delivery has ended, or was cancelled before it began."""
+        for entry in batch:
+            del self.held[entry.key]
+            self.touched.add(entry.channel)
+        self.limit.settled(epoch, len(batch), size)
+
+    async def _carry(self, entries: Sequence[Entry], *, redelivery: bool) -> None:
+        """Deliver these events and settle each."""
+        try:
+            settlements, deliver = self._set_aside(entries)
+            alone: list[Entry] = []
+            if deliver:
+                outcomes, sent = await self._send(deliver, redelivery=redelivery)
+                for entry, outcome in zip(deliver, outcomes, strict=True):
+                    if isinstance(outcome, Undecided):
+                        alone.append(entry)
+                    else:
+                        settlements.append(self._settlement(entry, outcome, sent))
+                if any(isinstance(outcome, Undecided) and outcome.timed_out for outcome in outcomes):
+                    self.limit.timed_out(sent.began, sent.ended)
+            await self._settle(settlements)
+            if alone:
+                await asyncio.gather(*(self._carry([entry], redelivery=redelivery) for entry in alone))
+        except Exception as fault:
+            log.exception(Fields(stage=self.stage, channel=entries[0].channel, outcome="failed"))
+            await self._count_fault(entries, fault)
+
+    async def _count_fault(self, entries: Sequence[Entry], fault: Exception) -> None:
+        """Count a fault of the bridge itself as the events' failure: uncounted they would come again for ever."""
+        now = time.perf_counter()
+        outcome = Failed(None, f"the bridge failed at it: {type(fault).__name__}")
+        try:
+            sent = Sent(now, now, self.limit.epoch)
+            await self._settle([self._settlement(entry, outcome, sent) for entry in entries])
+        except Exception:
+            # Nobody renews these entries now: they are redelivered after the claim time.
+            log.exception(Fields(stage=self.stage, channel=entries[0].channel, outcome="left-pending"))
+
+    def _set_aside(self, entries: Sequence[Entry]) -> tuple[list[Settlement], list[Entry]]:
+        """Divide entries into settlements of those that are not delivered now, and entries to deliver."""
+        settlements: list[Settlement] = []
+        deliver: list[Entry] = []
+        for entry in entries:
+            if entry.only not in {"", self.stage}:
+                settlements.append(Complete(entry, "", None))
+            elif self._delay and not entry.retried:
+                settlements.append(Delay(entry, event_id(entry), self._delay))
+            else:
+                deliver.append(entry)
+        return settlements, deliver
+
+    async def _send(self, entries: Sequence[Entry], *, redelivery: bool) -> tuple[Sequence[Outcome | Undecided], Sent]:
+        epoch = await self.limit.enter(len(entries), redelivery=redelivery)
+        began = time.perf_counter()  # uvloop's clock keeps whole milliseconds
+        self._metrics.began(len(entries))
+        try:
+            outcomes = await self._deliverer.deliver(entries)
+        finally:
+            self._metrics.ended(len(entries))
+            self.limit.leave(epoch, len(entries))
+        return outcomes, Sent(began, time.perf_counter(), epoch)
+
+    def _settlement(self, entry: Entry, outcome: Outcome, sent: Sent) -> Settlement:
+        """Return how to settle an entry after this outcome, and tell the limit what the outcome says of the route."""
+        self._metrics.delivered(outcome, sent.began, sent.ended)
+        of = event_id(entry)
+        if isinstance(outcome, Delivered):
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug(self._fields(entry, "delivered"))
+            self._policy.succeeded()
+            self.limit.succeeded(sent.ended - sent.began, sent.epoch, 1)
+            return Complete(entry, of, outcome.reply)
+        if isinstance(outcome, Crashed) and outcome.timed_out:
+            self.limit.timed_out(sent.began, sent.ended)
+        if isinstance(outcome, Refused):
+            self.limit.answered(sent.epoch)
+        decision = self._policy.decide(entry, of, outcome)
+        if isinstance(decision, GiveUp):
+            return Bury(entry, of, decision.failure)
+        # A response may quote the event: its text is in the dead letter, not in the log of each retry.
+        log.info(self._fields(entry, type(outcome).__name__.lower(), status=outcome.status))
+        if isinstance(decision, Retry):
+            return Park(entry, of, decision.failure, decision.delay)
+        self._log_outage(outcome.status, decision.failure.reason)
+        return Park(entry, of, decision.failure, self.limit.failed(sent.epoch, decision.retry_after))
+
+    def _log_outage(self, status: int | None, reason: str) -> None:
+        """Log why a route is down: the first failure, then one line now and then."""
+        now = time.monotonic()
+        if now - self._outage_logged >= LOG_OUTAGE_EVERY:
+            self._outage_logged = now
+            log.warning(Fields(stage=self.stage, outcome="route-down", status=status, reason=reason))
+
+    async def _settle(self, settlements: Sequence[Settlement]) -> None:
+        """Settle entries, through a Redis that is away."""
+        keys = {settlement.entry.key for settlement in settlements}
+        self._settling |= keys
+        try:
+            tries = 0
+            while settlements:
+                answers = await self.consumer.settle(settlements)
+                settlements, reason = self._unsettled(settlements, answers)
+                if reason:
+                    if tries % LOG_EVERY == 0:
+                        log.warning(self._fields(settlements[0].entry, "unsettled", reason=reason))
+                    tries += 1
+                    await asyncio.sleep(UNREACHABLE_PAUSE)
+        finally:
+            self._settling -= keys
+
+    def _unsettled(
+        self, settlements: Sequence[Settlement], answers: Sequence[str | MilepostError]
+    ) -> tuple[list[Settlement], str]:
+        """Return what is to be settled again, and why Redis was not available, if it was not."""
+        again: list[Settlement] = []
+        unavailable = ""
+        for settlement, answer in zip(settlements, answers, strict=True):
+            if isinstance(answer, str):
+                self._settled(settlement, answer)
+            elif isinstance(answer, JournalUnavailable):
+                unavailable = str(answer)
+                again.append(settlement)
+            elif isinstance(settlement, Complete):
+                again.append(self._after_refusal(settlement, answer))
+            else:
+                # Nobody renews this entry now: it is redelivered after the claim time.
+                log.error(self._fields(settlement.entry, "left-pending", reason=str(answer)))
+        return again, unavailable
+
+    def _after_refusal(self, settlement: Complete, fault: MilepostError) -> Settlement:
+        """The reply cannot be journaled: for what it is, or because Redis takes no reply of this stage."""
+        reason = f"its reply was refused: {fault}"
+        outcome = Failed(None, reason) if isinstance(fault, EventError) else RouteDown(None, reason)
+        now = time.perf_counter()
+        return self._settlement(settlement.entry, outcome, Sent(now, now, self.limit.epoch))
+
+    def _settled(self, settlement: Settlement, answer: str) -> None:
+        if answer == "stale":
+            self._metrics.stale += 1
+        elif answer == "buried" and isinstance(settlement, Park | Bury):
+            log.warning(self._fields(settlement.entry, "buried", status=settlement.failure.status))
+            self._metrics.dead_letters += 1
+        elif isinstance(settlement, Park | Delay):
+            self._parked.set()
+
+    def _fields(self, entry: Entry, outcome: str, **more: object) -> Fields:
+        return Fields(
+            stage=self.stage, channel=entry.channel, id=event_id(entry), entry=entry.id, outcome=outcome, **more
+        )
+
+    async def renew(self) -> None:
+        """Keep the claim on the entries in delivery, and end deliveries all of whose entries are no longer ours.
+
+        Raises JournalUnavailable.
+        """
+        if not self.held:
+            return
+        lost = {entry.key for entry in await self.consumer.renew([entry for entry, _ in self.held.values()])}
+        tasks = {self.held[key][1] for key in lost if key in self.held}
+        for task in tasks:
+            keys = {key for key, (_, of) in self.held.items() if of is task}
+            if keys <= lost and not keys & self._settling and not task.done():
+                log.warning(Fields(stage=self.stage, outcome="lost-claim", entries=len(keys)))
+                task.cancel()
+
+    async def reap(self) -> None:
+        """Delete the consumers of dead bridges. Raises JournalUnavailable."""
+        await self.consumer.reap(idle=self._claim)
+
+    async def finish(self, *, grace: float) -> None:
+        """Let deliveries end for `grace` seconds, then hand the rest back."""
+        tasks = {task for _, task in self.held.values()}
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=grace)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        self.limit.close()
+        await self._deliverer.close()
+        try:
+            async with asyncio.timeout(HAND_BACK_WITHIN):
+                await self.consumer.hand_back(claim=self._claim)
+        except (JournalUnavailable, TimeoutError) as fault:
+            log.warning(Fields(stage=self.stage, outcome="not-handed-back", reason=str(fault)))

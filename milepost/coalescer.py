@@ -1,0 +1,99 @@
+"""Many callers, one round trip: items submitted while a batch is under way form the next one."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Coalescer(Generic[Item, Result]):
+    """Runs items together: at most `most_items` of them, and of `most_bytes` by their `size`.
+
+    A lone item runs at once. `pace` is the least time in seconds between the starts of two batches: items that come
+    faster than that share a round trip. `run` returns one result per item, in order. When it raises, every caller of
+    that batch gets the exception, and so does every caller that waits behind it: were each of their batches to find out
+    for itself, the last caller would wait for all the time-outs. An item whose size cannot be computed fails alone.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        size: Callable[[Item], int] = lambda _: 0,
+        *,
+        most_items: int = 256,
+        most_bytes: int = 4_000_000,
+        pace: float = 0.0,
+    ) -> None:
+        self._run = run
+        self._size = size
+        self._most_items = most_items
+        self._most_bytes = most_bytes
+        self._pace = pace
+        self._next = 0.0
+        self._waiting: list[tuple[Item, int, asyncio.Future[Result]]] = []
+        self._runner: asyncio.Task[None] | None = None
+
+    def put(self, item: Item) -> asyncio.Future[Result]:
+        """Queue `item` for the next batch; the future gets its own result. Raises what its `size` raises."""
+        size = self._size(item)  # before the item is queued: a fault is this caller's alone
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, size, future))
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._drain())
+        return future
+
+    async def submit(self, item: Item) -> Result:
+        """Run `item` in the next batch and return its own result. A caller that is cancelled changes nothing."""
+        future = self.put(item)
+        try:
+            return await future
+        finally:
+            del future  # its exception refers to this frame
+
+    async def _drain(self) -> None:
+        now = asyncio.get_running_loop().time
+        batch: list[tuple[Item, int, asyncio.Future[Result]]] = []
+        try:
+            while self._waiting:
+                if (early := self._next - now()) > 0:
+                    await asyncio.sleep(early)
+                self._next = now() + self._pace
+                batch = self._take()
+                await self._run_one(batch)
+        except asyncio.CancelledError:
+            for _, _, future in batch + self._waiting:
+                future.cancel()
+            self._waiting = []
+            raise
+        finally:
+            self._runner = None
+
+    def _take(self) -> list[tuple[Item, int, asyncio.Future[Result]]]:
+        total, count = 0, 0
+        for _, size, _ in self._waiting[: self._most_items]:
+            total += size
+            if count and total > self._most_bytes:
+                break
+            count += 1
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return taken
+
+    async def _run_one(self, batch: list[tuple[Item, int, asyncio.Future[Result]]]) -> None:
+        try:
+            results = list(zip(batch, await self._run([item for item, _, _ in batch]), strict=True))
+        except Exception as fault:  # noqa: BLE001 - handed to every caller
+            _fail(batch + self._waiting, fault)
+            self._waiting = []
+            batch.clear()  # the fault refers to this frame, and each future to the fault: they would keep each other
+            return
+        for (_, _, future), result in results:
+            if not future.done():
+                future.set_result(result)
+
+
+def _fail(batch: list[tuple[Item, int, asyncio.Future[Result]]], fault: Exception) -> None:
+    for _, _, future in batch:
+        if not future.done():
+            future.set_exception(fault)

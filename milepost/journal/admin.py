@@ -1,0 +1,140 @@
+"""The journal as operators see it: stages, what waits for them, dead letters, what is to be forgotten."""
+
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from milepost.errors import MilepostError
+from milepost.events.strict_json import loads
+from milepost.journal import keys
+from milepost.journal.models import BEAT_FRESH, DeadLetter, Depth, Forgotten, StageStatus, milliseconds
+from milepost.journal.scripts import Letter, Scripts, StageChannels, unavailable
+
+BROKER = "broker"
+"""Name of the one route there is in broker mode, of its group and of its parked events."""
+
+FRESH = milliseconds(BEAT_FRESH)
+
+
+class StageServed(MilepostError):  # noqa: N818 - named for the state that forbids forgetting
+    """A bridge serves this stage: it cannot be forgotten."""
+
+
+class StageNotServed(MilepostError):  # noqa: N818 - named for the state that forbids replaying
+    """No bridge serves the stage on this channel, so nothing would deliver a replayed event."""
+
+
+class Admin:
+    """Each method is one atomic step unless it says otherwise, and raises JournalUnavailable."""
+
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+        self._redis = scripts.redis
+
+    async def stages(self) -> list[StageStatus]:
+        """Every stage of the stages table, by name, and what waits for it. Two steps."""
+        table: dict[bytes, bytes] = await self._ask(self._redis.hgetall(keys.STAGES))
+        seconds, _ = await self._ask(self._redis.time())
+        stages = {name.decode(): loads(text) for name, text in sorted(table.items())}
+        depths = await self.depths({name: wired["consumes"] for name, wired in stages.items()})
+        return [
+            StageStatus(
+                name=depth.stage,
+                consumes=tuple(wired["consumes"]),
+                emits=tuple(wired["emits"]),
+                url=wired["url"],
+                served=seconds * 1000 - wired["beat"] < FRESH,
+                backlog=depth.backlog,
+                parked=depth.parked,
+                dead=depth.dead,
+            )
+            for depth, wired in zip(depths, stages.values(), strict=True)
+        ]
+
+    async def depths(self, stages: Mapping[str, Sequence[str]]) -> list[Depth]:
+        """What waits for each of these stages, which are given with the channels they consume."""
+        rows = await self._scripts.depth(
+            stages=[StageChannels(stage, " ".join(channels)) for stage, channels in stages.items()]
+        )
+        return [
+            Depth(stage, backlog, parked, dead, None if oldest < 0 else oldest / 1000)
+            for stage, (backlog, parked, dead, oldest) in zip(stages, rows, strict=True)
+        ]
+
+    async def unconsumed(self) -> dict[str, int]:
+        """Journals that no stage consumes and none emits to: channel → events. Several steps."""
+        table: dict[bytes, bytes] = await self._ask(self._redis.hgetall(keys.STAGES))
+        emitted = {channel for text in table.values() for channel in loads(text)["emits"]}
+        channels = {name.decode() for name in await self._ask(self._redis.smembers(keys.JOURNALS))}
+        lengths: dict[str, int] = {}
+        for channel in sorted(channels - emitted):
+            journal = keys.journal(channel)
+            if (length := int(await self._ask(self._redis.xlen(journal)))) and not await self._groups(journal):
+                lengths[channel] = length
+        return lengths
+
+    async def _groups(self, journal: str) -> Sequence[Any]:
+        try:
+            return await self._redis.xinfo_groups(journal)
+        except (RedisError, OSError) as fault:
+            if "no such key" in str(fault):
+                return []
+            raise unavailable(fault) from fault
+
+    async def forget(self, stage: str) -> Forgotten:
+        """Remove a stage's table entry, groups, retries, parked events and dead letters.
+
+        Raises StageServed while a bridge serves it, LookupError if nothing of it exists.
+        """
+        verdict, parked, dead = await self._scripts.forget(stage=stage, fresh=FRESH)
+        if verdict == b"served":
+            raise StageServed(f"{stage} is served by a bridge: stop serving it first")
+        if verdict == b"unknown":
+            raise LookupError(stage)
+        return Forgotten(parked, dead)
+
+    async def forget_journal(self, channel: str) -> int:
+        """Delete the journal of a channel that no stage consumes; returns how many events were deleted.
+
+        Raises StageServed if a stage does consume it.
+        """
+        gone = await self._scripts.forget_journal(channel=channel)
+        if gone < 0:
+            raise StageServed(f"a stage consumes {channel}")
+        return int(gone)
+
+    async def dead_stages(self) -> list[str]:
+        """Names of the stages that have had dead letters; `bridge` for messages nobody could read."""
+        return sorted(name.decode() for name in await self._ask(self._redis.smembers(keys.DEAD)))
+
+    async def dead_letters(self, stage: str, *, start: str = "-", count: int = 100) -> list[DeadLetter]:
+        """Up to `count` dead letters of `stage`, oldest first, from stream id `start` (`(id`: after it)."""
+        rows = await self._ask(self._redis.xrange(keys.dead(stage), start, "+", count))
+        return [DeadLetter.read(stage, row) for row in rows]
+
+    async def replay(self, stage: str, entries: Sequence[str]) -> int:
+        """Deliver dead letters again to `stage` alone, before unread events, counts and deadline afresh.
+
+        Returns how many there were. Raises ValueError for `bridge`, whose letters no journal can carry;
+        StageNotServed, with nothing replayed, if one of them is for a stage that no bridge serves on its channel.
+        """
+        if stage == "bridge":
+            raise ValueError("what the bridge itself could not read cannot be replayed; drop it")
+        answer = await self._scripts.replay(
+            stage=stage, broker=BROKER, fresh=FRESH, letters=[Letter(entry) for entry in entries]
+        )
+        if isinstance(answer, list):
+            route, channel = (text.decode() for text in answer)
+            raise StageNotServed(f"no bridge serves {route} on {channel}: its dead letters stay until one does")
+        return int(answer)
+
+    async def drop(self, stage: str, entries: Sequence[str]) -> int:
+        """Delete dead letters for good. Returns how many there were."""
+        return int(await self._ask(self._redis.xdel(keys.dead(stage), *entries))) if entries else 0
+
+    async def _ask(self, call: Awaitable[Any]) -> Any:
+        try:
+            return await call
+        except (RedisError, OSError) as fault:
+            raise unavailable(fault) from fault

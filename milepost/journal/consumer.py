@@ -1,0 +1,304 @@
+"""A stage's consumer: everything between an event's journal and its acknowledgement.
+
+A stage has one consumer group on the journal of each channel that it consumes, and one on its stream of retries. Each
+bridge is one consumer in these groups. An entry that a consumer was given is pending until it is settled; whoever
+settles it first wins (the gate), so a second delivery of the same entry publishes nothing twice.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from redis.exceptions import RedisError, ResponseError
+
+from milepost.coalescer import Coalescer
+from milepost.errors import EventError, JournalUnavailable, MilepostError
+from milepost.events.event import Event
+from milepost.journal import keys
+from milepost.journal.models import Entry, milliseconds, submitted
+from milepost.journal.scripts import (
+    Buried,
+    Channel,
+    Completion,
+    Parked,
+    Scripts,
+    StreamEntry,
+    StreamName,
+    Text,
+    unavailable,
+)
+from milepost.line import Line
+
+MOST_PENDING = 100_000
+"""More entries than a consumer ever has pending."""
+
+PACE = 0.002
+"""Seconds between two settlements of one stage when deliveries end faster than that: each costs a round trip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a delivery failed. `status` is HTTP's; `attempts` and `crashes` count this delivery too, if it counts."""
+
+    reason: str
+    status: int | None
+    attempts: int
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Acknowledge a delivery that succeeded; its reply enters its journal in the same step. `id` is the event's."""
+
+    entry: Entry
+    id: str
+    reply: Event | None
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Deliver again after `delay` seconds; once its deadline has passed the event is buried instead."""
+
+    entry: Entry
+    id: str
+    failure: Failure
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Deliver when the event is `delay` seconds old; it was not tried, and its deadline counts from then."""
+
+    entry: Entry
+    id: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """Make a dead letter."""
+
+    entry: Entry
+    id: str
+    failure: Failure
+
+
+Settlement = Complete | Park | Delay | Bury
+
+
+class Refused(MilepostError):  # noqa: N818
+    """Redis refuses this settlement and not others: a key of another type, or one that the user may not write."""
+
+
+class Taken(NamedTuple):
+    """Entries in the order in which they are to be delivered. `redelivered`: how many were another consumer's;
+    `destroyed`: how many of those an operator had deleted.
+    """
+
+    entries: list[Entry]
+    redelivered: int
+    destroyed: int
+
+
+class GroupMissing(Exception):  # noqa: N818
+    """A consumer group or its stream is gone: an operator deleted it, or Redis was emptied. See `Consumer.ensure`."""
+
+
+class Consumer:
+    """The consumer `name` of `stage`, on these channels.
+
+    `reader` is a connection of its own for blocking reads, which never sends a command again. Methods raise
+    JournalUnavailable when Redis cannot be reached or refuses; then nothing has changed, and the call may be repeated.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        channels: Sequence[str],
+        name: str,
+        *,
+        reader: Line,
+        scripts: Scripts,
+        deadline: timedelta,
+    ) -> None:
+        self.stage = stage
+        self.channels = channels
+        self.name = name
+        self._retries = keys.retries(stage)
+        self._channels = {keys.journal(channel): channel for channel in channels}
+        self._streams = [StreamName(self._retries), *map(StreamName, self._channels)]
+        self._reader = reader
+        self._scripts = scripts
+        self._takes = Scripts(scripts.redis, reader)
+        self._deadline = milliseconds(deadline)
+        self._complete: Coalescer[Completion, bytes] = Coalescer(self._complete_all, size=_size, pace=PACE)
+        self._park: Coalescer[Parked, bytes] = Coalescer(self._park_all, size=_size, pace=PACE)
+        self._bury: Coalescer[Buried, bytes] = Coalescer(self._bury_all, size=_size, pace=PACE)
+
+    async def ensure(self) -> bool:
+        """Make the groups where they are missing, from the beginning of their journals. True if one was."""
+        return bool(await self._scripts.ensure(stage=self.stage, channels=[Channel(name) for name in self.channels]))
+
+    async def take(self, most: int, *, over: int = 0, claim: float = 0) -> Taken:
+        """Return up to `most` entries: redeliveries first, then retries, then unread events. Does not wait.
+
+        With `claim`, entries that another consumer has not renewed for so many seconds are redelivered, up to `over`
+        more than `most`. Raises GroupMissing. After JournalUnavailable the lost replies may have carried entries: they
+        are pending now, and `reread` returns them.
+        """
+        entries: list[Entry] = []
+        destroyed = 0
+        if claim and most + over:
+            entries, destroyed = await self._take_over(most + over, claim)
+        redelivered = len(entries)
+        if most > len(entries):
+            entries += await self._read([self._retries], ">", most - len(entries))
+        if most > len(entries):
+            share = -(-(most - len(entries)) // len(self._channels))
+            entries += await self._read([*self._channels], ">", share)
+        return Taken(entries, redelivered, destroyed)
+
+    async def _take_over(self, most: int, claim: float) -> tuple[list[Entry], int]:
+        try:
+            taken, destroyed = await self._takes.take_over(
+                stage=self.stage, consumer=self.name, most=most, claim=milliseconds(claim), streams=self._streams
+            )
+        except JournalUnavailable as fault:
+            if "NOGROUP" in str(fault):
+                raise GroupMissing(str(fault)) from None
+            raise
+        return [self._entry(stream.decode(), name, body) for stream, name, body in taken], int(destroyed)
+
+    async def wait(self, count: int, *, block: float) -> list[Entry]:
+        """Return retries, up to `count`, and then up to `count` unread events; wait `block` seconds for the first.
+
+        The channels share `count`, and each gives one at least. Raises as `take` does.
+        """
+        share = max(1, count // len(self._channels))
+        return await self._read([self._retries, *self._channels], ">", share, block=round(block * 1000))
+
+    async def reread(self) -> list[Entry]:
+        """Return everything that this consumer has pending, in delivery or not. Raises GroupMissing."""
+        return await self._read([self._retries, *self._channels], "0", MOST_PENDING)
+
+    async def _read(self, streams: Sequence[str], start: str, count: int, *, block: int | None = None) -> list[Entry]:
+        waiting: Sequence[Text] = () if block is None else ("BLOCK", max(1, block))  # 0 would be for ever
+        try:
+            answer: Any = await self._reader.call(
+                "XREADGROUP",
+                *("GROUP", self.stage, self.name, "COUNT", count, *waiting),
+                *("STREAMS", *streams, *[start] * len(streams)),
+            )
+        except ResponseError as fault:
+            if str(fault).startswith(("NOGROUP", "UNBLOCKED")):
+                raise GroupMissing(str(fault)) from None
+            raise unavailable(fault) from fault
+        except (RedisError, OSError) as fault:
+            raise unavailable(fault) from fault
+        found = answer.items() if isinstance(answer, dict) else answer or []  # a dict in RESP3
+        return [self._entry(stream.decode(), *row) for stream, rows in found for row in rows if row[1]]
+
+    def _entry(self, stream: str, name: bytes, body: Sequence[bytes]) -> Entry:
+        return Entry.read(stream, self._channels.get(stream), name, body)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
+        """Settle deliveries. For each: `done`, `buried`, or `stale` when someone else has settled the entry.
+
+        Or why it was not settled: JournalUnavailable (it may be tried again), Refused, or EventError for a settlement
+        that cannot be written.
+        """
+        answers: list[str | MilepostError] = []
+        for future in [self._put(settlement) for settlement in settlements]:
+            try:
+                answers.append(_answer(await future if isinstance(future, asyncio.Future) else future))
+            except JournalUnavailable as fault:
+                answers.append(fault)
+        return answers
+
+    def _put(self, settlement: Settlement) -> asyncio.Future[bytes] | MilepostError:
+        try:
+            match settlement:
+                case Complete(entry, event_id, None):
+                    return self._complete.put(Completion(entry.stream, entry.id, event_id, "", "", ""))
+                case Complete(entry, _, Event() as reply):
+                    channel, _, of, event, data = submitted(reply)
+                    return self._complete.put(Completion(entry.stream, entry.id, of, channel, event, data))
+                case Bury(entry, event_id, failure):
+                    return self._bury.put(
+                        Buried(entry.stream, entry.id, entry.channel, entry.event, event_id, *_counted(failure))
+                    )
+                case Park(entry, event_id, failure, delay):
+                    return self._park.put(_parked(entry, event_id, failure, delay))
+                case Delay(entry, event_id, delay):
+                    untried = Failure("", None, entry.attempts, entry.crashes)
+                    return self._park.put(_parked(entry, event_id, untried, delay))
+                case _:
+                    raise TypeError(settlement)
+        except (MilepostError, ValueError) as fault:
+            return EventError(str(fault))
+
+    async def _complete_all(self, rows: Sequence[Completion]) -> Sequence[bytes]:
+        return list(await self._scripts.complete(stage=self.stage, completions=rows))
+
+    async def _park_all(self, rows: Sequence[Parked]) -> Sequence[bytes]:
+        return list(await self._scripts.park(stage=self.stage, deadline=self._deadline, deliveries=rows))
+
+    async def _bury_all(self, rows: Sequence[Buried]) -> Sequence[bytes]:
+        return list(await self._scripts.bury(stage=self.stage, deliveries=rows))
+
+    async def renew(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Keep the claim on these entries. Returns those that are no longer this consumer's."""
+        held = list(entries)
+        lost = await self._scripts.renew(
+            stage=self.stage, consumer=self.name, entries=[StreamEntry(entry.stream, entry.id) for entry in held]
+        )
+        return [held[index] for index in lost]
+
+    async def hand_back(self, *, claim: float) -> int:
+        """Let another consumer take over everything this one has pending, at once. Returns how many entries."""
+        return int(
+            await self._scripts.hand_back(
+                stage=self.stage,
+                consumer=self.name,
+                claim=milliseconds(claim),
+                most=MOST_PENDING,
+                streams=self._streams,
+            )
+        )
+
+    async def reap(self, *, idle: float) -> int:
+        """Delete consumers that were silent for `idle` seconds and have nothing pending. Returns how many."""
+        return int(
+            await self._scripts.reap(
+                stage=self.stage, consumer=self.name, idle=milliseconds(idle), streams=self._streams
+            )
+        )
+
+
+def _size(row: Sequence[Text]) -> int:
+    """Return the size of a row in bytes, about. Raises UnicodeEncodeError for a text that UTF-8 cannot hold."""
+    return sum(len(field if isinstance(field, bytes) else str(field).encode()) for field in row)
+
+
+def _parked(entry: Entry, event_id: str, failure: Failure, delay: float) -> Parked:
+    return Parked(
+        *(entry.stream, entry.id, entry.channel, entry.event, event_id, entry.since, round(delay * 1000)),
+        *_counted(failure),
+    )
+
+
+def _counted(failure: Failure) -> tuple[int, int, str, str]:
+    reason = failure.reason.encode(errors="replace").decode()
+    return failure.attempts, failure.crashes, reason, "" if failure.status is None else str(failure.status)
+
+
+def _answer(answer: bytes | MilepostError) -> str | MilepostError:
+    if isinstance(answer, MilepostError):
+        return answer
+    text = answer.decode()
+    if not text.startswith("error "):
+        return text
+    fault = unavailable(RedisError(text.removeprefix("error ")))
+    return fault if "full" in str(fault) else Refused(str(fault))

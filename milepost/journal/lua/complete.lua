@@ -1,0 +1,19 @@
+-- complete(stage, completions[stream, entry, id, channel, event, data])
+-- Acknowledges deliveries that succeeded (see settle). A reply, whose channel is not empty, enters its journal in the
+-- same step. Answers for each 'done', 'stale' or 'error …'.
+write_when_full()
+local channels = {}
+
+local function complete(row)
+  if row.channel ~= '' then
+    carry(row, true)
+    channels[row.channel] = true
+  elseif row.id ~= '' then
+    keep_status(status_key(row.id))
+  end
+  return 'done'
+end
+
+local answers = settle(stage, completions, complete)
+for channel in pairs(channels) do bound_unconsumed(channel) end
+return answers

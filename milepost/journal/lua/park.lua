@@ -1,0 +1,24 @@
+-- park(stage, deadline, deliveries[stream, entry, channel, event, id, since, delay, attempts, crashes, reason, status])
+-- Parks events until their next delivery (see settle). Without a reason the event was not tried: it waits until it is
+-- `delay` old, and its deadline counts from then. With one it waits `delay` from now, and is buried instead once its
+-- deadline has passed. Answers for each 'done', 'buried', 'stale' or 'error …'.
+write_when_full()
+
+local function park(row)
+  if row.reason ~= '' and now() - row.since >= deadline then
+    row.reason = 'deadline passed; last: ' .. row.reason
+    bury(stage, row)
+    return 'buried'
+  end
+  local due = now() + row.delay
+  if row.reason == '' then
+    due = row.since + row.delay
+    row.since = due
+  end
+  local head = table.concat({ row.entry, whole(row.since), row.attempts, row.crashes, row.channel }, ' ')
+  redis.call('ZADD', parked_key(stage), whole(due), head .. '\n' .. row.event)
+  if row.id ~= '' then keep_status(status_key(row.id), due - now() + HOUR) end
+  return 'done'
+end
+
+return settle(stage, deliveries, park)

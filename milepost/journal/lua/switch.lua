@@ -1,0 +1,92 @@
+-- switch(fresh, broker, routes[stage, channel])
+-- A change of the delivery mode: gives this bridge's groups (`broker` alone in broker mode, the stages in direct mode)
+-- the place of the other mode's. They begin where those end, so nothing is delivered twice, and get what was under way.
+-- Waits while the other mode is still served, and refuses where two stages of a channel would have to share what is
+-- under way. Answers { 'done' | 'nothing' } or { 'served' | 'unfinished', stage, events }.
+local own, heirs = {}, {}
+for _, route in ipairs(routes) do
+  own[route.stage] = true
+  heirs[route.channel] = heirs[route.channel] or {}
+  table.insert(heirs[route.channel], route.stage)
+end
+
+local stages, any = read_stages(fresh)
+local others, sharers = {}, {}
+for name, stage in pairs(stages) do
+  if not own[name] and (name == broker) ~= (own[broker] == true) then
+    if any and stage.served then return { 'served', name, 0 } end
+    others[name] = stage
+    for _, channel in ipairs(stage.consumes) do sharers[channel] = (sharers[channel] or 0) + 1 end
+  end
+end
+if not next(others) then return { 'nothing' } end
+
+-- What is under way for a stage of the other mode: { channel, event, since, attempts, crashes } each.
+local function under_way(name, stage)
+  local found = {}
+  local function take(stream, channel)
+    for _, row in ipairs(unless_gone('XPENDING', stream, name, '-', '+', 1000000) or {}) do
+      local entry = redis.call('XRANGE', stream, row[1], row[1])[1]
+      if entry then
+        local fields = fields_of(entry[2])
+        found[#found + 1] = { fields.channel or channel, fields.event, fields.since or string.match(entry[1], '^%d+'),
+          fields.attempts or '0', fields.crashes or '0' }
+      end
+    end
+  end
+  for _, channel in ipairs(stage.consumes) do take(journal_key(channel), channel) end
+  for _, entry in ipairs(redis.call('XRANGE', retries_key(name), '-', '+')) do
+    local fields = fields_of(entry[2])
+    found[#found + 1] = { fields.channel, fields.event, fields.since or string.match(entry[1], '^%d+'),
+      fields.attempts or '0', fields.crashes or '0' }
+  end
+  for _, member in ipairs(redis.call('ZRANGE', parked_key(name), 0, -1)) do
+    local since, attempts, crashes, channel, event = string.match(member, '^%S+ (%d+) (%d+) (%d+) (%S+)\n(.*)$')
+    if event then found[#found + 1] = { channel, event, since, attempts, crashes } end
+  end
+  return found
+end
+
+-- First look, then write: a refusal leaves everything as it was.
+local moving, positions = {}, {}
+for name, stage in pairs(others) do
+  local found = under_way(name, stage)
+  for _, event in ipairs(found) do
+    if not heirs[event[1]] or sharers[event[1]] > 1 then return { 'unfinished', name, #found } end
+    moving[#moving + 1] = event
+  end
+  for _, channel in ipairs(stage.consumes) do
+    local group = groups_of(journal_key(channel))[name]
+    if group then
+      local position = group['last-delivered-id']
+      if not heirs[channel] and unfinished(journal_key(channel), group) > 0 then
+        return { 'unfinished', name, unfinished(journal_key(channel), group) }
+      end
+      if positions[channel] and positions[channel] ~= position then
+        return { 'unfinished', name, unfinished(journal_key(channel), group) }
+      end
+      positions[channel] = position
+    end
+  end
+end
+
+write_when_full()
+for channel, stages_of_channel in pairs(heirs) do
+  for _, stage in ipairs(stages_of_channel) do
+    make_group(journal_key(channel), stage, positions[channel] or '0')
+    make_group(retries_key(stage), stage, '0')
+  end
+  redis.call('SADD', JOURNALS, channel)
+end
+for _, event in ipairs(moving) do
+  for _, stage in ipairs(heirs[event[1]]) do
+    redis.call('XADD', retries_key(stage), '*', 'channel', event[1], 'event', event[2], 'since', event[3],
+      'attempts', event[4], 'crashes', event[5])
+  end
+end
+for name, stage in pairs(others) do
+  for _, channel in ipairs(stage.consumes) do redis.pcall('XGROUP', 'DESTROY', journal_key(channel), name) end
+  redis.call('DEL', parked_key(name), retries_key(name))
+  redis.call('HDEL', STAGES, name)
+end
+return { 'done' }

@@ -1,0 +1,169 @@
+"""What a bridge does for the journal beside carrying events: adopt, lead, wake, trim, keep the stages table."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from milepost.events.event import Event
+from milepost.events.strict_json import dumps
+from milepost.journal import keys, scripts
+from milepost.journal.admin import BROKER, FRESH
+from milepost.journal.consumer import Failure
+from milepost.journal.models import Wiring, milliseconds, submitted
+from milepost.journal.scripts import RouteChannel, Scripts, StageName, checked
+
+MOST_UNREADABLE = 10_000
+"""Messages kept under `dead:bridge`."""
+
+LARGEST_UNREADABLE = 64_000
+"""Bytes kept of one of them."""
+
+HANDOVER = 1.0
+"""Seconds for which a released lease is kept for bridges that received the release."""
+
+STATUS_AGE = timedelta(minutes=30)
+"""How old an entry is before the status of its submission is kept for it: a status ends after an hour."""
+
+STATUS_PAGE = 500
+"""Entries looked at in one step."""
+
+_ITS_OWN = re.compile(r"error .*(WRONGTYPE|NOPERM|can't access)", re.DOTALL)
+"""Refusals of a message that Redis will never take. Its other refusals are for a state that ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """An event that a foreign program published, as `message`. `token`: of the lease under which a plain message was
+    received.
+    """
+
+    event: Event
+    token: str | None
+    message: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A message that the bridge itself cannot carry."""
+
+    channel: str
+    message: bytes
+    reason: str
+
+
+class Maintenance:
+    """Each method is one atomic step unless it says otherwise, and raises JournalUnavailable."""
+
+    def __init__(self, redis_scripts: Scripts, *, dedup: timedelta, limit: int) -> None:
+        self._scripts = redis_scripts
+        self._dedup = milliseconds(dedup)
+        self._limit = limit
+
+    async def adopt(self, batch: Sequence[Foreign]) -> list[str]:
+        """Journal foreign events. For each: `done`, `seen`, `not leading`, or `error` and why Redis refused it alone.
+
+        Raises JournalUnavailable too if one was refused for the state that Redis is in.
+        """
+        answers = await self._scripts.adopt(
+            dedup=self._dedup,
+            messages=[scripts.Message(item.token or "", *submitted(item.event)) for item in batch],
+        )
+        texts: list[str] = [answer.decode() for answer in answers]
+        checked([answer for answer, text in zip(answers, texts, strict=True) if not _ITS_OWN.match(text)])
+        return texts
+
+    async def announce(self, event: Event) -> bool:
+        """Announce an event that a Broker carries on by itself. False if it was announced before."""
+        answer = await self._scripts.announce(dedup=self._dedup, **submitted(event)._asdict())
+        return bool(answer == b"done")
+
+    async def bury_given_up(self, stage: str, event: Event, failure: Failure) -> None:
+        """Keep an event that a Broker gave up on, to be replayed through the Broker."""
+        await self._scripts.bury_given_up(
+            stage=stage,
+            channel=event.type,
+            event=event.to_json(),
+            id=event.id,
+            reason=failure.reason,
+            status="" if failure.status is None else str(failure.status),
+            attempts=failure.attempts,
+            route=BROKER,
+        )
+
+    async def unreadable(self, batch: Sequence[Unreadable]) -> int:
+        """Keep messages that nobody can carry; returns how many older ones were removed for them."""
+        rows = [scripts.Unreadable(item.message[:LARGEST_UNREADABLE], item.channel, item.reason) for item in batch]
+        return int(await self._scripts.unreadable(most=MOST_UNREADABLE, messages=rows))
+
+    async def lease(self, token: str, *, ttl: float, announce: bool, received: bool = False) -> str:
+        """Take the lease for `ttl` seconds if it is free, renew it if it is ours; returns the token that holds it.
+
+        The token is announced when the lease is taken, and with `announce` when it is renewed as well. For a moment
+        after a release the lease is only for bridges that `received` it, and the token is empty.
+        """
+        holder = await self._scripts.lease(
+            token=token, ttl=milliseconds(ttl), announce=int(announce), received=int(received)
+        )
+        return str(holder.decode())
+
+    async def release(self, token: str) -> bool:
+        """Release the lease if it is ours, and announce that. False if it was not ours any more."""
+        return bool(await self._scripts.release(token=token, handover=milliseconds(HANDOVER)))
+
+    async def beat(self, routes: Mapping[str, Wiring]) -> None:
+        """Write these routes into the stages table, alive as of now, and announce which channels are consumed."""
+        rows = [
+            scripts.Beat(
+                name, dumps({"consumes": list(wiring.consumes), "emits": list(wiring.emits), "url": wiring.url})
+            )
+            for name, wiring in routes.items()
+        ]
+        await self._scripts.beat(fresh=FRESH, routes=rows)
+
+    async def switch(self, routes: Mapping[str, Wiring]) -> str | None:
+        """Take over from the groups of the other delivery mode, if there are any: position and events under way.
+
+        Returns why that is not possible yet, or None.
+        """
+        rows = [RouteChannel(name, channel) for name, wiring in routes.items() for channel in wiring.consumes]
+        answer, *of = await self._scripts.switch(fresh=FRESH, broker=BROKER, routes=rows)
+        if answer == b"served":
+            return f"the other delivery mode still serves {of[0].decode()}, or did less than a minute ago"
+        if answer == b"unfinished":
+            return (
+                f"the other delivery mode left {of[1]} events of {of[0].decode()} that several stages would have to "
+                "share: finish them in that mode first"
+            )
+        return None
+
+    async def wake(self, stages: Sequence[str], *, most: int) -> tuple[int, float | None, dict[str, str]]:
+        """Move up to `most` due events of each stage to its retries.
+
+        Returns how many, the seconds until the next is due (None: nothing is parked), and why Redis refused a stage's.
+        """
+        woken, due, *refused = await self._scripts.wake(most=most, stages=[StageName(stage) for stage in stages])
+        texts = [text.decode() for text in refused]
+        return int(woken), None if int(due) < 0 else int(due) / 1000, dict(zip(texts[::2], texts[1::2], strict=True))
+
+    async def journals(self) -> list[str]:
+        """The channels that have a journal."""
+        return sorted(name.decode() for name in await self._scripts.call("SMEMBERS", keys.JOURNALS))
+
+    async def trim(self, channel: str) -> tuple[str, int, int]:
+        """Delete the entries of a journal that every group has finished.
+
+        Returns what happened, how many were deleted or, if refused, are left, and how many of those deleted an
+        unserved stage had not finished.
+        """
+        happened, count, dropped = await self._scripts.trim(channel=channel, fresh=FRESH, limit=self._limit)
+        return happened.decode(), int(count), int(dropped)
+
+    async def keep_statuses(self, channel: str) -> None:
+        """Keep the status of submissions whose events wait in this journal for long. Several steps."""
+        start = "-"
+        while start:
+            answer = await self._scripts.keep_statuses(
+                channel=channel, start=start, most=STATUS_PAGE, age=milliseconds(STATUS_AGE)
+            )
+            start = answer.decode()

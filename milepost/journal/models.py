@@ -1,0 +1,180 @@
+"""What the journal hands out: entries, dead letters, the state of stages, the status of a submission."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from milepost.events.event import Event
+from milepost.events.strict_json import dumps
+from milepost.journal import keys
+from milepost.journal.scripts import Submitted
+
+BEAT_FRESH = 60.0
+"""Seconds without a beat after which a stage is not served."""
+
+LARGEST_NOTE = 64_000
+"""Characters of data that a status keeps of one event; larger data is noted as null."""
+
+LONGEST_NUMBER = 15
+"""Digits that milliseconds and counts may have: Lua's numbers are exact that far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """When a submission reached a channel, and with which data."""
+
+    at: datetime
+    data: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a stream, claimed by this consumer.
+
+    `since` in milliseconds of Redis TIME: from when the deadline counts. `retried`: it comes from the stream of
+    retries. `only`: version 0.1 journaled retries for one stage alone, whose name this is; empty for every stage.
+    """
+
+    stream: str
+    id: str
+    channel: str
+    event: bytes
+    since: int
+    attempts: int = 0
+    crashes: int = 0
+    retried: bool = False
+    only: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Name it among all entries of a consumer."""
+        return self.stream, self.id
+
+    @property
+    def failures(self) -> int:
+        """Number of deliveries that failed."""
+        return self.attempts + self.crashes
+
+    @classmethod
+    def read(
+        cls, stream: str, channel: str | None, name: bytes, body: Sequence[bytes] | Mapping[bytes, bytes]
+    ) -> "Entry":
+        """Read an entry of the journal of `channel`, or of the stream of retries if None.
+
+        A field that makes no sense counts as absent; an entry without an event is refused by its stage.
+        """
+        fields = body if isinstance(body, Mapping) else dict(zip(body[::2], body[1::2], strict=True))
+        entry = name.decode()
+        only = fields.get(b"for", b"").decode(errors="replace")
+        return cls(
+            stream=stream,
+            id=entry,
+            channel=channel or fields.get(b"channel", b"").decode(errors="replace"),
+            event=fields.get(b"event", b""),
+            since=_whole(fields.get(b"since"), int(entry.partition("-")[0])),
+            attempts=_whole(fields.get(b"attempts"), 0),
+            crashes=_whole(fields.get(b"crashes"), 0),
+            retried=channel is None or bool(only),
+            only=only,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that no retry can help. `event` is its JSON text, or for stage `bridge` the raw message."""
+
+    stage: str
+    entry: str
+    channel: str
+    event: bytes
+    id: str | None
+    reason: str
+    status: int | None
+    attempts: int
+    crashes: int
+    at: datetime
+
+    @classmethod
+    def read(cls, stage: str, row: tuple[bytes, Mapping[bytes, bytes]]) -> "DeadLetter":
+        """Read an XRANGE row."""
+        name, fields = row
+        return cls(
+            stage=stage,
+            entry=name.decode(),
+            channel=fields[b"channel"].decode(),
+            event=fields[b"event"],
+            id=fields[b"id"].decode() or None,
+            reason=fields[b"reason"].decode(),
+            status=int(fields[b"status"]) if fields[b"status"] else None,
+            attempts=int(fields[b"attempts"]),
+            crashes=int(fields[b"crashes"]),
+            at=moment(int(fields[b"time"])),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """A route as the stages table shows it."""
+
+    consumes: Sequence[str]
+    emits: Sequence[str]
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """What waits for a stage. Counts are events: `backlog` is journaled and not finished, retries included.
+
+    `oldest`: seconds since the oldest of these was journaled, or None; of the parked ones the next due is looked at.
+    """
+
+    stage: str
+    backlog: int
+    parked: int
+    dead: int
+    oldest: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatus:
+    """A stage as the stages table has it, and what waits for it. Counts are events."""
+
+    name: str
+    consumes: tuple[str, ...]
+    emits: tuple[str, ...]
+    url: str
+    served: bool
+    backlog: int
+    parked: int
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was removed with a stage. Counts are events."""
+
+    parked: int
+    dead: int
+
+
+def _whole(field: bytes | None, otherwise: int) -> int:
+    return int(field) if field and field.isdigit() and len(field) <= LONGEST_NUMBER else otherwise
+
+
+def moment(milliseconds: float) -> datetime:
+    """Return a Redis time in milliseconds as a datetime, UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def milliseconds(duration: timedelta | float) -> int:
+    """Return a duration (a float in seconds) in whole milliseconds, at least one."""
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    return max(1, round(seconds * 1000))
+
+
+def submitted(event: Event) -> Submitted:
+    """Return an event as the scripts take it."""
+    data = dumps(event.data)
+    seen = keys.seen(event.source, event.id).removeprefix(keys.SEEN)
+    return Submitted(event.type, seen, event.id, event.to_json(), data if len(data) <= LARGEST_NOTE else "null")

@@ -1,0 +1,221 @@
+"""A fault of one event, one key or one route is that one's alone, and each is counted, logged or both."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from milepost.bridge import worker as worker_module
+from milepost.bridge.delivery import Deliverer
+from milepost.bridge.http.client import Client
+from milepost.events.event import Event
+from milepost.journal import Entry, keys
+from tests.bridge.rig import Answer, Delivery, Rig, replied, status, value
+from tests.servers import eventually
+
+HASTY = {"backoffDelay": "PT0.001S", "backoffPolicy": "linear"}
+
+
+class BridgeError(Exception):
+    """A fault of the bridge's own code."""
+
+
+def raise_for_bad_post(monkeypatch: pytest.MonkeyPatch) -> None:
+    post: Callable[..., Awaitable[Any]] = Client.post
+
+    async def broken(self: Client, body: bytes, **given: Any) -> Any:
+        if b'"bad"' in body:
+            raise BridgeError
+        return await post(self, body, **given)
+
+    monkeypatch.setattr(Client, "post", broken)
+
+
+def raise_for_bad_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
+    deliver: Callable[..., Awaitable[Any]] = Deliverer.deliver
+
+    async def broken(self: Deliverer, entries: Sequence[Entry]) -> Any:
+        if any(b'"bad"' in entry.event for entry in entries):
+            raise BridgeError
+        return await deliver(self, entries)
+
+    monkeypatch.setattr(Deliverer, "deliver", broken)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("broken", [raise_for_bad_post, raise_for_bad_delivery])
+async def test_unexpected_exception_is_counted_and_ends_as_a_dead_letter_with_its_reason(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, broken: Callable[[pytest.MonkeyPatch], None], batch: int
+) -> None:
+    broken(monkeypatch)
+    stage = await rig.stage("stage", "in", "out")
+    good = [str(number) for number in range(7)]
+    await rig.publish_all("in", [*good[:3], "bad", *good[3:]])
+    bridge = await rig.bridge({**HASTY, "retry": 2, "batch": batch})
+    await eventually(lambda: rig.settled(stage))
+    (letter,) = await rig.dead("stage")
+    assert (letter.id, letter.status, letter.attempts, letter.crashes) == ("bad", None, 3, 0)
+    assert letter.reason == "the bridge failed at it: BridgeError"
+    delivered = [*stage.count, *(of for events in stage.batches for of in events)]
+    assert sorted(delivered) == good
+    await eventually(lambda: bridge.workers[0].limit.taken == 0, what="settled in the bridge too")
+    assert (bridge.workers[0].limit.sent, value(bridge, "in_flight", stage="stage")) == (0, 0)
+    assert value(bridge, "stale_total", stage="stage") == 0
+
+
+async def test_event_that_redis_refuses_to_park_holds_no_slot_and_no_other_event(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    stage.script = lambda delivery: (
+        status(500) if delivery.event.id == "bad" and delivery.count == 1 else stage.succeed(delivery)
+    )
+    bridge = await rig.bridge(window=1, claim="PT2S")
+    await rig.redis.set(keys.parked("stage"), "not a sorted set")
+    await rig.publish("in", "bad")
+    await eventually(lambda: "outcome=left-pending" in caplog.text)
+    ids = [str(number) for number in range(20)]
+    await rig.publish_all("in", ids)
+    await eventually(lambda: set(ids) <= set(stage.count))
+    await rig.redis.delete(keys.parked("stage"))
+    await eventually(lambda: rig.settled(stage), what="redelivered after the claim time")
+    assert stage.count == {"bad": 2} | dict.fromkeys(ids, 1)
+    await eventually(lambda: bridge.workers[0].limit.taken == 0, what="settled in the bridge too")
+
+
+async def test_reply_that_redis_refuses_parks_its_event_and_holds_up_no_other_stage(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    stage.script = lambda delivery: status(204) if delivery.event.id == "quiet" else stage.succeed(delivery)
+    other = await rig.stage("other", "in", "elsewhere")
+    await rig.redis.set(keys.journal("out"), "not a stream")
+    bridge = await rig.bridge({**HASTY, "retry": 0})
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.parked("stage"))
+    await eventually(lambda: not bridge.workers[0].held, what="it holds no slot")
+    await rig.publish_all("in", ["quiet", "2", "3"])
+    await eventually(lambda: rig.settled(other))
+    await eventually(lambda: stage.count["quiet"])
+    assert not await rig.dead("stage"), "no event is at fault"
+    await rig.redis.delete(keys.journal("out"))
+    await eventually(lambda: rig.settled(stage))
+    assert other.count == dict.fromkeys(["1", "quiet", "2", "3"], 1)
+    assert sorted(await rig.journaled("out")) == ["1", "2", "3"]
+
+
+async def test_member_that_is_no_parked_event_holds_up_no_retry_of_any_stage(rig: Rig) -> None:
+    first = await rig.stage("first", "in", None, lambda delivery: status(500 if delivery.count == 1 else 204))
+    second = await rig.stage("second", "in", None, lambda delivery: status(500 if delivery.count == 1 else 204))
+    await rig.redis.zadd(keys.parked("first"), {"no parked event": 1})
+    await rig.bridge(HASTY)
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.settled(first))
+    await eventually(lambda: rig.settled(second))
+    assert first.count["1"] == second.count["1"] == 2
+    (letter,) = await rig.dead("first")
+    assert letter.event == b"no parked event"
+
+
+async def test_parked_events_of_another_stage_are_woken_beside_a_broken_key(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = await rig.stage("stage", "in", None, lambda delivery: status(500 if delivery.count == 1 else 204))
+    await rig.stage("broken", "other")
+    await rig.redis.set(keys.parked("broken"), "not a sorted set")
+    await rig.bridge(HASTY)
+    await rig.publish("in", "1")
+    await eventually(lambda: stage.count["1"] == 2)
+    await eventually(lambda: "stage=broken outcome=not-woken" in caplog.text)
+
+
+async def test_broken_journal_key_holds_up_no_trim_and_no_door_of_another_channel(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = await rig.stage("slow", "in")  # two stages, so that entries stay until they are trimmed
+    stage = await rig.stage("stage", "in")
+    await rig.stage("broken", "broken")
+    await rig.bridge()
+    await rig.redis.delete(keys.journal("broken"))
+    await rig.redis.set(keys.journal("broken"), "not a stream")
+    await rig.publish_all("in", ["1", "2", "3"])
+    await eventually(lambda: rig.settled(slow))
+    await eventually(lambda: rig.settled(stage))
+
+    async def trimmed() -> bool:
+        return not await rig.journaled("in")
+
+    await eventually(trimmed)
+    await eventually(lambda: "channel=broken outcome=untrimmed" in caplog.text)
+    await asyncio.sleep(0.2)  # the backlog that doors remember is counted anew after a tenth of a second
+    await rig.publish("in", "4")
+    await eventually(lambda: stage.count["4"] == slow.count["4"] == 1)
+
+
+async def test_first_failure_of_a_route_is_logged_with_its_status_and_detail_and_then_now_and_then(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = json.dumps({"title": "Unavailable", "detail": "MongoDB does not answer"}).encode()
+    stage = await rig.stage(
+        "stage", "in", "out", lambda _: status(503, problem, content_type="application/problem+json")
+    )
+    bridge = await rig.bridge(HASTY)
+
+    def lines() -> list[str]:
+        return [record.message for record in caplog.records if "outcome=route-down" in record.message]
+
+    await rig.publish_all("in", ["1", "2", "3"])
+    await eventually(lambda: bridge.workers[0].limit.failed_probes > 5)
+    assert lines() == ["stage=stage outcome=route-down status=503 reason='HTTP 503: MongoDB does not answer'"]
+    assert [record.levelno for record in caplog.records if "route-down" in record.message] == [logging.WARNING]
+    monkeypatch.setattr(worker_module, "LOG_OUTAGE_EVERY", 0.0)
+    await eventually(lambda: len(lines()) > 1, what="one line more after a while")
+    stage.script = stage.succeed
+    await eventually(lambda: rig.settled(stage))
+
+
+@pytest.mark.parametrize("away", ["503", "refused"])
+async def test_batches_in_delivery_when_the_route_goes_down_are_probed_one_at_a_time(rig: Rig, away: str) -> None:
+    ids = [f"{number:02}" for number in range(64)]
+    under_way, most = 0, 0
+    healed = False
+
+    async def counted(answer: Callable[[], Answer]) -> Answer:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return answer()
+
+    def one(delivery: Delivery) -> Awaitable[Answer]:
+        return counted(lambda: replied(delivery.event, "out") if healed else status(503))
+
+    def batch(events: list[Event]) -> Awaitable[Answer]:
+        return counted(lambda: stage.succeed_together(events) if healed else status(503))
+
+    stage = await rig.stage("stage", "in", "out", one)
+    stage.batch_script = batch
+    if away == "refused":
+        await stage.refuse()
+    await rig.publish_all("in", ids)
+    bridge = await rig.bridge({**HASTY, "batch": 8, "retry": 0, "crashRetry": 0})
+    limit = bridge.workers[0].limit
+    await eventually(lambda: limit.failed_probes > 2)
+    most = 0
+    before = limit.failed_probes
+    await eventually(lambda: limit.failed_probes > before + 3)
+    assert most <= 1, "one request at a time"
+    assert limit.size == 1
+    assert await rig.pending(stage) <= 16, "unread events stay in the journal"
+    assert not await rig.dead("stage")
+    healed = True
+    if away == "refused":
+        await stage.open()
+    await eventually(lambda: rig.settled(stage))
+    assert not await rig.dead("stage")
+    assert {of for events in stage.batches for of in events} | set(stage.count) == set(ids)
+    assert all([list(await rig.journal.status(of)) == ["in", "out"] for of in ids])
+    await eventually(lambda: (limit.taken, limit.sent, limit.held) == (0, 0, 0), what="settled in the bridge too")
+    assert not limit.down

@@ -1,0 +1,95 @@
+"""A change of the delivery mode, with real bridges, there and back."""
+
+from typing import Any
+
+import pytest
+
+from milepost.bridge.bridge import Bridge
+from milepost.journal import keys
+from tests.bridge.rig import Answer, Delivery, Rig, Stage, status
+from tests.bridge.test_takeover import silence
+from tests.servers import eventually
+
+IDS = [f"{number:03d}" for number in range(30)]
+
+
+async def changed(rig: Rig, bridge: Bridge, *, served: list[str], **mode: Any) -> Bridge:
+    """Stop this bridge, wait for its last beat to be old, and start one in another mode."""
+    await rig.stop(bridge)
+    for name in served:
+        await silence(rig, name)
+    return await rig.bridge(**mode)
+
+
+async def groups(rig: Rig, channel: str) -> list[str]:
+    return sorted(row["name"].decode() for row in await rig.redis.xinfo_groups(keys.journal(channel)))
+
+
+def broker(sink: Stage) -> dict[str, Any]:
+    return {"delivery": "broker", "k_sink": sink.url}
+
+
+async def test_switch_with_an_empty_backlog_repeats_nothing_and_leaves_no_group(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    sink = await Stage("sink", "in", "out", lambda _: status(202)).open()
+    rig.sinks.append(sink)
+    bridge = await rig.bridge()
+    await rig.publish_all("in", IDS)
+    await eventually(lambda: rig.settled(stage))
+    bridge = await changed(rig, bridge, served=["stage"], **broker(sink))
+    assert await groups(rig, "in") == ["broker"]
+    more = [f"more-{of}" for of in IDS]
+    await rig.publish_all("in", more)
+    await eventually(lambda: len(sink.count) == len(more))
+    assert await drained(rig) == 0
+    assert set(sink.count) == set(more)
+    bridge = await changed(rig, bridge, served=["broker"])
+    assert await groups(rig, "in") == ["stage"]
+    await rig.publish("in", "last")
+    await eventually(lambda: stage.count["last"])
+    await eventually(lambda: rig.settled(stage))
+    assert stage.count == dict.fromkeys([*IDS, "last"], 1)
+    assert [stage.name for stage in await rig.journal.admin.stages()] == ["stage"]
+    assert bridge.ready
+
+
+async def drained(rig: Rig) -> int:
+    async def empty() -> bool:
+        return await rig.journal.backlog() == 0
+
+    await eventually(empty, what="an empty backlog")
+    return await rig.journal.backlog()
+
+
+@pytest.mark.parametrize("left", ["unread", "parked"])
+async def test_switch_delivers_events_that_the_other_mode_left(rig: Rig, left: str) -> None:
+    def away(delivery: Delivery) -> Answer:
+        return status(503, retry_after="300") if left == "unread" else status(500, retry_after="300")
+
+    await rig.stage("stage", "in", "out", away)
+    sink = await Stage("sink", "in", "out", lambda _: status(202)).open()
+    rig.sinks.append(sink)
+    bridge = await rig.bridge()
+    await rig.publish_all("in", IDS)
+    await eventually(lambda: rig.parked("stage"))
+    await changed(rig, bridge, served=["stage"], **broker(sink))
+    await eventually(lambda: sink.count == dict.fromkeys(IDS, 1))
+    assert await drained(rig) == 0
+
+
+async def test_bridge_of_the_new_mode_waits_while_the_old_one_serves(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    sink = await Stage("sink", "in", "out", lambda _: status(202)).open()
+    rig.sinks.append(sink)
+    old = await rig.bridge()
+    new = rig.start(Bridge(rig.settings(**broker(sink))))
+    await eventually(lambda: new.ready, what="ready, so that Kubernetes ends the old one")
+    await rig.publish_all("in", IDS)
+    await eventually(lambda: stage.count == dict.fromkeys(IDS, 1))
+    assert not sink.count
+    await rig.stop(old)
+    await silence(rig, "stage")
+    await rig.publish("in", "last")
+    await eventually(lambda: sink.count["last"] == 1)
+    assert set(sink.count) == {"last"}
+    assert await groups(rig, "in") == ["broker"]

@@ -1,0 +1,110 @@
+"""The retry rule: whether an event that was not delivered is tried again, and when."""
+
+from datetime import timedelta
+
+import pytest
+
+from milepost.bridge.outcome import Crashed, Deferred, Failed, Refused, RouteDown, Undelivered
+from milepost.bridge.retry import (
+    BROKEN_AFTER,
+    BROKEN_EVENTS,
+    LONGEST_PROBE,
+    Decision,
+    GiveUp,
+    Retry,
+    RetryPolicy,
+    RetryWhenUp,
+    backoff,
+    probe_delay,
+)
+from milepost.bridge.settings import Delivery
+from milepost.events.event import Event
+from milepost.journal import Entry, Failure
+
+FAILED = Failed(500, "HTTP 500")
+
+
+def entry(id: str = "1", attempts: int = 0, crashes: int = 0) -> Entry:  # noqa: A002
+    event = Event(id=id, source="/test", type="in").to_json().encode()
+    return Entry("{milepost}:journal:in", "1-1", "in", event, 1, attempts, crashes)
+
+
+@pytest.fixture
+def policy() -> RetryPolicy:
+    return RetryPolicy(Delivery(retry=2, crash_retry=3, backoff_delay=timedelta(seconds=1)))
+
+
+def decide(policy: RetryPolicy, outcome: Undelivered, id: str = "1", **counted: int) -> Decision:  # noqa: A002
+    return policy.decide(entry(id, **counted), id, outcome)
+
+
+def test_refused_event_is_given_up_at_once_uncounted(policy: RetryPolicy) -> None:
+    assert decide(policy, Refused(422, "HTTP 422"), attempts=1) == GiveUp(Failure("HTTP 422", 422, 1, 0))
+
+
+def test_deferred_event_is_retried_when_it_asks_uncounted(policy: RetryPolicy) -> None:
+    assert decide(policy, Deferred(409, "HTTP 409", 2.0)) == Retry(Failure("HTTP 409", 409, 0, 0), 2.0)
+
+
+def test_event_of_a_route_that_is_down_waits_for_it_uncounted(policy: RetryPolicy) -> None:
+    away = RouteDown(503, "HTTP 503", 7.0)
+    assert decide(policy, away, attempts=99) == RetryWhenUp(Failure("HTTP 503", 503, 99, 0), 7.0)
+
+
+def test_failed_event_is_retried_until_its_attempts_are_used_up(policy: RetryPolicy) -> None:
+    first, last = decide(policy, FAILED), decide(policy, FAILED, attempts=2)
+    assert isinstance(first, Retry)
+    assert first.failure == Failure("HTTP 500", 500, 1, 0)
+    assert last == GiveUp(Failure("HTTP 500", 500, 3, 0))
+
+
+def test_crashes_are_counted_apart_from_attempts(policy: RetryPolicy) -> None:
+    crashed = Crashed("no reply in time")
+    assert isinstance(decide(policy, crashed, attempts=2, crashes=2), Retry)
+    assert decide(policy, crashed, crashes=3) == GiveUp(Failure("no reply in time", None, 0, 4))
+
+
+def test_retry_after_of_a_failure_replaces_the_backoff(policy: RetryPolicy) -> None:
+    decision = decide(policy, Failed(500, "HTTP 500", 42.0))
+    assert isinstance(decision, Retry)
+    assert decision.delay == 42.0
+
+
+@pytest.mark.parametrize("ends", ["success", "deferred", "refused"])
+def test_stage_that_responds_otherwise_in_between_is_not_broken(policy: RetryPolicy, ends: str) -> None:
+    for number in range(BROKEN_AFTER - 1):
+        decide(policy, FAILED, f"{number}")
+    if ends == "success":
+        policy.succeeded()
+    else:
+        decide(policy, Deferred(409, "HTTP 409", 1.0) if ends == "deferred" else Refused(422, "HTTP 422"), "other")
+    assert all(isinstance(decide(policy, FAILED, f"{number}"), Retry) for number in range(BROKEN_AFTER - 1))
+    assert isinstance(decide(policy, FAILED, "20"), RetryWhenUp)
+
+
+def test_failure_of_a_broken_stage_is_not_counted(policy: RetryPolicy) -> None:
+    decisions = [decide(policy, FAILED, f"{number % BROKEN_EVENTS}") for number in range(BROKEN_AFTER)]
+    assert decisions[-1] == RetryWhenUp(Failure("HTTP 500", 500, 0, 0), None)
+
+
+def test_failures_of_few_events_are_no_sign_of_a_broken_stage(policy: RetryPolicy) -> None:
+    few = [decide(policy, FAILED, f"{number % (BROKEN_EVENTS - 1)}") for number in range(3 * BROKEN_AFTER)]
+    assert all(isinstance(decision, Retry) for decision in few)
+
+
+def test_event_that_failed_twice_is_no_sign_of_a_broken_stage(policy: RetryPolicy) -> None:
+    poison = [decide(policy, FAILED, f"{number}", attempts=2) for number in range(3 * BROKEN_AFTER)]
+    assert all(isinstance(decision, GiveUp) for decision in poison)
+
+
+@pytest.mark.parametrize(("kind", "failures", "most"), [("exponential", 4, 8.0), ("linear", 4, 4.0)])
+def test_backoff_grows_with_the_failures_and_has_a_jitter(kind: str, failures: int, most: float) -> None:
+    delivery = Delivery.model_validate({"backoffPolicy": kind, "backoffDelay": "PT1S"})
+    delays = [backoff(delivery, failures) for _ in range(50)]
+    assert all(most / 2 <= delay <= most for delay in delays)
+    assert len(set(delays)) > 1
+
+
+def test_no_backoff_exceeds_its_limit() -> None:
+    assert backoff(Delivery(), 10_000) <= 60.0
+    assert probe_delay(Delivery(), 10_000) <= LONGEST_PROBE
