@@ -1,4 +1,4 @@
-"""What a pipeline's author needs in tests: a stage alone, or all of them around a real Redis.
+"""Test a pipeline: one stage alone, or all stages with a real Redis.
 
 `run` and `answer` call a stage through the real codec, without a server; `LocalPipeline` runs stages, bridge and
 Redis; `milepost.testing.contract` has the tests that every stage inherits. Install the extra `testing`.
@@ -6,7 +6,7 @@ Redis; `milepost.testing.contract` has the tests that every stage inherits. Inst
 
 import pytest
 
-# Before the modules are imported: their assertions are to say what they compared.
+# Before the modules are imported, so that pytest shows the values in their failed assertions.
 pytest.register_assert_rewrite("milepost.testing.contract", "milepost.testing.posting")
 
 from milepost.events.examples import example  # noqa: E402

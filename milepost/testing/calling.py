@@ -1,4 +1,4 @@
-"""A stage, called as the bridge calls it, without a server: what comes back is what would go on the next channel."""
+"""Call a stage as the bridge does, without a server, and get the event that would go to the next channel."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ class Problem(MilepostError):  # noqa: N818 - RFC 9457's word
 
 
 def load(path: Path) -> StageHandler:
-    """The stage of a file, its `main`, loaded by itself as functions-framework does."""
+    """Load a file as functions-framework does, and return its `main`."""
     spec = spec_from_file_location(f"stage_{path.parent.name}", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path}: no Python file")
@@ -43,21 +43,21 @@ def load(path: Path) -> StageHandler:
 
 
 def described(stage: StageHandler) -> Description:
-    """What a stage's annotations say."""
+    """The description of a stage, from its annotations."""
     description: Description = stage.description  # type: ignore[attr-defined]
     return description
 
 
 def event_of(channel: str, payload: Any, *, event_id: str | None = None, source: str = "/test") -> Event:
-    """An event on `channel` that carries `payload`: a Payload, or any JSON."""
+    """Make an event on `channel` with `payload` as data: a Payload, or any JSON."""
     data = payload.model_dump(mode="json") if isinstance(payload, Payload) else payload
     return Event(id=event_id or str(uuid4()), source=source, type=channel, time=now(), data=data)
 
 
 async def answer(stage: StageHandler, event: Event) -> Event | None:
-    """Deliver one event, as the bridge does. Returns the next event, None from a stage that emits nothing.
+    """Deliver one event, as the bridge does. Returns the next event, or None if the stage emits nothing.
 
-    Raises Problem where the stage refuses.
+    Raises Problem if the stage refuses it.
     """
     sent = False
     body = event.to_json().encode()
@@ -79,10 +79,9 @@ async def answer(stage: StageHandler, event: Event) -> Event | None:
 
 
 def run(stage: StageHandler, payload: Any) -> Payload | None:
-    """What a stage makes of a payload, both through the real codec. `payload`: a Payload, or any JSON.
+    """Deliver a payload (a Payload, or any JSON) and return the next one, or None if the stage emits nothing.
 
-    Returns the next payload, None from a stage that emits nothing. Raises Problem where the stage refuses. For tests
-    that are plain functions; in a coroutine await `answer`.
+    Raises Problem if the stage refuses it. For tests that are plain functions; in a coroutine await `answer`.
     """
     description = described(stage)
     reply = asyncio.run(answer(stage, event_of(description.consumes.channel, payload)))

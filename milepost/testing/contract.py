@@ -1,12 +1,12 @@
-"""What every stage keeps to, whatever it computes: inherit StageContract, name the stage, and it is tested.
+"""Test the rules that hold for every stage: inherit StageContract and name the stage.
 
     class TestGeocode(StageContract):
         stage, consumes, emits = "geocode", "raw_input", "place"
         data = example(Submission)
         invalid: ClassVar = [({"lat": 91}, "lat")]
 
-The stage runs as its image runs it, under functions-framework, and is spoken to over HTTP. Its answers are read
-with the CloudEvents SDK, which shares no code with Milepost.
+The stage runs under functions-framework, as in its image. The tests call it over HTTP and read its answers with the
+CloudEvents SDK, which shares no code with Milepost.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,16 +26,16 @@ MEGABYTE = 1_000_000
 
 
 class StageContract:
-    """Inherit as `class TestStore(StageContract)`; override `env` and `prepare` where the stage needs something."""
+    """Inherit as `class TestStore(StageContract)`; override `env` and `prepare` if the stage needs something."""
 
     stage: ClassVar[str]
     consumes: ClassVar[str]
     emits: ClassVar[str | None]
-    """None: it answers 204 and no event."""
+    """None if it answers 204, without an event."""
     data: ClassVar[Any]
-    """A payload that the stage takes: a Payload, or its JSON."""
+    """A payload that the stage accepts: a Payload, or its JSON."""
     invalid: ClassVar[Sequence[tuple[Any, str]]]
-    """JSON that it refuses, with the field at fault; `data` where it is the whole."""
+    """JSON that it refuses, each with the field at fault, or `data` if the whole is."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -53,7 +53,7 @@ class StageContract:
         return function.url
 
     def prepare(self, event: dict[str, Any], env: dict[str, str]) -> None:
-        """Bring about what the stage needs to answer this event."""
+        """Prepare the stage's surroundings for this event."""
 
     @pytest.fixture
     def event(self, env: dict[str, str]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class StageContract:
         return {name: value for name, value in event.items() if value is not None}
 
     def reply(self, response: httpx.Response) -> CloudEvent | None:
-        """The event that it answered with; None, checked to be a bare 204, of a stage that emits nothing."""
+        """The event in the response. For a stage that emits nothing, check that it is a bare 204 and return None."""
         if self.emits is not None:
             return answered(response)
         assert response.status_code == 204, response.text
@@ -81,7 +81,7 @@ class StageContract:
         assert ce_headers(response) == {}
         return None
 
-    # What it answers
+    # Answers
 
     @pytest.mark.parametrize("mode", [binary, structured])
     def test_answers_the_next_event(self, url: str, event: dict[str, Any], mode: Any) -> None:
@@ -105,21 +105,21 @@ class StageContract:
         assert ce_headers(first) == ce_headers(second)
 
     @pytest.mark.parametrize("mode", [binary, structured])
-    def test_hands_the_trace_on(self, url: str, event: dict[str, Any], mode: Any) -> None:
+    def test_next_event_has_the_trace_context(self, url: str, event: dict[str, Any], mode: Any) -> None:
         reply = self.reply(send(url, event | {"traceparent": TRACEPARENT, "tracestate": "a=b"}, mode))
         if reply is not None:
             assert reply["traceparent"] == TRACEPARENT
             assert reply["tracestate"] == "a=b"
 
     @pytest.mark.parametrize("mode", [binary, structured])
-    def test_hands_nothing_else_on(self, url: str, event: dict[str, Any], mode: Any) -> None:
+    def test_next_event_has_no_other_attributes(self, url: str, event: dict[str, Any], mode: Any) -> None:
         response = send(url, event | {"journalid": "1-0", "subject": "x", "mine": "y"}, mode)
         reply = self.reply(response)
         known = {"specversion", "id", "source", "type", "time", "datacontenttype"}
         assert reply is None or set(reply.get_attributes()) == known
         assert not {"ce-journalid", "ce-subject", "ce-mine"} & set(response.headers)
 
-    def test_carries_an_id_of_any_characters(self, url: str, env: dict[str, str]) -> None:
+    def test_ids_of_any_characters_are_kept(self, url: str, env: dict[str, str]) -> None:
         event = self.make(id=f'{uuid4()} "naïve" 100% 東 $id.x')
         self.prepare(event, env)
         first = send(url, event, structured)
@@ -131,7 +131,7 @@ class StageContract:
         assert again.content == first.content
         assert again.headers["ce-id"] == first.headers["ce-id"]
 
-    def test_a_batch_is_answered_as_a_batch_in_its_order(self, url: str, env: dict[str, str]) -> None:
+    def test_batch_is_answered_in_its_order(self, url: str, env: dict[str, str]) -> None:
         events = [self.make() for _ in range(3)]
         for event in events:
             self.prepare(event, env)
@@ -144,7 +144,7 @@ class StageContract:
         assert response.headers["content-type"] == BATCH
         assert [from_dict(reply) for reply in response.json()] == alone
 
-    def test_describes_itself(self, url: str) -> None:
+    def test_get_describes_the_stage(self, url: str) -> None:
         response = httpx.get(url)
         assert response.status_code == 200
         description = response.json()
@@ -155,10 +155,10 @@ class StageContract:
         assert description["summary"]
         assert httpx.head(url).status_code == 200
 
-    def test_takes_no_other_method(self, url: str) -> None:
+    def test_other_methods_get_405(self, url: str) -> None:
         refused(httpx.put(url, content=b"{}"), 405)
 
-    # What it refuses: 400
+    # Answers 400
 
     @pytest.mark.parametrize(
         ("headers", "body"),
@@ -178,11 +178,11 @@ class StageContract:
             ),
         ],
     )
-    def test_what_is_no_cloudevent_is_a_400(self, url: str, headers: dict[str, str], body: bytes) -> None:
+    def test_invalid_cloudevents_get_400(self, url: str, headers: dict[str, str], body: bytes) -> None:
         refused(httpx.post(url, headers=headers, content=body), 400)
 
     @pytest.mark.parametrize("body", [b"{", b"NaN", b"\xff", b'"\xc3"', b"{'a': 1}", b"[" * 100_000])
-    def test_broken_data_is_a_400(self, url: str, body: bytes) -> None:
+    def test_broken_data_gets_400(self, url: str, body: bytes) -> None:
         headers, _ = binary(self.make())
         refused(httpx.post(url, headers=headers, content=body), 400)
 
@@ -203,10 +203,10 @@ class StageContract:
             {"traceparent": "a\r\nset-cookie: b"},
         ],
     )
-    def test_a_broken_attribute_is_a_400(self, url: str, changes: dict[str, Any]) -> None:
+    def test_broken_attributes_get_400(self, url: str, changes: dict[str, Any]) -> None:
         refused(send(url, self.make(**changes), structured), 400)
 
-    def test_encoded_control_characters_in_headers_are_a_400(self, url: str) -> None:
+    def test_encoded_control_characters_in_headers_get_400(self, url: str) -> None:
         for name in ("ce-id", "ce-traceparent", "ce-source", "ce-subject"):
             headers, body = binary(self.make())
             headers[name] = "a%0D%0Aset-cookie:%20b"
@@ -214,30 +214,30 @@ class StageContract:
             refused(response, 400)
             assert "set-cookie" not in response.headers
 
-    def test_an_event_of_a_batch_that_is_none_is_a_400_that_names_its_place(self, url: str) -> None:
+    def test_invalid_event_in_a_batch_gets_400_with_its_place(self, url: str) -> None:
         problem = refused(send(url, [self.make(), self.make(source="not a reference")], batched), 400)
         assert problem["detail"].startswith("event 1: source")
 
-    # 413 and 422
+    # Answers 413 and 422
 
-    def test_more_than_a_megabyte_is_a_413(self, url: str) -> None:
+    def test_body_over_a_megabyte_gets_413(self, url: str) -> None:
         headers, _ = binary(self.make())
         refused(httpx.post(url, headers=headers, content=b" " * (MEGABYTE + 1)), 413)
         chunks = iter([b" " * 65536] * 20)
         refused(httpx.post(url, headers=headers, content=chunks), 413)
 
-    def test_another_type_is_a_422(self, url: str) -> None:
+    def test_event_of_another_type_gets_422(self, url: str) -> None:
         problem = refused(send(url, self.make(type="some.other")), 422)
         assert self.consumes in problem["detail"]
 
-    def test_an_invalid_payload_is_a_422_that_names_the_field(self, url: str) -> None:
+    def test_invalid_payload_gets_422_that_names_the_field(self, url: str) -> None:
         for data, field in self.invalid:
             for mode in (binary, structured):
                 problem = refused(send(url, self.make(data=data), mode), 422)
                 assert field in {error["field"] for error in problem["errors"]}, (data, problem)
                 assert all(error["fault"] for error in problem["errors"])
 
-    def test_each_event_of_a_batch_has_its_own_answer(self, url: str, env: dict[str, str]) -> None:
+    def test_each_event_of_a_batch_is_answered_by_itself(self, url: str, env: dict[str, str]) -> None:
         events = [self.make(), self.make()]
         for event in events:
             self.prepare(event, env)
@@ -255,19 +255,19 @@ class StageContract:
         assert (problem["status"], problem["type"]) == (422, "about:blank")
         assert field in {error["field"] for error in problem["errors"]}
 
-    def test_no_data_is_a_422(self, url: str) -> None:
+    def test_event_without_data_gets_422(self, url: str) -> None:
         event = self.make()
         del event["data"]
         refused(send(url, event, structured), 422)
         headers, _ = binary(self.make())
         refused(httpx.post(url, headers=headers), 422)
 
-    def test_deep_data_is_refused_and_harms_nothing(self, url: str, event: dict[str, Any]) -> None:
+    def test_deeply_nested_data_is_refused(self, url: str, event: dict[str, Any]) -> None:
         deep = '{"a":' * 50_000 + "1" + "}" * 50_000
         headers, _ = binary(self.make())
         assert httpx.post(url, headers=headers, content=deep).status_code in {400, 422}
         self.reply(send(url, event))
 
-    def test_the_table_says_the_same(self) -> None:
+    def test_stages_table_agrees(self) -> None:
         entry = next(entry for entry in stages_table.read(Function.project) if entry.name == self.stage)
         assert (entry.consumes, entry.emits) == (self.consumes, self.emits)

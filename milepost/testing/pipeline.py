@@ -1,10 +1,10 @@
-"""A pipeline in the test's own process: a real Redis, the real bridge, and the stages behind HTTP.
+"""Run a pipeline in the test's own process: a real Redis, the real bridge, and the stages behind HTTP.
 
     async with LocalPipeline(distance, store) as pipeline:
         await pipeline.publish(Submission(email="ada@example.org", lat=51.5, long=-0.1))
         event = await pipeline.published("calculated_distance")
 
-What a foreign program would PUBLISH may go to `pipeline.redis`: the bridge adopts it as ever.
+Publish through `pipeline.redis` to act as a foreign program: the bridge adopts the message.
 """
 
 import asyncio
@@ -34,17 +34,17 @@ from milepost.testing.calling import described, event_of
 from milepost.testing.servers import HOST, WITHIN, Valkey, eventually
 
 SHORT = {"claim": "PT2S", "lease": "PT10S", "grace": "PT1S"}
-"""The bridge's settings unless a test gives others: what is taken over, or stops, does so soon. It leads alone, and
-should a slow machine stall it for longer than the lease, plain messages were lost.
+"""The bridge's settings, unless a test gives others. Claim and grace are short, so that takeovers and stops are quick.
+The lease is long: if a slow machine stalled the bridge for longer, plain messages would be lost.
 """
 
 
 class LocalPipeline:
-    """These stages, wired by their annotations as the bridge wires them.
+    """Stages, wired by their annotations.
 
-    `redis_url`: an empty Redis of yours; else a Valkey is started, and gone at the end. `delivery`: Knative's keys
-    (`retry`, `backoffDelay`, …), for every stage. `within`: seconds that `published` waits. `settings`: the bridge's
-    own (`claim`, `window`, …). Raises ConfigurationError for what the bridge does not take.
+    `redis_url`: an empty Redis of yours; else a Valkey is started, and ended with the pipeline. `delivery`: the keys of
+    a stage's delivery (`retry`, `backoffDelay`, …), for every stage. `within`: seconds that `published` waits.
+    `settings`: those of the bridge (`claim`, `window`, …). Raises ConfigurationError if the bridge refuses them.
     """
 
     def __init__(
@@ -89,20 +89,21 @@ class LocalPipeline:
 
     @property
     def channels(self) -> list[str]:
-        """Every channel that a stage consumes or emits."""
+        """The channels that the stages consume or emit."""
         found = [described(stage) for stage in self._stages.values()]
         return sorted({payload.channel for one in found for payload in (one.consumes, one.emits) if payload})
 
     async def publish(self, payload: Payload, *, event_id: str | None = None) -> str:
-        """Journal a payload on its channel, as a door does. Returns the event's id, which all that follows keeps."""
+        """Journal a payload on its channel. Returns the event's id, which the events that follow from it keep."""
         event = event_of(payload.channel, payload, event_id=event_id)
         await self.journal.publish(event)
         return event.id
 
     async def published(self, channel: str, event_id: str | None = None) -> Event:
-        """The next event on a channel, or the next of this id; each is given once, one that came before the call too.
+        """Return the next event on a channel, or the next with this id. Each event is returned once, also one that
+        was published before the call.
 
-        Raises AssertionError after `within` seconds, with what was buried meanwhile, and ConfigurationError for a
+        Raises AssertionError after `within` seconds, with the reasons of dead letters, and ConfigurationError for a
         channel of no stage.
         """
         if channel not in self.channels:
@@ -152,7 +153,7 @@ class LocalPipeline:
             message = await subscription.get_message(ignore_subscribe_messages=True, timeout=1)
             if message is None:
                 continue
-            with contextlib.suppress(EventError):  # what nobody can read the bridge buries
+            with contextlib.suppress(EventError):  # the bridge buries messages that are no events
                 event, _ = wrap(message["channel"].decode(), message["data"])
                 async with self._news:
                     self._heard.append(event)
@@ -171,13 +172,13 @@ def _valkey() -> Iterator[str]:
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The signals are the test run's."""
+        """Leave signals to the test run."""
         yield
 
 
 @asynccontextmanager
 async def _served(stages: Mapping[str, StageHandler]) -> AsyncIterator[str]:
-    """Serve each stage under its name; the URL above them."""
+    """Serve each stage under its name. Yields the URL above them."""
     routes = [Route(f"/{name}", stage, methods=["GET", "POST"]) for name, stage in stages.items()]
     with socket.create_server((HOST, 0)) as listening:
         port = listening.getsockname()[1]

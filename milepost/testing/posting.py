@@ -1,4 +1,4 @@
-"""Events over HTTP, made and read without Milepost's own codec: by hand, and by the CloudEvents SDK."""
+"""Send and read events over HTTP without Milepost's codec: by hand, and with the CloudEvents SDK."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ BATCH = "application/cloudevents-batch+json"
 
 
 def binary(event: dict[str, Any]) -> tuple[dict[str, str], bytes]:
-    """An event as headers and body, made by hand."""
+    """Write an event in binary mode, as headers and body."""
     headers = {f"ce-{name}": str(value) for name, value in event.items() if name != "data"}
     return headers | {"content-type": "application/json"}, json.dumps(event["data"]).encode()
 
@@ -30,7 +30,7 @@ def send(url: str, event: Any, mode: Any = binary) -> httpx.Response:
 
 
 async def at_once(url: str, events: list[dict[str, Any]]) -> list[httpx.Response]:
-    """Deliver them all at the same time."""
+    """Deliver all events concurrently."""
     async with httpx.AsyncClient(timeout=30) as client:
 
         async def deliver(event: dict[str, Any]) -> httpx.Response:
@@ -50,7 +50,7 @@ def ce_headers(response: httpx.Response) -> dict[str, str]:
 
 
 def refused(response: httpx.Response, status: int) -> dict[str, Any]:
-    """Check that the answer is an RFC 9457 problem of that status, short and without a traceback."""
+    """Check that the response is a short RFC 9457 problem with this status, without a traceback. Returns it."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     problem: dict[str, Any] = response.json()

@@ -1,4 +1,4 @@
-"""Real servers for tests: each a subprocess on a free port of 127.0.0.1, its data and log under a folder of the test.
+"""Run real servers in tests, each as a subprocess on a free port of 127.0.0.1, with its data and log in a folder.
 
     with Valkey(tmp_path) as valkey:      # started, and ready when the body begins
         valkey.url                        # redis://127.0.0.1:40123/0
@@ -30,16 +30,16 @@ from milepost.cli.local.commands import HOST, free_port
 __all__ = ["HOST", "Function", "Server", "Valkey", "eventually", "free_port", "http_status", "wait_for"]
 
 READY_WITHIN = 60.0
-"""Seconds; generous, for a machine that runs other tests too."""
+"""Seconds in which a server becomes ready; generous, for a machine that runs other tests too."""
 
 WITHIN = 30.0
-"""Seconds a condition is waited for, likewise."""
+"""Seconds in which a condition becomes true, likewise."""
 
 _running: weakref.WeakSet["Server"] = weakref.WeakSet()
 
 
 def wait_for(condition: Callable[[], object], within: float = WITHIN, what: str = "") -> None:
-    """Wait until `condition()` is true; AssertionError after `within` seconds."""
+    """Wait until `condition()` is true. Raises AssertionError after `within` seconds."""
     end = time.monotonic() + within
     while not condition():
         if time.monotonic() > end:
@@ -50,7 +50,7 @@ def wait_for(condition: Callable[[], object], within: float = WITHIN, what: str 
 async def eventually(
     condition: Callable[[], Awaitable[object] | object], within: float = WITHIN, what: str = ""
 ) -> None:
-    """The same for a coroutine function, or a plain one, without blocking the loop."""
+    """Wait likewise without blocking the event loop; `condition` may be a coroutine function."""
     end = time.monotonic() + within
     while True:
         found = condition()
@@ -68,9 +68,9 @@ class Server:
 
     name = "server"
     ends_soon = True
-    """After SIGTERM. Others are killed when a test is through with them."""
+    """Whether it ends soon after SIGTERM. Others are killed at the end of a test."""
     project = Path()
-    """The project's folder, in which it runs: the current one, unless a conftest.py sets another for all."""
+    """The project's folder, in which it runs: the current one, unless a conftest.py sets another."""
 
     def __init__(self, folder: Path, *, port: int | None = None, env: Mapping[str, str] | None = None) -> None:
         self.port = port or free_port()
@@ -92,7 +92,7 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What it has written to stdout and stderr so far, over all its starts."""
+        """Its output so far, stdout and stderr, over all its starts."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     @property
@@ -131,7 +131,7 @@ class Server:
         return self
 
     def stop(self, within: float = 30.0) -> int:
-        """SIGTERM, wait, and the exit status. What does not end in time is killed, and the test fails."""
+        """Send SIGTERM, wait, and return the exit status. If it does not end in time, kill it and fail the test."""
         process = self._process()
         process.send_signal(signal.SIGCONT)
         process.terminate()
@@ -142,20 +142,20 @@ class Server:
             raise AssertionError(f"{self.name} did not end within {within} s of SIGTERM\n{self.log[-4000:]}") from None
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL, and wait until it is gone."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
 
     def freeze(self) -> None:
-        """SIGSTOP: it keeps its connections and answers nothing."""
+        """Send SIGSTOP: it keeps its connections and answers nothing."""
         self._process().send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         self._process().send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End it, however it is."""
+        """End it, whatever its state."""
         if self.alive and self.ends_soon:
             process = self._process()
             process.send_signal(signal.SIGCONT)
@@ -179,7 +179,7 @@ class Server:
 
 
 class Valkey(Server):
-    """The embedded Valkey, every write on disk before it is answered. `options`: {"maxmemory": "4mb"}."""
+    """The embedded Valkey. It answers a write when it is on disk. `options`: {"maxmemory": "4mb"}."""
 
     name = "valkey"
 
@@ -233,7 +233,7 @@ class Function(Server):
 
 
 def http_status(port: int, path: str) -> int | None:
-    """The status of a GET, or None where nothing answers HTTP."""
+    """The status of a GET, or None if nothing answers HTTP."""
     connection = HTTPConnection(HOST, port, timeout=2)
     try:
         connection.request("GET", path)

@@ -170,7 +170,7 @@ def up(grown: Grown, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         assert running.end() == 0
 
 
-def test_both_stages_of_a_channel_get_every_event(up: Up) -> None:
+def test_both_stages_of_a_channel_get_each_event(up: Up) -> None:
     assert {"specimen", "specimen-log"} < set(up.stack["functions"])
     with Milepost("watch", "--json", "--data", str(up.data)) as watch:
         watch.wait_for_line("watching ")

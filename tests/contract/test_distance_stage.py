@@ -42,13 +42,13 @@ class TestDistance(StageContract):
     ]
 
     @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e400", "-1e400", "1_0", "0x1", "+1", ".5", "01"])
-    def test_what_is_no_json_number_is_a_400(self, url: str, number: str) -> None:
+    def test_invalid_json_numbers_get_400(self, url: str, number: str) -> None:
         headers, _ = binary(self.make())
         body = f'{{"email":"a@b.co","lat":{number},"long":0}}'
         refused(httpx.post(url, headers=headers, content=body), 400)
 
     @pytest.mark.parametrize("mode", [binary, structured])
-    def test_the_miles_arrive_at_full_precision(self, url: str, mode: Any) -> None:
+    def test_miles_are_written_at_full_precision(self, url: str, mode: Any) -> None:
         response = send(url, self.make(), mode)
         assert json.loads(response.content) == {
             "email": "ada@example.org",
@@ -57,7 +57,7 @@ class TestDistance(StageContract):
         assert b"2216.0742916592476" in response.content
         answered(response)
 
-    def test_takes_decimal_strings_and_fields_it_does_not_know(self, url: str) -> None:
+    def test_decimal_strings_and_unknown_fields_are_accepted(self, url: str) -> None:
         data = {"email": "ada@EXAMPLE.org", "lat": "51.5074", "long": "-.1278", "note": "x"}
         assert send(url, self.make(data=data)).json() == {
             "email": "ada@example.org",
@@ -71,7 +71,7 @@ class TestDistance(StageContract):
         assert httpx.post(url + path, headers=headers, content=body).status_code == 200
         assert httpx.get(url + path).status_code == 200
 
-    async def test_many_at_once(self, url: str) -> None:
+    async def test_fifty_concurrent_events_are_answered(self, url: str) -> None:
         async with httpx.AsyncClient() as client:
 
             async def one() -> httpx.Response:

@@ -61,7 +61,7 @@ class SlowMongo:
 
 
 @pytest.mark.parametrize(("taking", "at_once"), [(NEW, 1), (LEFT_BEHIND, MOST_SINGLE_OPERATIONS)])
-async def test_a_backlog_does_not_crowd_out_the_marks_of_mails_that_are_sent(
+async def test_sent_mails_are_marked_during_a_backlog(
     tmp_path: Path, mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], taking: bytes, at_once: int
 ) -> None:
     """What is sent and cannot be marked in time is sent again."""

@@ -44,7 +44,7 @@ async def prepare(mongo: AsyncDatabase[dict[str, Any]], taking: bytes) -> int:
 
 
 @pytest.mark.parametrize("taking", [NEW, LEFT_BEHIND])
-async def test_a_taking_whose_answer_was_lost_is_taken_again_at_once(
+async def test_record_whose_taking_got_no_answer_is_taken_again_at_once(
     tmp_path: Path, mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], taking: bytes
 ) -> None:
     before = await prepare(mongo, taking)
@@ -66,7 +66,7 @@ async def test_a_taking_whose_answer_was_lost_is_taken_again_at_once(
 
 
 @pytest.mark.parametrize("taking", [NEW, LEFT_BEHIND])
-async def test_a_taking_that_the_driver_repeats_goes_on_as_if_nothing_had_been(
+async def test_taking_that_the_driver_retries_succeeds(
     tmp_path: Path, mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], taking: bytes
 ) -> None:
     """A server that does not know the repeat for one says of our own record that it is there already."""

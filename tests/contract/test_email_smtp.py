@@ -87,7 +87,7 @@ def expire(mongo_url: str, event: dict[str, Any]) -> None:
         mails.update_one({"_id": event["id"]}, {"$set": {"until": datetime.now(UTC)}})
 
 
-def test_mails_as_plain_text_and_then_writes_the_line(
+def test_mail_is_plain_text_and_its_line_is_written_after_it(
     email: Function, smtp: SmtpServer, mongo_url: str, env: dict[str, str]
 ) -> None:
     event = prepared(mongo_url)
@@ -106,9 +106,7 @@ def test_mails_as_plain_text_and_then_writes_the_line(
     assert lines(Path(env["SENT_EMAILS"])) == [LINE]
 
 
-def test_an_id_and_an_address_of_any_characters_break_no_header(
-    email: Function, smtp: SmtpServer, mongo_url: str
-) -> None:
+def test_ids_and_addresses_of_any_characters_break_no_header(email: Function, smtp: SmtpServer, mongo_url: str) -> None:
     event = prepared(mongo_url, "jörg.$x'@bücher.example") | {"id": '<a>@b ..ü, "c"\u2028d'}
     assert send(email.url, event, structured).status_code == 200
     [message], [envelope] = smtp.inbox.messages, smtp.inbox.envelopes
@@ -117,7 +115,7 @@ def test_an_id_and_an_address_of_any_characters_break_no_header(
     assert len(message.keys()) == len(set(message.keys()))
 
 
-def test_a_recipient_refused_for_good_is_a_422_and_the_mail_is_free(
+def test_refused_recipient_gets_422_and_the_record_is_released(
     email: Function, smtp: SmtpServer, mongo_url: str, env: dict[str, str]
 ) -> None:
     event = prepared(mongo_url)
@@ -146,7 +144,7 @@ def test_a_recipient_refused_for_good_is_a_422_and_the_mail_is_free(
         ("answer", "421 closing"),
     ],
 )
-def test_a_fault_of_the_account_or_the_relay_is_a_503_and_a_line_in_the_log(
+def test_fault_of_the_account_or_relay_gets_503_and_a_log_line(
     email: Function, smtp: SmtpServer, mongo_url: str, env: dict[str, str], where: str, reply: str
 ) -> None:
     event = prepared(mongo_url)
@@ -174,7 +172,7 @@ def test_a_fault_of_the_account_or_the_relay_is_a_503_and_a_line_in_the_log(
         ("answer", "452 4.2.2 over quota"),
     ],
 )
-def test_a_passing_fault_of_a_recipient_defers_that_mail_longer_each_time(
+def test_passing_fault_of_a_recipient_defers_its_mail_longer_each_time(
     email: Function, smtp: SmtpServer, mongo_url: str, where: str, reply: str
 ) -> None:
     event = prepared(mongo_url)
@@ -197,14 +195,14 @@ def test_a_passing_fault_of_a_recipient_defers_that_mail_longer_each_time(
         ("answer", "552 5.3.4 too large"),
     ],
 )
-def test_a_final_fault_of_a_recipient_is_a_422(
+def test_final_fault_of_a_recipient_gets_422(
     email: Function, smtp: SmtpServer, mongo_url: str, where: str, reply: str
 ) -> None:
     setattr(smtp.inbox, where, lambda *_: reply)
     refused(send(email.url, prepared(mongo_url)), 422)
 
 
-def test_each_mail_of_a_batch_is_answered_by_itself(email: Function, smtp: SmtpServer, mongo_url: str) -> None:
+def test_each_mail_of_a_batch_has_its_own_answer(email: Function, smtp: SmtpServer, mongo_url: str) -> None:
     replies = {
         "ada@example.org": ACCEPTED,
         "full@example.org": "452 4.2.2 over quota",
@@ -225,7 +223,7 @@ def test_each_mail_of_a_batch_is_answered_by_itself(email: Function, smtp: SmtpS
 
 
 @pytest.mark.parametrize("reply", ["554 5.7.1 denied", ""])
-def test_a_refusal_that_meets_one_mail_alone_holds_back_that_mail_alone(
+def test_refusal_of_one_mail_while_others_pass_defers_that_mail(
     email: Function, smtp: SmtpServer, mongo_url: str, reply: str
 ) -> None:
     """The relay takes other mails between two refusals of one: then it is no fault of the relay."""
@@ -248,7 +246,7 @@ def test_the_name_in_ehlo_is_the_senders_domain_or_smtp_helo(
     assert smtp.inbox.helo_names == ["example.org", "mail.example.net"]
 
 
-def test_a_sender_with_a_name_and_a_domain_beyond_ascii(
+def test_non_ascii_sender_name_and_domain_are_encoded(
     smtp: SmtpServer, mongo_url: str, env: dict[str, str], tmp_path: Path
 ) -> None:
     sender = '"Zo\u00eb, Inc." <zoe@b\u00fccher.example>'
@@ -262,9 +260,7 @@ def test_a_sender_with_a_name_and_a_domain_beyond_ascii(
     assert (header.addresses[0].display_name, header.addresses[0].domain) == ("Zo\u00eb, Inc.", "xn--bcher-kva.example")
 
 
-def test_a_server_of_ascii_addresses_refuses_those_that_are_not(
-    mongo_url: str, env: dict[str, str], tmp_path: Path
-) -> None:
+def test_non_ascii_addresses_without_smtputf8_are_refused(mongo_url: str, env: dict[str, str], tmp_path: Path) -> None:
     """A recipient's is that mail's final fault; a sender's is the setting's, so events wait."""
     with SmtpServer(utf8_addresses=False) as ascii_server:
         env["SMTP_URL"] = ascii_server.url
@@ -279,7 +275,7 @@ def test_a_server_of_ascii_addresses_refuses_those_that_are_not(
 
 
 @pytest.mark.filterwarnings("ignore:Requiring AUTH", "ignore:Session.login_data is deprecated")  # aiosmtpd's own
-def test_a_login_that_is_wrong_is_a_503(mongo_url: str, env: dict[str, str], tmp_path: Path) -> None:
+def test_wrong_login_gets_503(mongo_url: str, env: dict[str, str], tmp_path: Path) -> None:
     with SmtpServer(login=(b"ada", b"right")) as server:
         env["SMTP_URL"] = server.url.replace("smtp://", "smtp://ada:hush@")
         with Function(tmp_path, "email", env=env) as email:
@@ -288,13 +284,13 @@ def test_a_login_that_is_wrong_is_a_503(mongo_url: str, env: dict[str, str], tmp
             assert "hush" not in email.log
 
 
-def test_a_server_that_hangs_up_after_its_250_has_the_mail(email: Function, smtp: SmtpServer, mongo_url: str) -> None:
+def test_mail_is_sent_if_the_server_hangs_up_after_its_250(email: Function, smtp: SmtpServer, mongo_url: str) -> None:
     smtp.inbox.hangs_up_on_quit = True
     assert send(email.url, prepared(mongo_url)).json() == SENT
     assert len(smtp.inbox.messages) == 1
 
 
-def test_killed_between_the_250_and_the_mark_it_is_sent_once_more(
+def test_mail_is_sent_again_after_a_kill_between_the_250_and_the_mark(
     tmp_path: Path, smtp: SmtpServer, env: dict[str, str]
 ) -> None:
     with Mongo(tmp_path) as mongo:
@@ -323,9 +319,7 @@ def test_killed_between_the_250_and_the_mark_it_is_sent_once_more(
         assert [message["Message-ID"] for message in smtp.inbox.messages] == [f"<{event['id']}@milepost>"] * 2
 
 
-def test_a_mark_that_fails_is_tried_again_until_it_succeeds(
-    tmp_path: Path, smtp: SmtpServer, env: dict[str, str]
-) -> None:
+def test_failed_mark_is_retried_until_it_succeeds(tmp_path: Path, smtp: SmtpServer, env: dict[str, str]) -> None:
     with Mongo(tmp_path) as mongo:
         env["MONGO_URL"] = url = f"{mongo.url}/x"
         event = prepared(url)
@@ -342,7 +336,7 @@ def test_a_mark_that_fails_is_tried_again_until_it_succeeds(
             assert len(smtp.inbox.messages) == 1
 
 
-def test_a_mark_that_fails_for_good_is_a_503_and_the_same_process_takes_the_mail_again(
+def test_mark_that_keeps_failing_gets_503_and_the_process_takes_the_mail_again(
     tmp_path: Path, smtp: SmtpServer, env: dict[str, str]
 ) -> None:
     with Mongo(tmp_path) as mongo:

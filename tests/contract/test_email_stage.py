@@ -69,7 +69,7 @@ class TestEmail(StageContract):
         with MongoClient[dict[str, Any]](env["MONGO_URL"]) as client:
             keep(client.get_default_database(), event)
 
-    def test_mails_one_line_and_records_it(
+    def test_mail_is_one_line_and_one_record(
         self, url: str, event: dict[str, Any], db: Database[dict[str, Any]], sent_emails: Path
     ) -> None:
         assert send(url, event).json() == SENT
@@ -81,7 +81,7 @@ class TestEmail(StageContract):
         assert record.pop("holder")
         assert record == {"_id": event["id"], "state": "sent", "taken": 1, **SENT}
 
-    def test_a_redelivery_mails_nothing_and_gets_the_same_answer(
+    def test_redelivery_sends_nothing_and_gets_the_same_answer(
         self, url: str, event: dict[str, Any], db: Database[dict[str, Any]], sent_emails: Path
     ) -> None:
         first = send(url, event)
@@ -93,7 +93,7 @@ class TestEmail(StageContract):
         assert lines(sent_emails) == [LINE]
         assert db["mails"].count_documents({"_id": event["id"], "taken": 1}) == 1
 
-    async def test_twenty_deliveries_at_once_make_one_record_and_one_line(
+    async def test_twenty_concurrent_deliveries_make_one_record_and_one_line(
         self, url: str, event: dict[str, Any], db: Database[dict[str, Any]], sent_emails: Path
     ) -> None:
         responses = await at_once(url, [event] * 20)
@@ -108,7 +108,7 @@ class TestEmail(StageContract):
         assert lines(sent_emails) == [LINE]
         assert db["mails"].count_documents({"_id": event["id"], "taken": 1}) == 1
 
-    async def test_a_finished_duplicate_is_never_a_409(self, url: str, event: dict[str, Any]) -> None:
+    async def test_duplicate_of_a_sent_mail_never_gets_409(self, url: str, event: dict[str, Any]) -> None:
         assert send(url, event).status_code == 200
         assert Counter(response.status_code for response in await at_once(url, [event] * 20)) == {200: 20}
 
@@ -132,12 +132,12 @@ class TestEmail(StageContract):
             keep(db, user, miles=miles)
         assert send(url, self.make(data=address)).json()["distance_from_velocity"] == 3.0
 
-    def test_an_address_that_nothing_is_kept_for_is_a_422(self, url: str, sent_emails: Path) -> None:
+    def test_address_without_a_distance_gets_422(self, url: str, sent_emails: Path) -> None:
         event = self.make(data="nobody@example.org")
         assert "nobody@example.org" in refused(send(url, event), 422)["detail"]
         assert lines(sent_emails) == []
 
-    def test_another_address_under_the_same_id_is_a_422(
+    def test_another_address_under_the_same_id_gets_422(
         self, url: str, event: dict[str, Any], db: Database[dict[str, Any]], sent_emails: Path
     ) -> None:
         other = event | {"data": "eve@example.org"}
@@ -149,7 +149,7 @@ class TestEmail(StageContract):
         assert db["mails"].count_documents({"_id": event["id"], "email": ADA, "taken": 1}) == 1
         assert lines(sent_emails) == [LINE]
 
-    async def test_of_two_addresses_under_one_id_at_once_one_is_mailed(
+    async def test_one_of_two_concurrent_addresses_under_one_id_is_mailed(
         self, url: str, event: dict[str, Any], db: Database[dict[str, Any]], sent_emails: Path
     ) -> None:
         keep(db, self.make(data="eve@example.org"))
@@ -158,7 +158,7 @@ class TestEmail(StageContract):
         assert len(lines(sent_emails)) == 1
 
     @pytest.mark.parametrize("address", ["$email@example.org", "o'hara+x@example.org", "{x}@example.org"])
-    def test_an_address_is_only_ever_text(
+    def test_addresses_are_never_interpreted(
         self, url: str, db: Database[dict[str, Any]], sent_emails: Path, address: str
     ) -> None:
         event = self.make(data=address)
@@ -166,7 +166,7 @@ class TestEmail(StageContract):
         assert send(url, event).json()["email"] == address
         assert lines(sent_emails)[-1].startswith(f"Email sent to: {address}; ")
 
-    def test_a_mail_in_hand_elsewhere_is_a_409_until_it_expires(
+    def test_mail_held_by_another_process_gets_409_until_its_hold_ends(
         self, url: str, event: dict[str, Any], db: Database[dict[str, Any]], sent_emails: Path
     ) -> None:
         in_hand(db, event, until=datetime.now(UTC) + timedelta(seconds=100))
@@ -183,7 +183,9 @@ class TestEmail(StageContract):
         assert lines(sent_emails) == [LINE]
         assert db["mails"].count_documents({"_id": event["id"], "state": "sent", "taken": 2}) == 1
 
-    def test_takes_what_store_answers(self, url: str, env: dict[str, str], sent_emails: Path, tmp_path: Path) -> None:
+    def test_email_accepts_the_answer_of_store(
+        self, url: str, env: dict[str, str], sent_emails: Path, tmp_path: Path
+    ) -> None:
         data = {"email": ADA, "distance_from_velocity": MILES}
         event = self.make(type="calculated_distance", data=data, traceparent=TRACEPARENT)
         with Function(tmp_path, "store", env=env) as store:
@@ -193,14 +195,14 @@ class TestEmail(StageContract):
         assert mailed["traceparent"] == TRACEPARENT
         assert lines(sent_emails) == [LINE]
 
-    def test_a_mail_taken_again_says_what_it_said_the_first_time(
+    def test_mail_taken_again_has_the_same_text(
         self, url: str, event: dict[str, Any], db: Database[dict[str, Any]]
     ) -> None:
         in_hand(db, event, until=datetime.now(UTC))
         db["users"].update_one({"_id": event["id"]}, {"$set": {"distance_from_velocity": 1.0}})
         assert send(url, event).json() == SENT
 
-    def test_a_mail_taken_again_needs_no_distance(
+    def test_mail_taken_again_needs_no_distance(
         self, url: str, event: dict[str, Any], db: Database[dict[str, Any]]
     ) -> None:
         address = f"{uuid4().hex}@example.org"
@@ -228,14 +230,14 @@ def prepared(mongo_url: str) -> dict[str, Any]:
     return event
 
 
-def test_mongodb_away_is_a_503(tmp_path: Path) -> None:
+def test_email_without_mongodb_gets_503(tmp_path: Path) -> None:
     with Function(tmp_path, "email", env={"MONGO_URL": mongo_away()}) as email:
         response = send(email.url, TestEmail().make())
         refused(response, 503)
         assert int(response.headers["retry-after"]) >= 1
 
 
-def test_a_line_that_cannot_be_written_is_a_503_and_lets_the_mail_go(tmp_path: Path, mongo_url: str) -> None:
+def test_line_that_cannot_be_written_gets_503_and_releases_the_record(tmp_path: Path, mongo_url: str) -> None:
     event = prepared(mongo_url)
     with Function(
         tmp_path, "email", env={"MONGO_URL": mongo_url, "SENT_EMAILS": str(tmp_path / "no" / "sent")}

@@ -78,7 +78,7 @@ async def taken(mongo: AsyncDatabase[dict[str, Any]]) -> dict[str, tuple[str, in
     return {mail["_id"]: (mail["state"], mail["taken"]) async for mail in mongo["mails"].find()}
 
 
-async def test_many_at_once_are_three_round_trips(
+async def test_concurrent_mails_take_three_round_trips(
     opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], sent: Path
 ) -> None:
     database, commands = opened
@@ -91,7 +91,7 @@ async def test_many_at_once_are_three_round_trips(
     assert await taken(mongo) == {f"{number}": ("sent", 1) for number in range(200)}
 
 
-async def test_of_many_at_once_each_gets_its_own_answer(
+async def test_each_concurrent_event_gets_its_own_answer(
     opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], sent: Path
 ) -> None:
     database, commands = opened
@@ -133,7 +133,7 @@ async def test_of_many_at_once_each_gets_its_own_answer(
     assert commands.counts[TAKE] == 5
 
 
-async def test_a_mail_that_is_found_needs_no_insertion(
+async def test_existing_record_is_not_inserted(
     opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], sent: Path
 ) -> None:
     database, commands = opened
@@ -144,7 +144,7 @@ async def test_a_mail_that_is_found_needs_no_insertion(
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_however_often_and_by_whom_each_is_delivered_it_is_mailed_once(
+async def test_mails_are_sent_once_however_they_are_delivered(
     opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], sent: Path, seed: int
 ) -> None:
     database, _ = opened
@@ -170,7 +170,7 @@ async def test_however_often_and_by_whom_each_is_delivered_it_is_mailed_once(
     assert await taken(mongo) == {f"{number}": ("sent", 1) for number in range(40)}
 
 
-async def test_whose_caller_goes_away_while_it_is_taken_is_mailed_by_the_next(
+async def test_mail_whose_caller_is_cancelled_is_sent_by_the_next_delivery(
     opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], sent: Path
 ) -> None:
     """The taking goes on without its caller, and bears our name: the next one takes it again at once."""
@@ -191,7 +191,7 @@ async def test_whose_caller_goes_away_while_it_is_taken_is_mailed_by_the_next(
     assert await taken(mongo) == {"0": ("sent", 2), "1": ("sent", 1)}
 
 
-async def test_takings_whose_answer_is_lost_are_unavailable_and_then_mailed_once(
+async def test_takings_without_an_answer_are_unavailable_and_then_mailed_once(
     mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], sent: Path
 ) -> None:
     wire = Wire(mongo_url)
@@ -214,7 +214,7 @@ async def test_takings_whose_answer_is_lost_are_unavailable_and_then_mailed_once
         )
 
 
-async def test_a_mark_repeats_what_a_broken_connection_took_even_when_time_is_up(
+async def test_mark_is_repeated_after_a_broken_connection_even_past_the_deadline(
     mongo_url: str, mongo: AsyncDatabase[dict[str, Any]]
 ) -> None:
     wire = Wire(mongo_url)
@@ -226,7 +226,7 @@ async def test_a_mark_repeats_what_a_broken_connection_took_even_when_time_is_up
         assert await taken(mongo) == {"1": ("sent", 1)}
 
 
-async def test_a_mark_that_waited_behind_one_that_failed_has_a_try_of_its_own(
+async def test_mark_waiting_behind_a_failed_one_is_tried_by_itself(
     mongo_url: str, mongo: AsyncDatabase[dict[str, Any]]
 ) -> None:
     wire = Wire(mongo_url)
@@ -254,7 +254,7 @@ class Gated(Mailer):
         await gate.get().wait()
 
 
-async def test_mails_that_are_out_when_mongodb_goes_away_are_marked_when_it_is_back(
+async def test_sent_mails_are_marked_when_mongodb_returns(
     tmp_path: Path, sent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate.set(asyncio.Event())

@@ -32,7 +32,7 @@ def lines(log: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/cloudevents+json"])
-def test_of_a_function(tmp_path: Path, content_type: str) -> None:
+def test_function_logs_json(tmp_path: Path, content_type: str) -> None:
     source = tmp_path / "main.py"
     source.write_text(SOURCE)
     attributes = {"specversion": "1.0", "id": "7", "source": "/me", "type": "asked"}
@@ -50,7 +50,7 @@ def test_of_a_function(tmp_path: Path, content_type: str) -> None:
     assert "KeyError: 'a***@example.org'" in failed["error"]
 
 
-def test_of_a_function_that_does_not_start(tmp_path: Path) -> None:
+def test_function_that_does_not_start_logs_json(tmp_path: Path) -> None:
     source = tmp_path / "main.py"
     source.write_text(SOURCE + "raise RuntimeError('broken on purpose')")
     function = Function(tmp_path, "answer", source=source, env={"LOG_FORMAT": "json"})
@@ -62,7 +62,7 @@ def test_of_a_function_that_does_not_start(tmp_path: Path) -> None:
     assert any("broken on purpose" in json.dumps(line) for line in lines(function.log))
 
 
-def test_of_gateway_and_bridge(tmp_path: Path) -> None:
+def test_gateway_and_bridge_log_json(tmp_path: Path) -> None:
     routes = '[{"name":"answer","consumes":"asked","url":"http://127.0.0.1:9"}]'
     with Valkey(tmp_path) as valkey:
         env = {"REDIS_URL": valkey.url, "LOG_FORMAT": "json", "ROUTES": routes}
@@ -83,7 +83,7 @@ def test_of_gateway_and_bridge(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", ["gateway", "milepost.bridge"])
-def test_a_format_that_there_is_not_is_told(module: str) -> None:
+def test_unknown_log_format_is_refused(module: str) -> None:
     found = subprocess.run(
         [sys.executable, "-m", module],
         cwd=ROOT,

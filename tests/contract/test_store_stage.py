@@ -44,7 +44,7 @@ class TestStore(StageContract):
         with MongoClient[dict[str, Any]](env["MONGO_URL"], tz_aware=True) as client:
             yield client.get_default_database()["users"]
 
-    def test_keeps_the_distance_under_the_events_id(self, url: str, users: Collection[dict[str, Any]]) -> None:
+    def test_distance_is_kept_under_the_events_id(self, url: str, users: Collection[dict[str, Any]]) -> None:
         event = self.make(time="2026-05-04T03:02:01.123456+02:00")
         reply = answered(send(url, event))
         assert reply.get_data() == b'"ada@example.org"' or reply.get_data() == "ada@example.org"
@@ -54,26 +54,26 @@ class TestStore(StageContract):
             "created": datetime(2026, 5, 4, 1, 2, 1, 123000, tzinfo=UTC),
         }
 
-    def test_a_leap_second_is_kept_as_the_second_after_it(self, url: str, users: Collection[dict[str, Any]]) -> None:
+    def test_leap_second_is_kept_as_the_second_after_it(self, url: str, users: Collection[dict[str, Any]]) -> None:
         event = self.make(time="2016-12-31T23:59:60Z")
         assert send(url, event).status_code == 200
         kept = users.find_one({"_id": event["id"]})
         assert kept
         assert kept["created"] == datetime(2017, 1, 1, tzinfo=UTC)
 
-    def test_an_event_without_a_time_is_created_now(self, url: str, users: Collection[dict[str, Any]]) -> None:
+    def test_event_without_a_time_is_created_now(self, url: str, users: Collection[dict[str, Any]]) -> None:
         event = self.make(time=None)
         assert send(url, event).status_code == 200
         kept = users.find_one({"_id": event["id"]})
         assert kept is not None
         assert abs((datetime.now(UTC) - kept["created"]).total_seconds()) < 60
 
-    def test_indexes_what_email_looks_for(self, url: str, users: Collection[dict[str, Any]]) -> None:
+    def test_fields_that_email_looks_for_are_indexed(self, url: str, users: Collection[dict[str, Any]]) -> None:
         assert send(url, self.make()).status_code == 200
         assert [("email", 1), ("created", 1)] in [index["key"] for index in users.index_information().values()]
 
     @pytest.mark.parametrize("change", [{"email": "eve@example.org"}, {"distance_from_velocity": 2216.07429165925}])
-    def test_the_same_id_with_other_contents_is_a_422(
+    def test_same_id_with_other_contents_gets_422(
         self, url: str, users: Collection[dict[str, Any]], change: dict[str, Any]
     ) -> None:
         event = self.make()
@@ -84,19 +84,21 @@ class TestStore(StageContract):
         assert kept["email"] == ADA["email"]
         assert kept["distance_from_velocity"] == ADA["distance_from_velocity"]
 
-    def test_the_same_id_with_another_time_is_a_success(self, url: str) -> None:
+    def test_same_id_with_another_time_succeeds(self, url: str) -> None:
         event = self.make()
         assert send(url, event).status_code == 200
         assert send(url, event | {"time": "2027-01-01T00:00:00Z"}).status_code == 200
 
-    async def test_twenty_deliveries_at_once_make_one_record(self, url: str, users: Collection[dict[str, Any]]) -> None:
+    async def test_twenty_concurrent_deliveries_make_one_record(
+        self, url: str, users: Collection[dict[str, Any]]
+    ) -> None:
         event = self.make()
         responses = await at_once(url, [event] * 20)
         assert Counter(response.status_code for response in responses) == {200: 20}
         assert len({response.content for response in responses}) == 1
         assert users.count_documents({"_id": event["id"]}) == 1
 
-    async def test_of_two_contents_at_once_one_is_kept(self, url: str, users: Collection[dict[str, Any]]) -> None:
+    async def test_one_of_two_concurrent_contents_is_kept(self, url: str, users: Collection[dict[str, Any]]) -> None:
         one = self.make()
         other = one | {"data": ADA | {"email": "eve@example.org"}}
         responses = await at_once(url, [one, other] * 10)
@@ -108,7 +110,7 @@ def event() -> dict[str, Any]:
     return TestStore().make()
 
 
-def test_while_mongodb_is_dead_or_frozen_it_is_a_503_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_dead_or_frozen_mongodb_gets_503_and_nothing_is_lost(tmp_path: Path) -> None:
     with Mongo(tmp_path) as mongo, Function(tmp_path, "store", env={"MONGO_URL": mongo.url}) as store:
         first, second, third = event(), event(), event()
         assert send(store.url, first).status_code == 200
@@ -135,7 +137,7 @@ def unavailable_soon(url: str, event: dict[str, Any]) -> dict[str, Any]:
     return refused(response, 503)
 
 
-def test_a_url_that_is_none_is_told_at_start_without_its_password(tmp_path: Path) -> None:
+def test_wrong_url_is_refused_at_start_without_its_password(tmp_path: Path) -> None:
     function = Function(tmp_path, "store", env={"MONGO_URL": "mongo://ada:secret@host"}).launch()
     wait_for(lambda: not function.alive)
     assert "MONGO_URL: must look like mongodb://" in function.log

@@ -52,7 +52,7 @@ async def kept(mongo: AsyncDatabase[dict[str, Any]]) -> dict[str, float]:
     return {user["_id"]: user["distance_from_velocity"] async for user in mongo["users"].find()}
 
 
-async def test_many_at_once_are_one_round_trip(
+async def test_concurrent_events_take_one_round_trip(
     store: Store, commands: Commands, mongo: AsyncDatabase[dict[str, Any]]
 ) -> None:
     answers = await each(store(f"{number}", float(number)) for number in range(100))
@@ -61,7 +61,7 @@ async def test_many_at_once_are_one_round_trip(
     assert await kept(mongo) == {f"{number}": float(number) for number in range(100)}
 
 
-async def test_of_many_at_once_each_gets_its_own_answer(
+async def test_each_concurrent_event_gets_its_own_answer(
     store: Store, commands: Commands, mongo: AsyncDatabase[dict[str, Any]]
 ) -> None:
     await each([store("same"), store("other")])
@@ -93,7 +93,7 @@ async def test_of_many_at_once_each_gets_its_own_answer(
     assert await kept(mongo) == {"same": 1.5, "other": 1.5, "new-1": 1.5, "new-2": 1.5, "twin": 1.5, "rival": 2.0}
 
 
-async def test_a_backlog_of_duplicates_goes_by_turns(
+async def test_backlog_of_duplicates_keeps_the_limit_on_single_operations(
     store: Store, commands: Commands, mongo: AsyncDatabase[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_way, most = 0, 0
@@ -116,7 +116,7 @@ async def test_a_backlog_of_duplicates_goes_by_turns(
     assert len(await kept(mongo)) == 150
 
 
-async def test_whose_caller_goes_away_is_kept_and_harms_no_one(
+async def test_event_whose_caller_is_cancelled_is_kept_and_harms_no_other(
     store: Store, mongo: AsyncDatabase[dict[str, Any]]
 ) -> None:
     gone, stays = asyncio.create_task(store("gone")), asyncio.create_task(store("stays"))  # type: ignore[arg-type]
@@ -128,7 +128,7 @@ async def test_whose_caller_goes_away_is_kept_and_harms_no_one(
     assert sorted(await kept(mongo)) == ["gone", "stays"]
 
 
-async def test_an_insertion_whose_answer_is_lost_is_unavailable_and_then_a_success(
+async def test_insert_without_an_answer_is_unavailable_and_then_succeeds(
     mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wire = Wire(mongo_url)
@@ -146,7 +146,7 @@ async def test_an_insertion_whose_answer_is_lost_is_unavailable_and_then_a_succe
         assert len(await kept(mongo)) == 26
 
 
-async def test_while_mongodb_is_away_all_are_unavailable_and_then_each_is_kept(
+async def test_events_are_unavailable_without_mongodb_and_kept_when_it_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Mongo(tmp_path) as mongo:
@@ -167,7 +167,7 @@ async def test_while_mongodb_is_away_all_are_unavailable_and_then_each_is_kept(
             assert len([user async for user in database["users"].find()]) == 40
 
 
-async def test_what_is_wrong_with_one_document_is_told_of_it_alone(mongo: AsyncDatabase[dict[str, Any]]) -> None:
+async def test_broken_document_fails_alone(mongo: AsyncDatabase[dict[str, Any]]) -> None:
     await mongo.create_collection("any", validator={"number": {"$exists": False}})
     inserts = Inserts(mongo["any"])
     await inserts.insert({"_id": "there"})

@@ -22,7 +22,7 @@ from tests.servers import Function, wait_for
         ("distance", "LOG_FORMAT", "hush"),
     ],
 )
-def test_a_wrong_setting_is_one_sentence(tmp_path: Path, stage: str, name: str, value: str) -> None:
+def test_wrong_setting_is_reported_in_one_sentence(tmp_path: Path, stage: str, name: str, value: str) -> None:
     function = Function(tmp_path, stage, env={name: value})
     function.launch()
     try:
@@ -36,7 +36,7 @@ def test_a_wrong_setting_is_one_sentence(tmp_path: Path, stage: str, name: str, 
     assert "hush" not in function.log
 
 
-def test_what_is_no_setting_keeps_its_traceback(tmp_path: Path) -> None:
+def test_other_errors_keep_their_traceback(tmp_path: Path) -> None:
     source = tmp_path / "main.py"
     source.write_text("from milepost import stage\nraise RuntimeError('broken on purpose')\n")
     function = Function(tmp_path, "distance", source=source)

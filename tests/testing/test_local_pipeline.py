@@ -32,7 +32,7 @@ def store(distance: CalculatedDistance) -> Recipient:
     return Recipient(distance.email)
 
 
-async def test_an_event_goes_all_the_way_and_keeps_its_id() -> None:
+async def test_event_passes_every_stage_and_keeps_its_id() -> None:
     async with LocalPipeline(distance, stage(store)) as pipeline:
         assert pipeline.channels == ["calculated_distance", "raw_input", "user:email"]
         event_id = await pipeline.publish(LONDON)
@@ -44,7 +44,7 @@ async def test_an_event_goes_all_the_way_and_keeps_its_id() -> None:
         assert list(await pipeline.journal.status(event_id)) == ["raw_input", "calculated_distance", "user:email"]
 
 
-async def test_both_stages_of_a_channel_get_every_event(redis_url: str, redis: object) -> None:
+async def test_both_stages_of_a_channel_get_each_event(redis_url: str, redis: object) -> None:
     async with LocalPipeline(distance, stage(geocode), redis_url=redis_url) as pipeline:
         ids = await asyncio.gather(*(pipeline.publish(LONDON) for _ in range(20)))
         for channel in ("calculated_distance", "place"):
@@ -52,7 +52,7 @@ async def test_both_stages_of_a_channel_get_every_event(redis_url: str, redis: o
             assert Counter(came) == Counter(ids)
 
 
-async def test_an_event_that_came_before_it_is_waited_for_is_given_once() -> None:
+async def test_published_returns_earlier_events_once() -> None:
     async with LocalPipeline(distance) as pipeline:
         first, second = await pipeline.publish(LONDON), await pipeline.publish(LONDON)
         assert (await pipeline.published("calculated_distance", second)).id == second
@@ -62,7 +62,7 @@ async def test_an_event_that_came_before_it_is_waited_for_is_given_once() -> Non
             await pipeline.published("calculated_distance")
 
 
-async def test_what_was_buried_is_told_with_its_reason() -> None:
+async def test_published_names_dead_letters_with_their_reasons() -> None:
     async with LocalPipeline(distance, stage(store), within=0.2) as pipeline:
         antipode = await pipeline.publish(Submission(email="ada@example.org", lat=-32.08, long=-145.1355))
         await eventually(lambda: pipeline.journal.admin.dead_letters("store"))
@@ -70,7 +70,7 @@ async def test_what_was_buried_is_told_with_its_reason() -> None:
             await pipeline.published("user:email", antipode)
 
 
-async def test_the_deliverys_settings_reach_the_bridge() -> None:
+async def test_delivery_settings_reach_the_bridge() -> None:
     calls: list[str] = []
 
     def flaky(submission: Submission, event: Event) -> Place:
@@ -92,7 +92,7 @@ async def test_a_plain_publish_is_adopted() -> None:
         assert (await pipeline.published("calculated_distance")).data["email"] == "a@b.co"
 
 
-async def test_a_wrong_question_or_setting_is_told() -> None:
+async def test_unknown_channels_and_settings_are_refused() -> None:
     async with LocalPipeline(distance) as pipeline:
         with pytest.raises(ConfigurationError, match="no stage consumes or emits place, only calculated_distance"):
             await pipeline.published("place")

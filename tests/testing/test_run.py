@@ -16,13 +16,13 @@ LONDON = {"email": "ada@EXAMPLE.org", "lat": "51.5074", "long": -0.1278}
 distance = load(ROOT / "functions" / "distance" / "main.py")
 
 
-def test_a_payload_goes_in_and_the_next_comes_out() -> None:
+def test_run_returns_the_next_payload() -> None:
     miles = CalculatedDistance(email="ada@example.org", distance_from_velocity=2216.0742916592476)
     assert run(distance, LONDON) == miles
     assert run(distance, Submission(email="ada@example.org", lat=51.5074, long=-0.1278)) == miles
 
 
-def test_a_stage_that_emits_nothing_returns_none() -> None:
+def test_run_returns_none_for_a_stage_that_emits_nothing() -> None:
     seen: list[str] = []
 
     def end(recipient: Recipient) -> None:
@@ -32,7 +32,7 @@ def test_a_stage_that_emits_nothing_returns_none() -> None:
     assert seen == ["ada@example.org"]
 
 
-def test_an_invalid_payload_is_a_problem_that_names_the_field() -> None:
+def test_invalid_payload_raises_a_problem_that_names_the_field() -> None:
     with pytest.raises(Problem, match="422 Invalid payload: lat: ") as refused:
         run(distance, {**LONDON, "lat": 91})
     assert refused.value.status == 422
@@ -50,9 +50,7 @@ def test_an_invalid_payload_is_a_problem_that_names_the_field() -> None:
     ],
     ids=repr,
 )
-def test_each_verdict_is_the_problem_that_the_bridge_would_see(
-    fault: Exception, status: int, retry_after: float | None
-) -> None:
+def test_run_raises_the_problem_that_the_bridge_sees(fault: Exception, status: int, retry_after: float | None) -> None:
     def refuse(recipient: Recipient) -> EmailSent:
         raise fault
 
@@ -61,7 +59,7 @@ def test_each_verdict_is_the_problem_that_the_bridge_would_see(
     assert (refused.value.status, refused.value.retry_after) == (status, retry_after)
 
 
-async def test_answer_is_the_whole_event() -> None:
+async def test_answer_returns_the_whole_event() -> None:
     event = Event(
         id="7", source="/me", type="raw_input", time="2026-05-04T03:02:01Z", data=LONDON, extensions={"tracestate": "a"}
     )
@@ -73,7 +71,7 @@ async def test_answer_is_the_whole_event() -> None:
         await answer(distance, Event(id="7", source="/me", type="other"))
 
 
-def test_what_is_no_stage_is_not_loaded() -> None:
+def test_load_refuses_other_files() -> None:
     with pytest.raises(ImportError, match="no Python file"):
         load(ROOT / "README.md")
 
@@ -97,13 +95,13 @@ class Code(RootPayload[Annotated[str, Field(pattern="[0-9]+")]], channel="code")
     pass
 
 
-def test_an_example_is_made_of_what_the_class_says() -> None:
+def test_example_follows_the_class() -> None:
     assert example(Submission) == Submission(email="ada@example.org", lat=51.5074, long=-0.1278)
     assert example(Recipient) == Recipient("ada@example.org")
     inner = Inner(count=3, kind="a")
     assert example(Outer) == Outer(inner=inner, many=[inner], maybe="text", share=1, anything="text", flag=True)
 
 
-def test_a_class_whose_rules_no_example_meets_is_told_what_it_lacks() -> None:
+def test_class_without_a_possible_example_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"Code: no example can be made; give Field\(examples"):
         example(Code)

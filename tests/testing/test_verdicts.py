@@ -21,7 +21,7 @@ class City(Payload, channel="city"):
     name: str
 
 
-async def test_reject_is_a_dead_letter_at_once_with_its_reason() -> None:
+async def test_rejected_event_becomes_a_dead_letter_with_its_reason() -> None:
     calls: Counter[str] = Counter()
 
     def city(place: Place) -> City:
@@ -42,7 +42,7 @@ async def test_reject_is_a_dead_letter_at_once_with_its_reason() -> None:
 
 
 @pytest.mark.parametrize("verdict", [Unavailable, Defer, InHand])
-async def test_unavailable_and_deferred_events_come_again_uncounted(verdict: type[Unavailable | Defer]) -> None:
+async def test_unavailable_and_deferred_events_are_retried_uncounted(verdict: type[Unavailable | Defer]) -> None:
     """With no repeats allowed, the first failure that counted would bury it."""
     calls: Counter[str] = Counter()
 
@@ -59,7 +59,7 @@ async def test_unavailable_and_deferred_events_come_again_uncounted(verdict: typ
 
 
 @pytest.mark.parametrize("verdict", [Unavailable, Defer, InHand])
-async def test_they_wait_as_long_as_they_say(verdict: type[Unavailable | Defer]) -> None:
+async def test_retries_wait_for_retry_after(verdict: type[Unavailable | Defer]) -> None:
     def city(place: Place) -> City:
         raise verdict(place.name, retry_after=120)
 
@@ -84,12 +84,15 @@ async def test_deferred_events_do_not_delay_others(batch: int) -> None:
         for name in names:
             if name.startswith("free"):
                 assert (await pipeline.published("city", ids[name])).data == {"name": name}
-        await eventually(lambda: pipeline.redis.zcard(keys.parked("city")))
-        assert await pipeline.redis.zcard(keys.parked("city")) == 6
+
+        async def six_are_parked() -> bool:
+            return await pipeline.redis.zcard(keys.parked("city")) == 6
+
+        await eventually(six_are_parked)
         assert await pipeline.journal.admin.dead_letters("city") == []
 
 
-async def test_a_deferred_event_is_a_dead_letter_at_its_deadline() -> None:
+async def test_deferred_event_becomes_a_dead_letter_at_its_deadline() -> None:
     def city(_place: Place) -> City:
         raise Defer("452 4.2.2 over quota", retry_after=1)
 

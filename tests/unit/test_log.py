@@ -50,7 +50,7 @@ def test_any_other_message_is_the_message() -> None:
     assert in_json("%d of %s", 1, "two") == {"level": "WARNING", "message": "1 of two"}
 
 
-def test_each_line_says_what_is_in_hand() -> None:
+def test_lines_have_the_fields_of_the_event_in_hand() -> None:
     token = about.set({"stage": "store", "channel": "in", "id": "7"})
     try:
         assert in_text(Fields(outcome="kept")) == "WARNING milepost.store stage=store channel=in id=7 outcome=kept"
@@ -68,12 +68,12 @@ def test_each_line_says_what_is_in_hand() -> None:
 
 
 @pytest.mark.parametrize("message", [Fields(reason="a line\n\x1b[31m\"quoted\" 'so' a=b"), Fields(reason="")])
-def test_a_value_cannot_look_like_another_line_or_field(message: Fields) -> None:
+def test_values_cannot_forge_lines_or_fields(message: Fields) -> None:
     assert in_text(message) == f"WARNING milepost.store reason={message['reason']!r}"
     assert in_json(message)["reason"] == message["reason"]
 
 
-def test_a_traceback_is_below_the_line_or_a_field() -> None:
+def test_traceback_is_below_the_line_or_a_field() -> None:
     line, *traceback = in_text(Fields(outcome="failed"), broken=True).splitlines()
     assert line == "WARNING milepost.store outcome=failed"
     assert traceback[0].startswith("Traceback ")
@@ -82,7 +82,7 @@ def test_a_traceback_is_below_the_line_or_a_field() -> None:
 
 
 @pytest.mark.parametrize("address", ["ada@example.org", "ädä@example.org"])
-def test_an_address_is_in_full_at_debug_alone(address: str) -> None:
+def test_addresses_are_shown_in_full_only_at_debug(address: str) -> None:
     for message in (Fields(reason=f"no {address}: known"), f"no {address}: known"):
         for level in (logging.INFO, logging.ERROR):
             assert address not in in_text(message, level=level)
@@ -90,14 +90,14 @@ def test_an_address_is_in_full_at_debug_alone(address: str) -> None:
         assert f"no {address}: known" in in_json(message, level=logging.DEBUG).values()
 
 
-def test_what_is_masked_keeps_its_first_letter_and_domain() -> None:
+def test_masked_address_keeps_its_first_letter_and_domain() -> None:
     assert masked("from ada.l@example.org, to <b@c.de>") == "from a***@example.org, to <b***@c.de>"
     assert masked("id=ada@example.org outcome=buried") == "id=a***@example.org outcome=buried"
     assert masked("o'b@x.org, mary.o'neil@x.org") == "o***@x.org, m***@x.org"
     assert masked("KeyError(''ada@example.org')") == "KeyError(''a***@example.org')"
 
 
-def test_masking_takes_no_longer_for_a_word_without_end() -> None:
+def test_masking_takes_linear_time() -> None:
     """In proportion to its length: else one event's text would hold up a process for an hour."""
     for text in ("a" * 1_000_000, "'" * 1_000_000, "a'" * 500_000):
         assert masked(text) == text

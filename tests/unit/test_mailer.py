@@ -31,7 +31,7 @@ async def test_appends_exactly_one_line(tmp_path: Path) -> None:
     assert path.read_text() == ("before\nEmail sent to: ada@example.org; Message: You are 0.0 miles from Velocity.\n")
 
 
-async def test_writes_to_stdout_where_no_file_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_line_goes_to_stdout_without_a_file(capfd: pytest.CaptureFixture[str]) -> None:
     await Mailer().send(MAIL)
     assert capfd.readouterr().out == "Email sent to: ada@example.org; Message: You are 0.0 miles from Velocity.\n"
 
@@ -47,13 +47,13 @@ async def test_a_full_disk_is_unavailable() -> None:
         await Mailer(sent_emails=Path("/dev/full")).send(MAIL)
 
 
-async def test_an_smtp_server_that_is_away_is_unavailable_and_there_is_no_line(tmp_path: Path) -> None:
+async def test_unreachable_smtp_server_is_unavailable_and_writes_no_line(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="SMTP: "):
         await mailer(tmp_path, SmtpServer("smtp", HOST, free_port())).send(MAIL)
     assert not (tmp_path / "sent").exists()
 
 
-async def test_an_smtp_server_that_says_nothing_is_given_up_in_time(tmp_path: Path) -> None:
+async def test_silent_smtp_server_times_out(tmp_path: Path) -> None:
     with socket.create_server((HOST, 0)) as silent:  # connects, and is never read from
         server = SmtpServer("smtp", HOST, silent.getsockname()[1])
         with pytest.raises(Unavailable, match=r"SMTP: .*Timeout"):
@@ -61,7 +61,7 @@ async def test_an_smtp_server_that_says_nothing_is_given_up_in_time(tmp_path: Pa
 
 
 @pytest.mark.filterwarnings("ignore:Requiring AUTH", "ignore:Session.login_data is deprecated")  # aiosmtpd's own
-async def test_a_login_that_is_wrong_is_unavailable_and_shows_no_secret(tmp_path: Path) -> None:
+async def test_wrong_login_is_unavailable_and_shows_no_secret(tmp_path: Path) -> None:
     with RealServer(login=(b"ada", b"p@ss")) as smtp:
         with pytest.raises(Unavailable, match="535") as fault:
             await mailer(tmp_path, SmtpServer("smtp", HOST, smtp.port, "ada", "secret")).send(MAIL)
@@ -88,7 +88,7 @@ async def test_starttls_needs_a_certificate_that_is_trusted(tmp_path: Path, monk
         assert len(smtp.inbox.messages) == 1
 
 
-async def test_a_server_without_starttls_is_not_spoken_to_in_the_clear(tmp_path: Path) -> None:
+async def test_server_without_starttls_gets_no_mail(tmp_path: Path) -> None:
     with RealServer() as smtp:
         with pytest.raises(Unavailable, match=r"SMTPException|NotSupported|STARTTLS"):
             await mailer(tmp_path, SmtpServer("smtp+starttls", HOST, smtp.port)).send(MAIL)
@@ -96,7 +96,7 @@ async def test_a_server_without_starttls_is_not_spoken_to_in_the_clear(tmp_path:
 
 
 @given(st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=256))
-def test_whatever_the_id_the_message_id_is_one_header_and_its_own(event_id: str) -> None:
+def test_every_id_has_a_message_id_of_its_own(event_id: str) -> None:
     found = message_id(event_id)
     assert found.startswith("<")
     assert found.endswith("@milepost>")
@@ -124,7 +124,7 @@ def test_the_message_is_plain_text() -> None:
 
 
 @pytest.mark.parametrize("to", ["ada@example.org\r\nBcc: eve@example.org", "ada@example.org, eve@example.org"])
-def test_no_header_can_be_slipped_in(to: str) -> None:
+def test_addresses_cannot_inject_headers(to: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         ascii_domain(to)
 
@@ -179,13 +179,13 @@ def test_smtp_urls(url: str, server: SmtpServer) -> None:
         ("SMTP_HELO", "b\u00fccher.example", "SMTP_HELO: must be a domain name"),
     ],
 )
-def test_a_wrong_setting_is_told_by_name_without_its_secret(name: str, value: str, told: str) -> None:
+def test_wrong_setting_is_named_without_its_secret(name: str, value: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told) as fault:
         Mailer.read({"SMTP_URL": "smtp://mail", name: value})
     assert "secret" not in str(fault.value)
 
 
-def test_a_wrong_sender_is_told_where_mails_are_only_lines() -> None:
+def test_wrong_sender_is_refused_without_smtp_too() -> None:
     with pytest.raises(ConfigurationError, match="MAIL_FROM: must be one address"):
         Mailer.read({"MAIL_FROM": "Velocity, Inc. <no-reply@example.org>"})
 

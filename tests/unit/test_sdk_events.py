@@ -30,7 +30,7 @@ def test_a_batch_of_another_sdk_is_read(sent: Sent) -> None:
     assert (first.data, second.data) == (sdks.DATA, sdks.DATA)
 
 
-def test_the_sdk_is_of_the_versions_that_are_known() -> None:
+def test_sdk_has_a_known_version() -> None:
     """functions-framework pins them; another major version has another class."""
     assert Version("1.11") <= Version(cloudevents.__version__) < Version("2")
 
@@ -50,7 +50,7 @@ def test_the_sdk_is_of_the_versions_that_are_known() -> None:
         ),
     ],
 )
-def test_an_event_becomes_the_sdks_and_comes_back_as_it_was(event: Event) -> None:
+def test_event_survives_conversion_to_the_sdk_and_back(event: Event) -> None:
     sdk_event = event.to_sdk()
     assert type(sdk_event) is CloudEvent
     assert sdk_event.get_data() == event.data
@@ -61,7 +61,7 @@ def test_an_event_becomes_the_sdks_and_comes_back_as_it_was(event: Event) -> Non
         assert Event.from_sdk(from_http(headers, body)) == event
 
 
-def test_what_the_sdk_fills_in_is_kept() -> None:
+def test_values_that_the_sdk_fills_in_are_kept() -> None:
     sdk_event = CloudEvent({"source": "/s", "type": "t"}, b'{"number": 1}')
     event = Event.from_sdk(sdk_event)
     assert (event.id, event.time) == (sdk_event["id"], sdk_event["time"])
@@ -81,6 +81,6 @@ def test_what_the_sdk_fills_in_is_kept() -> None:
         ({}, {1, 2}, "data: not JSON"),
     ],
 )
-def test_an_event_of_the_sdk_that_is_not_valid_is_refused(attributes: dict[str, str], data: object, told: str) -> None:
+def test_invalid_event_of_the_sdk_is_refused(attributes: dict[str, str], data: object, told: str) -> None:
     with pytest.raises(EventError, match=told):
         Event.from_sdk(CloudEvent({"source": "/s", "type": "t", **attributes}, data))

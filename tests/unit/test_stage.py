@@ -72,7 +72,7 @@ async def test_an_async_function_answers() -> None:
 
 
 @pytest.mark.parametrize("inline", [True, False])
-async def test_a_sync_function_runs_in_a_thread_unless_it_is_quick(*, inline: bool) -> None:
+async def test_sync_function_runs_in_a_thread_unless_inline(*, inline: bool) -> None:
     ran_in = []
 
     def where(_asked: Asked) -> None:
@@ -91,21 +91,21 @@ async def test_a_function_that_emits_nothing_answers_204_without_a_body() -> Non
     assert response.body == b""
 
 
-async def test_a_second_parameter_receives_the_envelope() -> None:
+async def test_second_parameter_receives_the_event() -> None:
     def echo(_asked: Asked, event: Event) -> Bare:
         return Bare(f"{event.id} {event.source} {event.extensions['mine']}")
 
     assert json.loads(bytes((await deliver(stage(echo), ce_mine="x")).body)) == "7 /s x"
 
 
-async def test_a_second_parameter_may_be_the_sdks_cloudevent() -> None:
+async def test_second_parameter_may_be_the_sdks_cloudevent() -> None:
     def echo(_asked: Asked, event: CloudEvent) -> Bare:
         return Bare(f"{event['id']} {event['source']} {event['mine']} {event.get('time')} {event.get_data()}")
 
     assert json.loads(bytes((await deliver(stage(echo), ce_mine="x")).body)) == "7 /s x None {'number': 1}"
 
 
-async def test_the_reply_takes_the_events_time_and_has_none_without_one() -> None:
+async def test_next_event_has_the_time_of_its_cause_or_none() -> None:
     first = await deliver(stage(doubled), ce_time="2026-05-04T03:02:01Z")
     assert first.headers["ce-time"] == "2026-05-04T03:02:01Z"
     assert "ce-time" not in (await deliver(stage(doubled))).headers
@@ -123,7 +123,7 @@ async def test_the_reply_takes_the_events_time_and_has_none_without_one() -> Non
         (RuntimeError("a secret"), 500, "Internal error", None),
     ],
 )
-async def test_what_a_function_raises(raised: Exception, status: int, title: str, retry_after: str | None) -> None:
+async def test_exceptions_become_problems(raised: Exception, status: int, title: str, retry_after: str | None) -> None:
     def fails(_asked: Asked) -> Answered:
         raise raised
 
@@ -136,20 +136,20 @@ async def test_what_a_function_raises(raised: Exception, status: int, title: str
     assert b"secret" not in response.body
 
 
-async def test_a_reply_of_another_class_is_a_500() -> None:
+async def test_return_value_of_another_class_gets_500() -> None:
     def wrong(_asked: Asked) -> Answered:
         return Bare("x")  # type: ignore[return-value]
 
     assert (await deliver(stage(wrong))).status_code == 500
 
 
-async def test_an_invalid_payload_is_a_422_that_names_the_field() -> None:
+async def test_invalid_payload_gets_422_that_names_the_field() -> None:
     response = await deliver(stage(doubled), {"number": "x"})
     assert response.status_code == 422
     assert [error["field"] for error in json.loads(bytes(response.body))["errors"]] == ["number"]
 
 
-async def test_get_describes() -> None:
+async def test_get_returns_the_description() -> None:
     description = json.loads(bytes((await deliver(stage(doubled), method="GET")).body))
     assert description["summary"] == "Twice the number."
     assert (description["consumes"], description["emits"]) == ("asked", "answered")
@@ -195,6 +195,6 @@ def another_event(_one: Asked, _two: AnyEvent) -> Answered: ...  # type: ignore[
         another_event,
     ],
 )
-def test_annotations_that_do_not_name_the_channels_are_told_at_start(function: Any) -> None:
+def test_annotations_without_channels_are_refused_at_start(function: Any) -> None:
     with pytest.raises(ConfigurationError, match=function.__name__):
         stage(function)
