@@ -1,5 +1,5 @@
 # make run    the whole pipeline on this machine          make run ARGS='--port 9000'
-# make test   every test                                  make test ARGS='-k journal'
+# make test   every test, and what they cover             make test ARGS='-k journal' COVERAGE=
 # make check  lint, types, unit and contract tests, in under a minute
 # make faults every fault and one table, in 40 minutes    make faults ARGS='--n 300 --only bridge'
 # make model  the exhaustive search over the scripts, whole
@@ -11,38 +11,42 @@
 # make documents  docs/reference.md anew, from the code
 # make setup  the environment alone
 # make lock   the lock files anew, from pyproject.toml
+#
+# Another Python has an environment of its own:           make test PYTHON=python3.13 VENV=.venv-3.13
 
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 ARGS ?=
+COVERAGE ?= --cov --cov-report=term
 
 .PHONY: run setup test check faults model fuzz bench pictures cluster dev manifests documents lock clean
 
 run: setup
 	@exec $(BIN)/milepost up $(ARGS)
 
-setup: .venv/run.stamp
+setup: $(VENV)/run.stamp
 
-test: .venv/test.stamp
-	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+test: $(VENV)/test.stamp
+	@$(BIN)/pytest -n 2 --dist loadfile $(COVERAGE) $(ARGS)
 
-check: .venv/test.stamp
+check: $(VENV)/test.stamp
 	@$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/contract $(ARGS)
 
-faults: .venv/test.stamp
+faults: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.faults $(ARGS)
 
-model: .venv/test.stamp
+model: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.model $(ARGS)
 
-fuzz: .venv/test.stamp
+fuzz: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
-bench: .venv/test.stamp benchmarks/.venv/bench.stamp
+bench: $(VENV)/test.stamp benchmarks/.venv/bench.stamp
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-pictures: .venv/test.stamp
+pictures: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.browser.pictures
 
 cluster:
@@ -51,29 +55,29 @@ cluster:
 dev:
 	@skaffold dev $(ARGS)
 
-manifests: .venv/test.stamp
+manifests: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.chart.manifests
 
-documents: .venv/test.stamp
+documents: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.documents
 
-.venv/bin/python:
+$(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Milepost needs Python 3.11 or newer; try make PYTHON=python3.13")'
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv $(VENV)
 
-.venv/run.stamp: requirements/run.txt pyproject.toml | .venv/bin/python
-	@echo "installing the locked dependencies into .venv"
+$(VENV)/run.stamp: requirements/run.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing the locked dependencies into $(VENV)"
 	@$(PIP) --require-hashes -r requirements/run.txt
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/test.stamp: requirements/test.txt pyproject.toml .venv/run.stamp
-	@echo "installing the test tools into .venv"
+$(VENV)/test.stamp: requirements/test.txt pyproject.toml $(VENV)/run.stamp
+	@echo "installing the test tools into $(VENV)"
 	@$(PIP) --require-hashes -r requirements/test.txt
 	@touch $@
 
 # The contenders' own: what they need would slow our functions' start down (geopy imports aiohttp where it finds it).
-benchmarks/.venv/bench.stamp: requirements/bench.txt | .venv/bin/python
+benchmarks/.venv/bench.stamp: requirements/bench.txt | $(VENV)/bin/python
 	@echo "installing the contenders into benchmarks/.venv"
 	@$(PYTHON) -m venv benchmarks/.venv
 	@benchmarks/.venv/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/bench.txt
@@ -83,7 +87,7 @@ benchmarks/.venv/bench.stamp: requirements/bench.txt | .venv/bin/python
 COMPONENTS := $(patsubst functions/%/main.py,%,$(wildcard functions/*/main.py)) stage bridge gateway
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(ARGS) pyproject.toml
 
-lock: .venv/test.stamp
+lock: $(VENV)/test.stamp
 	@$(LOCK) --extra test --group build -o requirements/test.txt
 	@$(LOCK) -c requirements/test.txt --extra run --group build -o requirements/run.txt
 	@for component in $(COMPONENTS) bench; do \
@@ -92,4 +96,4 @@ lock: .venv/test.stamp
 	done
 
 clean:
-	rm -rf .venv benchmarks/.venv .milepost .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-* benchmarks/.venv .milepost .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
