@@ -24,10 +24,7 @@ import pytest
 import uvloop
 
 from milepost.bridge.http.client import Answer, Client, Lost, NotSent
-from tests.servers import eventually
-
-WITHIN = 120.0
-"""Seconds a test may take."""
+from tests.servers import WITHIN, eventually
 
 EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
 

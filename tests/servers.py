@@ -12,7 +12,6 @@ from milepost import stages_table
 from milepost.cli.local import commands
 from milepost.testing.servers import (
     HOST,
-    READY_WITHIN,
     WITHIN,
     Function,
     Server,
@@ -26,7 +25,6 @@ from milepost.testing.servers import (
 __all__ = [
     "ANSWER_WITHIN",
     "HOST",
-    "READY_WITHIN",
     "REDIS_SERVER",
     "ROOT",
     "STAGES",
@@ -46,7 +44,7 @@ __all__ = [
 ROOT = Path(__file__).resolve().parent.parent
 Server.project = ROOT  # wherever pytest was started
 
-ANSWER_WITHIN = 60.0
+ANSWER_WITHIN = WITHIN
 """Seconds that a test's HTTP client waits: how fast a machine answers says nothing about what is tested."""
 
 STAGES = [entry.name for entry in stages_table.read(ROOT)]

@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 from cloudevents.http import CloudEvent, from_http
 
+from milepost.testing.servers import WITHIN
+
 BATCH = "application/cloudevents-batch+json"
 
 
@@ -26,12 +28,12 @@ def batched(events: list[dict[str, Any]]) -> tuple[dict[str, str], bytes]:
 
 def send(url: str, event: Any, mode: Any = binary) -> httpx.Response:
     headers, body = mode(event)
-    return httpx.post(url, headers=headers, content=body, timeout=30)
+    return httpx.post(url, headers=headers, content=body, timeout=WITHIN)
 
 
 async def at_once(url: str, events: list[dict[str, Any]]) -> list[httpx.Response]:
     """Deliver all events concurrently."""
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx.AsyncClient(timeout=WITHIN) as client:
 
         async def deliver(event: dict[str, Any]) -> httpx.Response:
             headers, body = binary(event)

@@ -10,9 +10,7 @@ import pytest
 import redis.asyncio as redis_asyncio
 
 from tests.bridge.rig import Rig
-
-STOPS_WITHIN = 30.0
-"""Seconds within which a bridge stops, whatever state a test has left it in."""
+from tests.servers import WITHIN
 
 
 @pytest.fixture
@@ -22,7 +20,7 @@ async def rig(redis: redis_asyncio.Redis, redis_url: str, tmp_path: Path) -> Asy
     before = asyncio.all_tasks()
     rig = Rig(redis_url, redis, tmp_path)
     yield rig
-    async with asyncio.timeout(STOPS_WITHIN):
+    async with asyncio.timeout(WITHIN):
         await rig.close()
     gc.collect()
     left = asyncio.all_tasks() - before - {asyncio.current_task()}

@@ -307,7 +307,7 @@ class Rig:
 
 async def ready(process: Module) -> None:
     """Wait until a process answers its readiness probe; show its log if it ends instead."""
-    await eventually(lambda: not process.alive or asyncio.to_thread(process.is_ready), 20, f"ready: {process.name}")
+    await eventually(lambda: not process.alive or asyncio.to_thread(process.is_ready), what=f"ready: {process.name}")
     assert process.alive, process.log
 
 

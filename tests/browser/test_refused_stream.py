@@ -13,11 +13,11 @@ from gateway.listener import MOST_OF_ONE
 from milepost.journal import keys
 from tests.browser.visitor import MESSAGE, Visitors, assert_accessible, fill, held, reached, submit, wait_for_state
 from tests.cli.running import Up
-from tests.servers import Module, wait_for
+from tests.servers import ANSWER_WITHIN, Module, wait_for
 
 CHANNELS = ["raw_input", "calculated_distance", "user:email", "email:sent"]
 OURS = "127.0.0.1"
-ROOM_WITHIN = 120_000
+ROOM_WITHIN = 360_000
 """Milliseconds: the page tries the stream again after 1, 2, 4, 8 … seconds."""
 
 
@@ -39,7 +39,7 @@ def visitor(browser: Browser, gateway: Module) -> Iterator[Visitors]:
 
 @pytest.fixture
 def others(gateway: Module) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=gateway.url, timeout=60) as client:
+    with httpx.Client(base_url=gateway.url, timeout=ANSWER_WITHIN) as client:
         yield client
 
 

@@ -23,7 +23,7 @@ EMAIL, LAT, LONG = "ada@example.org", "51.5074", "-0.1278"
 MESSAGE = "You are 2216.0742916592476 miles from Velocity."
 PHONE = {"width": 360, "height": 740}
 
-WITHIN = 60_000
+WITHIN = 180_000
 """Milliseconds that Playwright waits for what a test expects; generous, for a machine that runs other tests too."""
 
 expect.set_options(timeout=WITHIN)

@@ -41,7 +41,7 @@ class Pipeline:
         async def noted() -> bool:
             return channel in await self.journal.status(event_id)
 
-        await eventually(noted, 20, f"{channel}\n{self.bridge.log}")
+        await eventually(noted, what=f"{channel}\n{self.bridge.log}")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def functions(mongo_server: Mongo, tmp_path_factory: pytest.TempPathFactory) -> 
         for function in found.values():
             stack.enter_context(function.launch())
         for function in found.values():
-            wait_for(function.is_ready, 20, function.name)
+            wait_for(function.is_ready, what=function.name)
         yield found
 
 

@@ -31,9 +31,9 @@ class Reloading(Component):
 def test_synced_code_runs_at_once(target: str, path: str, tmp_path: Path) -> None:
     with Valkey(tmp_path) as valkey, Reloading(tmp_path, target, valkey.url) as component:
         component.sync(path, 'print("here I am")\n' + (component.app / path).read_text())
-        wait_for(lambda: "here I am" in component.log, 20)
+        wait_for(lambda: "here I am" in component.log)
         assert f"reload: {path} changed" in component.log
-        wait_for(component.is_ready, 20)
+        wait_for(component.is_ready)
         assert component.stop() == 0
 
 
@@ -42,10 +42,10 @@ def test_process_waits_for_the_next_change_after_a_syntax_error(tmp_path: Path) 
     with Valkey(tmp_path) as valkey, Reloading(tmp_path, "gateway", valkey.url) as component:
         source = (component.app / "gateway" / "pages.py").read_text()
         component.sync("gateway/pages.py", "this is no Python")
-        wait_for(lambda: "SyntaxError" in component.log, 20)
+        wait_for(lambda: "SyntaxError" in component.log)
         assert component.alive
         component.sync("gateway/pages.py", source)
-        wait_for(component.is_ready, 20, component.log)
+        wait_for(component.is_ready, what=component.log)
 
 
 def test_reloading_pods_have_no_liveness_probe() -> None:

@@ -11,11 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tests.servers import ROOT, wait_for
+from tests.servers import ROOT, WITHIN, wait_for
 
-READY_WITHIN = 180.0
-WITHIN = 60.0
-"""Seconds; generous, for a machine that runs other tests too."""
 MILEPOST = [sys.executable, "-m", "milepost.cli"]
 
 
@@ -103,12 +100,11 @@ class Up(Milepost):
 
     def __init__(self, data: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         self.data = data
-        super().__init__("up", "--data", str(data), "--port", "0", *arguments, env=env)
+        patience = () if "--ready-within" in arguments else ("--ready-within", str(WITHIN))
+        super().__init__("up", "--data", str(data), "--port", "0", *patience, *arguments, env=env)
 
     def ready(self) -> Self:
-        self.wait_for(
-            lambda: any(line.startswith("ready ") for line in list(self.lines)), READY_WITHIN, "the line `ready`"
-        )
+        self.wait_for(lambda: any(line.startswith("ready ") for line in list(self.lines)), WITHIN, "the line `ready`")
         return self
 
     @property

@@ -13,7 +13,7 @@ from milepost.cli.exits import Unreachable
 from milepost.cli.local import layout, probe
 from milepost.errors import ConfigurationError
 from tests.cli.conftest import Command
-from tests.cli.running import READY_WITHIN, WITHIN, Up, is_alive
+from tests.cli.running import WITHIN, Up, is_alive
 from tests.servers import ROOT, STAGES, Valkey, http_status, wait_for
 
 COMPONENTS = ["redis", "mongo", *STAGES, "bridge", "gateway"]
@@ -150,7 +150,7 @@ def test_a_function_that_cannot_start_is_told(tmp_path: Path, redis_url: str, mo
     (project / "functions" / "distance" / "main.py").write_text("raise RuntimeError('broken on purpose')\n")
     env = {"REDIS_URL": redis_url, "MONGO_URL": mongo_url}
     with Up(tmp_path / "data", "--project", str(project), env=env) as running:
-        assert running.process.wait(READY_WITHIN) == 1
+        assert running.process.wait(WITHIN) == 1
         running.wait_for_line("milepost: distance ended with code")
         running.wait_for(lambda: re.search(r"distance +\| RuntimeError: broken on purpose", running.output))
 
@@ -161,7 +161,7 @@ def test_component_that_is_not_ready_in_time_is_named(tmp_path: Path, redis_url:
     env = {"REDIS_URL": redis_url, "MONGO_URL": mongo_url}
     options = ("--project", str(project), "--ready-within", "1.5")
     with Up(tmp_path / "data", *options, env=env) as running:
-        assert running.process.wait(READY_WITHIN) == 1
+        assert running.process.wait(WITHIN) == 1
         running.wait_for(lambda: re.search(r"not ready within 1.5 s: .*distance.*--ready-within", running.output))
 
 

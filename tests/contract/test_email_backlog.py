@@ -15,7 +15,7 @@ from functions.mongo import MOST_SINGLE_OPERATIONS
 from tests.contract.contract import binary, lines
 from tests.contract.test_email_lost_answer import LEFT_BEHIND, LONG_PAST, NEW
 from tests.contract.test_email_stage import ADA, MILES, SENT
-from tests.servers import HOST, Function
+from tests.servers import ANSWER_WITHIN, HOST, Function
 
 
 class SlowMongo:
@@ -73,7 +73,10 @@ async def test_sent_mails_are_marked_during_a_backlog(
     url = urlsplit(mongo_url)
     assert url.port
     slow = SlowMongo(url.port, taking)
-    async with slow.relay() as port, httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None)) as client:
+    async with (
+        slow.relay() as port,
+        httpx.AsyncClient(timeout=ANSWER_WITHIN, limits=httpx.Limits(max_connections=None)) as client,
+    ):
         env = {
             "MONGO_URL": f"mongodb://{HOST}:{port}{url.path}?directConnection=true",
             "SENT_EMAILS": str(tmp_path / "sent"),

@@ -14,7 +14,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from tests.contract.contract import binary, lines, refused
 from tests.contract.test_email_stage import ADA, LINE, MILES, SENT
 from tests.contract.wire import Wire
-from tests.servers import Function
+from tests.servers import ANSWER_WITHIN, Function
 
 HEADERS, BODY = binary({"specversion": "1.0", "id": "1", "source": "/tests", "type": "user:email", "data": ADA})
 NEW, LEFT_BEHIND = b"insert", b"findAndModify"
@@ -27,7 +27,7 @@ async def post_to(folder: Path, url: str) -> AsyncIterator[Any]:
     env = {"MONGO_URL": url, "SENT_EMAILS": str(folder / "sent")}
     email = await asyncio.to_thread(Function(folder, "email", env=env).start)
     try:
-        async with httpx.AsyncClient(timeout=30) as client:
+        async with httpx.AsyncClient(timeout=ANSWER_WITHIN) as client:
             yield lambda: client.post(email.url, headers=HEADERS, content=BODY)
     finally:
         await asyncio.to_thread(email.close)

@@ -16,7 +16,7 @@ from pymongo import MongoClient
 from tests.contract.contract import lines, refused, send, structured
 from tests.contract.smtp import ACCEPTED, SmtpServer
 from tests.contract.test_email_stage import ADA, LINE, SENT, TestEmail, keep
-from tests.servers import Function, Mongo, wait_for
+from tests.servers import ANSWER_WITHIN, Function, Mongo, wait_for
 
 # Test classes that are only read here are not to be run here.
 make = TestEmail().make
@@ -213,7 +213,7 @@ def test_each_mail_of_a_batch_has_its_own_answer(email: Function, smtp: SmtpServ
     smtp.inbox.recipient = replies.__getitem__
     events = [prepared(mongo_url, address) for address in replies]
     response = httpx.post(
-        email.url, json=events, headers={"content-type": "application/cloudevents-batch+json"}, timeout=30
+        email.url, json=events, headers={"content-type": "application/cloudevents-batch+json"}, timeout=ANSWER_WITHIN
     )
     assert response.status_code == 207
     assert [(one["id"], one["status"], one.get("retryAfter")) for one in response.json()] == [

@@ -56,7 +56,7 @@ def test_function_that_does_not_start_logs_json(tmp_path: Path) -> None:
     function = Function(tmp_path, "answer", source=source, env={"LOG_FORMAT": "json"})
     function.launch()
     try:
-        wait_for(lambda: not function.alive, 20, "its end")
+        wait_for(lambda: not function.alive, what="its end")
     finally:
         function.kill()
     assert any("broken on purpose" in json.dumps(line) for line in lines(function.log))

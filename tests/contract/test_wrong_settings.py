@@ -26,7 +26,7 @@ def test_wrong_setting_is_reported_in_one_sentence(tmp_path: Path, stage: str, n
     function = Function(tmp_path, stage, env={name: value})
     function.launch()
     try:
-        wait_for(lambda: not function.alive, 20, "its end")
+        wait_for(lambda: not function.alive, what="its end")
     finally:
         function.kill()
     assert function.process
@@ -42,7 +42,7 @@ def test_other_errors_keep_their_traceback(tmp_path: Path) -> None:
     function = Function(tmp_path, "distance", source=source)
     function.launch()
     try:
-        wait_for(lambda: not function.alive, 20, "its end")
+        wait_for(lambda: not function.alive, what="its end")
     finally:
         function.kill()
     assert f'"{source}", line 2' in function.log

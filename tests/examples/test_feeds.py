@@ -15,7 +15,7 @@ import yaml
 from milepost.cli.local import data_folder
 from tests.chart.rendering import SECRET, functions, merged, only, read, render
 from tests.chart.test_security import arrows
-from tests.cli.running import MILEPOST, READY_WITHIN, Up, environment
+from tests.cli.running import MILEPOST, WITHIN, Up, environment
 from tests.servers import ANSWER_WITHIN, HOST, ROOT, wait_for
 
 FEEDS = ROOT / "examples" / "feeds"
@@ -116,13 +116,19 @@ def shown_in_the_readme() -> str:
 
 def milepost(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*MILEPOST, *arguments], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [*MILEPOST, *arguments],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN,
+        check=False,
     )
 
 
 def test_a_header_that_is_not_set_is_told_before_anything_starts(project: Path, tmp_path: Path) -> None:
     with Up(tmp_path / "data", "--project", str(project)) as up:
-        assert up.process.wait(READY_WITHIN) == 2
+        assert up.process.wait(WITHIN) == 2
         up.wait_for_line("HEADER_WEBHOOK_AUTHORIZATION: not set; stage webhook sends it as its header Authorization")
 
 

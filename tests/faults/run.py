@@ -76,7 +76,7 @@ class Run:
         load = asyncio.create_task(self.load.submit(wanted, doors=doors))
         self._tasks.add(load)
         await eventually(lambda: load.done() or len(self.load.sent) - before >= wanted // 4, 600, "load")
-        await eventually(lambda: load.done() or self.mailbox.look(), 60, "the first e-mail")
+        await eventually(lambda: load.done() or self.mailbox.look(), what="the first e-mail")
         self.note("fault")
         try:
             yield

@@ -16,7 +16,7 @@ from milepost.settings import JournalSettings
 from tests.contract.smtp import SmtpServer
 from tests.faults.meddler import Meddler
 from tests.faults.tcp import Wire
-from tests.servers import HOST, READY_WITHIN, ROOT, Function, Module, Mongo, Server, Valkey, eventually
+from tests.servers import HOST, ROOT, WITHIN, Function, Module, Mongo, Server, Valkey, eventually
 
 QUICK_BRIDGE = {"CLAIM": "PT3S", "LEASE": "PT2S", "GRACE": "PT2S"}
 QUICK_DELIVERY = {"timeout": "PT10S"}
@@ -166,9 +166,7 @@ class Stack:
 async def up(server: Server) -> None:
     """Start and wait until ready, without holding up the loop."""
     server.launch()
-    await eventually(
-        lambda: not server.alive or asyncio.to_thread(server.is_ready), READY_WITHIN * 2, f"ready: {server.name}"
-    )
+    await eventually(lambda: not server.alive or asyncio.to_thread(server.is_ready), WITHIN, f"ready: {server.name}")
     assert server.alive, f"{server.name} ended at its start:\n{server.log[-2000:]}"
 
 

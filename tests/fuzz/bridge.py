@@ -11,14 +11,11 @@ from tests.fuzz import inputs, oracle
 from tests.fuzz.link import ask_all, request, tell_all
 from tests.fuzz.target import JSON, STRUCTURED, Sent, Tally, Target, event_requests, fresh, good_event
 from tests.fuzz.world import Delivered, World
-from tests.servers import eventually
+from tests.servers import WITHIN, eventually
 
 CHANNELS = ["raw_input", "calculated_distance", "user:email"]
 UNREADABLE = "{milepost}:dead:bridge"
 JOURNALS = "{milepost}:journals"
-WITHIN = 60.0
-"""Seconds until each message of a batch is delivered or a dead letter."""
-
 Message = tuple[str, bytes]
 
 

@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 
 import httptools
 
-from tests.servers import HOST
-
-ANSWERED_WITHIN = 60.0
-"""Seconds for the answer to a whole request."""
+from tests.servers import ANSWER_WITHIN, HOST
 
 RAW_WITHIN = 0.25
 """Seconds for the response to bytes that may be an incomplete request."""
@@ -72,7 +69,7 @@ class Link:
             reply = None
             with contextlib.suppress(ConnectionError):
                 writer.write(sent)
-                async with asyncio.timeout(ANSWERED_WITHIN):
+                async with asyncio.timeout(ANSWER_WITHIN):
                     reply = await _read(reader)
             if reply is None or reply.headers.get("connection") == "close":
                 await self.close()

@@ -14,9 +14,7 @@ from tests.fuzz import gateway
 from tests.fuzz.link import ask_all
 from tests.fuzz.target import Tally, Target
 from tests.fuzz.world import World
-
-WITHIN = 20.0
-"""Seconds for an answer."""
+from tests.servers import WITHIN
 
 
 def cases(world: World) -> SearchStrategy[Case]:

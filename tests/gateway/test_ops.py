@@ -18,7 +18,7 @@ from milepost.journal.stats import SECONDS, Counts, Slot, write
 from tests.gateway.operating import BASIC, BEARER, ROUTES, TOKEN, buried, serve
 from tests.gateway.samples import LONDON
 from tests.gateway.test_page import Tags
-from tests.servers import ANSWER_WITHIN, READY_WITHIN, Module, eventually
+from tests.servers import ANSWER_WITHIN, WITHIN, Module, eventually
 
 # Who is let in
 
@@ -87,7 +87,7 @@ async def test_who_tries_too_often_is_refused_and_locks_nobody_out(stranger: htt
 def test_a_token_that_could_be_guessed_is_refused_at_the_start(tmp_path: Path, token: str) -> None:
     process = Module(tmp_path, "gateway", env={"OPS_TOKEN": token}).launch()
     assert process.process
-    assert process.process.wait(READY_WITHIN) == 2
+    assert process.process.wait(WITHIN) == 2
     assert "OPS_TOKEN: must have 16 visible ASCII characters" in process.log
     assert token not in process.log
 

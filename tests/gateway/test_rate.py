@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.gateway.samples import LONDON, Published
-from tests.servers import ANSWER_WITHIN, READY_WITHIN, Module
+from tests.servers import ANSWER_WITHIN, WITHIN, Module
 
 
 @pytest.fixture
@@ -62,5 +62,5 @@ def test_the_header_of_a_stranger_is_not_believed(redis_url: str, redis: Redis, 
 def test_a_limit_that_cannot_be_read_is_told_by_name(tmp_path: Path) -> None:
     process = Module(tmp_path, "gateway", env={"RATE_LIMIT": "often"}).launch()
     assert process.process
-    assert process.process.wait(READY_WITHIN) == 2
+    assert process.process.wait(WITHIN) == 2
     assert "RATE_LIMIT: must look like 60/minute" in process.log

@@ -165,10 +165,10 @@ async def test_it_is_told_on_its_channel_and_journaled_before_the_answer(
 ) -> None:
     async with redis.pubsub() as channel:
         await channel.subscribe("raw_input")
-        await channel.get_message(timeout=5)
+        await channel.get_message(timeout=ANSWER_WITHIN)
         answer = await client.post("/distance", json=LONDON)
         assert len(await published()) == 1
-        message = await channel.get_message(timeout=5)
+        message = await channel.get_message(timeout=ANSWER_WITHIN)
     assert message
     assert message["data"].startswith(b'{"journalid":"')
     assert json.loads(message["data"])["id"] == answer.json()["id"]

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from gateway.listener import MOST_OF_ONE, QUIET
+from gateway.listener import MOST_OF_ONE
 from milepost.connection import connect
 from milepost.events.event import Event
 from milepost.journal import Journal, keys
@@ -190,7 +190,7 @@ async def test_one_connection_to_redis_is_shared_by_all(client: httpx.AsyncClien
             assert await stream.channels(1) == ["raw_input"]
         await eventually(subscribers)
         assert await subscribers() == 1
-    await eventually(lambda: none(subscribers()), within=12 * QUIET, what="nobody watches, nobody listens")
+    await eventually(lambda: none(subscribers()), what="nobody watches, nobody listens")
 
 
 async def none(count: Any) -> bool:

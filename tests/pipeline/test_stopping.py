@@ -24,7 +24,7 @@ def test_what_was_under_way_goes_on_after_a_stop(tmp_path: Path) -> None:
         assert first.end(signal.SIGTERM) == 0
     with Pipeline(tmp_path / "data") as second:
         second.ready()
-        lines = second.wait_for_email(address, 60, within=180)
+        lines = second.wait_for_email(address, 60)
     assert len(set(lines)) == 60
 
 
@@ -39,7 +39,7 @@ def test_what_was_under_way_goes_on_after_sigkill(tmp_path: Path) -> None:
     with Pipeline(tmp_path / "data", env=short) as second:
         second.ready()
         # One whose process died between the line and its mark is mailed again: that window cannot be closed.
-        wait_for(lambda: len(set(second.emails(address))) == 60, within=180, what="60 different e-mails")
+        wait_for(lambda: len(set(second.emails(address))) == 60, what="60 different e-mails")
 
 
 def test_real_servers_replace_the_embedded_ones(tmp_path: Path) -> None:

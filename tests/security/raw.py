@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 
 import httptools
 
-from tests.servers import HOST
-
-WITHIN = 60.0
-"""Seconds for all responses of a connection."""
+from tests.servers import HOST, WITHIN
 
 CLOSE = b"connection: close"
 

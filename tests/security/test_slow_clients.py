@@ -17,13 +17,10 @@ from milepost.server import protocol
 from milepost.server.protocol import Protocol
 from tests.security.conftest import EVENT, STRUCTURED, Door
 from tests.security.raw import CLOSE, request
-from tests.servers import HOST, eventually
+from tests.servers import HOST, WITHIN, eventually
 
 SLOW = 300
 """Clients at once."""
-
-WITHIN = 60.0
-"""Seconds for the answer to a good request, and for a slow one to be sent away."""
 
 PATIENCE = 0.1
 """Seconds, where a test is not to wait for as long as a server does."""

@@ -16,7 +16,7 @@ from milepost.journal import keys
 from milepost.server.protocol import LARGEST_HEAD, Protocol
 from tests.security.conftest import PLACE, Door
 from tests.security.raw import CLOSE, received, replies, request, statuses
-from tests.servers import HOST, Function, eventually
+from tests.servers import HOST, WITHIN, Function, eventually
 
 H2C = [b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: AAMAAABkAAQAoAAAAAIAAAAA"]
 OFFERS = {
@@ -55,7 +55,7 @@ async def test_body_of_an_offer_that_comes_later_than_its_head_is_read(door: Doo
         head = head.replace(b"content-length: %d" % len(door.body), b"transfer-encoding: chunked")
         body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
     reader, writer = await asyncio.open_connection(HOST, door.port)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(WITHIN):
         writer.write(head + b"\r\n\r\n")
         assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
         writer.write(body + request("GET", door.alive, [CLOSE]))

@@ -10,7 +10,7 @@ from milepost.bridge.http.client import Client, Lost, NotSent
 from milepost.bridge.http.connection import Connection, Outcome
 from milepost.errors import ConfigurationError
 from tests.peer import EMPTY, Line, Peer, answer_all, never_answer, on_each_loop, post, reply, timed_out
-from tests.servers import eventually
+from tests.servers import WITHIN, eventually
 
 JSON = "application/json"
 INJECTION = {
@@ -32,8 +32,8 @@ INJECTION = {
 async def test_the_request_is_whole() -> None:
     async with Peer(answer_all) as peer:
         client = Client(f"{peer.url}/default/broker?a=b%20c", headers={"X-Fixed": "1"})
-        await client.post(b'{"a": 1}', content_type=JSON, timeout=10)
-        await client.post(b"", content_type="text/plain", timeout=10, headers={"Ce-Id": "x", "Ce-Source": "/y"})
+        await client.post(b'{"a": 1}', content_type=JSON, timeout=WITHIN)
+        await client.post(b"", content_type="text/plain", timeout=WITHIN, headers={"Ce-Id": "x", "Ce-Source": "/y"})
         start = b"POST /default/broker?a=b%%20c HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nX-Fixed: 1\r\n" % peer.port
         assert peer.requests == [
             start + b'Content-Type: application/json\r\nContent-Length: 8\r\n\r\n{"a": 1}',

@@ -8,14 +8,14 @@ import pytest
 
 from milepost import tracing
 from milepost.errors import ConfigurationError
-from tests.servers import ROOT
+from tests.servers import ROOT, WITHIN
 
 COLLECTOR = "http://127.0.0.1:9"
 
 
 def in_a_process(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=WITHIN
     )
 
 

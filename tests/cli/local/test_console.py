@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from milepost.cli.local.console import MOST_WAITING, Console
-from tests.servers import wait_for
+from tests.servers import WITHIN, wait_for
 
 
 def test_names_are_coloured_on_a_terminal_only(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_reader_that_does_not_read_stops_nobody() -> None:
     reading.start()
     console.close(60)
     os.close(writer)
-    reading.join(60)
+    reading.join(WITHIN)
     assert b"lines dropped: nobody read them" in read
 
 

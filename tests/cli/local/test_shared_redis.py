@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.cli.conftest import Command
-from tests.cli.running import READY_WITHIN, Up
+from tests.cli.running import WITHIN, Up
 from tests.servers import wait_for
 
 
@@ -12,7 +12,7 @@ def test_a_second_up_with_a_mongodb_of_its_own_is_refused(
 ) -> None:
     redis = up.stack["redis"]
     with Up(tmp_path / "second", env={"REDIS_URL": redis}) as second:
-        assert second.process.wait(READY_WITHIN) == 1
+        assert second.process.wait(WITHIN) == 1
         second.wait_for_line("milepost: REDIS_URL: another pipeline uses this Redis")
         assert "Traceback" not in second.output
     assert command("send", "ada@example.org", "0", "0", "--data", str(up.data)).code == 0
@@ -34,9 +34,9 @@ def test_of_two_that_begin_together_one_at_most_is_ready(redis_url: str, tmp_pat
         def settled(up: Up) -> bool:
             return is_ready(up) or up.ended
 
-        wait_for(lambda: settled(one) and settled(other), 2 * READY_WITHIN, "both are ready or have ended")
+        wait_for(lambda: settled(one) and settled(other), WITHIN, "both are ready or have ended")
         refused = [up for up in (one, other) if not is_ready(up)]
         assert refused
         for up in refused:
-            assert up.process.wait(READY_WITHIN) == 1
+            assert up.process.wait(WITHIN) == 1
             up.wait_for_line("milepost: REDIS_URL: another pipeline ")

@@ -16,7 +16,7 @@ from milepost.cli.local.console import Console
 from milepost.cli.local.layout import Component, Rank
 from milepost.cli.local.supervisor import Supervisor
 from tests.cli.running import is_alive
-from tests.servers import eventually
+from tests.servers import WITHIN, eventually
 
 SERVER = """
 import http.server, os, signal, subprocess, sys, time
@@ -129,7 +129,7 @@ async def test_kill_waits_for_no_component(bench: Bench, monkeypatch: pytest.Mon
     monkeypatch.setattr(supervisor, "GRACE", 1000)
     await bench.supervisor.start([bench.component("a", DEAF)])
     bench.supervisor.kill()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(WITHIN):
         await bench.supervisor.stop()
 
 
@@ -150,7 +150,7 @@ async def test_without_a_limit_a_broken_component_can_be_mended(bench: Bench, mo
     await bench.shows("a ended with code 1; starting it again", 2)
     (bench.folder / "mended").touch()
     monkeypatch.setattr(supervisor, "LONGEST_PAUSE", 1000)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(WITHIN):
         await patient.restart(["a"])
         await starting
     await patient.stop()

@@ -45,7 +45,7 @@ async def leader(run: Run) -> Module:
                 leading[:] = [bridge]
         return bool(leading)
 
-    await eventually(one_leads, 20, "a bridge that leads")
+    await eventually(one_leads, what="a bridge that leads")
     return leading[0]
 
 
@@ -74,7 +74,7 @@ async def frozen(run: Run) -> None:
     async def succeeded() -> bool:
         return await stack.client.get(keys.LEASE) not in {token, None}
 
-    await eventually(succeeded, 30, "the other bridge leads")
+    await eventually(succeeded, what="the other bridge leads")
     await asyncio.sleep(BEYOND_CLAIM)
     sleeper.thaw()
     stack.asleep.discard(sleeper)

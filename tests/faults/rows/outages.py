@@ -121,7 +121,7 @@ async def backlog(run: Run) -> None:
     for numbers in portions(range(BACKLOG)):
         await asyncio.gather(*(journal.publish(event(number)) for number in numbers))
     run.notes.append(f"{(await used(run) - empty) / BACKLOG:.0f} bytes of Redis per event")
-    await eventually(lambda: refused(run), 30, "the gateway's limit")
+    await eventually(lambda: refused(run), what="the gateway's limit")
     run.check(memory(bridge, "VmHWM") < MOST_MEMORY, f"the bridge has {memory(bridge, 'VmHWM'):.0f} MB")
 
     await bulk.open()

@@ -34,7 +34,7 @@ async def added_later(run: Run) -> None:
     store = run.stack.functions["store"]
     store.kill()
     await run.load.submit(run.n)
-    await eventually(lambda: run.journaled(CHANNEL, len(run.load.accepted)), 60, "all before store")
+    await eventually(lambda: run.journaled(CHANNEL, len(run.load.accepted)), what="all before store")
     audit = await audited(run)
     await up(run.stack.add_bridge())
     rows: Any = await run.stack.client.xrange(keys.journal(CHANNEL))
@@ -42,7 +42,7 @@ async def added_later(run: Run) -> None:
     run.check(len(there) > run.n // 2, "little lay in the journal: the row shows nothing")
     await up(store)
     await run.recover()
-    await eventually(lambda: there <= set(audit.count), 30, "what lay in the journal reaches the new stage")
+    await eventually(lambda: there <= set(audit.count), what="what lay in the journal reaches the new stage")
     run.check(max(audit.count.values()) == 1, "the new stage got an event twice")
     await audit.close()
     await forget(run)
@@ -71,7 +71,7 @@ async def forget(run: Run) -> None:
     async def not_served() -> bool:
         return any(stage.name == "audit" and not stage.served for stage in await run.stack.journal.admin.stages())
 
-    await eventually(not_served, 90, "the stage is shown as not served")
+    await eventually(not_served, what="the stage is shown as not served")
     shown = Counter(stage.name for stage in await run.stack.journal.admin.stages())
     run.check(shown["audit"] == 1, "the stage is not shown")
     await run.milepost("stages", "forget", "audit", "--yes")

@@ -25,7 +25,7 @@ async def killed_before_the_mark(run: Run) -> None:
     wire, inbox, email = run.stack.wire, run.stack.smtp.inbox, run.stack.functions["email"]
     loop = asyncio.get_running_loop()
     load = asyncio.create_task(run.load.submit(run.n))
-    await eventually(lambda: run.mailbox.look() >= run.n // 4, 60, "the load's middle")
+    await eventually(lambda: run.mailbox.look() >= run.n // 4, what="the load's middle")
 
     def answer() -> str:
         loop.call_soon_threadsafe(wire.hold)
@@ -33,7 +33,7 @@ async def killed_before_the_mark(run: Run) -> None:
 
     before = run.mailbox.look()
     inbox.answer = answer
-    await eventually(lambda: wire.held and run.mailbox.look() > before, 30, "a mail that is not marked")
+    await eventually(lambda: wire.held and run.mailbox.look() > before, what="a mail that is not marked")
     email.kill()
     inbox.answer = lambda: ACCEPTED
     wire.stall()  # what it wrote before it died never arrives
