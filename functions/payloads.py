@@ -1,4 +1,4 @@
-"""The pipeline's vocabulary: one payload class per channel."""
+"""The payloads of the pipeline: one class for each channel, read by the functions and the gateway."""
 
 import re
 from functools import lru_cache
@@ -9,27 +9,27 @@ from pydantic import AfterValidator, Field
 from milepost import IsNumber, Payload, RootPayload
 
 PLAIN = re.compile(r"[a-z0-9]+([._+-][a-z0-9]+)*@([a-z0-9]{1,30}(-[a-z0-9]{1,30})?\.)+[a-z]{2,30}", re.ASCII)
-"""Nearly every address. One of these that is short enough, and of no domain for special use, is valid and normal as it
-is. email-validator says the same (a test asks it), but takes 27 µs to say it, in every stage.
+"""The form of nearly every address. If it is short and its domain is not for special use, it is valid and needs no
+change. email-validator decides the same (a test compares), but takes 27 µs in every stage, and 20 ms of each start.
 """
 PLAIN_LOCAL, PLAIN_WHOLE = 64, 200
-"""Characters before the @-sign, and of all, that such an address has at most."""
+"""Most characters before the @-sign, and in all."""
 
 SPECIAL = ("arpa", "invalid", "local", "localhost", "onion", "test")
-"""Domains for special use, as email-validator has them (a test compares)."""
+"""Domains for special use, as email-validator lists them (a test compares)."""
 
 _SPECIAL = tuple(f"{before}{name}" for name in SPECIAL for before in ".@")
 
 
 def is_plain(value: str) -> bool:
-    """Whether it can be told at sight that this is an address."""
+    """Whether the text is a valid address without a look at the whole syntax."""
     short = len(value) <= PLAIN_WHOLE and value.find("@") <= PLAIN_LOCAL
     return short and PLAIN.fullmatch(value) is not None and not value.endswith(_SPECIAL)
 
 
-@lru_cache(maxsize=1024)  # what a stage answers holds the address that it was given
+@lru_cache(maxsize=1024)  # a stage reads the same address in its event and in its answer
 def address(value: str) -> str:
-    """An address that SMTP will carry, its domain in lower case. Syntax only: nothing is looked up."""
+    """Check the syntax of an address that SMTP can carry, and write its domain in lower case. Raises ValueError."""
     if is_plain(value):
         return value
     from email_validator import EmailNotValidError, validate_email  # noqa: PLC0415 - 20 ms of cold start
@@ -50,7 +50,7 @@ Miles = Annotated[float, Field(ge=0, description="statute miles", examples=[2216
 
 
 class Submission(Payload, channel="raw_input"):
-    """What a visitor gives: where to send the answer, and a place."""
+    """A visitor's address for the answer, and a place."""
 
     email: Address
     lat: Latitude

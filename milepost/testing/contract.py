@@ -9,6 +9,7 @@ The stage runs under functions-framework, as in its image. The tests call it ove
 CloudEvents SDK, which shares no code with Milepost.
 """
 
+import gzip
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -218,13 +219,17 @@ class StageContract:
         problem = refused(send(url, [self.make(), self.make(source="not a reference")], batched), 400)
         assert problem["detail"].startswith("event 1: source")
 
-    # Answers 413 and 422
+    # Answers 413, 415 and 422
 
     def test_body_over_a_megabyte_gets_413(self, url: str) -> None:
         headers, _ = binary(self.make())
         refused(httpx.post(url, headers=headers, content=b" " * (MEGABYTE + 1)), 413)
         chunks = iter([b" " * 65536] * 20)
         refused(httpx.post(url, headers=headers, content=chunks), 413)
+
+    def test_compressed_body_gets_415(self, url: str) -> None:
+        headers, body = binary(self.make())
+        refused(httpx.post(url, headers=headers | {"content-encoding": "gzip"}, content=gzip.compress(body)), 415)
 
     def test_event_of_another_type_gets_422(self, url: str) -> None:
         problem = refused(send(url, self.make(type="some.other")), 422)

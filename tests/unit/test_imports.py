@@ -12,6 +12,14 @@ MAY_IMPORT = {
     "milepost/errors.py": set[str](),
     "milepost/graph.py": set[str](),
     "milepost/events": {"milepost.errors", "milepost.events", "milepost.graph"},
+    "milepost/function": {
+        "milepost.errors",
+        "milepost.events",
+        "milepost.function",
+        "milepost.http",
+        "milepost.log",
+        "milepost.tracing",
+    },
     "milepost/stages_table.py": {"milepost.errors", "milepost.graph"},
 }
 
