@@ -122,7 +122,7 @@ def _templates(project: Project, name: str, on: str, emits: str | None) -> Stage
     if on not in known:
         raise ConfigurationError(f"--on {on}: no payload class has that channel; {PAYLOADS} has {', '.join(known)}")
     gives = None if emits is None else _class_of(project, on, emits)
-    return StageTemplates(name, on, known[on], on in project.payloads.bare, emits, gives)
+    return StageTemplates(name, on, known[on].__name__, project.payloads.is_bare(on), emits, gives)
 
 
 def _class_of(project: Project, on: str, emits: str) -> str:
@@ -135,7 +135,7 @@ def _class_of(project: Project, on: str, emits: str) -> str:
     if on in graph.reached(emits):
         raise ConfigurationError(f"--emits {emits}: it leads to {on} again, for ever")
     if emits in project.payloads.by_channel:
-        return project.payloads.by_channel[emits]
+        return project.payloads.by_channel[emits].__name__
     try:
         types.new_class("Probe", (Payload,), {"channel": emits})
     except ConfigurationError:

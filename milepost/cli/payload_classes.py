@@ -1,62 +1,40 @@
-"""The project's payload classes, read from the source of functions/payloads.py without running it."""
+"""The project's payload classes, from running its functions/payloads.py."""
 
-import ast
-from collections.abc import Iterator
+import runpy
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 from milepost.errors import ConfigurationError
+from milepost.events.asyncapi import payloads_of
+from milepost.events.payload import Payload, RootPayload
 
 PAYLOADS = Path("functions/payloads.py")
 
 
 @dataclass(frozen=True)
 class PayloadClasses:
-    """`by_channel`: channel → class name. `bare`: channels that carry one bare JSON value. `names`: every name that the
-    module defines or imports.
-    """
+    """`by_channel`: channel → class. `names`: every name that the module defines or imports. `text`: its source."""
 
-    text: str
-    by_channel: dict[str, str]
-    bare: frozenset[str]
+    by_channel: dict[str, type[Payload]]
     names: frozenset[str]
+    text: str
+
+    def is_bare(self, channel: str) -> bool:
+        """Whether the channel carries one bare JSON value."""
+        return issubclass(self.by_channel[channel], RootPayload)
 
 
 def read(project: Path) -> PayloadClasses:
-    """The payload classes of the project in this folder. Raises ConfigurationError naming the file."""
+    """Run the project's functions/payloads.py. Raises ConfigurationError naming the file and the fault."""
     path = project / PAYLOADS
+    if not path.is_file():
+        raise ConfigurationError(f"{path}: not found; run this in the project's folder")
+    sys.path.insert(0, str(project))  # for what it imports
     try:
-        text = path.read_text()
-        module = ast.parse(text)
-    except FileNotFoundError:
-        raise ConfigurationError(f"{path}: not found; run this in the project's folder") from None
-    except (SyntaxError, ValueError) as fault:
+        names = runpy.run_path(str(path), run_name="functions.payloads")
+    except Exception as fault:  # noqa: BLE001 - whatever the project's code raises
         raise ConfigurationError(f"{path}: {fault}") from None
-    found = {channel: node for node in module.body if isinstance(node, ast.ClassDef) for channel in _channels(node)}
-    return PayloadClasses(
-        text=text,
-        by_channel={channel: node.name for channel, node in found.items()},
-        bare=frozenset(channel for channel, node in found.items() if _is_bare(node)),
-        names=frozenset(name for node in module.body for name in _names(node)),
-    )
-
-
-def _channels(node: ast.ClassDef) -> Iterator[str]:
-    for keyword in node.keywords:
-        match keyword:
-            case ast.keyword(arg="channel", value=ast.Constant(value=str(channel))):
-                yield channel
-
-
-def _is_bare(node: ast.ClassDef) -> bool:
-    return any(isinstance(base, ast.Subscript) and ast.unparse(base.value) == "RootPayload" for base in node.bases)
-
-
-def _names(node: ast.stmt) -> Iterator[str]:
-    match node:
-        case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
-            yield node.name
-        case ast.Import() | ast.ImportFrom():
-            yield from (alias.asname or alias.name for alias in node.names)
-        case _:
-            yield from (name.id for name in ast.walk(node) if isinstance(name, ast.Name))
+    payloads = payloads_of(SimpleNamespace(**names))
+    return PayloadClasses({payload.channel: payload for payload in payloads}, frozenset(names), path.read_text())

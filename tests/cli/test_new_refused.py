@@ -80,7 +80,11 @@ def check_refused(copy: Path, command: Command, arguments: list[str], told: str)
     [
         ("helm/values.yaml", "stages: {distance: {consumes: raw_input}}\n", "has no `stages:` with a line for each"),
         ("functions/payloads.py", "class Broken(\n", "was never closed"),
-        ("functions/payloads.py", "class Only(Base, channel='raw_input'): ...\n", "must import Payload"),
+        (
+            "functions/payloads.py",
+            "import milepost\nclass Only(milepost.Payload, channel='raw_input'): ...\n",
+            "must import Payload",
+        ),
         ("skaffold.yaml", "build: {}\n", "has no image like that of "),
     ],
 )
