@@ -1,7 +1,6 @@
 """`milepost up`: the whole pipeline on this machine."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import time
@@ -85,13 +84,14 @@ class _Pipeline:
         self._layout = laid_out
         self._reload = reload
         self._ready_within = ready_within
+        self._stop = asyncio.Event()
         self._complete = False
         self._interrupted = 0.0
         self._killed = False
         self._output_fault: MilepostError | None = None
 
     async def run(self, lock: int) -> Exit:
-        self._stop = asyncio.Event()
+        """Run it until a signal comes or a component cannot be kept running. Raises MilepostError."""
         names = ["milepost", *self._layout.urls]
         self._loop = asyncio.get_running_loop()
         self._console = Console(names, on_failure=self._output_failed)
@@ -101,7 +101,10 @@ class _Pipeline:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
                 self._loop.add_signal_handler(number, partial(self._signalled, number))
-        tasks = {asyncio.create_task(self._stop.wait()), asyncio.create_task(self._run())}
+        tasks = [asyncio.create_task(self._stop.wait()), asyncio.create_task(self._run())]
+        if self._reload:
+            watching = reloading.watch_sources(self._project, self._layout, self._supervisor, self._console)
+            tasks.append(asyncio.create_task(watching))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
@@ -119,17 +122,7 @@ class _Pipeline:
         return Exit.INTERRUPTED if self._killed else Exit.DONE
 
     async def _run(self) -> None:
-        """Start everything and keep it running. Raises MilepostError."""
-        async with contextlib.AsyncExitStack() as stack:
-            if self._reload:
-                watching = asyncio.create_task(
-                    reloading.watch_sources(self._project, self._layout, self._supervisor, self._console)
-                )
-                stack.callback(watching.cancel)
-            await self._start()
-            await self._supervisor.failed
-
-    async def _start(self) -> None:
+        """Start everything, and wait until something cannot be kept running. Raises MilepostError."""
         real = self._layout.real
         await asyncio.gather(
             self._supervisor.start(self._layout.of(Rank.SERVER)), *(self._find(name, url) for name, url in real.items())
@@ -142,6 +135,7 @@ class _Pipeline:
         self._complete = True
         self._write_stack(self._supervisor.pids)
         self._console.line(f"ready {self._layout.entrance}")
+        await self._supervisor.failed
 
     async def _find(self, name: str, url: str) -> None:
         await probe.find(name, url)
