@@ -1,6 +1,6 @@
-"""The `milepost` command's first lines: Ctrl-C ends it already while the library is imported, without a traceback.
+"""The entry point of the `milepost` command: Ctrl-C ends it without a traceback while the library is still imported.
 
-It stands beside the package because whatever is in the package imports the package first.
+It is no part of the package, because importing a module of a package imports the package first.
 """
 
 import os
@@ -10,8 +10,8 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command. `milepost.cli`, once it is imported, sees to Ctrl-C itself."""
+    """Run the command. `milepost.cli` replaces the signal handler as soon as it is imported."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    from milepost.cli import main as run  # noqa: PLC0415 - this is what takes its time
+    from milepost.cli import main as run  # noqa: PLC0415 - this import takes the time
 
     run()

@@ -34,8 +34,8 @@ def usable(secret: SecretStr) -> SecretStr:
     # After an unencoded / ? or # in a password, the rest of it and the @ are not where the host is looked for.
     if not port_is_sound or "@" in url.path + url.query or url.fragment or not url.hostname:
         raise ValueError(
-            "must look like redis://[user:password@]host:port, or rediss:// for TLS, in user and password "
-            "percent-encoded what is not a letter or digit (@ as %40, / as %2F, # as %23)"
+            "must look like redis://[user:password@]host:port, or rediss:// for TLS; percent-encode everything but "
+            "letters and digits in user and password (@ as %40, / as %2F, # as %23)"
         )
     if url.scheme not in {"redis", "rediss"}:
         raise ValueError("must look like redis://[user:password@]host:port, or rediss:// for TLS")

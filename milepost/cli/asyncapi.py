@@ -17,10 +17,10 @@ ENTRANCE = "raw_input"
 def asyncapi(*, project: Project = Path()) -> None:
     """Print the project's channels as an AsyncAPI 3.0 document: what each carries, who publishes, who consumes.
 
-    It is made of the payload classes and the stages table; nothing has to run. The gateway serves the same at
-    `/asyncapi.json`, and at `/channels` to be read.
+    It is made of the payload classes and the stages table; nothing has to run. The gateway serves the same document
+    at `/asyncapi.json`, and as a page at `/channels`.
 
-    `milepost asyncapi > asyncapi.json` is what generators of clients and of documents take.
+    `milepost asyncapi > asyncapi.json` writes a file for generators of clients and of documents.
     """
     folder = project.resolve()
     stages = stages_table.read(folder)

@@ -1,4 +1,4 @@
-"""Channels, listened to."""
+"""A subscription to channels of Redis."""
 
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -12,14 +12,14 @@ from milepost.connection import Watch, connect
 from milepost.settings import JournalSettings
 
 SILENCE = 10.0
-"""Seconds of silence after which Redis is asked whether it is there."""
+"""Seconds without a message after which a PING is sent."""
 
 ANSWER_WITHIN = 5.0
 
 
 @dataclass(frozen=True)
 class Message:
-    """What was published on a channel."""
+    """A message and the channel it was published on."""
 
     channel: str
     body: bytes
@@ -44,19 +44,19 @@ async def subscribed(settings: JournalSettings, channels: Sequence[str]) -> Asyn
 
 
 class Subscription:
-    """What is published on the channels, for as long as Redis is there."""
+    """Receives the messages of its channels until the connection is lost."""
 
     def __init__(self, pubsub: PubSub, channels: Iterable[str]) -> None:
         self.channels = set(channels)
         self._pubsub = pubsub
 
     async def add(self, channels: Sequence[str]) -> None:
-        """Listen to these as well. Raises RedisError or OSError."""
+        """Subscribe to these channels too. Raises RedisError or OSError."""
         await self._pubsub.subscribe(*channels)
         self.channels.update(channels)
 
     async def messages(self) -> AsyncIterator[Message]:
-        """Each message as it comes. Raises RedisError or OSError when the connection is lost, though half-open."""
+        """Yield each message as it comes. Raises RedisError or OSError when the connection is lost or half-open."""
         while True:
             found = await self._pubsub.get_message(timeout=SILENCE)
             if found is None:

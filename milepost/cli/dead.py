@@ -224,7 +224,7 @@ def _row(letter: DeadLetter) -> list[str]:
 
 
 def _event(text: bytes) -> Any:
-    """The event as JSON, or what could not be read as text."""
+    """The event as parsed JSON, or as text if it is not JSON."""
     try:
         return loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How a command ends.
+"""Exit codes, and the errors that commands raise.
 
 MilepostError
   Unreachable    Redis or the gateway does not answer
@@ -32,7 +32,7 @@ gateway does not answer or takes nothing now (try again); 4 the event became a d
 
 
 class Unreachable(MilepostError):  # noqa: N818 - a state, like Unavailable
-    """Redis, MongoDB or the gateway does not answer, or takes nothing now. The text says where it was looked for."""
+    """Redis, MongoDB or the gateway does not answer, or takes nothing now. The text has the address."""
 
 
 class OutputClosed(MilepostError):  # noqa: N818
@@ -44,7 +44,7 @@ class Failed(MilepostError):  # noqa: N818
 
 
 def exit_code(fault: MilepostError) -> Exit:
-    """The exit code that tells of this fault."""
+    """The exit code for this error."""
     match fault:
         case ConfigurationError() | EventError():
             return Exit.USAGE

@@ -1,4 +1,4 @@
-"""Where the other commands find Redis and the gateway."""
+"""Find the Redis and the gateway that a command is to use."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +20,7 @@ GATEWAY = "http://127.0.0.1:8000"
 def redis_settings(redis_url: str | None, data: Path) -> JournalSettings:
     """The Redis named by the option or REDIS_URL, else the one in the data folder's stack.json, else the default.
 
-    Raises ConfigurationError if that is no usable URL.
+    Raises ConfigurationError if the URL cannot be used.
     """
     url = redis_url or _of_stack(data, "redis")
     return JournalSettings.read(redis_url=url or REDIS)
@@ -29,7 +29,7 @@ def redis_settings(redis_url: str | None, data: Path) -> JournalSettings:
 def gateway_url(gateway: str | None, data: Path) -> str:
     """The gateway named by the option, else the one in the data folder's stack.json, else port 8000 here.
 
-    Raises ConfigurationError if what runs on that folder has none.
+    Raises ConfigurationError if the pipeline of that folder has no gateway.
     """
     if not gateway and _of_stack(data, "bridge") and not _of_stack(data, "gateway"):
         raise ConfigurationError(
@@ -40,7 +40,7 @@ def gateway_url(gateway: str | None, data: Path) -> str:
 
 @asynccontextmanager
 async def journal(settings: JournalSettings) -> AsyncIterator[Journal]:
-    """A journal on a Redis that answers. Raises Unreachable saying where none did."""
+    """Connect to Redis. Raises Unreachable with the address if it does not answer."""
     opened = Journal(connect(settings), settings)
     try:
         try:

@@ -1,4 +1,4 @@
-"""`milepost publish`: events into the journal, durably."""
+"""`milepost publish`: publish events durably, from an argument or from the lines of stdin."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from milepost.events.wrap import wrap
 from milepost.journal import Journal
 
 AT_ONCE = 200
-"""Events journaled together from a stream of lines."""
+"""Lines that are published together."""
 
 CHUNK = 64 * 1024
 """Bytes read from stdin together."""
@@ -32,14 +32,14 @@ Line = tuple[int, bytes]
 
 @dataclass(frozen=True)
 class Naming:
-    """Where a plain message goes, and what it is to be called."""
+    """The channel of a message, and the id and source that a plain one gets."""
 
     channel: str
     id: str | None = None
     source: str | None = None
 
     def event(self, message: bytes) -> Event:
-        """The event this message is. Raises EventError, or ConfigurationError if it has a name of its own already."""
+        """Read a message. Raises EventError, or ConfigurationError if a CloudEvent should get another id or source."""
         event, names_itself = wrap(self.channel, message)
         if names_itself and (self.id or self.source):
             raise ConfigurationError("--id and --source are for plain messages: a CloudEvent has its own")
@@ -106,7 +106,7 @@ async def _batches(stream: BinaryIO) -> AsyncIterator[list[Line]]:
 
 
 async def _publish(journal: Journal, naming: Naming, batch: list[Line]) -> int:
-    """Publish these and return how many of them are no events. Raises MilepostError, saying which were not taken."""
+    """Publish lines and return how many of them are no events. Raises MilepostError after naming unpublished lines."""
     events: list[tuple[int, Event]] = []
     for number, line in batch:
         try:

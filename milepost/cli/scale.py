@@ -1,4 +1,4 @@
-"""How many processes of a stage there are, where that is known: those of a `milepost up`, or pods, told by kubectl."""
+"""Count the processes of each stage: those of a local `milepost up`, or pods in a cluster, by kubectl."""
 
 import asyncio
 import json
@@ -15,16 +15,16 @@ from milepost.cli.text import plain, say
 from milepost.journal import StageStatus
 
 ANSWER_WITHIN = 5.0
-"""Seconds that the cluster has to answer."""
+"""Seconds to wait for kubectl."""
 
 LABEL = "serving.knative.dev/service"
-"""What the pods of a Knative Service bear."""
+"""The label on the pods of a Knative Service."""
 
 _IN_CLUSTER = re.compile(r"(?P<service>[^.]+)\.(?P<namespace>[^.]+)\.svc(\..+)?")
 
 
 async def scales(stages: Iterable[StageStatus], data: Path) -> dict[str, int]:
-    """Stage → processes; without those of which nothing is known. `data`: the data folder of a `milepost up`."""
+    """Stage → processes, for the stages where that is known. `data`: the data folder of a `milepost up`."""
     stages = list(stages)
     found = _of_stack(stages, data_folder.read_stack(data) or {})
     services: dict[str, dict[str, str]] = {}
@@ -46,7 +46,7 @@ def _of_stack(stages: Iterable[StageStatus], stack: Mapping[str, Any]) -> dict[s
 
 
 async def _pods(kubectl: str, namespace: str) -> Counter[str] | None:
-    """Knative Service → pods that run, by kubectl's own current context; None, said why, if it does not tell."""
+    """Knative Service → running pods, in kubectl's current context. If kubectl fails: None, and a line says why."""
     query = urlencode({"labelSelector": LABEL, "fieldSelector": "status.phase=Running"})
     process = await asyncio.create_subprocess_exec(
         *(kubectl, "get", "--raw", f"/api/v1/namespaces/{namespace}/pods?{query}"),

@@ -1,4 +1,4 @@
-"""What `milepost new` writes for a stage: a function that works, its payload class, its contract test."""
+"""The files that `milepost new` writes for a stage: a working function, its payload class, its contract test."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ LONGEST_LINE = 120
 
 @dataclass(frozen=True)
 class StageTemplates:
-    """A stage to be: its name, and the payload classes of its channels. `emits` is None where it emits nothing."""
+    """A new stage and the names of its payload classes. `emits` and `gives` are None for one that emits nothing."""
 
     name: str
     consumes: str
@@ -34,11 +34,11 @@ class StageTemplates:
         )
 
     def payload(self) -> str:
-        """Its class for a channel that it makes, to stand at the end of functions/payloads.py."""
+        """The payload class of a new channel, for the end of functions/payloads.py."""
         return _PAYLOAD.format(gives=self.gives, emits=self.emits, name=self.name)
 
     def contract(self, depth: int) -> str:
-        """Its contract test, `depth` folders below the project's."""
+        """The contract test, `depth` folders below the project's."""
         classes = sorted({self.takes, self.gives or self.takes})
         return _CONTRACT.format(
             name=self.name,
@@ -53,7 +53,7 @@ class StageTemplates:
             expected=f"isinstance(run(main, example({self.takes})), {self.gives})"
             if self.gives
             else f"run(main, example({self.takes})) is None",
-            does=f"answers_with_its_{'payload' if self.gives else 'silence'}",
+            does="returns_its_payload" if self.gives else "returns_nothing",
         )
 
     def _head(self, gives: str) -> str:
@@ -68,7 +68,7 @@ from milepost import stage
 
 
 {head}
-    """What came in, as text. Say here what yours makes of it."""
+    """Return the submitted data as text. Write here what your stage makes of it."""
     return {gives}(text=payload.model_dump_json())
 
 
@@ -87,7 +87,7 @@ log = logging.getLogger("milepost.{name}")
 
 
 {head}
-    """Tell that an event came. Say here what yours does with it."""
+    """Log that an event came. Write here what your stage does with it."""
     log.warning(Fields(outcome="nothing-done-yet", payload=type(payload).__name__))
 
 
@@ -97,7 +97,7 @@ main = stage({function}, inline=True)
 _PAYLOAD = '''
 
 class {gives}(Payload, channel="{emits}"):
-    """What {name} answers."""
+    """The answer of {name}."""
 
     text: str
 '''

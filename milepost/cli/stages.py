@@ -15,18 +15,18 @@ from milepost.cli.options import AsJson, Data, RedisUrl, Yes
 from milepost.cli.text import agreed, plain, say, show, table
 from milepost.journal import Journal
 
-app = typer.Typer(help="Show the stages that bridges serve or served, and what waits for each.")
+app = typer.Typer(help="Show the stages that bridges serve or served, and how many events wait for each.")
 
 
 @app.callback(invoke_without_command=True, epilog=EXIT_CODES)
 def stages(
     context: typer.Context, *, as_json: AsJson = False, redis_url: RedisUrl = None, data: Data = data_folder.DEFAULT
 ) -> None:
-    """Show the stages that bridges serve or served, and what waits for each.
+    """Show the stages that bridges serve or served, and how many events wait for each.
 
-    SCALE: processes of `milepost up`, or pods, where kubectl is there to tell; `-`: unknown. BACKLOG: events that are
-    journaled and not settled; PARKED: those that wait for another attempt; DEAD: dead letters. SERVED: whether a
-    bridge was there for it within the last minute. `milepost stages --json` is the same for programs.
+    SCALE: processes of `milepost up`, or pods if there is kubectl; `-`: unknown. BACKLOG: events that are journaled
+    and not settled; PARKED: events that wait for another attempt; DEAD: dead letters. SERVED: whether a bridge served
+    it within the last minute. `milepost stages --json` is the same for programs.
     """
     if context.invoked_subcommand is None:
         run_on_journal(redis_url, data, lambda journal: _print_stages(journal, data, as_json=as_json))
@@ -42,8 +42,8 @@ def forget(
 ) -> None:
     """Remove a stage that no bridge serves any more, with its parked and dead events.
 
-    The name may be that of a channel instead, whose journal no stage consumes. `milepost stages forget geocode` shows
-    what would go, and asks.
+    NAME may also be a channel whose journal no stage consumes. `milepost stages forget geocode` shows how many events
+    would be deleted, and asks.
     """
     run_on_journal(redis_url, data, lambda journal: _forget(journal, name, sure=yes))
 
@@ -62,7 +62,7 @@ async def _print_stages(journal: Journal, data: Path, *, as_json: bool) -> Exit:
         )
         return Exit.DONE
     if not stages:
-        say("no bridge has told of any stage yet")
+        say("no bridge has named any stage yet")
         return Exit.DONE
     made = table("NAME", "CONSUMES", "EMITS", "URL", "SERVED", numbers=("SCALE", "BACKLOG", "PARKED", "DEAD"))
     for stage in stages:

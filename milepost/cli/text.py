@@ -1,4 +1,4 @@
-"""Text for a terminal."""
+"""Lines, tables and questions for a terminal."""
 
 import sys
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from rich.table import Table
 from milepost.events.strict_json import dumps
 
 WIDEST = 10_000
-"""Characters in a line of a table."""
+"""Longest line of a table, in characters."""
 
 
 def say(text: str) -> None:
-    """A line for the user on stderr, beside what stdout is read for."""
+    """Print a line for the user on stderr: stdout is for results."""
     print(f"milepost: {text}", file=sys.stderr, flush=True)
 
 
 def agreed(question: str) -> bool:
-    """Whether the user says yes. The question goes to stderr; no answer is no."""
+    """Ask the user on stderr. Only `y` or `yes` on stdin is a yes; a stdin that cannot be read is a no."""
     print(f"milepost: {question} [y/N] ", end="", file=sys.stderr, flush=True)
     try:
         return sys.stdin.readline().strip().lower() in {"y", "yes"}
@@ -29,17 +29,17 @@ def agreed(question: str) -> bool:
 
 
 def plain(text: str) -> str:
-    """`text` on one line, without anything a terminal would act upon."""
+    """Escape line ends and the control characters that a terminal would act upon."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def brief(data: Any) -> str:
-    """JSON on one line, readable: as it is where that is printable."""
+    """Data as JSON on one line, or a string as it is, its control characters escaped."""
     return plain(data) if isinstance(data, str) else dumps(data)
 
 
 def table(*headings: str, numbers: Sequence[str] = ()) -> Table:
-    """A table without lines: columns, and a heading for each; then those of numbers."""
+    """Make a table without lines: left-justified columns, then right-justified ones for numbers."""
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in headings:
         made.add_column(heading, no_wrap=True, overflow="ignore")
@@ -49,12 +49,12 @@ def table(*headings: str, numbers: Sequence[str] = ()) -> Table:
 
 
 def show(shown: Table) -> None:
-    """Print a table whole: a long line is for the terminal to wrap, and for a pipe to keep."""
+    """Print a table without cutting its lines: the terminal wraps them."""
     Console(highlight=False, markup=False, width=WIDEST).print(shown)
 
 
 def installed_version() -> str:
-    """Milepost's own version, as it is installed."""
+    """The version of the installed package."""
     try:
         return version("milepost")
     except PackageNotFoundError:

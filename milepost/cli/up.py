@@ -35,7 +35,8 @@ def up(
     reload: Annotated[
         bool,
         typer.Option(
-            "--reload", help="Restart what runs a source file that changes. helm/values.yaml is read at the start only."
+            "--reload",
+            help="Restart the processes that run a changed source file. helm/values.yaml is read at the start only.",
         ),
     ] = False,
     ready_within: Annotated[
@@ -52,12 +53,12 @@ def up(
 
     Starts an embedded Valkey and MongoDB-compatible server (or uses REDIS_URL and MONGO_URL), the functions, the
     bridge and the gateway, all on 127.0.0.1; says when each is ready, and then `ready` and the gateway's address. A
-    project without gateway/ is reached by its bridge, and one whose stages want no MongoDB has none.
-    What dies is started again. DIR/stack.json tells where everything is while it runs, and is gone after a clean
-    end. Ctrl-C ends everything in order, a second one at once.
+    project without gateway/ is reached by its bridge, and one whose stages use no MongoDB has none.
+    A process that dies is started again. DIR/stack.json has all addresses while the pipeline runs, and is deleted
+    at a clean end. Ctrl-C ends everything in order, a second one at once.
 
-    `milepost up --port 9000 --data /var/tmp/milepost` listens and keeps its data elsewhere; the other commands then
-    need the same `--data`.
+    `milepost up --port 9000 --data /var/tmp/milepost` has another port and data folder; the other commands then need
+    the same `--data`.
     """
     folder, data, environment = project.resolve(), data.resolve(), dict(os.environ)
     entries = layout.read_stages(folder)

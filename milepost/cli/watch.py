@@ -1,4 +1,4 @@
-"""`milepost watch`: what is published on the channels, as it is published."""
+"""`milepost watch`: show the messages on the channels as they are published."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ def watch(
     redis_url: RedisUrl = None,
     data: Data = data_folder.DEFAULT,
 ) -> None:
-    """Show what is published, one line a message, until Ctrl-C. Outlasts a restart of Redis.
+    """Show the messages that are published, one line each, until Ctrl-C. Goes on after a restart of Redis.
 
     A line has the time, the channel (each in a colour of its own on a terminal, unless NO_COLOR is set), the event's
     id and its data, nothing masked. `milepost watch email:sent --json | jq .message.data` shows one channel's data.
@@ -54,7 +54,7 @@ async def _watch(settings: JournalSettings, channels: Sequence[str], *, as_json:
     async with locate.journal(settings) as journal:
         watched = _Watched(sorted(set(channels)) or all_channels(await journal.admin.stages()))
         if not watched.channels:
-            raise Failed("no bridge has told of any stage yet: start one, or name the channels to watch")
+            raise Failed("no bridge has named any stage yet: start one, or name the channels to watch")
         tasks = [
             asyncio.create_task(streams.stdout_closed()),
             asyncio.create_task(_show(settings, watched, as_json=as_json)),
@@ -90,7 +90,7 @@ async def _show(settings: JournalSettings, watched: _Watched, *, as_json: bool) 
                     )
         except (RedisError, OSError) as fault:
             if not lost:
-                say(f"Redis is gone ({fault}); what is published until it is back is not shown")
+                say(f"Redis is gone ({fault}); messages that are published until it is back are not shown")
             lost = True
         watched.subscription = None
         await asyncio.sleep(pause)
@@ -98,7 +98,7 @@ async def _show(settings: JournalSettings, watched: _Watched, *, as_json: bool) 
 
 
 async def _follow_table(journal: Journal, watched: _Watched) -> None:
-    """Watch the channels of a stage that comes later, too. That Redis is gone, the other task finds out and tells."""
+    """Watch the channels of stages that begin later, too. `_show` reports a lost Redis."""
     while True:
         await asyncio.sleep(LOOK_EVERY)
         with contextlib.suppress(JournalUnavailable, RedisError, OSError):

@@ -26,7 +26,7 @@ def listed(on_stack: Command) -> list[dict[str, Any]]:
     return [json.loads(line) for line in on_stack("dead", "list", "email", "--json").stdout.splitlines()]
 
 
-def test_list_tells_why_and_masks_addresses(letters: list[dict[str, Any]], on_stack: Command) -> None:
+def test_list_shows_the_reason_and_masks_addresses(letters: list[dict[str, Any]], on_stack: Command) -> None:
     for arguments in (("dead", "list"), ("dead", "list", "email"), ("dead", "list", "--json")):
         done = on_stack(*arguments)
         assert done.code == 0
@@ -35,7 +35,7 @@ def test_list_tells_why_and_masks_addresses(letters: list[dict[str, Any]], on_st
         assert "stranger" not in done.stdout
 
 
-def test_show_prints_it_whole(letters: list[dict[str, Any]], on_stack: Command) -> None:
+def test_show_prints_the_whole_dead_letter(letters: list[dict[str, Any]], on_stack: Command) -> None:
     done = on_stack("dead", "show", "email", letters[0]["entry"])
     shown = json.loads(done.stdout)
     assert shown["event"]["id"] == letters[0]["id"]
@@ -43,7 +43,9 @@ def test_show_prints_it_whole(letters: list[dict[str, Any]], on_stack: Command) 
     assert shown["status"] == 422
 
 
-def test_replayed_they_come_back_if_nothing_has_changed(letters: list[dict[str, Any]], on_stack: Command) -> None:
+def test_replayed_dead_letters_die_again_if_nothing_has_changed(
+    letters: list[dict[str, Any]], on_stack: Command
+) -> None:
     first, second, third = letters
     assert on_stack("dead", "replay", "email", first["entry"]).stdout == "1 replayed\n"
     assert on_stack("dead", "replay", "email", "--id", second["id"]).stdout == "1 replayed\n"
@@ -58,7 +60,7 @@ def test_replayed_they_come_back_if_nothing_has_changed(letters: list[dict[str, 
     assert not {letter["entry"] for letter in listed(on_stack)} & {letter["entry"] for letter in letters}
 
 
-def test_dropped_they_are_gone(letters: list[dict[str, Any]], on_stack: Command) -> None:
+def test_dropped_dead_letters_are_gone(letters: list[dict[str, Any]], on_stack: Command) -> None:
     assert on_stack("dead", "drop", "email", letters[0]["entry"]).stdout == "1 dropped\n"
     assert on_stack("dead", "drop", "email", letters[0]["entry"]).code == 1
     asked = on_stack("dead", "drop", "email", "--all", stdin="n\n")
@@ -83,7 +85,9 @@ def test_dropped_they_are_gone(letters: list[dict[str, Any]], on_stack: Command)
         (("list", "nosuch"), 1, "no stage is called nosuch"),
     ],
 )
-def test_a_wrong_choice_is_told(on_stack: Command, arguments: tuple[str, ...], code: int, told: str) -> None:
+def test_wrong_choice_of_dead_letters_is_an_error(
+    on_stack: Command, arguments: tuple[str, ...], code: int, told: str
+) -> None:
     done = on_stack("dead", *arguments)
     assert done.code == code
     assert told in done.stderr

@@ -25,9 +25,7 @@ EVERY = list(commands(typer.main.get_command(app)))
 
 
 @pytest.mark.parametrize("path", [path for path, _ in EVERY], ids=" ".join)
-def test_help_says_what_it_does_and_how_it_ends(
-    command: Command, path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_help_lists_the_exit_codes(command: Command, path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")
     for option in ("--help", "-h"):
         done = command(*path, option)
@@ -36,7 +34,7 @@ def test_help_says_what_it_does_and_how_it_ends(
 
 
 @pytest.mark.parametrize(("path", "found"), EVERY, ids=[" ".join(path) for path, _ in EVERY])
-def test_each_option_and_command_is_explained(path: tuple[str, ...], found: Any) -> None:
+def test_each_option_and_command_has_a_help_text(path: tuple[str, ...], found: Any) -> None:
     assert len(found.help) > 20
     for parameter in found.params:
         if parameter.name != "help":
@@ -44,12 +42,12 @@ def test_each_option_and_command_is_explained(path: tuple[str, ...], found: Any)
 
 
 @pytest.mark.parametrize("path", [path for path, found in EVERY if not hasattr(found, "commands")], ids=" ".join)
-def test_each_command_has_an_example_of_itself(path: tuple[str, ...]) -> None:
+def test_help_of_each_command_has_an_example(path: tuple[str, ...]) -> None:
     help_text = dict(EVERY)[path].help
     assert f"`milepost {' '.join(path)}" in help_text
 
 
-def test_the_exit_codes_are_those_that_are_told() -> None:
+def test_documented_exit_codes_are_those_of_the_code() -> None:
     told = {int(code) for code in re.findall(r"(?:: |; )\s*(\d+) ", " ".join(EXIT_CODES.split()))}
     assert told == {int(code) for code in Exit}
 
@@ -67,7 +65,7 @@ def test_the_exit_codes_are_those_that_are_told() -> None:
         (MilepostError("x"), Exit.FAILED),
     ],
 )
-def test_a_fault_has_its_code(fault: MilepostError, code: Exit) -> None:
+def test_each_error_has_its_exit_code(fault: MilepostError, code: Exit) -> None:
     assert exit_code(fault) is code
 
 
@@ -81,19 +79,19 @@ def test_a_fault_has_its_code(fault: MilepostError, code: Exit) -> None:
         ("1e3", "'1e3' must be a number"),
     ],
 )
-def test_a_number_that_is_wrong_is_told(command: Command, text: str, told: str) -> None:
+def test_error_names_the_wrong_number(command: Command, text: str, told: str) -> None:
     refused = command("up", "--port", text)
     assert refused.code == Exit.USAGE
     assert told in re.sub(r"[\s│]+", " ", refused.stderr)
 
 
 @pytest.mark.parametrize(("text", "port"), [("9000", 9000), ("\u00a09000\u200e", 9000), ("+9000.0", 9000)])
-def test_a_port_is_read_as_it_is_pasted(text: str, port: int) -> None:
+def test_pasted_port_is_read(text: str, port: int) -> None:
     assert options.port(text) == port
 
 
 @pytest.mark.parametrize(
     "arguments", [["unheard-of"], ["watch", "--unheard-of"], ["publish", "x"], ["up", "--port", "x"]]
 )
-def test_a_command_line_that_is_wrong_ends_with_2(command: Command, arguments: list[str]) -> None:
+def test_wrong_command_line_ends_with_2(command: Command, arguments: list[str]) -> None:
     assert command(*arguments).code == Exit.USAGE

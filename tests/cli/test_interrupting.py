@@ -54,7 +54,7 @@ def frozen_store(up: Up) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("imported", ["milepost.errors", "typer"])
-def test_while_it_is_still_being_imported(imported: str) -> None:
+def test_ctrl_c_during_the_imports(imported: str) -> None:
     reader, writer = os.pipe()
     fcntl(writer, F_SETPIPE_SZ, 4096)  # it stops in the middle of its imports until more is read
     python = ("-X", "importtime", *INSTALLED)
@@ -66,14 +66,14 @@ def test_while_it_is_still_being_imported(imported: str) -> None:
 
 
 @pytest.mark.usefixtures("frozen_store")
-def test_while_a_submission_is_followed(up: Up) -> None:
+def test_ctrl_c_while_send_follows_a_submission(up: Up) -> None:
     process = start("send", "ada@example.org", "0", "0", "--data", str(up.data))
     assert process.stdout
     assert process.stdout.readline().startswith("accepted")
     assert "Traceback" not in end(process)
 
 
-def test_while_lines_are_awaited(up: Up) -> None:
+def test_ctrl_c_while_publish_waits_for_a_line(up: Up) -> None:
     process = start("publish", "unheard", "-", "--data", str(up.data))
     assert process.stdin
     assert process.stdout
@@ -83,7 +83,7 @@ def test_while_lines_are_awaited(up: Up) -> None:
     assert end(process) == ""
 
 
-def test_at_a_question(up: Up) -> None:
+def test_ctrl_c_at_a_question(up: Up) -> None:
     process = start("dead", "drop", "email", "--all", "--data", str(up.data))
     read_until(process, "[y/N] ")
     assert end(process) == ""

@@ -11,7 +11,7 @@ from milepost.errors import ConfigurationError
 from tests.cli.conftest import Command
 
 
-def test_the_option_comes_before_the_stack_and_that_before_the_default(
+def test_option_wins_over_stack_json_and_stack_json_over_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("REDIS_URL", raising=False)
@@ -26,12 +26,12 @@ def test_the_option_comes_before_the_stack_and_that_before_the_default(
     assert found("option") == ("redis://option:1", "http://option:2")
 
 
-def test_a_url_that_is_none_is_told(tmp_path: Path) -> None:
+def test_wrong_redis_url_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="REDIS_URL: must look like"):
         locate.redis_settings("http://elsewhere", tmp_path)
 
 
-def test_a_redis_that_does_not_answer_is_told_without_its_password(command: Command) -> None:
+def test_error_names_the_redis_that_does_not_answer_without_its_password(command: Command) -> None:
     for arguments in (("stages",), ("dead", "list"), ("publish", "a", "b")):
         done = command(*arguments, "--redis-url", "redis://ada:secret@127.0.0.1:1/0")
         assert done.code == 3
@@ -39,7 +39,7 @@ def test_a_redis_that_does_not_answer_is_told_without_its_password(command: Comm
         assert "secret" not in done.stderr
 
 
-def test_version(command: Command) -> None:
+def test_version_is_printed(command: Command) -> None:
     assert command("--version").stdout.startswith("milepost ")
 
 
@@ -50,5 +50,5 @@ def test_help_tells_the_exit_codes(command: Command, name: str) -> None:
     assert "Exit codes: 0 done; 1 it failed;" in helped.stdout
 
 
-def test_plain_is_harmless_on_a_terminal() -> None:
+def test_plain_escapes_terminal_control_characters() -> None:
     assert plain("a\x1b[31m\nb\u202eé") == "a\\x1b[31m\\nb\\u202eé"

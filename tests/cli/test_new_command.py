@@ -44,7 +44,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Grown:
 # What it writes
 
 
-def test_it_says_what_it_wrote_and_what_comes_next(grown: Grown) -> None:
+def test_new_lists_the_written_files_and_the_next_steps(grown: Grown) -> None:
     said = dict(reversed(line.split()) for line in grown.first.stdout.partition("\nnext:\n")[0].splitlines())
     files = {path: text for path, text in grown.between.items() if text is not None and "__pycache__" not in path.parts}
     changed = {path for path, text in files.items() if grown.before.get(path) != text}
@@ -57,7 +57,7 @@ def test_it_says_what_it_wrote_and_what_comes_next(grown: Grown) -> None:
     assert "make manifests" not in grown.first.stdout
 
 
-def test_without_the_test_tools_the_manifests_are_left_to_make(
+def test_without_the_test_tools_make_manifests_is_a_next_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = copy_of_the_repository(tmp_path / "project")
@@ -68,7 +68,7 @@ def test_without_the_test_tools_the_manifests_are_left_to_make(
     assert tree(folder / "knative") == before
 
 
-def test_what_people_keep_is_added_to_and_not_rewritten(grown: Grown) -> None:
+def test_new_only_adds_lines_to_existing_files(grown: Grown) -> None:
     for name in ("helm/values.yaml", "skaffold.yaml", "functions/payloads.py"):
         before = Counter((grown.before[grown.folder / name] or b"").decode().splitlines())
         after = Counter((grown.folder / name).read_text().splitlines())
@@ -77,14 +77,14 @@ def test_what_people_keep_is_added_to_and_not_rewritten(grown: Grown) -> None:
         assert (grown.folder / name).read_bytes() == grown.before[grown.folder / name]
 
 
-def test_no_service_there_was_is_touched(grown: Grown) -> None:
+def test_new_changes_no_other_service(grown: Grown) -> None:
     kept = ("milepost", "gateway", "functions/distance", "functions/store", "functions/email", "helm/templates")
     for path, text in grown.before.items():
         if text is not None and str(path.relative_to(grown.folder)).startswith(kept):
             assert path.read_bytes() == text
 
 
-def test_the_new_stages_own_tests_the_chart_and_the_images_are_green(grown: Grown) -> None:
+def test_tests_of_the_new_stages_the_chart_and_the_images_pass(grown: Grown) -> None:
     own = ["tests/contract/test_specimen_stage.py", "tests/contract/test_specimen_log_stage.py"]
     chart = ["tests/chart/test_stages.py", "tests/chart/test_skaffold.py", "tests/chart/test_manifests.py"]
     quick = ["-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile"]
@@ -95,7 +95,7 @@ def test_the_new_stages_own_tests_the_chart_and_the_images_are_green(grown: Grow
     run(grown.folder, "pytest", *quick, *own, *chart, *others, "-k", chosen)
 
 
-def test_what_is_written_is_in_the_house_style_however_long_the_names(grown: Grown, tmp_path: Path) -> None:
+def test_written_files_pass_the_linters_with_the_longest_names(grown: Grown, tmp_path: Path) -> None:
     assert (len(LONG), len(LONG_CHANNEL)) == (new.LONGEST_NAME, new.LONGEST_CHANNEL)
     long = LONG_CHANNEL.title().translate({ord(mark): None for mark in ".:/-"})
     written = ["functions/specimen/main.py", "functions/specimen-log/main.py", "functions/payloads.py"]
@@ -116,7 +116,7 @@ def test_what_is_written_is_in_the_house_style_however_long_the_names(grown: Gro
         run(grown.folder, "mypy", main)
 
 
-def test_asyncapi_lists_its_channel_and_who_is_on_it(grown: Grown) -> None:
+def test_asyncapi_lists_the_new_channel_with_its_stages(grown: Grown) -> None:
     command = [*MILEPOST, "asyncapi"]
     env = environment(PYTHONPATH=str(grown.folder))
     ran = subprocess.run(command, cwd=grown.folder, env=env, capture_output=True, text=True, check=True)
@@ -127,13 +127,13 @@ def test_asyncapi_lists_its_channel_and_who_is_on_it(grown: Grown) -> None:
     assert found == {"specimen.send", "specimen-log.receive"}
 
 
-def test_make_lock_locks_them_too(grown: Grown) -> None:
+def test_make_lock_locks_the_new_stages(grown: Grown) -> None:
     ran = subprocess.run(["make", "-n", "lock"], cwd=grown.folder, capture_output=True, text=True, check=True)
     components = ran.stdout.partition("for component in ")[2].partition(";")[0].split()
     assert {"specimen", "specimen-log", "distance", "stage", "bridge"} <= set(components)
 
 
-def test_a_project_of_a_few_files_is_enough(tmp_path: Path) -> None:
+def test_new_works_in_a_project_of_three_files(tmp_path: Path) -> None:
     (tmp_path / "functions").mkdir()
     (tmp_path / "functions/__init__.py").touch()
     vocabulary = 'from milepost import Payload\n\n\nclass Upload(Payload, channel="uploaded"):\n    url: str\n'
@@ -154,7 +154,7 @@ def test_a_project_of_a_few_files_is_enough(tmp_path: Path) -> None:
     run(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:cloudcoil", "tests", library=ROOT)
 
 
-def test_a_word_of_yaml_stays_a_string() -> None:
+def test_yaml_keywords_stay_strings() -> None:
     for name, channel in (("on", "Off"), ("y", "12:30:45"), ("a", "1e3"), ("b", "user:email"), ("c", "true")):
         table = edit.stages_table("stages:\n  # first\n  one:\n    consumes: x\n", name, "x", channel)
         assert yaml.safe_load(table)["stages"] == {"one": {"consumes": "x"}, name: {"consumes": "x", "emits": channel}}

@@ -63,7 +63,7 @@ def test_a_bad_name_is_refused(copy: Path, command: Command, name: str, told: st
         ("raw_input", "test-result", "TestResult cannot be the name of its payload class"),
     ],
 )
-def test_a_channel_that_cannot_be_is_refused(copy: Path, command: Command, on: str, emits: str, told: str) -> None:
+def test_a_bad_channel_is_refused(copy: Path, command: Command, on: str, emits: str, told: str) -> None:
     check_refused(copy, command, ["specimen", "--on", on, "--emits", emits], told)
 
 
@@ -88,7 +88,7 @@ def check_refused(copy: Path, command: Command, arguments: list[str], told: str)
         ("skaffold.yaml", "build: {}\n", "has no image like that of "),
     ],
 )
-def test_a_file_laid_out_in_another_way_is_told_and_nothing_is_written(
+def test_a_file_with_another_layout_is_named_and_nothing_is_written(
     copy: Path, tmp_path: Path, command: Command, file: str, contents: str, told: str
 ) -> None:
     folder = shutil.copytree(copy, tmp_path / "project")
@@ -96,7 +96,7 @@ def test_a_file_laid_out_in_another_way_is_told_and_nothing_is_written(
     check_refused(folder, command, ["specimen", "--on", "raw_input", "--emits", "specimen:taken"], told)
 
 
-def test_what_the_chart_refuses_is_told_and_nothing_is_written(copy: Path, tmp_path: Path, command: Command) -> None:
+def test_an_error_of_the_chart_is_shown_and_nothing_is_written(copy: Path, tmp_path: Path, command: Command) -> None:
     folder = shutil.copytree(copy, tmp_path / "project")
     (folder / "helm/templates/wrong.yaml").write_text('{{ fail "one stage too many" }}\n')
     before = tree(folder)

@@ -16,7 +16,7 @@ def reached(up: Up, message: str) -> None:
 
 
 @pytest.mark.parametrize("lat", ['"32.080058"', "32.080058"])
-def test_plain_json_runs_through(up: Up, on_stack: Command, lat: str) -> None:
+def test_plain_json_runs_through_the_pipeline(up: Up, on_stack: Command, lat: str) -> None:
     address = f"{uuid4().hex}@example.org"
     done = on_stack("publish", "raw_input", f'{{"email":"{address}","lat":{lat},"long":34.864535}}')
     assert done.code == 0
@@ -39,7 +39,7 @@ def cloud_event(**attributes: str) -> str:
     return json.dumps({"specversion": "1.0", "id": uuid4().hex, "source": "/t", "type": "unheard", **attributes})
 
 
-def test_a_cloud_event_keeps_its_name(on_stack: Command) -> None:
+def test_cloud_event_keeps_its_id(on_stack: Command) -> None:
     done = on_stack("publish", "unheard", cloud_event(id="my-own"))
     assert (done.code, done.stdout) == (0, "my-own\n")
 
@@ -55,7 +55,7 @@ def test_a_cloud_event_keeps_its_name(on_stack: Command) -> None:
         ("unheard", "text", ("--source", "not a URI"), "source: not a URI reference"),
     ],
 )
-def test_what_is_no_event_is_refused(
+def test_message_that_is_no_event_is_refused(
     on_stack: Command, channel: str, message: str, options: tuple[str, ...], told: str
 ) -> None:
     done = on_stack("publish", channel, message, *options)
@@ -64,7 +64,7 @@ def test_what_is_no_event_is_refused(
     assert done.stdout == ""
 
 
-def test_lines_of_stdin_are_events_and_a_bad_one_harms_no_other(on_stack: Command) -> None:
+def test_bad_line_of_stdin_is_reported_and_the_others_are_published(on_stack: Command) -> None:
     lines = ["plain text", "", '{"specversion":"1.0"}', *("7" for _ in range(500)), '"last"']
     done = on_stack("publish", "unheard", "-", stdin="\n".join(lines))
     assert done.code == 1
@@ -111,6 +111,6 @@ def test_a_message_that_begins_like_json_and_is_not_is_refused(on_stack: Command
     assert "begins like JSON and is not JSON" in done.stderr
 
 
-def test_nothing_is_an_empty_stdin(on_stack: Command) -> None:
+def test_empty_stdin_publishes_nothing(on_stack: Command) -> None:
     done = on_stack("publish", "unheard", "-")
     assert (done.code, done.stdout) == (0, "")

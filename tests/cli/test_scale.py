@@ -87,7 +87,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServ
     made.close()
 
 
-async def test_a_pipeline_of_this_machine_has_the_processes_that_live(tmp_path: Path) -> None:
+async def test_scale_counts_living_processes_of_milepost_up(tmp_path: Path) -> None:
     functions = {name: f"http://127.0.0.1:{port}" for port, name in enumerate(("lives", "died", "ended"), 1)}
     stack = {"functions": functions, "pids": {"lives": os.getpid(), "died": GONE}}
     (tmp_path / "stack.json").write_text(json.dumps(stack))
@@ -95,7 +95,7 @@ async def test_a_pipeline_of_this_machine_has_the_processes_that_live(tmp_path: 
     assert await scales(stages, tmp_path) == {"lives": 1, "died": 0, "ended": 0}
 
 
-async def test_a_stage_of_a_cluster_has_its_pods_that_run(cluster: ApiServer, tmp_path: Path) -> None:
+async def test_scale_counts_running_pods_in_a_cluster(cluster: ApiServer, tmp_path: Path) -> None:
     cluster.pods["mine"] = [pod("m-distance"), pod("m-distance"), pod("m-store", deletionTimestamp="now"), pod("else")]
     stages = [
         stage("distance", "http://m-distance.mine.svc"),
@@ -107,13 +107,13 @@ async def test_a_stage_of_a_cluster_has_its_pods_that_run(cluster: ApiServer, tm
     assert cluster.asked == [{"labelSelector": [LABEL], "fieldSelector": ["status.phase=Running"]}]
 
 
-async def test_a_cluster_that_does_not_tell_is_unknown_and_says_why(
+async def test_scale_is_unknown_when_kubectl_fails_and_says_why(
     cluster: ApiServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await scales([stage("distance", "http://m-distance.mine.svc")], tmp_path) == {}
     assert "scale in namespace mine unknown: kubectl: " in capsys.readouterr().err
 
 
-async def test_without_kubectl_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_scale_is_unknown_without_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert await scales([stage("distance", "http://m-distance.mine.svc")], tmp_path) == {}

@@ -35,13 +35,13 @@ def test_json(on_stack: Command) -> None:
     assert stages[0].keys() == {"name", "consumes", "emits", "url", "served", "backlog", "parked", "dead", "scale"}
 
 
-def test_a_stage_that_is_served_is_not_forgotten(on_stack: Command) -> None:
+def test_a_served_stage_is_not_forgotten(on_stack: Command) -> None:
     done = on_stack("stages", "forget", "email", "--yes")
     assert done.code == 1
     assert "email is served by a bridge" in done.stderr
 
 
-def test_a_stage_that_is_not_served_is_forgotten_after_asking(up: Up, on_stack: Command) -> None:
+def test_an_unserved_stage_is_forgotten_after_a_question(up: Up, on_stack: Command) -> None:
     row = json.dumps({"consumes": ["unheard"], "emits": [], "url": "http://gone", "beat": 0})
     with Redis.from_url(up.stack["redis"]) as redis:
         redis.hset(keys.STAGES, "old", row)

@@ -179,7 +179,7 @@ ON_REDIS = [
 
 
 @pytest.mark.parametrize("how", ["refuses", "does not answer"])
-def test_commands_end_with_3_while_stdin_is_open_and_redis(tmp_path: Path, how: str) -> None:
+def test_commands_end_with_3_with_open_stdin_when_redis(tmp_path: Path, how: str) -> None:
     with Valkey(tmp_path) as valkey:
         if how == "refuses":
             valkey.stop()

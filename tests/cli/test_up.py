@@ -23,7 +23,7 @@ def port_of(url: str) -> int:
     return int(url.rpartition(":")[2].partition("/")[0])
 
 
-def test_says_when_each_is_ready_and_then_where(up: Up) -> None:
+def test_up_says_when_each_component_is_ready_and_then_the_address(up: Up) -> None:
     stack = up.stack
     ready = up.lines.index(f"ready {stack['gateway']}")
     for name in COMPONENTS:
@@ -31,7 +31,7 @@ def test_says_when_each_is_ready_and_then_where(up: Up) -> None:
     assert http_status(port_of(stack["gateway"]), "/readyz") == 200
 
 
-def test_stack_tells_where_everything_is(up: Up) -> None:
+def test_stack_json_has_all_urls_and_pids(up: Up) -> None:
     stack = up.stack
     assert list(stack) == ["gateway", "bridge", "redis", "mongo", "functions", "sent_emails", "pids"]
     assert stack["functions"].keys() == set(STAGES)
@@ -41,7 +41,7 @@ def test_stack_tells_where_everything_is(up: Up) -> None:
     assert (up.data / "stack.json").stat().st_mode & 0o777 == 0o600
 
 
-def test_log_lines_bear_their_component_name_aligned(up: Up) -> None:
+def test_log_lines_begin_with_the_aligned_component_name(up: Up) -> None:
     prefixed = [line for line in list(up.lines) if not line.startswith("ready ")]
     assert re.match(r"milepost +\| ", prefixed[0]), "no server speaks first, of how the machine is set up"
     width = max(map(len, ["milepost", *COMPONENTS]))
@@ -49,7 +49,7 @@ def test_log_lines_bear_their_component_name_aligned(up: Up) -> None:
     assert "\x1b" not in up.output
 
 
-def test_everything_listens_on_this_machine_only(up: Up) -> None:
+def test_components_listen_on_127_0_0_1_only(up: Up) -> None:
     stack = up.stack
     for url in (stack["gateway"], stack["bridge"], stack["redis"], stack["mongo"], *stack["functions"].values()):
         with socket.socket() as other:
@@ -58,7 +58,7 @@ def test_everything_listens_on_this_machine_only(up: Up) -> None:
 
 
 @pytest.mark.parametrize("name", ["distance", "bridge", "gateway", "redis", "mongo"])
-def test_a_component_that_dies_is_started_again_on_the_same_port(up: Up, on_stack: Command, name: str) -> None:
+def test_killed_component_is_started_again_on_the_same_port(up: Up, on_stack: Command, name: str) -> None:
     before = up.stack
     said = len(up.lines)
     os.kill(before["pids"][name], signal.SIGKILL)
@@ -96,12 +96,12 @@ def test_a_port_that_is_taken_is_refused(up: Up, tmp_path: Path, command: Comman
         ({"MONGO_URL": "mongodb://ada:12/34@elsewhere"}, "MONGO_URL: must look like mongodb://"),
     ],
 )
-def test_a_wrong_setting_is_told_by_name(environment: dict[str, str], told: str) -> None:
+def test_error_names_the_wrong_setting(environment: dict[str, str], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         layout.real_servers(environment)
 
 
-def test_an_empty_setting_is_none() -> None:
+def test_empty_setting_counts_as_unset() -> None:
     assert layout.real_servers({"REDIS_URL": "", "MONGO_URL": ""}) == (None, None)
 
 
@@ -114,14 +114,14 @@ def test_an_empty_setting_is_none() -> None:
         ("stages: {a: {consumes: b, url: 'http://c/', files: {D: mongo}}}", "no file of a can be called mongo"),
     ],
 )
-def test_a_wrong_stages_table_is_told(tmp_path: Path, table: str, told: str) -> None:
+def test_error_names_the_fault_of_the_stages_table(tmp_path: Path, table: str, told: str) -> None:
     (tmp_path / "helm").mkdir()
     (tmp_path / "helm" / "values.yaml").write_text(table)
     with pytest.raises(ConfigurationError, match=told):
         layout.read_stages(tmp_path)
 
 
-def test_a_wrong_project_is_told(tmp_path: Path, command: Command) -> None:
+def test_up_outside_a_project_is_refused(tmp_path: Path, command: Command) -> None:
     refused = command("up", "--project", str(tmp_path))
     assert refused.code == 2
     assert "helm/values.yaml: not found" in refused.stderr
@@ -145,7 +145,7 @@ async def test_real_server_that_does_not_answer_is_named_without_its_password(
     assert "12" not in str(told.value).replace("127.0.0.1", "")
 
 
-def test_a_function_that_cannot_start_is_told(tmp_path: Path, redis_url: str, mongo_url: str) -> None:
+def test_error_of_a_function_that_cannot_start_is_shown(tmp_path: Path, redis_url: str, mongo_url: str) -> None:
     project = copy_of_the_project(tmp_path)
     (project / "functions" / "distance" / "main.py").write_text("raise RuntimeError('broken on purpose')\n")
     env = {"REDIS_URL": redis_url, "MONGO_URL": mongo_url}
@@ -165,7 +165,7 @@ def test_component_that_is_not_ready_in_time_is_named(tmp_path: Path, redis_url:
         running.wait_for(lambda: re.search(r"not ready within 1.5 s: .*distance.*--ready-within", running.output))
 
 
-def test_when_up_is_killed_nothing_is_left_and_its_folder_is_taken_up(tmp_path: Path, command: Command) -> None:
+def test_killed_up_leaves_no_process_and_its_data_folder_can_be_used_again(tmp_path: Path, command: Command) -> None:
     data = tmp_path / "a folder"
     project = copy_of_the_project(tmp_path)
     with Up(data) as first:

@@ -15,7 +15,7 @@ from tests.cli.running import MILEPOST, Milepost, Up, environment
 from tests.servers import ROOT
 
 
-def test_tails_every_channel_of_the_table_and_outlasts_redis(up: Up, on_stack: Command) -> None:
+def test_watch_shows_every_channel_of_the_table_and_outlasts_redis(up: Up, on_stack: Command) -> None:
     with Milepost("watch", "--data", str(up.data)) as watching:
         watching.wait_for_line("watching ")
         assert {"calculated_distance,", "email:sent,", "raw_input,", "user:email"} <= set(watching.output.split())
@@ -34,7 +34,7 @@ def test_tails_every_channel_of_the_table_and_outlasts_redis(up: Up, on_stack: C
     assert "Traceback" not in watching.output
 
 
-def test_a_stage_that_comes_later_is_watched_too(up: Up, on_stack: Command) -> None:
+def test_watch_adds_the_channels_of_a_stage_that_begins_later(up: Up, on_stack: Command) -> None:
     row = json.dumps({"consumes": ["later:in"], "emits": ["later:out"], "url": "http://later", "beat": 0})
     with Milepost("watch", "--data", str(up.data)) as watching, Redis.from_url(up.stack["redis"]) as redis:
         watching.wait_for_line("watching ")
@@ -46,7 +46,7 @@ def test_a_stage_that_comes_later_is_watched_too(up: Up, on_stack: Command) -> N
         redis.hdel(keys.STAGES, "later")
 
 
-def test_json_is_one_object_a_line_whatever_is_published(up: Up, on_stack: Command) -> None:
+def test_json_output_is_one_object_a_line_for_any_message(up: Up, on_stack: Command) -> None:
     with Milepost("watch", "some:channel", "--json", "--data", str(up.data)) as watching:
         watching.wait_for_line("watching some:channel")
         for message in ("\x1b[31mred", '{"a": 1}'):
@@ -58,14 +58,14 @@ def test_json_is_one_object_a_line_whatever_is_published(up: Up, on_stack: Comma
     assert "\x1b" not in watching.output
 
 
-def test_a_redis_that_is_not_there_is_told(command: Command) -> None:
+def test_watch_says_where_no_redis_answers(command: Command) -> None:
     done = command("watch", "--redis-url", "redis://ada:secret@127.0.0.1:1")
     assert done.code == 3
     assert "no Redis that can be used at redis://127.0.0.1:1" in done.stderr
     assert "secret" not in done.stderr
 
 
-def test_each_channel_has_a_colour_of_its_own_on_a_terminal(up: Up, on_stack: Command) -> None:
+def test_channels_have_different_colours_on_a_terminal(up: Up, on_stack: Command) -> None:
     terminal, its = os.openpty()
     env = {name: value for name, value in environment().items() if name != "NO_COLOR"}
     with subprocess.Popen(

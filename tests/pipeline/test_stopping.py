@@ -16,7 +16,7 @@ def submit(pipeline: Pipeline, address: str, count: int) -> None:
             client.post("/distance", json={"email": address, "lat": lat, "long": 3}).raise_for_status()
 
 
-def test_what_was_under_way_goes_on_after_a_stop(tmp_path: Path) -> None:
+def test_unfinished_submissions_go_on_after_a_stop(tmp_path: Path) -> None:
     address = f"u{uuid4().hex}@example.org"
     with Pipeline(tmp_path / "data") as first:
         first.ready()
@@ -28,7 +28,7 @@ def test_what_was_under_way_goes_on_after_a_stop(tmp_path: Path) -> None:
     assert len(set(lines)) == 60
 
 
-def test_what_was_under_way_goes_on_after_sigkill(tmp_path: Path) -> None:
+def test_unfinished_submissions_go_on_after_sigkill(tmp_path: Path) -> None:
     address = f"u{uuid4().hex}@example.org"
     # A mail in hand when its process is killed is taken again after SMTP's time and the request's together.
     short = {"CLAIM": "PT2S", "REQUEST_TIMEOUT": "2", "SMTP_TIMEOUT": "1"}

@@ -71,7 +71,7 @@ def collector() -> Iterator[Collector]:
     made.close()
 
 
-def test_one_trace_from_the_form_to_the_email(collector: Collector, tmp_path: Path) -> None:
+def test_submission_has_one_trace_from_gateway_to_email(collector: Collector, tmp_path: Path) -> None:
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
     with Pipeline(tmp_path / "data", env=env) as pipeline:
         pipeline.ready()
@@ -96,7 +96,7 @@ def answered(distance: Function) -> int:
     return httpx.post(distance.url, headers=headers, json=data, timeout=ANSWER_WITHIN).status_code
 
 
-def test_a_function_that_is_ended_exports_what_waits(collector: Collector, tmp_path: Path) -> None:
+def test_stopped_function_exports_its_waiting_spans(collector: Collector, tmp_path: Path) -> None:
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
     source = tmp_path / "main.py"  # with patience for a collector, this process, that the machine may have stopped
     source.write_text(
@@ -108,7 +108,7 @@ def test_a_function_that_is_ended_exports_what_waits(collector: Collector, tmp_p
     assert [name for _, name, *_ in collector.spans] == ["process raw_input"]
 
 
-def test_a_function_without_its_collector_ends_all_the_same(tmp_path: Path) -> None:
+def test_function_stops_although_the_collector_does_not_answer(tmp_path: Path) -> None:
     with socket.create_server((HOST, 0)) as silent:  # takes connections, and never answers
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HOST}:{silent.getsockname()[1]}"}
         with Function(tmp_path, "distance", env=env) as distance:

@@ -48,7 +48,9 @@ def miles(line: str) -> float:
     return float(line.split("You are ")[1].split(" miles from Velocity.", maxsplit=1)[0])
 
 
-def test_the_form_mails_london_in_exactly_these_words(pipeline: Pipeline, client: httpx.Client, address: str) -> None:
+def test_form_submission_of_london_is_mailed_in_exactly_these_words(
+    pipeline: Pipeline, client: httpx.Client, address: str
+) -> None:
     answer = client.post("/distance", data={"email": address, "lat": "51.5074", "long": "-0.1278"})
     assert answer.status_code == 201
     assert pipeline.wait_for_email(address) == [
@@ -57,7 +59,7 @@ def test_the_form_mails_london_in_exactly_these_words(pipeline: Pipeline, client
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_each_place_has_its_distance(pipeline: Pipeline, client: httpx.Client, address: str, place: str) -> None:
+def test_each_place_is_mailed_its_distance(pipeline: Pipeline, client: httpx.Client, address: str, place: str) -> None:
     lat, long = PLACES[place]
     client.post("/distance", json={"email": address, "lat": lat, "long": long}).raise_for_status()
     (line,) = pipeline.wait_for_email(address)
@@ -83,7 +85,7 @@ def test_json_is_answered_202_and_can_be_followed(pipeline: Pipeline, client: ht
     assert reached()[2]["data"] == address
 
 
-def test_a_retry_with_its_idempotency_key_is_one_submission(
+def test_retries_with_one_idempotency_key_are_one_submission(
     pipeline: Pipeline, client: httpx.Client, address: str
 ) -> None:
     body = {"email": address, "lat": 1, "long": 2}
@@ -96,7 +98,7 @@ def test_a_retry_with_its_idempotency_key_is_one_submission(
     assert len(pipeline.emails(address)) == 1
 
 
-def test_milepost_publish_and_send_run_through(pipeline: Pipeline, address: str) -> None:
+def test_milepost_publish_and_send_reach_the_email(pipeline: Pipeline, address: str) -> None:
     message = json.dumps({"email": address, "lat": "40.7", "long": "-74"})
     pipeline.run("publish", "raw_input", message)
     (line,) = pipeline.wait_for_email(address)
@@ -104,13 +106,13 @@ def test_milepost_publish_and_send_run_through(pipeline: Pipeline, address: str)
     assert "You are 5680.2004177676945 miles from Velocity." in pipeline.run("send", address, "40.7", "-74")
 
 
-async def test_a_plain_publish_runs_through_once(pipeline: Pipeline, redis: Redis, address: str) -> None:
+async def test_plain_redis_publish_is_mailed_once(pipeline: Pipeline, redis: Redis, address: str) -> None:
     await redis.publish("raw_input", json.dumps({"email": address, "lat": "40.7", "long": "-74"}))
     await eventually(lambda: pipeline.emails(address))
     assert len(pipeline.emails(address)) == 1
 
 
-async def test_a_cloud_event_by_publish_runs_through_once(pipeline: Pipeline, redis: Redis, address: str) -> None:
+async def test_cloud_event_by_redis_publish_is_mailed_once(pipeline: Pipeline, redis: Redis, address: str) -> None:
     event = Event(
         id=uuid4().hex, source="/me", type="raw_input", time=now(), data={"email": address, "lat": 1, "long": 2}
     )
@@ -120,7 +122,7 @@ async def test_a_cloud_event_by_publish_runs_through_once(pipeline: Pipeline, re
     assert len(pipeline.emails(address)) == 1
 
 
-async def test_a_bare_address_is_mailed_its_newest_distance(pipeline: Pipeline, redis: Redis, address: str) -> None:
+async def test_bare_address_is_mailed_its_newest_distance(pipeline: Pipeline, redis: Redis, address: str) -> None:
     for count, lat in enumerate((10, 20), 1):
         pipeline.run("send", address, str(lat), "2")
         assert len(pipeline.emails(address)) == count
@@ -133,13 +135,17 @@ async def test_a_bare_address_is_mailed_its_newest_distance(pipeline: Pipeline, 
 @pytest.mark.parametrize(
     "message", [b"not json", b"null", b"7", b"\xff\xfe", b"x" * 2_000_000, b'{"specversion":"1.0","type":"other"}']
 )
-async def test_a_bad_message_stops_nothing(pipeline: Pipeline, redis: Redis, address: str, message: bytes) -> None:
+async def test_pipeline_goes_on_after_a_bad_message(
+    pipeline: Pipeline, redis: Redis, address: str, message: bytes
+) -> None:
     await redis.publish("raw_input", message)
     await redis.publish("raw_input", json.dumps({"email": address, "lat": 1, "long": 2}))
     await eventually(lambda: pipeline.emails(address))
 
 
-def test_many_at_once_each_get_their_own_distance(pipeline: Pipeline, client: httpx.Client, address: str) -> None:
+def test_concurrent_submissions_each_get_their_own_distance(
+    pipeline: Pipeline, client: httpx.Client, address: str
+) -> None:
     wanted = {
         client.post("/distance", json={"email": address, "lat": lat, "long": 3}).json()["id"] for lat in range(40)
     }

@@ -19,8 +19,8 @@ REAL_WITHIN = 5.0
 ANSWER_WITHIN = 5.0
 
 MONGO_FORM = (
-    "must look like mongodb://[user:password@]host:port/database, in user and password percent-encoded what is not a "
-    "letter or digit (@ as %40)"
+    "must look like mongodb://[user:password@]host:port/database; percent-encode everything but letters and digits in "
+    "user and password (@ as %40)"
 )
 
 

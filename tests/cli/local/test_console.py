@@ -23,7 +23,7 @@ def test_names_are_coloured_on_a_terminal_only(tmp_path: Path) -> None:
     os.close(terminal)
 
 
-def test_a_reader_that_does_not_read_stops_nobody() -> None:
+def test_console_does_not_block_when_nobody_reads() -> None:
     reader, writer = os.pipe()
     console = Console(["a"], on_failure=print, descriptor=writer)
     for _ in range(3 * MOST_WAITING):
@@ -37,7 +37,7 @@ def test_a_reader_that_does_not_read_stops_nobody() -> None:
     assert b"lines dropped: nobody read them" in read
 
 
-def test_a_reader_that_goes_away_is_told() -> None:
+def test_console_reports_a_closed_pipe() -> None:
     reader, writer = os.pipe()
     gone = threading.Event()
     console = Console(["a"], descriptor=writer, on_failure=lambda _: gone.set())

@@ -11,7 +11,7 @@ from milepost.cli.local import data_folder
 from milepost.errors import ConfigurationError
 
 
-def test_a_folder_left_behind_is_taken_up(tmp_path: Path) -> None:
+def test_data_folder_of_a_killed_up_can_be_used_again(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("999999999")
     data_folder.write_stack(tmp_path, {"gateway": "gone"})
     with data_folder.locked(tmp_path):
@@ -19,7 +19,7 @@ def test_a_folder_left_behind_is_taken_up(tmp_path: Path) -> None:
         assert data_folder.read_stack(tmp_path) is None
 
 
-def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+def test_data_folder_in_use_is_refused(tmp_path: Path) -> None:
     told = f"in use by another .*process {os.getpid()}"
     with data_folder.locked(tmp_path), pytest.raises(ConfigurationError, match=told), data_folder.locked(tmp_path):
         pass
@@ -27,9 +27,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_component_that_outlives_its_up_still_holds_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_component_that_outlives_its_up_keeps_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_folder, "FREE_WITHIN", 0.1)
     with data_folder.locked(tmp_path) as lock:
         orphan = subprocess.Popen(["sleep", "1000"], pass_fds=(lock,))
@@ -47,7 +45,7 @@ def test_a_component_that_outlives_its_up_still_holds_the_folder(
         pass
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_data_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(ConfigurationError, match="choose another folder with --data"),
@@ -56,7 +54,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         pass
 
 
-def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(37, "No locks available")
 
@@ -65,7 +63,7 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
         pass
 
 
-def test_a_stack_that_is_none_is_told(tmp_path: Path) -> None:
+def test_broken_stack_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "stack.json").write_text("[]")
     with pytest.raises(ConfigurationError, match="not an object"):
         data_folder.read_stack(tmp_path)

@@ -29,14 +29,14 @@ def of(laid_out: Layout, name: str) -> Component:
     return next(component for component in laid_out.components if component.name == name)
 
 
-def test_without_a_gateway_the_bridge_is_the_door_and_without_need_no_mongodb_runs(tmp_path: Path) -> None:
+def test_without_a_gateway_events_come_in_by_the_bridge_and_no_unused_mongodb_runs(tmp_path: Path) -> None:
     laid_out = lay_out(tmp_path, "{a: {consumes: b, emits: c}}", {})
     assert list(laid_out.urls) == ["redis", "a", "bridge"]
     assert laid_out.entrance == of(laid_out, "bridge").url == "http://127.0.0.1:8000"
     assert list(laid_out.stack({})) == ["bridge", "redis", "functions", "pids"]
 
 
-def test_mongodb_and_files_are_for_the_stages_that_ask_for_them(tmp_path: Path) -> None:
+def test_only_stages_that_ask_get_mongodb_and_files(tmp_path: Path) -> None:
     stages = "{a: {consumes: b, mongo: true}, d: {consumes: b, files: {NOTES: notes}}}"
     laid_out = lay_out(tmp_path, stages, REAL)
     assert list(laid_out.urls) == ["a", "d", "bridge"]
@@ -47,7 +47,7 @@ def test_mongodb_and_files_are_for_the_stages_that_ask_for_them(tmp_path: Path) 
     assert "NOTES" not in of(laid_out, "a").env
 
 
-def test_a_receiver_elsewhere_is_a_route_and_no_process(tmp_path: Path) -> None:
+def test_stage_with_a_url_is_a_route_and_no_process(tmp_path: Path) -> None:
     environment = {**REAL, "HEADER_HOOK_AUTHORIZATION": "Bearer hush"}
     laid_out = lay_out(tmp_path, f"{{a: {{consumes: b}}, hook: {HOOK}}}", environment)
     assert list(laid_out.urls) == ["a", "bridge"]
@@ -60,18 +60,18 @@ def test_a_receiver_elsewhere_is_a_route_and_no_process(tmp_path: Path) -> None:
     assert "hush" not in str(of(laid_out, "a").env)
 
 
-def test_a_header_whose_variable_is_not_set_is_told_before_anything_starts(tmp_path: Path) -> None:
+def test_missing_variable_of_a_header_is_an_error_before_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="HEADER_HOOK_AUTHORIZATION: not set; stage hook sends it"):
         lay_out(tmp_path, f"{{hook: {HOOK}}}", REAL)
 
 
-def test_all_that_must_be_installed_is_what_make_run_installs() -> None:
+def test_make_run_installs_every_needed_module() -> None:
     locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements" / "run.txt").read_text(), re.MULTILINE))
     brought = packages_distributions()
     for module in layout.needed(ROOT, stages_table.read(ROOT)):
         assert {re.sub("[-_.]+", "-", name).lower() for name in brought[module]} & locked, module
 
 
-def test_the_operators_token_is_the_gateways_alone(tmp_path: Path) -> None:
+def test_only_the_gateway_gets_the_ops_token(tmp_path: Path) -> None:
     laid_out = layout.lay_out(ROOT, tmp_path, stages_table.read(ROOT), 8000, {**REAL, "OPS_TOKEN": "a" * 16})
     assert [one.name for one in laid_out.components if "OPS_TOKEN" in one.env] == ["gateway"]

@@ -27,6 +27,8 @@ FUNCTIONS = set(STAGES)
         ("functions/store/notes.txt", set()),
     ],
 )
-def test_affected(path: str, names: set[str], tmp_path: Path, project: Path) -> None:
+def test_changed_file_affects_the_components_that_run_it(
+    path: str, names: set[str], tmp_path: Path, project: Path
+) -> None:
     laid_out = layout.lay_out(project, tmp_path, stages_table.read(project), 1, {})
     assert affected(Path(path), laid_out) == names

@@ -7,9 +7,7 @@ from tests.cli.running import WITHIN, Up
 from tests.servers import wait_for
 
 
-def test_a_second_up_with_a_mongodb_of_its_own_is_refused(
-    up: Up, tmp_path: Path, command: Command, mongo_url: str
-) -> None:
+def test_second_up_with_its_own_mongodb_is_refused(up: Up, tmp_path: Path, command: Command, mongo_url: str) -> None:
     redis = up.stack["redis"]
     with Up(tmp_path / "second", env={"REDIS_URL": redis}) as second:
         assert second.process.wait(WITHIN) == 1
@@ -24,7 +22,7 @@ def test_a_second_up_with_a_mongodb_of_its_own_is_refused(
     wait_for(lambda: up.stack["functions"]["store"] in command("stages", "--redis-url", redis).stdout, 60)
 
 
-def test_of_two_that_begin_together_one_at_most_is_ready(redis_url: str, tmp_path: Path) -> None:
+def test_of_two_ups_that_begin_together_at_most_one_is_ready(redis_url: str, tmp_path: Path) -> None:
     env = {"REDIS_URL": redis_url}
     with Up(tmp_path / "one", env=env) as one, Up(tmp_path / "other", env=env) as other:
 
