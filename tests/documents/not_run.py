@@ -4,14 +4,11 @@ import re
 import shutil
 
 NOT_RUN = (
-    (r"\bdocker\b|\bkind load\b", "needs Docker"),
     (r"\b(kubectl|helm|skaffold|minikube)\b|^knative/|^make (cluster|dev)\b", "needs a cluster"),
     (r"# on the cluster$|Host: milepost-|://milepost-[a-z]+\.milepost", "needs a cluster"),
     (r"^make (test|check)$", "runs these tests"),
-    (r"^make (faults|fuzz|bench)\b", "takes minutes; its own tests run a part of it"),
     (r"^git clone|^cd milepost$", "the tests run on a copy of this checkout"),
     (r"^REDIS_URL=redis://127\.0\.0\.1:6379 ", "tests/pipeline/test_stopping.py runs it, with servers of its own"),
-    (r"\b(NAME|REGISTRY|DIR|ID|ENTRY)\b", "has a placeholder"),
 )
 """Pattern of a command, reason."""
 
