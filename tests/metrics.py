@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-from milepost.served import Served
 from prometheus_client import CollectorRegistry
 
 from gateway.metrics import Metrics as GatewayMetrics
@@ -46,6 +45,5 @@ def _ours(registry: Registry) -> list[Family]:
 COMPONENTS = {
     "the bridge": _of_bridge(),
     "the gateway": _ours(GatewayMetrics().registry),
-    "a function": _ours(Served("stage").registry),
 }
 FAMILIES = {family.name: family for families in COMPONENTS.values() for family in families}

@@ -1,4 +1,4 @@
-"""A bridge, assembled: a worker for each stage, the ingest of plain messages, and its periodic tasks.
+"""A bridge, assembled: a worker for each stage and channel, the ingest of plain messages, and its periodic tasks.
 
 Order of a stop: no more reads and no more adoption, the lease is released, deliveries end or are handed back, and the
 connections close.
@@ -79,7 +79,11 @@ class Bridge:
             {name: self.metrics.of_stage(name) for name in self._wirings},
             time.monotonic,
         )
-        self.workers = [self._worker(name, wiring) for name, wiring in self._wirings.items()]
+        self.workers = [
+            self._worker(name, channel, wiring)
+            for name, wiring in self._wirings.items()
+            for channel in wiring.consumes  # in broker mode a channel that hangs must not take the places of others
+        ]
         self._subscriber = Subscriber(
             self._subscriber_redis,
             sorted({channel for wiring in self._wirings.values() for channel in wiring.consumes}),
@@ -90,7 +94,7 @@ class Bridge:
         )
         self._tasks: list[asyncio.Task[None]] = []
 
-    def _worker(self, name: str, wiring: Wiring) -> Worker:
+    def _worker(self, name: str, channel: str, wiring: Wiring) -> Worker:
         stage = None if name == BROKER else next(stage for stage in self._settings.routes if stage.name == name)
         delivery = stage or Delivery(timeout=self._settings.broker_timeout)
         headers = stage.headers_from if stage else {}
@@ -100,7 +104,7 @@ class Bridge:
         return Worker(
             Consumer(
                 name,
-                wiring.consumes,
+                [channel],
                 self._name,
                 reader=line,
                 scripts=self.journal.scripts,
@@ -241,7 +245,7 @@ class Bridge:
 
     async def _wake(self) -> None:
         """Move parked events to the retries of their stages when they come due."""
-        names = [worker.stage for worker in self.workers]
+        names = list(self._wirings)
         while True:
             pause = LOOK
             self._parked.clear()

@@ -1,8 +1,8 @@
 """A stage's consumer: everything between an event's journal and its acknowledgement.
 
-A stage has one consumer group on the journal of each channel that it consumes, and one on its stream of retries. Each
-bridge is one consumer in these groups. An entry that a consumer was given is pending until it is settled; whoever
-settles it first wins (the gate), so a second delivery of the same entry publishes nothing twice.
+A stage has one consumer group on the journal of each channel that it consumes, and one on its stream of retries for
+that channel. Each bridge is one consumer in these groups. An entry that a consumer was given is pending until it is
+settled; whoever settles it first wins (the gate), so a second delivery of the same entry publishes nothing twice.
 """
 
 import asyncio
@@ -126,9 +126,9 @@ class Consumer:
         self.stage = stage
         self.channels = channels
         self.name = name
-        self._retries = keys.retries(stage)
-        self._channels = {keys.journal(channel): channel for channel in channels}
-        self._streams = [StreamName(self._retries), *map(StreamName, self._channels)]
+        self._retries = {keys.retries(stage, channel): channel for channel in channels}
+        self._journals = {keys.journal(channel): channel for channel in channels}
+        self._streams = [*map(StreamName, self._retries), *map(StreamName, self._journals)]
         self._reader = reader
         self._scripts = scripts
         self._takes = Scripts(scripts.redis, reader)
@@ -154,10 +154,10 @@ class Consumer:
             entries, destroyed = await self._take_over(most + over, claim)
         redelivered = len(entries)
         if most > len(entries):
-            entries += await self._read([self._retries], ">", most - len(entries))
+            entries += await self._read([*self._retries], ">", most - len(entries))
         if most > len(entries):
-            share = -(-(most - len(entries)) // len(self._channels))
-            entries += await self._read([*self._channels], ">", share)
+            share = -(-(most - len(entries)) // len(self._journals))
+            entries += await self._read([*self._journals], ">", share)
         return Taken(entries, redelivered, destroyed)
 
     async def _take_over(self, most: int, claim: float) -> tuple[list[Entry], int]:
@@ -176,12 +176,12 @@ class Consumer:
 
         The channels share `count`, and each gives one at least. Raises as `take` does.
         """
-        share = max(1, count // len(self._channels))
-        return await self._read([self._retries, *self._channels], ">", share, block=round(block * 1000))
+        share = max(1, count // len(self._journals))
+        return await self._read([*self._retries, *self._journals], ">", share, block=round(block * 1000))
 
     async def reread(self) -> list[Entry]:
         """Return everything that this consumer has pending, in delivery or not. Raises GroupMissing."""
-        return await self._read([self._retries, *self._channels], "0", MOST_PENDING)
+        return await self._read([*self._retries, *self._journals], "0", MOST_PENDING)
 
     async def _read(self, streams: Sequence[str], start: str, count: int, *, block: int | None = None) -> list[Entry]:
         waiting: Sequence[Text] = () if block is None else ("BLOCK", max(1, block))  # 0 would be for ever
@@ -201,7 +201,9 @@ class Consumer:
         return [self._entry(stream.decode(), *row) for stream, rows in found for row in rows if row[1]]
 
     def _entry(self, stream: str, name: bytes, body: Sequence[bytes]) -> Entry:
-        return Entry.read(stream, self._channels.get(stream), name, body)
+        if stream in self._retries:
+            return Entry.read(stream, self._retries[stream], name, body, retried=True)
+        return Entry.read(stream, self._journals[stream], name, body)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
         """Settle deliveries. For each: `done`, `buried`, or `stale` when someone else has settled the entry.

@@ -34,9 +34,13 @@ def journal(channel: str) -> str:
     return f"{TAG}journal:{channel}"
 
 
-def retries(stage: str) -> str:
-    """Stream: events that a stage is to be given again, before any unread one. Its one group is the stage's."""
-    return f"{TAG}retries:{stage}"
+RETRIES = f"{TAG}retries:"
+"""Prefix of the streams of retries."""
+
+
+def retries(stage: str, channel: str) -> str:
+    """Stream: events of a channel that a stage is to be given again, before any unread one. Only the stage reads it."""
+    return f"{RETRIES}{stage}:{channel}"
 
 
 def parked(stage: str) -> str:
@@ -67,9 +71,10 @@ def stats(stage: str, bridge: str) -> str:
 def for_scripts() -> str:
     """Return the same names as Lua source: JOURNALS …, and journal_key(channel) …."""
     constants = {"TAG": TAG, "JOURNALS": JOURNALS, "STAGES": STAGES, "LEASE": LEASE, "DEAD": DEAD, "BACKLOG": BACKLOG}
-    constants["STATS"] = STATS
-    families = {"journal": journal(""), "retries": retries(""), "parked": parked(""), "dead": dead("")}
+    constants |= {"STATS": STATS, "RETRIES": RETRIES}
+    families = {"journal": journal(""), "parked": parked(""), "dead": dead("")}
     families |= {"status": status(""), "seen": SEEN}
     lines = [f"local {name} = '{text}'" for name, text in constants.items()]
     lines += [f"local function {name}_key(name) return '{text}' .. name end" for name, text in families.items()]
+    lines.append("local function retries_key(stage, channel) return RETRIES .. stage .. ':' .. channel end")
     return "\n".join(lines) + "\n"

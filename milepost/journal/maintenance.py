@@ -119,7 +119,7 @@ class Maintenance:
             )
             for name, wiring in routes.items()
         ]
-        await self._scripts.beat(fresh=FRESH, routes=rows)
+        await self._scripts.beat(fresh=FRESH, broker=BROKER, routes=rows)
 
     async def switch(self, routes: Mapping[str, Wiring]) -> str | None:
         """Take over from the groups of the other delivery mode, if there are any: position and events under way.

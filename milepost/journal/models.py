@@ -58,9 +58,15 @@ class Entry:
 
     @classmethod
     def read(
-        cls, stream: str, channel: str | None, name: bytes, body: Sequence[bytes] | Mapping[bytes, bytes]
+        cls,
+        stream: str,
+        channel: str,
+        name: bytes,
+        body: Sequence[bytes] | Mapping[bytes, bytes],
+        *,
+        retried: bool = False,
     ) -> "Entry":
-        """Read an entry of the journal of `channel`, or of the stream of retries if None.
+        """Read an entry of a journal, or of a stream of retries.
 
         A field that makes no sense counts as absent; an entry without an event is refused by its stage.
         """
@@ -70,12 +76,12 @@ class Entry:
         return cls(
             stream=stream,
             id=entry,
-            channel=channel or fields.get(b"channel", b"").decode(errors="replace"),
+            channel=channel,
             event=fields.get(b"event", b""),
             since=_whole(fields.get(b"since"), int(entry.partition("-")[0])),
             attempts=_whole(fields.get(b"attempts"), 0),
             crashes=_whole(fields.get(b"crashes"), 0),
-            retried=channel is None or bool(only),
+            retried=retried or bool(only),
             only=only,
         )
 

@@ -261,7 +261,7 @@ class Rig:
         return [json.loads(fields[b"event"])["id"] for _, fields in rows]
 
     async def pending(self, stage: Stage) -> int:
-        streams = keys.journal(stage.consumes), keys.retries(stage.name)
+        streams = keys.journal(stage.consumes), keys.retries(stage.name, stage.consumes)
         return sum([int((await self.redis.xpending(stream, stage.name))["pending"]) for stream in streams])
 
     async def parked(self, name: str) -> int:
@@ -291,7 +291,7 @@ class Rig:
             step.xlen(keys.journal(stage.consumes))
             step.xinfo_groups(keys.journal(stage.consumes))
             step.zcard(keys.parked(stage.name))
-            step.xlen(keys.retries(stage.name))
+            step.xlen(keys.retries(stage.name, stage.consumes))
             length, groups, parked, retries = await step.execute()
         (group,) = [row for row in groups if row["name"] == stage.name.encode()]
         unread = length if group["lag"] is None else min(length, group["lag"])

@@ -22,7 +22,7 @@ async def assert_bounded(rig: Rig) -> None:
         left = await rig.redis.ttl(name)
         if 0 <= left <= HOUR or name in CONSTANT:
             continue
-        if name.startswith((keys.journal(""), keys.retries(""))):
+        if name.startswith((keys.journal(""), keys.RETRIES)):
             assert await rig.redis.xinfo_groups(name), f"{name} has no group and does not end"
             assert await rig.redis.xlen(name) == 0 or await rig.journal.backlog() > 0, f"{name} is not counted"
             continue

@@ -165,3 +165,22 @@ async def test_hung_delivery_keeps_nothing_else_in_the_journal(rig: Rig) -> None
     await eventually(only_hung_and_last, what="finished entries leave the journal")
     assert "hung" in await rig.journaled("in")
     assert await rig.journal.backlog() == 1
+
+
+async def test_channel_that_hangs_in_broker_mode_delays_no_other(rig: Rig) -> None:
+    sink = await rig.stage("sink", "in", "out")
+    await rig.stage("other", "elsewhere")
+    never = asyncio.Event()
+
+    async def work(delivery: Delivery) -> Answer:
+        if delivery.event.type == "in":
+            await never.wait()
+        return status(202)
+
+    sink.script = work
+    await rig.bridge(delivery="broker", k_sink=sink.url, window=8)
+    await rig.publish_all("in", [f"hangs-{number}" for number in range(50)])
+    await eventually(lambda: sink.on_wire >= 8)
+    ids = [f"passes-{number}" for number in range(50)]
+    await rig.publish_all("elsewhere", ids)
+    await eventually(lambda: all(sink.count[of] == 1 for of in ids), what="the other channel's events")

@@ -77,7 +77,7 @@ class Records:
 
 @dataclass
 class Left:
-    """Ids of the events that still lie in Redis, by where."""
+    """Ids of the events in Redis that a stage has not finished, by where. `journals`: retries among them."""
 
     journals: list[str] = field(default_factory=list)
     parked: list[str] = field(default_factory=list)
@@ -88,8 +88,9 @@ class Left:
         left = cls()
         async for key in redis.scan_iter("{milepost}:*"):
             name = key.decode()
-            if name.startswith(keys.journal("")):
-                left.journals += ids_in(await redis.xrange(name))
+            if name.startswith((keys.journal(""), keys.RETRIES)):
+                if await redis.xinfo_groups(name):  # else no stage waits for its events
+                    left.journals += ids_in(await redis.xrange(name))
             elif name.startswith(keys.parked("")):
                 left.parked += [_id(member.partition(b"\n")[2]) for member in await redis.zrange(name, 0, -1)]
             elif name.startswith(keys.dead("")):

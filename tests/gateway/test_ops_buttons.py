@@ -23,7 +23,7 @@ async def test_a_dead_letter_is_replayed_from_the_page(browser: httpx.AsyncClien
     assert (answer.status_code, answer.headers["location"]) == (303, "/ops?done=replayed&count=1")
     assert "1 dead letter replayed." in (await browser.get(answer.headers["location"])).text
     assert [letter.entry for letter in await journal.admin.dead_letters("distance")] == [second]
-    assert await journal.redis.xlen(keys.retries("distance")) == 1
+    assert await journal.redis.xlen(keys.retries("distance", "raw_input")) == 1
 
 
 async def test_all_of_them_are_dropped(browser: httpx.AsyncClient, journal: Journal) -> None:

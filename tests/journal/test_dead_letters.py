@@ -133,7 +133,7 @@ async def test_dead_letters_of_one_mode_are_replayed_in_the_other(
     broker = consumers("broker")
     await made(broker)
     assert await journal.admin.replay("distance", [mine.entry]) == 1
-    assert len((await broker.take(9)).entries) == 1
+    assert (await broker.take(1)).entries[0].event == mine.event
 
 
 async def test_dead_letter_of_a_stage_that_no_bridge_serves_is_not_replayed(

@@ -74,7 +74,7 @@ async def test_parked_event_counts_from_its_first_journaling(
 ) -> None:
     seconds, _ = await redis.time()
     retry = {"event": submission().to_json(), "channel": RAW, "since": str(seconds * 1000 - LONG_AGO)}
-    await redis.xadd(keys.retries("distance"), retry)  # type: ignore[arg-type]
+    await redis.xadd(keys.retries("distance", RAW), retry)  # type: ignore[arg-type]
     unread = await look(journal)
     [entry] = (await distance.take(1)).entries
     pending = await look(journal)

@@ -45,7 +45,7 @@ async def test_every_key_has_the_one_hash_tag_and_its_type(
         keys.STATS: "zset",
         keys.stats("distance", "bridge-1"): "string",
         keys.journal(RAW): "stream",
-        keys.retries("distance"): "stream",
+        keys.retries("distance", RAW): "stream",
         keys.parked("distance"): "zset",
         keys.dead("distance"): "stream",
         keys.dead("bridge"): "stream",

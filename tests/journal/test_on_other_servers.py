@@ -71,7 +71,7 @@ async def live(url: str, redis: Redis) -> None:
     (entry,) = (await distance.take(1, claim=CLAIM)).entries
     assert await settled(distance, Complete(entry, event.id, reply_to(event))) == "done"
     assert await distance.reap(idle=0) == 0
-    assert await maintenance.trim(RAW) == ("trimmed", 0, 0)
+    assert await maintenance.trim(RAW) == ("trimmed", 1, 0)
     await maintenance.keep_statuses(RAW)
     assert await maintenance.lease("token", ttl=10, announce=True) == "token"
     assert await maintenance.adopt([Foreign(submission(), "token"), Foreign(submission(), None)]) == ["done", "done"]

@@ -90,7 +90,7 @@ async def test_missing_group_raises_and_a_new_one_begins_at_the_beginning(
 async def test_missing_group_of_retries_raises_and_is_made_again(
     journal: Journal, redis: Redis, distance: Consumer
 ) -> None:
-    await redis.delete(keys.retries("distance"))
+    await redis.delete(keys.retries("distance", RAW))
     with pytest.raises(GroupMissing):
         await distance.take(9)
     assert await distance.ensure() is False, "the groups of journals are there"
@@ -167,7 +167,7 @@ async def test_foreign_entry_reads_as_an_event_that_every_stage_refuses(redis: R
     assert (entry.event, entry.only) == (b"", "")
 
 
-@pytest.mark.parametrize("stream", [keys.journal(RAW), keys.retries("distance")])
+@pytest.mark.parametrize("stream", [keys.journal(RAW), keys.retries("distance", RAW)])
 async def test_fields_that_make_no_sense_count_as_absent(redis: Redis, distance: Consumer, stream: str) -> None:
     fields = {"event": "{}", "for": b"\xff", "since": "yesterday", "attempts": "-1", "crashes": "9" * 400}
     await redis.xadd(stream, {**fields, "channel": b"\xff"}, id="1700000000000-0")  # type: ignore[dict-item]

@@ -181,7 +181,7 @@ async def test_entries_of_a_lost_reply_are_reread_and_not_read_twice(
     lossy_reads: Consumer, proxy: Proxy, redis: Redis, how: str
 ) -> None:
     event = submission()
-    await redis.xadd(keys.retries("distance"), {"event": event.to_json(), "channel": RAW})
+    await redis.xadd(keys.retries("distance", RAW), {"event": event.to_json(), "channel": RAW})
     proxy.lose(b"XREADGROUP")
     with pytest.raises(JournalUnavailable):
         await (lossy_reads.take(9) if how == "take" else lossy_reads.wait(9, block=READY))

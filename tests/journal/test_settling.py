@@ -16,6 +16,7 @@ from milepost.journal import (
     Entry,
     GroupMissing,
     Journal,
+    Maintenance,
     Park,
     Refused,
     Scripts,
@@ -87,31 +88,39 @@ async def test_delivery_without_a_reply_is_acknowledged_and_publishes_nothing(
     assert await redis.smembers(keys.JOURNALS) == {RAW.encode()}
 
 
-async def test_settled_entry_is_deleted_at_once_when_no_other_group_reads_its_stream(
-    journal: Journal, redis: Redis, distance: Consumer
+@each_kind
+async def test_settled_retry_is_deleted_at_once(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, kind: str
 ) -> None:
-    """So a finished submission pins no memory, and nothing else in the stream has to wait for a trim."""
-    entries = await taken(journal, distance, 4)
-    kinds = [KINDS[kind](entry) for kind, entry in zip(KINDS, entries, strict=True)]
-    assert await distance.settle(kinds) == ["done", "done", "buried", "done"]
+    """No other group reads the retries of a stage, and no trim shortens them."""
+    first = await taken(journal, distance, 2)
+    await distance.settle([Park(entry, "", failure(), 0) for entry in first])
+    await maintenance.wake(["distance"], most=2)
+    slow, entry = (await distance.take(2)).entries
+    assert await settled(distance, KINDS[kind](entry)) in {"done", "buried"}
+    assert [name.decode() for name, _ in await redis.xrange(keys.retries("distance", RAW))] == [slow.id]
+
+
+@each_kind
+async def test_settled_entry_of_a_journal_is_deleted_by_the_next_trim(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, kind: str
+) -> None:
+    (entry,) = await taken(journal, distance)
+    assert await settled(distance, KINDS[kind](entry)) in {"done", "buried"}
+    assert await maintenance.trim(RAW) == ("trimmed", 1, 0)
     assert await journaled(redis, RAW) == []
 
 
-async def test_settled_entry_stays_while_another_group_reads_its_stream(
-    journal: Journal, redis: Redis, distance: Consumer, consumers: Consumers
+async def test_settled_entry_stays_while_another_stage_needs_it(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, consumers: Consumers
 ) -> None:
     audit = consumers("audit")
     await made(audit)
     (entry,) = await taken(journal, distance)
     await settled(distance, Complete(entry, "", None))
+    await maintenance.trim(RAW)
     (same,) = (await audit.take(9)).entries
     assert same.event == entry.event
-
-
-async def test_one_pending_entry_keeps_no_other(journal: Journal, redis: Redis, distance: Consumer) -> None:
-    slow, *others = await taken(journal, distance, 20)
-    await distance.settle([Complete(entry, "", None) for entry in others])
-    assert [name.decode() for name, _ in await redis.xrange(keys.journal(RAW))] == [slow.id]
 
 
 @each_kind
@@ -131,7 +140,7 @@ async def test_full_redis_allows_the_first_write_the_gate_is_next_and_the_acknow
         "bury": ["XADD", "SADD", "HSET", "PEXPIRE"],
         "delay": ["ZADD", "PEXPIRE"],
     }[kind]
-    assert order == ["XACK", "XPENDING", *own, "XACK", "XDEL"]
+    assert order == ["XACK", "XPENDING", *own, "XACK"]
     acknowledgements = [command for command in called if command.upper().startswith("XACK")]
     assert acknowledgements[0].endswith("0-0")
     assert acknowledgements[1].endswith(entries[1].id)

@@ -74,7 +74,7 @@ async def test_redeliveries_come_before_retries_before_unread_events_at_any_back
     assert (found.redelivered, found.destroyed) == (3, 0)
     assert sorted(entry.id for entry in found.entries[:3]) == sorted(entry.id for entry in lost.values())
     assert [entry.event for entry in found.entries[3:5]] == [entry.event for entry in retried]
-    assert streams(found)[3:] == [keys.retries("distance")] * 2 + [keys.journal(channel) for channel in CHANNELS]
+    assert streams(found)[3:] == [keys.retries("distance", RAW)] * 2 + [keys.journal(channel) for channel in CHANNELS]
 
 
 async def test_lost_retry_is_redelivered_before_the_lost_entries_of_journals(
@@ -85,7 +85,7 @@ async def test_lost_retry_is_redelivered_before_the_lost_entries_of_journals(
     entries = (await dead.take(2)).entries
     await abandoned(redis, dead, *entries)
     found = await distance.take(2, claim=CLAIM)
-    assert streams(found) == [keys.retries("distance"), keys.journal(RAW)]
+    assert streams(found) == [keys.retries("distance", RAW), keys.journal(RAW)]
     assert found.entries == entries
     assert found.entries[0].failures == 1
 
@@ -151,7 +151,7 @@ async def test_entries_that_an_operator_deleted_are_counted_and_no_longer_pendin
     (retried,) = (await dead.take(1)).entries
     await abandoned(redis, dead, *entries, retried)
     await redis.xdel(keys.journal(RAW), entries[0].id, entries[2].id)
-    await redis.xtrim(keys.retries("distance"), maxlen=0, approximate=False)
+    await redis.xtrim(keys.retries("distance", RAW), maxlen=0, approximate=False)
     assert await distance.take(9, claim=CLAIM) == Taken([entries[1]], 1, 3)
     assert await pending(redis, distance) == 1
 
@@ -209,7 +209,7 @@ async def test_take_exceeds_its_limit_by_less_than_one_entry_for_each_channel(
         assert most <= len((await distance.take(most)).entries) < most + len(CHANNELS)
 
 
-@pytest.mark.parametrize("stream", [keys.retries("distance"), *map(keys.journal, CHANNELS)])
+@pytest.mark.parametrize("stream", [keys.retries("distance", RAW), *map(keys.journal, CHANNELS)])
 @pytest.mark.parametrize("claim", [0, CLAIM])
 async def test_missing_group_of_any_stream_raises(redis: Redis, distance: Consumer, stream: str, claim: float) -> None:
     await redis.xgroup_destroy(stream, "distance")

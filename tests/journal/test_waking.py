@@ -43,7 +43,7 @@ async def test_woken_event_keeps_its_counts_its_channel_and_its_deadline(
     entry = await parked(journal, distance, attempts=4, crashes=2)
     assert await maintenance.wake(["distance"], most=9) == (1, None, {})
     (woken,) = (await distance.take(9)).entries
-    assert (woken.stream, woken.retried, woken.only) == (keys.retries("distance"), True, "")
+    assert (woken.stream, woken.retried, woken.only) == (keys.retries("distance", RAW), True, "")
     assert (woken.event, woken.channel, woken.since) == (entry.event, RAW, entry.since)
     assert (woken.attempts, woken.crashes) == (4, 2)
     assert not await redis.exists(keys.parked("distance"))
@@ -118,7 +118,7 @@ async def test_wake_adds_the_retry_before_it_removes_the_parked_event(
     assert order == ["XACK", "XADD", "ZREM"]
 
 
-@pytest.mark.parametrize("broken", [keys.retries("broken"), keys.parked("broken")])
+@pytest.mark.parametrize("broken", [keys.retries("broken", "broken"), keys.parked("broken")])
 async def test_stage_whose_keys_are_of_another_type_holds_up_no_other(
     journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, consumers: Consumers, broken: str
 ) -> None:
@@ -133,7 +133,7 @@ async def test_stage_whose_keys_are_of_another_type_holds_up_no_other(
         assert "WRONGTYPE" in refused["broken"]
     for consumer in stages[1:]:
         assert len((await consumer.take(9)).entries) == 1
-    if broken == keys.retries("broken"):
+    if broken == keys.retries("broken", "broken"):
         assert await redis.zcard(keys.parked("broken")) == 1, "the event is not lost"
 
 
@@ -194,6 +194,7 @@ async def test_parked_event_holds_no_slot_and_pins_no_journal(
 ) -> None:
     await parked(journal, distance, delay=3600)
     assert await pending(redis, distance) == 0
+    await maintenance.trim(RAW)
     assert await journaled(redis, RAW) == []
     await overdue(redis, keys.parked("distance"))
     assert (await maintenance.wake(["distance"], most=1))[0] == 1

@@ -171,7 +171,7 @@ class World:
 
     async def do_take_over(self, draft: "Draft", bridge: int, stage: str) -> None:
         name = draft.names[bridge]
-        streams = [StreamName(keys.retries(stage)), StreamName(keys.journal(IN))]
+        streams = [StreamName(keys.retries(stage, IN)), StreamName(keys.journal(IN))]
         taken, destroyed = await self.journal.scripts.take_over(
             stage=stage, consumer=name, most=8, claim=0, streams=streams
         )
@@ -306,7 +306,7 @@ class World:
 
     async def read_all(self) -> dict[str, Any]:
         names = sorted(name.decode() for name in await self.line.call("KEYS", "*") if name not in VOLATILE)
-        streams = [name for name in names if name.startswith((keys.journal(""), keys.retries(""), keys.dead("")))]
+        streams = [name for name in names if name.startswith((keys.journal(""), keys.RETRIES, keys.dead("")))]
         parked = [name for name in names if name.startswith(keys.parked(""))]
         calls: list[Any] = [self.line.call("XRANGE", name, "-", "+") for name in streams]
         calls += [self.line.call("ZRANGE", name, 0, -1) for name in parked]
@@ -325,7 +325,7 @@ class World:
     def readers(self, stream: str) -> list[str]:
         if stream == keys.journal(OUT):
             return ["last"]
-        return [stage for stage in self.wirings if stream in (keys.journal(IN), keys.retries(stage))]
+        return [stage for stage in self.wirings if stream in (keys.journal(IN), keys.retries(stage, IN))]
 
 
 class View:
@@ -349,7 +349,7 @@ class View:
     def places(self, stage: str, of: str) -> list[str]:
         """Return every place where this stage has this event."""
         places = []
-        for stream in (keys.journal(IN), keys.retries(stage)):
+        for stream in (keys.journal(IN), keys.retries(stage, IN)):
             rows = {row[0]: row for row in self.streams.get(stream, [])}
             if stream not in self.groups or stage not in self.groups[stream]:
                 raise ViolationError(f"{stream} has no group {stage}")
@@ -366,7 +366,7 @@ class View:
     def check_bounded(self) -> None:
         for name, ttl in self.ttl.items():
             bounded = name in CONSTANT or 0 <= ttl <= HOUR
-            counted = name.startswith((keys.retries(""), keys.parked(""), keys.dead(""))) or name in self.groups
+            counted = name.startswith((keys.RETRIES, keys.parked(""), keys.dead(""))) or name in self.groups
             if not bounded and not counted:
                 raise ViolationError(f"{name} neither counts nor ends")
             if name in self.groups and self.groups[name] and ttl >= 0:

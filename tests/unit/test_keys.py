@@ -17,7 +17,7 @@ ALL = [
     keys.LIMITS,
     keys.journal("raw_input"),
     keys.journal("user:email"),
-    keys.retries("distance"),
+    keys.retries("distance", "raw_input"),
     keys.parked("distance"),
     keys.dead("distance"),
     keys.dead("bridge"),
@@ -35,7 +35,7 @@ def test_all_keys_are_in_one_slot_of_a_cluster() -> None:
 def test_name_with_braces_does_not_move_its_key(name: str) -> None:
     named = [
         keys.journal(name),
-        keys.retries(name),
+        keys.retries(name, name),
         keys.parked(name),
         keys.dead(name),
         keys.seen(name, name),

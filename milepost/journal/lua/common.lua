@@ -157,7 +157,7 @@ local function settle(group, rows, step)
   end)
   for stream, entries in pairs(finished) do
     redis.call('XACK', stream, group, unpack(entries))
-    if stream == retries_key(group) then redis.call('XDEL', stream, unpack(entries)) end
+    if string.sub(stream, 1, #RETRIES) == RETRIES then redis.call('XDEL', stream, unpack(entries)) end
   end
   if not ok then error(fault, 0) end
   return answers
@@ -281,6 +281,12 @@ local function bury(stage, letter)
   end
 end
 
+-- Keeps a member of a stage's parked events that is none.
+local function bury_unparsed(stage, member)
+  bury(stage, { event = member, channel = '', id = '', reason = 'cannot be retried: it is not a parked event',
+    status = '', attempts = 0, crashes = 0 })
+end
+
 -- Counts what waits. `total`: journaled, parked and dead events of all stages. `counted`: those that count against the
 -- limit of the doors, which are those that a served stage needs. `closed`: the channels whose stages are all unserved
 -- and have more than `limit` waiting.
@@ -306,12 +312,14 @@ local function count_backlog(fresh, limit)
     if grouped and not served and waiting >= limit then closed[#closed + 1] = channel end
     total, counted = total + waiting, counted + needed
   end
-  local dead = {}
-  for _, name in ipairs(redis.call('SMEMBERS', DEAD)) do dead[name] = true end
-  for name in pairs(stages) do dead[name] = true end
-  for name in pairs(dead) do
-    local waiting = count('ZCARD', parked_key(name)) + count('XLEN', retries_key(name))
-      + count('XLEN', dead_key(name))
+  local names = {}
+  for _, name in ipairs(redis.call('SMEMBERS', DEAD)) do names[name] = true end
+  for name in pairs(stages) do names[name] = true end
+  for name in pairs(names) do
+    local waiting = count('ZCARD', parked_key(name)) + count('XLEN', dead_key(name))
+    for _, channel in ipairs(stages[name] and stages[name].consumes or {}) do
+      waiting = waiting + count('XLEN', retries_key(name, channel))
+    end
     total = total + waiting
     if not stages[name] or stages[name].served then counted = counted + waiting end
   end

@@ -30,8 +30,8 @@ local function depth(row)
   local journaled = 0
   for channel in string.gmatch(row.channels, '%S+') do
     journaled = journaled + waiting_in(journal_key(channel), row.stage)
+      + waiting_in(retries_key(row.stage, channel), row.stage)
   end
-  journaled = journaled + waiting_in(retries_key(row.stage), row.stage)
   local parked = count('ZCARD', parked_key(row.stage))
   if parked > 0 then see(string.match(redis.call('ZRANGE', parked_key(row.stage), 0, 0)[1], '^%S+ (%d+)')) end
   return { journaled, parked, count('XLEN', dead_key(row.stage)), oldest and math.max(0, time - oldest) or -1 }

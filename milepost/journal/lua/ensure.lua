@@ -1,11 +1,11 @@
 -- ensure(stage, channels[channel])
 -- Makes the groups of a stage where they are missing: on the journals of its channels, from their beginning, and on its
--- stream of retries. Answers how many were made on journals.
+-- streams of retries. Answers how many were made on journals.
 write_when_full()
 local made = 0
 for _, row in ipairs(channels) do
   if make_group(journal_key(row.channel), stage, '0') then made = made + 1 end
+  make_group(retries_key(stage, row.channel), stage, '0')
   redis.call('SADD', JOURNALS, row.channel)
 end
-make_group(retries_key(stage), stage, '0')
 return made

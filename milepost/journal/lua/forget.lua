@@ -3,15 +3,17 @@
 -- Answers { 'forgotten' | 'served' | 'unknown', parked, dead }.
 local text = redis.call('HGET', STAGES, stage)
 if text and now() - cjson.decode(text).beat < fresh then return { 'served', 0, 0 } end
-local parked = count('ZCARD', parked_key(stage)) + count('XLEN', retries_key(stage))
+local parked = count('ZCARD', parked_key(stage))
 local dead = count('XLEN', dead_key(stage))
 redis.call('HDEL', STAGES, stage)
 local groups = 0
 for _, channel in ipairs(redis.call('SMEMBERS', JOURNALS)) do
   local destroyed = redis.pcall('XGROUP', 'DESTROY', journal_key(channel), stage)
   if type(destroyed) == 'number' then groups = groups + destroyed end  -- else there is no such journal
+  parked = parked + count('XLEN', retries_key(stage, channel))
+  redis.call('DEL', retries_key(stage, channel))
 end
-redis.call('DEL', parked_key(stage), retries_key(stage), dead_key(stage))
+redis.call('DEL', parked_key(stage), dead_key(stage))
 redis.call('SREM', DEAD, stage)
 if not text and groups + parked + dead == 0 then return { 'unknown', 0, 0 } end
 return { 'forgotten', parked, dead }

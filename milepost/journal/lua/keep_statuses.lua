@@ -14,8 +14,14 @@ local function is_unfinished(entry)
   return false
 end
 
+-- The id of an event as Milepost writes it, with its escapes read.
+local function id_of(event)
+  local ok, id = pcall(cjson.decode, string.match(event, '^{"specversion":"1.0","id":(".-")[,}]') or 'null')
+  return ok and type(id) == 'string' and id
+end
+
 for _, row in ipairs(rows) do
-  local id = string.match(fields_of(row[2]).event or '', '^{"specversion":"1.0","id":"([^"\\]+)"')
+  local id = id_of(fields_of(row[2]).event or '')
   if id and is_unfinished(row[1]) then keep_status(status_key(id)) end
 end
 return #rows == most and '(' .. rows[#rows][1] or ''

@@ -11,7 +11,7 @@ local counted = known and tonumber(string.match(known, '^%d+'))
 if not counted then
   local _, closed
   _, counted, closed = count_backlog(fresh, limit)
-  known = whole(counted) .. ' ' .. table.concat(closed, ' ') .. ' '
+  known = whole(counted) .. '\n' .. table.concat(closed, '\n') .. '\n'
   redis.pcall('SET', BACKLOG, known, 'PX', trusted)  -- a full Redis refuses it, and then every event
 end
 if counted >= limit then return 'full' end
@@ -35,7 +35,7 @@ end
 local answers, channels, added = {}, {}, 0
 for _, event in ipairs(events) do
   local answer
-  if string.find(closed, ' ' .. event.channel .. ' ', 1, true) then
+  if string.find(closed, '\n' .. event.channel .. '\n', 1, true) then
     answer = 'closed'
   elseif is_crowded(event.channel) then
     answer = 'crowded'

@@ -30,7 +30,7 @@ for _, row in ipairs(letters) do
 end
 write_when_full()
 for _, letter in ipairs(found) do
-  redis.call('XADD', retries_key(letter.route), '*', 'event', letter.event, 'channel', letter.channel)
+  redis.call('XADD', retries_key(letter.route, letter.channel), '*', 'event', letter.event)
   redis.call('XDEL', dead, letter.entry)
   if letter.id ~= '' then
     redis.call('HDEL', status_key(letter.id), 'dead:' .. stage)

@@ -21,28 +21,30 @@ for name, stage in pairs(stages) do
 end
 if not next(others) then return { 'nothing' } end
 
+local broken = {}
+
 -- What is under way for a stage of the other mode: { channel, event, since, attempts, crashes } each.
 local function under_way(name, stage)
   local found = {}
-  local function take(stream, channel)
-    for _, row in ipairs(unless_gone('XPENDING', stream, name, '-', '+', 1000000) or {}) do
-      local entry = redis.call('XRANGE', stream, row[1], row[1])[1]
-      if entry then
-        local fields = fields_of(entry[2])
-        found[#found + 1] = { fields.channel or channel, fields.event, fields.since or string.match(entry[1], '^%d+'),
-          fields.attempts or '0', fields.crashes or '0' }
-      end
-    end
-  end
-  for _, channel in ipairs(stage.consumes) do take(journal_key(channel), channel) end
-  for _, entry in ipairs(redis.call('XRANGE', retries_key(name), '-', '+')) do
+  local function keep(channel, entry)
     local fields = fields_of(entry[2])
-    found[#found + 1] = { fields.channel, fields.event, fields.since or string.match(entry[1], '^%d+'),
+    found[#found + 1] = { channel, fields.event, fields.since or string.match(entry[1], '^%d+'),
       fields.attempts or '0', fields.crashes or '0' }
+  end
+  for _, channel in ipairs(stage.consumes) do
+    for _, row in ipairs(unless_gone('XPENDING', journal_key(channel), name, '-', '+', 1000000) or {}) do
+      local entry = redis.call('XRANGE', journal_key(channel), row[1], row[1])[1]
+      if entry then keep(channel, entry) end
+    end
+    for _, entry in ipairs(redis.call('XRANGE', retries_key(name, channel), '-', '+')) do keep(channel, entry) end
   end
   for _, member in ipairs(redis.call('ZRANGE', parked_key(name), 0, -1)) do
     local since, attempts, crashes, channel, event = string.match(member, '^%S+ (%d+) (%d+) (%d+) (%S+)\n(.*)$')
-    if event then found[#found + 1] = { channel, event, since, attempts, crashes } end
+    if event then
+      found[#found + 1] = { channel, event, since, attempts, crashes }
+    else
+      broken[#broken + 1] = { name, member }
+    end
   end
   return found
 end
@@ -71,22 +73,26 @@ for name, stage in pairs(others) do
 end
 
 write_when_full()
+for _, row in ipairs(broken) do bury_unparsed(row[1], row[2]) end
 for channel, stages_of_channel in pairs(heirs) do
   for _, stage in ipairs(stages_of_channel) do
     make_group(journal_key(channel), stage, positions[channel] or '0')
-    make_group(retries_key(stage), stage, '0')
+    make_group(retries_key(stage, channel), stage, '0')
   end
   redis.call('SADD', JOURNALS, channel)
 end
 for _, event in ipairs(moving) do
   for _, stage in ipairs(heirs[event[1]]) do
-    redis.call('XADD', retries_key(stage), '*', 'channel', event[1], 'event', event[2], 'since', event[3],
+    redis.call('XADD', retries_key(stage, event[1]), '*', 'event', event[2], 'since', event[3],
       'attempts', event[4], 'crashes', event[5])
   end
 end
 for name, stage in pairs(others) do
-  for _, channel in ipairs(stage.consumes) do redis.pcall('XGROUP', 'DESTROY', journal_key(channel), name) end
-  redis.call('DEL', parked_key(name), retries_key(name))
+  for _, channel in ipairs(stage.consumes) do
+    redis.pcall('XGROUP', 'DESTROY', journal_key(channel), name)
+    redis.call('DEL', retries_key(name, channel))
+  end
+  redis.call('DEL', parked_key(name))
   redis.call('HDEL', STAGES, name)
 end
 return { 'done' }

@@ -9,11 +9,10 @@ write_when_full()
 local function retry(stage, member)
   local since, attempts, crashes, channel, event = string.match(member, '^%S+ (%d+) (%d+) (%d+) (%S+)\n(.*)$')
   if event then
-    redis.call('XADD', retries_key(stage), '*', 'event', event, 'channel', channel, 'since', since,
+    redis.call('XADD', retries_key(stage, channel), '*', 'event', event, 'since', since,
       'attempts', attempts, 'crashes', crashes)
   else
-    bury(stage, { event = member, channel = '', id = '', reason = 'cannot be retried: it is not a parked event',
-      status = '', attempts = 0, crashes = 0 })
+    bury_unparsed(stage, member)
   end
   redis.call('ZREM', parked_key(stage), member)
   woken = woken + 1

@@ -140,7 +140,7 @@ async def test_forget_removes_every_trace_of_a_stage_and_returns_what_was_lost(
     await unserved(redis, "distance")
     assert await journal.admin.forget("distance") == Forgotten(parked=3, dead=1)
     assert [stage.name for stage in await journal.admin.stages()] == ["audit"]
-    assert not await redis.exists(keys.parked("distance"), keys.dead("distance"), keys.retries("distance"))
+    assert not await redis.exists(keys.parked("distance"), keys.dead("distance"), keys.retries("distance", RAW))
     assert [row["name"] for row in await redis.xinfo_groups(keys.journal(RAW))] == [b"audit"]
     assert await journal.admin.dead_stages() == []
     await audit.settle([Complete(entry, "", None) for entry in (await audit.take(9)).entries])
@@ -158,10 +158,11 @@ async def test_group_that_the_table_does_not_know_can_be_forgotten(
 
 
 async def test_stage_whose_keys_are_of_another_type_can_be_forgotten(journal: Journal, redis: Redis) -> None:
-    stray = (keys.parked("stray"), keys.retries("stray"), keys.dead("stray"))
+    stray = (keys.parked("stray"), keys.retries("stray", RAW), keys.dead("stray"))
     for key in stray:
         await redis.set(key, "of another type")
     await redis.sadd(keys.DEAD, "stray")
+    await redis.sadd(keys.JOURNALS, RAW)
     with pytest.raises(LookupError):
         await journal.admin.forget("stray")
     assert not await redis.exists(*stray)
