@@ -63,6 +63,7 @@ COPY --chown=${OWNER} milepost/*.py milepost/
 COPY --chown=${OWNER} milepost/events milepost/events
 COPY --chown=${OWNER} milepost/function milepost/function
 COPY --chown=${OWNER} milepost/server milepost/server
+COPY --chown=${OWNER} milepost/observe milepost/observe
 COPY --chown=${OWNER} ${PROJECT}/functions/*.py functions/
 COPY --chown=${OWNER} ${PROJECT}/functions/${STAGE} functions/${STAGE}
 RUN python3 -m compileall -q --invalidation-mode checked-hash /app

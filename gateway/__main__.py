@@ -10,8 +10,8 @@ from fastapi import FastAPI
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
-from milepost import log, tracing
 from milepost.errors import ConfigurationError
+from milepost.observe import logs, traces
 from milepost.server.protocol import Protocol
 
 STOP_WITHIN = 7
@@ -33,9 +33,9 @@ class Server(uvicorn.Server):
 def main() -> int:
     """Exit status: 0 after a clean stop, 2 for a setting that is wrong, 3 when the port cannot be had."""
     try:
-        log.configure()
+        logs.configure()
         settings = GatewaySettings.read()
-        tracing.tracer("gateway")  # a wrong setting of it is told here too
+        traces.tracer("gateway")  # a wrong setting of it is told here too
     except ConfigurationError as fault:
         print(f"gateway: {fault}", file=sys.stderr)  # noqa: T201
         return 2

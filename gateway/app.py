@@ -29,7 +29,7 @@ from milepost.connection import connect
 from milepost.errors import BacklogFull, JournalUnavailable
 from milepost.http import problem
 from milepost.journal import Journal
-from milepost.log import Fields
+from milepost.observe.logs import Fields
 
 log = logging.getLogger("gateway")
 

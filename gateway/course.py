@@ -12,7 +12,7 @@ from milepost.errors import JournalUnavailable
 from milepost.events.strict_json import loads
 from milepost.graph import Graph, Node
 from milepost.journal import Journal, keys
-from milepost.log import Fields
+from milepost.observe.logs import Fields
 
 DEAD = "dead:"
 """How progress names a stage that gave a submission up."""

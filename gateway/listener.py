@@ -14,7 +14,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from gateway.refusal import Refusal
-from milepost.log import Fields
+from milepost.observe.logs import Fields
 
 QUIET = 5.0
 """Seconds of silence after which the connection must answer a PING, within as many again."""

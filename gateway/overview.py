@@ -9,7 +9,7 @@ from milepost.events.strict_json import loads
 from milepost.graph import Graph, Node
 from milepost.journal import BEAT_FRESH, Depth, Journal, keys, stats
 from milepost.journal.stats import EVERY, KEPT, SLOTS, Counts, Slot
-from milepost.log import masked
+from milepost.observe.logs import masked
 
 SHOWN_LETTERS = 10
 """Dead letters of one stage that are shown, the oldest."""

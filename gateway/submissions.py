@@ -21,12 +21,12 @@ from gateway.identity import HEADER, identify, is_key, traceparent
 from gateway.pages import Pages
 from gateway.rate import RateLimit
 from gateway.refusal import FORMS, JSON, Faults, Refusal, fault, faults, invalid, media_type, unavailable, wants_page
-from milepost import tracing
 from milepost.errors import BacklogFull, JournalUnavailable
 from milepost.events.event import Event, now
 from milepost.events.strict_json import decode
 from milepost.journal import Journal, Note
-from milepost.log import Fields
+from milepost.observe import traces
+from milepost.observe.logs import Fields
 
 SOURCE = "/milepost/gateway"
 KEY_FIELD = "idempotency_key"
@@ -64,7 +64,7 @@ class Door:
             raise unavailable(cause) from cause
 
     async def _journal(self, event: Event) -> None:
-        tracer = tracing.tracer("gateway")
+        tracer = traces.tracer("gateway")
         if tracer is None:
             await self.journal.publish(event)
             return

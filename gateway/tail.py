@@ -13,7 +13,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from gateway.listener import Listener
 from gateway.refusal import Refusal
 from milepost.events.strict_json import dumps, loads
-from milepost.log import masked
+from milepost.observe.logs import masked
 
 MOST_TAILS = 5
 

@@ -32,7 +32,7 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as TimedOut
 
-from milepost.log import Fields
+from milepost.observe.logs import Fields
 from milepost.settings import JournalSettings
 
 log = logging.getLogger("milepost")

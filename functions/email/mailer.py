@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import unquote, urlsplit
 
 from milepost.errors import ConfigurationError, Unavailable
-from milepost.log import Fields
+from milepost.observe.logs import Fields
 
 if TYPE_CHECKING:
     from functions.email.smtp import SmtpSender

@@ -14,7 +14,7 @@ from pymongo.errors import AutoReconnect, PyMongoError
 from functions.mongo import OPERATION_TIMEOUT, Database, Document, Inserts, mongo_errors, single_operation
 from milepost import InHand, Unavailable
 from milepost.coalescer import Coalescer
-from milepost.log import Fields
+from milepost.observe.logs import Fields
 
 log = logging.getLogger("milepost.email")
 

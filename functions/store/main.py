@@ -14,7 +14,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from functions.mongo import Database, Document, Inserts, mongo_url, once_per_loop, open_database, single_operation
 from functions.payloads import CalculatedDistance, Recipient
 from milepost import Event, Reject, Unavailable, stage
-from milepost.log import Fields
+from milepost.observe.logs import Fields
 
 log = logging.getLogger("milepost.store")
 

@@ -6,20 +6,20 @@ from typing import NoReturn
 
 import uvicorn
 
-from milepost import log, tracing
 from milepost.bridge.app import create_app
 from milepost.bridge.bridge import Bridge
 from milepost.bridge.settings import BridgeSettings
 from milepost.errors import ConfigurationError
+from milepost.observe import logs, traces
 from milepost.server.protocol import Protocol
 
 
 def main() -> int:
     """Exit status: 0 after a clean stop, 1 when serving ended by a fault, 2 for a setting that is wrong."""
     try:
-        log.configure()
+        logs.configure()
         settings = BridgeSettings.read()
-        tracing.tracer("bridge")  # a wrong setting of it is told here too
+        traces.tracer("bridge")  # a wrong setting of it is told here too
     except ConfigurationError as fault:
         print(f"milepost.bridge: {fault}", file=sys.stderr)  # noqa: T201
         return 2

@@ -21,7 +21,7 @@ from milepost.errors import BacklogFull, Encoded, EventError, JournalUnavailable
 from milepost.events.event import Event
 from milepost.http import problem, read_body
 from milepost.journal import Failure
-from milepost.log import Fields
+from milepost.observe.logs import Fields
 
 log = logging.getLogger("milepost.bridge")
 

@@ -30,7 +30,7 @@ from milepost.errors import JournalUnavailable
 from milepost.journal import BROKER, Consumer, Journal, Maintenance, Scripts, Wiring
 from milepost.journal.stats import EVERY as STATS_EVERY
 from milepost.line import Line
-from milepost.log import Fields
+from milepost.observe.logs import Fields
 
 log = logging.getLogger("milepost.bridge")
 

@@ -4,7 +4,6 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 
-from milepost import tracing
 from milepost.bridge.http.client import Client, Lost, NotSent, TooLarge
 from milepost.bridge.outcome import (
     MULTI_STATUS,
@@ -22,7 +21,8 @@ from milepost.errors import EventError
 from milepost.events.batch import BATCH_TYPE, write_batch
 from milepost.events.event import MAX_EVENT, STRUCTURED_TYPE, Event
 from milepost.journal import Entry
-from milepost.log import Fields
+from milepost.observe import traces
+from milepost.observe.logs import Fields
 
 log = logging.getLogger("milepost.bridge")
 
@@ -41,7 +41,7 @@ class Deliverer:
         self._name = name
         self._emits = emits
         self._timeout = delivery.timeout.total_seconds()
-        self._tracer = tracing.tracer("bridge")
+        self._tracer = traces.tracer("bridge")
         self._most = 1 if self._tracer else delivery.batch  # where there are spans each delivery is one of its own
         self._now = float(self._most)
 

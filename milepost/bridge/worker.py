@@ -26,7 +26,7 @@ from milepost.bridge.retry import GiveUp, Retry, RetryPolicy
 from milepost.bridge.settings import Delivery
 from milepost.errors import EventError, JournalUnavailable, MilepostError
 from milepost.journal import Bury, Complete, Consumer, Delay, Entry, GroupMissing, Park, Settlement, Taken
-from milepost.log import Fields
+from milepost.observe.logs import Fields
 
 log = logging.getLogger("milepost.bridge")
 

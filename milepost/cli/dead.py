@@ -18,7 +18,7 @@ from milepost.cli.text import agreed, plain, say, show, table
 from milepost.errors import ConfigurationError
 from milepost.events.strict_json import loads
 from milepost.journal import DeadLetter, Journal
-from milepost.log import masked
+from milepost.observe.logs import masked
 
 PAGE = 100
 LONGEST_REASON = 100

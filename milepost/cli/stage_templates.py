@@ -81,7 +81,7 @@ import logging
 
 from functions.payloads import {takes}
 from milepost import stage
-from milepost.log import Fields
+from milepost.observe.logs import Fields
 
 log = logging.getLogger("milepost.{name}")
 

@@ -3,8 +3,8 @@
 import logging
 import os
 
-from milepost import log
 from milepost.errors import ConfigurationError
+from milepost.observe import logs
 
 
 def configure() -> None:
@@ -16,7 +16,7 @@ def configure() -> None:
     logging.getLogger("uvicorn.error").addFilter(_without_traceback)
     if "FUNCTION_TARGET" not in os.environ:
         return
-    log.configure()
+    logs.configure()
     for name in ("uvicorn", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

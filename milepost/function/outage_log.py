@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from milepost.function.responses import StageResponse
-from milepost.log import Fields
+from milepost.observe.logs import Fields
 
 log = logging.getLogger("milepost.stage")
 

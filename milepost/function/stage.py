@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from milepost import tracing
 from milepost.errors import ConfigurationError, InvalidPayload, MilepostError, Reject
 from milepost.events.batch import is_batch, read_batch
 from milepost.events.event import Event
@@ -31,7 +30,8 @@ from milepost.function.description import Description, describe
 from milepost.function.outage_log import OutageLog
 from milepost.function.responses import StageResponse, batch_response
 from milepost.http import problem, read_body
-from milepost.log import Fields, about
+from milepost.observe import traces
+from milepost.observe.logs import Fields, about
 
 log = logging.getLogger("milepost.stage")
 with suppress(ConfigurationError):  # `stage` raises it again, when uvicorn can show it as a sentence
@@ -61,7 +61,7 @@ def stage(function: Callable[..., Any], *, inline: bool = False) -> StageHandler
 class _ServedStage:
     def __init__(self, function: Callable[..., Any], *, inline: bool) -> None:
         self.description = describe(function)
-        self._tracer = tracing.tracer(self.description.name, shared=True)
+        self._tracer = traces.tracer(self.description.name, shared=True)
         self._outages = OutageLog()
         self._about = {"stage": self.description.name, "channel": self.description.consumes.channel}
         self._inline = inline
@@ -158,5 +158,5 @@ def _next_event(description: Description, event: Event, result: Any) -> Event | 
         type=description.emits.channel,
         time=event.time,  # its own time, or none, so that a redelivery gets the same answer
         data=result.model_dump(mode="json"),
-        extensions={name: event.extensions[name] for name in tracing.EXTENSIONS if name in event.extensions},
+        extensions={name: event.extensions[name] for name in traces.EXTENSIONS if name in event.extensions},
     )

@@ -14,8 +14,9 @@ from starlette.requests import Request
 from functions.payloads import CalculatedDistance, Submission
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
-from milepost import Event, Payload, Unavailable, stage, tracing
+from milepost import Event, Payload, Unavailable, stage
 from milepost.events.event import MAX_EVENT
+from milepost.observe import traces
 from tests.bridge.rig import Delivery, Rig, Script, eventually, status
 
 PLACE = {"email": "ada@example.org", "lat": 1.0, "long": 2.0}
@@ -25,7 +26,7 @@ CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 class Spans:
     """The finished spans."""
 
-    def __init__(self, exporter: InMemorySpanExporter, provider: TracerProvider, tracer: tracing.Tracer) -> None:
+    def __init__(self, exporter: InMemorySpanExporter, provider: TracerProvider, tracer: traces.Tracer) -> None:
         self._exporter = exporter
         self.provider = provider
         self.tracer = tracer
@@ -43,8 +44,8 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracer = tracing.Tracer(provider)
-    monkeypatch.setattr(tracing, "tracer", lambda *_, **__: tracer)
+    tracer = traces.Tracer(provider)
+    monkeypatch.setattr(traces, "tracer", lambda *_, **__: tracer)
     yield Spans(exporter, provider, tracer)
     provider.shutdown()
 

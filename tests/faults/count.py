@@ -89,8 +89,7 @@ class Left:
         async for key in redis.scan_iter("{milepost}:*"):
             name = key.decode()
             if name.startswith((keys.journal(""), keys.RETRIES)):
-                if await redis.xinfo_groups(name):  # else no stage waits for its events
-                    left.journals += ids_in(await redis.xrange(name))
+                left.journals += ids_in(await _unfinished(redis, name))
             elif name.startswith(keys.parked("")):
                 left.parked += [_id(member.partition(b"\n")[2]) for member in await redis.zrange(name, 0, -1)]
             elif name.startswith(keys.dead("")):
@@ -100,6 +99,16 @@ class Left:
     @property
     def unfinished(self) -> list[str]:
         return self.journals + self.parked + self.dead
+
+
+async def _unfinished(redis: Any, stream: str) -> list[tuple[bytes, Mapping[bytes, bytes]]]:
+    """Entries that a group has not read or not settled; finished ones may still lie there until the next trim."""
+    found: dict[bytes, Mapping[bytes, bytes]] = {}
+    for group in await redis.xinfo_groups(stream):
+        found |= dict(await redis.xrange(stream, b"(" + group["last-delivered-id"]))
+        for pending in await redis.xpending_range(stream, group["name"], "-", "+", 100_000):
+            found |= dict(await redis.xrange(stream, pending["message_id"], pending["message_id"]))
+    return sorted(found.items())
 
 
 def ids_in(rows: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> list[str]:

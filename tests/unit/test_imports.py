@@ -17,8 +17,8 @@ MAY_IMPORT = {
         "milepost.events",
         "milepost.function",
         "milepost.http",
-        "milepost.log",
-        "milepost.tracing",
+        "milepost.observe.logs",
+        "milepost.observe.traces",
     },
     "milepost/stages_table.py": {"milepost.errors", "milepost.graph"},
 }

@@ -12,7 +12,7 @@ from milepost.bridge.metrics import BridgeMetrics
 from milepost.errors import EventError, JournalUnavailable
 from milepost.events.wrap import wrap
 from milepost.journal import Foreign, Maintenance, Unreadable
-from milepost.log import Fields
+from milepost.observe.logs import Fields
 
 Item = TypeVar("Item")
 

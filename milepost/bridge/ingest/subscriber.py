@@ -30,7 +30,7 @@ from milepost.bridge.metrics import BridgeMetrics
 from milepost.errors import JournalUnavailable
 from milepost.events.event import JOURNAL_MARK
 from milepost.journal import Maintenance, keys
-from milepost.log import Fields
+from milepost.observe.logs import Fields
 
 log = logging.getLogger("milepost.bridge")
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from milepost.errors import ConfigurationError, EventError, TooLarge
 from milepost.events.event import Event
-from milepost.log import Fields
+from milepost.observe.logs import Fields
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span
 
-log = logging.getLogger("milepost.tracing")
+log = logging.getLogger("milepost.observe.traces")
 
 EXTENSIONS = ("traceparent", "tracestate")
 """Extensions of an event that say where it was made, and that a stage's answer takes over."""

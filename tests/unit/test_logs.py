@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from milepost.errors import ConfigurationError
-from milepost.log import Fields, JsonLine, TextLine, about, configure, masked
+from milepost.observe.logs import Fields, JsonLine, TextLine, about, configure, masked
 
 
 def record(message: object, *arguments: Any, level: int = logging.WARNING, broken: bool = False) -> logging.LogRecord:

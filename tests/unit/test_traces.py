@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from milepost import tracing
 from milepost.errors import ConfigurationError
+from milepost.observe import traces
 from tests.servers import ROOT, WITHIN
 
 COLLECTOR = "http://127.0.0.1:9"
@@ -30,7 +30,7 @@ def in_a_process(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 )
 def test_nothing_is_imported_unless_traces_are_asked_for(environment: dict[str, str]) -> None:
     code = (
-        "import sys; from milepost import tracing; import milepost.function.stage; print(tracing.tracer('store'),"
+        "import sys; from milepost.observe import traces; import milepost.function.stage; print(traces.tracer('store'),"
         " [name for name in sys.modules if name.startswith('opentelemetry')])"
     )
     assert in_a_process(code, **environment).stdout == "None []\n"
@@ -39,13 +39,13 @@ def test_nothing_is_imported_unless_traces_are_asked_for(environment: dict[str, 
 def test_an_exporter_that_there_is_not_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "zipkin")
     with pytest.raises(ConfigurationError, match="OTEL_TRACES_EXPORTER: must be otlp, console or none"):
-        tracing.tracer("zipkin")
+        traces.tracer("zipkin")
 
 
 def test_a_sdk_that_is_not_installed_is_told_once() -> None:
     code = (
-        "import sys; sys.modules['opentelemetry'] = None; from milepost import tracing\n"
-        "print(tracing.tracer('store'), tracing.tracer('store'))"
+        "import sys; sys.modules['opentelemetry'] = None; from milepost.observe import traces\n"
+        "print(traces.tracer('store'), traces.tracer('store'))"
     )
     done = in_a_process(code, OTEL_EXPORTER_OTLP_ENDPOINT=COLLECTOR)
     assert done.stdout == "None None\n"
@@ -57,8 +57,8 @@ def test_a_sdk_that_is_not_installed_is_told_once() -> None:
 @pytest.mark.parametrize(("named", "service"), [({}, "store"), ({"OTEL_SERVICE_NAME": "mine"}, "mine")])
 def test_a_span_is_its_components(named: dict[str, str], service: str) -> None:
     code = (
-        "from milepost import tracing; from milepost.events.event import Event\n"
-        "with tracing.tracer('store').send(Event(id='1', source='/s', type='t')) as event: pass\n"
+        "from milepost.observe import traces; from milepost.events.event import Event\n"
+        "with traces.tracer('store').send(Event(id='1', source='/s', type='t')) as event: pass\n"
         "print(event.extensions['traceparent'])"
     )
     done = in_a_process(code, OTEL_TRACES_EXPORTER="console", **named)
