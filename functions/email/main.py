@@ -11,7 +11,8 @@ import asyncio
 import os
 from datetime import timedelta
 
-from functions.email.mailer import Mail, Mailer, seconds
+from functions.email.mail import Mail
+from functions.email.mailer import Mailer, seconds
 from functions.email.records import MailRecords
 from functions.mongo import Document, mongo_url, once_per_loop, open_database
 from functions.payloads import EmailSent, Recipient

@@ -25,7 +25,7 @@ from aiosmtplib import (
 )
 from email_validator import validate_email
 
-from functions.email.mailer import Mail, SmtpServer
+from functions.email.mail import Mail, SmtpServer
 from functions.email.smtp_faults import fault, route_fault
 from milepost.errors import ConfigurationError, Reject, Unavailable
 

@@ -14,7 +14,8 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import AutoReconnect
 
 from functions.email import main
-from functions.email.mailer import Mail, Mailer
+from functions.email.mail import Mail
+from functions.email.mailer import Mailer
 from functions.email.records import MailRecords
 from functions.mongo import Database
 from functions.payloads import EmailSent, Recipient

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from functions.email.mailer import Mail, Mailer, SmtpServer, default_helo
+from functions.email.mail import Mail, SmtpServer, default_helo
+from functions.email.mailer import Mailer
 from functions.email.smtp import SmtpSender, ascii_domain, compose, message_id, parse_sender
 from milepost.errors import ConfigurationError, Unavailable
 from tests.contract.smtp import SmtpServer as RealServer
@@ -188,6 +189,8 @@ def test_wrong_setting_is_named_without_its_secret(name: str, value: str, told: 
 def test_wrong_sender_is_refused_without_smtp_too() -> None:
     with pytest.raises(ConfigurationError, match="MAIL_FROM: must be one address"):
         Mailer.read({"MAIL_FROM": "Velocity, Inc. <no-reply@example.org>"})
+    with pytest.raises(ConfigurationError, match="SMTP_HELO: must be a domain name"):
+        Mailer.read({"SMTP_HELO": "laptop"})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""A mail, and the SMTP server that takes it."""
+
+import re
+import socket
+from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from milepost.errors import ConfigurationError
+
+_PORTS = {"smtp": 25, "smtps": 465, "smtp+starttls": 587}
+_URL = re.compile(r"[A-Za-z+]+://([^\s/?#]+@)?[^\s/?#@]+/?")
+_HELO = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+|\[[A-Za-z0-9:.]+\]")
+
+
+@dataclass(frozen=True)
+class Mail:
+    """One mail: the event's id, the recipient's address, the plain text. `attempt` counts from 1."""
+
+    id: str
+    to: str
+    text: str
+    attempt: int = 1
+
+    @property
+    def line(self) -> str:
+        return f"Email sent to: {self.to}; Message: {self.text}\n"
+
+
+@dataclass(frozen=True)
+class SmtpServer:
+    """An SMTP server: `smtp` in the clear, `smtps` and `smtp+starttls` under TLS. `helo` is our name in EHLO."""
+
+    scheme: str
+    host: str
+    port: int
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    helo: str = "[127.0.0.1]"
+
+    @classmethod
+    def parse(cls, text: str, *, helo: str = helo) -> Self:
+        """Read `smtps://user:password@host:port`. Raises ConfigurationError, without the value."""
+        try:
+            url = urlsplit(text)
+            port = url.port or _PORTS[url.scheme]
+            host = (url.hostname or "").encode("idna").decode()
+            well_formed = host and _URL.fullmatch(text) and bool(url.username) == bool(url.password)
+        except (ValueError, KeyError):
+            well_formed = False
+        if not well_formed:
+            schemes = ", ".join(f"{scheme}://" for scheme in _PORTS)
+            raise ConfigurationError(
+                f"SMTP_URL: must look like smtps://[user:password@]host:port, with one of {schemes}; "
+                "in user and password, : / ? # % are written as %3A %2F %3F %23 %25"
+            )
+        return cls(
+            scheme=url.scheme,
+            host=host,
+            port=port,
+            user=unquote(url.username) if url.username else None,
+            password=unquote(url.password) if url.password else None,
+            helo=helo,
+        )
+
+
+def check_helo(name: str | None) -> str | None:
+    """Check SMTP_HELO, if it is set. Raises ConfigurationError."""
+    if name and not _HELO.fullmatch(name):
+        raise ConfigurationError(
+            "SMTP_HELO: must be a domain name, as in mail.example.org, or an address in brackets, as in [192.0.2.1]"
+        )
+    return name
+
+
+def default_helo(sender_domain: str) -> str:
+    """The name in EHLO: the sender's domain, else this host's name, if one has a dot, as servers demand; else an
+    address (RFC 5321, section 4.1.4).
+    """
+    names = [name for name in (sender_domain, socket.gethostname()) if _HELO.fullmatch(name)]
+    return names[0] if names else SmtpServer.helo
