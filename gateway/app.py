@@ -27,9 +27,9 @@ from gateway.settings import GatewaySettings
 from gateway.tail import Tails
 from milepost.connection import connect
 from milepost.errors import BacklogFull, JournalUnavailable
-from milepost.http import problem
 from milepost.journal import Journal
 from milepost.observe.logs import Fields
+from milepost.server.http import problem
 
 log = logging.getLogger("gateway")
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.refusal import Refusal
-from milepost.http import content_encoding, only_plain
+from milepost.server.http import content_encoding, only_plain
 
 LARGEST = 64_000
 """Bytes of a request body."""

@@ -19,9 +19,9 @@ from starlette.routing import Route
 from milepost.bridge.bridge import Bridge
 from milepost.errors import BacklogFull, Encoded, EventError, JournalUnavailable, TooLarge, TooSlow
 from milepost.events.event import Event
-from milepost.http import problem, read_body
 from milepost.journal import Failure
 from milepost.observe.logs import Fields
+from milepost.server.http import problem, read_body
 
 log = logging.getLogger("milepost.bridge")
 

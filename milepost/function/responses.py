@@ -21,7 +21,7 @@ from milepost.errors import (
 from milepost.events.batch import BATCH_TYPE, write_batch
 from milepost.events.event import Event
 from milepost.events.strict_json import dumps
-from milepost.http import problem_fields, problem_response, whole_seconds
+from milepost.server.http import problem_fields, problem_response, whole_seconds
 
 _PROBLEMS: Sequence[tuple[type[MilepostError], int, str]] = (
     (TooLarge, 413, "Too large"),

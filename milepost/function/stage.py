@@ -29,9 +29,9 @@ from milepost.function import logs
 from milepost.function.description import Description, describe
 from milepost.function.outage_log import OutageLog
 from milepost.function.responses import StageResponse, batch_response
-from milepost.http import problem, read_body
 from milepost.observe import traces
 from milepost.observe.logs import Fields, about
+from milepost.server.http import problem, read_body
 
 log = logging.getLogger("milepost.stage")
 with suppress(ConfigurationError):  # `stage` raises it again, when uvicorn can show it as a sentence

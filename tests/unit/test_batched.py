@@ -14,7 +14,7 @@ from milepost.errors import EventError
 from milepost.events.batch import BATCH_TYPE, is_batch, read_batch, write_batch
 from milepost.events.event import MAX_EVENT, Event
 from milepost.function.responses import StageResponse, batch_response
-from milepost.http import problem_fields
+from milepost.server.http import problem_fields
 
 GOOD = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
 BATCH = {"content-type": BATCH_TYPE}

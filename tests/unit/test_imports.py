@@ -16,7 +16,7 @@ MAY_IMPORT = {
         "milepost.errors",
         "milepost.events",
         "milepost.function",
-        "milepost.http",
+        "milepost.server.http",
         "milepost.observe.logs",
         "milepost.observe.traces",
     },
