@@ -4,24 +4,27 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from gateway import channels, following, health, openapi, ops, submissions
+from gateway import channels, following, health, ops, submissions
 from gateway.body_limit import BodyLimit
-from gateway.course import Chart
+from gateway.course import CourseReader
 from gateway.following import Tracker
 from gateway.listener import Listener
 from gateway.metrics import Counted, Metrics
+from gateway.models import ProblemDetails
 from gateway.operators import WRONG_TRIES, Operators
 from gateway.pages import STATIC, Pages
 from gateway.rate import RateLimit
-from gateway.refusal import Refusal, unavailable, wants_page
+from gateway.refusal import JSON, Refusal, faults, invalid, unavailable, wants_page
 from gateway.security import HEADERS, SecurityHeaders
 from gateway.settings import GatewaySettings
 from gateway.tail import Tails
@@ -42,10 +45,10 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     own = journal is None
     journal = journal or Journal(connect(settings, answer_within=REDIS_WITHIN), settings)
     pages = Pages()
-    chart = Chart(journal)
+    course = CourseReader(journal)
     redis = connect(settings, answer_within=REDIS_WITHIN, retries=0)  # a silent reconnect would hide what was missed
     journal.watch.add(redis)
-    listener = Listener(redis, chart.channels, most_of_client=settings.stream_limit)
+    listener = Listener(redis, course.channels, most_of_client=settings.stream_limit)
     metrics = Metrics()
     rate = settings.rate_limit and RateLimit(
         settings.rate_limit, settings.redis_url.get_secret_value(), answer_within=REDIS_WITHIN
@@ -64,17 +67,13 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
         log.info(Fields(outcome="stopped"))
 
     def refuse(headers: Headers, refusal: Refusal) -> Response:
-        if wants_page(headers):
-            return pages.refusal(refusal)
-        return problem(
-            refusal.status,
-            refusal.title,
-            refusal.detail,
-            errors=[dict(fault) for fault in refusal.faults],
-            retry_after=refusal.retry_after,
-        )
+        if not wants_page(headers):
+            errors = [dict(fault) for fault in refusal.faults]
+            detail, wait = refusal.detail, refusal.retry_after
+            return problem(refusal.status, refusal.title, detail, errors=errors, retry_after=wait)
+        return pages.refusal(refusal) if refusal.typed is None else pages.form(refusal)
 
-    app = FastAPI(
+    app = _Api(
         title="Milepost",
         version="0.1.0",
         description="How far is a place from the office? Submit it, and the answer comes by e-mail.",
@@ -88,20 +87,21 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Counted, metrics=metrics)
 
-    @app.exception_handler(Refusal)
-    async def refused(request: Request, refusal: Refusal) -> Response:
-        return refuse(request.headers, refusal)
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, fault: HTTPException) -> Response:
+        refusal = fault if isinstance(fault, Refusal) else Refusal(fault.status_code, _no_route(request, fault))
+        response = refuse(request.headers, refusal)
+        response.headers.update(_with_head(fault.headers or {}))
+        return response
+
+    @app.exception_handler(RequestValidationError)
+    async def not_valid(request: Request, fault: RequestValidationError) -> Response:
+        return refuse(request.headers, invalid(faults(fault.errors(), within=1)))
 
     @app.exception_handler(JournalUnavailable)
     @app.exception_handler(BacklogFull)
     async def journal_away(request: Request, fault: JournalUnavailable | BacklogFull) -> Response:
         return refuse(request.headers, unavailable(fault))
-
-    @app.exception_handler(HTTPException)
-    async def no_route(request: Request, fault: HTTPException) -> Response:
-        response = refuse(request.headers, Refusal(fault.status_code, _no_route(request, fault)))
-        response.headers.update(_with_head(fault.headers or {}))
-        return response
 
     @app.exception_handler(Exception)
     async def failed(request: Request, _: Exception) -> Response:
@@ -111,8 +111,9 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
         return response
 
     # First, because routes are tried in order and this one is asked most; an included router is tried twice.
-    app.router.routes.extend(submissions.router(submissions.Door(journal, rate or None), chart, pages).routes)
-    app.include_router(following.router(Tracker(journal, chart, listener), pages))
+    publisher = submissions.SubmissionPublisher(journal, rate or None)
+    app.router.routes.extend(submissions.router(publisher, course, pages).routes)
+    app.include_router(following.router(Tracker(journal, course, listener), pages))
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
@@ -133,8 +134,26 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
         )
     app.include_router(health.router(journal, metrics))
     app.mount("/static", StaticFiles(directory=STATIC))
-    openapi.install(app)
     return app
+
+
+class _Api(FastAPI):
+    """FastAPI, whose description has problem details (RFC 9457) in place of FastAPI's own errors."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            api = super().openapi()
+            for path in api["paths"].values():
+                for operation in path.values():
+                    described = operation["responses"].get("422", {}).get("content", {})
+                    if JSON in described:  # added for a parameter that can be invalid: here that is no 422
+                        del operation["responses"]["422"]
+            schemas = api["components"]["schemas"]
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+            problem_schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= {**problem_schema.pop("$defs"), ProblemDetails.__name__: problem_schema}
+        return self.openapi_schema or {}
 
 
 def _with_head(headers: Mapping[str, str]) -> dict[str, str]:

@@ -45,7 +45,7 @@ class Course:
         return any(name.startswith(DEAD) for name in names) or (bool(self.ends) and self.ends <= names)
 
 
-class Chart:
+class CourseReader:
     """The course, read from Redis and remembered for a while."""
 
     def __init__(self, journal: Journal) -> None:

@@ -6,16 +6,26 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Depends, Header, Path
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import openapi
 from gateway.client import client_of
-from gateway.course import Chart
+from gateway.course import CourseReader
 from gateway.identity import canonical_uuid
-from gateway.listener import Listener
+from gateway.listener import OTHERWISE, Listener
+from gateway.models import (
+    EXAMPLE_ID,
+    EXAMPLE_PLACE,
+    PAGE,
+    UNAVAILABLE,
+    UNKNOWN,
+    ReachedNow,
+    SubmissionStatus,
+    code_samples,
+    problem,
+)
 from gateway.pages import Pages
 from gateway.refusal import JSON, Refusal, wants_page
 from milepost.errors import JournalUnavailable
@@ -35,12 +45,90 @@ RETRY = 2000
 """Milliseconds that a browser waits before it asks again."""
 
 
+SubmissionId = Annotated[
+    str, Path(alias="id", description="as POST /distance answered it", openapi_examples={"id": {"value": EXAMPLE_ID}})
+]
+
+LastEventId = Annotated[
+    str,
+    Header(
+        alias="Last-Event-ID",
+        description="The id of the last event you have, as a browser sends it: you get all events after it.",
+    ),
+]
+
+_EXAMPLE_STATUS = {
+    "id": EXAMPLE_ID,
+    "over": False,
+    "channels": [
+        {"channel": "raw_input", "time": "2025-10-01T09:30:00.120Z", "data": EXAMPLE_PLACE},
+        {
+            "channel": "calculated_distance",
+            "time": "2025-10-01T09:30:00.131Z",
+            "data": {"email": "ada@example.org", "distance_from_velocity": 2216.0742916592476},
+        },
+    ],
+}
+
+_EXAMPLE_STREAM = """retry: 2000
+
+data: {"channel":"email:sent","time":"2025-10-01T09:30:00.158Z","data":{"email":"ada@example.org",\
+"distance_from_velocity":2216.0742916592476,"message":"You are 2216.0742916592476 miles from Velocity."},"last":true}
+id: raw_input,calculated_distance,user:email,email:sent
+
+"""
+
+FOLLOW: dict[str, Any] = {
+    "summary": "Follow a submission",
+    "response_model": SubmissionStatus,
+    "response_description": "How far it has come",
+    "responses": {200: {"content": {JSON: {"example": _EXAMPLE_STATUS}, **PAGE}}, 404: UNKNOWN, 503: UNAVAILABLE},
+    "openapi_extra": code_samples(Follow=f"curl http://127.0.0.1:8000/submissions/{EXAMPLE_ID}"),
+}
+
+WATCH: dict[str, Any] = {
+    "summary": "Watch a submission",
+    "response_class": Response,
+    "response_description": "A stream of events",
+    "responses": {
+        200: {
+            "content": {
+                EventSourceResponse.media_type: {
+                    "schema": {
+                        "type": "string",
+                        "description": "the data of each event, as JSON",
+                        "contentMediaType": JSON,
+                        "contentSchema": ReachedNow.model_json_schema(),
+                    },
+                    "example": _EXAMPLE_STREAM,
+                }
+            },
+        },
+        204: {"description": "It is over, and Last-Event-ID says that you have it all: do not ask again"},
+        404: UNKNOWN,
+        429: problem(
+            "Too many streams of one client",
+            429,
+            "Too Many Requests",
+            f"At most 20 live streams for one address at a time. {OTHERWISE}",
+        ),
+        503: problem(
+            "Redis is away, or too many are watching",
+            503,
+            "Service Unavailable",
+            f"Too many are watching just now. {OTHERWISE}",
+        ),
+    },
+    "openapi_extra": code_samples(Watch=f"curl --no-buffer http://127.0.0.1:8000/submissions/{EXAMPLE_ID}/events"),
+}
+
+
 @dataclass(frozen=True)
 class Tracker:
     """Where submissions are, and who tells of news."""
 
     journal: Journal
-    chart: Chart
+    course: CourseReader
     listener: Listener
 
     async def notes(self, event_id: str) -> dict[str, Note]:
@@ -64,19 +152,22 @@ def router(tracker: Tracker, pages: Pages) -> APIRouter:
     """`GET /submissions/{id}` and `GET /submissions/{id}/events`."""
     routes = APIRouter()
 
-    async def watching(request: Request, sent: Annotated[str, openapi.ID]) -> AsyncIterator[Watch]:
+    async def watching(request: Request, sent: SubmissionId) -> AsyncIterator[Watch]:
         event_id = _id(sent)
         with tracker.listener.watch(
             event_id, client_of(request)
         ) as bell:  # first, so that nothing falls between this and the reading
             yield Watch(event_id, await tracker.notes(event_id), bell)
 
-    @routes.head("/submissions/{id}", include_in_schema=False)  # noqa: FAST003 - openapi.ID has the alias
-    @routes.get("/submissions/{id}", **openapi.FOLLOW)
-    async def follow(request: Request, sent: Annotated[str, openapi.ID]) -> Response:
+    @routes.head("/submissions/{id}", include_in_schema=False)  # noqa: FAST003 - SubmissionId has the alias
+    @routes.get("/submissions/{id}", **FOLLOW)
+    async def follow(request: Request, sent: SubmissionId) -> Response:
+        """Which channels it has reached so far. Forgotten about an hour after the last of them. Clients that prefer
+        text/html get a page.
+        """
         event_id = _id(sent)
         notes = await tracker.notes(event_id)
-        course = await tracker.chart.course()
+        course = await tracker.course.course()
         if wants_page(request.headers):
             return pages.submission(event_id, notes, course)
         reached = [_told(channel, note) for channel, note in notes.items()]
@@ -85,14 +176,21 @@ def router(tracker: Tracker, pages: Pages) -> APIRouter:
         return Response(text, media_type=JSON, headers={"cache-control": "no-store", "vary": "accept"})
 
     @routes.head("/submissions/{id}/events", include_in_schema=False)  # noqa: FAST003
-    @routes.get("/submissions/{id}/events", **openapi.WATCH)
+    @routes.get("/submissions/{id}/events", **WATCH)
     async def watch(
         request: Request,
         watch: Annotated[Watch, Depends(watching)],
-        last_event_id: Annotated[str, Header(alias="Last-Event-ID", description=openapi.LAST_EVENT_ID)] = "",
+        last_event_id: LastEventId = "",
     ) -> Response:
+        """Server-sent events: each channel it has reached and each it reaches from now on, once, with the time and the
+        data. The last says so, and ends the stream. A stage that gives up shows as `dead:` and its name, with the
+        reason. An event's id names all that you have by then: ask again with it as Last-Event-ID and you miss nothing
+        and get nothing twice. Comments keep a quiet stream alive. Every stream ends after 15 minutes or when the
+        gateway stops: ask again. One client has 20 streams at a time unless STREAM_LIMIT says otherwise; a client that
+        is refused one can follow the submission instead.
+        """
         seen = [name for name in last_event_id.split(",") if name in watch.notes]
-        course = await tracker.chart.course()
+        course = await tracker.course.course()
         if len(seen) == len(watch.notes) and course.is_over(seen):
             return Response(status_code=204)  # which tells a browser to ask no more
         return event_stream(request, _events(tracker, watch, seen))
@@ -116,7 +214,7 @@ async def _events(tracker: Tracker, watch: Watch, seen: list[str]) -> AsyncItera
     notes = watch.notes
     yield format_sse_event(retry=RETRY)
     while True:
-        course = await tracker.chart.course()
+        course = await tracker.course.course()
         for channel, note in notes.items():
             if channel in seen:
                 continue

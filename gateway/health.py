@@ -1,10 +1,12 @@
 """What an orchestrator asks, and what Prometheus does."""
 
+from typing import Any
+
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from gateway import openapi
 from gateway.metrics import Metrics
+from gateway.models import UNAVAILABLE
 from milepost.exposition import CONTENT_TYPE
 from milepost.journal import Journal
 
@@ -14,12 +16,12 @@ def router(journal: Journal, metrics: Metrics) -> APIRouter:
     routes = APIRouter()
 
     @routes.head("/healthz", include_in_schema=False)
-    @routes.get("/healthz", **openapi.HEALTH)
+    @routes.get("/healthz", summary="Is the process alive?", responses=_example("alive"))
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
     @routes.head("/readyz", include_in_schema=False)
-    @routes.get("/readyz", **openapi.READY)
+    @routes.get("/readyz", summary="Can it take submissions?", responses={**_example("ready"), 503: UNAVAILABLE})
     async def readyz() -> dict[str, str]:
         await journal.ping()
         return {"status": "ready"}
@@ -29,3 +31,7 @@ def router(journal: Journal, metrics: Metrics) -> APIRouter:
         return Response(metrics.registry.text(), media_type=CONTENT_TYPE)
 
     return routes
+
+
+def _example(status: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {"application/json": {"example": {"status": status}}}}}

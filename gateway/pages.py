@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, Response
 from gateway import dial, overview
 from gateway.course import Course
 from gateway.journey import Journey, took
+from gateway.models import KEY_FIELD, is_key
 from gateway.refusal import Refusal
 from milepost.events.ids import new_id
 from milepost.events.payload import number
@@ -45,18 +46,22 @@ class Pages:
         self._templates.filters["took"] = took
         self._templates.policies["json.dumps_kwargs"] = {"sort_keys": False}
 
-    def form(
-        self, typed: Mapping[str, str] | None = None, *, key: str | None = None, refusal: Refusal | None = None
-    ) -> Response:
-        """The form: fresh, or as it was typed with the refusal's faults beside the fields."""
+    def form(self, refusal: Refusal | None = None) -> Response:
+        """The form: empty, or with the fields of a refused one and the faults beside them.
+
+        A refused form keeps its key: if the journal has the event after all, the next try is the same submission.
+        """
+        fields = refusal.typed.items() if refusal and refusal.typed else ()
+        typed = {name: value for name, value in fields if isinstance(value, str)}
+        key = typed.pop(KEY_FIELD, "")
         faults = {fault["field"]: fault["fault"] for fault in refusal.faults} if refusal else {}
         return self._page(
             "form.html",
             refusal.status if refusal else 200,
             _retry_after(refusal),
-            typed=typed or {},
-            fix=_fix(typed or {}),
-            key=key or new_id(),
+            typed=typed,
+            fix=_fix(typed),
+            key=key if is_key(key) else new_id(),
             refusal=refusal,
             faults=faults,
         )

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import Any
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 
-from milepost.errors import BacklogFull, JournalUnavailable, MilepostError
+from milepost.errors import BacklogFull, JournalUnavailable
 
 JSON = "application/json"
 URLENCODED = "application/x-www-form-urlencoded"
@@ -27,16 +28,27 @@ Faults = Sequence[Mapping[str, str]]
 """Of each faulty field: `field`, and `fault`, which reads on from the field's name."""
 
 
-class Refusal(MilepostError):  # noqa: N818 - an answer, not an accident
-    """A request that is not done. `detail` is for whoever sent it; `retry_after` in seconds."""
+class Refusal(HTTPException):
+    """A request that is refused. `detail` is for its sender, `retry_after` in seconds. `typed` has the fields of a
+    form, for the page to keep.
+    """
 
-    def __init__(self, status: int, detail: str, *, faults: Faults = (), retry_after: int | None = None) -> None:
-        super().__init__(detail)
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        faults: Faults = (),
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        typed: FormData | None = None,
+    ) -> None:
+        super().__init__(status, detail, headers)
         self.status = status
         self.title = _PHRASES.get(status) or HTTPStatus(status).phrase
-        self.detail = detail
         self.faults = faults[:MOST_FAULTS]
         self.retry_after = retry_after
+        self.typed = typed
 
 
 def unavailable(fault: JournalUnavailable | BacklogFull) -> Refusal:
@@ -50,11 +62,10 @@ def unavailable(fault: JournalUnavailable | BacklogFull) -> Refusal:
     )
 
 
-def invalid(faults: Faults) -> Refusal:
-    """The refusal for fields that are not right."""
-    return Refusal(
-        422, "; ".join(f"{fault['field']} {fault['fault']}" for fault in faults[:MOST_FAULTS]), faults=faults
-    )
+def invalid(faults: Faults, *, typed: FormData | None = None) -> Refusal:
+    """The refusal for fields at fault."""
+    detail = "; ".join(f"{fault['field']} {fault['fault']}" for fault in faults[:MOST_FAULTS])
+    return Refusal(422, detail, faults=faults, typed=typed)
 
 
 def fault(field: object, text: str) -> dict[str, str]:
@@ -63,15 +74,13 @@ def fault(field: object, text: str) -> dict[str, str]:
     return {"field": name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…", "fault": text}
 
 
-def faults(error: ValidationError) -> list[dict[str, str]]:
-    """Each field's fault, in words that follow its name: "lat must be at most 90"."""
-    return [
-        fault(".".join(map(str, found["loc"])) or "body", _words(found))
-        for found in error.errors(include_url=False, include_input=False)
-    ]
+def faults(errors: Sequence[Any], *, within: int = 0) -> list[dict[str, str]]:
+    """What is wrong with each field, by pydantic's errors; their locations begin with `within` names of no field."""
+    return [fault(".".join(map(str, found["loc"][within:])) or "body", _words(found)) for found in errors]
 
 
-def _words(found: ErrorDetails) -> str:
+def _words(found: Mapping[str, Any]) -> str:
+    """What is wrong, in words that follow the field's name: "lat must be at most 90"."""
     context = found.get("ctx", {})
     match found["type"]:
         case "missing":
@@ -84,8 +93,10 @@ def _words(found: ErrorDetails) -> str:
             return f"must be at least {context['ge']:g}"
         case "less_than_equal":
             return f"must be at most {context['le']:g}"
-        case "model_type":
+        case "model_attributes_type":
             return "must be a JSON object"
+        case "extra_forbidden":
+            return "is not a field of a submission"
         case _:
             text = _SUBJECT.sub("", found["msg"].removeprefix("Value error, ").rstrip("."))
             return text if text.startswith(_VERBS) else f"is not usable: {text[:1].lower()}{text[1:]}"

@@ -1,26 +1,59 @@
-"""Submissions: taken in as a form or as JSON, and published."""
+"""`POST /distance`: a submission as JSON or as a form becomes an event. Forms may point to `/` too.
+
+One path takes three content types, so three routes share it and `matches` chooses by the request's content type.
+"""
 
 import json
 import logging
-from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, ClassVar
+from urllib.parse import parse_qsl
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Header, Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
+from starlette.routing import Match
+from starlette.types import Scope
 
 from functions.payloads import Submission
-from gateway import openapi
-from gateway.course import Chart
-from gateway.form import read_form
-from gateway.identity import HEADER, identify, is_key, traceparent
+from gateway.course import CourseReader
+from gateway.identity import identify, traceparent
+from gateway.models import (
+    EXAMPLE_ACCEPTED,
+    EXAMPLE_PLACE,
+    HEADER,
+    KEY_FAULT,
+    KEY_FIELD,
+    LOCATION,
+    PAGE,
+    UNAVAILABLE,
+    Accepted,
+    FormSubmission,
+    JsonSubmission,
+    Key,
+    code_samples,
+    is_key,
+    problem,
+)
 from gateway.pages import Pages
 from gateway.rate import RateLimit
-from gateway.refusal import FORMS, JSON, Faults, Refusal, fault, faults, invalid, media_type, unavailable, wants_page
+from gateway.refusal import (
+    FORMS,
+    JSON,
+    URLENCODED,
+    Refusal,
+    fault,
+    faults,
+    invalid,
+    media_type,
+    unavailable,
+    wants_page,
+)
 from milepost.errors import BacklogFull, JournalUnavailable
 from milepost.events.event import Event, now
 from milepost.events.strict_json import decode
@@ -29,30 +62,36 @@ from milepost.observe import traces
 from milepost.observe.logs import Fields
 
 SOURCE = "/milepost/gateway"
-KEY_FIELD = "idempotency_key"
 
-_FIELDS = frozenset(Submission.model_fields)
+MOST_PARTS = 32
+"""Fields, and files, that a form may have."""
 
 log = logging.getLogger("gateway")
 
-Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
+IdempotencyKey = Annotated[
+    Key | None,
+    Header(alias=HEADER, description="Makes a retry the same submission: the id comes from this key and the body."),
+]
 
 
 @dataclass(frozen=True)
-class Door:
-    """The way into the journal, and how often one client may use it."""
+class SubmissionPublisher:
+    """Publishes submissions, as often as one client may."""
 
     journal: Journal
     rate: RateLimit | None
 
-    async def publish(self, request: Request, event_id: str, submission: Submission) -> None:
-        """Publish and return; one that was published before is as good. Raises Refusal: then nothing was accepted."""
+    async def publish(self, request: Request, submission: Submission, key: str | None) -> str:
+        """Publish, and return the id; a submission that was published before is as good. Raises Refusal: then nothing
+        was accepted.
+        """
+        data = submission.model_dump(mode="json", include=_FIELDS)
         event = Event(
-            id=event_id,
+            id=identify(data, key),
             source=SOURCE,
             type=Submission.channel,
             time=now(),
-            data=submission.model_dump(mode="json"),
+            data=data,
             extensions=traceparent(request.headers.getlist("traceparent")),
         )
         try:
@@ -60,8 +99,9 @@ class Door:
                 await self.rate.check(request)
             await self._journal(event)
         except (JournalUnavailable, BacklogFull) as cause:
-            log.warning(Fields(channel=event.type, id=event_id, outcome="refused", reason=str(cause)))
+            log.warning(Fields(channel=event.type, id=event.id, outcome="refused", reason=str(cause)))
             raise unavailable(cause) from cause
+        return event.id
 
     async def _journal(self, event: Event) -> None:
         tracer = traces.tracer("gateway")
@@ -72,84 +112,242 @@ class Door:
             await self.journal.publish(traced)
 
 
-class _AsAsked(APIRoute):
-    """Hands the request to the endpoint as it is: there is nothing for FastAPI to read of it."""
-
-    def get_route_handler(self) -> Endpoint:
-        return self.endpoint
+_FIELDS = set(Submission.model_fields)
 
 
-def router(door: Door, chart: Chart, pages: Pages) -> APIRouter:
-    """`POST /distance`, and `POST /` for forms that point there."""
-    routes = APIRouter(route_class=_AsAsked)
+class _ByContentType(APIRoute):
+    """A route for requests of these content types alone."""
 
-    async def take_json(request: Request) -> Response:
-        submission = _validate(_parse(await request.body()))
-        event_id = identify(submission, request.headers.get(HEADER))
-        await door.publish(request, event_id, submission)
-        return _accepted(202, event_id)
+    content_types: ClassVar[frozenset[str]]
 
-    async def take_form(request: Request) -> Response:
-        typed, wrong = await read_form(request)
-        key = typed.pop(KEY_FIELD, None)
-        header = request.headers.get(HEADER)
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        if match == Match.FULL and media_type(Headers(scope=scope)) not in self.content_types:
+            return Match.NONE, {}
+        return match, child
+
+
+class _FormRoute(_ByContentType):
+    content_types = FORMS
+
+
+class _JsonRoute(_ByContentType):
+    content_types = frozenset({JSON})
+
+    def get_route_handler(self) -> Any:
+        handle = super().get_route_handler()
+
+        async def strict(request: Request) -> Any:
+            return await handle(_StrictJson(request.scope, request.receive))
+
+        return strict
+
+
+class _StrictJson(Request):
+    """A request whose JSON is UTF-8 alone, and must be there."""
+
+    async def body(self) -> bytes:
+        body = await super().body()
+        if not body:
+            raise Refusal(400, "The body is not JSON: it is empty.")
+        return body
+
+    async def json(self) -> Any:
+        """The JSON value. NaN and infinities pass, for validation to name the field they stand in. Raises Refusal."""
         try:
-            submission = _validate({name: text for name, text in typed.items() if text}, wrong)
-            given, named = (key, KEY_FIELD) if header is None else (header, HEADER)
-            event_id = identify(submission, given, named)
-            await door.publish(request, event_id, submission)
-        except Refusal as refusal:
-            if not wants_page(request.headers):
-                raise
-            # The same key again: should the journal have had it after all, the next try is the same submission.
-            return pages.form(typed, key=key if key and is_key(key) else None, refusal=refusal)
-        if not wants_page(request.headers):
-            return _accepted(201, event_id)
-        notes = {Submission.channel: Note(datetime.now(UTC), submission.model_dump(mode="json"))}
-        return pages.submission(event_id, notes, await chart.course(), status=201)
+            return json.loads(decode(await self.body()))
+        except RecursionError:
+            raise Refusal(400, "The body is not JSON that can be read: nested too deeply.") from None
+        except json.JSONDecodeError as cause:
+            place = f"line {cause.lineno}, column {cause.colno}"
+            raise Refusal(400, f"The body is not JSON: {cause.msg}, {place}.") from None
+        except ValueError:
+            raise Refusal(
+                400, "The body is not JSON that can be read: not UTF-8, or a number of too many digits."
+            ) from None
 
-    @routes.post("/distance", **openapi.SUBMIT)
+
+@dataclass(frozen=True, slots=True)
+class SubmittedForm:
+    """A form that is right, and its fields as they were typed."""
+
+    submission: FormSubmission
+    key: str | None
+    typed: FormData
+
+
+async def submitted_form(request: Request) -> SubmittedForm:
+    """Read a form. Raises Refusal.
+
+    This is no `Form()` parameter of FastAPI's, which takes the last of a field that is given twice, reads what is not
+    UTF-8 as other letters, and so another address, and costs a fourth of the gateway's time.
+    """
+    try:
+        fields = await (_urlencoded(request) if media_type(request.headers) == URLENCODED else _parts(request))
+    except UnicodeError:
+        raise Refusal(400, "The form cannot be read: its text is not UTF-8.") from None
+    # Blanks and no more: a line break in an address is not an accident to be tidied away.
+    typed = FormData([(name, value.strip(" \t") if isinstance(value, str) else value) for name, value in fields])
+    found = [fault(name, "must be given once") for name in typed if len(typed.getlist(name)) > 1]
+    given = {name: value for name, value in typed.items() if value or name == KEY_FIELD}
+    key = request.headers.get(HEADER)
+    if key is not None:
+        given.pop(KEY_FIELD, None)
+        if not is_key(key):
+            found.append(fault(HEADER, KEY_FAULT))
+    try:
+        submission = FormSubmission.model_validate(given)
+    except ValidationError as cause:
+        named = {one["field"] for one in found}
+        found += [one for one in faults(cause.errors()) if one["field"] not in named]
+    if found:
+        raise invalid(found, typed=typed)
+    return SubmittedForm(submission, key or submission.idempotency_key, typed)
+
+
+async def _urlencoded(request: Request) -> list[tuple[str, str]]:
+    fields = parse_qsl((await request.body()).decode("ascii"), keep_blank_values=True, errors="strict")
+    if len(fields) > MOST_PARTS:
+        raise Refusal(400, f"The form cannot be read: it has more than {MOST_PARTS} fields.")
+    return fields
+
+
+async def _parts(request: Request) -> list[tuple[str, str | UploadFile]]:
+    (await request.body()).decode()
+    try:
+        async with request.form(max_files=MOST_PARTS, max_fields=MOST_PARTS) as form:
+            return [
+                (name, value.encode(errors="replace").decode() if isinstance(value, str) else value)
+                for name, value in form.multi_items()
+            ]
+    except HTTPException as cause:
+        raise Refusal(400, f"The form cannot be read: {cause.detail}") from None
+
+
+_FORM_SCHEMA = FormSubmission.model_json_schema()
+
+SUBMIT: dict[str, Any] = {
+    "summary": "Submit a place",
+    "response_model": Accepted,
+    "response_description": "JSON: accepted",
+    "responses": {
+        202: {"headers": LOCATION, "content": {JSON: {"example": EXAMPLE_ACCEPTED}}},
+        201: {
+            "description": "Form: accepted; a page, or JSON",
+            "model": Accepted,
+            "headers": LOCATION,
+            "content": {JSON: {"example": EXAMPLE_ACCEPTED}, **PAGE},
+        },
+        400: problem(
+            "Broken JSON, or a broken form",
+            400,
+            "Bad Request",
+            "The body is not JSON: Expecting value, line 1, column 10.",
+        ),
+        408: problem(
+            "A body that does not arrive",
+            408,
+            "Request Timeout",
+            "The body did not arrive within 10 s. Nothing was accepted.",
+        ),
+        413: problem(
+            "A body that is too large",
+            413,
+            "Content Too Large",
+            "A body has at most 64,000 bytes. Nothing was accepted.",
+        ),
+        415: problem(
+            "Neither JSON nor a form, or an encoded body",
+            415,
+            "Unsupported Media Type",
+            f"Send {JSON}, or a form: {' or '.join(sorted(FORMS))}.",
+        ),
+        422: problem(
+            "Fields at fault, each named",
+            422,
+            "Unprocessable Content",
+            "lat must be at most 90; long is missing",
+            errors=[{"field": "lat", "fault": "must be at most 90"}, {"field": "long", "fault": "is missing"}],
+        ),
+        429: problem(
+            "Too many of one client, where the gateway counts",
+            429,
+            "Too Many Requests",
+            "At most 60 per 1 minute from one address. Nothing was accepted.",
+        ),
+        503: UNAVAILABLE,
+    },
+    "openapi_extra": {
+        "parameters": [
+            {
+                "name": "traceparent",
+                "in": "header",
+                "required": False,
+                "description": "W3C Trace Context; handed on in the event. One that is not valid is ignored.",
+                "schema": {"type": "string"},
+                "example": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            },
+        ],
+        # FastAPI describes one route for a path and method: the one for JSON.
+        "requestBody": {
+            "content": {
+                JSON: {"example": EXAMPLE_PLACE},
+                **{media: {"schema": _FORM_SCHEMA, "example": EXAMPLE_PLACE} for media in sorted(FORMS)},
+            }
+        },
+        **code_samples(
+            JSON=(
+                'curl --json \'{"email": "ada@example.org", "lat": 51.5074, "long": -0.1278}\' \\\n'
+                "  http://127.0.0.1:8000/distance"
+            ),
+            Form="curl -F email=ada@example.org -F lat=51.5074 -F long=-0.1278 \\\n  http://127.0.0.1:8000/distance",
+        ),
+    },
+}
+
+
+def router(publisher: SubmissionPublisher, course: CourseReader, pages: Pages) -> APIRouter:
+    """The routes for JSON, for forms, and for what is neither."""
+    from_json, from_form = APIRouter(route_class=_JsonRoute), APIRouter(route_class=_FormRoute)
+    routes = APIRouter()
+
+    @from_json.post("/distance", status_code=202, **SUBMIT)
+    @from_json.post("/", status_code=202, include_in_schema=False)
+    async def submit_json(
+        request: Request, response: Response, submission: JsonSubmission, key: IdempotencyKey = None
+    ) -> Any:
+        """Computes how far the place is from the office and e-mails the answer. When this answers 2xx the submission is
+        in the journal, and it is delivered whatever process dies. A form is answered with a page; with JSON if its
+        Accept header names application/json. Numbers may be text, as people paste them: with a true minus sign, and
+        with blanks or direction marks around them.
+        """
+        accepted = _accepted(await publisher.publish(request, submission, key))
+        response.headers.update({"location": accepted["status"], "cache-control": "no-store"})
+        return accepted
+
+    @from_form.post("/distance", include_in_schema=False)
+    @from_form.post("/", include_in_schema=False)
+    async def submit_form(request: Request, form: Annotated[SubmittedForm, Depends(submitted_form)]) -> Response:
+        try:
+            event_id = await publisher.publish(request, form.submission, form.key)
+        except Refusal as refusal:
+            refusal.typed = form.typed
+            raise
+        if not wants_page(request.headers):
+            accepted = _accepted(event_id)
+            headers = {"location": accepted["status"], "cache-control": "no-store"}
+            return JSONResponse(accepted, 201, headers)
+        notes = {Submission.channel: Note(datetime.now(UTC), form.submission.model_dump(mode="json", include=_FIELDS))}
+        return pages.submission(event_id, notes, await course.course(), status=201)
+
+    @routes.post("/distance", include_in_schema=False)
     @routes.post("/", include_in_schema=False)
-    async def submit(request: Request) -> Response:
-        media = media_type(request.headers)
-        if media == JSON:
-            return await take_json(request)
-        if media in FORMS:
-            return await take_form(request)
+    async def refuse_other_content_types() -> Response:
         raise Refusal(415, f"Send {JSON}, or a form: {' or '.join(sorted(FORMS))}.")
 
+    routes.routes[:0] = [*from_form.routes, *from_json.routes]
     return routes
 
 
-def _accepted(status: int, event_id: str) -> Response:
-    place = f"/submissions/{event_id}"
-    return JSONResponse({"id": event_id, "status": place}, status, {"location": place, "cache-control": "no-store"})
-
-
-def _parse(body: bytes) -> Any:
-    """JSON as it was sent. NaN and infinities pass, for validation to name the field they stand in."""
-    try:
-        return json.loads(decode(body))
-    except RecursionError:
-        raise Refusal(400, "The body is not JSON that can be read: nested too deeply.") from None
-    except json.JSONDecodeError as cause:
-        raise Refusal(400, f"The body is not JSON: {cause.msg}, line {cause.lineno}, column {cause.colno}.") from None
-    except ValueError:
-        raise Refusal(
-            400, "The body is not JSON that can be read: not UTF-8, or a number of too many digits."
-        ) from None
-
-
-def _validate(fields: Any, wrong: Faults = ()) -> Submission:
-    """The submission in these fields. Raises Refusal with each field's fault, `wrong` among them."""
-    found = [dict(item) for item in wrong]
-    if isinstance(fields, Mapping):
-        found += [fault(name, "is not a field of a submission") for name in fields if name not in _FIELDS]
-    try:
-        submission = Submission.model_validate(fields)
-    except ValidationError as cause:
-        named = {item["field"] for item in found}
-        found += [item for item in faults(cause) if item["field"] not in named]
-    if found:
-        raise invalid(found)
-    return submission
+def _accepted(event_id: str) -> dict[str, str]:
+    return {"id": event_id, "status": f"/submissions/{event_id}"}

@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway import following
-from gateway.course import Chart
+from gateway.course import CourseReader
 from gateway.following import Tracker, Watch
 from gateway.listener import Listener
 from milepost.connection import connect
@@ -31,7 +31,7 @@ async def test_a_half_open_subscription_is_noticed(valkey_server: Valkey, journa
     """The listener alone, so that looking at progress now and then does not hide it."""
     async with Proxy(valkey_server.port) as proxy:
         redis = connect(JournalSettings(redis_url=f"redis://127.0.0.1:{proxy.port}"), retries=0)
-        listener = Listener(redis, Chart(journal).channels, most_of_client=1)
+        listener = Listener(redis, CourseReader(journal).channels, most_of_client=1)
         running = asyncio.create_task(listener.run())
         event_id = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e11"
         with listener.watch(event_id, "192.0.2.1") as bell:
@@ -49,7 +49,7 @@ async def test_a_quiet_stream_has_comments_and_an_end(journal: Journal, monkeypa
     monkeypatch.setattr(following, "LOOK_EVERY", 0.01)
     event_id = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e12"
     await reach(journal, event_id, "raw_input")
-    chart = Chart(journal)
+    chart = CourseReader(journal)
     listener = Listener(journal.redis, chart.channels, most_of_client=1)
     with listener.watch(event_id, "192.0.2.1") as bell:
         watch = Watch(event_id, await journal.status(event_id), bell)
@@ -60,6 +60,6 @@ async def test_a_quiet_stream_has_comments_and_an_end(journal: Journal, monkeypa
 
 
 async def test_those_who_ask_for_the_course_at_once_all_wait_for_it(journal: Journal) -> None:
-    chart = Chart(journal)
+    chart = CourseReader(journal)
     courses = await asyncio.gather(*(chart.course() for _ in range(5)))
     assert {course.ends for course in courses} == {frozenset({"email:sent"})}

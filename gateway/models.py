@@ -1,0 +1,125 @@
+"""The bodies that the gateway takes and answers with, and the problems of its API's description."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from functions.payloads import Submission
+
+PROBLEM_JSON = "application/problem+json"
+HEADER = "Idempotency-Key"
+KEY_FIELD = "idempotency_key"
+"""The field of a form that has its idempotency key."""
+
+LONGEST_KEY = 255
+KEY_FAULT = f"must be 1 to {LONGEST_KEY} visible ASCII characters"
+_KEY = r"[\x21-\x7e]{1,255}"
+
+EXAMPLE_ID = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e11"
+EXAMPLE_PLACE = {"email": "ada@example.org", "lat": 51.5074, "long": -0.1278}
+EXAMPLE_ACCEPTED = {"id": EXAMPLE_ID, "status": f"/submissions/{EXAMPLE_ID}"}
+RETRY_AFTER = {"Retry-After": {"description": "seconds to wait before trying again", "schema": {"type": "integer"}}}
+LOCATION = {"Location": {"description": "where to follow it", "schema": {"type": "string"}}}
+PAGE = {"text/html": {"schema": {"type": "string"}}}
+
+
+def is_key(text: str) -> bool:
+    """Whether this can be an idempotency key."""
+    return re.fullmatch(_KEY, text) is not None
+
+
+def _checked(key: str) -> str:
+    if not is_key(key):
+        raise ValueError(KEY_FAULT)
+    return key
+
+
+Key = Annotated[
+    str,
+    AfterValidator(_checked),
+    Field(json_schema_extra={"pattern": f"^{_KEY}$", "maxLength": LONGEST_KEY}, examples=["8a5c1f6e-order-17"]),
+]
+
+
+class JsonSubmission(Submission):
+    """A submission as a program sends it: no field but these."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class FormSubmission(JsonSubmission):
+    """A submission as a form sends it. Its fields may have blanks around them; its numbers are decimals."""
+
+    idempotency_key: Key | None = None
+
+
+class FieldFault(BaseModel):
+    """What is wrong with one field."""
+
+    field: str
+    fault: str = Field(description="reads on from the field's name")
+
+
+class ProblemDetails(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldFault] | None = Field(None, description="each faulty field; absent where no field is at fault")
+
+
+class Accepted(BaseModel):
+    """A submission that is kept: it was published before this was answered."""
+
+    id: str = Field(description="a UUID; every event that follows from the submission has it")
+    status: str = Field(description="where to follow it")
+
+
+class Reached(BaseModel):
+    """A channel that a submission has reached."""
+
+    channel: str = Field(description="or dead: and a stage that gave the submission up; its data is the reason")
+    time: str = Field(description="RFC 3339, UTC")
+    data: Any = Field(description="the event's data; null if it was too large to be noted")
+
+
+class ReachedNow(Reached):
+    """A channel that was reached, as the data of a server-sent event."""
+
+    last: bool = Field(description="whether the submission ends here, and the stream with it")
+
+
+class SubmissionStatus(BaseModel):
+    """How far a submission has come."""
+
+    id: str
+    over: bool = Field(description="whether no channel is to come: the submission is done, or was given up")
+    channels: list[Reached] = Field(description="in the order in which they were reached")
+
+
+def problem(description: str, status: int, title: str, detail: str, **more: Any) -> dict[str, Any]:
+    """One error of a route's `responses`: problem details, or a page for clients that prefer HTML."""
+    example = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
+    schema = {"$ref": f"#/components/schemas/{ProblemDetails.__name__}"}
+    headers = {"headers": RETRY_AFTER} if status in {429, 503} else {}
+    content = {PROBLEM_JSON: {"schema": schema, "example": example}, **PAGE}
+    return {"description": description, **headers, "content": content}
+
+
+def code_samples(**commands: str) -> dict[str, Any]:
+    """The commands of a route's `openapi_extra`, each under its label."""
+    return {"x-codeSamples": [{"lang": "curl", "label": name, "source": text} for name, text in commands.items()]}
+
+
+UNAVAILABLE = problem(
+    "Redis is away, or the backlog is over its limit; nothing was accepted",
+    503,
+    "Service Unavailable",
+    "The journal does not answer. Try again with the same Idempotency-Key: what it took nevertheless counts once.",
+)
+UNKNOWN = problem(
+    "Unknown, forgotten, or no UUID", 404, "Not Found", "No submission has this id, or it was forgotten by now."
+)
