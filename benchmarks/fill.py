@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 import redis
 
 from benchmarks.arrivals import name
-from milepost.connection import connect
 from milepost.events.event import Event, now
 from milepost.journal import Journal
+from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 
 SOURCE = "/benchmark"

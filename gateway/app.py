@@ -28,9 +28,9 @@ from gateway.refusal import JSON, Refusal, faults, invalid, unavailable, wants_p
 from gateway.security import HEADERS, SecurityHeaders
 from gateway.settings import GatewaySettings
 from gateway.tail import Tails
-from milepost.connection import connect
 from milepost.errors import BacklogFull, JournalUnavailable
 from milepost.journal import Journal
+from milepost.journal.connection import connect
 from milepost.observe.logs import Fields
 from milepost.server.http import problem
 

@@ -11,9 +11,8 @@ from starlette.requests import Request
 
 from gateway.client import client_of
 from gateway.refusal import Refusal
-from milepost import connection
 from milepost.errors import JournalUnavailable
-from milepost.journal import keys
+from milepost.journal import connection, keys
 
 
 class RateLimit:

@@ -15,8 +15,8 @@ from benchmarks import fill
 from benchmarks.bench import OURS, Bench, Figure, Measured
 from benchmarks.lab import Lab, Stopwatch, until
 from milepost import stages_table
-from milepost.connection import connect
 from milepost.journal import Maintenance, Scripts, Wiring, keys
+from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.servers import ROOT, Server
 

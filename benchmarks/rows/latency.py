@@ -13,10 +13,10 @@ from benchmarks import fill
 from benchmarks.arrivals import Arrivals
 from benchmarks.bench import FLOOR, OURS, Bench, Figure, Measured
 from benchmarks.lab import Lab, until
-from milepost.connection import connect
 from milepost.events.event import Event
 from milepost.journal import Journal
-from milepost.line import Line
+from milepost.journal.connection import connect
+from milepost.journal.shared_connection import SharedConnection
 from milepost.settings import JournalSettings
 
 RATE = 500.0
@@ -27,7 +27,7 @@ EVENTS = 4_000
 Words = tuple[str | bytes | int, ...]
 
 
-class _Recorder(Line):
+class _Recorder(SharedConnection):
     """Stands where the journal has its line, and keeps the commands that it is given."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ def publishes(events: Sequence[Event]) -> list[bytes]:
     """The journal's own command for each event, packed: nothing but the writing is left for the time that counts."""
     settings = JournalSettings.read()
     journal = Journal(connect(settings), settings)
-    recorder = journal.scripts.line = _Recorder()
+    recorder = journal.scripts.connection = _Recorder()
 
     async def each() -> None:
         for event in events:

@@ -25,11 +25,11 @@ from milepost.bridge.retry import RetryPolicy, probe_delay
 from milepost.bridge.settings import BridgeSettings, Delivery
 from milepost.bridge.stats import Stats
 from milepost.bridge.worker import BLOCK, Worker
-from milepost.connection import ANSWER_WITHIN, LEAST_VERSION, connect
 from milepost.errors import JournalUnavailable
 from milepost.journal import BROKER, Consumer, Journal, Maintenance, Scripts, Wiring
+from milepost.journal.connection import ANSWER_WITHIN, LEAST_VERSION, connect
+from milepost.journal.shared_connection import SharedConnection
 from milepost.journal.stats import EVERY as STATS_EVERY
-from milepost.line import Line
 from milepost.observe.logs import Fields
 
 log = logging.getLogger("milepost.bridge")
@@ -68,7 +68,7 @@ class Bridge:
         self.maintenance = Maintenance(self._scripts, dedup=settings.dedup, limit=settings.backlog_limit)
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._reader = connect(settings, answer_within=BLOCK + ANSWER_WITHIN, retries=0)
-        self._lines: list[Line] = []
+        self._readers: list[SharedConnection] = []
         self._subscriber_redis = connect(settings, retries=0)
         self.journal.watch.add(self._scripts.redis, self._reader, self._subscriber_redis)
         self._parked = asyncio.Event()
@@ -98,15 +98,15 @@ class Bridge:
         stage = None if name == BROKER else next(stage for stage in self._settings.routes if stage.name == name)
         delivery = stage or Delivery(timeout=self._settings.broker_timeout)
         headers = stage.headers_from if stage else {}
-        line = Line(self._reader, again=False)  # whose lost reply would orphan what it carried
-        self._lines.append(line)
+        reader = SharedConnection(self._reader, again=False)  # whose lost reply would orphan what it carried
+        self._readers.append(reader)
         client = Client(wiring.url, headers={header: value.get_secret_value() for header, value in headers.items()})
         return Worker(
             Consumer(
                 name,
                 [channel],
                 self._name,
-                reader=line,
+                reader=reader,
                 scripts=self.journal.scripts,
                 deadline=delivery.deadline or self._settings.deadline,
             ),
@@ -304,7 +304,7 @@ class Bridge:
         if self._subscriber.placed.is_set():
             await self._subscriber.stop(within=grace / 2)
         await _end(self._tasks)
-        await asyncio.gather(*(line.close() for line in self._lines))
+        await asyncio.gather(*(reader.close() for reader in self._readers))
         await asyncio.gather(*(worker.finish(grace=grace) for worker in self.workers))
         await self._subscriber_redis.aclose()
         await self._scripts.close()

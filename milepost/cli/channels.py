@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
-from milepost.connection import Watch, connect
+from milepost.journal.connection import connect
+from milepost.journal.failover import Watch
 from milepost.settings import JournalSettings
 
 SILENCE = 10.0

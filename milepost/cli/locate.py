@@ -8,9 +8,9 @@ from typing import Any
 from milepost.cli.exits import Unreachable
 from milepost.cli.local import data_folder
 from milepost.cli.local.probe import shown
-from milepost.connection import connect
 from milepost.errors import ConfigurationError, JournalUnavailable
 from milepost.journal import Journal
+from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 
 REDIS = "redis://127.0.0.1:6379/0"

@@ -29,7 +29,7 @@ from milepost.journal.scripts import (
     Text,
     unavailable,
 )
-from milepost.line import Line
+from milepost.journal.shared_connection import SharedConnection
 
 MOST_PENDING = 100_000
 """More entries than a consumer ever has pending."""
@@ -119,7 +119,7 @@ class Consumer:
         channels: Sequence[str],
         name: str,
         *,
-        reader: Line,
+        reader: SharedConnection,
         scripts: Scripts,
         deadline: timedelta,
     ) -> None:

@@ -8,12 +8,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from milepost.coalescer import Coalescer
-from milepost.connection import Watch
 from milepost.errors import BacklogFull
 from milepost.events.event import Event
 from milepost.events.strict_json import DEEPEST, loads
 from milepost.journal import keys
 from milepost.journal.admin import Admin
+from milepost.journal.failover import Watch
 from milepost.journal.models import BEAT_FRESH, Note, milliseconds, moment, submitted
 from milepost.journal.scripts import Scripts, Submitted, checked, unavailable
 from milepost.settings import JournalSettings

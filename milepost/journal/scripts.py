@@ -18,7 +18,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from milepost.errors import JournalUnavailable
 from milepost.journal import keys
-from milepost.line import Line
+from milepost.journal.shared_connection import SharedConnection
 
 Text = str | bytes | int
 P = ParamSpec("P")
@@ -220,30 +220,30 @@ class Scripts:
     Each method is described at the top of its Lua file. Durations and times are in milliseconds.
     """
 
-    def __init__(self, redis: Redis, line: Line | None = None) -> None:
+    def __init__(self, redis: Redis, connection: SharedConnection | None = None) -> None:
         self.redis = redis
-        self.line = line or Line(redis)
+        self.connection = connection or SharedConnection(redis)
 
     async def run(self, digest: str, text: str, arguments: Iterable[Text]) -> Any:
         """Run one script. Raises JournalUnavailable."""
         try:
             try:
-                return await self.line.call("EVALSHA", digest, 1, keys.JOURNALS, *arguments)
+                return await self.connection.call("EVALSHA", digest, 1, keys.JOURNALS, *arguments)
             except NoScriptError:
-                return await self.line.call("EVAL", text, 1, keys.JOURNALS, *arguments)
+                return await self.connection.call("EVAL", text, 1, keys.JOURNALS, *arguments)
         except (RedisError, OSError) as fault:
             raise unavailable(fault) from fault
 
     async def call(self, *command: Text) -> Any:
         """Run one plain command on the connection of the scripts. Raises JournalUnavailable."""
         try:
-            return await self.line.call(*command)
+            return await self.connection.call(*command)
         except (RedisError, OSError) as fault:
             raise unavailable(fault) from fault
 
     async def close(self) -> None:
         """Close every connection."""
-        await self.line.close()
+        await self.connection.close()
         await self.redis.aclose()
 
     # doors

@@ -23,13 +23,13 @@ from starlette.routing import Route
 
 from milepost.bridge.bridge import Bridge
 from milepost.bridge.settings import BridgeSettings
-from milepost.connection import connect
 from milepost.errors import ConfigurationError, EventError
 from milepost.events.event import Event
 from milepost.events.payload import Payload
 from milepost.events.wrap import wrap
 from milepost.function.stage import StageHandler
 from milepost.journal import Journal
+from milepost.journal.connection import connect
 from milepost.testing.calling import described, event_of
 from milepost.testing.servers import HOST, WITHIN, Valkey, eventually
 

@@ -22,10 +22,10 @@ import redis.asyncio as redis_asyncio
 
 from milepost.bridge.bridge import Bridge
 from milepost.bridge.settings import BridgeSettings
-from milepost.connection import connect
 from milepost.events.batch import BATCH_TYPE, is_batch, read_batch, write_batch
 from milepost.events.event import Event
 from milepost.journal import DeadLetter, Journal, keys
+from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.servers import HOST, WITHIN, Module, eventually, http_status
 

@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 import redis.asyncio as redis_asyncio
 
-from milepost.connection import connect
 from milepost.events.event import Event
 from milepost.journal import Journal
+from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.chart.broker import Broker
 from tests.chart.rendering import SECRET, container, environment, merged, only, render

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from milepost import stages_table
-from milepost.connection import connect
 from milepost.journal import Journal
+from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.contract.smtp import SmtpServer
 from tests.faults.meddler import Meddler

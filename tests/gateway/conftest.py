@@ -9,8 +9,8 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from milepost.connection import connect
 from milepost.journal import Journal, keys
+from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.gateway.operating import BASIC, BEARER, PAGE, TOKEN
 from tests.gateway.samples import Published

@@ -28,7 +28,7 @@ async def buried(journal: Journal, count: int = 1, reason: str = "HTTP 422: lat:
         "distance",
         ["raw_input"],
         "test",
-        reader=journal.scripts.line,
+        reader=journal.scripts.connection,
         scripts=journal.scripts,
         deadline=JournalSettings().deadline,
     )

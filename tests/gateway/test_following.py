@@ -5,9 +5,9 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from milepost.connection import connect
 from milepost.events.event import Event
 from milepost.journal import Journal, keys
+from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.gateway.samples import LONDON
 from tests.servers import eventually

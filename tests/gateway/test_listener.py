@@ -10,8 +10,8 @@ from gateway import following
 from gateway.course import CourseReader
 from gateway.following import Tracker, Watch
 from gateway.listener import Listener
-from milepost.connection import connect
 from milepost.journal import Journal
+from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.bridge.proxy import Proxy
 from tests.gateway.samples import reach, tell_stages

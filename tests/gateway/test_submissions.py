@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
-from milepost.connection import connect
 from milepost.events.event import Event
 from milepost.journal import Journal
+from milepost.journal.connection import connect
 from tests.gateway.samples import LONDON, Published
 from tests.servers import ANSWER_WITHIN, Module, Valkey, eventually
 

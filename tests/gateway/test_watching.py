@@ -13,9 +13,9 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.listener import MOST_OF_ONE
-from milepost.connection import connect
 from milepost.events.event import Event
 from milepost.journal import Journal, keys
+from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.gateway.samples import LONDON, reach, tell_stages
 from tests.servers import ANSWER_WITHIN, Module, Valkey, eventually

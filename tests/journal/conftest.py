@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack
 import pytest
 import redis.asyncio as redis_asyncio
 
-from milepost.connection import connect
 from milepost.journal import Consumer, Journal, Maintenance, Wiring
-from milepost.line import Line
+from milepost.journal.connection import connect
+from milepost.journal.shared_connection import SharedConnection
 from milepost.settings import JournalSettings
 from tests.journal.events import RAW, maintenance_of
 from tests.servers import REDIS_SERVER, Redis
@@ -63,10 +63,10 @@ def maintenance(journal: Journal, settings: JournalSettings) -> Maintenance:
 
 @pytest.fixture
 async def consumers(journal: Journal, settings: JournalSettings) -> AsyncIterator[Consumers]:
-    lines: list[Line] = []
+    lines: list[SharedConnection] = []
 
     def consumers(stage: str, name: str = "consumer", channels: Sequence[str] = (RAW,)) -> Consumer:
-        lines.append(Line(connect(settings, answer_within=30), again=False))
+        lines.append(SharedConnection(connect(settings, answer_within=30), again=False))
         return Consumer(stage, channels, name, reader=lines[-1], scripts=journal.scripts, deadline=settings.deadline)
 
     yield consumers

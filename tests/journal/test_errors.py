@@ -98,7 +98,7 @@ async def test_every_call_raises_journal_unavailable_and_no_text_holds_the_passw
         "distance",
         [RAW],
         "one",
-        reader=journal.scripts.line,
+        reader=journal.scripts.connection,
         scripts=journal.scripts,
         deadline=settings.deadline,
     )

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from redis.asyncio import Redis, from_url
 
-from milepost.connection import connect
 from milepost.events.event import Event
 from milepost.journal import Bury, Complete, Consumer, Delay, Entry, Journal, Park, Wiring, keys
+from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.journal.events import (
     CALCULATED,
@@ -72,7 +72,7 @@ class Bridges(RuleBasedStateMachine):
             name,
             [RAW],
             f"consumer-{self.made}",
-            reader=self.journal.scripts.line,
+            reader=self.journal.scripts.connection,
             scripts=self.journal.scripts,
             deadline=self.deadline,
         )

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from redis.asyncio import Redis, from_url
 
-from milepost.connection import connect
 from milepost.journal import (
     Bury,
     Complete,
@@ -18,6 +17,7 @@ from milepost.journal import (
     Wiring,
     keys,
 )
+from milepost.journal.connection import connect
 from milepost.journal.scripts import SCRIPTS
 from milepost.journal.stats import Counts, Slot, read, write
 from milepost.settings import JournalSettings
@@ -46,7 +46,7 @@ async def live(url: str, redis: Redis) -> None:
         "distance",
         [RAW],
         "one",
-        reader=journal.scripts.line,
+        reader=journal.scripts.connection,
         scripts=journal.scripts,
         deadline=given.deadline,
     )

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from milepost.connection import connect
 from redis.asyncio import Redis, from_url
 
-from milepost.connection import connect
 from milepost.errors import EventError, JournalUnavailable
 from milepost.events.event import MAX_EVENT, Event
 from milepost.journal import (

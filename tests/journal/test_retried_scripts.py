@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from redis.asyncio import Redis
 
-from milepost.connection import connect
 from milepost.errors import JournalUnavailable
 from milepost.journal import Bury, Complete, Consumer, Foreign, Journal, Maintenance, Park, Wiring, keys
-from milepost.line import Line
+from milepost.journal.connection import connect
+from milepost.journal.shared_connection import SharedConnection
 from milepost.settings import JournalSettings
 from tests.journal.conftest import Consumers, Table
 from tests.journal.events import (
@@ -57,7 +57,7 @@ async def lossy_consumer(lossy: Journal, settings: JournalSettings, redis: Redis
         "distance",
         [RAW],
         "consumer",
-        reader=lossy.scripts.line,
+        reader=lossy.scripts.connection,
         scripts=lossy.scripts,
         deadline=settings.deadline,
     )
@@ -162,7 +162,7 @@ async def lossy_reads(
     journal: Journal, proxy: Proxy, redis: Redis, settings: JournalSettings
 ) -> AsyncIterator[Consumer]:
     """A consumer that reads through the proxy, as a bridge does: a read is never sent again."""
-    reader = Line(connect(JournalSettings.read(redis_url=proxy.url)), again=False)
+    reader = SharedConnection(connect(JournalSettings.read(redis_url=proxy.url)), again=False)
     consumer = Consumer(
         "distance",
         [RAW],

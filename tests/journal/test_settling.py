@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from milepost.connection import connect
 from milepost.errors import JournalUnavailable
 from milepost.journal import (
     Bury,
@@ -23,6 +22,7 @@ from milepost.journal import (
     Settlement,
     keys,
 )
+from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.journal.conftest import Consumers
 from tests.journal.events import (
@@ -366,7 +366,7 @@ async def mute(redis: Redis, distance: Consumer, settings: JournalSettings) -> A
         "distance",
         [RAW],
         "consumer",
-        reader=scripts.line,
+        reader=scripts.connection,
         scripts=scripts,
         deadline=settings.deadline,
     )
@@ -402,7 +402,7 @@ async def test_settlements_are_unavailable_while_redis_is_away(
 ) -> None:
     """They may be tried again, and nothing has changed."""
     entries = await taken(journal, distance, 4)
-    await journal.scripts.line.close()
+    await journal.scripts.connection.close()
     answers = await distance.settle([KINDS[kind](entry) for kind, entry in zip(KINDS, entries, strict=True)])
     assert [type(answer) for answer in answers] == [JournalUnavailable] * 4
     assert await pending(redis, distance) == 4

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from milepost.connection import connect
 from milepost.errors import JournalUnavailable
 from milepost.events.event import Event
 from milepost.journal import Bury, Complete, Consumer, Entry, Failure, Journal, Maintenance, Park, Wiring, keys
+from milepost.journal.connection import connect
 from milepost.journal.consumer import Settlement
 from milepost.journal.scripts import StreamName
 from milepost.settings import JournalSettings
@@ -89,7 +89,7 @@ class World:
         self.wirings = wirings
         self.settings = JournalSettings.read(redis_url=url)
         self.journal = Journal(connect(self.settings), self.settings)
-        self.line = self.journal.scripts.line
+        self.line = self.journal.scripts.connection
         self.maintenance = Maintenance(self.journal.scripts, dedup=self.settings.dedup, limit=1000)
         self.events = [Event(id=f"e{number}", source="/model", type=IN, data=number) for number in range(bounds.events)]
 

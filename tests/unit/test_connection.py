@@ -7,8 +7,10 @@ import pytest
 import redis.asyncio as redis_asyncio
 from redis.exceptions import TimeoutError as NoAnswer
 
-from milepost.connection import Watch, WrongServer, connect
-from milepost.line import Line
+from milepost.journal.connection import connect
+from milepost.journal.failover import Watch
+from milepost.journal.refusals import WrongServer
+from milepost.journal.shared_connection import SharedConnection
 from milepost.settings import JournalSettings
 from tests.bridge.proxy import Proxy
 from tests.servers import HOST, Valkey, eventually
@@ -100,7 +102,7 @@ async def test_look_closes_old_connections_when_new_ones_lead_to_another_server(
         async with Proxy(one.port) as proxy:
             settings = JournalSettings.read(redis_url=f"redis://{HOST}:{proxy.port}")
             async with connect(settings) as client, connect(settings) as second:
-                line = Line(second)
+                line = SharedConnection(second)
                 watch = Watch(client)
                 watch.add(second)
                 await watch.look()

@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from milepost.connection import connect
 from milepost.errors import ConfigurationError
+from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 
 PASSWORD = "hush-hush"

@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from milepost.connection import pool_of, wrong_server
+from milepost.journal.connection import pool_of
+from milepost.journal.refusals import wrong_server
 
 CHUNK = 256 * 1024
 """Bytes taken at once, at most."""

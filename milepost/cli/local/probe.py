@@ -8,9 +8,9 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from milepost.cli.exits import Unreachable
-from milepost.connection import connect
 from milepost.errors import ConfigurationError
 from milepost.journal import keys
+from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 
 REAL_WITHIN = 5.0

@@ -10,13 +10,13 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as TimedOut
 
-from milepost.connection import connect
-from milepost.line import Line
+from milepost.journal.connection import connect
+from milepost.journal.shared_connection import SharedConnection
 from milepost.settings import JournalSettings
 from tests.servers import HOST, eventually
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-Opened = Callable[..., Line]
+Opened = Callable[..., SharedConnection]
 
 PINGS = 200
 
@@ -26,8 +26,8 @@ async def opened(redis_url: str, redis: Redis) -> AsyncIterator[Opened]:
     """Opens lines that are closed when the test ends."""
     async with AsyncExitStack() as stack:
 
-        def opened(url: str = redis_url, *, within: float = 5.0, again: bool = True) -> Line:
-            line = Line(connect(JournalSettings.read(redis_url=url), answer_within=within), again=again)
+        def opened(url: str = redis_url, *, within: float = 5.0, again: bool = True) -> SharedConnection:
+            line = SharedConnection(connect(JournalSettings.read(redis_url=url), answer_within=within), again=again)
             stack.push_async_callback(line.close)
             return line
 
@@ -56,7 +56,7 @@ async def server() -> AsyncIterator[Callable[[Answer], Awaitable[str]]]:
         yield start
 
 
-async def kill(redis: Redis, line: Line) -> None:
+async def kill(redis: Redis, line: SharedConnection) -> None:
     await redis.client_kill_filter(_id=str(await line.call("CLIENT", "ID")))
 
 

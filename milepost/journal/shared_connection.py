@@ -15,12 +15,13 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as TimedOut
 
-from milepost.connection import CANCEL_AGAIN, GONE, MOVED, pool_of, wrong_server
+from milepost.journal.connection import CANCEL_AGAIN, GONE, MOVED, pool_of
+from milepost.journal.refusals import wrong_server
 
-CLOSED = "the line was closed"
+CLOSED = "the connection was closed"
 
 
-class Line:
+class SharedConnection:
     """Calls to the server of `redis`, connected at the first of them and again when a connection was lost.
 
     A call is sent once more if its connection is lost before the reply, or if the reply says that another server must
@@ -31,8 +32,8 @@ class Line:
         self._pool = pool_of(redis)
         self._within: float = self._pool.connection_kwargs["socket_timeout"]
         self._again = again
-        self._wire: _Wire | None = None
-        self._opening: asyncio.Task[_Wire] | None = None
+        self._protocol: _RedisProtocol | None = None
+        self._opening: asyncio.Task[_RedisProtocol] | None = None
         self._closed = False
 
     async def call(self, *command: str | bytes | int) -> Any:
@@ -42,19 +43,19 @@ class Line:
         A caller that goes away changes nothing: the command is carried out.
         """
         packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # it takes int and bytes too
-        wire = await self._connected()
+        protocol = await self._connected()
         try:
-            return await wire.send(packed)
+            return await protocol.send(packed)
         except ConnectionLost:
             if not self._again:
                 raise
-        wire = await self._connected()
-        return await wire.send(packed)
+        protocol = await self._connected()
+        return await protocol.send(packed)
 
-    async def _connected(self) -> "_Wire":
+    async def _connected(self) -> "_RedisProtocol":
         """The connection that there is, or one that is made once for all who wait for it."""
-        if self._wire is not None and self._wire.usable:
-            return self._wire
+        if self._protocol is not None and self._protocol.usable:
+            return self._protocol
         if self._closed:
             raise ConnectionLost(CLOSED)
         opening = self._opening
@@ -66,24 +67,24 @@ class Line:
             raise ConnectionLost(CLOSED)
         return opening.result()
 
-    async def _open(self) -> "_Wire":
+    async def _open(self) -> "_RedisProtocol":
         connection = self._pool.make_connection()
         try:
             await connection.connect()
         except asyncio.CancelledError:
             await connection.disconnect(nowait=True)
             raise
-        wire = _Wire(*connection.hand_over(), within=self._within)
-        self._pool.opened.add(wire)
-        return wire
+        protocol = _RedisProtocol(*connection.hand_over(), within=self._within)
+        self._pool.opened.add(protocol)
+        return protocol
 
-    def _opened(self, opening: "asyncio.Task[_Wire]") -> None:
+    def _opened(self, opening: "asyncio.Task[_RedisProtocol]") -> None:
         self._opening = None
         if opening.cancelled() or opening.exception():
             return
-        self._wire = opening.result()
+        self._protocol = opening.result()
         if self._closed:
-            self._wire.fail(ConnectionLost(CLOSED))
+            self._protocol.fail(ConnectionLost(CLOSED))
 
     async def close(self) -> None:
         """Close the connection. Calls under way, and later ones, raise."""
@@ -92,11 +93,11 @@ class Line:
         while opening is not None and not opening.done():
             opening.cancel()  # and again: before Python 3.12 the `wait_for` in redis-py's send can swallow it
             await asyncio.wait([opening], timeout=CANCEL_AGAIN)
-        if self._wire is not None:
-            self._wire.fail(ConnectionLost(CLOSED))
+        if self._protocol is not None:
+            self._protocol.fail(ConnectionLost(CLOSED))
 
 
-class _Wire(asyncio.Protocol):
+class _RedisProtocol(asyncio.Protocol):
     """What is on one connection. A reply that does not come within the connection's time-out ends it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, within: float) -> None:

@@ -12,8 +12,9 @@ import uvloop
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
 
-from milepost.connection import LOOK_AGAIN, WrongServer, connect
-from milepost.line import Line
+from milepost.journal.connection import connect
+from milepost.journal.refusals import LOOK_AGAIN, WrongServer
+from milepost.journal.shared_connection import SharedConnection
 from milepost.settings import JournalSettings
 from tests.servers import ANSWER_WITHIN, HOST, eventually
 
@@ -88,11 +89,11 @@ class Server:
 @asynccontextmanager
 async def lined(
     greeted: Greeted, *, greetings: int = 99, again: bool = True, within: float = 2 * ANSWER_WITHIN
-) -> AsyncIterator[tuple[Line, Server]]:
+) -> AsyncIterator[tuple[SharedConnection, Server]]:
     """A line to such a server. It waits for replies for longer than a test may take."""
     server = Server(greeted, greetings=greetings)
     async with server.listening() as url:
-        line = Line(connect(JournalSettings.read(redis_url=url), answer_within=within), again=again)
+        line = SharedConnection(connect(JournalSettings.read(redis_url=url), answer_within=within), again=again)
         yield line, server
         await line.close()
 
@@ -160,8 +161,13 @@ def test_a_server_that_has_ended_its_side_is_left_though_it_reads_no_more(loop: 
 @pytest.mark.parametrize("code", LOOK_AGAIN)
 @pytest.mark.parametrize(
     "reply",
-    ["-{} so it is\r\n", "*2\r\n+done\r\n-{} so it is\r\n", "*2\r\n$4\r\ndone\r\n${length}\r\nerror {} so it is\r\n"],
-    ids=["an error", "an error in an array", "text in a script's answer"],
+    [
+        "-{} so it is\r\n",
+        "-ERR {} so it is\r\n",
+        "*2\r\n+done\r\n-{} so it is\r\n",
+        "*2\r\n$4\r\ndone\r\n${length}\r\nerror {} so it is\r\n",
+    ],
+    ids=["an error", "an error that a script raised anew", "an error in an array", "text in a script's answer"],
 )
 @pytest.mark.parametrize(("again", "connections"), [(True, 2), (False, 1)])
 def test_refusal_for_another_server_is_followed_by_a_new_connection(

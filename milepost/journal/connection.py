@@ -1,0 +1,138 @@
+"""Connections to Redis: short time-outs, one immediate retry where it can help, and no stay at an old primary.
+
+Every client, shared connection and subscription of ours is made from a `Redis` that `connect` returns. This module
+alone touches what redis-py keeps private: reader, writer and the connection classes of its pool.
+"""
+
+from asyncio import StreamReader, StreamWriter
+from typing import Any, Protocol
+from weakref import WeakSet
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    ConnectionPool,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import ResponseError
+
+from milepost.journal.refusals import wrong_server
+from milepost.settings import JournalSettings
+
+ANSWER_WITHIN = 5.0
+"""Seconds within which Redis answers a command that does not block."""
+
+LEAST_VERSION = (7, 0)
+"""The oldest Redis that Milepost is for."""
+
+CANCEL_AGAIN = 0.1
+"""Seconds after which a task that was cancelled and has not ended is cancelled again."""
+
+GONE = "Redis closed the connection"
+MOVED = "new connections lead to another server"
+
+
+class Opened(Protocol):
+    """A connection that can be told to end."""
+
+    def leave(self) -> None:
+        """End it now. Who waits for a reply gets ConnectionLost."""
+
+
+class _Leaving(AbstractConnection):
+    """A connection of redis-py's that is closed by a refusal which means "look again"."""
+
+    async def connect(self) -> None:
+        await super().connect()  # type: ignore[no-untyped-call]
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().read_response(*args, **kwargs)
+        except ResponseError as refusal:
+            fault = wrong_server(refusal)
+            if fault is None:
+                raise
+            await self.disconnect(nowait=True)
+            raise fault from None
+
+    def leave(self) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    @property
+    def reader(self) -> StreamReader:
+        """The stream of what Redis sends. Raises ConnectionLost."""
+        if self._reader is None:
+            raise ConnectionLost(GONE)
+        return self._reader
+
+    def hand_over(self) -> tuple[StreamReader, StreamWriter]:
+        """Give reader and writer away: from here on they are the caller's. Raises ConnectionLost."""
+        reader, writer = self._reader, self._writer
+        self._reader = self._writer = None
+        if reader is None or writer is None:
+            raise ConnectionLost(GONE)
+        return reader, writer
+
+
+class _Tcp(_Leaving, Connection):
+    pass
+
+
+class _Tls(_Leaving, SSLConnection):
+    pass
+
+
+class _Unix(_Leaving, UnixDomainSocketConnection):
+    pass
+
+
+_LEAVING = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}
+
+
+class Pool(ConnectionPool):
+    """redis-py's pool, which knows every connection that was made from it. `opened` holds them weakly."""
+
+    def __init__(self, connection_class: type[AbstractConnection] = Connection, **given: Any) -> None:
+        self.opened: WeakSet[Opened] = WeakSet()
+        super().__init__(connection_class=_LEAVING[connection_class], **given)
+
+    def make_connection(self) -> _Leaving:
+        connection: _Leaving = super().make_connection()  # type: ignore[no-untyped-call]
+        self.opened.add(connection)
+        return connection
+
+
+def pool(redis_url: str, *, answer_within: float = ANSWER_WITHIN, retries: int = 1) -> Pool:
+    """A pool for a library that takes one; `connect` for all else. `retries` as there."""
+    return Pool.from_url(
+        redis_url,
+        socket_keepalive=True,
+        client_name="milepost",
+        socket_timeout=answer_within,
+        socket_connect_timeout=min(answer_within, ANSWER_WITHIN),
+        retry=Retry(NoBackoff(), retries, supported_errors=(ConnectionLost,)),
+    )
+
+
+def connect(settings: JournalSettings, *, answer_within: float = ANSWER_WITHIN, retries: int = 1) -> Redis:
+    """A client on bytes.
+
+    The one retry covers a pooled connection that died unnoticed or leads to a server that is no primary any more: every
+    script of ours may run twice. A time-out is not retried, as it would only double the wait.
+    Pass `retries=0` for XREADGROUP, whose lost reply would orphan what it carried, and an `answer_within` above its
+    block time.
+    """
+    return Redis.from_pool(pool(settings.redis_url.get_secret_value(), answer_within=answer_within, retries=retries))
+
+
+def pool_of(redis: Redis) -> Pool:
+    """The pool of a client that `connect` made."""
+    found = redis.connection_pool
+    assert isinstance(found, Pool), "make this client with milepost.journal.connection.connect"  # noqa: S101 - a fault of ours
+    return found

@@ -1,0 +1,120 @@
+"""Following a failover of Redis.
+
+After a failover a connection may still lead to the old primary. Two rules make all of them follow:
+
+1. A refusal that only another server can lift (milepost.journal.refusals) closes the connection on which it came,
+   wherever it stands: an error reply, an error inside an array, or text inside a script's answer. The next call
+   connects again. The connections themselves follow this rule.
+2. Every two seconds `Watch` opens a new connection and asks who answers. If that is another server than before, it
+   closes all older connections, though nothing was refused on them: the old primary may be frozen or cut off.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as TimedOut
+
+from milepost.journal.connection import CANCEL_AGAIN, MOVED, pool_of
+from milepost.journal.refusals import WrongServer
+from milepost.observe.logs import Fields
+
+log = logging.getLogger("milepost")
+
+LOOK_EVERY = 2.0
+"""Seconds between two looks at the server to which new connections lead; after a failed one it is LOOK_AGAIN_AFTER."""
+
+LOOK_AGAIN_AFTER = 0.25
+
+LOOK_WITHIN = 2.0
+"""Seconds that one look may take."""
+
+LOOK_TRUSTED = 0.2
+"""Seconds for which a look is not repeated."""
+
+
+class Watch:
+    """Looks where new connections lead, for one process. `redis` and the clients that are `add`ed follow it there."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._pools = [pool_of(redis)]
+        self._server = ""
+        self._looking = asyncio.Lock()
+        self._fault: RedisError | OSError | None = None
+        self._trusted_until = 0.0
+
+    def add(self, *clients: Redis) -> None:
+        """Close the connections of these too when new ones lead elsewhere."""
+        self._pools += map(pool_of, clients)
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            pause = LOOK_AGAIN_AFTER
+            with suppress(RedisError, OSError):  # who needs Redis now tells of it
+                await self.look()
+                pause = LOOK_EVERY
+            await asyncio.sleep(pause)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Look again and again while the body runs."""
+        task = asyncio.create_task(self.run())
+        try:
+            yield
+        finally:
+            while not task.done():
+                task.cancel()  # and again: before Python 3.12 the `wait_for` in redis-py's send can swallow it
+                await asyncio.wait([task], timeout=CANCEL_AGAIN)
+
+    async def look(self) -> None:
+        """Return if a new connection leads to a primary. Raises RedisError, OSError.
+
+        What one look found stands for LOOK_TRUSTED seconds, for all who ask.
+        """
+        async with self._looking:
+            if time.monotonic() >= self._trusted_until:
+                try:
+                    await self._look()
+                    self._fault = None
+                except (RedisError, OSError) as fault:
+                    self._fault = fault
+                self._trusted_until = time.monotonic() + LOOK_TRUSTED
+        if self._fault is not None:
+            raise self._fault.with_traceback(None)
+
+    async def _look(self) -> None:
+        connection = self._pools[0].make_connection()
+        try:
+            async with asyncio.timeout(LOOK_WITHIN):
+                await connection.connect()
+                await connection.send_command("INFO")
+                told = _facts(await connection.read_response(disable_decoding=True))
+        except ResponseError:  # this user may not ask
+            told = {}
+        except TimeoutError:
+            raise TimedOut(f"no answer within {LOOK_WITHIN:g} s") from None
+        finally:
+            await connection.disconnect(nowait=True)
+        if told.get("role", "master") != "master":
+            raise WrongServer("READONLY")
+        self._follow(told.get("run_id", ""))
+
+    def _follow(self, server: str) -> None:
+        if self._server and server and server != self._server:
+            log.warning(Fields(outcome="redis-moved", reason=MOVED))
+            for pool in self._pools:
+                for opened in list(pool.opened):
+                    opened.leave()
+        self._server = server or self._server
+
+
+def _facts(text: Any) -> dict[str, str]:
+    """What INFO says, as a mapping."""
+    lines = text.decode(errors="replace").splitlines() if isinstance(text, bytes) else []
+    return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}

@@ -1,0 +1,49 @@
+"""Refusals of Redis that concern the server, not the command: a replica, a node without our keys, one that loads."""
+
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import ResponseError
+
+_CLUSTER = "is a node of a Redis Cluster that does not serve Milepost's keys"
+
+LOOK_AGAIN = {
+    "ASK": _CLUSTER,
+    "CLUSTERDOWN": _CLUSTER,
+    "LOADING": "is loading its data",
+    "MASTERDOWN": "is a replica that has lost its primary",
+    "MOVED": _CLUSTER,
+    "NOAUTH": "asks for a password",
+    "NOREPLICAS": "has fewer replicas than it needs to take a write",
+    "READONLY": "is a read-only replica",
+    "TRYAGAIN": _CLUSTER,
+}
+"""The codes of refusals that another server, or the same one later, lifts, and what such a server is."""
+
+
+class WrongServer(ConnectionLost):
+    """The server refused for what it is, not for what it was asked. `str()` says it in plain words."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"Redis {LOOK_AGAIN[code]}")
+
+
+def wrong_server(reply: object) -> WrongServer | None:
+    """The refusal in this reply that means "look again", or None.
+
+    It may be the reply itself, an error among the items of an array, or the text `error CODE …` among them, which is
+    how common.lua answers for one item of a batch. What a script raises anew has `ERR` before its code.
+    """
+    for item in reply if isinstance(reply, list) else (reply,):
+        if type(item) is bytes and item.startswith(b"error "):
+            code = _code(item[6:120].decode(errors="replace"))
+        elif isinstance(item, ResponseError):
+            known = item.status_code  # which redis-py takes off the text of the errors it knows
+            code = _code(str(item)) if known in {None, "ERR"} else str(known)
+        else:
+            continue
+        if code in LOOK_AGAIN:
+            return WrongServer(code)
+    return None
+
+
+def _code(refusal: str) -> str:
+    return refusal.removeprefix("ERR ").partition(" ")[0]
