@@ -26,14 +26,22 @@ from aiosmtplib import (
 from email_validator import validate_email
 
 from functions.email.mail import Mail, SmtpServer
-from functions.email.smtp_faults import fault, route_fault
-from milepost.errors import ConfigurationError, Reject, Unavailable
+from functions.email.smtp_faults import error_for_reply, error_for_route
+from milepost.errors import ConfigurationError, MilepostError, Reject, Unavailable
 
 _HARMLESS = (ObsoleteHeaderDefect, NonASCIILocalPartDefect)
-"""What the parser of headers says of `Acme Co. <…>`, and of `jörg@…`, which SMTPUTF8 allows."""
+"""Defects that the header parser reports for `Acme Co. <…>`, and for `jörg@…`, which SMTPUTF8 allows."""
+
+_STEPS = {
+    SMTPHeloError: "EHLO",
+    SMTPAuthenticationError: "AUTH",
+    SMTPSenderRefused: "MAIL FROM",
+    SMTPRecipientRefused: "RCPT TO",
+    SMTPDataError: "DATA",
+}
 
 _MOST_REFUSALS = 1024
-"""Mails whose last refusal is remembered."""
+"""Mails whose last refusal is kept in memory."""
 
 
 class SmtpSender:
@@ -78,11 +86,7 @@ class SmtpSender:
             with contextlib.suppress(SMTPException, OSError):  # the mail is out, whatever QUIT is answered
                 await client.quit(timeout=1)
         except (SMTPException, OSError) as failed:
-            lone = sender_accepted and self._lone(mail)
-            if isinstance(failed, SMTPResponseException):
-                raise fault(_step(failed), failed.code, failed.message, attempt=mail.attempt, lone=lone) from failed
-            reason = f"SMTP: {type(failed).__name__} {failed}".rstrip()
-            raise route_fault(reason, attempt=mail.attempt, lone=lone) from failed
+            raise self._error(failed, mail, lone=sender_accepted and self._lone(mail)) from failed
         finally:
             client.close()
 
@@ -98,6 +102,12 @@ class SmtpSender:
         options = ["SMTPUTF8", "BODY=8BITMIME"] if utf8 else []
         await client.mail(self._sender.addr_spec, options=options, encoding="utf-8")
 
+    def _error(self, failed: Exception, mail: Mail, *, lone: bool) -> MilepostError:
+        if isinstance(failed, SMTPResponseException):
+            return error_for_reply(_step(failed), failed.code, failed.message, attempt=mail.attempt, lone=lone)
+        reason = f"SMTP: {type(failed).__name__} {failed}".rstrip()
+        return error_for_route(reason, attempt=mail.attempt, lone=lone)
+
     def _lone(self, mail: Mail) -> bool:
         """Note the refusal of a mail. Returns whether others were accepted since its last one."""
         accepted_then = self._refusals.pop(mail.id, self._accepted)
@@ -108,19 +118,8 @@ class SmtpSender:
 
 
 def _step(refusal: SMTPResponseException) -> str:
-    match refusal:
-        case SMTPHeloError():
-            return "EHLO"
-        case SMTPAuthenticationError():
-            return "AUTH"
-        case SMTPSenderRefused():
-            return "MAIL FROM"
-        case SMTPRecipientRefused():
-            return "RCPT TO"
-        case SMTPDataError():
-            return "DATA"
-        case _:
-            return "connection"
+    """The command that was refused, as the table in smtp_faults.py calls it."""
+    return next((step for kind, step in _STEPS.items() if isinstance(refusal, kind)), "connection")
 
 
 def compose(mail: Mail, sender: Address, to: Address) -> EmailMessage:

@@ -96,7 +96,7 @@ def retry_after(attempt: int) -> float:
     return min(FIRST_RETRY_AFTER * 2.0 ** min(attempt - 1, 10), LONGEST_RETRY_AFTER)
 
 
-def route_fault(reason: str, *, attempt: int, lone: bool) -> Defer | Unavailable:
+def error_for_route(reason: str, *, attempt: int, lone: bool) -> Defer | Unavailable:
     """The exception for a fault of the route. `lone`: the relay took another mail since it refused this one, which a
     fault of the route would have met too. So it is this mail's, and may pass.
     """
@@ -105,10 +105,10 @@ def route_fault(reason: str, *, attempt: int, lone: bool) -> Defer | Unavailable
     return Unavailable(reason, retry_after=ROUTE_RETRY_AFTER)
 
 
-def fault(step: str, code: int, text: str, *, attempt: int, lone: bool) -> Defer | Reject | Unavailable:
+def error_for_reply(step: str, code: int, text: str, *, attempt: int, lone: bool) -> Defer | Reject | Unavailable:
     """The exception for a reply that refuses a mail."""
     plain = " ".join(text.encode(errors="replace").decode().split())
     reason = f"SMTP {step}: {code} {plain}"
     if rule_for(step, code, text).whose is Whose.ROUTE:
-        return route_fault(reason, attempt=attempt, lone=lone)
+        return error_for_route(reason, attempt=attempt, lone=lone)
     return Reject(reason) if code >= 500 else Defer(reason, retry_after=retry_after(attempt))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from functions.email.smtp_faults import RULES, Whose, fault, retry_after, rule_for
+from functions.email.smtp_faults import RULES, Whose, error_for_reply, retry_after, rule_for
 from milepost.errors import Defer, MilepostError, Reject, Unavailable
 
 ROUTE, LATER, NEVER = Unavailable, Defer, Reject
@@ -86,7 +86,7 @@ ROUTE, LATER, NEVER = Unavailable, Defer, Reject
     ],
 )
 def test_replies(step: str, code: int, text: str, expected: type[MilepostError]) -> None:
-    raised = fault(step, code, text, attempt=1, lone=False)
+    raised = error_for_reply(step, code, text, attempt=1, lone=False)
     assert type(raised) is expected
     assert str(raised).startswith(f"SMTP {step}: {code} ")
     assert "\n" not in str(raised)
@@ -94,11 +94,11 @@ def test_replies(step: str, code: int, text: str, expected: type[MilepostError])
 
 @pytest.mark.parametrize(("code", "text"), [(550, "5.7.1 denied"), (421, "4.7.0 closing"), (554, "failed")])
 def test_a_route_fault_that_meets_one_mail_alone_defers_that_mail(code: int, text: str) -> None:
-    assert type(fault("RCPT TO", code, text, attempt=1, lone=True)) is Defer
+    assert type(error_for_reply("RCPT TO", code, text, attempt=1, lone=True)) is Defer
 
 
 def test_a_reply_that_is_not_utf8_can_be_answered_with() -> None:
-    assert str(fault("RCPT TO", 550, "5.1.1 inconnu \udce0", attempt=1, lone=False)).encode()
+    assert str(error_for_reply("RCPT TO", 550, "5.1.1 inconnu \udce0", attempt=1, lone=False)).encode()
 
 
 def test_the_wait_of_a_mail_doubles_up_to_five_minutes() -> None:
