@@ -16,9 +16,8 @@ MAY_IMPORT = {
         "milepost.errors",
         "milepost.events",
         "milepost.function",
-        "milepost.server.http",
-        "milepost.observe.logs",
-        "milepost.observe.traces",
+        "milepost.server",
+        "milepost.observe",
     },
     "milepost/stages_table.py": {"milepost.errors", "milepost.graph"},
 }
