@@ -18,14 +18,13 @@ from gateway import channels, following, health, ops, submissions
 from gateway.body_limit import BodyLimit
 from gateway.course import CourseReader
 from gateway.following import Tracker
-from gateway.listener import Listener
-from gateway.metrics import Counted, Metrics
+from gateway.metrics import GatewayMetrics, RequestMetrics
 from gateway.models import ProblemDetails
+from gateway.notifier import Notifier
 from gateway.operators import WRONG_TRIES, Operators
 from gateway.pages import STATIC, Pages
 from gateway.rate import RateLimit
 from gateway.refusal import JSON, Refusal, faults, invalid, unavailable, wants_page
-from gateway.security import HEADERS, SecurityHeaders
 from gateway.settings import GatewaySettings
 from gateway.tail import Tails
 from milepost.errors import BacklogFull, JournalUnavailable
@@ -48,15 +47,13 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     course = CourseReader(journal)
     redis = connect(settings, answer_within=REDIS_WITHIN, retries=0)  # a silent reconnect would hide what was missed
     journal.watch.add(redis)
-    listener = Listener(redis, course.channels, most_of_client=settings.stream_limit)
-    metrics = Metrics()
-    rate = settings.rate_limit and RateLimit(
-        settings.rate_limit, settings.redis_url.get_secret_value(), answer_within=REDIS_WITHIN
-    )
+    notifier = Notifier(redis, course.channels, most_of_client=settings.stream_limit)
+    metrics = GatewayMetrics()
+    rate = RateLimit(settings.rate_limit, journal.redis) if settings.rate_limit else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        listening = asyncio.create_task(listener.run())
+        listening = asyncio.create_task(notifier.run())
         async with journal.watch.running():
             yield
         listening.cancel()
@@ -82,10 +79,9 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
         redoc_url=None,
         redirect_slashes=False,  # behind TLS it would redirect to http://
     )
-    app.state.listener = listener
+    app.state.notifier = notifier
     app.add_middleware(BodyLimit, refuse=refuse)
-    app.add_middleware(SecurityHeaders)
-    app.add_middleware(Counted, metrics=metrics)
+    app.add_middleware(RequestMetrics, metrics=metrics)
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, fault: HTTPException) -> Response:
@@ -105,15 +101,12 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
 
     @app.exception_handler(Exception)
     async def failed(request: Request, _: Exception) -> Response:
-        # Made outside every middleware, so it brings the headers itself. The traceback goes to the server's log.
-        response = refuse(request.headers, Refusal(500, "The gateway failed at this; its log says why."))
-        response.headers.update(HEADERS)
-        return response
+        return refuse(request.headers, Refusal(500, "The gateway failed at this; its log says why."))
 
     # First, because routes are tried in order and this one is asked most; an included router is tried twice.
-    publisher = submissions.SubmissionPublisher(journal, rate or None)
+    publisher = submissions.SubmissionPublisher(journal, rate)
     app.router.routes.extend(submissions.router(publisher, course, pages).routes)
-    app.include_router(following.router(Tracker(journal, course, listener), pages))
+    app.include_router(following.router(Tracker(journal, course, notifier), pages))
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
@@ -126,10 +119,9 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     app.include_router(channels.router(settings.stages, pages, version=app.version))
 
     if settings.ops_token:
-        url = settings.redis_url.get_secret_value()
-        wrong = RateLimit(WRONG_TRIES, url, answer_within=REDIS_WITHIN, purpose="ops")
+        wrong = RateLimit(WRONG_TRIES, journal.redis, purpose="ops")
         app.include_router(
-            ops.router(ops.Desk(journal, Operators(settings.ops_token, wrong), Tails(listener), pages)),
+            ops.router(ops.Desk(journal, Operators(settings.ops_token, wrong), Tails(notifier), pages)),
             include_in_schema=False,
         )
     app.include_router(health.router(journal, metrics))

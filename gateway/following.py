@@ -11,10 +11,8 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.client import client_of
 from gateway.course import CourseReader
 from gateway.identity import canonical_uuid
-from gateway.listener import OTHERWISE, Listener
 from gateway.models import (
     EXAMPLE_ID,
     EXAMPLE_PLACE,
@@ -26,7 +24,9 @@ from gateway.models import (
     code_samples,
     problem,
 )
+from gateway.notifier import OTHERWISE, Notifier
 from gateway.pages import Pages
+from gateway.rate import client_of
 from gateway.refusal import JSON, Refusal, wants_page
 from milepost.errors import JournalUnavailable
 from milepost.events.strict_json import dumps
@@ -129,7 +129,7 @@ class Tracker:
 
     journal: Journal
     course: CourseReader
-    listener: Listener
+    notifier: Notifier
 
     async def notes(self, event_id: str) -> dict[str, Note]:
         """What the submission has reached, oldest first. Raises Refusal: 404."""
@@ -154,7 +154,7 @@ def router(tracker: Tracker, pages: Pages) -> APIRouter:
 
     async def watching(request: Request, sent: SubmissionId) -> AsyncIterator[Watch]:
         event_id = _id(sent)
-        with tracker.listener.watch(
+        with tracker.notifier.watch(
             event_id, client_of(request)
         ) as bell:  # first, so that nothing falls between this and the reading
             yield Watch(event_id, await tracker.notes(event_id), bell)
@@ -226,7 +226,7 @@ async def _events(tracker: Tracker, watch: Watch, seen: list[str]) -> AsyncItera
             return
         await _ring(watch.bell)
         now = time.monotonic()
-        if tracker.listener.closed or now - began > LONGEST:
+        if tracker.notifier.closed or now - began > LONGEST:
             return
         if now - spoke > BEAT:
             spoke = now
@@ -234,7 +234,7 @@ async def _events(tracker: Tracker, watch: Watch, seen: list[str]) -> AsyncItera
         try:
             notes = await tracker.journal.status(watch.event_id)
         except JournalUnavailable:
-            continue  # the listener has logged it; asked again after LOOK_EVERY
+            continue  # the notifier has logged it; asked again after LOOK_EVERY
 
 
 async def _ring(bell: asyncio.Event) -> None:

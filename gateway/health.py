@@ -1,17 +1,17 @@
-"""What an orchestrator asks, and what Prometheus does."""
+"""What an orchestrator and Prometheus ask."""
 
 from typing import Any
 
 from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from starlette.responses import Response
 
-from gateway.metrics import Metrics
+from gateway.metrics import GatewayMetrics
 from gateway.models import UNAVAILABLE
-from milepost.exposition import CONTENT_TYPE
 from milepost.journal import Journal
 
 
-def router(journal: Journal, metrics: Metrics) -> APIRouter:
+def router(journal: Journal, metrics: GatewayMetrics) -> APIRouter:
     """`/healthz`: the process is alive. `/readyz`: a Redis primary answers too. `/metrics`."""
     routes = APIRouter()
 
@@ -28,7 +28,7 @@ def router(journal: Journal, metrics: Metrics) -> APIRouter:
 
     @routes.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False)
     async def counted() -> Response:
-        return Response(metrics.registry.text(), media_type=CONTENT_TYPE)
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return routes
 

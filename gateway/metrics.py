@@ -2,40 +2,46 @@
 
 import time
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from milepost.exposition import Registry
+from milepost.journal.stats import SECONDS
 
 METHODS = frozenset({"GET", "HEAD", "POST"})
 
 UNROUTED = "other"
-"""Label of what no route or no method of ours is for: who asks must not make metrics."""
+"""The label of requests for no route or no method of ours: clients must not be able to make labels."""
 
 
-class Metrics:
-    """One process's own registry."""
+class GatewayMetrics:
+    """The metrics of one process."""
 
     def __init__(self) -> None:
-        made = self.registry = Registry()
-        self.requests = made.counter(
+        made = self.registry = CollectorRegistry()
+        self.requests = Counter(
             "milepost_gateway_requests_total",
             "Requests answered, by route and HTTP status",
-            "route",
-            "method",
-            "status",
+            ["route", "method", "status"],
+            registry=made,
         )
-        self.seconds = made.histogram(
-            "milepost_gateway_response_seconds", "From a request to the head of its answer", "route"
+        self.seconds = Histogram(
+            "milepost_gateway_response_seconds",
+            "From a request to the head of its response",
+            ["route"],
+            buckets=SECONDS,
+            registry=made,
         )
-        self.in_flight = made.gauge(
-            "milepost_gateway_in_flight", "Requests not answered to the end, live streams among them"
-        ).labels()
+        self.in_flight = Gauge(
+            "milepost_gateway_in_flight",
+            "Requests whose response is not complete, live streams among them",
+            registry=made,
+        )
 
 
-class Counted:
-    """Counts every request that passes. Made to be the outermost middleware but for Starlette's own."""
+class RequestMetrics:
+    """Middleware that counts every request. It must be the outermost but for Starlette's own."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: GatewayMetrics) -> None:
         self.app = app
         self.metrics = metrics
 
@@ -44,7 +50,6 @@ class Counted:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-
         answered = False
 
         def count(status: int) -> None:
@@ -68,11 +73,11 @@ class Counted:
                 count(500)  # Starlette answers it outside of every middleware
             raise
         finally:
-            self.metrics.in_flight.inc(-1)
+            self.metrics.in_flight.dec()
 
 
 def _route(scope: Scope) -> str:
-    """The route's template, such as /submissions/{id}: never what was asked for."""
+    """The template of the route, such as /submissions/{id}: never the path of the request."""
     path = getattr(scope.get("route"), "path", None)
     if isinstance(path, str):
         return path

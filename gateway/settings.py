@@ -5,7 +5,7 @@ from typing import Annotated
 from limits import parse
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
-from gateway.listener import MOST_WATCHERS
+from gateway.notifier import MOST_WATCHERS
 from milepost.settings import JournalSettings
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
-from gateway.listener import Listener
+from gateway.notifier import Notifier
 from gateway.refusal import Refusal
 from milepost.events.strict_json import dumps, loads
 from milepost.observe.logs import masked
@@ -42,8 +42,8 @@ Said = tuple[str, bytes]
 class Tails:
     """Hands out tails of what the process's one subscription hears."""
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
         self._open = 0
 
     @contextmanager
@@ -59,7 +59,7 @@ class Tails:
             said.append((channel, message))
 
         self._open += 1
-        with self._listener.overhear(take):
+        with self._notifier.overhear(take):
             try:
                 yield self._told(said, passed)
             finally:
@@ -68,7 +68,7 @@ class Tails:
     async def _told(self, said: deque[Said], passed: list[int]) -> AsyncIterator[bytes]:
         began = spoke = time.monotonic()
         yield format_sse_event(retry=2000)
-        while not self._listener.closed and time.monotonic() - began < LONGEST:
+        while not self._notifier.closed and time.monotonic() - began < LONGEST:
             if passed[0]:
                 yield format_sse_event(data_str=dumps({"passed": passed[0]}))
                 passed[0] = 0

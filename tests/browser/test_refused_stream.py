@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from redis import Redis
 
-from gateway.listener import MOST_OF_ONE
+from gateway.notifier import MOST_OF_ONE
 from milepost.journal import keys
 from tests.browser.visitor import MESSAGE, Visitors, assert_accessible, fill, held, reached, submit, wait_for_state
 from tests.cli.running import Up

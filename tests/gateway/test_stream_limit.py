@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 from starlette.requests import Request
 
-from gateway.client import client_of
+from gateway.rate import client_of
 from tests.gateway.samples import LONDON
 from tests.servers import ANSWER_WITHIN, Module, eventually
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from gateway.listener import MOST_OF_ONE
+from gateway.notifier import MOST_OF_ONE
 from milepost.events.event import Event
 from milepost.journal import Journal, keys
 from milepost.journal.connection import connect

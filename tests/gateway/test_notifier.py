@@ -1,4 +1,4 @@
-"""The listener, the course and a stream by themselves, in this process."""
+"""The notifier, the course and a stream by themselves, in this process."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from gateway import following
 from gateway.course import CourseReader
 from gateway.following import Tracker, Watch
-from gateway.listener import Listener
+from gateway.notifier import Notifier
 from milepost.journal import Journal
 from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
@@ -28,13 +28,13 @@ async def journal(redis: Redis, redis_url: str) -> AsyncIterator[Journal]:
 
 
 async def test_a_half_open_subscription_is_noticed(valkey_server: Valkey, journal: Journal) -> None:
-    """The listener alone, so that looking at progress now and then does not hide it."""
+    """The notifier alone, so that looking at progress now and then does not hide it."""
     async with Proxy(valkey_server.port) as proxy:
         redis = connect(JournalSettings(redis_url=f"redis://127.0.0.1:{proxy.port}"), retries=0)
-        listener = Listener(redis, CourseReader(journal).channels, most_of_client=1)
-        running = asyncio.create_task(listener.run())
+        notifier = Notifier(redis, CourseReader(journal).channels, most_of_client=1)
+        running = asyncio.create_task(notifier.run())
         event_id = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e11"
-        with listener.watch(event_id, "192.0.2.1") as bell:
+        with notifier.watch(event_id, "192.0.2.1") as bell:
             await eventually(bell.is_set, what="subscribed")
             proxy.stall()
             bell.clear()
@@ -50,10 +50,10 @@ async def test_a_quiet_stream_has_comments_and_an_end(journal: Journal, monkeypa
     event_id = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e12"
     await reach(journal, event_id, "raw_input")
     chart = CourseReader(journal)
-    listener = Listener(journal.redis, chart.channels, most_of_client=1)
-    with listener.watch(event_id, "192.0.2.1") as bell:
+    notifier = Notifier(journal.redis, chart.channels, most_of_client=1)
+    with notifier.watch(event_id, "192.0.2.1") as bell:
         watch = Watch(event_id, await journal.status(event_id), bell)
-        frames = following._events(Tracker(journal, chart, listener), watch, [])
+        frames = following._events(Tracker(journal, chart, notifier), watch, [])
         assert [(await anext(frames)).partition(b":")[0] for _ in range(3)] == [b"retry", b"data", b""]
         monkeypatch.setattr(following, "LONGEST", 0)
         assert [frame async for frame in frames] == []

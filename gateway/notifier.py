@@ -40,7 +40,7 @@ Ear = Callable[[str, bytes], None]
 """Is told a channel, and what was said on it, whoever said it. Must not wait."""
 
 
-class Listener:
+class Notifier:
     """Subscribed while anyone watches, `most_of_client` of one client at a time. `channels` says which there are;
     `redis` must not retry by itself.
     """
