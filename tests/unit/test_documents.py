@@ -9,7 +9,9 @@ from tests.servers import ROOT
 
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 TEST = re.compile(r"`((?:tests|milepost)/[\w/.]+\.py)(?:::(\w+))?`")
-LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
+LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+README_WORDS = 1500
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -18,8 +20,20 @@ def test_every_test_and_file_that_is_named_exists(document: Path) -> None:
     for path, name in TEST.findall(text):
         assert (ROOT / path).is_file(), path
         assert not name or re.search(rf"def {name}\b", (ROOT / path).read_text()), f"{path}::{name}"
-    for target in LINK.findall(text):
-        assert (document.parent / target).exists(), target
+    for path, anchor in LINK.findall(text):
+        target = document.parent / path if path else document
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of the document's headings, as GitHub makes them."""
+    headings = HEADING.findall(document.read_text())
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= README_WORDS
 
 
 def test_there_is_something_to_check() -> None:
