@@ -65,7 +65,7 @@ class CalculatedDistance(Payload, channel="calculated_distance"):
 
 
 class Recipient(RootPayload[Address], channel="user:email"):
-    """The address of someone whose distance is stored and who is to be told."""
+    """The address of a person whose distance is stored, for the mail to this person."""
 
 
 class EmailSent(Payload, channel="email:sent"):

@@ -3,7 +3,7 @@
 It consumes `user:email` (the address alone) and emits `email:sent` (email, distance_from_velocity, message).
 
 1. Find the distance: of the event's id, else the newest of the address.
-2. Take the record of this mail in the collection `mails` (records.py). Whoever has taken it may send.
+2. Take the record of this mail in the collection `mails` (records.py). Only the process that took it may send.
 3. Send the mail (mailer.py), then mark the record as sent. A redelivery finds the mark and sends nothing.
 """
 

@@ -136,7 +136,7 @@ def compose(mail: Mail, sender: Address, to: Address) -> EmailMessage:
 
 
 def message_id(event_id: str) -> str:
-    """<id@milepost>: what RFC 5322 does not allow in it is percent-encoded, what is too long is hashed."""
+    """Make <id@milepost>. Characters that RFC 5322 forbids are percent-encoded, and a long id is hashed."""
     safe = quote(event_id, safe="").replace(".", "%2E")
     if len(safe) > 200:
         safe = sha256(event_id.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Decide whose fault it is when an SMTP server refuses a mail: the route's, or this mail's alone.
+"""Decide from an SMTP server's reply whether the route is at fault, or one mail alone.
 
 A fault of the route (our account, our settings, the relay) meets every mail: the stage answers 503, and all events
 wait. A fault of the mail (its recipient) harms no other: with a reply 4xx the mail is tried again later (409), with 5xx
@@ -18,8 +18,8 @@ FIRST_RETRY_AFTER, LONGEST_RETRY_AFTER = 5.0, 300.0
 """Seconds until one mail is tried again: doubled at each attempt, to the most that the bridge honours."""
 
 
-class Whose(StrEnum):
-    """The party at fault."""
+class Fault(StrEnum):
+    """The route, which every mail takes, or this mail alone."""
 
     ROUTE = "route"
     MAIL = "mail"
@@ -32,7 +32,7 @@ class Rule(NamedTuple):
 
     steps: str
     replies: str
-    whose: Whose
+    fault: Fault
     examples: str
     words: str = ""
 
@@ -52,31 +52,31 @@ BEFORE = "connection, EHLO, AUTH, MAIL FROM"
 AFTER = "RCPT TO, DATA"
 
 RULES = (
-    Rule("any", "421, 454, 53x", Whose.ROUTE, "the server closes; TLS or a login is missing or refused; relay denied"),
-    Rule(BEFORE, "any", Whose.ROUTE, "the sender's address, the account's quota, the name in EHLO"),
-    Rule(AFTER, "x.1.7, x.1.8", Whose.ROUTE, "the sender's address or its domain"),
-    Rule(AFTER, "x.1.x", Whose.MAIL, "no such mailbox or domain"),
-    Rule(AFTER, "x.2.x", Whose.MAIL, "mailbox full or disabled; greylisting as 4.2.0"),
-    Rule(AFTER, "x.3.4", Whose.MAIL, "message too large"),
-    Rule(AFTER, "x.3.x", Whose.ROUTE, "the relay is full, or takes no mail now"),
-    Rule(AFTER, "x.4.2, x.4.5", Whose.ROUTE, "bad connection; congestion, or a sending quota as 5.4.5"),
-    Rule(AFTER, "x.4.x", Whose.MAIL, "the recipient's server cannot be found or reached"),
-    Rule(AFTER, "x.5.x", Whose.ROUTE, "protocol: need fully-qualified hostname as 5.5.2"),
-    Rule(AFTER, "x.6.x", Whose.MAIL, "an address or content that cannot be carried to this recipient"),
-    Rule(AFTER, "4.7.x", Whose.MAIL, "greylisting as 4.7.1"),
-    Rule(AFTER, "5.7.2, 5.7.17, 5.7.18", Whose.MAIL, "a closed mailing list; the mailbox or domain has a new owner"),
-    Rule(AFTER, "5.7.x", Whose.ROUTE, "relay denied, not authenticated, not authorised"),
+    Rule("any", "421, 454, 53x", Fault.ROUTE, "the server closes; TLS or a login is missing or refused; relay denied"),
+    Rule(BEFORE, "any", Fault.ROUTE, "the sender's address, the account's quota, the name in EHLO"),
+    Rule(AFTER, "x.1.7, x.1.8", Fault.ROUTE, "the sender's address or its domain"),
+    Rule(AFTER, "x.1.x", Fault.MAIL, "no such mailbox or domain"),
+    Rule(AFTER, "x.2.x", Fault.MAIL, "mailbox full or disabled; greylisting as 4.2.0"),
+    Rule(AFTER, "x.3.4", Fault.MAIL, "message too large"),
+    Rule(AFTER, "x.3.x", Fault.ROUTE, "the relay is full, or takes no mail now"),
+    Rule(AFTER, "x.4.2, x.4.5", Fault.ROUTE, "bad connection; congestion, or a sending quota as 5.4.5"),
+    Rule(AFTER, "x.4.x", Fault.MAIL, "the recipient's server cannot be found or reached"),
+    Rule(AFTER, "x.5.x", Fault.ROUTE, "protocol: need fully-qualified hostname as 5.5.2"),
+    Rule(AFTER, "x.6.x", Fault.MAIL, "an address or content that cannot be carried to this recipient"),
+    Rule(AFTER, "4.7.x", Fault.MAIL, "greylisting as 4.7.1"),
+    Rule(AFTER, "5.7.2, 5.7.17, 5.7.18", Fault.MAIL, "a closed mailing list; the mailbox or domain has a new owner"),
+    Rule(AFTER, "5.7.x", Fault.ROUTE, "relay denied, not authenticated, not authorised"),
     Rule(
         AFTER,
         "5xx",
-        Whose.ROUTE,
+        Fault.ROUTE,
         "relaying denied, authentication required, sender not verified",
         words=r"\brelay(ing)?\b|authenti|not verified|\bsender (address|verif)|\b(helo|ehlo)\b|fully.qualified",
     ),
-    Rule("RCPT TO", "450, 451, 452", Whose.MAIL, "greylisting, mailbox full"),
-    Rule("RCPT TO", "501, 550, 551, 552, 553, 556", Whose.MAIL, "no such mailbox"),
-    Rule("DATA", "450, 550, 552, 553", Whose.MAIL, "no such mailbox, mailbox full"),
-    Rule("any", "any", Whose.ROUTE, "whatever else: a local error, a transaction that failed, a command not known"),
+    Rule("RCPT TO", "450, 451, 452", Fault.MAIL, "greylisting, mailbox full"),
+    Rule("RCPT TO", "501, 550, 551, 552, 553, 556", Fault.MAIL, "no such mailbox"),
+    Rule("DATA", "450, 550, 552, 553", Fault.MAIL, "no such mailbox, mailbox full"),
+    Rule("any", "any", Fault.ROUTE, "whatever else: a local error, a transaction that failed, a command not known"),
 )
 
 _ENHANCED = re.compile(r"^#?[245]\.(\d{1,3})\.(\d{1,3})(?!\.?\d)", re.MULTILINE)
@@ -109,6 +109,6 @@ def error_for_reply(step: str, code: int, text: str, *, attempt: int, lone: bool
     """The exception for a reply that refuses a mail."""
     plain = " ".join(text.encode(errors="replace").decode().split())
     reason = f"SMTP {step}: {code} {plain}"
-    if rule_for(step, code, text).whose is Whose.ROUTE:
+    if rule_for(step, code, text).fault is Fault.ROUTE:
         return error_for_route(reason, attempt=attempt, lone=lone)
     return Reject(reason) if code >= 500 else Defer(reason, retry_after=retry_after(attempt))

@@ -11,7 +11,7 @@ from milepost.events.event import Event
 from milepost.events.payload import Payload
 
 Envelope = Literal["none", "event", "sdk"]
-"""What the function takes beside the payload: nothing, our Event, or the CloudEvents SDK's class."""
+"""Class of the function's second parameter: it has none, our Event, or the CloudEvents SDK's class."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def describe(function: Callable[..., Any]) -> Description:
     if not _is_payload(consumes):
         raise ConfigurationError(f"stage {name}: annotate {parameters[0]} with a Payload that has a channel")
     if emits is not NoneType and not _is_payload(emits):
-        raise ConfigurationError(f"stage {name}: annotate what it returns: a Payload that has a channel, or None")
+        raise ConfigurationError(f"stage {name}: annotate the return value with a Payload that has a channel, or None")
     envelope: Envelope = "none"
     if len(parameters) == 2:
         second = hints.get(parameters[1])
@@ -68,6 +68,6 @@ def _is_payload(annotation: Any) -> TypeGuard[type[Payload]]:
 
 
 def _is_sdk_event(annotation: Any) -> bool:
-    """Whether it is `cloudevents.http.CloudEvent`, whose module the function has imported then."""
+    """Whether it is `cloudevents.http.CloudEvent`. Compared by name, because importing the SDK takes time."""
     names = (getattr(annotation, "__module__", ""), getattr(annotation, "__qualname__", ""))
     return names == ("cloudevents.http.event", "CloudEvent")

@@ -1,4 +1,4 @@
-"""Set up logging in the process of a function, whose server is uvicorn."""
+"""Set up logging in a function's process, which uvicorn serves."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What a stage answers to one event, and how it is written: as a response of its own, or as part of a batch's."""
+"""The answer of a stage to one event, written as a response, or as an item of the response to a batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -126,7 +126,7 @@ class StageContract:
         first = send(url, event, structured)
         if self.reply(first) is None:
             return
-        # HTTP Protocol Binding 3.1.3.2: what is not printable ASCII, the quote and the percent sign, encoded.
+        # HTTP Protocol Binding 3.1.3.2 encodes quotes, percent signs and all but printable ASCII.
         assert first.headers["ce-id"].endswith("%20%22na%C3%AFve%22%20100%25%20%E6%9D%B1%20$id.x")
         again = send(url, {**event, "id": first.headers["ce-id"]}, binary)
         assert again.content == first.content

@@ -1,4 +1,4 @@
-"""The contract suite of `milepost.testing`, and what only this repository's contract tests need."""
+"""The contract suite of `milepost.testing`, and helpers for this repository's contract tests."""
 
 from pathlib import Path
 

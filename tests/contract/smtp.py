@@ -1,6 +1,4 @@
-"""A real SMTP server for tests. It replies what `sender`, `recipient` and `answer` say to MAIL FROM, RCPT TO and a
-message.
-"""
+"""A real SMTP server for tests. It answers MAIL FROM, RCPT TO and a message with `sender`, `recipient` and `answer`."""
 
 import ssl
 from collections.abc import Callable
@@ -63,7 +61,7 @@ class Inbox:
 
 
 class SmtpServer:
-    """`with SmtpServer() as smtp:` listens at smtp.host:smtp.port; what it takes is in smtp.inbox."""
+    """`with SmtpServer() as smtp:` listens at smtp.url and keeps its mails in smtp.inbox."""
 
     def __init__(
         self,
@@ -79,7 +77,7 @@ class SmtpServer:
         def authenticate(_server: Any, _session: Any, _envelope: Any, _mechanism: str, data: Any) -> AuthResult:
             assert isinstance(data, LoginPassword)
             right = (data.login, data.password) == login
-            return AuthResult(success=right, handled=right)  # what is not handled aiosmtpd answers with 535
+            return AuthResult(success=right, handled=right)  # aiosmtpd answers 535 if it is not handled
 
         self._controller = Controller(
             self.inbox,

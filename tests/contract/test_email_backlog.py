@@ -19,7 +19,7 @@ from tests.servers import ANSWER_WITHIN, HOST, Function
 
 
 class SlowMongo:
-    """A TCP relay to MongoDB, whose answers to takings are slow to come. Counts how many it is asked for at once."""
+    """A TCP relay to MongoDB that delays the answers to takings, and counts concurrent takings."""
 
     def __init__(self, target: int, taking: bytes) -> None:
         self._target = target
@@ -64,7 +64,7 @@ class SlowMongo:
 async def test_sent_mails_are_marked_during_a_backlog(
     tmp_path: Path, mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], taking: bytes, at_once: int
 ) -> None:
-    """What is sent and cannot be marked in time is sent again."""
+    """A mail that is sent and cannot be marked in time would be sent again."""
     ids = [str(number) for number in range(150)]
     await mongo["users"].insert_many([{"_id": one, "email": ADA, "distance_from_velocity": MILES} for one in ids])
     if taking == LEFT_BEHIND:

@@ -1,4 +1,4 @@
-"""The stage `email` against a real SMTP server, and what becomes of a mail when something dies on the way."""
+"""The stage `email` with a real SMTP server that refuses mails, and with processes that die while a mail is sent."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

@@ -212,7 +212,7 @@ class TestEmail(StageContract):
 
 
 def keep(db: Database[dict[str, Any]], event: dict[str, Any], *, miles: float = MILES) -> None:
-    """Put into `users` what the stage store would."""
+    """Insert the user that the stage `store` would insert."""
     created = datetime.fromisoformat(event["time"]) if "time" in event else datetime.now(UTC)
     user = {"_id": event["id"], "email": event["data"], "distance_from_velocity": miles, "created": created}
     db["users"].replace_one({"_id": event["id"]}, user, upsert=True)

@@ -35,7 +35,7 @@ gate: ContextVar[asyncio.Event] = ContextVar("gate")
 
 
 class Process:
-    """The stage as a process of its own has it, but for the process. `await email(id)` is one delivery."""
+    """The stage as in a process of its own. `await email(id)` is one delivery."""
 
     def __init__(self, database: Database) -> None:
         self.mails = MailRecords(database, HOLD)
@@ -59,7 +59,7 @@ async def opened(mongo_url: str) -> AsyncIterator[tuple[Database, Commands]]:
 
 
 def user(number: int, email: str = ADA) -> dict[str, Any]:
-    """The user of event `number`, who is so many miles away."""
+    """The user of event `number`, that many miles away."""
     return {"_id": f"{number}", "email": email, "distance_from_velocity": number, "created": datetime.now(UTC)}
 
 
@@ -128,7 +128,7 @@ async def test_each_concurrent_event_gets_its_own_answer(
         "6": ("sent", 1),
         "unknown": ("sent", 1),
     }
-    # By themselves: the two without a user of their own id are looked up, the five whose records were there are taken.
+    # Single operations: two lookups of users by their address, and five takings of records that existed.
     assert commands.counts[USERS] == 3
     assert commands.counts[INSERT] <= 3
     assert commands.counts[TAKE] == 5
@@ -174,7 +174,7 @@ async def test_mails_are_sent_once_however_they_are_delivered(
 async def test_mail_whose_caller_is_cancelled_is_sent_by_the_next_delivery(
     opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], sent: Path
 ) -> None:
-    """The taking goes on without its caller, and bears our name: the next one takes it again at once."""
+    """The taking goes on without its caller, in this process's name, so the next delivery takes it again at once."""
     database, commands = opened
     await mongo["users"].insert_many(map(user, range(3)))
     email = Process(database).email

@@ -1,4 +1,4 @@
-"""Many events at once in one process, on a MongoDB that is watched: what was asked of it, and in how many commands."""
+"""Run many concurrent events in one process, and count the commands that MongoDB gets."""
 
 import asyncio
 from collections import Counter
@@ -43,5 +43,5 @@ async def watched(url: str) -> AsyncIterator[tuple[Database, Commands]]:
 
 
 async def each(calls: Iterable[Awaitable[object]]) -> list[Any]:
-    """What each returns or raises, all of them begun before any can go on."""
+    """Start all calls before one goes on. Returns their results or exceptions."""
     return await asyncio.gather(*calls, return_exceptions=True)

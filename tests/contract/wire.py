@@ -9,7 +9,7 @@ from tests.servers import HOST
 
 
 class Wire:
-    """`async with Wire(mongo_url).relay() as url`. Passes everything on, until it is told to `lose` answers."""
+    """`async with Wire(mongo_url).relay() as url`. Passes everything on, until `lose` is called."""
 
     def __init__(self, mongo_url: str) -> None:
         self._target = urlsplit(mongo_url)

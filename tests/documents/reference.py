@@ -87,7 +87,7 @@ def _settings() -> Iterator[str]:
         "(RFC 3463), x is any number. An enhanced code x.0.x or x.5.0 says nothing, and counts as none.\n"
     )
     rows = [
-        [rule.steps, f"{rule.replies} with such words" if rule.words else rule.replies, rule.whose, rule.examples]
+        [rule.steps, f"{rule.replies} with such words" if rule.words else rule.replies, rule.fault, rule.examples]
         for rule in RULES
     ]
     yield _table(["at", "reply", "whose fault", "examples"], rows)

@@ -1,4 +1,4 @@
-"""What a function may raise, and what becomes of its event: docs/stages.md, each row around the real bridge."""
+"""The exceptions of a function, and the fate of its event at a real bridge: each row of docs/stages.md."""
 
 from collections import Counter
 

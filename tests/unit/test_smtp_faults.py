@@ -1,8 +1,8 @@
-"""Whose fault a reply is, by replies that real servers send."""
+"""The table of SMTP replies, tried with replies of real servers."""
 
 import pytest
 
-from functions.email.smtp_faults import RULES, Whose, error_for_reply, retry_after, rule_for
+from functions.email.smtp_faults import RULES, Fault, error_for_reply, retry_after, rule_for
 from milepost.errors import Defer, MilepostError, Reject, Unavailable
 
 ROUTE, LATER, NEVER = Unavailable, Defer, Reject
@@ -115,4 +115,4 @@ def test_every_rule_decides_some_reply() -> None:
         for text in texts
     }
     assert decided == set(RULES)
-    assert {rule.whose for rule in RULES} == set(Whose)
+    assert {rule.fault for rule in RULES} == set(Fault)
