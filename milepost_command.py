@@ -12,6 +12,6 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command. `milepost.cli` replaces the signal handler as soon as it is imported."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    from milepost.cli import main as run  # noqa: PLC0415 - this import takes the time
+    from milepost.cli import main as run
 
     run()

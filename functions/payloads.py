@@ -32,7 +32,7 @@ def address(value: str) -> str:
     """Check the syntax of an address that SMTP can carry, and write its domain in lower case. Raises ValueError."""
     if is_plain(value):
         return value
-    from email_validator import EmailNotValidError, validate_email  # noqa: PLC0415 - 20 ms of cold start
+    from email_validator import EmailNotValidError, validate_email
 
     try:
         found = validate_email(value, check_deliverability=False, globally_deliverable=False, strict=True)

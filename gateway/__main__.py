@@ -50,7 +50,7 @@ def main() -> int:
         settings = GatewaySettings.read()
         traces.tracer("gateway")  # a wrong setting of it is told here too
     except ConfigurationError as fault:
-        print(f"gateway: {fault}", file=sys.stderr)  # noqa: T201
+        print(f"gateway: {fault}", file=sys.stderr)
         return 2
     # Once stopped, uvicorn raises the signal again for whoever had it before: a clean stop is status 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

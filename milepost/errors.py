@@ -26,15 +26,15 @@ class EventError(MilepostError):
     """What came in is not a CloudEvent that Milepost can carry. The text names the attribute and the fault."""
 
 
-class TooLarge(EventError):  # noqa: N818
+class TooLarge(EventError):
     """An event, as it came in or as Milepost writes it, is larger than an event may be: answered 413."""
 
 
-class Encoded(EventError):  # noqa: N818
+class Encoded(EventError):
     """A request's body has a Content-Encoding, such as gzip: answered 415."""
 
 
-class Reject(MilepostError):  # noqa: N818 - a verdict a stage gives, read as a verb
+class Reject(MilepostError):
     """The event is at fault and no retry can help: answered 422, buried at once with this text as its reason."""
 
 
@@ -46,7 +46,7 @@ class InvalidPayload(Reject):
         super().__init__("; ".join(f"{error['field']}: {error['fault']}" for error in self.errors))
 
 
-class Defer(MilepostError):  # noqa: N818
+class Defer(MilepostError):
     """This event has to wait for a reason of its own: answered 409, tried again after `retry_after` seconds, uncounted.
     Other events go on. At the event's deadline it is buried with this text as its reason.
     """
@@ -60,7 +60,7 @@ class InHand(Defer):
     """This very event is being handled elsewhere."""
 
 
-class Unavailable(MilepostError):  # noqa: N818
+class Unavailable(MilepostError):
     """Something the stage needs is away: answered 503, tried again after `retry_after` seconds."""
 
     def __init__(self, detail: str, *, retry_after: float = 1) -> None:
@@ -68,17 +68,17 @@ class Unavailable(MilepostError):  # noqa: N818
         self.retry_after = retry_after
 
 
-class JournalUnavailable(MilepostError):  # noqa: N818
+class JournalUnavailable(MilepostError):
     """Redis cannot be reached, refuses, or is full: nothing was written by this call."""
 
 
-class BacklogFull(MilepostError):  # noqa: N818
+class BacklogFull(MilepostError):
     """The backlog is over its limit, or too many channels wait without a stage: nothing was written, and asking later
     may help.
     """
 
 
-class TooSlow(MilepostError):  # noqa: N818
+class TooSlow(MilepostError):
     """A request's body did not arrive in time: answered 408, and may be sent again."""
 
 

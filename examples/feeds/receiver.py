@@ -16,7 +16,7 @@ class Receiver(BaseHTTPRequestHandler):
         event = json.loads(self.rfile.read(int(self.headers["content-length"])))
         scheme = self.headers.get("authorization", "").partition(" ")[0]
         if scheme == "Bearer":
-            print(f"{event['type']} {event['id']}\n\n{event['data']['markdown']}", flush=True)  # noqa: T201
+            print(f"{event['type']} {event['id']}\n\n{event['data']['markdown']}", flush=True)
         self.send_response(202 if scheme == "Bearer" else 401)
         self.send_header("content-length", "0")
         self.end_headers()
@@ -27,5 +27,5 @@ class Receiver(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 9000), Receiver)
-    print(f"http://127.0.0.1:{server.server_port}/", flush=True)  # noqa: T201
+    print(f"http://127.0.0.1:{server.server_port}/", flush=True)
     server.serve_forever()

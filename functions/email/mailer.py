@@ -34,7 +34,7 @@ class Mailer:
         helo = check_helo(environ.get("SMTP_HELO"))
         smtp = None
         if url or "MAIL_FROM" in environ:
-            from functions.email.smtp import SmtpSender, parse_sender  # noqa: PLC0415 - 20 ms of a cold start
+            from functions.email.smtp import SmtpSender, parse_sender
 
             sender = parse_sender(environ.get("MAIL_FROM", "Milepost <milepost@localhost>"))
             if url:

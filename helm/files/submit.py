@@ -19,10 +19,10 @@ reached: list[str] = []
 while time.monotonic() < end:
     try:
         if not submitted:
-            form = Request(PLACE, FORM, {"accept": "application/json"})  # noqa: S310 - the chart's URL
-            with urlopen(form, timeout=10) as response:  # noqa: S310
+            form = Request(PLACE, FORM, {"accept": "application/json"})
+            with urlopen(form, timeout=10) as response:
                 submitted = json.load(response)["status"]
-        with urlopen(GATEWAY + submitted, timeout=10) as response:  # noqa: S310
+        with urlopen(GATEWAY + submitted, timeout=10) as response:
             channels = json.load(response)["channels"]
     except OSError as fault:
         print(f"not yet: {fault}", flush=True)

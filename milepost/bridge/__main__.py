@@ -21,7 +21,7 @@ def main() -> int:
         settings = BridgeSettings.read()
         traces.tracer("bridge")  # a wrong setting of it is told here too
     except ConfigurationError as fault:
-        print(f"milepost.bridge: {fault}", file=sys.stderr)  # noqa: T201
+        print(f"milepost.bridge: {fault}", file=sys.stderr)
         return 2
     return _serve(settings)
 

@@ -20,7 +20,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, _end)
     code: int | str | None = Exit.FAILED
     try:
-        from milepost.cli.app import main as run  # noqa: PLC0415 - see above
+        from milepost.cli.app import main as run
 
         run()
     except SystemExit as ended:

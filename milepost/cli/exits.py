@@ -31,15 +31,15 @@ gateway does not answer or takes nothing now (try again); 4 the event became a d
 """
 
 
-class Unreachable(MilepostError):  # noqa: N818 - a state, like Unavailable
+class Unreachable(MilepostError):
     """Redis, MongoDB or the gateway does not answer, or takes nothing now. The text has the address."""
 
 
-class OutputClosed(MilepostError):  # noqa: N818
+class OutputClosed(MilepostError):
     """Nobody reads standard output any more. Ends the command without a message, as SIGPIPE would."""
 
 
-class Failed(MilepostError):  # noqa: N818
+class Failed(MilepostError):
     """The command could not do what it was asked for."""
 
 

@@ -164,7 +164,7 @@ class Event:
 
     def to_sdk(self) -> "CloudEvent":
         """The event as the CloudEvents SDK has it (package cloudevents 1.x)."""
-        from cloudevents.http import CloudEvent  # noqa: PLC0415 - an optional package, which takes time to import
+        from cloudevents.http import CloudEvent
 
         attributes: dict[str, Any] = dict(self.attributes())
         event = CloudEvent({**attributes, "datacontenttype": JSON_TYPE}, self.data)

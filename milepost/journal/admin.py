@@ -17,11 +17,11 @@ BROKER = "broker"
 FRESH = milliseconds(BEAT_FRESH)
 
 
-class StageServed(MilepostError):  # noqa: N818 - named for the state that forbids forgetting
+class StageServed(MilepostError):
     """A bridge serves this stage: it cannot be forgotten."""
 
 
-class StageNotServed(MilepostError):  # noqa: N818 - named for the state that forbids replaying
+class StageNotServed(MilepostError):
     """No bridge serves the stage on this channel, so nothing would deliver a replayed event."""
 
 

@@ -88,7 +88,7 @@ class Bury:
 Settlement = Complete | Park | Delay | Bury
 
 
-class Refused(MilepostError):  # noqa: N818
+class Refused(MilepostError):
     """Redis refuses this settlement and not others: a key of another type, or one that the user may not write."""
 
 
@@ -102,7 +102,7 @@ class Taken(NamedTuple):
     destroyed: int
 
 
-class GroupMissing(Exception):  # noqa: N818
+class GroupMissing(Exception):
     """A consumer group or its stream is gone: an operator deleted it, or Redis was emptied. See `Consumer.ensure`."""
 
 

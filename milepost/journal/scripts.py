@@ -270,7 +270,7 @@ class Scripts:
     async def unreadable(self, *, most: int, messages: Sequence[Unreadable]) -> Any: ...
 
     @script
-    async def announce(self, *, dedup: int, channel: str, source_id: str, id: str, event: str, data: str) -> Any: ...  # noqa: A002
+    async def announce(self, *, dedup: int, channel: str, source_id: str, id: str, event: str, data: str) -> Any: ...
 
     @script
     async def bury_given_up(
@@ -279,7 +279,7 @@ class Scripts:
         stage: str,
         channel: str,
         event: str,
-        id: str,  # noqa: A002
+        id: str,
         reason: str,
         status: str,
         attempts: int,

@@ -62,10 +62,10 @@ def tracer(component: str, *, shared: bool = False) -> "Tracer | None":
 
 
 def _provider(component: str, exporter: str, *, shared: bool) -> "TracerProvider":
-    from opentelemetry import trace  # noqa: PLC0415 - see above
-    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    from opentelemetry import trace
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     present = trace.get_tracer_provider()
     if isinstance(present, TracerProvider):  # somebody else's set-up, which has its exporter
@@ -105,10 +105,10 @@ def _flush_at_sigterm(provider: "TracerProvider") -> None:
 
 def _exporter(name: str) -> "SpanExporter":
     if name == "console":
-        from opentelemetry.sdk.trace.export import ConsoleSpanExporter  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
         return ConsoleSpanExporter(formatter=lambda span: f"{span.to_json(indent=None)}\n")
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     return OTLPSpanExporter()
 
@@ -124,7 +124,7 @@ class Delivery:
 
     def answered(self, outcome: str, status: int | None = None) -> None:
         """Note the verdict; `delivered` is the only one that is no error."""
-        from opentelemetry.trace import StatusCode  # noqa: PLC0415
+        from opentelemetry.trace import StatusCode
 
         self._span.set_attribute("milepost.outcome", outcome)
         if status is not None:
@@ -149,8 +149,8 @@ class Tracer:
     """Makes the spans of Milepost, with the SDK's `provider`."""
 
     def __init__(self, provider: "TracerProvider") -> None:
-        from opentelemetry import trace  # noqa: PLC0415
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+        from opentelemetry import trace
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._trace = trace
         self._tracer = provider.get_tracer("milepost")
@@ -214,7 +214,7 @@ class Tracer:
 
     def _context(self, carrier: Mapping[str, Any]) -> "Context":
         """The context that a carrier tells of; an empty one, not the current one, if it tells of none."""
-        from opentelemetry.context import Context  # noqa: PLC0415
+        from opentelemetry.context import Context
 
         told = {name: str(carrier[name]) for name in EXTENSIONS if name in carrier}
         return self._propagator.extract(told, Context())

@@ -9,8 +9,8 @@ import pytest
 # Before the modules are imported, so that pytest shows the values in their failed assertions.
 pytest.register_assert_rewrite("milepost.testing.contract", "milepost.testing.posting")
 
-from milepost.events.examples import example  # noqa: E402
-from milepost.testing.calling import Problem, answer, described, load, run  # noqa: E402
-from milepost.testing.pipeline import LocalPipeline  # noqa: E402
+from milepost.events.examples import example
+from milepost.testing.calling import Problem, answer, described, load, run
+from milepost.testing.pipeline import LocalPipeline
 
 __all__ = ["LocalPipeline", "Problem", "answer", "described", "example", "load", "run"]

@@ -19,7 +19,7 @@ from milepost.function.stage import StageHandler
 STRUCTURED = "application/cloudevents+json"
 
 
-class Problem(MilepostError):  # noqa: N818 - RFC 9457's word
+class Problem(MilepostError):
     """A stage's refusal: HTTP status, title, detail, `errors` by field, `retry_after` in seconds if it names one."""
 
     def __init__(self, status: int, body: dict[str, Any], retry_after: float | None) -> None:

@@ -125,7 +125,7 @@ class Server:
         finally:
             if not ready:
                 self.kill()
-                print(f"--- {self.log_path}\n{self.log[-4000:]}")  # noqa: T201 - pytest shows it with the failure
+                print(f"--- {self.log_path}\n{self.log[-4000:]}")
         assert ready, f"{self.name} ended at start with {self._process().returncode}: {self.log[-1000:]}"
         return self
 
@@ -170,7 +170,7 @@ class Server:
     def __exit__(self, kind: object, *_: object) -> None:
         self.close()
         if kind is not None:
-            print(f"--- {self.log_path}\n{self.log[-4000:]}")  # noqa: T201 - pytest shows it with the failure
+            print(f"--- {self.log_path}\n{self.log[-4000:]}")
 
     def _process(self) -> subprocess.Popen[bytes]:
         assert self.process is not None, f"{self.name} was never started"

@@ -249,11 +249,11 @@ class Rig:
         await ready(process)
         return process
 
-    async def publish(self, channel: str, id: str, data: Any = None, source: str = "/test") -> bool:  # noqa: A002
+    async def publish(self, channel: str, id: str, data: Any = None, source: str = "/test") -> bool:
         return await self.journal.publish(Event(id=id, source=source, type=channel, data=data))
 
     async def publish_all(self, channel: str, ids: list[str]) -> None:
-        await asyncio.gather(*(self.publish(channel, id) for id in ids))  # noqa: A001
+        await asyncio.gather(*(self.publish(channel, id) for id in ids))
 
     async def journaled(self, channel: str) -> list[str]:
         """Ids of the events that lie in a channel's journal."""

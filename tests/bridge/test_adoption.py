@@ -27,7 +27,7 @@ async def a_leader(*bridges: Bridge) -> Bridge:
     return leading(*bridges)[0]
 
 
-def cloud_event(id: str, channel: str = "in", data: Any = None) -> str:  # noqa: A002
+def cloud_event(id: str, channel: str = "in", data: Any = None) -> str:
     return Event(id=id, source="/foreign", type=channel, data=data).to_json()
 
 
@@ -40,7 +40,7 @@ async def test_ready_bridge_receives_every_message_from_then_on(rig: Rig) -> Non
     for number in range(3):
         process = await rig.running()
         await rig.redis.publish("in", f"{number}")
-        await eventually(lambda: number in data_of(stage))  # noqa: B023 - awaited here
+        await eventually(lambda: number in data_of(stage))
         process.kill()
         await rig.redis.delete(keys.LEASE)
 
@@ -233,7 +233,7 @@ async def test_foreign_message_on_the_channel_of_the_lease_stops_no_bridge(rig: 
 
 
 def follows(process: Module) -> bool:
-    with urllib.request.urlopen(f"{process.url}/metrics", timeout=WITHIN) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"{process.url}/metrics", timeout=WITHIN) as answer:
         return b"milepost_leading 0.0" in answer.read()
 
 

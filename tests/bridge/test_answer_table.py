@@ -325,7 +325,7 @@ async def outage(rig: Rig, bridge: Bridge, *, heal: Callable[[], Awaitable[objec
     assert set(ids) == set(stage.count)
     assert not await rig.dead("stage")
     assert not limit.down
-    assert [len(await rig.journal.status(id)) for id in ids] == [2] * 40  # noqa: A001
+    assert [len(await rig.journal.status(id)) for id in ids] == [2] * 40
 
 
 async def test_unread_events_stay_in_the_journal_while_the_route_is_down(rig: Rig) -> None:

@@ -22,7 +22,7 @@ async def settled(rig: Rig, stage: Stage) -> None:
 
 
 def all_of(stage: Stage) -> list[str]:
-    return sorted(id for batch in stage.batches for id in batch)  # noqa: A001
+    return sorted(id for batch in stage.batches for id in batch)
 
 
 def each_once_but(stage: Stage, spoiled: list[str]) -> bool:
@@ -269,7 +269,7 @@ async def test_batches_become_smaller_when_their_replies_are_too_large_together(
     sizes = [len(batch) for batch in stage.batches]
     assert max(sizes) > 3, "at first too many"
     assert sizes[-1] <= 3
-    small = {id for batch in stage.batches if len(batch) <= 3 for id in batch}  # noqa: A001
+    small = {id for batch in stage.batches if len(batch) <= 3 for id in batch}
     assert small.isdisjoint(stage.count), "what is small enough goes well"
 
 
@@ -334,6 +334,6 @@ async def test_stop_hands_back_a_batch_and_another_bridge_delivers_it(rig: Rig) 
     stage.batch_script = stage.succeed_together
     await rig.bridge(BATCH)
     await settled(rig, stage)
-    again = [id for batch in stage.batches[1:] for id in batch] + list(stage.count)  # noqa: A001
+    again = [id for batch in stage.batches[1:] for id in batch] + list(stage.count)
     assert sorted(again) == IDS[:8]
     assert not await rig.dead("stage")

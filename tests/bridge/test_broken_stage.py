@@ -61,8 +61,8 @@ async def test_few_poison_events_are_buried_after_11_deliveries_and_delay_no_oth
     assert not await rig.dead("stage")
     await eventually(lambda: rig.settled(stage))
     assert {letter.id: letter.attempts for letter in await rig.dead("stage")} == dict.fromkeys(poison, 11)
-    assert {id: stage.count[id] for id in poison} == dict.fromkeys(poison, 11)  # noqa: A001
-    assert {stage.count[id] for id in good} == {1}  # noqa: A001
+    assert {id: stage.count[id] for id in poison} == dict.fromkeys(poison, 11)
+    assert {stage.count[id] for id in good} == {1}
 
 
 async def test_poison_events_are_buried_when_no_other_events_are_left(rig: Rig) -> None:

@@ -19,12 +19,12 @@ from tests.servers import WITHIN, Valkey, eventually
 STRUCTURED = {"content-type": "application/cloudevents+json"}
 
 
-def structured(id: str = "1", channel: str = "in", data: Any = 1, **more: Any) -> bytes:  # noqa: A002
+def structured(id: str = "1", channel: str = "in", data: Any = 1, **more: Any) -> bytes:
     fields = {"specversion": "1.0", "id": id, "source": "/door", "type": channel, "data": data, **more}
     return json.dumps(fields).encode()
 
 
-def binary(id: str = "1", channel: str = "in") -> dict[str, str]:  # noqa: A002
+def binary(id: str = "1", channel: str = "in") -> dict[str, str]:
     headers = {"ce-specversion": "1.0", "ce-id": id, "ce-source": "/door", "ce-type": channel}
     return {**headers, "content-type": "application/json"}
 

@@ -37,9 +37,9 @@ async def own(valkey: Valkey, tmp_path: Path) -> AsyncIterator[Rig]:
 
 async def publish_through(rig: Rig, channel: str, ids: list[str]) -> None:
     """Publish each until Redis has taken it, as the gateway's callers do."""
-    for id in ids:  # noqa: A001
+    for id in ids:
 
-        async def taken(id: str = id) -> bool:  # noqa: A002
+        async def taken(id: str = id) -> bool:
             try:
                 await rig.publish(channel, id)
             except JournalUnavailable:
@@ -56,7 +56,7 @@ async def test_everything_is_delivered_though_redis_is_killed_and_started_again(
     ids = [f"{n:03}" for n in range(200)]
     publishing = asyncio.create_task(publish_through(own, "in", ids))
     for share in (40, 120):
-        await eventually(lambda: len(watcher.count) >= share)  # noqa: B023 - awaited here
+        await eventually(lambda: len(watcher.count) >= share)
         valkey.kill()
         await asyncio.to_thread(valkey.start)
     await publishing
@@ -87,7 +87,7 @@ async def test_deliveries_that_end_while_redis_is_away_are_settled_once_it_is_ba
     await asyncio.to_thread(valkey.start)
     await eventually(lambda: own.settled(stage))
     assert stage.count == {"1": 1, "2": 1, "3": 1}
-    assert [list(await own.journal.status(id)) for id in "123"] == [["in", "out"]] * 3  # noqa: A001
+    assert [list(await own.journal.status(id)) for id in "123"] == [["in", "out"]] * 3
 
 
 async def test_paused_redis_delays_events_and_loses_none(own: Rig) -> None:

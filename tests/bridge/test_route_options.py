@@ -145,7 +145,7 @@ async def older_than(rig: Rig, channel: str, age: float) -> bool:
     return await rig.now() - int(entry.partition(b"-")[0]) / 1000 > age
 
 
-async def journaled_before(rig: Rig, channel: str, id: str, seconds: float) -> None:  # noqa: A002
+async def journaled_before(rig: Rig, channel: str, id: str, seconds: float) -> None:
     """Journal an event as it is that was journaled so long ago and has failed since, uncounted."""
     event = Event(id=id, source="/test", type=channel).to_json()
     since = round((await rig.now() - seconds) * 1000)

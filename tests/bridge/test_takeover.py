@@ -119,7 +119,7 @@ async def test_frozen_bridge_that_wakes_publishes_nothing_twice(rig: Rig) -> Non
 
 def knows_of(process: Module, events: int) -> bool:
     """Whether this process has found out that so many entries are someone else's: by the gate, or as it renewed."""
-    with urllib.request.urlopen(f"{process.url}/metrics", timeout=30) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"{process.url}/metrics", timeout=30) as answer:
         stale = re.search(r'^milepost_stale_total{stage="stage"} (\d+)', answer.read().decode(), re.MULTILINE)
     return process.log.count("lost-claim") + int(stale[1] if stale else 0) == events
 

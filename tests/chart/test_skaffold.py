@@ -69,7 +69,7 @@ def test_synced_files_go_to_their_place_in_the_image(name: str) -> None:
 
 @pytest.mark.parametrize(("pushed", "name"), [(False, "email"), (False, "bridge"), (True, "email"), (True, "gateway")])
 def test_build_script_builds_the_target_and_pushes_it_on_request(
-    pushed: bool,  # noqa: FBT001
+    pushed: bool,
     name: str,
     tmp_path: Path,
 ) -> None:

@@ -92,7 +92,7 @@ class Milepost:
             self.process.wait()
         self._reader.join(5)
         if kind is not None:
-            print(self.output)  # noqa: T201 - pytest shows it with the failure
+            print(self.output)
 
 
 class Up(Milepost):

@@ -31,16 +31,14 @@ class Inbox:
         """As new, but the same object: the server knows it."""
         vars(self).update(vars(Inbox()))
 
-    async def handle_MAIL(  # noqa: N802
-        self, _server: Any, session: Session, envelope: Envelope, address: str, _options: Any
-    ) -> str:
+    async def handle_MAIL(self, _server: Any, session: Session, envelope: Envelope, address: str, _options: Any) -> str:
         self.helo_names.append(session.host_name or "")
         reply = self.sender(address)
         if reply == ACCEPTED:
             envelope.mail_from = address
         return reply
 
-    async def handle_RCPT(self, server: SmtpProtocol, _session: Any, envelope: Envelope, to: str, _options: Any) -> str:  # noqa: N802
+    async def handle_RCPT(self, server: SmtpProtocol, _session: Any, envelope: Envelope, to: str, _options: Any) -> str:
         if to == self.hangs_up_on_recipient and server.transport is not None:
             server.transport.close()
         reply = self.recipient(to)
@@ -48,13 +46,13 @@ class Inbox:
             envelope.rcpt_tos.append(to)
         return reply
 
-    async def handle_DATA(self, _server: Any, _session: Any, envelope: Envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Envelope) -> str:
         assert isinstance(envelope.content, bytes)
         self.messages.append(message_from_bytes(envelope.content))
         self.envelopes.append(envelope)
         return self.answer()
 
-    async def handle_QUIT(self, server: SmtpProtocol, _session: Any, _envelope: Envelope) -> str:  # noqa: N802
+    async def handle_QUIT(self, server: SmtpProtocol, _session: Any, _envelope: Envelope) -> str:
         if self.hangs_up_on_quit and server.transport is not None:
             server.transport.close()
         return "221 Bye"

@@ -180,7 +180,7 @@ async def test_mail_whose_caller_is_cancelled_is_sent_by_the_next_delivery(
     email = Process(database).email
     goes, stays = asyncio.create_task(email("0")), asyncio.create_task(email("1"))
     async with asyncio.timeout(WITHIN):
-        while not commands.counts[INSERT]:  # noqa: ASYNC110 - there is no event to wait for
+        while not commands.counts[INSERT]:
             await asyncio.sleep(0)
     goes.cancel()
     again = asyncio.create_task(email("0"))
@@ -237,7 +237,7 @@ async def test_mark_waiting_behind_a_failed_one_is_tried_by_itself(
         wire.lose(b"update", times=2)
         first = asyncio.create_task(mails.mark_sent(record(1), deadline=0))
         async with asyncio.timeout(WITHIN):
-            while not commands.counts[MARK]:  # noqa: ASYNC110 - there is no event to wait for
+            while not commands.counts[MARK]:
                 await asyncio.sleep(0)
         await mails.mark_sent(record(2), deadline=0)
         with pytest.raises(Unavailable, match="was sent") as raised:

@@ -132,7 +132,7 @@ async def running(process: Module) -> AsyncIterator[httpx.AsyncClient]:
             yield client
     finally:
         process.close()
-        print(process.log)  # noqa: T201 - pytest shows it with a failure
+        print(process.log)
 
 
 async def is_ready(client: httpx.AsyncClient) -> bool:
@@ -241,7 +241,7 @@ async def test_who_reaches_a_replica_alone_is_not_ready_and_says_why(pair: Pair,
         await pair.to_new.replicaof("NO", "ONE")
         await pair.to_old.replicaof(HOST, str(pair.new.port))
         for client in (gateway, bridge):
-            await eventually(lambda: _answers(client, 503), what="not ready")  # noqa: B023 - awaited here
+            await eventually(lambda: _answers(client, 503), what="not ready")
         refused = await asyncio.create_subprocess_exec(
             *[*MILEPOST, "publish", "raw_input", "hello", "--redis-url", pair.url],
             cwd=ROOT,
@@ -253,7 +253,7 @@ async def test_who_reaches_a_replica_alone_is_not_ready_and_says_why(pair: Pair,
         assert b"a read-only replica" in said
         await pair.to_old.replicaof("NO", "ONE")
         for client in (gateway, bridge):
-            await eventually(lambda: is_ready(client), what="ready again")  # noqa: B023 - awaited here
+            await eventually(lambda: is_ready(client), what="ready again")
         assert await submit(gateway, pair.to_old)
         assert await post(bridge, pair.to_old)
 

@@ -131,5 +131,5 @@ def test_an_image_has_no_library_of_another_component(
         (".milepost/stack.json", True),
     ],
 )
-def test_dockerignore_hides_all_other_files(path: str, expected: bool) -> None:  # noqa: FBT001
+def test_dockerignore_hides_all_other_files(path: str, expected: bool) -> None:
     assert ignored(ROOT / path) is expected

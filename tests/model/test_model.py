@@ -41,7 +41,7 @@ NONE = Bounds(crashes=0, parks=0, burials=0, lost_answers=0, duplicates=0, refus
 )
 async def test_no_state_breaks_an_invariant(worlds: Worlds, bounds: Bounds, wirings: dict[str, str | None]) -> None:
     result: Result = await search(worlds(bounds, **wirings))
-    print(result)  # noqa: T201 - how large the search was
+    print(result)
     assert result.complete
     assert result.states > 50
 

@@ -38,7 +38,7 @@ class Collector:
                 self.send_header("content-length", "0")
                 self.end_headers()
 
-            def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002
+            def log_message(self, format: str, *arguments: Any) -> None:
                 pass
 
         self._server = ThreadingHTTPServer((HOST, 0), Handler)

@@ -110,7 +110,7 @@ def check(result: int | BaseException, item: int, plan: Plan, batch: int | None,
 
 async def begun(run: Runner) -> None:
     async with asyncio.timeout(WITHIN):
-        while not run.batches:  # noqa: ASYNC110 - there is no event to wait for
+        while not run.batches:
             await asyncio.sleep(0)
 
 

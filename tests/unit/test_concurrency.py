@@ -241,7 +241,7 @@ async def test_room_wakes_for_a_settled_entry_and_for_a_reopened_route() -> None
 
 
 @pytest.mark.parametrize("admitted", [False, True])
-async def test_cancelled_waiter_passes_its_turn_on(admitted: bool) -> None:  # noqa: FBT001
+async def test_cancelled_waiter_passes_its_turn_on(admitted: bool) -> None:
     one = limit_of(1)
     posts = Posts(one, 3)
     await eventually(lambda: posts.entered == [0])

@@ -21,7 +21,7 @@ from tests.servers import eventually, free_port
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @on_each_loop
-async def test_a_reused_connection_that_closes_unheard_is_tried_once_more_on_a_new_one(reset: bool) -> None:  # noqa: FBT001
+async def test_a_reused_connection_that_closes_unheard_is_tried_once_more_on_a_new_one(reset: bool) -> None:
     async def script(line: Line) -> None:
         if line is not peer.lines[0]:
             await answer_all(line)
@@ -95,7 +95,7 @@ async def test_a_reused_connection_that_closes_within_its_reply_is_lost() -> Non
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @on_each_loop
-async def test_a_new_connection_that_closes_after_the_request_is_lost(reset: bool) -> None:  # noqa: FBT001
+async def test_a_new_connection_that_closes_after_the_request_is_lost(reset: bool) -> None:
     async def script(line: Line) -> None:
         await line.request()
         if reset:
@@ -150,7 +150,7 @@ async def test_cancelling_while_it_connects_leaves_nothing_behind() -> None:
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @on_each_loop
-async def test_cancelling_just_as_it_has_connected_closes_the_connection(tls: bool, certificate: Path) -> None:  # noqa: FBT001
+async def test_cancelling_just_as_it_has_connected_closes_the_connection(tls: bool, certificate: Path) -> None:
     class Cancelling(Connection):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)
@@ -239,7 +239,7 @@ async def test_a_server_that_speaks_no_tls_was_sent_nothing() -> None:
 
 @pytest.mark.parametrize("closing", [True, False], ids=["closed", "timed out"])
 @on_each_loop
-async def test_a_failure_is_freed_with_its_body_by_itself(closing: bool) -> None:  # noqa: FBT001
+async def test_a_failure_is_freed_with_its_body_by_itself(closing: bool) -> None:
     async def script(line: Line) -> None:
         await line.request()
         if not closing:

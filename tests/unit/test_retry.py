@@ -24,7 +24,7 @@ from milepost.journal import Entry, Failure
 FAILED = Failed(500, "HTTP 500")
 
 
-def entry(id: str = "1", attempts: int = 0, crashes: int = 0) -> Entry:  # noqa: A002
+def entry(id: str = "1", attempts: int = 0, crashes: int = 0) -> Entry:
     event = Event(id=id, source="/test", type="in").to_json().encode()
     return Entry("{milepost}:journal:in", "1-1", "in", event, 1, attempts, crashes)
 
@@ -34,7 +34,7 @@ def policy() -> RetryPolicy:
     return RetryPolicy(Delivery(retry=2, crash_retry=3, backoff_delay=timedelta(seconds=1)))
 
 
-def decide(policy: RetryPolicy, outcome: Undelivered, id: str = "1", **counted: int) -> Decision:  # noqa: A002
+def decide(policy: RetryPolicy, outcome: Undelivered, id: str = "1", **counted: int) -> Decision:
     return policy.decide(entry(id, **counted), id, outcome)
 
 

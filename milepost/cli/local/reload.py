@@ -37,14 +37,14 @@ def affected(path: Path, layout: Layout) -> set[str]:
 def check() -> None:
     """Raises ConfigurationError if changes cannot be watched."""
     try:
-        import watchfiles  # noqa: F401, PLC0415
+        import watchfiles  # noqa: F401
     except ImportError:
         raise ConfigurationError("--reload needs watchfiles: pip install 'milepost[cli]'") from None
 
 
 async def watch_sources(project: Path, layout: Layout, supervisor: Supervisor, console: Console) -> None:
     """Watch the project's sources and restart the components that run them, until cancelled."""
-    from watchfiles import awatch  # noqa: PLC0415 - a native module, for --reload only
+    from watchfiles import awatch
 
     folders = [project / name for name in WATCHED if (project / name).is_dir()]
     async for changes in awatch(*folders, debounce=200, step=50):
