@@ -22,7 +22,7 @@ def test_urls(url: str) -> None:
     "rest",
     ["ada:12/34@host", "ada:12/34@host/db", "ada:12?34@host", "ada:1@34@host", "ada:12/34@host:99", "", "host:34x"],
 )
-def test_a_password_that_is_not_encoded_is_refused_without_being_shown(scheme: str, rest: str) -> None:
+def test_unencoded_password_is_refused_without_being_shown(scheme: str, rest: str) -> None:
     with pytest.raises(ConfigurationError, match="MONGO_URL: must look like mongodb://") as raised:
         mongo_url({"MONGO_URL": f"{scheme}://{rest}"})
     assert "34" not in str(raised.value).replace("host:port", "")
