@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from milepost.connection import connect
 from redis.asyncio import Redis, from_url
 
 from milepost.errors import EventError, JournalUnavailable
@@ -28,6 +27,7 @@ from milepost.journal import (
     Wiring,
     keys,
 )
+from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.journal.conftest import Consumers
 from tests.journal.events import (
@@ -78,7 +78,7 @@ async def side(tmp_path: Path) -> AsyncIterator[Side]:
             "distance",
             [RAW],
             "one",
-            reader=journal.scripts.line,
+            reader=journal.scripts.connection,
             scripts=journal.scripts,
             deadline=given.deadline,
         )
@@ -200,7 +200,7 @@ async def narrow(
     scripts = Scripts(connect(given))
     yield (
         journal,
-        Consumer("distance", [RAW], "consumer", reader=scripts.line, scripts=scripts, deadline=given.deadline),
+        Consumer("distance", [RAW], "consumer", reader=scripts.connection, scripts=scripts, deadline=given.deadline),
     )
     await scripts.close()
     await redis.acl_deluser("narrow")

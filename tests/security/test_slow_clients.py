@@ -12,8 +12,8 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from functions.payloads import CalculatedDistance, Submission
-from milepost import http, stage
-from milepost.server import protocol
+from milepost import stage
+from milepost.server import http, protocol
 from milepost.server.protocol import Protocol
 from tests.security.conftest import EVENT, STRUCTURED, Door
 from tests.security.raw import CLOSE, request
