@@ -1,6 +1,7 @@
 # make run    the whole pipeline on this machine          make run ARGS='--port 9000'
 # make test   every test, and what they cover             make test ARGS='-k journal' COVERAGE=
 # make check  lint, types, unit and contract tests, in under a minute
+# make newest every test, with the newest versions of the packages that Milepost is closest to: these may break it
 # make faults every fault and one table, in 40 minutes    make faults ARGS='--n 300 --only bridge'
 # make model  the exhaustive search over the scripts, whole
 # make bench  against the alternatives, and one table     make bench ARGS='--only drain --repeat 5'
@@ -21,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 ARGS ?=
 COVERAGE ?= --cov --cov-report=term
 
-.PHONY: run setup test check faults model fuzz bench pictures cluster dev manifests documents lock clean
+.PHONY: run setup test newest check faults model fuzz bench pictures cluster dev manifests documents lock clean
 
 run: setup
 	@exec $(BIN)/milepost up $(ARGS)
@@ -30,6 +31,14 @@ setup: $(VENV)/run.stamp
 
 test: $(VENV)/test.stamp
 	@$(BIN)/pytest -n 2 --dist loadfile $(COVERAGE) $(ARGS)
+
+NEWEST := functions-framework hiredis httptools limits redis uvicorn uvloop
+
+newest:
+	@$(MAKE) --no-print-directory VENV=.venv-newest .venv-newest/test.stamp
+	@.venv-newest/bin/python -m pip --disable-pip-version-check install --quiet --upgrade $(NEWEST)
+	@.venv-newest/bin/python -m pip --disable-pip-version-check list 2>/dev/null | grep -E "^($$(echo $(NEWEST) | tr ' ' '|')) "
+	@.venv-newest/bin/pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/test.stamp
 	@$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/contract $(ARGS)

@@ -32,6 +32,14 @@ def test_every_action_is_one_certain_commit_and_says_its_version() -> None:
         assert re.search(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+$", line), line
 
 
+def test_newest_versions_are_tried_by_a_job_that_may_fail() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yaml").read_text())
+    assert workflow["jobs"]["newest"]["continue-on-error"] is True
+    assert {job for job, of in workflow["jobs"].items() if of.get("continue-on-error")} == {"newest"}
+    (named,) = re.findall(r"^NEWEST := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"redis", "uvicorn", "uvloop", "functions-framework"} <= set(named.split())
+
+
 def test_every_supported_python_is_tried() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yaml").read_text())
     tried = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
