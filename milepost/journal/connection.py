@@ -50,6 +50,11 @@ class _Leaving(AbstractConnection):
     async def connect(self) -> None:
         await super().connect()  # type: ignore[no-untyped-call]
 
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        if self._writer is not None and self._writer.transport.is_closing():
+            await self.disconnect(nowait=True)  # uvloop raises RuntimeError for a write; redis-py connects again
+        await super().send_packed_command(*args, **kwargs)
+
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return await super().read_response(*args, **kwargs)
