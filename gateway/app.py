@@ -121,7 +121,7 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     if settings.ops_token:
         wrong = RateLimit(WRONG_TRIES, journal.redis, purpose="ops")
         app.include_router(
-            ops.router(ops.Desk(journal, Operators(settings.ops_token, wrong), Tails(notifier), pages)),
+            ops.router(ops.Operations(journal, Operators(settings.ops_token, wrong), Tails(notifier), pages)),
             include_in_schema=False,
         )
     app.include_router(health.router(journal, metrics))

@@ -1,4 +1,4 @@
-"""A submission followed: as JSON, as a page, and live as server-sent events."""
+"""The status of a submission: as JSON, as a page, and live as server-sent events."""
 
 import asyncio
 import time
@@ -33,16 +33,16 @@ from milepost.events.strict_json import dumps
 from milepost.journal import Journal, Note
 
 LOOK_EVERY = 2.0
-"""Seconds after which progress is read though nothing was heard: a stage that gives up says so nowhere else."""
+"""Seconds after which the status is read without a message: a stage that gives up publishes none."""
 
 BEAT = 15.0
-"""Seconds of silence after which a comment goes out, so that nobody on the way takes the stream for dead."""
+"""Seconds without an event after which a comment is sent, so that no proxy closes a quiet stream."""
 
 LONGEST = 900.0
-"""Seconds of a stream's life. A browser then asks again, and goes on where it was."""
+"""Seconds after which a stream ends. A browser then connects again, and continues where it was."""
 
 RETRY = 2000
-"""Milliseconds that a browser waits before it asks again."""
+"""Milliseconds that a browser waits before it connects again."""
 
 
 SubmissionId = Annotated[
@@ -125,14 +125,14 @@ WATCH: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Tracker:
-    """Where submissions are, and who tells of news."""
+    """What the routes of a submission read from."""
 
     journal: Journal
     course: CourseReader
     notifier: Notifier
 
     async def notes(self, event_id: str) -> dict[str, Note]:
-        """What the submission has reached, oldest first. Raises Refusal: 404."""
+        """The channels that the submission has reached, oldest first. Raises Refusal: 404."""
         notes = await self.journal.status(event_id)
         if not notes:
             raise _unknown()
@@ -141,11 +141,11 @@ class Tracker:
 
 @dataclass(frozen=True)
 class Watch:
-    """One visitor who watches one submission; `bell` is set when there may be news."""
+    """One visitor who watches one submission; `changed` is set when its status may have changed."""
 
     event_id: str
     notes: dict[str, Note]
-    bell: asyncio.Event
+    changed: asyncio.Event
 
 
 def router(tracker: Tracker, pages: Pages) -> APIRouter:
@@ -156,8 +156,8 @@ def router(tracker: Tracker, pages: Pages) -> APIRouter:
         event_id = _id(sent)
         with tracker.notifier.watch(
             event_id, client_of(request)
-        ) as bell:  # first, so that nothing falls between this and the reading
-            yield Watch(event_id, await tracker.notes(event_id), bell)
+        ) as changed:  # first, so that nothing falls between this and the reading
+            yield Watch(event_id, await tracker.notes(event_id), changed)
 
     @routes.head("/submissions/{id}", include_in_schema=False)  # noqa: FAST003 - SubmissionId has the alias
     @routes.get("/submissions/{id}", **FOLLOW)
@@ -170,7 +170,7 @@ def router(tracker: Tracker, pages: Pages) -> APIRouter:
         course = await tracker.course.course()
         if wants_page(request.headers):
             return pages.submission(event_id, notes, course)
-        reached = [_told(channel, note) for channel, note in notes.items()]
+        reached = [_as_json(channel, note) for channel, note in notes.items()]
         # ASCII: what a foreign program published may hold characters that UTF-8 cannot.
         text = dumps({"id": event_id, "over": course.is_over(notes), "channels": reached})
         return Response(text, media_type=JSON, headers={"cache-control": "no-store", "vary": "accept"})
@@ -207,10 +207,10 @@ def event_stream(request: Request, events: AsyncIterator[bytes]) -> Response:
 
 
 async def _events(tracker: Tracker, watch: Watch, seen: list[str]) -> AsyncIterator[bytes]:
-    """What was reached and is not in `seen`, then what is reached from now on, until it is over. An event's id names
-    all that its reader has by then, so a reconnect needs no clock and no memory of ours.
+    """Yield the channels that were reached and are not in `seen`, then each that is reached, until no more can be. An
+    event's id names all channels that its reader has, so a reconnect needs no clock and no memory of ours.
     """
-    began = spoke = time.monotonic()
+    began = sent_at = time.monotonic()
     notes = watch.notes
     yield format_sse_event(retry=RETRY)
     while True:
@@ -219,32 +219,32 @@ async def _events(tracker: Tracker, watch: Watch, seen: list[str]) -> AsyncItera
             if channel in seen:
                 continue
             seen.append(channel)
-            spoke = time.monotonic()
-            told = {**_told(channel, note), "last": course.is_over(seen)}
-            yield format_sse_event(data_str=dumps(told), id=",".join(seen))
+            sent_at = time.monotonic()
+            data = {**_as_json(channel, note), "last": course.is_over(seen)}
+            yield format_sse_event(data_str=dumps(data), id=",".join(seen))
         if course.is_over(seen):
             return
-        await _ring(watch.bell)
+        await _wait(watch.changed)
         now = time.monotonic()
         if tracker.notifier.closed or now - began > LONGEST:
             return
-        if now - spoke > BEAT:
-            spoke = now
+        if now - sent_at > BEAT:
+            sent_at = now
             yield KEEPALIVE_COMMENT
         try:
             notes = await tracker.journal.status(watch.event_id)
         except JournalUnavailable:
-            continue  # the notifier has logged it; asked again after LOOK_EVERY
+            continue  # the notifier has logged it; read again after LOOK_EVERY
 
 
-async def _ring(bell: asyncio.Event) -> None:
-    """Wait for the bell, or until it is time to look without it."""
+async def _wait(changed: asyncio.Event) -> None:
+    """Wait until the status may have changed, LOOK_EVERY at most."""
     try:
         async with asyncio.timeout(LOOK_EVERY):
-            await bell.wait()
+            await changed.wait()
     except TimeoutError:
         return
-    bell.clear()
+    changed.clear()
 
 
 def _id(sent: str) -> str:
@@ -259,6 +259,6 @@ def _unknown() -> Refusal:
     return Refusal(404, "No submission has this id, or it was forgotten by now.")
 
 
-def _told(channel: str, note: Note) -> Mapping[str, Any]:
+def _as_json(channel: str, note: Note) -> Mapping[str, Any]:
     at = note.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return {"channel": channel, "time": at, "data": note.data}

@@ -1,5 +1,9 @@
-"""One subscription for the whole process. It tells a submission's watchers that there is news; what the news is they
-read from progress. So nothing is queued for anyone, and nobody is shown what is merely said on a channel.
+"""One Redis subscription for all who watch submissions in this process.
+
+1. A watcher of a submission gets an asyncio.Event. It is set when an event of that submission was published.
+2. The watcher then reads the submission's status from Redis. So nothing is queued for a slow watcher, and a message
+   that a stranger publishes on a channel is never shown as it is.
+3. The process is subscribed only while somebody watches.
 """
 
 import asyncio
@@ -17,94 +21,97 @@ from gateway.refusal import Refusal
 from milepost.observe.logs import Fields
 
 QUIET = 5.0
-"""Seconds of silence after which the connection must answer a PING, within as many again."""
+"""Seconds without a message after which the connection must answer a PING, within as many again."""
 
 PAUSE = 1.0
-"""Seconds between two tries while Redis is away."""
+"""Seconds between two tries to subscribe while Redis is away."""
 
 MOST_WATCHERS = 1000
+"""Watchers in this process."""
+
 MOST_OF_ONE = 10
-"""Watchers in this process, and of one submission."""
+"""Watchers of one submission."""
 
 OTHERWISE = "GET /submissions/{id} tells the same whenever it is asked, and the submission goes on all the same."
-RETRY_AFTER = 10
-"""What a refused watcher is told, and the seconds to wait."""
+"""What a refused watcher is told."""
 
-_NAMES = re.compile(rb'\{(?:"journalid":"[0-9]+-[0-9]+",)?"specversion":"1\.0","id":"([0-9a-f-]{36})"')
-"""How our own messages begin, and so which submission they are of. Anyone else's shows when progress is next read."""
+RETRY_AFTER = 10
+"""Seconds that a refused watcher is asked to wait."""
+
+_OWN_MESSAGE = re.compile(rb'\{(?:"journalid":"[0-9]+-[0-9]+",)?"specversion":"1\.0","id":"([0-9a-f-]{36})"')
+"""How our own messages begin. A message written otherwise is seen when the status is next read."""
 
 log = logging.getLogger("gateway")
 
-
-Ear = Callable[[str, bytes], None]
-"""Is told a channel, and what was said on it, whoever said it. Must not wait."""
+OnMessage = Callable[[str, bytes], None]
+"""Called with the channel and the text of each message, whoever published it. It must not wait."""
 
 
 class Notifier:
-    """Subscribed while anyone watches, `most_of_client` of one client at a time. `channels` says which there are;
-    `redis` must not retry by itself.
+    """The subscription and its watchers, at most `most_of_client` of one client. `channels` returns the channels to
+    subscribe to; `redis` must not retry by itself.
     """
 
     def __init__(self, redis: Redis, channels: Callable[[], Awaitable[Sequence[str]]], *, most_of_client: int) -> None:
         self._redis = redis
         self._channels = channels
         self._most_of_client = most_of_client
-        self._bells: dict[str, list[asyncio.Event]] = {}
-        self._ears: list[Ear] = []
+        self._watched: dict[str, list[asyncio.Event]] = {}
+        self._callbacks: list[OnMessage] = []
         self._watchers: Counter[str] = Counter()
         self._wanted = asyncio.Event()
         self.closed = False
 
     @contextmanager
     def watch(self, event_id: str, client: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever there may be news of this submission. Raises Refusal: too many watch."""
-        bells = self._bells.get(event_id, [])
+        """An event that is set whenever the submission may have a new status. Raises Refusal: too many watch."""
+        watching = self._watched.get(event_id, [])
         if self._watchers[client] >= self._most_of_client:
             most = f"At most {self._most_of_client} live streams for one address at a time."
             raise Refusal(429, f"{most} {OTHERWISE}", retry_after=RETRY_AFTER)
-        if self._watchers.total() >= MOST_WATCHERS or len(bells) >= MOST_OF_ONE or self.closed:
+        if self._watchers.total() >= MOST_WATCHERS or len(watching) >= MOST_OF_ONE or self.closed:
             raise Refusal(503, f"Too many are watching just now. {OTHERWISE}", retry_after=RETRY_AFTER)
-        bell = asyncio.Event()
-        self._bells[event_id] = [*bells, bell]
+        changed = asyncio.Event()
+        self._watched[event_id] = [*watching, changed]
         self._watchers[client] += 1
         self._wanted.set()
         try:
-            yield bell
+            yield changed
         finally:
-            self._watchers -= Counter((client,))  # who is at 0 is forgotten
-            self._bells[event_id].remove(bell)
-            if not self._bells[event_id]:
-                del self._bells[event_id]
+            self._watchers -= Counter((client,))  # a client at 0 is removed
+            self._watched[event_id].remove(changed)
+            if not self._watched[event_id]:
+                del self._watched[event_id]
 
     @contextmanager
-    def overhear(self, ear: Ear) -> Iterator[None]:
-        """Tell `ear` everything that is said meanwhile."""
-        self._ears.append(ear)
+    def messages(self, callback: OnMessage) -> Iterator[None]:
+        """Call `callback` with every message until the context ends."""
+        self._callbacks.append(callback)
         self._wanted.set()
         try:
             yield
         finally:
-            self._ears.remove(ear)
+            self._callbacks.remove(callback)
 
     def close(self) -> None:
-        """Tell every watcher to end: see `closed`."""
+        """Set `closed` and wake every watcher, which then ends its stream."""
         self.closed = True
-        self._ring_all()
+        self._wake_all()
 
     async def run(self) -> None:
-        """Listen whenever someone watches, until cancelled."""
+        """Stay subscribed while anyone watches, until cancelled."""
         while True:
             await self._wanted.wait()
             try:
                 async with self._redis.pubsub() as subscription:
-                    await self._hear(subscription)
+                    await self._receive(subscription)
             except (RedisError, OSError) as fault:
                 log.warning(Fields(outcome="unsubscribed", reason=str(fault)))
                 await asyncio.sleep(PAUSE)
 
-    async def _hear(self, subscription: PubSub) -> None:
+    async def _receive(self, subscription: PubSub) -> None:
         pinged, subscribed = False, frozenset[str]()
-        while self._bells or self._ears:
+        while self._watched or self._callbacks:
             missing = frozenset(await self._channels()) - subscribed
             if missing:
                 await subscription.subscribe(*sorted(missing))
@@ -116,19 +123,19 @@ class Notifier:
             if message is None:
                 await subscription.ping()
             elif message["type"] == "subscribe":
-                self._ring_all()  # what was said before this was not heard
+                self._wake_all()  # messages published before this were missed
             elif message["type"] == "message":
-                self._ring(message["data"])
-                for ear in self._ears:
-                    ear(message["channel"].decode(errors="replace"), message["data"])
+                self._wake(message["data"])
+                for callback in self._callbacks:
+                    callback(message["channel"].decode(errors="replace"), message["data"])
         self._wanted.clear()
 
-    def _ring(self, message: bytes) -> None:
-        named = _NAMES.match(message)
-        for bell in self._bells.get(named[1].decode(), ()) if named else ():
-            bell.set()
+    def _wake(self, message: bytes) -> None:
+        named = _OWN_MESSAGE.match(message)
+        for changed in self._watched.get(named[1].decode(), ()) if named else ():
+            changed.set()
 
-    def _ring_all(self) -> None:
-        for bells in self._bells.values():
-            for bell in bells:
-                bell.set()
+    def _wake_all(self) -> None:
+        for watching in self._watched.values():
+            for changed in watching:
+                changed.set()

@@ -1,10 +1,12 @@
-"""Who may see /ops: whoever has the token, as a bearer or as the password of the browser's own dialog."""
+"""Authentication for `/ops`: the token, as a bearer or as the password of the browser's own dialog."""
 
 import binascii
 import hashlib
 import hmac
 from base64 import b64decode
+from typing import Annotated
 
+from fastapi import Form
 from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -14,21 +16,21 @@ from gateway.rate import RateLimit
 from gateway.refusal import Refusal
 
 WRONG_TRIES = "20/minute"
-"""Of one address. From then on the right token is refused too, or it could be found by trying."""
+"""Wrong tokens of one address that are answered 401; after that, 429."""
 
 CHALLENGE = 'Basic realm="Milepost operations", charset="UTF-8", Bearer realm="Milepost operations"'
 
 
 class Operators:
-    """Keeps the others out."""
+    """Admits operators, and takes forms of our own pages alone."""
 
     def __init__(self, token: SecretStr, wrong: RateLimit) -> None:
         self._token = token.get_secret_value().encode()
         self._wrong = wrong
 
     @property
-    def seal(self) -> str:
-        """What each form of ours carries. A browser sends its password along with any site's form, this it does not."""
+    def csrf_token(self) -> str:
+        """The hidden field of each form of ours. A browser sends its password with any site's form, but not this."""
         return hmac.new(self._token, b"milepost /ops form", hashlib.sha256).hexdigest()
 
     async def admit(self, request: Request) -> None:
@@ -40,17 +42,17 @@ class Operators:
             await self._wrong.check(request)
         raise HTTPException(401, "This page asks for the operators' token.", {"www-authenticate": CHALLENGE})
 
-    def check_seal(self, request: Request, seal: str) -> None:
-        """Raises Refusal (403) for a form that another site made. A bearer token no browser sends by itself."""
+    async def check_form(self, request: Request, csrf_token: Annotated[str, Form()] = "") -> None:
+        """Raises Refusal (403) for a form of another site. No browser sends a bearer token by itself."""
         scheme, _ = _credentials(request.headers)
         ours = request.headers.get("sec-fetch-site", "same-origin") in {"same-origin", "none"}
-        sealed = hmac.compare_digest(seal.encode(errors="replace"), self.seal.encode())
-        if scheme != "bearer" and not (ours and sealed):
+        known = hmac.compare_digest(csrf_token.encode(errors="replace"), self.csrf_token.encode())
+        if scheme != "bearer" and not (ours and known):
             raise Refusal(403, "This did not come from a form of this page. Nothing was done.")
 
 
 def _credentials(headers: Headers) -> tuple[str, bytes | None]:
-    """The scheme in lower case, and the token, if there is one."""
+    """The scheme in lower case, and the token or None."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
     scheme, value = scheme.lower(), value.strip()
     if scheme == "bearer":

@@ -1,4 +1,4 @@
-"""/ops: how the stages do, for operators. There is none unless OPS_TOKEN is set; it talks to Redis alone."""
+"""`/ops`: the state of the stages, for operators. It exists only if OPS_TOKEN is set, and reads Redis alone."""
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Form
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
@@ -19,12 +19,13 @@ from gateway.tail import Tails
 from milepost.journal import Journal, StageNotServed, keys
 
 PAGE = 20
-"""Dead letters looked at in one step: each may have a megabyte."""
-
-MOST_FIELDS = 8
+"""Dead letters read in one step: each may have a megabyte."""
 
 _ENTRY = re.compile(r"[0-9]{1,20}-[0-9]{1,20}|all")
 _COUNT = re.compile(r"[0-9]{1,4}")
+
+Entry = Annotated[str, Form()]
+"""The dead letter: an id of its stream, or `all`."""
 
 Step = Callable[[str, list[str]], Awaitable[int]]
 
@@ -32,8 +33,8 @@ UNCACHED = {"cache-control": "no-store"}
 
 
 @dataclass(frozen=True)
-class Desk:
-    """What operators work with."""
+class Operations:
+    """What the routes of /ops work with."""
 
     journal: Journal
     operators: Operators
@@ -41,63 +42,61 @@ class Desk:
     pages: Pages
 
 
-def router(desk: Desk) -> APIRouter:
-    """The page, the same as JSON, the tail, and the buttons."""
-    routes = APIRouter(prefix="/ops", dependencies=[Depends(desk.operators.admit)], include_in_schema=False)
+def router(ops: Operations) -> APIRouter:
+    """The page, its figures as JSON, the live tail, and the two actions on dead letters."""
+    routes = APIRouter(prefix="/ops", dependencies=[Depends(ops.operators.admit)], include_in_schema=False)
 
     @routes.api_route("", methods=["GET", "HEAD"])
     async def show(request: Request) -> Response:
-        shown = await overview(desk.journal)
-        return desk.pages.ops(shown, seal=desk.operators.seal, notice=_notice(request.query_params))
+        shown = await overview(ops.journal)
+        return ops.pages.ops(shown, csrf_token=ops.operators.csrf_token, notice=_notice(request.query_params))
 
     @routes.api_route(".json", methods=["GET", "HEAD"])
     async def as_json() -> Response:
-        shown = await overview(desk.journal, letters=False)
-        told = {"backlog": shown.backlog, "leading": shown.leading, "dead": shown.dead}
-        return JSONResponse({**told, "stages": [row.as_json() for row in shown.rows]}, headers=UNCACHED)
+        shown = await overview(ops.journal, letters=False)
+        totals = {"backlog": shown.backlog, "leading": shown.leading, "dead": shown.dead}
+        return JSONResponse({**totals, "stages": [row.as_json() for row in shown.rows]}, headers=UNCACHED)
 
     async def tailing() -> AsyncIterator[AsyncIterator[bytes]]:
-        with desk.tails.tail() as lines:
+        with ops.tails.tail() as lines:
             yield lines
 
     @routes.api_route("/tail", methods=["GET", "HEAD"])
     async def tail(request: Request, lines: Annotated[AsyncIterator[bytes], Depends(tailing)]) -> Response:
         return event_stream(request, lines)
 
-    async def settle(request: Request, stage: str, step: Step, done: str) -> Response:
-        async with request.form(max_fields=MOST_FIELDS, max_files=0) as form:
-            entry, seal = str(form.get("entry", "")), str(form.get("seal", ""))
-        desk.operators.check_seal(request, seal)
+    own_form = [Depends(ops.operators.check_form)]
+
+    async def settle(request: Request, stage: str, entry: str, step: Step, done: str) -> Response:
         if not _ENTRY.fullmatch(entry):
             raise Refusal(422, "entry must be that of a dead letter, or all. Nothing was done.")
         try:
-            count = await _settle(desk.journal, stage, entry, step)
+            count = await _settle(ops.journal, stage, entry, step)
         except (StageNotServed, ValueError) as fault:
             detail = f"Nothing was {done}: {fault}."
             if not wants_page(request.headers):
                 raise Refusal(409, detail) from None
-            shown = await overview(desk.journal)
-            return desk.pages.ops(shown, seal=desk.operators.seal, notice=detail, status=409)
+            shown = await overview(ops.journal)
+            return ops.pages.ops(shown, csrf_token=ops.operators.csrf_token, notice=detail, status=409)
         if not wants_page(request.headers):
             return JSONResponse({done: count}, headers=UNCACHED)
-        # A page of its own, which can be reloaded without doing it again.
+        # Another page, which can be reloaded without repeating the action.
         return RedirectResponse(f"/ops?{urlencode({'done': done, 'count': count})}", 303, UNCACHED)
 
-    @routes.post("/{stage}/replay")
-    async def replay(request: Request, stage: str) -> Response:
-        return await settle(request, stage, desk.journal.admin.replay, "replayed")
+    @routes.post("/{stage}/replay", dependencies=own_form)
+    async def replay(request: Request, stage: str, entry: Entry = "") -> Response:
+        return await settle(request, stage, entry, ops.journal.admin.replay, "replayed")
 
-    @routes.post("/{stage}/drop")
-    async def drop(request: Request, stage: str) -> Response:
-        return await settle(request, stage, desk.journal.admin.drop, "dropped")
+    @routes.post("/{stage}/drop", dependencies=own_form)
+    async def drop(request: Request, stage: str, entry: Entry = "") -> Response:
+        return await settle(request, stage, entry, ops.journal.admin.drop, "dropped")
 
     return routes
 
 
 async def _settle(journal: Journal, stage: str, entry: str, step: Step) -> int:
-    """How many there were. All: the oldest of those that are there now; one that is replayed may come back at once.
-
-    Raises StageNotServed, ValueError: then nothing was done.
+    """Replay or drop one dead letter, or all, and return how many. All are the oldest that are there now: a replayed
+    one may come back at once. Raises StageNotServed, ValueError: then nothing was done.
     """
     if entry != "all":
         return await step(stage, [entry])
@@ -111,12 +110,12 @@ async def _settle(journal: Journal, stage: str, entry: str, step: Step) -> int:
         except StageNotServed:
             if not settled:
                 raise
-            break  # the page shows what is left, and whoever asks again is told why
+            break  # the page shows the rest, and the next request is told why
     return settled
 
 
 def _notice(asked: Mapping[str, str]) -> str:
-    """What was done before this page was asked for, in words of ours."""
+    """The action that led to this page, in words of ours."""
     done, count = asked.get("done", ""), asked.get("count", "")
     return f"{_letters(int(count))} {done}." if done in {"replayed", "dropped"} and _COUNT.fullmatch(count) else ""
 

@@ -86,14 +86,14 @@ class Pages:
         """A refusal that is not about the form's fields."""
         return self._page("refusal.html", refusal.status, _retry_after(refusal), refusal=refusal)
 
-    def ops(self, shown: overview.Overview, *, seal: str, notice: str = "", status: int = 200) -> Response:
-        """The operators' page. `seal` goes into each of its forms, `notice` says what was done, or why not."""
+    def ops(self, shown: overview.Overview, *, csrf_token: str, notice: str = "", status: int = 200) -> Response:
+        """The operators' page. `csrf_token` goes into each of its forms, `notice` says what was done, or why not."""
         return self._page(
             "ops.html",
             status,
             overview=shown,
             most=overview.MOST_SETTLED,
-            seal=seal,
+            csrf_token=csrf_token,
             notice=notice,
             refused=status >= 400,
         )

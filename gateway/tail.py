@@ -1,4 +1,4 @@
-"""The live tail: what is said on the channels, to a few operators, with no address in full."""
+"""The live tail of /ops: the messages on all channels, for a few operators, with addresses masked."""
 
 import asyncio
 import re
@@ -18,29 +18,29 @@ from milepost.observe.logs import masked
 MOST_TAILS = 5
 
 MOST_AT_ONCE = 10
-"""Messages told in one PAUSE; of more the latest are told, and how many were passed over."""
+"""Messages shown in one PAUSE. Of more, the latest are shown, and the number of the others."""
 
 PAUSE = 0.5
-"""Seconds between two looks at what has come."""
+"""Seconds between two batches of messages."""
 
 BEAT = 15.0
 LONGEST = 900.0
-"""As of the stream of a submission."""
+"""Seconds, as of the stream of a submission."""
 
 LONGEST_DATA = 300
-"""Characters that are told of a message's data."""
+"""Characters of a message's data that are shown."""
 
 LOOKED_AT = 3000
-"""Characters of it that are looked at for addresses."""
+"""Characters of the data that are searched for addresses."""
 
 _BROKEN_OFF = re.compile(r"\S*\Z")
 
-Said = tuple[str, bytes]
-"""A channel, and what was said on it."""
+Received = tuple[str, bytes]
+"""A channel, and a message on it."""
 
 
 class Tails:
-    """Hands out tails of what the process's one subscription hears."""
+    """Opens tails on the subscription of the process."""
 
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
@@ -48,41 +48,41 @@ class Tails:
 
     @contextmanager
     def tail(self) -> Iterator[AsyncIterator[bytes]]:
-        """Server-sent events from now on. Raises Refusal: too many are open."""
+        """Server-sent events of the messages from now on. Raises Refusal: too many tails are open."""
         if self._open >= MOST_TAILS:
             raise Refusal(503, "Too many tails are open just now.", retry_after=10)
-        said: deque[Said] = deque(maxlen=MOST_AT_ONCE)
-        passed = [0]
+        received: deque[Received] = deque(maxlen=MOST_AT_ONCE)
+        skipped = [0]
 
         def take(channel: str, message: bytes) -> None:
-            passed[0] += len(said) == MOST_AT_ONCE
-            said.append((channel, message))
+            skipped[0] += len(received) == MOST_AT_ONCE
+            received.append((channel, message))
 
         self._open += 1
-        with self._notifier.overhear(take):
+        with self._notifier.messages(take):
             try:
-                yield self._told(said, passed)
+                yield self._events(received, skipped)
             finally:
                 self._open -= 1
 
-    async def _told(self, said: deque[Said], passed: list[int]) -> AsyncIterator[bytes]:
-        began = spoke = time.monotonic()
+    async def _events(self, received: deque[Received], skipped: list[int]) -> AsyncIterator[bytes]:
+        began = sent_at = time.monotonic()
         yield format_sse_event(retry=2000)
         while not self._notifier.closed and time.monotonic() - began < LONGEST:
-            if passed[0]:
-                yield format_sse_event(data_str=dumps({"passed": passed[0]}))
-                passed[0] = 0
-            while said:
-                spoke = time.monotonic()
-                yield format_sse_event(data_str=dumps(line(*said.popleft())))
-            if time.monotonic() - spoke > BEAT:
-                spoke = time.monotonic()
+            if skipped[0]:
+                yield format_sse_event(data_str=dumps({"passed": skipped[0]}))
+                skipped[0] = 0
+            while received:
+                sent_at = time.monotonic()
+                yield format_sse_event(data_str=dumps(line(*received.popleft())))
+            if time.monotonic() - sent_at > BEAT:
+                sent_at = time.monotonic()
                 yield KEEPALIVE_COMMENT
             await asyncio.sleep(PAUSE)
 
 
 def line(channel: str, message: bytes) -> dict[str, Any]:
-    """Channel, id and data of a message, masked; what is no event is shown as text, without an id."""
+    """Channel, id and data of a message, with addresses masked. A message that is no event is shown as text."""
     try:
         event = loads(message)
     except ValueError:
@@ -92,5 +92,5 @@ def line(channel: str, message: bytes) -> dict[str, Any]:
         found |= {"id": masked(str(event.get("id", "")))[:64], "data": event.get("data")}
     data = found["data"] if isinstance(found["data"], str) else dumps(found["data"])
     if len(data) > LOOKED_AT:
-        data = _BROKEN_OFF.sub("", data[:LOOKED_AT])  # the end may be half an address
+        data = _BROKEN_OFF.sub("", data[:LOOKED_AT])  # its end may be half an address
     return {**found, "data": masked(data)[:LONGEST_DATA]}

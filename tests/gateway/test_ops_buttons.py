@@ -10,15 +10,15 @@ from tests.gateway.operating import buried
 from tests.gateway.test_page import Tags
 
 
-async def seal(browser: httpx.AsyncClient) -> str:
+async def csrf_token(browser: httpx.AsyncClient) -> str:
     [*fields] = Tags((await browser.get("/ops")).text).of("input")
-    return str(next(field["value"] for field in fields if field["name"] == "seal"))
+    return str(next(field["value"] for field in fields if field["name"] == "csrf_token"))
 
 
 async def test_a_dead_letter_is_replayed_from_the_page(browser: httpx.AsyncClient, journal: Journal) -> None:
     """As a browser does it without JavaScript: a form, and then a page that can be reloaded."""
     first, second = await buried(journal, 2)
-    form = {"entry": first, "seal": await seal(browser)}
+    form = {"entry": first, "csrf_token": await csrf_token(browser)}
     answer = await browser.post("/ops/distance/replay", data=form)
     assert (answer.status_code, answer.headers["location"]) == (303, "/ops?done=replayed&count=1")
     assert "1 dead letter replayed." in (await browser.get(answer.headers["location"])).text
@@ -28,7 +28,7 @@ async def test_a_dead_letter_is_replayed_from_the_page(browser: httpx.AsyncClien
 
 async def test_all_of_them_are_dropped(browser: httpx.AsyncClient, journal: Journal) -> None:
     await buried(journal, 120)
-    answer = await browser.post("/ops/distance/drop", data={"entry": "all", "seal": await seal(browser)})
+    answer = await browser.post("/ops/distance/drop", data={"entry": "all", "csrf_token": await csrf_token(browser)})
     assert answer.headers["location"] == "/ops?done=dropped&count=120"
     assert await journal.admin.dead_letters("distance") == []
 
@@ -37,13 +37,13 @@ async def test_all_are_those_that_were_there_and_no_more_than_there_is_time_for(
     browser: httpx.AsyncClient, journal: Journal
 ) -> None:
     await buried(journal, MOST_SETTLED + 1)
-    answer = await browser.post("/ops/distance/drop", data={"entry": "all", "seal": await seal(browser)})
+    answer = await browser.post("/ops/distance/drop", data={"entry": "all", "csrf_token": await csrf_token(browser)})
     assert answer.headers["location"] == f"/ops?done=dropped&count={MOST_SETTLED}"
     assert len(await journal.admin.dead_letters("distance")) == 1
 
 
 async def test_a_program_is_answered_with_json(operator: httpx.AsyncClient, journal: Journal) -> None:
-    """It needs no seal: no browser sends a bearer token by itself."""
+    """It needs no csrf_token: no browser sends a bearer token by itself."""
     [entry, _] = await buried(journal, 2)
     accept = {"accept": "application/json"}
     assert (await operator.post("/ops/distance/replay", data={"entry": entry}, headers=accept)).json() == {
@@ -55,7 +55,7 @@ async def test_a_program_is_answered_with_json(operator: httpx.AsyncClient, jour
 
 async def test_a_replay_that_is_refused_says_why(browser: httpx.AsyncClient, journal: Journal, redis: Redis) -> None:
     [entry] = await buried(journal)
-    form = {"entry": entry, "seal": await seal(browser)}
+    form = {"entry": entry, "csrf_token": await csrf_token(browser)}
     await redis.hdel(keys.STAGES, "distance")
     answer = await browser.post("/ops/distance/replay", data=form)
     assert answer.status_code == 409
@@ -67,18 +67,20 @@ async def test_a_replay_that_is_refused_says_why(browser: httpx.AsyncClient, jou
 
 async def test_what_nobody_could_read_has_no_replay(browser: httpx.AsyncClient, journal: Journal) -> None:
     await buried(journal)
-    answer = await browser.post("/ops/bridge/replay", data={"entry": "1-0", "seal": await seal(browser)})
+    answer = await browser.post("/ops/bridge/replay", data={"entry": "1-0", "csrf_token": await csrf_token(browser)})
     assert answer.status_code == 409
     assert "cannot be replayed" in answer.text
 
 
-@pytest.mark.parametrize("change", [{"seal": ""}, {"seal": "0" * 64}, {"seal": "ü"}])
+@pytest.mark.parametrize("change", [{"csrf_token": ""}, {"csrf_token": "0" * 64}, {"csrf_token": "ü"}])
 async def test_a_form_of_another_site_does_nothing(
     browser: httpx.AsyncClient, journal: Journal, change: dict[str, str]
 ) -> None:
     """A browser sends the password along with it all the same."""
     [entry] = await buried(journal)
-    answer = await browser.post("/ops/distance/drop", data={"entry": entry, "seal": await seal(browser)} | change)
+    answer = await browser.post(
+        "/ops/distance/drop", data={"entry": entry, "csrf_token": await csrf_token(browser)} | change
+    )
     assert answer.status_code == 403
     assert len(await journal.admin.dead_letters("distance")) == 1
 
@@ -88,7 +90,7 @@ async def test_nor_does_one_that_the_browser_says_came_from_elsewhere(
     browser: httpx.AsyncClient, journal: Journal, site: str
 ) -> None:
     [entry] = await buried(journal)
-    form = {"entry": entry, "seal": await seal(browser)}
+    form = {"entry": entry, "csrf_token": await csrf_token(browser)}
     answer = await browser.post("/ops/distance/drop", data=form, headers={"sec-fetch-site": site})
     assert answer.status_code == 403
     assert len(await journal.admin.dead_letters("distance")) == 1
