@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from gateway.refusal import Refusal
+from milepost.journal.subscription import Subscription, subscribed
 from milepost.observe.logs import Fields
 
 QUIET = 5.0
@@ -103,31 +103,28 @@ class Notifier:
         while True:
             await self._wanted.wait()
             try:
-                async with self._redis.pubsub() as subscription:
+                async with subscribed(self._redis) as subscription:
                     await self._receive(subscription)
             except (RedisError, OSError) as fault:
                 log.warning(Fields(outcome="unsubscribed", reason=str(fault)))
                 await asyncio.sleep(PAUSE)
 
-    async def _receive(self, subscription: PubSub) -> None:
-        pinged, subscribed = False, frozenset[str]()
-        while self._watched or self._callbacks:
-            missing = frozenset(await self._channels()) - subscribed
-            if missing:
+    async def _receive(self, subscription: Subscription) -> None:
+        known = frozenset(await self._channels())
+        await subscription.subscribe(*sorted(known))
+        async for messages in subscription.messages(silence=QUIET):
+            for message in messages:
+                if message.kind == b"subscribe":
+                    self._wake_all()  # messages before this one were not received
+                elif message.kind == b"message":
+                    self._wake(message.data)
+                    for callback in self._callbacks:
+                        callback(message.channel.decode(errors="replace"), message.data)
+            if not (self._watched or self._callbacks):
+                break
+            if missing := frozenset(await self._channels()) - known:
                 await subscription.subscribe(*sorted(missing))
-                subscribed |= missing
-            message = await subscription.get_message(timeout=QUIET)
-            if message is None and pinged:
-                raise OSError("no answer to PING")
-            pinged = message is None
-            if message is None:
-                await subscription.ping()
-            elif message["type"] == "subscribe":
-                self._wake_all()  # messages published before this were missed
-            elif message["type"] == "message":
-                self._wake(message["data"])
-                for callback in self._callbacks:
-                    callback(message["channel"].decode(errors="replace"), message["data"])
+                known |= missing
         self._wanted.clear()
 
     def _wake(self, message: bytes) -> None:

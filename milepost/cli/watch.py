@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -11,21 +11,25 @@ from typing import Annotated, Any
 import typer
 from redis.exceptions import RedisError
 
-from milepost.cli import locate, streams
-from milepost.cli.channels import Message, Subscription, subscribed
+from milepost.cli import streams
 from milepost.cli.exits import Exit, Failed
 from milepost.cli.local import data_folder
 from milepost.cli.local.console import in_colour, is_colour_terminal
-from milepost.cli.loop import run
+from milepost.cli.loop import run_on_journal
 from milepost.cli.options import AsJson, Data, RedisUrl
 from milepost.cli.text import brief, plain, say
 from milepost.errors import JournalUnavailable
 from milepost.events.strict_json import dumps, loads
 from milepost.graph import Graph
 from milepost.journal import Journal, StageStatus
-from milepost.settings import JournalSettings
+from milepost.journal.connection import CANCEL_AGAIN
+from milepost.journal.failover import Watch
+from milepost.journal.subscription import Message, Subscription, subscribed
 
 LONGEST_PAUSE = 2.0
+
+SILENCE = 5.0
+"""Seconds without a message after which a PING is sent."""
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at the stages table."""
@@ -47,25 +51,24 @@ def watch(
     id and its data, nothing masked. `milepost watch email:sent --json | jq .message.data` shows one channel's data.
     With `--json` a line is an object: `channel`, `at`, and `message`, the CloudEvent.
     """
-    run(_watch(locate.redis_settings(redis_url, data), channels or [], as_json=as_json))
+    run_on_journal(redis_url, data, lambda journal: _watch(journal, channels or [], as_json=as_json))
 
 
-async def _watch(settings: JournalSettings, channels: Sequence[str], *, as_json: bool) -> Exit:
-    async with locate.journal(settings) as journal:
-        watched = _Watched(sorted(set(channels)) or all_channels(await journal.admin.stages()))
-        if not watched.channels:
-            raise Failed("no bridge has named any stage yet: start one, or name the channels to watch")
-        tasks = [
-            asyncio.create_task(streams.stdout_closed()),
-            asyncio.create_task(_show(settings, watched, as_json=as_json)),
-        ]
-        if not channels:
-            tasks.append(asyncio.create_task(_follow_table(journal, watched)))
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        for task in done:
-            task.result()
+async def _watch(journal: Journal, channels: Sequence[str], *, as_json: bool) -> Exit:
+    watched = _Watched(sorted(set(channels)) or all_channels(await journal.admin.stages()))
+    if not watched.channels:
+        raise Failed("no bridge has named any stage yet: start one, or name the channels to watch")
+    work = [streams.stdout_closed(), _show(journal, watched, as_json=as_json), Watch(journal.redis).run()]
+    if not channels:
+        work.append(_follow_table(journal, watched))
+    tasks = [asyncio.create_task(one) for one in work]
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    while pending:
+        for task in pending:
+            task.cancel()  # again and again: before Python 3.12 redis-py can swallow a cancellation
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
+    for task in done:
+        task.result()
     return Exit.DONE
 
 
@@ -77,17 +80,24 @@ class _Watched:
     subscription: Subscription | None = None
 
 
-async def _show(settings: JournalSettings, watched: _Watched, *, as_json: bool) -> None:
+async def _show(journal: Journal, watched: _Watched, *, as_json: bool) -> None:
+    """Print messages for ever, over one connection after the other. Says when Redis is gone and when it is back."""
     lost, pause, coloured = False, 0.1, is_colour_terminal(1)
     while True:
         try:
-            async with subscribed(settings, tuple(watched.channels)) as watched.subscription:
-                say("Redis is back" if lost else f"watching {', '.join(map(plain, watched.channels))}")
-                lost, pause = False, 0.1
-                async for message in watched.subscription.messages():
-                    print(
-                        _json(message) if as_json else _line(message, watched.channels, coloured=coloured), flush=True
-                    )
+            async with subscribed(journal.redis) as watched.subscription:
+                unconfirmed = {channel.encode() for channel in watched.channels}
+                await watched.subscription.subscribe(*watched.channels)
+                async for message in _each(watched.subscription):
+                    if message.kind == b"message":
+                        print(_json(message) if as_json else _line(message, watched.channels, coloured=coloured))
+                    elif message.kind == b"refused":
+                        say(f"{plain(_text(message.channel))}: {_text(message.data)}")
+                    if message.channel in unconfirmed:
+                        unconfirmed.remove(message.channel)
+                        if not unconfirmed:
+                            say("Redis is back" if lost else f"watching {', '.join(map(plain, watched.channels))}")
+                            lost, pause = False, 0.1
         except (RedisError, OSError) as fault:
             if not lost:
                 say(f"Redis is gone ({fault}); messages that are published until it is back are not shown")
@@ -97,14 +107,20 @@ async def _show(settings: JournalSettings, watched: _Watched, *, as_json: bool) 
         pause = min(LONGEST_PAUSE, 2 * pause)
 
 
+async def _each(subscription: Subscription) -> AsyncIterator[Message]:
+    async for messages in subscription.messages(silence=SILENCE):
+        for message in messages:
+            yield message
+
+
 async def _follow_table(journal: Journal, watched: _Watched) -> None:
     """Watch the channels of stages that begin later, too. `_show` reports a lost Redis."""
     while True:
         await asyncio.sleep(LOOK_EVERY)
         with contextlib.suppress(JournalUnavailable, RedisError, OSError):
-            told = set(all_channels(await journal.admin.stages()))
-            if watched.subscription and (new := sorted(told - watched.subscription.channels)):
-                await watched.subscription.add(new)
+            new = sorted(set(all_channels(await journal.admin.stages())) - set(watched.channels))
+            if watched.subscription and new:
+                await watched.subscription.subscribe(*new)
                 watched.channels += new
                 say(f"watching {', '.join(map(plain, new))} too")
 
@@ -115,19 +131,24 @@ def all_channels(stages: Iterable[StageStatus]) -> list[str]:
 
 
 def _json(message: Message) -> str:
-    return dumps({"channel": message.channel, "at": _now().isoformat(), "message": _parsed(message.body)})
+    return dumps({"channel": _text(message.channel), "at": _now().isoformat(), "message": _parsed(message.data)})
 
 
 def _line(message: Message, channels: Sequence[str], *, coloured: bool) -> str:
-    value = _parsed(message.body)
+    value = _parsed(message.data)
     event_id, data = "-", value
     if isinstance(value, dict) and "specversion" in value:
         event_id, data = str(value.get("id", "-")), value.get("data")
     at = _now().astimezone().strftime("%H:%M:%S.%f")[:-3]
-    channel = f"{plain(message.channel):<{max(map(len, channels))}}"
+    name = _text(message.channel)
+    channel = f"{plain(name):<{max(map(len, channels))}}"
     if coloured:
-        channel = in_colour(channel, channels.index(message.channel) if message.channel in channels else 0)
+        channel = in_colour(channel, channels.index(name) if name in channels else 0)
     return f"{at}  {channel}  {plain(event_id):<36}  {brief(data)}"
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="replace")
 
 
 def _parsed(body: bytes) -> Any:

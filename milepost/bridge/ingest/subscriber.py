@@ -25,11 +25,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from milepost.bridge.ingest.adopter import PAUSE, Adopter, Buffer, Received
-from milepost.bridge.ingest.subscription import Message, Subscription, subscribed
 from milepost.bridge.metrics import BridgeMetrics
 from milepost.errors import JournalUnavailable
 from milepost.events.event import JOURNAL_MARK
 from milepost.journal import Maintenance, keys
+from milepost.journal.subscription import Message, Subscription, subscribed
 from milepost.observe.logs import Fields
 
 log = logging.getLogger("milepost.bridge")
@@ -128,18 +128,9 @@ class Subscriber:
             await asyncio.sleep(PAUSE)
 
     async def _receive_from(self, subscription: Subscription) -> None:
-        pinged = False
-        while True:
-            messages = await subscription.messages(within=QUIET)
-            if messages is not None:
-                pinged = False
-                for message in messages:
-                    await self._handle(subscription, message)
-            elif pinged:
-                raise OSError("no answer to PING")
-            else:
-                await subscription.ping()
-                pinged = True
+        async for messages in subscription.messages(silence=QUIET):
+            for message in messages:
+                await self._handle(subscription, message)
 
     async def _handle(self, subscription: Subscription, message: Message) -> None:
         match message.kind:

@@ -1,7 +1,7 @@
-"""A pub/sub connection that is read in bulk: each wake-up takes everything that has come.
+"""A pub/sub connection that is read in bulk: each wake-up takes all messages that have arrived.
 
-redis-py connects it (TLS, user, password); from then on its replies are parsed here, a third of the cost a message. A
-bridge hears each of its own announcements, so this is paid twice for every hop.
+redis-py connects it (TLS, user, password); its replies are parsed here, at a third of redis-py's cost for a message. A
+bridge receives its own announcements too, so each hop pays that cost twice.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Message(NamedTuple):
 
 
 class Subscription:
-    """What `subscribed` hands out. Each method raises RedisError or OSError when the connection is of no more use."""
+    """Made by `subscribed`. Each method raises RedisError or OSError when the connection cannot be used any more."""
 
     def __init__(self, connection: AbstractConnection, stream: asyncio.StreamReader) -> None:
         self._connection = connection
@@ -42,24 +42,34 @@ class Subscription:
         self._asked: deque[str] = deque()
 
     async def subscribe(self, *channels: str) -> None:
-        """Ask to hear these too. Each is answered by a message of kind `subscribe` or `refused`."""
+        """Subscribe to these channels too. A message of kind `subscribe` or `refused` answers for each."""
         for channel in channels:  # one by one: of several that one command names Redis refuses all or none
             self._asked.append(channel)
             await self._send("SUBSCRIBE", channel)
 
     async def unsubscribe(self, *channels: str) -> None:
-        """Ask to hear these no more. Confirmed by a message of kind `unsubscribe` for each."""
+        """Unsubscribe from these channels. A message of kind `unsubscribe` answers for each."""
         await self._send("UNSUBSCRIBE", *channels)
-
-    async def ping(self) -> None:
-        """Ask for a sign of life."""
-        await self._send("PING")
 
     async def _send(self, *command: str) -> None:
         await self._connection.send_command(*command, check_health=False)
 
-    async def messages(self, *, within: float) -> Sequence[Message] | None:
-        """All that has come, as soon as something has; None after `within` seconds of silence."""
+    async def messages(self, *, silence: float) -> AsyncIterator[Sequence[Message]]:
+        """Yield all messages that have arrived, as soon as there are any. After `silence` seconds without a byte, send
+        PING and yield an empty sequence; raise OSError if nothing arrives for as long again.
+        """
+        pinged = False
+        while True:
+            messages = await self._received(silence)
+            if messages is None and pinged:
+                raise OSError("no answer to PING")
+            pinged = messages is None
+            if pinged:
+                await self._send("PING")
+            yield messages or ()
+
+    async def _received(self, within: float) -> Sequence[Message] | None:
+        """All that has arrived, as soon as something has; None after `within` seconds of silence."""
         try:
             async with asyncio.timeout(within):
                 chunk = await self._stream.read(CHUNK)
