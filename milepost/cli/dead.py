@@ -130,7 +130,7 @@ def drop_letters(
 
     async def work(journal: Journal) -> Exit:
         chosen = await _chosen(journal, stage, entries, event_id)
-        if everything and not yes and not agreed(f"Delete the {len(chosen)} dead letters of {stage}?"):
+        if everything and chosen and not yes and not agreed(f"Delete the {len(chosen)} dead letters of {stage}?"):
             return Exit.FAILED
         return await _settle(stage, chosen, journal.admin.drop, "dropped", none_is_done=everything)
 

@@ -132,6 +132,7 @@ def test_new_writes_the_whole_stage_though_it_cannot_say_so(tmp_path: Path) -> N
     assert "geocode" in (project / "helm" / "values.yaml").read_text()
 
 
+@pytest.mark.usefixtures("buried")
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
 @pytest.mark.parametrize(
     ("code", "arguments"),
@@ -148,6 +149,7 @@ def test_exit_status_holds_without_stderr(up: Up, redirection: str, code: int, a
     assert run(redirection, *(str(up.data) if part == DATA else part for part in arguments))[0] == code
 
 
+@pytest.mark.usefixtures("buried")
 @pytest.mark.parametrize(
     ("code", "told", "arguments"),
     [
@@ -219,11 +221,15 @@ def test_commands_end_with_3_when_redis_dies_at_their_question(tmp_path: Path, a
     row = json.dumps({"consumes": ["a"], "emits": [], "url": "http://a", "beat": 0})
     with Valkey(tmp_path) as valkey, Redis.from_url(valkey.url) as redis:
         redis.hset(keys.STAGES, mapping={"email": row, "geocode": row})
+        letter = {"channel": "a", "event": "{}", "id": "", "reason": "", "status": "", "attempts": 1, "crashes": 0}
+        redis.xadd(keys.dead("email"), {**letter, "time": 0})
         with start("", *arguments, "--redis-url", valkey.url) as process:
             assert process.stderr
             told = ""
             while not told.endswith("[y/N] "):
-                told += process.stderr.read(1)
+                character = process.stderr.read(1)
+                assert character, told
+                told += character
             valkey.kill()
             assert process.stdin
             process.stdin.write("y\n")
