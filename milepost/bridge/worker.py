@@ -189,18 +189,20 @@ class Worker:
                 await asyncio.gather(*(self._carry([entry], redelivery=redelivery) for entry in alone))
         except Exception as fault:
             log.exception(Fields(stage=self.stage, channel=entries[0].channel, outcome="failed"))
-            await self._count_fault(entries, fault)
+            if len(entries) > 1:  # the fault may be one event's
+                await asyncio.gather(*(self._carry([entry], redelivery=redelivery) for entry in entries))
+            else:
+                await self._count_fault(entries[0], fault)
 
-    async def _count_fault(self, entries: Sequence[Entry], fault: Exception) -> None:
-        """Count a fault of the bridge itself as the events' failure: uncounted they would come again for ever."""
+    async def _count_fault(self, entry: Entry, fault: Exception) -> None:
+        """Count a fault of the bridge itself as the event's failure: uncounted it would come again for ever."""
         now = time.perf_counter()
         outcome = Failed(None, f"the bridge failed at it: {type(fault).__name__}")
         try:
-            sent = Sent(now, now, self.limit.epoch)
-            await self._settle([self._settlement(entry, outcome, sent) for entry in entries])
+            await self._settle([self._settlement(entry, outcome, Sent(now, now, self.limit.epoch))])
         except Exception:
-            # Nobody renews these entries now: they are redelivered after the claim time.
-            log.exception(Fields(stage=self.stage, channel=entries[0].channel, outcome="left-pending"))
+            # Nobody renews this entry now: it is redelivered after the claim time.
+            log.exception(self._fields(entry, "left-pending"))
 
     def _set_aside(self, entries: Sequence[Entry]) -> tuple[list[Settlement], list[Entry]]:
         """Divide entries into settlements of those that are not delivered now, and entries to deliver."""

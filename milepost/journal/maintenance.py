@@ -160,10 +160,12 @@ class Maintenance:
         return happened.decode(), int(count), int(dropped)
 
     async def keep_statuses(self, channel: str) -> None:
-        """Keep the status of submissions whose events wait in this journal for long. Several steps."""
-        start = "-"
-        while start:
-            answer = await self._scripts.keep_statuses(
-                channel=channel, start=start, most=STATUS_PAGE, age=milliseconds(STATUS_AGE)
-            )
-            start = answer.decode()
+        """Keep the status of submissions whose events of this channel wait for long, also as retries. Several steps."""
+        stages = await self._scripts.call("HKEYS", keys.STAGES)
+        for stream in (keys.journal(channel), *(keys.retries(stage.decode(), channel) for stage in stages)):
+            start = "-"
+            while start:
+                answer = await self._scripts.keep_statuses(
+                    stream=stream, start=start, most=STATUS_PAGE, age=milliseconds(STATUS_AGE)
+                )
+                start = answer.decode()

@@ -128,8 +128,8 @@ async def test_dead_letters_of_one_mode_are_replayed_in_the_other(
     given_up = (await journal.admin.dead_letters("distance"))[-1]
     assert await journal.admin.replay("distance", [given_up.entry]) == 1
     assert len((await distance.take(9)).entries) == 1
-    await table(broker=(RAW,))
     await unserved(redis, "distance")
+    await table(broker=(RAW,))
     broker = consumers("broker")
     await made(broker)
     assert await journal.admin.replay("distance", [mine.entry]) == 1
@@ -150,9 +150,10 @@ async def test_dead_letter_of_a_stage_that_no_bridge_serves_is_not_replayed(
         assert await everything(redis) == before
 
     await refused(entries, "no bridge serves distance on calculated_distance")
+    await unserved(redis, "distance")
     await table(broker=(RAW,))
     await refused(entries, "no bridge serves distance on calculated_distance")
-    await unserved(redis, "distance", "broker")
+    await unserved(redis, "broker")
     await refused([mine.entry], "no bridge serves distance on raw_input")
     await table(broker=(RAW,))
     assert await journal.admin.replay("distance", [mine.entry]) == 1

@@ -175,6 +175,7 @@ async def test_delay_that_is_over_when_a_bridge_first_reads_the_event(
     await made(reminder)
     event = await publish(journal)
     entry = await one(reminder)
+    await aged(redis, event, 30 * MINUTE)
     late = replace(entry, since=entry.since - DAY)
     await settled(reminder, Delay(late, event.id, 60))
     assert HOUR - MINUTE < await left(redis, event) <= HOUR
@@ -358,6 +359,36 @@ async def test_status_of_an_event_that_one_stage_has_not_finished_is_kept(
     assert await left(redis, unread) > HOUR - MINUTE
 
 
+async def test_status_of_a_retry_that_waits_for_hours_is_kept(
+    journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers, table: Table
+) -> None:
+    """Its stage is busy with slow deliveries."""
+    await table(distance=(RAW,))
+    distance = consumers("distance")
+    await made(distance)
+    (event,) = await waiting(redis)
+    ((entry, fields),) = await redis.xrange(keys.journal(RAW))
+    await distance.settle([Complete(one, "", None) for one in (await distance.take(1)).entries])
+    await redis.pexpire(keys.status(event.id), MINUTE)
+    await redis.xadd(keys.retries("distance", RAW), fields, id=entry)
+    await maintenance.keep_statuses(RAW)
+    assert await left(redis, event) > HOUR - MINUTE
+
+
+async def test_status_of_an_event_that_is_woken_late_is_kept(
+    journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers, table: Table
+) -> None:
+    """It came due while no bridge was there."""
+    await table(distance=(RAW,))
+    distance = consumers("distance")
+    await made(distance)
+    event = await publish(journal)
+    await settled(distance, Park(await one(distance), event.id, failure(), 0))
+    await redis.pexpire(keys.status(event.id), MINUTE)
+    await maintenance.wake(["distance"], most=9)
+    assert HOUR - MINUTE < await left(redis, event) <= HOUR
+
+
 async def test_status_of_a_young_event_is_not_touched(
     maintenance: Maintenance, redis: Redis, consumers: Consumers
 ) -> None:
@@ -388,3 +419,5 @@ async def test_statuses_are_kept_page_by_page(maintenance: Maintenance, redis: R
 async def test_keeping_statuses_of_a_journal_that_is_gone_does_nothing(maintenance: Maintenance, redis: Redis) -> None:
     await maintenance.keep_statuses(RAW)
     assert await redis.keys("*") == []
+    await redis.set(keys.journal(RAW), "of another type")
+    await maintenance.keep_statuses(RAW)

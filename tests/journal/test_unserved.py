@@ -246,6 +246,21 @@ async def test_group_that_the_stages_table_does_not_know_closes_no_door(
         await finish(distance)
 
 
+async def test_group_of_a_stage_that_changed_its_channel_closes_no_door_and_is_bounded(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, consumers: Consumers, table: Table
+) -> None:
+    """The stage is served, but nobody reads its old channel for it any more."""
+    for _ in range(5):
+        await publish(journal)
+        await finish(distance)
+    await table(old=(CALCULATED,))
+    for _ in range(2 * LIMIT):
+        await publish(journal)
+        await finish(distance)
+    assert await journal.backlog() == 2 * LIMIT + 5
+    assert (await maintenance.trim(RAW))[2] == LIMIT + 5
+
+
 async def test_unserved_stage_that_is_served_again_gets_every_event_that_is_left(
     journal: Journal, maintenance: Maintenance, distance: Consumer, consumers: Consumers, table: Table
 ) -> None:

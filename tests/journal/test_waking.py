@@ -5,11 +5,12 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from milepost.journal import Consumer, Entry, Journal, Maintenance, Park, keys
-from tests.journal.conftest import Consumers
+from milepost.journal import Consumer, Entry, Journal, Maintenance, Park, StageNotServed, keys
+from tests.journal.conftest import Consumers, Table
 from tests.journal.events import (
     CALCULATED,
     RAW,
+    assert_bounded,
     commands,
     event_of,
     failure,
@@ -165,6 +166,24 @@ async def test_parked_member_that_is_no_event_becomes_a_dead_letter(
     assert await journal.admin.dead_stages() == ["distance"]
     assert len((await distance.take(9)).entries) == 1
     assert await journal.admin.drop("distance", [dead.entry]) == 1
+
+
+async def test_parked_event_of_a_channel_that_its_stage_no_longer_consumes_becomes_a_dead_letter(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, table: Table
+) -> None:
+    """Nobody would read its retry, and the backlog would not count it."""
+    await table(distance=(RAW,))
+    entry = await parked(journal, distance, attempts=2)
+    await table(distance=(CALCULATED,))
+    assert await maintenance.wake(["distance"], most=9) == (1, None, {})
+    (dead,) = await journal.admin.dead_letters("distance")
+    assert (dead.event, dead.channel, dead.id, dead.attempts) == (entry.event, RAW, event_of(entry).id, 2)
+    assert dead.reason == "the stage no longer consumes raw_input"
+    with pytest.raises(StageNotServed):
+        await journal.admin.replay("distance", [dead.entry])
+    await table(distance=(RAW,))
+    assert await journal.admin.replay("distance", [dead.entry]) == 1
+    await assert_bounded(redis)
 
 
 async def test_large_parked_events_are_woken_in_several_steps(

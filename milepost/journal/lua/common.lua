@@ -39,6 +39,11 @@ local function unless_gone(...)
   return nil
 end
 
+-- Raises a refusal that pcall caught. Redis answers a plain string as 'ERR …', and its code would not come first.
+local function raise(fault)
+  error({ err = type(fault) == 'table' and fault.err or tostring(fault) }, 0)
+end
+
 -- A refusal that says something of the server and nothing of the item: every other item would meet it too.
 local function is_of_server(fault)
   for _, code in ipairs({ 'READONLY', 'MASTERDOWN', 'LOADING', 'MISCONF', 'NOREPLICAS', 'CLUSTERDOWN', 'MOVED', 'ASK',
@@ -54,7 +59,7 @@ local function attempt(step, ...)
   local ok, result = pcall(step, ...)
   if ok then return result end
   local fault = type(result) == 'table' and result.err or tostring(result)
-  if is_of_server(fault) then error(result, 0) end
+  if is_of_server(fault) then raise(fault) end
   return 'error ' .. fault
 end
 
@@ -159,7 +164,7 @@ local function settle(group, rows, step)
     redis.call('XACK', stream, group, unpack(entries))
     if string.sub(stream, 1, #RETRIES) == RETRIES then redis.call('XDEL', stream, unpack(entries)) end
   end
-  if not ok then error(fault, 0) end
+  if not ok then raise(fault) end
   return answers
 end
 
@@ -179,6 +184,20 @@ local function read_stages(fresh)
     for _, stage in pairs(stages) do stage.served = true end
   end
   return stages, any
+end
+
+-- Whether this stage of the table consumes a channel.
+local function consumes(stage, channel)
+  for _, consumed in ipairs(stage and stage.consumes or {}) do
+    if consumed == channel then return true end
+  end
+  return false
+end
+
+-- Whether a bridge reads this channel for a stage of the table. One that has changed what it consumes leaves a group
+-- behind, which nobody reads.
+local function is_served(stages, name, channel)
+  return consumes(stages[name], channel) and stages[name].served
 end
 
 local function consumed_channels(stages)
@@ -281,6 +300,12 @@ local function bury(stage, letter)
   end
 end
 
+-- The id of an event as Milepost writes it, with its escapes read; nil if it is none.
+local function id_of(event)
+  local ok, id = pcall(cjson.decode, string.match(event, '^{"specversion":"1.0","id":(".-")[,}]') or 'null')
+  return ok and type(id) == 'string' and id or nil
+end
+
 -- Keeps a member of a stage's parked events that is none.
 local function bury_unparsed(stage, member)
   bury(stage, { event = member, channel = '', id = '', reason = 'cannot be retried: it is not a parked event',
@@ -300,7 +325,7 @@ local function count_backlog(fresh, limit)
       local left = unfinished(journal, group)
       grouped = true
       waiting = math.max(waiting, left)
-      if stages[name] and stages[name].served then
+      if is_served(stages, name, channel) then
         served = true
         needed = math.max(needed, left)
       end

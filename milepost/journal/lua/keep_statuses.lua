@@ -1,23 +1,16 @@
--- keep_statuses(channel, start, most, age)
--- Keeps the status of submissions whose event has waited in this journal for more than `age` milliseconds: a status
+-- keep_statuses(stream, start, most, age)
+-- Keeps the status of submissions whose event has waited in this stream for more than `age` milliseconds: a status
 -- otherwise ends an hour after the last activity. Looks at up to `most` entries from `start` on. Answers where to go on,
 -- or an empty text at the end.
-local journal = journal_key(channel)
-local groups = groups_of(journal)
-local rows = redis.call('XRANGE', journal, start, whole(now() - age), 'COUNT', most)
+local groups = groups_of(stream)
+local rows = unless_gone('XRANGE', stream, start, whole(now() - age), 'COUNT', most) or {}
 
 local function is_unfinished(entry)
   for name, group in pairs(groups) do
-    if #redis.call('XRANGE', journal, '(' .. group['last-delivered-id'], entry, 'COUNT', 1) > 0 then return true end
-    if is_pending(journal, name, entry) then return true end
+    if #redis.call('XRANGE', stream, '(' .. group['last-delivered-id'], entry, 'COUNT', 1) > 0 then return true end
+    if is_pending(stream, name, entry) then return true end
   end
   return false
-end
-
--- The id of an event as Milepost writes it, with its escapes read.
-local function id_of(event)
-  local ok, id = pcall(cjson.decode, string.match(event, '^{"specversion":"1.0","id":(".-")[,}]') or 'null')
-  return ok and type(id) == 'string' and id
 end
 
 for _, row in ipairs(rows) do

@@ -5,15 +5,6 @@
 local dead = dead_key(stage)
 local table_rows, any = read_stages(fresh)
 
-local function is_served(route, channel)
-  local found = table_rows[route]
-  if not any or not found or not found.served then return false end
-  for _, consumed in ipairs(found.consumes) do
-    if consumed == channel then return true end
-  end
-  return false
-end
-
 local found, known = {}, {}
 for _, row in ipairs(letters) do
   local entry = redis.call('XRANGE', dead, row.entry, row.entry)[1]
@@ -22,7 +13,7 @@ for _, row in ipairs(letters) do
     local letter = fields_of(entry[2])
     letter.entry = row.entry
     for _, route in ipairs({ stage, broker }) do
-      if not letter.route and is_served(route, letter.channel) then letter.route = route end
+      if not letter.route and any and is_served(table_rows, route, letter.channel) then letter.route = route end
     end
     if not letter.route then return { stage, letter.channel } end
     found[#found + 1] = letter

@@ -35,7 +35,7 @@ local needed, wanted  -- the oldest entry that a served stage needs; that any st
 for name, group in pairs(groups_of(journal)) do
   local oldest = oldest_unfinished(group)
   if not wanted or before(oldest, wanted) then wanted = oldest end
-  if stages[name] and stages[name].served and (not needed or before(oldest, needed)) then needed = oldest end
+  if is_served(stages, name, channel) and (not needed or before(oldest, needed)) then needed = oldest end
 end
 if not wanted then
   bound_unconsumed(channel)

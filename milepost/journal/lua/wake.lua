@@ -1,16 +1,22 @@
 -- wake(most, stages[stage])
 -- Moves parked events that are due into their stage's stream of retries, up to `most` of each stage. A member that is no
--- parked event becomes a dead letter. A stage whose events Redis refuses to move holds up no other stage. Answers { how
--- many were moved, milliseconds until the next is due or -1, then stage and fault of each stage that was refused }.
-local time = now()
+-- parked event becomes a dead letter, and so does an event of a channel that its stage no longer consumes: nobody would
+-- read that retry. A stage whose events Redis refuses to move holds up no other stage. Answers { how many were moved,
+-- milliseconds until the next is due or -1, then stage and fault of each stage that was refused }.
+local time, stages_table = now(), read_stages(0)
 local woken, next_due, faults = 0, -1, {}
 write_when_full()
 
 local function retry(stage, member)
   local since, attempts, crashes, channel, event = string.match(member, '^%S+ (%d+) (%d+) (%d+) (%S+)\n(.*)$')
-  if event then
+  if event and stages_table[stage] and not consumes(stages_table[stage], channel) then
+    bury(stage, { event = event, channel = channel, id = id_of(event) or '', reason = 'the stage no longer consumes '
+      .. channel, status = '', attempts = attempts, crashes = crashes })
+  elseif event then
     redis.call('XADD', retries_key(stage, channel), '*', 'event', event, 'since', since,
       'attempts', attempts, 'crashes', crashes)
+    local id = id_of(event)
+    if id then keep_status(status_key(id)) end  -- it may be due since long, while no bridge was there
   else
     bury_unparsed(stage, member)
   end

@@ -92,3 +92,34 @@ async def frozen_with_all(run: Run, *, seconds: float) -> None:
 
 
 fault("everything but the servers frozen for 10 s")(partial(frozen_with_all, seconds=10))
+
+
+@fault("one of two bridges: SIGKILL, with a backlog and the other one's places taken", bridges=2)
+async def killed_with_a_backlog(run: Run) -> None:
+    """The other bridge takes over the killed one's events though it has a backlog, and no place is free."""
+    stack = run.stack
+    distance = stack.functions["distance"]
+    distance.freeze()
+
+    async def held(bridge: Module) -> set[bytes]:
+        rows = await stack.client.xpending_range(keys.journal("raw_input"), "distance", "-", "+", 10_000)
+        pid = f"-{bridge.pid}-".encode()
+        return {row["message_id"] for row in rows if pid in row["consumer"]}
+
+    async def both_hold_some() -> bool:
+        return all([await held(bridge) for bridge in stack.bridges])
+
+    await eventually(both_hold_some, what="both bridges hold events")
+    await eventually(lambda: len(run.load.sent) >= run.n * 0.9, 600, "a backlog")
+    killed, other = stack.bridges
+    theirs = await held(killed)
+    killed.kill()
+
+    async def redelivered() -> bool:
+        return theirs <= await held(other)
+
+    await eventually(redelivered, what="the other bridge has what the killed one held")
+    (depth,) = await stack.journal.admin.depths({"distance": ["raw_input"]})
+    run.check(depth.backlog > len(theirs), "there was no backlog")
+    distance.thaw()
+    await up(killed)
