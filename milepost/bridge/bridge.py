@@ -214,11 +214,15 @@ class Bridge:
         await self.maintenance.beat(self._wirings)
 
     async def _show_depths(self) -> None:
-        """Show in the metrics what waits for the stages. Raises JournalUnavailable: then nothing is shown."""
-        letters: dict[str, Sequence[str]] = dict.fromkeys([*sorted(self.stages), "bridge"], ())
-        routes = {name: wiring.consumes for name, wiring in self._wirings.items()}
+        """Show in the metrics what waits for all stages, those that no bridge serves too.
+
+        Raises JournalUnavailable: then nothing is shown.
+        """
+        stages: dict[str, Sequence[str]] = dict.fromkeys([*sorted(self.stages), "bridge"], ())
+        stages |= {name: wiring.consumes for name, wiring in self._wirings.items()}
         try:
-            self.metrics.show(await self.journal.admin.depths(letters | routes))
+            stages |= {name: wired["consumes"] for name, wired in (await self.journal.admin.table()).items()}
+            self.metrics.show(await self.journal.admin.depths(stages))
         except JournalUnavailable:
             self.metrics.show([])
             raise

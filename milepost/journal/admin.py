@@ -32,11 +32,15 @@ class Admin:
         self._scripts = scripts
         self._redis = scripts.redis
 
-    async def stages(self) -> list[StageStatus]:
-        """Every stage of the stages table, by name, and what waits for it. Two steps."""
+    async def table(self) -> dict[str, Any]:
+        """The stages table, by name: what each stage consumes and emits, its url and its beat."""
         table: dict[bytes, bytes] = await self._ask(self._redis.hgetall(keys.STAGES))
+        return {name.decode(): loads(text) for name, text in sorted(table.items())}
+
+    async def stages(self) -> list[StageStatus]:
+        """Every stage of the stages table, by name, and what waits for it. Several steps."""
+        stages = await self.table()
         seconds, _ = await self._ask(self._redis.time())
-        stages = {name.decode(): loads(text) for name, text in sorted(table.items())}
         depths = await self.depths({name: wired["consumes"] for name, wired in stages.items()})
         return [
             StageStatus(
@@ -64,8 +68,7 @@ class Admin:
 
     async def unconsumed(self) -> dict[str, int]:
         """Journals that no stage consumes and none emits to: channel → events. Several steps."""
-        table: dict[bytes, bytes] = await self._ask(self._redis.hgetall(keys.STAGES))
-        emitted = {channel for text in table.values() for channel in loads(text)["emits"]}
+        emitted = {channel for wired in (await self.table()).values() for channel in wired["emits"]}
         channels = {name.decode() for name in await self._ask(self._redis.smembers(keys.JOURNALS))}
         lengths: dict[str, int] = {}
         for channel in sorted(channels - emitted):

@@ -6,7 +6,7 @@ import pytest
 
 from milepost.bridge.bridge import Bridge
 from milepost.journal import keys
-from tests.bridge.rig import Answer, Delivery, Rig, Stage, status
+from tests.bridge.rig import Answer, Delivery, Rig, Stage, status, value
 from tests.bridge.test_takeover import silence
 from tests.servers import eventually
 
@@ -93,3 +93,16 @@ async def test_bridge_of_the_new_mode_waits_while_the_old_one_serves(rig: Rig) -
     await eventually(lambda: sink.count["last"] == 1)
     assert set(sink.count) == {"last"}
     assert await groups(rig, "in") == ["broker"]
+
+
+async def test_metrics_show_the_backlog_of_a_stage_that_no_bridge_serves(rig: Rig) -> None:
+    removed = await rig.stage("removed", "in", None, lambda _: status(503, retry_after="60"))
+    kept = await rig.stage("kept", "in")
+    first = await rig.bridge(routes=[removed.route(), kept.route()])
+    await rig.stop(first)
+    await silence(rig, "removed")
+    bridge = await rig.bridge(routes=[kept.route()])
+    await rig.publish_all("in", IDS)
+    await eventually(lambda: rig.settled(kept))
+    await eventually(lambda: value(bridge, "backlog_events", stage="removed") == len(IDS), 30)
+    assert value(bridge, "oldest_pending_seconds", stage="removed") > 0
