@@ -28,7 +28,7 @@ SECURITY_HEADERS = {
 """Headers of every response: a browser does no more with it than the pages need."""
 
 STOP_WITHIN = 7
-"""Seconds that requests under way have to finish; with the journal's closing, the stop stays under ten."""
+"""Seconds for requests under way to finish; with the closing of the journal, a stop takes less than ten."""
 
 
 class Server(uvicorn.Server):

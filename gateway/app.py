@@ -36,11 +36,11 @@ from milepost.server.http import problem
 log = logging.getLogger("gateway")
 
 REDIS_WITHIN = 2.0
-"""Seconds that Redis has to answer: visitors wait for it."""
+"""Seconds for Redis to answer: visitors wait for it."""
 
 
 def create_app(settings: GatewaySettings, journal: Journal | None = None) -> FastAPI:
-    """The gateway as an ASGI application. A journal that is handed in stays its owner's to close."""
+    """Make the gateway's ASGI application. The caller closes a journal that it passes in."""
     own = journal is None
     journal = journal or Journal(connect(settings, answer_within=REDIS_WITHIN), settings)
     pages = Pages()

@@ -1,4 +1,4 @@
-"""No request body may be large, or slow: it is read whole and counted here, before anything parses it."""
+"""Middleware that reads each request body whole, with a limit in size and time, before anything parses it."""
 
 import asyncio
 import contextlib
@@ -12,20 +12,22 @@ from gateway.refusal import Refusal
 from milepost.server.http import content_encoding, only_plain
 
 LARGEST = 64_000
-"""Bytes of a request body."""
+"""Bytes that a request body may have."""
 
 READ_WITHIN = 10.0
-"""Seconds from the head of a request to the end of its body."""
+"""Seconds that a body may take, from the head of the request."""
 
 DRAIN_WITHIN = 2.0
 DRAIN_MOST = 8_000_000
-"""How long, and how many bytes, a refused body is read on."""
+"""Seconds and bytes for which a refused body is still read."""
 
 _BODYLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class BodyLimit:
-    """Hands on a request once its body is here and small enough; else `refuse` makes the answer: 413, or 408."""
+    """Passes on a request once its body has arrived. `refuse` makes the response to a body that is too large (413), too
+    slow (408) or encoded (415).
+    """
 
     def __init__(self, app: ASGIApp, *, refuse: Callable[[Headers, Refusal], Response]) -> None:
         self.app = app
@@ -45,7 +47,7 @@ class BodyLimit:
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes | None:
-    """The whole body; None if the client has gone. Raises Refusal."""
+    """Return the whole body, or None if the client has disconnected. Raises Refusal."""
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > LARGEST:
             raise _too_large()
@@ -81,7 +83,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def _answer(response: Response, receive: Receive, send: Send) -> None:
-    """Answer, then read on for a while: closing on unread data resets the connection, and the answer is lost."""
+    """Respond, then read on for a while: to close on unread data resets the connection, and the response is lost."""
     response.headers["connection"] = "close"
     await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
     await send({"type": "http.response.body", "body": response.body, "more_body": True})

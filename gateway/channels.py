@@ -1,4 +1,4 @@
-"""The pipeline's channels: `/asyncapi.json` for machines, `/channels` to be read."""
+"""The channels of the pipeline: `/asyncapi.json` for programs, `/channels` for people."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from milepost.events import asyncapi
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel as the page shows it. `data` names the schema of what it carries; None: any JSON."""
+    """A channel as the page shows it. `data` names the schema of its events' data; None means any JSON."""
 
     name: str
     summary: str
@@ -26,7 +26,7 @@ class Channel:
 
 
 def router(stages: Iterable[WiredStage], pages: Pages, *, version: str) -> APIRouter:
-    """Both, from the payload classes and the stages table."""
+    """Both routes, from the payload classes and the stages table."""
     doors = {"gateway": payloads.Submission.channel}
     document = asyncapi.document(asyncapi.payloads_of(payloads), list(stages), doors, version=version)
     shown = [_channel(name, channel, document["operations"].values()) for name, channel in document["channels"].items()]

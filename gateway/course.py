@@ -1,4 +1,4 @@
-"""The course of a submission: the channels before it, read off the bridges' route table."""
+"""The course of a submission: the channels that it will reach, by the stages table in Redis."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from milepost.journal import Journal, keys
 from milepost.observe.logs import Fields
 
 DEAD = "dead:"
-"""How progress names a stage that gave a submission up."""
+"""Prefix of a stage that gave a submission up, among the channels of its status."""
 
 KNOWN_FOR = 10.0
 """Seconds after which the table is read again."""
@@ -40,13 +40,13 @@ class Course:
         return cls(graph.reached(Submission.channel), graph.ends(Submission.channel))
 
     def is_over(self, reached: Iterable[str]) -> bool:
-        """Whether nothing more is to come: all ends are reached, or a stage gave the submission up."""
+        """Whether the submission is finished: all ends are reached, or a stage gave it up."""
         names = set(reached)
         return any(name.startswith(DEAD) for name in names) or (bool(self.ends) and self.ends <= names)
 
 
 class CourseReader:
-    """The course, read from Redis and remembered for a while."""
+    """Reads the course from Redis, and keeps it for KNOWN_FOR seconds."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -55,11 +55,11 @@ class CourseReader:
         self._reading = asyncio.Lock()
 
     async def channels(self) -> tuple[str, ...]:
-        """Every channel of the course."""
+        """Every channel of the course, in order."""
         return (await self.course()).channels
 
     async def course(self) -> Course:
-        """The course as it was within the last seconds; while Redis is away, the last that was known."""
+        """The course; while Redis is away, the last one that was read."""
         async with self._reading:
             if time.monotonic() - self._read_at >= KNOWN_FOR:
                 await self._read()

@@ -1,4 +1,4 @@
-"""The dial: an azimuthal-equidistant map centred on the office, so that distance and bearing from there are true.
+"""The dial: an azimuthal equidistant map centred on the office, true in distance and bearing from there.
 
 The land is Natural Earth's, 1:110 million, simplified: public domain, no permission needed. land.json has one ring a
 line, longitude and latitude in turn, in tenths of a degree.
@@ -15,16 +15,16 @@ OFFICE = (32.080058, 34.864535)
 """Velocity: degrees north, degrees east."""
 
 RADIUS = 200
-"""Of the dial, in its own units."""
+"""Radius of the dial, in its own units."""
 
 FARTHEST = 12_450
-"""Miles from the office to the rim: half of the way round."""
+"""Miles from the office to the rim: half of the circumference."""
 
 RINGS = (2500, 5000, 7500, 10_000)
 """Miles."""
 
 _FINE = 2
-"""Outlines are drawn to whole numbers of a unit this much smaller."""
+"""Outlines have whole coordinates, in units this many times smaller."""
 
 _EQUATOR = 3963.190592
 _FLATTENING = 1 / 298.257223563
@@ -35,7 +35,7 @@ _WINDS = ("N", "NE", "E", "SE", "S", "SW", "W", "NW")
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """A place as the office sees it: miles along the ellipsoid, degrees clockwise from north, and where on the dial."""
+    """A place seen from the office: miles along the ellipsoid, degrees clockwise from north, x and y on the dial."""
 
     miles: float
     bearing: float
@@ -48,9 +48,9 @@ class Fix:
 
 
 def locate(lat: float, long: float) -> Fix:
-    """Where a place lies. Good to a hundredth of a mile nearly everywhere, to half a mile near the antipode.
+    """Locate a place. Exact to a hundredth of a mile nearly everywhere, to half a mile near the antipode.
 
-    Lambert's formula for long lines, on reduced latitudes. What is e-mailed is the function's own, exact figure.
+    Lambert's formula for long lines, on reduced latitudes. The e-mail has the exact figure of the function.
     """
     here, there = (math.atan((1 - _FLATTENING) * math.tan(math.radians(north))) for north in (OFFICE[0], lat))
     turn = math.radians(long - OFFICE[1])
@@ -71,12 +71,12 @@ def locate(lat: float, long: float) -> Fix:
 
 
 def radius(miles: float) -> float:
-    """Of the ring at so many miles."""
+    """The radius of the ring at so many miles."""
     return round(RADIUS * miles / FARTHEST, 1)
 
 
 def land() -> str:
-    """The coasts, as an SVG path in fine units."""
+    """The coasts as an SVG path, in fine units."""
     rings = json.loads(Path(__file__).with_name("land.json").read_text())
     return "".join(
         _path((lat / 10, long / 10) for long, lat in zip(ring[::2], ring[1::2], strict=True)) + "z" for ring in rings
@@ -95,7 +95,7 @@ def _steps(first: int, last: int) -> Iterator[float]:
 
 
 def _path(places: Iterable[Sequence[float]]) -> str:
-    """A line through these places. It is cut where it would cross the dial from rim to rim."""
+    """A line through these places, cut where it would cross the dial from rim to rim."""
     points = [(round(fix.x * _FINE), round(fix.y * _FINE)) for fix in (locate(*place) for place in places)]
     pieces = [f"M{points[0][0]} {points[0][1]}l"]
     for (x, y), (next_x, next_y) in pairwise(points):

@@ -1,4 +1,4 @@
-"""A submission's way through the channels, as the page shows it."""
+"""The way of a submission through the channels, as its page shows it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ _WORDS = {
     "user:email": ("store", "writes them down"),
     "email:sent": ("email", "sends you the answer"),
 }
-"""Who makes a channel's event, and what with it is done. A channel of your own shows by its name alone."""
+"""The stage that publishes on a channel, and what it does. Other channels are shown by their name alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A channel: reached `at`, `hop` milliseconds after the one before; neither where it is still ahead."""
+    """A channel, reached `at` a time, `hop` milliseconds after the one before. Both are None until it is reached."""
 
     channel: str
     at: datetime | None
@@ -38,7 +38,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """Every step of a submission, and how it stands: `state` is underway, done or dead."""
+    """Every step of a submission, and its `state`: underway, done or dead."""
 
     steps: tuple[Step, ...]
     state: str
@@ -49,7 +49,7 @@ class Journey:
 
     @classmethod
     def of(cls, notes: Mapping[str, Note], course: Course) -> "Journey":
-        """From what progress has noted, oldest first, and the course that was to be expected."""
+        """Make it from the status of the submission, oldest channel first, and from the expected course."""
         dead = next((name for name in notes if name.startswith(DEAD)), "")
         reached = {name: note for name, note in notes.items() if not name.startswith(DEAD)}
         over = course.is_over(notes)
@@ -77,12 +77,12 @@ class Journey:
 
     @property
     def share(self) -> int:
-        """Per cent of the way."""
+        """Per cent of the steps that were reached."""
         return round(100 * sum(step.at is not None for step in self.steps) / len(self.steps))
 
 
 def took(milliseconds: float) -> str:
-    """A time for people: 7 ms, 1.4 s, 2 min 5 s, 3 h 4 min."""
+    """Write a duration for people: 7 ms, 1.4 s, 2 min 5 s, 3 h 4 min."""
     if milliseconds < 1000:
         return f"{max(0, milliseconds):.0f} ms"
     if milliseconds < 60_000:

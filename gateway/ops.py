@@ -24,7 +24,7 @@ PAGE = 20
 _ENTRY = re.compile(r"[0-9]{1,20}-[0-9]{1,20}|all")
 _COUNT = re.compile(r"[0-9]{1,4}")
 
-Entry = Annotated[str, Form()]
+DeadLetterId = Annotated[str, Form()]
 """The dead letter: an id of its stream, or `all`."""
 
 Step = Callable[[str, list[str]], Awaitable[int]]
@@ -84,11 +84,11 @@ def router(ops: Operations) -> APIRouter:
         return RedirectResponse(f"/ops?{urlencode({'done': done, 'count': count})}", 303, UNCACHED)
 
     @routes.post("/{stage}/replay", dependencies=own_form)
-    async def replay(request: Request, stage: str, entry: Entry = "") -> Response:
+    async def replay(request: Request, stage: str, entry: DeadLetterId = "") -> Response:
         return await settle(request, stage, entry, ops.journal.admin.replay, "replayed")
 
     @routes.post("/{stage}/drop", dependencies=own_form)
-    async def drop(request: Request, stage: str, entry: Entry = "") -> Response:
+    async def drop(request: Request, stage: str, entry: DeadLetterId = "") -> Response:
         return await settle(request, stage, entry, ops.journal.admin.drop, "dropped")
 
     return routes

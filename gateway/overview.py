@@ -1,4 +1,4 @@
-"""How every stage does: from Redis alone, what its bridges left there and what lies before it."""
+"""The state of every stage, from Redis alone: what its bridges counted and what waits for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from milepost.journal.stats import EVERY, KEPT, SLOTS, Counts, Slot
 from milepost.observe.logs import masked
 
 SHOWN_LETTERS = 10
-"""Dead letters of one stage that are shown, the oldest."""
+"""The oldest dead letters of one stage that are shown."""
 
 LONGEST_REASON = 300
 
 MOST_SETTLED = 500
-"""Dead letters of one stage that one click replays or drops, the oldest."""
+"""The oldest dead letters of one stage that one click replays or drops."""
 
 WIDTH, HEIGHT = 120, 28
-"""Of a sparkline, in its own units."""
+"""Size of a sparkline, in its own units."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One stage; `recent` is deliveries in each EVERY seconds of the last KEPT, the latest last."""
+    """One stage. `recent` has the deliveries of each EVERY seconds in the last KEPT seconds, the latest last."""
 
     stage: str
     consumes: Sequence[str]
@@ -37,19 +37,19 @@ class Row:
 
     @property
     def rate(self) -> float:
-        """Deliveries a second, over the last minute."""
+        """Deliveries per second, over the last minute."""
         return self.counts.delivered / KEPT
 
     @property
     def state(self) -> str:
-        """In a word."""
+        """The state in one word."""
         if not self.served:
             return "not served"
         return "failing" if self.counts.undelivered > self.counts.delivered else "served"
 
     @property
     def line(self) -> str:
-        """The points of the sparkline."""
+        """The points of the sparkline, for SVG."""
         most = max(*self.recent, 1)
         step = WIDTH / (len(self.recent) - 1)
         return " ".join(
@@ -58,7 +58,7 @@ class Row:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Times in seconds, counts of the last minute."""
+        """The row for /ops.json: times in seconds, counts of the last minute."""
         return {
             "stage": self.stage,
             "consumes": list(self.consumes),
@@ -81,7 +81,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Buried:
-    """One dead letter, with no address in full."""
+    """One dead letter, with addresses masked."""
 
     entry: str
     channel: str
@@ -94,7 +94,7 @@ class Buried:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Everything /ops shows; `buried` names the stages that have dead letters."""
+    """Everything that /ops shows. `buried` has the dead letters of the stages that have any."""
 
     rows: Sequence[Row]
     buried: dict[str, Sequence[Buried]]
@@ -104,14 +104,14 @@ class Overview:
 
 
 async def overview(journal: Journal, *, letters: bool = True) -> Overview:
-    """As it is now. Raises JournalUnavailable."""
+    """Read the overview from Redis. Raises JournalUnavailable."""
     table = await journal.ask(journal.redis.hgetall(keys.STAGES))
     wired = {name.decode(): loads(text) for name, text in sorted(table.items())}
     graph = Graph(Node(name, row["consumes"], row["emits"]) for name, row in wired.items())
     seconds, _ = await journal.ask(journal.redis.time())
-    graves = await journal.admin.dead_stages()
+    dead_stages = await journal.admin.dead_stages()
     found = await journal.admin.depths(
-        {**dict.fromkeys(graves, ()), **{name: row["consumes"] for name, row in wired.items()}}
+        {**dict.fromkeys(dead_stages, ()), **{name: row["consumes"] for name, row in wired.items()}}
     )
     by_stage = {depth.stage: depth for depth in found}
     left = await stats.read(journal.scripts)

@@ -1,4 +1,4 @@
-"""How many submissions one client may make: counted in Redis, so that every gateway counts together."""
+"""Limits on the requests of one client, counted in Redis for all gateways together."""
 
 import math
 import time
@@ -17,7 +17,7 @@ from milepost.journal import keys
 from milepost.journal.connection import pool_of
 
 ONE_SITE = 64
-"""Bits of an IPv6 address that one subscriber has in common; the rest they choose as they like (RFC 4291, 2.5.4)."""
+"""Bits of an IPv6 address that are the subscriber's; they choose the others as they like (RFC 4291, 2.5.4)."""
 
 TRANSLATED = ip_network("64:ff9b::/96")
 """IPv4 clients as an IPv6-only network sees them: the last 32 bits are theirs (RFC 6052, 2.1)."""
@@ -40,7 +40,7 @@ class RateLimit:
         )
 
     async def check(self, request: Request) -> None:
-        """Count this request. Raises Refusal (429) when it is one too many, JournalUnavailable."""
+        """Count this request. Raises Refusal (429) when it is over the limit, JournalUnavailable."""
         client = [*self._purpose, client_of(request)]
         try:
             if await self._limiter.hit(self._item, *client):
@@ -53,7 +53,7 @@ class RateLimit:
 
 
 def client_of(request: Request) -> str:
-    """The address of the connection, or what a trusted proxy says it is (see FORWARDED_ALLOW_IPS); of IPv6 its /64."""
+    """The address of the connection, or the one that a trusted proxy names (FORWARDED_ALLOW_IPS); of IPv6 the /64."""
     host = request.client.host if request.client else "unknown"
     try:
         address = ip_address(host.partition("%")[0])  # without the zone of a link-local one

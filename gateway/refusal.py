@@ -1,4 +1,4 @@
-"""What the gateway refuses, and why: told as RFC 9457 problem JSON, or as a page to those who ask for pages."""
+"""Refused requests. The response is a problem (RFC 9457), or a page for clients that prefer HTML."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,14 @@ MOST_FAULTS = 20
 LONGEST_NAME = 64
 
 _PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
-"""RFC 9110's names, where older Pythons have older ones."""
+"""Names of RFC 9110, where Python 3.11 has older ones."""
 
 _VERBS = ("must ", "cannot ", "contains ", "is ")
 _SUBJECT = re.compile(rf"^(?:An|The) email address (?={'|'.join(_VERBS)})")
-"""Of the faults that email-validator tells: the field's name stands in its place."""
+"""The subject of email-validator's messages, which the field's name replaces."""
 
 Faults = Sequence[Mapping[str, str]]
-"""Of each faulty field: `field`, and `fault`, which reads on from the field's name."""
+"""For each faulty field its name as `field`, and `fault`, which reads on from the name."""
 
 
 class Refusal(HTTPException):
@@ -52,7 +52,7 @@ class Refusal(HTTPException):
 
 
 def unavailable(fault: JournalUnavailable | BacklogFull) -> Refusal:
-    """The refusal for a journal that takes nothing. What is wrong inside is for the log, not for the visitor."""
+    """The refusal for a journal that takes nothing. The cause is for the log, not for the visitor."""
     if isinstance(fault, BacklogFull):
         return Refusal(503, "Too much is waiting to be worked on. Nothing was accepted; try again.", retry_after=10)
     return Refusal(
@@ -69,7 +69,7 @@ def invalid(faults: Faults, *, typed: FormData | None = None) -> Refusal:
 
 
 def fault(field: object, text: str) -> dict[str, str]:
-    """One field's fault. The name may be the sender's own: kept short, and printable."""
+    """The fault of one field. A name may be the client's own: it is made short and printable."""
     name = str(field).encode("ascii", "backslashreplace").decode() or '""'
     return {"field": name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…", "fault": text}
 
@@ -103,12 +103,12 @@ def _words(found: Mapping[str, Any]) -> str:
 
 
 def media_type(headers: Mapping[str, str]) -> str:
-    """The body's media type in lower case, without parameters; empty where there is none."""
+    """The media type of the body in lower case, without parameters; empty if there is none."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def wants_page(headers: Mapping[str, str]) -> bool:
-    """Whether to answer with HTML: to whoever prefers it, and to a form that does not ask for JSON by name."""
+    """Whether to answer with HTML: to a client that prefers it, and to a form whose Accept does not name JSON."""
     media = media_type(headers)
     if media == JSON:
         return False
@@ -118,7 +118,7 @@ def wants_page(headers: Mapping[str, str]) -> bool:
 
 
 def _quality(accept: str, media: str) -> float:
-    """How much this very type is wanted (RFC 9110, section 12.5.1); 0 where it is not named."""
+    """The quality of this very type (RFC 9110, section 12.5.1); 0 if it is not named."""
     for part in accept.split(","):
         name, *parameters = (word.strip().lower() for word in part.split(";"))
         if name == media:

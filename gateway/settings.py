@@ -10,7 +10,7 @@ from milepost.settings import JournalSettings
 
 
 def limit(text: str) -> str:
-    """Refuse what `limits` does not read."""
+    """Refuse text that `limits` cannot parse."""
     try:
         parse(text)
     except ValueError:
@@ -22,7 +22,7 @@ SHORTEST_TOKEN = 16
 
 
 def hard_to_guess(token: SecretStr) -> SecretStr:
-    """Refuse what could be tried out, or what no header can carry."""
+    """Refuse a token that can be guessed, or that no header can carry."""
     text = token.get_secret_value()
     if len(text) < SHORTEST_TOKEN or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError(f"must have {SHORTEST_TOKEN} visible ASCII characters or more, as of openssl rand -hex 24")
@@ -30,7 +30,7 @@ def hard_to_guess(token: SecretStr) -> SecretStr:
 
 
 class WiredStage(BaseModel):
-    """A stage of the table, as far as the channels' page tells of it."""
+    """A stage of the table, as far as the page of the channels shows it."""
 
     model_config = ConfigDict(frozen=True)
 
