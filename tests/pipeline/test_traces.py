@@ -100,7 +100,7 @@ def test_stopped_function_exports_its_waiting_spans(collector: Collector, tmp_pa
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
     source = tmp_path / "main.py"  # with patience for a collector, this process, that the machine may have stopped
     source.write_text(
-        "from functions.distance.main import main\nfrom milepost.observe import traces\n\ntracing.FLUSH_WITHIN = 60.0\n"
+        "from functions.distance.main import main\nfrom milepost.observe import traces\n\ntraces.FLUSH_WITHIN = 60.0\n"
     )
     with Function(tmp_path, "distance", env=env, source=source) as distance:
         assert answered(distance) == 200
