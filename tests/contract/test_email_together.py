@@ -54,7 +54,7 @@ def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def opened(mongo_url: str) -> AsyncIterator[tuple[Database, Commands]]:
-    async with watched(mongo_url) as opened:
+    async with watched(mongo_url, within=WITHIN) as opened:
         yield opened
 
 

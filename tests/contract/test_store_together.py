@@ -15,7 +15,7 @@ from functions.store.main import Users
 from milepost import Event, Reject, Unavailable
 from tests.contract.together import Commands, each, watched
 from tests.contract.wire import Wire
-from tests.servers import Mongo, eventually
+from tests.servers import WITHIN, Mongo, eventually
 
 ADA = "ada@example.org"
 INSERT, UPSERT = ("insert", "users"), ("findAndModify", "users")
@@ -34,7 +34,7 @@ def storing(users: Users, patch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture
 async def open_users(mongo_url: str) -> AsyncIterator[tuple[Users, Commands]]:
-    async with watched(mongo_url) as (database, commands):
+    async with watched(mongo_url, within=WITHIN) as (database, commands):
         yield Users(database), commands
 
 

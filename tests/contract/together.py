@@ -30,11 +30,11 @@ class Commands(CommandListener):
 
 
 @asynccontextmanager
-async def watched(url: str) -> AsyncIterator[tuple[Database, Commands]]:
-    """A database as the stages open theirs, and the commands it is sent."""
+async def watched(url: str, *, within: float = 3.0) -> AsyncIterator[tuple[Database, Commands]]:
+    """A database as the stages open theirs, and the commands it is sent. An operation may take `within` seconds."""
     commands = Commands()
     client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-        url, event_listeners=[commands], tz_aware=True, timeoutMS=3000, serverSelectionTimeoutMS=1500
+        url, event_listeners=[commands], tz_aware=True, timeoutMS=within * 1000, serverSelectionTimeoutMS=within * 500
     )
     try:
         yield client.get_default_database().with_options(write_concern=WriteConcern("majority", j=True)), commands
