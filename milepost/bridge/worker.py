@@ -21,7 +21,7 @@ from typing import NamedTuple
 from milepost.bridge.concurrency import ConcurrencyLimit
 from milepost.bridge.delivery import Deliverer, event_id
 from milepost.bridge.metrics import StageMetrics
-from milepost.bridge.outcome import Crashed, Delivered, Failed, Outcome, Refused, RouteDown, Undecided
+from milepost.bridge.outcome import Crashed, Deferred, Delivered, Failed, Outcome, Refused, RouteDown, Undecided
 from milepost.bridge.retry import GiveUp, Retry, RetryPolicy
 from milepost.bridge.settings import Delivery
 from milepost.errors import EventError, JournalUnavailable, MilepostError
@@ -240,7 +240,7 @@ class Worker:
             return Complete(entry, of, outcome.reply)
         if isinstance(outcome, Crashed) and outcome.timed_out:
             self.limit.timed_out(sent.began, sent.ended)
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, Refused | Deferred):
             self.limit.answered(sent.epoch)
         decision = self._policy.decide(entry, of, outcome)
         if isinstance(decision, GiveUp):

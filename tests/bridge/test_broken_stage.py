@@ -107,3 +107,16 @@ async def test_parked_event_holds_no_slot_and_no_journal(rig: Rig) -> None:
 
 async def not_any(rig: Rig) -> bool:
     return not await rig.journaled("in")
+
+
+async def test_deferred_event_ends_an_outage(rig: Rig) -> None:
+    """A stage that answers 409 is there."""
+    away = True
+    stage = await rig.stage("stage", "in", "out")
+    stage.script = lambda _: status(503) if away else status(409, retry_after="300")
+    bridge = await rig.bridge()
+    await rig.publish("in", "1")
+    await eventually(lambda: bridge.workers[0].limit.down)
+    away = False
+    await eventually(lambda: not bridge.workers[0].limit.down)
+    assert await rig.parked("stage") == 1
