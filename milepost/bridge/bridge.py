@@ -298,8 +298,12 @@ class Bridge:
             log.error(Fields(channel=channel, outcome="unserved-dropped", entries=dropped))
 
     async def _keep_statuses(self) -> None:
+        """Keep the statuses of submissions whose events wait; one journal that cannot be read holds up no other."""
         for channel in await self.maintenance.journals():
-            await self.maintenance.keep_statuses(channel)
+            try:
+                await self.maintenance.keep_statuses(channel)
+            except JournalUnavailable as fault:
+                log.warning(Fields(channel=channel, outcome="no-statuses", reason=str(fault)))
 
     async def stop(self) -> None:
         """Read no more, let deliveries end within the grace or hand them back, release the lease."""

@@ -136,6 +136,10 @@ class Worker:
             await self._join()
             if await self.consumer.ensure():
                 log.warning(Fields(stage=self.stage, outcome="groups-made"))
+            # A take that met the missing group may have brought entries before it.
+            self._start([entry for entry in await self.consumer.reread() if entry.key not in self.held])
+        except GroupMissing:
+            return  # gone again: the next read finds out
         except JournalUnavailable as fault:
             log.warning(Fields(stage=self.stage, outcome="groups-missing", reason=str(fault)))
             await asyncio.sleep(UNREACHABLE_PAUSE)

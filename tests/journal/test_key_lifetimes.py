@@ -108,10 +108,10 @@ async def test_last_stage_that_emits_nothing(
     await drained(journal, maintenance, redis)
 
 
-async def test_finished_submissions_take_a_constant_number_of_bytes(
+async def test_finished_submissions_leave_no_key_once_their_marks_have_ended(
     journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers, table: Table
 ) -> None:
-    """Once their marks and statuses have ended, nothing of a thousand submissions is left."""
+    """The marks and the statuses of all of them end within an hour, and nothing else is left."""
     await table(hook=(RAW,))
     hook = consumers("hook")
     await made(hook)

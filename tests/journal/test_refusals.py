@@ -1,6 +1,7 @@
 """Refusals inside scripts: one of the server fails the whole call, one of an item only this item."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ from tests.journal.events import (
     submission,
     taken,
 )
-from tests.servers import HOST, Valkey, free_port
+from tests.servers import HOST, Valkey, eventually, free_port
 
 
 @dataclass(frozen=True)
@@ -155,22 +156,45 @@ async def test_read_only_server_leaves_every_settlement_to_be_tried_again(side: 
     assert await side.consumer.settle(settlements) == ["done", "done", "buried", "done"]
 
 
-async def test_refusal_of_the_server_in_the_middle_of_a_batch_is_an_error_of_all_of_it(
-    side: Side,
-) -> None:
-    """`NOREPLICAS`: Redis refuses each write of a script by itself."""
-    events = [submission() for _ in range(3)]
+async def have_too_few_replicas(side: Side) -> None:
     await side.redis.config_set("min-replicas-to-write", 1)
+
+
+async def fail_to_save(side: Side) -> None:
+    """Take the server's folder away, so that its snapshots fail: it stops to take writes then."""
+    shutil.rmtree((await side.redis.config_get("dir"))["dir"])
+    await side.redis.config_set("save", "3600 1")
+    await side.redis.bgsave()
+
+    async def failed() -> bool:
+        return bool((await side.redis.info("persistence"))["rdb_last_bgsave_status"] == "err")
+
+    await eventually(failed)
+
+
+@pytest.mark.parametrize(
+    ("cause", "reason"),
+    [(have_too_few_replicas, "fewer replicas"), (fail_to_save, "MISCONF")],
+    ids=["replicas", "disk"],
+)
+async def test_server_that_takes_no_writes_fails_every_item_of_a_batch(
+    side: Side, cause: Callable[[Side], Awaitable[None]], reason: str
+) -> None:
+    """It refuses each write of a script by itself."""
+    events = [submission() for _ in range(3)]
+    await cause(side)
     answers = await asyncio.gather(*(side.journal.publish(event) for event in events), return_exceptions=True)
     assert [type(answer) for answer in answers] == [JournalUnavailable] * 3
-    assert all("fewer replicas" in str(answer) for answer in answers)
-    with pytest.raises(JournalUnavailable, match="fewer replicas"):
+    assert all(reason in str(answer) for answer in answers)
+    with pytest.raises(JournalUnavailable, match=reason):
         await side.maintenance.adopt([Foreign(event, None) for event in events])
-    with pytest.raises(JournalUnavailable, match="fewer replicas"):
+    with pytest.raises(JournalUnavailable, match=reason):
         await side.maintenance.wake(["distance"], most=9)
     (answer,) = await side.consumer.settle([Complete(side.entries[0], "", None)])
     assert isinstance(answer, JournalUnavailable)
     await side.redis.config_set("min-replicas-to-write", 0)
+    await side.redis.config_set("stop-writes-on-bgsave-error", "no")
+    await side.redis.config_set("save", "")  # or it could not end
     assert await asyncio.gather(*(side.journal.publish(event) for event in events)) == [True] * 3
 
 

@@ -60,14 +60,14 @@ async def kill(redis: Redis, line: SharedConnection) -> None:
     await redis.client_kill_filter(_id=str(await line.call("CLIENT", "ID")))
 
 
-async def test_many_calls_go_out_on_one_connection_and_each_gets_its_own_reply(opened: Opened) -> None:
+async def test_many_calls_share_one_connection_and_each_gets_its_own_reply(opened: Opened) -> None:
     line = opened()
     numbers = await asyncio.gather(*(line.call("ECHO", number) for number in range(PINGS)))
     assert numbers == [str(number).encode() for number in range(PINGS)]
     assert len(set(await asyncio.gather(*(line.call("CLIENT", "ID") for _ in range(PINGS))))) == 1
 
 
-async def test_what_redis_refuses_concerns_the_call_alone(opened: Opened) -> None:
+async def test_refusal_is_an_error_of_its_call_alone(opened: Opened) -> None:
     line = opened()
     answers = await asyncio.gather(
         line.call("ECHO", "1"), line.call("NONSENSE"), line.call("ECHO", "2"), return_exceptions=True
@@ -77,7 +77,7 @@ async def test_what_redis_refuses_concerns_the_call_alone(opened: Opened) -> Non
     assert "NONSENSE" in str(answers[1])
 
 
-async def test_a_caller_that_goes_away_leaves_the_replies_of_others_in_order(opened: Opened) -> None:
+async def test_cancelled_caller_leaves_the_replies_of_others_in_order(opened: Opened) -> None:
     line = opened()
     await line.call("PING")
     calls = [asyncio.create_task(line.call("ECHO", number)) for number in range(9)]
@@ -88,13 +88,13 @@ async def test_a_caller_that_goes_away_leaves_the_replies_of_others_in_order(ope
     assert answers == [b"0", b"1", b"2", b"3", b"5", b"6", b"7", b"8"]
 
 
-async def test_a_connection_that_died_unnoticed_costs_nothing(opened: Opened, redis: Redis) -> None:
+async def test_call_on_a_dead_connection_is_sent_on_a_new_one(opened: Opened, redis: Redis) -> None:
     line = opened()
     await kill(redis, line)
     assert await line.call("ECHO", "here") == b"here"
 
 
-async def test_a_line_that_may_not_say_it_again_raises_and_is_connected_by_the_next_call(
+async def test_line_that_must_not_repeat_a_call_raises_and_connects_at_the_next_one(
     opened: Opened, redis: Redis
 ) -> None:
     line = opened(again=False)
@@ -110,14 +110,14 @@ async def _blocked(redis: Redis) -> bool:
     return bool((await redis.info("clients"))["blocked_clients"])
 
 
-async def test_a_reply_that_does_not_come_ends_all_that_wait_behind_it(opened: Opened, redis: Redis) -> None:
+async def test_missing_reply_ends_every_call_that_waits_behind_it(opened: Opened, redis: Redis) -> None:
     line = opened(within=0.2)
     answers = await asyncio.gather(line.call("BLPOP", "nothing", 0), line.call("PING"), return_exceptions=True)
     assert [type(answer) for answer in answers] == [TimedOut, TimedOut]
     assert await line.call("PING") == b"PONG"
 
 
-async def test_calls_that_take_their_time_within_the_limit_are_left_alone(opened: Opened, redis: Redis) -> None:
+async def test_slow_calls_within_the_time_limit_are_answered(opened: Opened, redis: Redis) -> None:
     line = opened(within=2)
     await line.call("PING")  # its limit ends while the next one waits
     assert await line.call("BLPOP", "nothing", 1.5) is None
@@ -125,7 +125,7 @@ async def test_calls_that_take_their_time_within_the_limit_are_left_alone(opened
 
 
 @pytest.mark.parametrize("reply", [b"!!\r\n", b"+1\r\n+2\r\n+3\r\n"], ids=["garbage", "one too many"])
-async def test_a_server_that_loses_its_way_is_left(
+async def test_connection_to_a_server_that_breaks_the_protocol_is_closed(
     opened: Opened, server: Callable[[Answer], Awaitable[str]], reply: bytes
 ) -> None:
     connections = 0
@@ -142,7 +142,7 @@ async def test_a_server_that_loses_its_way_is_left(
     assert connections == 2
 
 
-async def test_a_lost_connection_is_tried_once_more_and_no_more(
+async def test_call_on_a_lost_connection_is_repeated_once(
     opened: Opened, server: Callable[[Answer], Awaitable[str]]
 ) -> None:
     calls = 0
@@ -157,7 +157,7 @@ async def test_a_lost_connection_is_tried_once_more_and_no_more(
     assert calls == 2
 
 
-async def test_close_ends_what_is_under_way(opened: Opened, redis: Redis) -> None:
+async def test_close_ends_calls_under_way(opened: Opened, redis: Redis) -> None:
     line = opened()
     waiting = asyncio.create_task(line.call("BLPOP", "nothing", 0))
     await eventually(lambda: _blocked(redis))
@@ -168,7 +168,7 @@ async def test_close_ends_what_is_under_way(opened: Opened, redis: Redis) -> Non
         await line.call("PING")
 
 
-async def test_close_while_it_connects_leaves_nothing_open(
+async def test_close_while_connecting_leaves_nothing_open(
     opened: Opened, server: Callable[[Answer], Awaitable[str]]
 ) -> None:
     async def answer(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:

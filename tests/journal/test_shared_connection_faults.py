@@ -132,7 +132,7 @@ def refusing(reply: bytes) -> Greeted:
 @on_both_loops
 @pytest.mark.parametrize("end", [hung_up, reset])
 @pytest.mark.parametrize(("again", "connections"), [(True, 2), (False, 1)])
-def test_lost_right_after_the_greeting_it_is_a_lost_connection(
+def test_connection_that_is_lost_right_after_the_greeting_raises(
     loop: Loop, end: Greeted, *, again: bool, connections: int
 ) -> None:
     async def test() -> None:
@@ -145,7 +145,7 @@ def test_lost_right_after_the_greeting_it_is_a_lost_connection(
 
 
 @on_both_loops
-def test_a_server_that_has_ended_its_side_is_left_though_it_reads_no_more(loop: Loop) -> None:
+def test_connection_that_the_server_has_half_closed_is_not_used(loop: Loop) -> None:
     async def test() -> None:
         async with lined(deaf, again=False) as (line, server):
             with pytest.raises(ConnectionLost):
@@ -200,7 +200,7 @@ def test_other_refusals_leave_the_connection(loop: Loop, code: str) -> None:
 
 @on_both_loops
 @pytest.mark.parametrize("greetings", [0, 1, 99])
-def test_closed_at_any_moment_of_its_connecting_it_leaves_nothing_open(loop: Loop, greetings: int) -> None:
+def test_close_at_any_moment_of_connecting_leaves_nothing_open(loop: Loop, greetings: int) -> None:
     async def test() -> None:
         for steps in range(STEPS):
             async with lined(silent, greetings=greetings) as (line, server):
@@ -217,7 +217,7 @@ def test_closed_at_any_moment_of_its_connecting_it_leaves_nothing_open(loop: Loo
 
 @on_both_loops
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_caller_cancelled_with_all_else_is_cancelled(loop: Loop, order: int) -> None:
+def test_caller_that_is_cancelled_with_the_connecting_is_cancelled(loop: Loop, order: int) -> None:
     async def test() -> None:
         async with lined(silent, greetings=0) as (line, server):
             call = asyncio.create_task(line.call("PING"))

@@ -235,6 +235,18 @@ async def test_everything_is_kept_and_counted_while_no_bridge_is_alive(
     assert len((await consumers("old").take(99)).entries) == LIMIT
 
 
+async def test_everything_is_kept_while_the_stages_table_is_empty(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer
+) -> None:
+    """An operator has deleted it, and no bridge has written it again."""
+    for _ in range(2 * LIMIT):
+        await redis.xadd(keys.journal(RAW), {"event": submission().to_json()})
+    await redis.sadd(keys.JOURNALS, RAW)
+    await redis.delete(keys.STAGES)
+    assert await maintenance.trim(RAW) == ("trimmed", 0, 0)
+    assert len((await distance.take(99)).entries) == 2 * LIMIT
+
+
 async def test_group_that_the_stages_table_does_not_know_closes_no_door(
     journal: Journal, redis: Redis, distance: Consumer, consumers: Consumers
 ) -> None:

@@ -47,7 +47,9 @@ local deleted, dropped = redis.call('XTRIM', journal, 'MINID', wanted), 0
 local given, pending = nil, {}
 for name, group in pairs(groups_of(journal)) do
   if not given or before(group['last-delivered-id'], given) then given = group['last-delivered-id'] end
-  for _, row in ipairs(redis.call('XPENDING', journal, name, '-', '+', MOST_PENDING)) do pending[row[1]] = true end
+  local rows = redis.call('XPENDING', journal, name, '-', '+', MOST_PENDING)
+  if #rows == MOST_PENDING then given = '0-0' end  -- there may be more, so nothing behind them is deleted
+  for _, row in ipairs(rows) do pending[row[1]] = true end
 end
 -- The last one itself stays: were it deleted, Redis could not tell any more how many a group has not read.
 if given ~= '0-0' then
