@@ -1,4 +1,4 @@
-"""What the gateway counts, for Prometheus. docs/metrics.md has the table."""
+"""What the gateway counts, for Prometheus. docs/reference.md has the table."""
 
 import time
 

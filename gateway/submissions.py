@@ -82,8 +82,8 @@ class SubmissionPublisher:
     rate: RateLimit | None
 
     async def publish(self, request: Request, submission: Submission, key: str | None) -> str:
-        """Publish, and return the id; a submission that was published before is as good. Raises Refusal: then nothing
-        was accepted.
+        """Publish, and return the id; a submission that was published before is as good. Raises Refusal. A 503 may hide
+        an event that is journaled, if Redis's reply was lost: a retry with the same key is recognised.
         """
         data = submission.model_dump(mode="json", include=_FIELDS)
         event = Event(

@@ -13,8 +13,8 @@ class Coalescer(Generic[Item, Result]):
 
     A lone item runs at once. `pace` is the least time in seconds between the starts of two batches: items that come
     faster than that share a round trip. `run` returns one result per item, in order. When it raises, every caller of
-    that batch gets the exception, and so does every caller that waits behind it: were each of their batches to find out
-    for itself, the last caller would wait for all the time-outs. An item whose size cannot be computed fails alone.
+    that batch gets the exception. Callers already waiting fail with it, so that they do not sit through one time-out
+    after another. An item whose size cannot be computed fails alone.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ MilepostError
   Defer                this event has to wait, others need not: 409, tried again later
     InHand             it is being handled elsewhere
   Unavailable          something the stage needs is away: 503, tried again
-  JournalUnavailable   Redis cannot be reached, or is full: nothing was written
+  JournalUnavailable   Redis cannot be reached, or is full: the call may be repeated
   BacklogFull          the backlog is over its limit: nothing was written
   TooSlow              a request's body did not arrive in time: 408
   ConfigurationError   a setting or the stages table is wrong: told at start
@@ -69,7 +69,9 @@ class Unavailable(MilepostError):
 
 
 class JournalUnavailable(MilepostError):
-    """Redis cannot be reached, refuses, or is full: nothing was written by this call."""
+    """Redis cannot be reached, refuses, or is full. If only its reply was lost the command has run. The call may be
+    repeated: an event that is published again is recognised.
+    """
 
 
 class BacklogFull(MilepostError):

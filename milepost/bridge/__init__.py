@@ -1,1 +1,1 @@
-"""The bridge: takes what is journaled on a channel to each stage that consumes it, and its answer to the next."""
+"""Reads events from the journals, POSTs them to the stages, and journals the replies."""

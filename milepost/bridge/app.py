@@ -1,4 +1,4 @@
-"""The bridge's HTTP face: the durable way in for any CloudEvents sender, and what probes and scrapers ask."""
+"""The bridge's HTTP doors: for CloudEvents of any sender, a Broker's replies and dead letters, probes and scrapers."""
 
 import codecs
 import json
@@ -48,14 +48,14 @@ def create_app(bridge: Bridge, *, failed: Callable[[], None]) -> Starlette:
         finally:
             await bridge.stop()
 
-    face = _Face(bridge)
+    doors = _Doors(bridge)
     app = Starlette(
         routes=[
-            Route("/", face.publish, methods=["POST"]),
-            *([] if bridge.direct else face.for_a_broker()),
-            Route("/healthz", face.healthz),
-            Route("/readyz", face.readyz),
-            Route("/metrics", face.metrics),
+            Route("/", doors.publish, methods=["POST"]),
+            *([] if bridge.direct else doors.for_a_broker()),
+            Route("/healthz", doors.healthz),
+            Route("/readyz", doors.readyz),
+            Route("/metrics", doors.metrics),
         ],
         lifespan=lifespan,
         exception_handlers={HTTPException: _no_route},  # type: ignore[dict-item]
@@ -71,12 +71,12 @@ async def _no_route(_: Request, fault: HTTPException) -> Response:
     return response
 
 
-class _Face:
+class _Doors:
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
 
     def for_a_broker(self) -> list[Route]:
-        """The doors of broker mode. In direct mode what came by them would be announced and never delivered."""
+        """They exist in broker mode only: events are announced, not journaled."""
         return [
             Route("/replies", self.replies, methods=["POST"]),
             Route("/dead/{stage}", self.dead, methods=["POST"]),
@@ -148,7 +148,7 @@ async def _take(request: Request, step: Step) -> Response:
 
 
 def _unavailable(title: str, missed: str, fault: JournalUnavailable) -> Response:
-    """What is wrong inside, hosts by name, is for the log."""
+    """The reason names hosts: it goes to the log, not to the sender."""
     log.warning(Fields(outcome=f"not-{missed}", reason=str(fault)))
     return problem(503, title, "the journal does not answer, or takes nothing", retry_after=RETRY_AFTER)
 

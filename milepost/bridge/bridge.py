@@ -1,7 +1,12 @@
 """A bridge, assembled: a worker for each stage and channel, the ingest of plain messages, and its periodic tasks.
 
-Order of a stop: no more reads and no more adoption, the lease is released, deliveries end or are handed back, and the
-connections close.
+Order of a stop:
+
+1. The server closes its doors.
+2. The lease is released and the messages received before are adopted, within half of GRACE. Workers read meanwhile.
+3. All tasks end: reads, adoption, the renewal of claims. The connections for reading close.
+4. Deliveries end within GRACE. Unfinished entries are handed back, within one second.
+5. The other connections close.
 """
 
 import asyncio
@@ -38,7 +43,7 @@ BEAT = 10.0
 """Seconds between two beats in the stages table."""
 
 LOOK = 2.0
-"""Seconds after which parked events are looked at that another bridge parked."""
+"""Longest wait between two looks for due parked events; another bridge may have parked some."""
 
 TRIM, TRIM_ALL = 1.0, 10.0
 """Seconds between two trims of journals where something was settled, and of all."""
@@ -306,7 +311,7 @@ class Bridge:
                 log.warning(Fields(channel=channel, outcome="no-statuses", reason=str(fault)))
 
     async def stop(self) -> None:
-        """Read no more, let deliveries end within the grace or hand them back, release the lease."""
+        """Release the lease, read no more, let deliveries end, hand the rest back (see the module)."""
         self.ready = False
         grace = self._settings.grace.total_seconds()
         if self._subscriber.placed.is_set():

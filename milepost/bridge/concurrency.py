@@ -8,7 +8,7 @@
    that fails lengthens the delay, one that succeeds ends the outage.
 5. Each outage has a number, its epoch. What was sent before the outage does not count against the limit after it, so
    the probe can be sent at once.
-6. Redeliveries are not held up by the limit: the consumer that died had them within its own.
+6. Redeliveries do not wait for the limit unless the route is down: the dead bridge had already counted them.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ MOMENT = 0.002
 
 
 class Limits(NamedTuple):
-    """The most there may be of one stage: events in delivery, and bytes of those held before no more are read."""
+    """The largest limit of a stage, in events, and how many bytes it holds before no more are read for it."""
 
     events: int
     bytes: int
@@ -78,7 +78,7 @@ class ConcurrencyLimit:
             return 0
         entries = min(self.size - self.taken, self.most - self.taken - self._earlier, MOST_READ)
         if self.held:
-            # The next are taken to be as large as those held are on average; one may be read even if it is not to fit.
+            # Assume average size. At least one is read while any room is left.
             left = (self.most_bytes - self.held) * (self.taken + self._earlier) / self.held
             entries = min(entries, math.ceil(left))
         return max(0, entries)
@@ -205,7 +205,7 @@ class ConcurrencyLimit:
         self._changed.set()
 
     def _admit(self) -> None:
-        """Let one waiter look again; each that enters or leaves lets the next one."""
+        """Wake one waiter. It wakes the next when it enters or leaves."""
         while self._waiting and not self._reopening and self.sent < self.size:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -27,7 +27,7 @@ from milepost.observe.logs import Fields
 log = logging.getLogger("milepost.bridge")
 
 AGAIN_ONE_MORE = 64
-"""Batches that are answered after which they may be one event larger again."""
+"""After a reply that was too large: answered batches until the size grows by one event."""
 
 _ID = re.compile(rb'\{"specversion":"1\.0","id":"([^"\\]+)"')
 """How every event that was written here begins."""

@@ -1,4 +1,4 @@
-"""What a bridge counts, for Prometheus and for /ops. docs/metrics.md has the table."""
+"""What a bridge counts, for Prometheus and for /ops. docs/reference.md has the table."""
 
 from bisect import bisect_left
 from collections import Counter

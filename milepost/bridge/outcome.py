@@ -1,6 +1,6 @@
 """What a stage's response means for an event, and whose fault a failure is. No I/O and no state: a table.
 
-README and docs/reference.md have the same table for users.
+docs/architecture.md has the same table for users.
 """
 
 import re
@@ -23,7 +23,7 @@ ROUTE_STATUSES = frozenset({401, 403, 404, 405, 407, 408, 425, 429, 502, 503, 50
 """With every 3xx: not the event's fault. The wiring is wrong, or the stage is not there to judge the event."""
 
 MULTI_STATUS = 207
-"""The response to a batch whose events did not all fare alike (milepost/answer.py)."""
+"""The response to a batch whose events did not all fare alike (milepost/function/responses.py)."""
 
 AWAY_STATUSES = frozenset({429, 502, 503, 504})
 """The statuses among them that say nothing of what was sent, be it one event or many."""
@@ -50,7 +50,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Nobody's fault: this very event is being handled elsewhere. It is parked, uncounted."""
+    """409 with Retry-After: this event has to wait, as for a full mailbox. It is parked, uncounted."""
 
     status: int
     reason: str

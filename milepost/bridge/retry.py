@@ -2,9 +2,11 @@
 
 1. An event that the stage refuses is a dead letter at once.
 2. A stage that is away (RouteDown) costs the event nothing: it is parked, uncounted, and the route is probed.
-3. Everything else counts: `attempts` for a response, `crashes` for none. After `retry` repeats (`crash_retry` for
+3. An event that has to wait (Deferred) is parked for the time that the stage names, uncounted.
+4. Everything else counts: `attempts` for a response, `crashes` for none. After `retry` repeats (`crash_retry` for
    crashes) the event is a dead letter; until then it is parked with Knative's backoff.
-4. When the last 20 deliveries failed, of at least 10 different events, the stage is broken and not the events: rule 2.
+5. When the last 20 deliveries failed, of at least 10 different events, the stage is broken and not the events: rule 2.
+6. An event that would be parked after its deadline becomes a dead letter instead (journal/lua/park.lua).
 """
 
 import random

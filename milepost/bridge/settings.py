@@ -56,7 +56,7 @@ class Delivery(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
 
     retry: int = Field(10, ge=0)
-    """Deliveries after the first that the event's own failures are worth."""
+    """How often a delivery that failed (5xx) is repeated."""
     crash_retry: int = Field(50, ge=0)
     """The same for deliveries that ended without an answer."""
     backoff_policy: Literal["exponential", "linear"] = "exponential"
@@ -93,14 +93,14 @@ class BridgeSettings(JournalSettings):
     k_sink: Url | None = None
     broker_timeout: timedelta = Field(timedelta(seconds=60), gt=timedelta(0))
     window: int = Field(512, ge=1)
-    """Most events on the wire to one route."""
+    """Largest concurrency limit of a route, in events. Redeliveries after a death do not wait for it."""
     window_bytes: int = Field(32_000_000, ge=1)
-    """Bytes of events held for one route from which on no more are read."""
+    """While a stage's unsettled events have this many bytes, no more are read for it."""
     claim: timedelta = Field(timedelta(seconds=30), gt=timedelta(0))
     """How long an entry may go unrenewed before another bridge takes it over."""
     lease: timedelta = Field(timedelta(seconds=10), gt=timedelta(0))
     grace: timedelta = Field(timedelta(seconds=4), ge=timedelta(0))
-    """How long a clean stop waits for what is on the wire before it hands it back."""
+    """How long a clean stop lets deliveries end before it hands them back; it takes up to 1.5 times this and 2 s."""
 
     @property
     def needs_data(self) -> frozenset[str]:

@@ -1,14 +1,14 @@
-"""A worker carries the events of one stage: one loop that redelivers first and reads then, and a task per delivery.
+"""Delivers the events of one stage and channel. A loop reads entries, redeliveries first; a task delivers each.
 
 1. Wait for room under the concurrency limit, or until the next look for redeliveries is due.
 2. Once a second take over entries that another bridge has not renewed for the claim time. They do not need room under
-   the limit: the bridge that died had them within its own.
+   the limit: the dead bridge had already counted them. While the route is down none are taken over.
 3. Block until a retry (a parked event that came due, a replayed dead letter) or an unread event comes, or until step 2
    is due. A read brings as many of both as there is room for.
 4. When a read brought retries there may be more of them: they are taken before anything else is read.
 5. Each delivery is a task: it POSTs one event or a batch, asks the retry policy about failures, and settles. Entries
-   stay pending until they are settled, and are renewed meanwhile. If this process dies, step 2 of another bridge finds
-   them.
+   stay pending until they are settled, and are renewed until this bridge stops. If this process dies, step 2 of
+   another bridge finds them. Such a redelivery is not counted as a failure.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ HAND_BACK_WITHIN = 1.0
 """Seconds that a clean stop gives a Redis that does not answer; entries not handed back are taken over later."""
 
 LOG_EVERY = 120
-"""Tries to settle of which one is logged."""
+"""Every 120th failed try to settle is logged."""
 
 LOG_OUTAGE_EVERY = 60.0
 """Seconds between two log lines about the same outage of a route."""
@@ -113,7 +113,7 @@ class Worker:
                     retries = entries[:1] != [] and entries[0].retried  # there may be more of them
                     self._start(entries)
             except GroupMissing:
-                await self._heal()
+                await self._make_groups()
             except JournalUnavailable as fault:
                 log.warning(Fields(stage=self.stage, outcome="unread", reason=str(fault)))
                 await self._reread()
@@ -130,8 +130,8 @@ class Worker:
         self._start(taken.entries[taken.redelivered :])
         return taken
 
-    async def _heal(self) -> None:
-        """A group is gone, and the stages table too if all of Redis was emptied."""
+    async def _make_groups(self) -> None:
+        """Make the groups again. The stages table is gone too if all of Redis was emptied."""
         try:
             await self._join()
             if await self.consumer.ensure():

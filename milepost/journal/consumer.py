@@ -110,7 +110,8 @@ class Consumer:
     """The consumer `name` of `stage`, on these channels.
 
     `reader` is a connection of its own for blocking reads, which never sends a command again. Methods raise
-    JournalUnavailable when Redis cannot be reached or refuses; then nothing has changed, and the call may be repeated.
+    JournalUnavailable when Redis cannot be reached or refuses. The call may be repeated. If only the reply was lost the
+    command has run, and a repeated settlement answers `stale`.
     """
 
     def __init__(

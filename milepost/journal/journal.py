@@ -22,7 +22,7 @@ BACKLOG_TRUSTED = timedelta(seconds=0.1)
 """For how long doors do not count the backlog anew."""
 
 MOST_UNCONSUMED = 100
-"""Channels that no stage consumes and that have a journal, above which doors begin no other."""
+"""Most journals without a consumer. Doors refuse a first event that would begin one more."""
 
 
 class Journal:

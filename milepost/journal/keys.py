@@ -23,10 +23,10 @@ STATS = f"{TAG}stats"
 """Sorted set: the keys of the statistics there are, by when they expire, milliseconds of Redis TIME."""
 
 SEEN = f"{TAG}seen:"
-"""Prefix of the marks of events that came through a door."""
+"""Prefix of the marks of events that came through a door, were adopted, or were announced for a Broker."""
 
 LIMITS = f"{TAG}limits"
-"""Prefix of the gateway's counts of submissions by client."""
+"""Prefix of the gateway's counts by client: submissions, and wrong tokens at /ops."""
 
 
 def journal(channel: str) -> str:
@@ -54,7 +54,7 @@ def dead(stage: str) -> str:
 
 
 def seen(source: str, event_id: str) -> str:
-    """String: this event came through a door. A source, being a URI reference, holds no bar."""
+    """String: this event was published before (see SEEN). A source, being a URI reference, holds no bar."""
     return f"{SEEN}{source}|{event_id}"
 
 

@@ -88,7 +88,6 @@ class Maintenance:
             reason=failure.reason,
             status="" if failure.status is None else str(failure.status),
             attempts=failure.attempts,
-            route=BROKER,
         )
 
     async def unreadable(self, batch: Sequence[Unreadable]) -> int:

@@ -1,4 +1,4 @@
-"""What the journal hands out: entries, dead letters, the state of stages, the status of a submission."""
+"""Data that goes into the journal and comes out: entries, dead letters, stages, the status of a submission."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The Lua scripts, each one atomic step over a batch, as methods of `Scripts`.
+"""The Lua scripts, each one atomic step and many over a batch, as methods of `Scripts`.
 
 A script's first line is its signature, `-- name(argument, …, rows[field, …])`. It is compared with the signature of the
 method when this module is imported, and the script gets its arguments as Lua variables of these names: an `int` as a
@@ -283,7 +283,6 @@ class Scripts:
         reason: str,
         status: str,
         attempts: int,
-        route: str,
     ) -> Any: ...
 
     # a stage's consumers

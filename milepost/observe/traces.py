@@ -82,8 +82,8 @@ def _provider(component: str, exporter: str, *, shared: bool) -> "TracerProvider
 
 
 def _flush_at_sigterm(provider: "TracerProvider") -> None:
-    """Have the server that a function runs in hear of a SIGTERM only when what waits is exported, or does not get out.
-    uvicorn ends by the signal itself, past all that is done at an exit.
+    """On SIGTERM export the waiting spans first, for at most FLUSH_WITHIN seconds, then pass the signal to the server.
+    uvicorn ends by the signal itself, so no exit handler runs.
     """
     stop = signal.getsignal(signal.SIGTERM)
     if not callable(stop) or threading.current_thread() is not threading.main_thread():

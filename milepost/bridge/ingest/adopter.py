@@ -99,8 +99,8 @@ class Adopter:
                 self._filled.clear()
                 await self._filled.wait()
             foreign, unreadable = _read(self._buffer.take(MOST_ADOPTED))
-            await _insist(partial(self._journal, unreadable), foreign)
-            await _insist(self._put_away, unreadable)
+            await _repeat(partial(self._journal, unreadable), foreign)
+            await _repeat(self._put_away, unreadable)
 
     async def _journal(
         self, unreadable: list[Unreadable], found: Sequence[tuple[Received, Foreign]]
@@ -128,7 +128,7 @@ class Adopter:
         return []
 
 
-async def _insist(step: Callable[[list[Item]], Awaitable[list[Item]]], items: list[Item]) -> None:
+async def _repeat(step: Callable[[list[Item]], Awaitable[list[Item]]], items: list[Item]) -> None:
     """Repeat a step with the items it left over, through a Redis that is away or refuses."""
     while items:
         try:

@@ -86,8 +86,8 @@ class Subscriber:
         self._channels_known = asyncio.Event()
         self._not_leading = asyncio.Event()
         self.placed = asyncio.Event()
-        """Set once this bridge receives every message and knows whether it leads. No message published from then on is
-        missed, if the leader too knows by then of the channels that came with this bridge.
+        """Set when this bridge is subscribed to everything and knows who leads. A message on a channel that is new with
+        this bridge can still be missed until the leader has subscribed to it.
         """
 
     @property

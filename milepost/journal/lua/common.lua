@@ -266,8 +266,8 @@ local function tell(event, entry, announce)
 end
 
 -- Journals an event, announces it on its channel if asked to, and notes it in the status.
--- Lua does not roll back: should a later write be refused (a user without the right to PUBLISH), the entry goes again.
--- Otherwise each further try would add another one.
+-- Lua does not roll back. If a later write is refused (a user without the right to PUBLISH), delete the entry, or each
+-- retry would leave one.
 local function carry(event, announce)
   local entry = add(event.channel, event.event)
   local ok, fault = pcall(tell, event, entry, announce)
@@ -293,7 +293,7 @@ end
 local function bury(stage, letter)
   redis.call('XADD', dead_key(stage), '*', 'event', letter.event, 'channel', letter.channel, 'id', letter.id,
     'reason', letter.reason, 'status', letter.status, 'attempts', letter.attempts, 'crashes', letter.crashes,
-    'for', letter.route or '', 'time', whole(now()))
+    'time', whole(now()))
   redis.call('SADD', DEAD, stage)
   if letter.id ~= '' then
     note(letter.id, 'dead:' .. stage, '{"reason":' .. cjson.encode(letter.reason) .. '}')

@@ -3,20 +3,20 @@
 -- the place of the other mode's. They begin where those end, so nothing is delivered twice, and get what was under way.
 -- Waits while the other mode is still served, and refuses where two stages of a channel would have to share what is
 -- under way. Answers { 'done' | 'nothing' } or { 'served' | 'unfinished', stage, events }.
-local own, heirs = {}, {}
+local own, stages_of = {}, {}
 for _, route in ipairs(routes) do
   own[route.stage] = true
-  heirs[route.channel] = heirs[route.channel] or {}
-  table.insert(heirs[route.channel], route.stage)
+  stages_of[route.channel] = stages_of[route.channel] or {}
+  table.insert(stages_of[route.channel], route.stage)
 end
 
 local stages, any = read_stages(fresh)
-local others, sharers = {}, {}
+local others, others_on = {}, {}
 for name, stage in pairs(stages) do
   if not own[name] and (name == broker) ~= (own[broker] == true) then
     if any and stage.served then return { 'served', name, 0 } end
     others[name] = stage
-    for _, channel in ipairs(stage.consumes) do sharers[channel] = (sharers[channel] or 0) + 1 end
+    for _, channel in ipairs(stage.consumes) do others_on[channel] = (others_on[channel] or 0) + 1 end
   end
 end
 if not next(others) then return { 'nothing' } end
@@ -54,14 +54,14 @@ local moving, positions = {}, {}
 for name, stage in pairs(others) do
   local found = under_way(name, stage)
   for _, event in ipairs(found) do
-    if not heirs[event[1]] or sharers[event[1]] > 1 then return { 'unfinished', name, #found } end
+    if not stages_of[event[1]] or others_on[event[1]] > 1 then return { 'unfinished', name, #found } end
     moving[#moving + 1] = event
   end
   for _, channel in ipairs(stage.consumes) do
     local group = groups_of(journal_key(channel))[name]
     if group then
       local position = group['last-delivered-id']
-      if not heirs[channel] and unfinished(journal_key(channel), group) > 0 then
+      if not stages_of[channel] and unfinished(journal_key(channel), group) > 0 then
         return { 'unfinished', name, unfinished(journal_key(channel), group) }
       end
       if positions[channel] and positions[channel] ~= position then
@@ -74,15 +74,15 @@ end
 
 write_when_full()
 for _, row in ipairs(broken) do bury_unparsed(row[1], row[2]) end
-for channel, stages_of_channel in pairs(heirs) do
-  for _, stage in ipairs(stages_of_channel) do
+for channel, names in pairs(stages_of) do
+  for _, stage in ipairs(names) do
     make_group(journal_key(channel), stage, positions[channel] or '0')
     make_group(retries_key(stage, channel), stage, '0')
   end
   redis.call('SADD', JOURNALS, channel)
 end
 for _, event in ipairs(moving) do
-  for _, stage in ipairs(heirs[event[1]]) do
+  for _, stage in ipairs(stages_of[event[1]]) do
     redis.call('XADD', retries_key(stage, event[1]), '*', 'event', event[2], 'since', event[3],
       'attempts', event[4], 'crashes', event[5])
   end

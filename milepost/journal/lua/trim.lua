@@ -1,9 +1,9 @@
 -- trim(channel, fresh, limit)
 -- Deletes the entries of a journal that every group has finished, those behind a pending one too: an event that hangs
 -- keeps no other. First makes the groups that the stages table names and the journal lacks; where Redis refuses that,
--- the journal stays as it is. A journal that no stage consumes is bounded (see bound_unconsumed). What only unserved
--- stages need is bounded by itself: its oldest events go once more than `limit` wait. Answers { what happened, entries
--- deleted or left, entries deleted that an unserved stage had not finished }.
+-- the journal stays as it is. A journal that no stage consumes is bounded (see bound_unconsumed). Where more than
+-- `limit` events are left, the oldest that no served stage needs are deleted. Answers { what happened, entries deleted
+-- or left, entries deleted that an unserved stage had not finished }.
 local MOST_PENDING, MOST_DELETED = 100000, 5000
 local journal = journal_key(channel)
 

@@ -4,7 +4,7 @@
 local dead = dead_key('bridge')
 for _, message in ipairs(messages) do
   redis.call('XADD', dead, '*', 'event', message.event, 'channel', message.channel, 'id', '', 'reason', message.reason,
-    'status', '', 'attempts', '0', 'crashes', '0', 'for', '', 'time', whole(now()))
+    'status', '', 'attempts', '0', 'crashes', '0', 'time', whole(now()))
 end
 redis.call('SADD', DEAD, 'bridge')
 return redis.call('XTRIM', dead, 'MAXLEN', most)
