@@ -206,13 +206,15 @@ class Bridge:
         Kubernetes may end the old pods. Raises JournalUnavailable.
         """
         logged = ""
-        while reason := await self.maintenance.switch(self._wirings):
-            self.ready = "finish them" not in reason
-            if reason != logged:
-                log.warning(Fields(outcome="waiting", reason=reason))
-                logged = reason
-            await asyncio.sleep(SWITCH_PAUSE)
-        await self._beat()
+        while True:
+            while reason := await self.maintenance.switch(self._wirings):
+                self.ready = "finish them" not in reason
+                if reason != logged:
+                    log.warning(Fields(outcome="waiting", reason=reason))
+                    logged = reason
+                await asyncio.sleep(SWITCH_PAUSE)
+            if await self.maintenance.beat(self._wirings):
+                return  # else a bridge of the other mode has begun to serve meanwhile
 
     async def _beat(self) -> None:
         """Show our routes. Raises JournalUnavailable."""

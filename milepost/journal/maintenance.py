@@ -110,15 +110,18 @@ class Maintenance:
         """Release the lease if it is ours, and announce that. False if it was not ours any more."""
         return bool(await self._scripts.release(token=token, handover=milliseconds(HANDOVER)))
 
-    async def beat(self, routes: Mapping[str, Wiring]) -> None:
-        """Write these routes into the stages table, alive as of now, and announce which channels are consumed."""
+    async def beat(self, routes: Mapping[str, Wiring]) -> bool:
+        """Write these routes into the stages table, alive as of now, and announce which channels are consumed.
+
+        False, and nothing is written, if the other delivery mode is served and these routes are not.
+        """
         rows = [
             scripts.Beat(
                 name, dumps({"consumes": list(wiring.consumes), "emits": list(wiring.emits), "url": wiring.url})
             )
             for name, wiring in routes.items()
         ]
-        await self._scripts.beat(fresh=FRESH, broker=BROKER, routes=rows)
+        return bool(await self._scripts.beat(fresh=FRESH, broker=BROKER, routes=rows))
 
     async def switch(self, routes: Mapping[str, Wiring]) -> str | None:
         """Take over from the groups of the other delivery mode, if there are any: position and events under way.

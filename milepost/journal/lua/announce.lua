@@ -3,6 +3,12 @@
 -- 'done' or 'seen'.
 local seen = seen_key(source_id)
 if not redis.call('SET', seen, 'carried', 'NX', 'PX', dedup) then return 'seen' end
-redis.call('PUBLISH', channel, event)
-note(id, channel, data)
+local ok, fault = pcall(function()
+  redis.call('PUBLISH', channel, event)
+  note(id, channel, data)
+end)
+if not ok then
+  redis.call('DEL', seen)
+  raise(fault)
+end
 return 'done'

@@ -252,9 +252,11 @@ local function keep_status(status, time)
 end
 
 -- Notes in the status of a submission that it has reached a channel. Microseconds, so that the channels keep their order.
+-- A status only shows: where its key is of another type, the event goes on without the note.
 local function note(id, channel, data)
   local status = status_key(id)
-  redis.call('HSET', status, channel, '{"at":' .. whole(clock()) .. ',"data":' .. data .. '}')
+  local noted = redis.pcall('HSET', status, channel, '{"at":' .. whole(clock()) .. ',"data":' .. data .. '}')
+  if type(noted) == 'table' and not string.find(noted.err, 'WRONGTYPE', 1, true) then error(noted, 0) end
   keep_status(status)
 end
 

@@ -24,7 +24,7 @@ for _, letter in ipairs(found) do
   redis.call('XADD', retries_key(letter.route, letter.channel), '*', 'event', letter.event)
   redis.call('XDEL', dead, letter.entry)
   if letter.id ~= '' then
-    redis.call('HDEL', status_key(letter.id), 'dead:' .. stage)
+    redis.pcall('HDEL', status_key(letter.id), 'dead:' .. stage)  -- it may be of another type
     keep_status(status_key(letter.id))
   end
 end

@@ -5,7 +5,8 @@
 -- under way. Answers { 'done' | 'nothing' } or { 'served' | 'unfinished', stage, events }.
 local own, stages_of = {}, {}
 for _, route in ipairs(routes) do
-  own[route.stage] = true
+  own[route.stage] = own[route.stage] or {}
+  table.insert(own[route.stage], route.channel)
   stages_of[route.channel] = stages_of[route.channel] or {}
   table.insert(stages_of[route.channel], route.stage)
 end
@@ -13,7 +14,7 @@ end
 local stages, any = read_stages(fresh)
 local others, others_on = {}, {}
 for name, stage in pairs(stages) do
-  if not own[name] and (name == broker) ~= (own[broker] == true) then
+  if not own[name] and (name == broker) ~= (own[broker] ~= nil) then
     if any and stage.served then return { 'served', name, 0 } end
     others[name] = stage
     for _, channel in ipairs(stage.consumes) do others_on[channel] = (others_on[channel] or 0) + 1 end
@@ -94,5 +95,10 @@ for name, stage in pairs(others) do
   end
   redis.call('DEL', parked_key(name))
   redis.call('HDEL', STAGES, name)
+end
+-- At once, not with the first beat: a bridge that dies before it would leave groups that no later switch finds.
+for name, channels in pairs(own) do
+  redis.call('HSET', STAGES, name, '{"consumes":' .. cjson.encode(channels) .. ',"emits":[],"url":"","beat":'
+    .. whole(now()) .. '}')
 end
 return { 'done' }

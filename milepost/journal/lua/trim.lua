@@ -2,8 +2,8 @@
 -- Deletes the entries of a journal that every group has finished, those behind a pending one too: an event that hangs
 -- keeps no other. First makes the groups that the stages table names and the journal lacks; where Redis refuses that,
 -- the journal stays as it is. A journal that no stage consumes is bounded (see bound_unconsumed). Where more than
--- `limit` events are left, the oldest that no served stage needs are deleted. Answers { what happened, entries deleted
--- or left, entries deleted that an unserved stage had not finished }.
+-- `limit` events are left, the oldest that no served stage needs are deleted. Retries that no stage reads any more become
+-- dead letters. Answers { what happened, entries deleted or left, entries deleted that an unserved stage had not finished }.
 local MOST_PENDING, MOST_DELETED = 100000, 5000
 local journal = journal_key(channel)
 
@@ -31,6 +31,28 @@ for name, stage in pairs(stages) do
     end
   end
 end
+
+-- Retries of a channel that their stage no longer consumes, once no bridge has looked at them for `fresh`: nobody would
+-- deliver them, and the backlog does not count them.
+local function bury_abandoned(name, retries)
+  for _, list in ipairs(unless_gone('XINFO', 'CONSUMERS', retries, name) or {}) do
+    if fields_of(list).idle < fresh then return end
+  end
+  for _, entry in ipairs(unless_gone('XRANGE', retries, '-', '+', 'COUNT', 256) or {}) do
+    local fields = fields_of(entry[2])
+    bury(name, { event = fields.event or '', channel = channel, id = id_of(fields.event or '') or '', status = '',
+      reason = 'the stage no longer consumes ' .. channel, attempts = fields.attempts or '0',
+      crashes = fields.crashes or '0' })
+    redis.call('XDEL', retries, entry[1])
+  end
+  if count('XLEN', retries) == 0 then redis.call('DEL', retries) end
+end
+
+for name, stage in pairs(stages) do
+  local retries = retries_key(name, channel)
+  if not consumes(stage, channel) and redis.call('EXISTS', retries) == 1 then attempt(bury_abandoned, name, retries) end
+end
+
 local needed, wanted  -- the oldest entry that a served stage needs; that any stage does
 for name, group in pairs(groups_of(journal)) do
   local oldest = oldest_unfinished(group)

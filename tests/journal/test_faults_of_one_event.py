@@ -1,0 +1,133 @@
+"""Faults that stop a script in the middle, or concern one event: no other event, and no other step, suffers."""
+
+import pytest
+from redis.asyncio import Redis
+
+from milepost.errors import JournalUnavailable
+from milepost.journal import Bury, Complete, Consumer, Journal, Maintenance, Wiring, keys
+from tests.journal.conftest import Consumers, Table
+from tests.journal.events import (
+    CALCULATED,
+    RAW,
+    assert_bounded,
+    event_of,
+    failure,
+    heard,
+    journaled,
+    made,
+    pending,
+    reply_to,
+    settled,
+    submission,
+    taken,
+    unserved,
+)
+from tests.servers import eventually
+
+DIRECT = {"distance": Wiring([RAW], [CALCULATED], "")}
+BROKER = {"broker": Wiring([RAW], [CALCULATED], "")}
+
+
+@pytest.fixture
+async def distance(redis: Redis, consumers: Consumers, table: Table) -> Consumer:
+    await table(distance=(RAW, CALCULATED))
+    consumer = consumers("distance")
+    await made(consumer)
+    return consumer
+
+
+async def test_status_of_another_type_holds_up_no_reply(journal: Journal, redis: Redis, distance: Consumer) -> None:
+    (entry,) = await taken(journal, distance)
+    event = event_of(entry)
+    await redis.delete(keys.status(event.id))
+    await redis.set(keys.status(event.id), "of another type")
+    assert await settled(distance, Complete(entry, event.id, reply_to(event))) == "done"
+    assert len(await journaled(redis, CALCULATED)) == 1
+    assert await redis.pttl(keys.status(event.id)) > 0
+
+
+async def test_event_whose_status_is_of_another_type_becomes_one_dead_letter_and_is_replayed(
+    journal: Journal, redis: Redis, distance: Consumer
+) -> None:
+    (entry,) = await taken(journal, distance)
+    event = event_of(entry)
+    await redis.delete(keys.status(event.id))
+    await redis.set(keys.status(event.id), "of another type")
+    for _ in range(3):
+        await settled(distance, Bury(entry, event.id, failure()))
+    (letter,) = await journal.admin.dead_letters("distance")
+    assert await pending(redis, distance) == 0
+    assert await journal.admin.replay("distance", [letter.entry]) == 1
+
+
+async def test_given_up_event_that_a_broker_sends_twice_is_one_dead_letter(
+    journal: Journal, maintenance: Maintenance, redis: Redis, table: Table
+) -> None:
+    await table(broker=(RAW,))
+    event = submission()
+    await maintenance.bury_given_up("distance", event, failure())
+    await maintenance.bury_given_up("distance", event, failure())
+    (letter,) = await journal.admin.dead_letters("distance")
+    assert await journal.admin.replay("distance", [letter.entry]) == 1
+    await maintenance.bury_given_up("distance", event, failure())
+    assert len(await journal.admin.dead_letters("distance")) == 1
+
+
+async def test_announcement_that_is_refused_can_be_made_again(maintenance: Maintenance, redis: Redis) -> None:
+    event = submission(channel=CALCULATED)
+    await redis.execute_command("ACL", "SETUSER", "default", "resetchannels")
+    try:
+        with pytest.raises(JournalUnavailable):
+            await maintenance.announce(event)
+    finally:
+        await redis.execute_command("ACL", "SETUSER", "default", "allchannels")
+    async with heard(redis, CALCULATED) as messages:
+        assert await maintenance.announce(event)
+    assert len(messages) == 1
+
+
+async def test_retries_of_a_channel_that_a_stage_no_longer_consumes_become_dead_letters(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, table: Table
+) -> None:
+    events = [submission() for _ in range(3)]
+    for event in events:
+        await redis.xadd(keys.retries("distance", RAW), {"event": event.to_json(), "attempts": 1, "crashes": 0})
+    assert len((await distance.take(2)).entries) == 2
+    await table(distance=(CALCULATED,))
+    await maintenance.trim(RAW)  # a bridge has read this channel within the last minute
+    assert await journal.admin.dead_letters("distance") == []
+
+    async def abandoned() -> bool:
+        await journal.scripts.trim(channel=RAW, fresh=1, limit=1000)
+        return not await redis.exists(keys.retries("distance", RAW))
+
+    await eventually(abandoned)
+    letters = await journal.admin.dead_letters("distance")
+    assert [letter.event.decode() for letter in letters] == [event.to_json() for event in events]
+    assert {(letter.attempts, letter.reason) for letter in letters} == {(1, f"the stage no longer consumes {RAW}")}
+    await assert_bounded(redis)
+
+
+async def test_bridge_that_dies_between_its_switch_and_its_beat_makes_no_event_come_twice(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, consumers: Consumers
+) -> None:
+    (entry,) = await taken(journal, distance)
+    await settled(distance, Complete(entry, event_of(entry).id, None))
+    await unserved(redis, "distance")
+    assert await maintenance.switch(BROKER) is None  # and this bridge dies
+    assert "broker" in (await journal.admin.table())
+    await unserved(redis, "broker")
+    assert await maintenance.switch(DIRECT) is None
+    await distance.ensure()
+    assert (await distance.take(9)).entries == []
+    assert [row["name"] for row in await redis.xinfo_groups(keys.journal(RAW))] == [b"distance"]
+
+
+async def test_beat_of_a_bridge_that_thaws_between_the_switch_and_the_first_beat_is_refused(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer
+) -> None:
+    await unserved(redis, "distance")
+    assert await maintenance.switch(BROKER) is None
+    assert not await maintenance.beat(DIRECT)
+    assert await maintenance.beat(BROKER)
+    assert set(await journal.admin.table()) == {"broker"}
