@@ -74,7 +74,7 @@ def break_scripts(monkeypatch: pytest.MonkeyPatch, text: str, instead: str) -> N
     """Have Redis run scripts in which this piece of text is another."""
 
     async def broken(self: Scripts, _: str, script: str, arguments: Iterable[Text]) -> object:
-        return await self.line.call("EVAL", script.replace(text, instead), 1, keys.JOURNALS, *arguments)
+        return await self.connection.call("EVAL", script.replace(text, instead), 1, keys.JOURNALS, *arguments)
 
     assert text in SCRIPTS["complete"]
     monkeypatch.setattr(Scripts, "run", broken)
