@@ -63,7 +63,7 @@ class JournalSettings(BaseSettings):
     deadline: timedelta = Field(timedelta(hours=24), gt=timedelta(0))
     """Per hop, from the first journaling; looked at only after a failed attempt."""
     backlog_limit: int = Field(1_000_000, gt=0)
-    """Journaled, parked and dead events together; over it, doors answer 503."""
+    """Journaled, parked and dead events that served stages need, together; at this number doors answer 503."""
 
     @classmethod
     def read(cls, **given: Any) -> Self:

@@ -51,7 +51,7 @@ class Fault:
             return []
         wrong = [f"{column} {value}" for column in ("lost", "doubled", "stuck") if (value := getattr(row, column))]
         if row.resent and not self.resends:
-            wrong.append(f"resent {row.resent}, where neither email nor MongoDB was killed")
+            wrong.append(f"resent {row.resent}, where neither email nor MongoDB was ended, frozen or silent")
         return wrong
 
 
