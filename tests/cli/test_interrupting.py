@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from fcntl import F_SETPIPE_SZ, fcntl
 
 import pytest
+from redis import Redis
 
+from milepost.journal import keys
 from tests.cli.running import MILEPOST, WITHIN, Up, environment
 from tests.servers import ROOT
 
@@ -84,6 +86,9 @@ def test_ctrl_c_while_publish_waits_for_a_line(up: Up) -> None:
 
 
 def test_ctrl_c_at_a_question(up: Up) -> None:
+    letter = {"channel": "a", "event": "{}", "id": "", "reason": "", "status": "", "attempts": 1, "crashes": 0}
+    with Redis.from_url(up.stack["redis"]) as redis:
+        redis.xadd(keys.dead("email"), {**letter, "time": 0})  # without one nothing is asked
     process = start("dead", "drop", "email", "--all", "--data", str(up.data))
     read_until(process, "[y/N] ")
     assert end(process) == ""
