@@ -10,7 +10,7 @@ MilepostError
     InHand             it is being handled elsewhere
   Unavailable          something the stage needs is away: 503, tried again
   JournalUnavailable   Redis cannot be reached, or is full: the call may be repeated
-  BacklogFull          the backlog is over its limit: nothing was written
+  BacklogFull          the backlog is at its limit: nothing was written
   TooSlow              a request's body did not arrive in time: 408
   ConfigurationError   a setting or the stages table is wrong: told at start
 """
@@ -75,7 +75,7 @@ class JournalUnavailable(MilepostError):
 
 
 class BacklogFull(MilepostError):
-    """The backlog is over its limit, or too many channels wait without a stage: nothing was written, and asking later
+    """The backlog is at its limit, or too many channels wait without a stage: nothing was written, and asking later
     may help.
     """
 

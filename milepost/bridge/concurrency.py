@@ -5,7 +5,7 @@
    quickest one. Beyond that, events sent sooner only queue at the stage (as TCP Vegas finds it).
 3. A response that does not come in time halves the limit. Of deliveries that were under way together one counts.
 4. When the route is down nothing is sent until a delay has passed. Then the limit is one: one probe at a time. A probe
-   that fails lengthens the delay, one that succeeds ends the outage.
+   that fails lengthens the delay. One that succeeds, or whose event is refused or deferred, ends the outage.
 5. Each outage has a number, its epoch. What was sent before the outage does not count against the limit after it, so
    the probe can be sent at once.
 6. Redeliveries do not wait for the limit unless the route is down: the dead bridge had already counted them.

@@ -1,6 +1,6 @@
 -- publish(limit, fresh, most_unconsumed, trusted, dedup, events[channel, source_id, id, event, data])
 -- Journals each event that was not published before and announces it on its channel. Writes nothing while the backlog
--- is over its limit. Answers for each event 'done', 'seen', 'crowded' (no stage consumes its channel, and too many such
+-- is at its limit. Answers for each event 'done', 'seen', 'crowded' (no stage consumes its channel, and too many such
 -- channels exist), 'closed' (no bridge serves the stages of its channel, and too many events wait for them) or
 -- 'error …'; or 'full' alone.
 
