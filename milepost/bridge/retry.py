@@ -33,6 +33,10 @@ look like a broken stage and would never be buried.
 """
 
 
+MOST_AWAY = 1000
+"""Events remembered that met a route that was down, at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """Try the event again after `delay` seconds."""
@@ -65,9 +69,12 @@ class RetryPolicy:
     def __init__(self, delivery: Delivery) -> None:
         self._delivery = delivery
         self._failures: deque[str] = deque(maxlen=BROKEN_AFTER)
+        self._successes = 0
+        self._away: dict[str, tuple[int, int]] = {}  # event → its RouteDowns with a success before, successes by then
 
     def succeeded(self) -> None:
         """The stage is not broken."""
+        self._successes += 1
         self._failures.clear()
 
     def decide(self, entry: Entry, event_id: str, outcome: Undelivered) -> Decision:
@@ -80,9 +87,22 @@ class RetryPolicy:
                 self._failures.clear()
                 return Retry(_failure(entry, outcome), outcome.retry_after)
             case RouteDown():
+                times = self._times_away(event_id) if outcome.status else 0
+                if times > SUSPECT_AFTER:
+                    delay = max(outcome.retry_after or 0.0, backoff(self._delivery, times))
+                    return Retry(_failure(entry, outcome), delay)
                 return RetryWhenUp(_failure(entry, outcome), outcome.retry_after)
             case Failed() | Crashed():
                 return self._decide_failure(entry, event_id, outcome)
+
+    def _times_away(self, event_id: str) -> int:
+        """Count that the route was down for this event. An outage counts once: until another event succeeds."""
+        times, successes = self._away.pop(event_id, (0, -1))
+        times += successes != self._successes
+        self._away[event_id] = times, self._successes
+        if len(self._away) > MOST_AWAY:
+            del self._away[next(iter(self._away))]
+        return times
 
     def _decide_failure(self, entry: Entry, event_id: str, outcome: Failed | Crashed) -> Decision:
         if entry.failures < SUSPECT_AFTER:

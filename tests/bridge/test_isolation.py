@@ -219,3 +219,30 @@ async def test_batches_in_delivery_when_the_route_goes_down_are_probed_one_at_a_
     assert all([list(await rig.journal.status(of)) == ["in", "out"] for of in ids])
     await eventually(lambda: (limit.taken, limit.sent, limit.held) == (0, 0, 0), what="settled in the bridge too")
     assert not limit.down
+
+
+@pytest.mark.parametrize("code", [502, 503])
+async def test_event_that_alone_meets_503_again_and_again_leaves_the_route_up(rig: Rig, code: int) -> None:
+    """As when a function's process dies of the event: Knative's queue-proxy answers 502."""
+
+    def script(delivery: Delivery) -> Answer:
+        return status(code) if delivery.event.id == "bad" else replied(delivery.event, "out")
+
+    stage = await rig.stage("stage", "in", "out", script)
+    bridge = await rig.bridge({"backoffDelay": "PT1S"})
+    limit = bridge.workers[0].limit
+    await rig.publish("in", "bad")
+    for number in range(30):
+        if stage.count["bad"] > 3 and not limit.down:
+            break
+        await rig.publish("in", str(number))
+        await eventually(lambda number=number: stage.count[str(number)])  # type: ignore[misc]
+        if await rig.parked("stage"):
+            await rig.overdue("stage")
+    epoch, came = limit.epoch, stage.count["bad"]
+    await rig.overdue("stage")
+    await eventually(lambda: stage.count["bad"] > came)
+    await rig.publish_all("in", [f"more-{number}" for number in range(100)])
+    await eventually(lambda: sum(id.startswith("more-") for id in stage.count) == 100)
+    assert limit.epoch == epoch
+    assert await rig.dead("stage") == []
