@@ -6,7 +6,9 @@
 4. Everything else counts: `attempts` for a response, `crashes` for none. After `retry` repeats (`crash_retry` for
    crashes) the event is a dead letter; until then it is parked with Knative's backoff.
 5. When the last 20 deliveries failed, of at least 10 different events, the stage is broken and not the events: rule 2.
-6. An event that would be parked after its deadline becomes a dead letter instead (journal/lua/park.lua).
+6. An event for which the stage seems away three times, while others succeed in between, is parked alone, uncounted: it
+   may be the event that ends the stage's process each time.
+7. An event that would be parked after its deadline becomes a dead letter instead (journal/lua/park.lua).
 """
 
 import random
