@@ -30,6 +30,7 @@ from milepost.events.wrap import wrap
 from milepost.function.stage import StageHandler
 from milepost.journal import Journal
 from milepost.journal.connection import connect
+from milepost.server.protocol import Protocol
 from milepost.testing.calling import described, event_of
 from milepost.testing.servers import HOST, WITHIN, Valkey, eventually
 
@@ -182,7 +183,9 @@ async def _served(stages: Mapping[str, StageHandler]) -> AsyncIterator[str]:
     routes = [Route(f"/{name}", stage, methods=["GET", "POST"]) for name, stage in stages.items()]
     with socket.create_server((HOST, 0)) as listening:
         port = listening.getsockname()[1]
-        server = _Server(uvicorn.Config(Starlette(routes=routes), log_config=None, access_log=False, lifespan="off"))
+        app = Starlette(routes=routes)
+        config = uvicorn.Config(app, http=Protocol, ws="none", log_config=None, access_log=False, lifespan="off")
+        server = _Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             await eventually(lambda: server.started or serving.done(), what="the stages served")

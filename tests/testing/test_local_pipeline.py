@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 
+import httpx
 import pytest
 
 from functions.payloads import CalculatedDistance, Recipient, Submission
@@ -42,6 +43,17 @@ async def test_event_passes_every_stage_and_keeps_its_id() -> None:
         mailed = await pipeline.published("user:email", event_id)
         assert (mailed.source, mailed.data) == ("/milepost/store", "ada@example.org")
         assert list(await pipeline.journal.status(event_id)) == ["raw_input", "calculated_distance", "user:email"]
+
+
+async def test_stages_read_a_request_that_offers_an_upgrade_as_their_images_do() -> None:
+    async with LocalPipeline(distance) as pipeline:
+        await eventually(pipeline.journal.admin.stages)
+        (served,) = await pipeline.journal.admin.stages()
+        event = {"specversion": "1.0", "id": "1", "source": "/me", "type": "raw_input", "data": LONDON.model_dump()}
+        headers = {"content-type": "application/cloudevents+json", "connection": "Upgrade", "upgrade": "h2c"}
+        async with httpx.AsyncClient() as client:
+            response = await client.post(served.url, headers=headers, json=event)
+        assert response.status_code == 200, response.text
 
 
 async def test_both_stages_of_a_channel_get_each_event(redis_url: str, redis: object) -> None:
