@@ -10,7 +10,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.core.failures import Failure, FailureGroup
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from tests.fuzz import gateway
+from tests.fuzz import gateway_target
 from tests.fuzz.link import ask_all
 from tests.fuzz.target import Tally, Target
 from tests.fuzz.world import World
@@ -42,9 +42,9 @@ def send(world: World, batch: Sequence[Case]) -> Tally:
                 tally.bad += 1
             else:
                 tally.good += 1
-    (last,) = world.run(ask_all(world.links(world.gateway)[:1], [gateway.GOOD]))
+    (last,) = world.run(ask_all(world.links(world.gateway)[:1], [gateway_target.GOOD]))
     assert last.status == 202, last
-    gateway.journaled(world)
+    gateway_target.journaled(world)
     world.alive()
     return tally
 

@@ -5,11 +5,14 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import bridge, gateway, openapi, stages
+from tests.fuzz import bridge_target, gateway_target, openapi, stages
 from tests.fuzz.target import Tally, Target
 from tests.fuzz.world import World
 
-TARGETS = {target.name: target for target in [*bridge.TARGETS, *stages.TARGETS, *gateway.TARGETS, *openapi.TARGETS]}
+TARGETS = {
+    target.name: target
+    for target in [*bridge_target.TARGETS, *stages.TARGETS, *gateway_target.TARGETS, *openapi.TARGETS]
+}
 
 
 def run(target: Target, world: World, n: int, tell: Any = None) -> Tally:
