@@ -13,8 +13,8 @@ from milepost.bridge import worker
 from milepost.bridge.ingest import adopter, subscriber
 from milepost.errors import JournalUnavailable
 from milepost.journal import keys
-from tests.bridge.proxy import Proxy
 from tests.bridge.rig import Answer, Delivery, Rig, status, value
+from tests.proxy import Proxy
 from tests.servers import WITHIN, Valkey, eventually
 
 
@@ -141,8 +141,8 @@ async def test_bridge_recovers_from_half_open_connections(
     monkeypatch.setattr(bridge_module, "ANSWER_WITHIN", 0.5)
     monkeypatch.setattr(subscriber, "QUIET", 0.5)
     stage = await own.stage("stage", "in", "out")
-    async with Proxy(valkey.port) as proxy:
-        bridge = await own.bridge(redis_url=f"redis://127.0.0.1:{proxy.port}/0")
+    async with Proxy(valkey.url) as proxy:
+        bridge = await own.bridge(redis_url=proxy.url)
         await own.publish("in", "1")
         await eventually(lambda: own.settled(stage))
         proxy.stall()

@@ -13,7 +13,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from tests.contract.contract import binary, lines, refused
 from tests.contract.test_email_stage import ADA, LINE, MILES, SENT
-from tests.contract.wire import Wire
+from tests.contract.together import proxied
 from tests.servers import ANSWER_WITHIN, Function
 
 HEADERS, BODY = binary({"specversion": "1.0", "id": "1", "source": "/tests", "type": "user:email", "data": ADA})
@@ -48,18 +48,17 @@ async def test_record_whose_taking_got_no_answer_is_taken_again_at_once(
     tmp_path: Path, mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], taking: bytes
 ) -> None:
     before = await prepare(mongo, taking)
-    wire = Wire(mongo_url)
-    async with wire.relay() as url, post_to(tmp_path, url) as post:
-        wire.lose(taking, stays_dead=True)
+    async with proxied(mongo_url) as (proxy, url), post_to(tmp_path, url) as post:
+        proxy.lose(taking, goes_down=True)
         refused(await post(), 503)
-        assert wire.lost
+        assert proxy.lost
         taken = await mongo["mails"].find_one({"_id": "1"})
         assert taken is not None
         assert (taken["state"], taken["taken"]) == ("sending", before + 1)
         assert taken["until"] > datetime.now(UTC) + timedelta(seconds=60)
         assert lines(tmp_path / "sent") == []
 
-        wire.dead = False
+        proxy.is_down = False
         assert (await post()).json() == SENT
         assert lines(tmp_path / "sent") == [LINE]
         assert await mongo["mails"].count_documents({"_id": "1", "state": "sent", "taken": before + 2}) == 1
@@ -71,10 +70,9 @@ async def test_taking_that_the_driver_retries_succeeds(
 ) -> None:
     """A server that does not know the repeat for one says of our own record that it is there already."""
     await prepare(mongo, taking)
-    wire = Wire(mongo_url)
-    async with wire.relay() as url, post_to(tmp_path, url) as post:
-        wire.lose(taking)
+    async with proxied(mongo_url) as (proxy, url), post_to(tmp_path, url) as post:
+        proxy.lose(taking)
         assert (await post()).json() == SENT
-        assert wire.lost
+        assert proxy.lost
         assert lines(tmp_path / "sent") == [LINE]
         assert await mongo["mails"].count_documents({"_id": "1", "state": "sent"}) == 1

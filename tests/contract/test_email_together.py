@@ -21,8 +21,7 @@ from functions.mongo import Database
 from functions.payloads import EmailSent, Recipient
 from milepost import Event, InHand, Reject, Unavailable
 from tests.contract.contract import lines
-from tests.contract.together import Commands, each, watched
-from tests.contract.wire import Wire
+from tests.contract.together import Commands, each, proxied, watched
 from tests.servers import WITHIN, Mongo, eventually
 
 ADA, EVE = "ada@example.org", "eve@example.org"
@@ -195,17 +194,16 @@ async def test_mail_whose_caller_is_cancelled_is_sent_by_the_next_delivery(
 async def test_takings_without_an_answer_are_unavailable_and_then_mailed_once(
     mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], sent: Path
 ) -> None:
-    wire = Wire(mongo_url)
     await mongo["users"].insert_many(map(user, range(25)))
     await mongo["mails"].insert_many([record(number) for number in range(5)])  # in hand elsewhere
-    async with wire.relay() as url, watched(url) as (database, _):
+    async with proxied(mongo_url) as (proxy, url), watched(url) as (database, _):
         email = Process(database).email
-        wire.lose(b"insert", stays_dead=True)
+        proxy.lose(b"insert", goes_down=True)
         answers = await each(email(f"{number}") for number in range(20))
         assert {type(answer) for answer in answers} == {Unavailable}
-        assert wire.lost
+        assert proxy.lost
         assert lines(sent) == []
-        wire.dead = False
+        proxy.is_down = False
         answers = await each(email(f"{number}") for number in range(25))
         assert [type(answer) for answer in answers] == [InHand] * 5 + [EmailSent] * 20
         assert sorted(lines(sent)) == sorted(map(line, range(5, 25)))
@@ -218,23 +216,21 @@ async def test_takings_without_an_answer_are_unavailable_and_then_mailed_once(
 async def test_mark_is_repeated_after_a_broken_connection_even_past_the_deadline(
     mongo_url: str, mongo: AsyncDatabase[dict[str, Any]]
 ) -> None:
-    wire = Wire(mongo_url)
     await mongo["mails"].insert_one(record(1))
-    async with wire.relay() as url, watched(url) as (database, _):
-        wire.lose(b"update")
+    async with proxied(mongo_url) as (proxy, url), watched(url) as (database, _):
+        proxy.lose(b"update")
         await MailRecords(database, HOLD).mark_sent(record(1), deadline=0)
-        assert wire.lost
+        assert proxy.lost
         assert await taken(mongo) == {"1": ("sent", 1)}
 
 
 async def test_mark_waiting_behind_a_failed_one_is_tried_by_itself(
     mongo_url: str, mongo: AsyncDatabase[dict[str, Any]]
 ) -> None:
-    wire = Wire(mongo_url)
     await mongo["mails"].insert_many([record(1), record(2)])
-    async with wire.relay() as url, watched(url) as (database, commands):
+    async with proxied(mongo_url) as (proxy, url), watched(url) as (database, commands):
         mails = MailRecords(database, HOLD)
-        wire.lose(b"update", times=2)
+        proxy.lose(b"update", times=2)
         first = asyncio.create_task(mails.mark_sent(record(1), deadline=0))
         async with asyncio.timeout(WITHIN):
             while not commands.counts[MARK]:

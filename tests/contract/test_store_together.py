@@ -13,8 +13,7 @@ from functions.payloads import CalculatedDistance, Recipient
 from functions.store import main
 from functions.store.main import Users
 from milepost import Event, Reject, Unavailable
-from tests.contract.together import Commands, each, watched
-from tests.contract.wire import Wire
+from tests.contract.together import Commands, each, proxied, watched
 from tests.servers import WITHIN, Mongo, eventually
 
 ADA = "ada@example.org"
@@ -131,16 +130,15 @@ async def test_event_whose_caller_is_cancelled_is_kept_and_harms_no_other(
 async def test_insert_without_an_answer_is_unavailable_and_then_succeeds(
     mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wire = Wire(mongo_url)
-    async with wire.relay() as url, watched(url) as (database, _):
+    async with proxied(mongo_url) as (proxy, url), watched(url) as (database, _):
         store = storing(Users(database), monkeypatch)
         await store("first")
-        wire.lose(b"insert", stays_dead=True)
+        proxy.lose(b"insert", goes_down=True)
         answers = await each(store(f"{number}") for number in range(20))
         assert {type(answer) for answer in answers} == {Unavailable}
-        assert wire.lost
+        assert proxy.lost
         assert len(await kept(mongo)) == 21
-        wire.dead = False
+        proxy.is_down = False
         answers = await each([*(store(f"{number}") for number in range(25)), store("0", 9.0)])
         assert [type(answer) for answer in answers] == [Recipient] * 25 + [Reject]
         assert len(await kept(mongo)) == 26

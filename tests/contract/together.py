@@ -10,6 +10,7 @@ from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from functions.mongo import Database
+from tests.proxy import Proxy
 
 DATA = frozenset({"find", "insert", "update", "findAndModify", "getMore", "delete", "aggregate"})
 
@@ -40,6 +41,13 @@ async def watched(url: str, *, within: float = 3.0) -> AsyncIterator[tuple[Datab
         yield client.get_default_database().with_options(write_concern=WriteConcern("majority", j=True)), commands
     finally:
         await client.close()
+
+
+@asynccontextmanager
+async def proxied(mongo_url: str) -> AsyncIterator[tuple[Proxy, str]]:
+    """A proxy before MongoDB, and the URL through it."""
+    async with Proxy(mongo_url) as proxy:
+        yield proxy, f"{proxy.url}?directConnection=true"
 
 
 async def each(calls: Iterable[Awaitable[object]]) -> list[Any]:

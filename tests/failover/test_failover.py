@@ -17,10 +17,10 @@ import redis.asyncio as redis_asyncio
 from gateway.submissions import SOURCE
 from milepost.events.event import Event
 from milepost.journal import keys
-from tests.bridge.proxy import Proxy
 from tests.bridge.rig import Rig, ready
 from tests.cli.running import MILEPOST, Milepost, environment
 from tests.gateway.samples import LONDON
+from tests.proxy import Proxy
 from tests.servers import ANSWER_WITHIN, HOST, ROOT, WITHIN, Module, Valkey, eventually
 
 
@@ -36,7 +36,7 @@ class Pair:
 
     @property
     def url(self) -> str:
-        return f"redis://{HOST}:{self.proxy.port}/0"
+        return self.proxy.url
 
     async def replicate(self) -> None:
         """Make the new server a replica of the old one, with all that this has."""
@@ -102,7 +102,7 @@ async def pair(servers: tuple[Valkey, Valkey]) -> AsyncIterator[Pair]:
     async with (
         redis_asyncio.from_url(old.url) as to_old,
         redis_asyncio.from_url(new.url) as to_new,
-        Proxy(old.port) as proxy,
+        Proxy(old.url) as proxy,
     ):
         pair = Pair(old, new, to_old, to_new, proxy)
         await pair.replicate()

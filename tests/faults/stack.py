@@ -15,7 +15,7 @@ from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.contract.smtp import SmtpServer
 from tests.faults.meddler import Meddler
-from tests.faults.tcp import Wire
+from tests.proxy import Proxy
 from tests.servers import HOST, ROOT, WITHIN, Function, Module, Mongo, Server, Valkey, eventually
 
 QUICK_BRIDGE = {"CLAIM": "PT3S", "LEASE": "PT2S", "GRACE": "PT2S"}
@@ -42,7 +42,7 @@ class Options:
     meddled: tuple[str, ...] = ()
     """Stages that the bridge reaches through a Meddler."""
     wired: str | None = None
-    """`redis` or `mongo`: what the components reach through a Wire."""
+    """`redis` or `mongo`: what the components reach through a proxy."""
     delivery: Mapping[str, Any] = field(default_factory=dict)
     bridge: Mapping[str, str] = field(default_factory=dict)
     """Environment of the bridges and the gateway."""
@@ -64,7 +64,7 @@ class Stack:
         self.asleep: set[Module] = set()
         """Bridges that clients know not to ask: no readiness probe of theirs succeeds."""
         self.extra_routes: list[dict[str, Any]] = []
-        self.wire = Wire(self.redis.port if options.wired == "redis" else self.mongo.port)
+        self.wire = Proxy(self.redis.url if options.wired == "redis" else self.mongo.url)
         self.smtp = SmtpServer() if options.smtp else None
         self._exits = AsyncExitStack()
 

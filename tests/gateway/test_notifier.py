@@ -13,8 +13,8 @@ from gateway.notifier import Notifier
 from milepost.journal import Journal
 from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
-from tests.bridge.proxy import Proxy
 from tests.gateway.samples import reach, tell_stages
+from tests.proxy import Proxy
 from tests.servers import Valkey, eventually
 
 
@@ -29,8 +29,8 @@ async def journal(redis: Redis, redis_url: str) -> AsyncIterator[Journal]:
 
 async def test_a_half_open_subscription_is_noticed(valkey_server: Valkey, journal: Journal) -> None:
     """The notifier alone, so that looking at progress now and then does not hide it."""
-    async with Proxy(valkey_server.port) as proxy:
-        redis = connect(JournalSettings(redis_url=f"redis://127.0.0.1:{proxy.port}"), retries=0)
+    async with Proxy(valkey_server.url) as proxy:
+        redis = connect(JournalSettings(redis_url=proxy.url), retries=0)
         notifier = Notifier(redis, CourseReader(journal).channels, most_of_client=1)
         running = asyncio.create_task(notifier.run())
         event_id = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e11"

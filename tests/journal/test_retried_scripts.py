@@ -29,14 +29,14 @@ from tests.journal.events import (
     taken,
     unserved,
 )
-from tests.journal.proxy import Proxy, proxied
+from tests.proxy import Proxy
 
 SCRIPT = b"EVALSHA"
 
 
 @pytest.fixture
 async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
-    async with proxied(redis_url) as proxy:
+    async with Proxy(redis_url) as proxy:
         yield proxy
 
 

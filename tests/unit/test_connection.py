@@ -12,7 +12,7 @@ from milepost.journal.failover import Watch
 from milepost.journal.refusals import WrongServer
 from milepost.journal.shared_connection import SharedConnection
 from milepost.settings import JournalSettings
-from tests.bridge.proxy import Proxy
+from tests.proxy import Proxy
 from tests.servers import HOST, Valkey, eventually
 
 
@@ -99,8 +99,8 @@ async def test_look_refuses_a_replica_until_it_is_promoted(refused: redis_asynci
 
 async def test_look_closes_old_connections_when_new_ones_lead_to_another_server(tmp_path: Path) -> None:
     with Valkey(tmp_path) as one, Valkey(tmp_path) as other:
-        async with Proxy(one.port) as proxy:
-            settings = JournalSettings.read(redis_url=f"redis://{HOST}:{proxy.port}")
+        async with Proxy(one.url) as proxy:
+            settings = JournalSettings.read(redis_url=proxy.url)
             async with connect(settings) as client, connect(settings) as second:
                 line = SharedConnection(second)
                 watch = Watch(client)
