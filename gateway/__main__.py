@@ -31,7 +31,7 @@ STOP_WITHIN = 7
 """Seconds for requests under way to finish; with the closing of the journal, a stop takes less than ten."""
 
 
-class Server(uvicorn.Server):
+class GatewayServer(uvicorn.Server):
     """A server that ends the event streams when it stops: uvicorn waits for open responses before it tells the app."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
@@ -70,7 +70,7 @@ def main() -> int:
         headers=list(SECURITY_HEADERS.items()),
         timeout_graceful_shutdown=STOP_WITHIN,
     )
-    serving = Server(config, app)
+    serving = GatewayServer(config, app)
     # As uvicorn.run does: Ctrl-C is raised again once all is closed.
     with contextlib.suppress(KeyboardInterrupt):
         serving.run()

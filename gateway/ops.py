@@ -27,7 +27,7 @@ _COUNT = re.compile(r"[0-9]{1,4}")
 DeadLetterId = Annotated[str, Form()]
 """The dead letter: an id of its stream, or `all`."""
 
-Step = Callable[[str, list[str]], Awaitable[int]]
+LetterAction = Callable[[str, list[str]], Awaitable[int]]
 
 UNCACHED = {"cache-control": "no-store"}
 
@@ -67,7 +67,7 @@ def router(ops: Operations) -> APIRouter:
 
     own_form = [Depends(ops.operators.check_form)]
 
-    async def settle(request: Request, stage: str, entry: str, step: Step, done: str) -> Response:
+    async def settle(request: Request, stage: str, entry: str, step: LetterAction, done: str) -> Response:
         if not _ENTRY.fullmatch(entry):
             raise Refusal(422, "entry must be that of a dead letter, or all. Nothing was done.")
         try:
@@ -94,7 +94,7 @@ def router(ops: Operations) -> APIRouter:
     return routes
 
 
-async def _settle(journal: Journal, stage: str, entry: str, step: Step) -> int:
+async def _settle(journal: Journal, stage: str, entry: str, step: LetterAction) -> int:
     """Replay or drop one dead letter, or all, and return how many. All are the oldest that are there now: a replayed
     one may come back at once. Raises StageNotServed, ValueError: then nothing was done.
     """

@@ -68,7 +68,7 @@ class Row:
             "backlog": self.depth.backlog,
             "parked": self.depth.parked,
             "dead": self.depth.dead,
-            "oldest_pending_seconds": self.depth.oldest,
+            "oldest_event_seconds": self.depth.oldest,
             "attempts": self.counts.attempts,
             "delivered": self.counts.delivered,
             "undelivered": self.counts.undelivered,

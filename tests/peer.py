@@ -23,7 +23,7 @@ from typing import Any, Self
 import pytest
 import uvloop
 
-from milepost.bridge.http.client import Answer, Client, Lost, NotSent
+from milepost.bridge.http.client import Client, Lost, NotSent, Response
 from tests.servers import WITHIN, eventually
 
 EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -89,7 +89,7 @@ async def never_answer(line: Line) -> None:
 
 async def post(
     client: Client, body: bytes = b"{}", *, within: float = 60, headers: Mapping[str, str] | None = None
-) -> Answer:
+) -> Response:
     return await client.post(body, content_type="application/json", timeout=within, headers=headers)
 
 

@@ -34,7 +34,7 @@ _DETAIL = re.compile(r'"detail"\s*:\s*"((?:[^"\\]|\\.)*)')
 """The detail of a problem (RFC 9457), of JSON that may have been cut as well."""
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
-Step = Callable[[Event], Awaitable[object]]
+Handler = Callable[[Event], Awaitable[object]]
 
 
 def create_app(bridge: Bridge, *, failed: Callable[[], None]) -> Starlette:
@@ -48,14 +48,14 @@ def create_app(bridge: Bridge, *, failed: Callable[[], None]) -> Starlette:
         finally:
             await bridge.stop()
 
-    doors = _Doors(bridge)
+    endpoints = _Endpoints(bridge)
     app = Starlette(
         routes=[
-            Route("/", doors.publish, methods=["POST"]),
-            *([] if bridge.direct else doors.for_a_broker()),
-            Route("/healthz", doors.healthz),
-            Route("/readyz", doors.readyz),
-            Route("/metrics", doors.metrics),
+            Route("/", endpoints.publish, methods=["POST"]),
+            *([] if bridge.direct else endpoints.for_a_broker()),
+            Route("/healthz", endpoints.healthz),
+            Route("/readyz", endpoints.readyz),
+            Route("/metrics", endpoints.metrics),
         ],
         lifespan=lifespan,
         exception_handlers={HTTPException: _no_route},  # type: ignore[dict-item]
@@ -71,7 +71,7 @@ async def _no_route(_: Request, fault: HTTPException) -> Response:
     return response
 
 
-class _Doors:
+class _Endpoints:
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
 
@@ -106,7 +106,7 @@ class _Doors:
 
         return await self._take(request, "dead", bury)
 
-    async def _take(self, request: Request, door: str, step: Step) -> Response:
+    async def _take(self, request: Request, door: str, step: Handler) -> Response:
         response = await _take(request, step)
         self._bridge.metrics.accepted.labels(door, str(response.status_code)).inc()
         return response
@@ -127,7 +127,7 @@ class _Doors:
         return Response(generate_latest(self._bridge.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _take(request: Request, step: Step) -> Response:
+async def _take(request: Request, step: Handler) -> Response:
     try:
         await step(Event.from_http(request.headers, await read_body(request)))
     except TooLarge as fault:

@@ -27,7 +27,7 @@ from milepost.bridge.http.client import Client
 from milepost.bridge.ingest.subscriber import Subscriber
 from milepost.bridge.metrics import BridgeMetrics
 from milepost.bridge.retry import RetryPolicy, probe_delay
-from milepost.bridge.settings import BridgeSettings, Delivery
+from milepost.bridge.settings import BridgeSettings, DeliverySpec
 from milepost.bridge.stats import Stats
 from milepost.bridge.worker import BLOCK, Worker
 from milepost.errors import JournalUnavailable
@@ -76,7 +76,7 @@ class Bridge:
         self._readers: list[SharedConnection] = []
         self._subscriber_redis = connect(settings, retries=0)
         self.journal.watch.add(self._scripts.redis, self._reader, self._subscriber_redis)
-        self._parked = asyncio.Event()
+        self._newly_parked = asyncio.Event()
         self._wirings = dict(_wirings(settings))
         self._stats = Stats(
             self.journal.scripts,
@@ -101,7 +101,7 @@ class Bridge:
 
     def _worker(self, name: str, channel: str, wiring: Wiring) -> Worker:
         stage = None if name == BROKER else next(stage for stage in self._settings.routes if stage.name == name)
-        delivery = stage or Delivery(timeout=self._settings.broker_timeout)
+        spec = stage or DeliverySpec(timeout=self._settings.broker_timeout)
         headers = stage.headers_from if stage else {}
         reader = SharedConnection(self._reader, again=False)  # whose lost reply would orphan what it carried
         self._readers.append(reader)
@@ -113,20 +113,20 @@ class Bridge:
                 self._name,
                 reader=reader,
                 scripts=self.journal.scripts,
-                deadline=delivery.deadline or self._settings.deadline,
+                deadline=spec.deadline or self._settings.deadline,
             ),
             deliverer=Deliverer(
-                client, name, delivery=delivery, emits=None if name == BROKER else next(iter(wiring.emits), None)
+                client, name, spec=spec, emits=None if name == BROKER else next(iter(wiring.emits), None)
             ),
-            policy=RetryPolicy(delivery),
+            policy=RetryPolicy(spec),
             limit=ConcurrencyLimit(
-                Limits(self._settings.window, self._settings.window_bytes), probe_delay=partial(probe_delay, delivery)
+                Limits(self._settings.window, self._settings.window_bytes), probe_delay=partial(probe_delay, spec)
             ),
-            delivery=delivery,
+            spec=spec,
             claim=self._settings.claim.total_seconds(),
             metrics=self.metrics.of_stage(name),
-            parked=self._parked,
-            join=self._join,
+            newly_parked=self._newly_parked,
+            register=self._register,
         )
 
     @property
@@ -189,7 +189,7 @@ class Bridge:
         """Take over from another delivery mode, show our routes before anything is trimmed, then make the groups."""
         while True:
             try:
-                await self._join()
+                await self._register()
                 for worker in self.workers:
                     await worker.consumer.ensure()
                 await self._warn_of_server()
@@ -199,7 +199,7 @@ class Bridge:
                 continue
             return
 
-    async def _join(self) -> None:
+    async def _register(self) -> None:
         """Wait until the other delivery mode has ended, take over its groups, and show our routes.
 
         Meanwhile this bridge counts as ready if the other mode is only to be stopped: its HTTP door publishes, and
@@ -259,7 +259,7 @@ class Bridge:
         names = list(self._wirings)
         while True:
             pause = LOOK
-            self._parked.clear()
+            self._newly_parked.clear()
             try:
                 _, due, refused = await self.maintenance.wake(names, most=MOST_WOKEN)
             except JournalUnavailable as fault:
@@ -271,7 +271,7 @@ class Bridge:
                     pause = min(LOOK, due)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self._parked.wait()
+                    await self._newly_parked.wait()
 
     async def _trim(self) -> None:
         """Trim journals: those where something was settled each second, all of them now and then."""
@@ -279,9 +279,9 @@ class Bridge:
         while True:
             await asyncio.sleep(TRIM)
             since_all += TRIM
-            channels = set().union(*(worker.touched for worker in self.workers))
+            channels = set().union(*(worker.to_trim for worker in self.workers))
             for worker in self.workers:
-                worker.touched.clear()
+                worker.to_trim.clear()
             if since_all >= TRIM_ALL:
                 since_all = 0.0
                 try:

@@ -6,7 +6,7 @@
 3. A response that does not come in time halves the limit. Of deliveries that were under way together one counts.
 4. When the route is down nothing is sent until a delay has passed. Then the limit is one: one probe at a time. A probe
    that fails lengthens the delay. One that succeeds, or whose event is refused or deferred, ends the outage.
-5. Each outage has a number, its epoch. What was sent before the outage does not count against the limit after it, so
+5. Outages are numbered. What was sent before the outage does not count against the limit after it, so
    the probe can be sent at once.
 6. Redeliveries do not wait for the limit unless the route is down: the dead bridge had already counted them.
 """
@@ -23,7 +23,7 @@ FIRST = 16
 MOST_READ = 128
 """Entries read in one step, at most. Their sizes are known only afterwards."""
 
-MOST_OVER = 64
+MOST_EXTRA = 64
 """Redeliveries taken over in one step beyond the limit."""
 
 QUICK = 0.1
@@ -46,23 +46,23 @@ class Limits(NamedTuple):
 class ConcurrencyLimit:
     """The limit of one stage, in events, and what counts against it.
 
-    `taken` counts entries read and not settled, `held` their bytes, `sent` those of them that are being POSTed.
+    `unsettled` counts entries read and not settled, `unsettled_bytes` their bytes, `in_flight` those being POSTed.
     `probe_delay` gives the seconds until the next probe after so many failed ones.
     """
 
     def __init__(self, limits: Limits, *, probe_delay: Callable[[int], float]) -> None:
         self.most, self.most_bytes = limits
         self.size = min(FIRST, self.most)
-        self.epoch = 0
-        self.taken = 0
-        self.held = 0
-        self.sent = 0
+        self.outage = 0
+        self.unsettled = 0
+        self.unsettled_bytes = 0
+        self.in_flight = 0
         self.failed_probes = 0
-        self._earlier = 0  # entries taken before the latest outage and not settled
+        self._unsettled_before = 0  # entries read before the latest outage and not settled
         self._quickest = math.inf
         self._halved = -math.inf
         self._probe_delay = probe_delay
-        self._reopening: asyncio.TimerHandle | None = None
+        self._probe_timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -74,22 +74,26 @@ class ConcurrencyLimit:
     @property
     def free(self) -> int:
         """How many more entries may be read now."""
-        if self._reopening:
+        if self._probe_timer:
             return 0
-        entries = min(self.size - self.taken, self.most - self.taken - self._earlier, MOST_READ)
-        if self.held:
+        entries = min(self.size - self.unsettled, self.most - self.unsettled - self._unsettled_before, MOST_READ)
+        if self.unsettled_bytes:
             # Assume average size. At least one is read while any room is left.
-            left = (self.most_bytes - self.held) * (self.taken + self._earlier) / self.held
+            left = (
+                (self.most_bytes - self.unsettled_bytes)
+                * (self.unsettled + self._unsettled_before)
+                / self.unsettled_bytes
+            )
             entries = min(entries, math.ceil(left))
         return max(0, entries)
 
     @property
-    def over(self) -> int:
+    def extra(self) -> int:
         """How many redeliveries may be taken over beyond `free` in one step: none while the route is down.
 
         Only their bytes are bounded: the bridge that died had no more events than its own limit.
         """
-        return 0 if self.down or self.held > 2 * self.most_bytes else MOST_OVER
+        return 0 if self.down or self.unsettled_bytes > 2 * self.most_bytes else MOST_EXTRA
 
     async def room(self, timeout: float) -> int:  # noqa: ASYNC109 - 0 is an answer, not an error
         """Return how many entries may be read, as soon as there is room; 0 when there is none within `timeout` seconds.
@@ -107,27 +111,30 @@ class ConcurrencyLimit:
             pass  # it was time to look for redeliveries
         return self.free
 
-    def take(self, events: int, size: int) -> int:
-        """Count entries of `size` bytes together that were read. Returns the epoch, which `settled` needs."""
-        self.taken += events
-        self.held += size
-        return self.epoch
+    def count_read(self, events: int, size: int) -> int:
+        """Count entries that were read, `size` bytes together.
 
-    def settled(self, epoch: int, events: int, size: int) -> None:
+        Returns the number of the latest outage, which `count_settled` needs.
+        """
+        self.unsettled += events
+        self.unsettled_bytes += size
+        return self.outage
+
+    def count_settled(self, outage: int, events: int, size: int) -> None:
         """Entries are settled or dropped."""
-        self.held -= size
-        if epoch == self.epoch:
-            self.taken -= events
+        self.unsettled_bytes -= size
+        if outage == self.outage:
+            self.unsettled -= events
         else:
-            self._earlier -= events
+            self._unsettled_before -= events
         self._changed.set()
 
     async def enter(self, events: int, *, redelivery: bool = False) -> int:
-        """Wait until these events may be POSTed. Returns the epoch, which `leave` and the results need.
+        """Wait until these events may be POSTed; a redelivery waits only while the route is down.
 
-        A redelivery waits only while the route is down.
+        Returns the number of the latest outage, which `leave` and the results need.
         """
-        while self._reopening or (self.sent >= self.size and not (redelivery and not self.down)):
+        while self._probe_timer or (self.in_flight >= self.size and not (redelivery and not self.down)):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             try:
@@ -135,33 +142,33 @@ class ConcurrencyLimit:
             except asyncio.CancelledError:
                 self._admit()
                 raise
-        self.sent += events
+        self.in_flight += events
         self._admit()
-        return self.epoch
+        return self.outage
 
-    def leave(self, epoch: int, events: int) -> None:
+    def leave(self, outage: int, events: int) -> None:
         """These events are answered, or given up."""
-        if epoch == self.epoch:
-            self.sent -= events
+        if outage == self.outage:
+            self.in_flight -= events
         self._admit()
 
-    def answered(self, epoch: int) -> None:
+    def answered(self, outage: int) -> None:
         """The stage is there. A response to what was sent before it went down does not say so."""
-        if self.failed_probes and epoch == self.epoch:
+        if self.failed_probes and outage == self.outage:
             self.failed_probes = 0
-            self._reopen()
+            self._start_probe()
 
-    def succeeded(self, seconds: float, epoch: int, events: int) -> None:
+    def succeeded(self, seconds: float, outage: int, events: int) -> None:
         """The stage did its work on these events within so many seconds."""
-        if epoch != self.epoch:
+        if outage != self.outage:
             return
-        self.answered(epoch)
+        self.answered(outage)
         self._quickest = min(seconds, self._quickest * DRIFT)
         if seconds > max(QUICK, 2 * self._quickest):
             return
         # Half of the limit in use is enough, as Linux has it for TCP's slow start (RFC 7661 gives the reason): reads
         # come in steps, so a limit that is reached is still not full at each of its successes.
-        if self.size < self.most and 2 * self.taken >= self.size:
+        if self.size < self.most and 2 * self.unsettled >= self.size:
             self.size = min(self.most, self.size + events)
             self._admit()
             self._changed.set()
@@ -172,41 +179,41 @@ class ConcurrencyLimit:
             self._halved = now
             self.size = max(1, self.size // 2)
 
-    def failed(self, epoch: int, retry_after: float | None) -> float:
+    def went_down(self, outage: int, retry_after: float | None) -> float:
         """The route is down: send nothing more, and return the seconds until its next probe.
 
         Of deliveries that were under way when it went down only the first to fail counts as a failed probe.
         """
         loop = asyncio.get_running_loop()
-        if epoch == self.epoch:
-            self.epoch += 1
-            self._earlier += self.taken
-            self.taken = self.sent = 0
+        if outage == self.outage:
+            self.outage += 1
+            self._unsettled_before += self.unsettled
+            self.unsettled = self.in_flight = 0
             self.failed_probes += 1
             self.size = 1
             self._quickest = math.inf
             delay = self._probe_delay(self.failed_probes) if retry_after is None else retry_after
             self.close()
-            self._reopening = loop.call_later(delay, self._reopen)
+            self._probe_timer = loop.call_later(delay, self._start_probe)
             return delay
-        if self._reopening:
-            return max(0.0, self._reopening.when() - loop.time())
+        if self._probe_timer:
+            return max(0.0, self._probe_timer.when() - loop.time())
         return self._probe_delay(1) if retry_after is None else retry_after
 
     def close(self) -> None:
         """Cancel the timer, if one runs."""
-        if self._reopening:
-            self._reopening.cancel()
-            self._reopening = None
+        if self._probe_timer:
+            self._probe_timer.cancel()
+            self._probe_timer = None
 
-    def _reopen(self) -> None:
+    def _start_probe(self) -> None:
         self.close()
         self._admit()
         self._changed.set()
 
     def _admit(self) -> None:
         """Wake one waiter. It wakes the next when it enters or leaves."""
-        while self._waiting and not self._reopening and self.sent < self.size:
+        while self._waiting and not self._probe_timer and self.in_flight < self.size:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)

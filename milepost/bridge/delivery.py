@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 
-from milepost.bridge.http.client import Client, Lost, NotSent, TooLarge
+from milepost.bridge.http.client import Client, Lost, NotSent, ResponseTooLarge
 from milepost.bridge.outcome import (
     MULTI_STATUS,
     Crashed,
@@ -16,7 +16,7 @@ from milepost.bridge.outcome import (
     outcome_of,
     outcomes_of_batch,
 )
-from milepost.bridge.settings import Delivery
+from milepost.bridge.settings import DeliverySpec
 from milepost.errors import EventError
 from milepost.events.batch import BATCH_TYPE, write_batch
 from milepost.events.event import MAX_EVENT, STRUCTURED_TYPE, Event
@@ -36,13 +36,13 @@ _ID = re.compile(rb'\{"specversion":"1\.0","id":"([^"\\]+)"')
 class Deliverer:
     """POSTs to the stage `name`, which emits on `emits` or nothing."""
 
-    def __init__(self, client: Client, name: str, *, delivery: Delivery, emits: str | None) -> None:
+    def __init__(self, client: Client, name: str, *, spec: DeliverySpec, emits: str | None) -> None:
         self._client = client
         self._name = name
         self._emits = emits
-        self._timeout = delivery.timeout.total_seconds()
+        self._timeout = spec.timeout.total_seconds()
         self._tracer = traces.tracer("bridge")
-        self._most = 1 if self._tracer else delivery.batch  # where there are spans each delivery is one of its own
+        self._most = 1 if self._tracer else spec.batch  # where there are spans each delivery is one of its own
         self._now = float(self._most)
 
     def batches(self, entries: Sequence[Entry]) -> list[list[Entry]]:
@@ -97,7 +97,7 @@ class Deliverer:
             return RouteDown(None, str(fault))
         except Lost as fault:
             return Crashed(str(fault), timed_out=fault.timed_out)
-        except TooLarge as fault:
+        except ResponseTooLarge as fault:
             if self._emits is None or not 200 <= fault.status < 300:
                 return outcome_of(fault.status, {}, b"", emits=self._emits)
             return Failed(fault.status, f"unusable reply: {fault}")
@@ -109,7 +109,7 @@ class Deliverer:
             response = await self._client.post(body, content_type=BATCH_TYPE, timeout=self._timeout)
         except NotSent as fault:
             return [RouteDown(None, str(fault))] * len(entries)
-        except TooLarge as fault:
+        except ResponseTooLarge as fault:
             if self._emits is None and 200 <= fault.status < 300 and fault.status != MULTI_STATUS:
                 return [Delivered()] * len(entries)  # the body of such a stage is not read
             self._now = max(2.0, len(entries) // 2)

@@ -86,7 +86,7 @@ _DEPTHS = {
     "backlog": ("backlog_events", "Events journaled for a stage and not settled"),
     "parked": ("parked_events", "Events that wait for their next attempt"),
     "dead": ("dead_events", "Dead letters that are kept"),
-    "oldest": ("oldest_pending_seconds", "Age of the oldest event that a stage has not finished"),
+    "oldest": ("oldest_event_seconds", "Age of the oldest event that a stage has not finished"),
 }
 
 

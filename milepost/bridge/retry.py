@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from milepost.bridge.outcome import Crashed, Deferred, Failed, Refused, RouteDown, Undelivered
-from milepost.bridge.settings import Delivery
+from milepost.bridge.settings import DeliverySpec
 from milepost.journal import Entry, Failure
 
 LONGEST_BACKOFF = 60.0
@@ -68,8 +68,8 @@ Decision = Retry | GiveUp | RetryWhenUp
 class RetryPolicy:
     """Decides by a stage's delivery settings and its latest failures."""
 
-    def __init__(self, delivery: Delivery) -> None:
-        self._delivery = delivery
+    def __init__(self, spec: DeliverySpec) -> None:
+        self._spec = spec
         self._failures: deque[str] = deque(maxlen=BROKEN_AFTER)
         self._successes = 0
         self._away: dict[str, tuple[int, int]] = {}  # event → its RouteDowns with a success before, successes by then
@@ -91,7 +91,7 @@ class RetryPolicy:
             case RouteDown():
                 times = self._times_away(event_id) if outcome.status else 0
                 if times > SUSPECT_AFTER:
-                    delay = max(outcome.retry_after or 0.0, backoff(self._delivery, times))
+                    delay = max(outcome.retry_after or 0.0, backoff(self._spec, times))
                     return Retry(_failure(entry, outcome), delay)
                 return RetryWhenUp(_failure(entry, outcome), outcome.retry_after)
             case Failed() | Crashed():
@@ -113,21 +113,21 @@ class RetryPolicy:
             return RetryWhenUp(_failure(entry, outcome), outcome.retry_after)
         crashed = isinstance(outcome, Crashed)
         failure = _failure(entry, outcome, attempts=int(not crashed), crashes=int(crashed))
-        if failure.attempts > self._delivery.retry or failure.crashes > self._delivery.crash_retry:
+        if failure.attempts > self._spec.retry or failure.crashes > self._spec.crash_retry:
             return GiveUp(failure)
         if outcome.retry_after is not None:
             return Retry(failure, outcome.retry_after)
-        return Retry(failure, backoff(self._delivery, failure.attempts + failure.crashes))
+        return Retry(failure, backoff(self._spec, failure.attempts + failure.crashes))
 
 
 def _failure(entry: Entry, outcome: Undelivered, attempts: int = 0, crashes: int = 0) -> Failure:
     return Failure(outcome.reason, outcome.status, entry.attempts + attempts, entry.crashes + crashes)
 
 
-def backoff(delivery: Delivery, failures: int, longest: float = LONGEST_BACKOFF) -> float:
+def backoff(spec: DeliverySpec, failures: int, longest: float = LONGEST_BACKOFF) -> float:
     """Return the seconds until delivery number `failures` + 1: Knative's backoffPolicy, capped, with equal jitter."""
-    delay = delivery.backoff_delay.total_seconds()
-    if delivery.backoff_policy == "linear":
+    delay = spec.backoff_delay.total_seconds()
+    if spec.backoff_policy == "linear":
         delay *= failures
     else:
         delay *= 2.0 ** min(failures - 1, 30)
@@ -135,6 +135,6 @@ def backoff(delivery: Delivery, failures: int, longest: float = LONGEST_BACKOFF)
     return random.uniform(delay / 2, delay)  # noqa: S311 - jitter
 
 
-def probe_delay(delivery: Delivery, failed_probes: int) -> float:
+def probe_delay(spec: DeliverySpec, failed_probes: int) -> float:
     """Return the seconds until a route that is down is probed, after so many probes failed in a row."""
-    return backoff(delivery, failed_probes, LONGEST_PROBE)
+    return backoff(spec, failed_probes, LONGEST_PROBE)

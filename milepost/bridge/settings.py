@@ -45,12 +45,12 @@ def from_environment(variables: Any) -> Any:
     return found
 
 
-Url = Annotated[str, AfterValidator(http_url)]
-Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
-Channel = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s{]\S*$")]
+ValidUrl = Annotated[str, AfterValidator(http_url)]
+ValidName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
+ValidChannel = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s{]\S*$")]
 
 
-class Delivery(BaseModel):
+class DeliverySpec(BaseModel):
     """How hard a route tries. Names and meaning are those of Knative's DeliverySpec, durations ISO 8601."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
@@ -70,13 +70,13 @@ class Delivery(BaseModel):
     """Events that may go in one request, in batched content mode, to a stage that reads it. A Broker takes one."""
 
 
-class Stage(Delivery):
+class Stage(DeliverySpec):
     """One stage of the table, and where it is reached. In broker mode the Broker knows that, so `url` may be absent."""
 
-    name: Name
-    consumes: Channel
-    emits: Channel | None = None
-    url: Url | None = None
+    name: ValidName
+    consumes: ValidChannel
+    emits: ValidChannel | None = None
+    url: ValidUrl | None = None
     external: bool = False
     """Whether the receiver is someone else's, and no function of the project."""
     headers_from: Annotated[dict[str, SecretStr], BeforeValidator(from_environment)] = {}
@@ -90,7 +90,7 @@ class BridgeSettings(JournalSettings):
     port: int = Field(8080, ge=0, le=65535)
     routes: tuple[Stage, ...] = ()
     delivery: Literal["direct", "broker"] = "direct"
-    k_sink: Url | None = None
+    k_sink: ValidUrl | None = None
     broker_timeout: timedelta = Field(timedelta(seconds=60), gt=timedelta(0))
     window: int = Field(512, ge=1)
     """Largest concurrency limit of a route, in events. Redeliveries after a death do not wait for it."""

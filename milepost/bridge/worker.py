@@ -23,7 +23,7 @@ from milepost.bridge.delivery import Deliverer, event_id
 from milepost.bridge.metrics import StageMetrics
 from milepost.bridge.outcome import Crashed, Deferred, Delivered, Failed, Outcome, Refused, RouteDown, Undecided
 from milepost.bridge.retry import GiveUp, Retry, RetryPolicy
-from milepost.bridge.settings import Delivery
+from milepost.bridge.settings import DeliverySpec
 from milepost.errors import EventError, JournalUnavailable, MilepostError
 from milepost.journal import Bury, Complete, Consumer, Delay, Entry, GroupMissing, Park, Settlement, Taken
 from milepost.observe.logs import Fields
@@ -50,17 +50,17 @@ UNREACHABLE_PAUSE = 0.25
 
 
 class Sent(NamedTuple):
-    """When a delivery was sent and answered, in seconds, and the epoch of the limit at that time."""
+    """When a delivery was sent and answered, in seconds, and the number of the latest outage when it was sent."""
 
     began: float
     ended: float
-    epoch: int
+    outage: int
 
 
 class Worker:
     """Carries the entries of `consumer` to one stage.
 
-    `parked` is set when an event was parked. `join` makes the bridge's groups anew when they are missing.
+    `newly_parked` is set when an event was parked. `register` makes the bridge's groups anew when they are missing.
     """
 
     def __init__(  # noqa: PLR0913 - what a worker is made of
@@ -70,25 +70,25 @@ class Worker:
         deliverer: Deliverer,
         policy: RetryPolicy,
         limit: ConcurrencyLimit,
-        delivery: Delivery,
+        spec: DeliverySpec,
         claim: float,
         metrics: StageMetrics,
-        parked: asyncio.Event,
-        join: Callable[[], Awaitable[None]],
+        newly_parked: asyncio.Event,
+        register: Callable[[], Awaitable[None]],
     ) -> None:
         self.stage = consumer.stage
         self.consumer = consumer
         self.limit = limit
-        self.held: dict[tuple[str, str], tuple[Entry, asyncio.Task[None]]] = {}
-        self.touched: set[str] = set()
+        self.in_delivery: dict[tuple[str, str], tuple[Entry, asyncio.Task[None]]] = {}
+        self.to_trim: set[str] = set()
         """Channels of which something was settled since they were last trimmed."""
         self._deliverer = deliverer
         self._policy = policy
-        self._delay = delivery.delay.total_seconds()
+        self._delay = spec.delay.total_seconds()
         self._claim = claim
         self._metrics = metrics
-        self._parked = parked
-        self._join = join
+        self._newly_parked = newly_parked
+        self._register = register
         self._settling: set[tuple[str, str]] = set()
         self._outage_logged = -LOG_OUTAGE_EVERY
 
@@ -101,9 +101,9 @@ class Worker:
             due = now() >= look_at
             try:
                 if due:
-                    over = self.limit.over
-                    taken = await self._take(free, over=over, claim=0 if self.limit.down else self._claim)
-                    if not 0 < free + over <= taken.redelivered:  # else there may be more redeliveries
+                    extra = self.limit.extra
+                    taken = await self._take(free, extra=extra, claim=0 if self.limit.down else self._claim)
+                    if not 0 < free + extra <= taken.redelivered:  # else there may be more redeliveries
                         look_at = now() + LOOK_EVERY
                 elif free and retries:
                     taken = await self._take(free)
@@ -119,10 +119,10 @@ class Worker:
                 await self._reread()
             await asyncio.sleep(0)  # send what was read before reading more
 
-    async def _take(self, free: int, *, over: int = 0, claim: float = 0) -> Taken:
+    async def _take(self, free: int, *, extra: int = 0, claim: float = 0) -> Taken:
         """Take entries without waiting and start their delivery."""
-        taken = await self.consumer.take(free, over=over, claim=claim)
-        redelivered = [entry for entry in taken.entries[: taken.redelivered] if entry.key not in self.held]
+        taken = await self.consumer.take(free, extra=extra, claim=claim)
+        redelivered = [entry for entry in taken.entries[: taken.redelivered] if entry.key not in self.in_delivery]
         self._metrics.destroyed += taken.destroyed
         if redelivered:
             log.info(Fields(stage=self.stage, outcome="redelivered", entries=len(redelivered)))
@@ -133,11 +133,11 @@ class Worker:
     async def _make_groups(self) -> None:
         """Make the groups again. The stages table is gone too if all of Redis was emptied."""
         try:
-            await self._join()
+            await self._register()
             if await self.consumer.ensure():
                 log.warning(Fields(stage=self.stage, outcome="groups-made"))
             # A take that met the missing group may have brought entries before it.
-            self._start([entry for entry in await self.consumer.reread() if entry.key not in self.held])
+            self._start([entry for entry in await self.consumer.reread() if entry.key not in self.in_delivery])
         except GroupMissing:
             return  # gone again: the next read finds out
         except JournalUnavailable as fault:
@@ -149,7 +149,7 @@ class Worker:
         while True:
             await asyncio.sleep(UNREACHABLE_PAUSE)
             try:
-                self._start([entry for entry in await self.consumer.reread() if entry.key not in self.held])
+                self._start([entry for entry in await self.consumer.reread() if entry.key not in self.in_delivery])
             except GroupMissing:
                 return
             except JournalUnavailable:
@@ -159,25 +159,25 @@ class Worker:
 
     def _start(self, entries: Sequence[Entry], *, redelivery: bool = False) -> None:
         """Start the deliveries of entries that this consumer was given."""
-        for batch in self._deliverer.batches([entry for entry in entries if entry.key not in self.held]):
+        for batch in self._deliverer.batches([entry for entry in entries if entry.key not in self.in_delivery]):
             size = sum(len(entry.event) for entry in batch)
-            epoch = self.limit.take(len(batch), size)
-            task = asyncio.create_task(self._carry(batch, redelivery=redelivery))
+            outage = self.limit.count_read(len(batch), size)
+            task = asyncio.create_task(self._deliver(batch, redelivery=redelivery))
             for entry in batch:
-                self.held[entry.key] = entry, task
-            task.add_done_callback(partial(self._let_go, batch, epoch, size))
+                self.in_delivery[entry.key] = entry, task
+            task.add_done_callback(partial(self._delivery_ended, batch, outage, size))
 
-    def _let_go(self, batch: Sequence[Entry], epoch: int, size: int, _task: "asyncio.Task[None]") -> None:
+    def _delivery_ended(self, batch: Sequence[Entry], outage: int, size: int, _task: "asyncio.Task[None]") -> None:
         """A delivery has ended, or was cancelled before it began."""
         for entry in batch:
-            del self.held[entry.key]
-            self.touched.add(entry.channel)
-        self.limit.settled(epoch, len(batch), size)
+            del self.in_delivery[entry.key]
+            self.to_trim.add(entry.channel)
+        self.limit.count_settled(outage, len(batch), size)
 
-    async def _carry(self, entries: Sequence[Entry], *, redelivery: bool) -> None:
+    async def _deliver(self, entries: Sequence[Entry], *, redelivery: bool) -> None:
         """Deliver these events and settle each."""
         try:
-            settlements, deliver = self._set_aside(entries)
+            settlements, deliver = self._divide(entries)
             alone: list[Entry] = []
             if deliver:
                 outcomes, sent = await self._send(deliver, redelivery=redelivery)
@@ -190,11 +190,11 @@ class Worker:
                     self.limit.timed_out(sent.began, sent.ended)
             await self._settle(settlements)
             if alone:
-                await asyncio.gather(*(self._carry([entry], redelivery=redelivery) for entry in alone))
+                await asyncio.gather(*(self._deliver([entry], redelivery=redelivery) for entry in alone))
         except Exception as fault:
             log.exception(Fields(stage=self.stage, channel=entries[0].channel, outcome="failed"))
             if len(entries) > 1:  # the fault may be one event's
-                await asyncio.gather(*(self._carry([entry], redelivery=redelivery) for entry in entries))
+                await asyncio.gather(*(self._deliver([entry], redelivery=redelivery) for entry in entries))
             else:
                 await self._count_fault(entries[0], fault)
 
@@ -203,12 +203,12 @@ class Worker:
         now = time.perf_counter()
         outcome = Failed(None, f"the bridge failed at it: {type(fault).__name__}")
         try:
-            await self._settle([self._settlement(entry, outcome, Sent(now, now, self.limit.epoch))])
+            await self._settle([self._settlement(entry, outcome, Sent(now, now, self.limit.outage))])
         except Exception:
             # Nobody renews this entry now: it is redelivered after the claim time.
             log.exception(self._fields(entry, "left-pending"))
 
-    def _set_aside(self, entries: Sequence[Entry]) -> tuple[list[Settlement], list[Entry]]:
+    def _divide(self, entries: Sequence[Entry]) -> tuple[list[Settlement], list[Entry]]:
         """Divide entries into settlements of those that are not delivered now, and entries to deliver."""
         settlements: list[Settlement] = []
         deliver: list[Entry] = []
@@ -222,15 +222,15 @@ class Worker:
         return settlements, deliver
 
     async def _send(self, entries: Sequence[Entry], *, redelivery: bool) -> tuple[Sequence[Outcome | Undecided], Sent]:
-        epoch = await self.limit.enter(len(entries), redelivery=redelivery)
+        outage = await self.limit.enter(len(entries), redelivery=redelivery)
         began = time.perf_counter()  # uvloop's clock keeps whole milliseconds
         self._metrics.began(len(entries))
         try:
             outcomes = await self._deliverer.deliver(entries)
         finally:
             self._metrics.ended(len(entries))
-            self.limit.leave(epoch, len(entries))
-        return outcomes, Sent(began, time.perf_counter(), epoch)
+            self.limit.leave(outage, len(entries))
+        return outcomes, Sent(began, time.perf_counter(), outage)
 
     def _settlement(self, entry: Entry, outcome: Outcome, sent: Sent) -> Settlement:
         """Return how to settle an entry after this outcome, and tell the limit what the outcome says of the route."""
@@ -240,12 +240,12 @@ class Worker:
             if log.isEnabledFor(logging.DEBUG):
                 log.debug(self._fields(entry, "delivered"))
             self._policy.succeeded()
-            self.limit.succeeded(sent.ended - sent.began, sent.epoch, 1)
+            self.limit.succeeded(sent.ended - sent.began, sent.outage, 1)
             return Complete(entry, of, outcome.reply)
         if isinstance(outcome, Crashed) and outcome.timed_out:
             self.limit.timed_out(sent.began, sent.ended)
         if isinstance(outcome, Refused | Deferred):
-            self.limit.answered(sent.epoch)
+            self.limit.answered(sent.outage)
         decision = self._policy.decide(entry, of, outcome)
         if isinstance(decision, GiveUp):
             return Bury(entry, of, decision.failure)
@@ -254,7 +254,7 @@ class Worker:
         if isinstance(decision, Retry):
             return Park(entry, of, decision.failure, decision.delay)
         self._log_outage(outcome.status, decision.failure.reason)
-        return Park(entry, of, decision.failure, self.limit.failed(sent.epoch, decision.retry_after))
+        return Park(entry, of, decision.failure, self.limit.went_down(sent.outage, decision.retry_after))
 
     def _log_outage(self, status: int | None, reason: str) -> None:
         """Log why a route is down: the first failure, then one line now and then."""
@@ -304,7 +304,7 @@ class Worker:
         reason = f"its reply was refused: {fault}"
         outcome = Failed(None, reason) if isinstance(fault, EventError) else RouteDown(None, reason)
         now = time.perf_counter()
-        return self._settlement(settlement.entry, outcome, Sent(now, now, self.limit.epoch))
+        return self._settlement(settlement.entry, outcome, Sent(now, now, self.limit.outage))
 
     def _settled(self, settlement: Settlement, answer: str) -> None:
         if answer == "stale":
@@ -313,7 +313,7 @@ class Worker:
             log.warning(self._fields(settlement.entry, "buried", status=settlement.failure.status))
             self._metrics.dead_letters += 1
         elif isinstance(settlement, Park | Delay):
-            self._parked.set()
+            self._newly_parked.set()
 
     def _fields(self, entry: Entry, outcome: str, **more: object) -> Fields:
         return Fields(
@@ -325,12 +325,12 @@ class Worker:
 
         Raises JournalUnavailable.
         """
-        if not self.held:
+        if not self.in_delivery:
             return
-        lost = {entry.key for entry in await self.consumer.renew([entry for entry, _ in self.held.values()])}
-        tasks = {self.held[key][1] for key in lost if key in self.held}
+        lost = {entry.key for entry in await self.consumer.renew([entry for entry, _ in self.in_delivery.values()])}
+        tasks = {self.in_delivery[key][1] for key in lost if key in self.in_delivery}
         for task in tasks:
-            keys = {key for key, (_, of) in self.held.items() if of is task}
+            keys = {key for key, (_, of) in self.in_delivery.items() if of is task}
             if keys <= lost and not keys & self._settling and not task.done():
                 log.warning(Fields(stage=self.stage, outcome="lost-claim", entries=len(keys)))
                 task.cancel()
@@ -341,7 +341,7 @@ class Worker:
 
     async def finish(self, *, grace: float) -> None:
         """Let deliveries end for `grace` seconds, then hand the rest back."""
-        tasks = {task for _, task in self.held.values()}
+        tasks = {task for _, task in self.in_delivery.values()}
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=grace)
             for task in late:

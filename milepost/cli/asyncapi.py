@@ -6,7 +6,7 @@ from pathlib import Path
 from milepost import stages_table
 from milepost.cli import payload_classes
 from milepost.cli.local.layout import has_gateway
-from milepost.cli.options import Project
+from milepost.cli.options import ProjectFolder
 from milepost.cli.text import installed_version
 from milepost.events import asyncapi as documents
 
@@ -14,7 +14,7 @@ ENTRANCE = "raw_input"
 """The channel on which a gateway publishes."""
 
 
-def asyncapi(*, project: Project = Path()) -> None:
+def asyncapi(*, project: ProjectFolder = Path()) -> None:
     """Print the project's channels as an AsyncAPI 3.0 document: what each carries, who publishes, who consumes.
 
     It is made of the payload classes and the stages table; nothing has to run. The gateway serves the same document

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from milepost.cli.exits import EXIT_CODES, Exit, Failed
+from milepost.cli.exits import EXIT_CODES, CommandFailed, Exit
 from milepost.cli.local import data_folder
 from milepost.cli.loop import run_on_journal
 from milepost.cli.options import All, AsJson, Data, Entries, EventId, RedisUrl, StageName, Yes
@@ -78,7 +78,7 @@ def show_letter(
     async def work(journal: Journal) -> Exit:
         found = await journal.admin.dead_letters(stage, start=entry, count=1)
         if not found or found[0].entry != entry:
-            raise Failed(
+            raise CommandFailed(
                 f"stage {stage} has no dead letter {entry}; `milepost dead list {stage}` shows which there are"
             )
         letter = found[0]
@@ -159,7 +159,7 @@ async def _settle(
         try:
             settled += await settle(stage, page)
         except ValueError as fault:
-            raise Failed(str(fault)) from None
+            raise CommandFailed(str(fault)) from None
     gone = len(entries) - settled
     print(f"{settled} {done}" + (f", {gone} no longer there" if gone else ""))
     return Exit.DONE if settled or none_is_done else Exit.FAILED
@@ -179,7 +179,9 @@ async def _check_stage(journal: Journal, stage: str) -> None:
         *await journal.admin.dead_stages(),
         *(known.name for known in await journal.admin.stages()),
     }:
-        raise Failed(f"no stage is called {stage}, and none of that name has dead letters; see `milepost stages`")
+        raise CommandFailed(
+            f"no stage is called {stage}, and none of that name has dead letters; see `milepost stages`"
+        )
 
 
 def _check_choice(entries: list[str] | None, event_id: str | None, *, everything: bool) -> None:

@@ -3,7 +3,7 @@
 MilepostError
   Unreachable    Redis or the gateway does not answer
   OutputClosed   nobody reads stdout any more
-  Failed         the command could not do what it was asked for
+  CommandFailed  the command could not do what it was asked for
 """
 
 import enum
@@ -39,7 +39,7 @@ class OutputClosed(MilepostError):
     """Nobody reads standard output any more. Ends the command without a message, as SIGPIPE would."""
 
 
-class Failed(MilepostError):
+class CommandFailed(MilepostError):
     """The command could not do what it was asked for."""
 
 

@@ -20,9 +20,9 @@ import typer
 
 from milepost import stages_table
 from milepost.cli import edit, payload_classes
-from milepost.cli.exits import Failed
+from milepost.cli.exits import CommandFailed
 from milepost.cli.local import layout
-from milepost.cli.options import Project as ProjectFolder
+from milepost.cli.options import ProjectFolder
 from milepost.cli.payload_classes import PAYLOADS, PayloadClasses
 from milepost.cli.stage_templates import StageTemplates
 from milepost.errors import ConfigurationError
@@ -83,7 +83,7 @@ def new(
 
 
 def write_stage(folder: Path, name: str, on: str, emits: str | None) -> None:
-    """Write a stage. Raises ConfigurationError for a wrong name, Failed if something cannot be written."""
+    """Write a stage. Raises ConfigurationError for a wrong name, CommandFailed if something cannot be written."""
     project = Project.read(folder)
     _check_name(project, name)
     stage = _templates(project, name, on, emits)
@@ -192,7 +192,7 @@ def _renders(folder: Path) -> bool:
 
 
 def _manifests(folder: Path, files: Files) -> Files:
-    """knative/manifests as the chart renders it with the new entry. Raises Failed with what the chart says."""
+    """knative/manifests as the chart renders it with the new entry. Raises CommandFailed with what the chart says."""
     if not _renders(folder):
         return {}
     with tempfile.TemporaryDirectory(prefix="milepost-") as made:
@@ -204,13 +204,13 @@ def _manifests(folder: Path, files: Files) -> Files:
             [sys.executable, "-m", "tests.chart.manifests"], cwd=copy, capture_output=True, text=True, check=False
         )
         if ran.returncode != 0:
-            raise Failed(f"the chart cannot be rendered with it: {ran.stderr.strip().rpartition(chr(10))[2]}")
+            raise CommandFailed(f"the chart cannot be rendered with it: {ran.stderr.strip().rpartition(chr(10))[2]}")
         rendered = {path.relative_to(copy): path.read_text() for path in (copy / "knative/manifests").glob("*.yaml")}
     return {path: text for path, text in rendered.items() if (folder / path).read_text() != text}
 
 
 def write(files: Mapping[Path, str]) -> None:
-    """Write all of them or none, whatever signal comes. Raises Failed if that fails."""
+    """Write all of them or none, whatever signal comes. Raises CommandFailed if that fails."""
     before = {path: path.read_bytes() if path.is_file() else None for path in files}
     folders: list[Path] = []
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
@@ -228,7 +228,7 @@ def write(files: Mapping[Path, str]) -> None:
                 path.unlink()
         for made in reversed(folders):
             made.rmdir()
-        raise Failed(f"{fault.filename}: {fault.strerror}; nothing was written") from None
+        raise CommandFailed(f"{fault.filename}: {fault.strerror}; nothing was written") from None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 

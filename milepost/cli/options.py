@@ -55,4 +55,4 @@ StageName = Annotated[
 Entries = Annotated[list[str] | None, typer.Argument(metavar="ENTRY", help="Entries, as listed.")]
 EventId = Annotated[str | None, typer.Option("--id", help="All dead letters of this event id.")]
 All = Annotated[bool, typer.Option("--all", help="All dead letters of the stage.")]
-Project = Annotated[Path, typer.Option(metavar="DIR", help="The project: its functions/ and helm/values.yaml.")]
+ProjectFolder = Annotated[Path, typer.Option(metavar="DIR", help="The project: its functions/ and helm/values.yaml.")]

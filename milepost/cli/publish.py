@@ -10,7 +10,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from milepost.cli.exits import Exit, Failed
+from milepost.cli.exits import CommandFailed, Exit
 from milepost.cli.local import data_folder
 from milepost.cli.loop import run_on_journal
 from milepost.cli.options import Data, RedisUrl
@@ -95,7 +95,7 @@ async def _batches(stream: BinaryIO) -> AsyncIterator[list[Line]]:
         try:
             chunk = await asyncio.to_thread(stream.read1, CHUNK)  # type: ignore[attr-defined]
         except OSError as fault:
-            raise Failed(f"standard input: {fault.strerror}") from None
+            raise CommandFailed(f"standard input: {fault.strerror}") from None
         *complete, rest = (rest + chunk).split(b"\n") if chunk else (rest, b"")
         rest = rest[: MAX_EVENT + 1]  # enough for a line to be refused
         lines = [(number + nth, line) for nth, line in enumerate(complete, 1)]

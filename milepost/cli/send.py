@@ -10,7 +10,7 @@ import httpx
 import typer
 
 from milepost.cli import locate
-from milepost.cli.exits import Exit, Failed, Unreachable
+from milepost.cli.exits import CommandFailed, Exit, Unreachable
 from milepost.cli.local import data_folder
 from milepost.cli.loop import run
 from milepost.cli.options import Data, at_least
@@ -85,7 +85,7 @@ async def _submit(client: httpx.AsyncClient, submission: dict[str, str]) -> str:
     if answer.status_code == 503:
         raise Unreachable(f"the gateway takes nothing now: {_detail(answer)}")
     if answer.status_code != 202:
-        raise Failed(f"the gateway answered {answer.status_code}: {_detail(answer)}")
+        raise CommandFailed(f"the gateway answered {answer.status_code}: {_detail(answer)}")
     accepted = answer.json()
     print(f"{'accepted':<24} {accepted['id']}")
     return str(accepted["status"])

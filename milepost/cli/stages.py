@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from milepost.cli import scale
-from milepost.cli.exits import EXIT_CODES, Exit, Failed
+from milepost.cli.exits import EXIT_CODES, CommandFailed, Exit
 from milepost.cli.local import data_folder
 from milepost.cli.loop import run_on_journal
 from milepost.cli.options import AsJson, Data, RedisUrl, Yes
@@ -82,13 +82,13 @@ async def _print_stages(journal: Journal, data: Path, *, as_json: bool) -> Exit:
 
 
 async def _forget(journal: Journal, name: str, *, sure: bool) -> Exit:
-    """Remove a stage that no bridge serves, with its parked and dead events. Raises StageServed, Failed."""
+    """Remove a stage that no bridge serves, with its parked and dead events. Raises StageServed, CommandFailed."""
     found = next((stage for stage in await journal.admin.stages() if stage.name == name), None)
     if found is None:
         unconsumed = await journal.admin.unconsumed()
         if name in unconsumed:
             return await _forget_journal(journal, name, unconsumed[name], sure=sure)
-        raise Failed(f"no stage is called {name}; `milepost stages` shows which there are")
+        raise CommandFailed(f"no stage is called {name}; `milepost stages` shows which there are")
     say(f"{name}: {found.parked} parked and {found.dead} dead events, and its place in the journal, would be gone")
     if not (sure or found.served or agreed("Forget it?")):
         return Exit.FAILED

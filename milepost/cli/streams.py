@@ -1,8 +1,8 @@
 """The command's standard streams.
 
-A write to stdout that fails raises: OutputClosed where the reader has gone, Failed for anything else, such as a full
-disk. Neither is an OSError, so no handler for a lost connection can take it for one. A write to stderr never raises:
-the exit status says the same.
+A write to stdout that fails raises: OutputClosed where the reader has gone, CommandFailed for anything else, such as
+a full disk. Neither is an OSError, so no handler for a lost connection can take it for one. A write to stderr never
+raises: the exit status says the same.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import stat
 import sys
 from typing import NoReturn, TextIO
 
-from milepost.cli.exits import Failed, OutputClosed
+from milepost.cli.exits import CommandFailed, OutputClosed
 
 
 def install() -> None:
@@ -48,7 +48,7 @@ async def stdout_closed() -> NoReturn:
 
 def leave(code: int) -> NoReturn:
     """End the process at once. The interpreter's own end would wait for threads, or abort on one that reads stdin."""
-    with contextlib.suppress(OutputClosed, Failed):
+    with contextlib.suppress(OutputClosed, CommandFailed):
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -89,7 +89,10 @@ class _Stderr(_Descriptor):
 
 
 def write_out(data: bytes | memoryview, descriptor: int = 1) -> int:
-    """Write to stdout (or another descriptor) and return how many bytes were taken. Raises OutputClosed or Failed."""
+    """Write to stdout (or another descriptor) and return how many bytes were taken.
+
+    Raises OutputClosed or CommandFailed.
+    """
     try:
         try:
             return os.write(descriptor, data)
@@ -99,4 +102,4 @@ def write_out(data: bytes | memoryview, descriptor: int = 1) -> int:
     except (BrokenPipeError, ConnectionResetError):
         raise OutputClosed("nobody reads standard output any more") from None
     except OSError as fault:
-        raise Failed(f"standard output: {fault.strerror}") from None
+        raise CommandFailed(f"standard output: {fault.strerror}") from None

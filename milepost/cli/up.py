@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 
-from milepost.cli.exits import Exit, Failed
+from milepost.cli.exits import CommandFailed, Exit
 from milepost.cli.local import data_folder, layout, probe
 from milepost.cli.local import reload as reloading
 from milepost.cli.local.console import Console
 from milepost.cli.local.layout import Layout, Rank
 from milepost.cli.local.supervisor import READY_WITHIN, Supervisor
-from milepost.cli.options import Project, at_least
+from milepost.cli.options import ProjectFolder, at_least
 from milepost.cli.options import port as port_number
 from milepost.errors import MilepostError
 
@@ -47,7 +47,7 @@ def up(
             help="How long each process may take from its start until it is ready; no limit with --reload.",
         ),
     ] = READY_WITHIN,
-    project: Project = Path(),
+    project: ProjectFolder = Path(),
 ) -> None:
     """Run the whole pipeline on this machine.
 
@@ -145,12 +145,12 @@ class _Pipeline:
     async def _check_shared(self, own: int) -> None:
         """Look for bridges of another pipeline on this Redis, beside `own` of ours.
 
-        Raises Failed if they look for records in another MongoDB: each pipeline takes events of both.
+        Raises CommandFailed if they look for records in another MongoDB: each pipeline takes events of both.
         """
         if await probe.bridges_on(self._layout.redis) <= own:
             return
         if self._layout.mongo and "MONGO_URL" not in self._layout.real:
-            raise Failed(
+            raise CommandFailed(
                 "REDIS_URL: another pipeline uses this Redis; each would take events whose records are in the MongoDB "
                 "of the other. Stop it, name another Redis, or give both the same MONGO_URL"
             )

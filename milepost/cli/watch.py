@@ -12,7 +12,7 @@ import typer
 from redis.exceptions import RedisError
 
 from milepost.cli import streams
-from milepost.cli.exits import Exit, Failed
+from milepost.cli.exits import CommandFailed, Exit
 from milepost.cli.local import data_folder
 from milepost.cli.local.console import in_colour, is_colour_terminal
 from milepost.cli.loop import run_on_journal
@@ -23,7 +23,7 @@ from milepost.events.strict_json import dumps, loads
 from milepost.graph import Graph
 from milepost.journal import Journal, StageStatus
 from milepost.journal.connection import CANCEL_AGAIN
-from milepost.journal.failover import Watch
+from milepost.journal.failover import FailoverWatch
 from milepost.journal.subscription import Message, Subscription, subscribed
 
 LONGEST_PAUSE = 2.0
@@ -57,8 +57,8 @@ def watch(
 async def _watch(journal: Journal, channels: Sequence[str], *, as_json: bool) -> Exit:
     watched = _Watched(sorted(set(channels)) or all_channels(await journal.admin.stages()))
     if not watched.channels:
-        raise Failed("no bridge has named any stage yet: start one, or name the channels to watch")
-    work = [streams.stdout_closed(), _show(journal, watched, as_json=as_json), Watch(journal.redis).run()]
+        raise CommandFailed("no bridge has named any stage yet: start one, or name the channels to watch")
+    work = [streams.stdout_closed(), _show(journal, watched, as_json=as_json), FailoverWatch(journal.redis).run()]
     if not channels:
         work.append(_follow_table(journal, watched))
     tasks = [asyncio.create_task(one) for one in work]

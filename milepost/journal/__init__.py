@@ -9,12 +9,12 @@ from milepost.journal.consumer import (
     Failure,
     GroupMissing,
     Park,
-    Refused,
     Settlement,
+    SettlementRefused,
     Taken,
 )
 from milepost.journal.journal import Journal
-from milepost.journal.maintenance import Foreign, Maintenance, Unreadable
+from milepost.journal.maintenance import Adoption, Maintenance, Unreadable
 from milepost.journal.models import BEAT_FRESH, DeadLetter, Depth, Entry, Forgotten, Note, StageStatus, Wiring
 from milepost.journal.scripts import Scripts
 
@@ -22,6 +22,7 @@ __all__ = [
     "BEAT_FRESH",
     "BROKER",
     "Admin",
+    "Adoption",
     "Bury",
     "Complete",
     "Consumer",
@@ -30,16 +31,15 @@ __all__ = [
     "Depth",
     "Entry",
     "Failure",
-    "Foreign",
     "Forgotten",
     "GroupMissing",
     "Journal",
     "Maintenance",
     "Note",
     "Park",
-    "Refused",
     "Scripts",
     "Settlement",
+    "SettlementRefused",
     "StageNotServed",
     "StageServed",
     "StageStatus",

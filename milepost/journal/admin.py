@@ -9,7 +9,7 @@ from milepost.errors import MilepostError
 from milepost.events.strict_json import loads
 from milepost.journal import keys
 from milepost.journal.models import BEAT_FRESH, DeadLetter, Depth, Forgotten, StageStatus, milliseconds
-from milepost.journal.scripts import Letter, Scripts, StageChannels, unavailable
+from milepost.journal.scripts import DepthRow, LetterRow, Scripts, unavailable
 
 BROKER = "broker"
 """Name of the one route there is in broker mode, of its group and of its parked events."""
@@ -59,7 +59,7 @@ class Admin:
     async def depths(self, stages: Mapping[str, Sequence[str]]) -> list[Depth]:
         """What waits for each of these stages, which are given with the channels they consume."""
         rows = await self._scripts.depth(
-            stages=[StageChannels(stage, " ".join(channels)) for stage, channels in stages.items()]
+            stages=[DepthRow(stage, " ".join(channels)) for stage, channels in stages.items()]
         )
         return [
             Depth(stage, backlog, parked, dead, None if oldest < 0 else oldest / 1000)
@@ -125,7 +125,7 @@ class Admin:
         if stage == "bridge":
             raise ValueError("what the bridge itself could not read cannot be replayed; drop it")
         answer = await self._scripts.replay(
-            stage=stage, broker=BROKER, fresh=FRESH, letters=[Letter(entry) for entry in entries]
+            stage=stage, broker=BROKER, fresh=FRESH, letters=[LetterRow(entry) for entry in entries]
         )
         if isinstance(answer, list):
             route, channel = (text.decode() for text in answer)

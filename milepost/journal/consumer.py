@@ -17,15 +17,15 @@ from milepost.coalescer import Coalescer
 from milepost.errors import EventError, JournalUnavailable, MilepostError
 from milepost.events.event import Event
 from milepost.journal import keys
-from milepost.journal.models import Entry, milliseconds, submitted
+from milepost.journal.models import Entry, event_row, milliseconds
 from milepost.journal.scripts import (
-    Buried,
-    Channel,
-    Completion,
-    Parked,
+    BuryRow,
+    ChannelRow,
+    CompleteRow,
+    EntryRow,
+    ParkRow,
     Scripts,
-    StreamEntry,
-    StreamName,
+    StreamRow,
     Text,
     unavailable,
 )
@@ -88,7 +88,7 @@ class Bury:
 Settlement = Complete | Park | Delay | Bury
 
 
-class Refused(MilepostError):
+class SettlementRefused(MilepostError):
     """Redis refuses this settlement and not others: a key of another type, or one that the user may not write."""
 
 
@@ -129,30 +129,30 @@ class Consumer:
         self.name = name
         self._retries = {keys.retries(stage, channel): channel for channel in channels}
         self._journals = {keys.journal(channel): channel for channel in channels}
-        self._streams = [*map(StreamName, self._retries), *map(StreamName, self._journals)]
+        self._streams = [*map(StreamRow, self._retries), *map(StreamRow, self._journals)]
         self._reader = reader
         self._scripts = scripts
         self._takes = Scripts(scripts.redis, reader)
         self._deadline = milliseconds(deadline)
-        self._complete: Coalescer[Completion, bytes] = Coalescer(self._complete_all, size=_size, pace=PACE)
-        self._park: Coalescer[Parked, bytes] = Coalescer(self._park_all, size=_size, pace=PACE)
-        self._bury: Coalescer[Buried, bytes] = Coalescer(self._bury_all, size=_size, pace=PACE)
+        self._complete: Coalescer[CompleteRow, bytes] = Coalescer(self._complete_all, size=_size, pace=PACE)
+        self._park: Coalescer[ParkRow, bytes] = Coalescer(self._park_all, size=_size, pace=PACE)
+        self._bury: Coalescer[BuryRow, bytes] = Coalescer(self._bury_all, size=_size, pace=PACE)
 
     async def ensure(self) -> bool:
         """Make the groups where they are missing, from the beginning of their journals. True if one was."""
-        return bool(await self._scripts.ensure(stage=self.stage, channels=[Channel(name) for name in self.channels]))
+        return bool(await self._scripts.ensure(stage=self.stage, channels=[ChannelRow(name) for name in self.channels]))
 
-    async def take(self, most: int, *, over: int = 0, claim: float = 0) -> Taken:
+    async def take(self, most: int, *, extra: int = 0, claim: float = 0) -> Taken:
         """Return up to `most` entries: redeliveries first, then retries, then unread events. Does not wait.
 
-        With `claim`, entries that another consumer has not renewed for so many seconds are redelivered, up to `over`
+        With `claim`, entries that another consumer has not renewed for so many seconds are redelivered, up to `extra`
         more than `most`. Raises GroupMissing. After JournalUnavailable the lost replies may have carried entries: they
         are pending now, and `reread` returns them.
         """
         entries: list[Entry] = []
         destroyed = 0
-        if claim and most + over:
-            entries, destroyed = await self._take_over(most + over, claim)
+        if claim and most + extra:
+            entries, destroyed = await self._take_over(most + extra, claim)
         redelivered = len(entries)
         if most > len(entries):
             entries += await self._read([*self._retries], ">", most - len(entries))
@@ -209,8 +209,8 @@ class Consumer:
     async def settle(self, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
         """Settle deliveries. For each: `done`, `buried`, or `stale` when someone else has settled the entry.
 
-        Or why it was not settled: JournalUnavailable (it may be tried again), Refused, or EventError for a settlement
-        that cannot be written.
+        Or why it was not settled: JournalUnavailable (it may be tried again), SettlementRefused, or EventError for a
+        settlement that cannot be written.
         """
         answers: list[str | MilepostError] = []
         for future in [self._put(settlement) for settlement in settlements]:
@@ -224,38 +224,38 @@ class Consumer:
         try:
             match settlement:
                 case Complete(entry, event_id, None):
-                    return self._complete.put(Completion(entry.stream, entry.id, event_id, "", "", ""))
+                    return self._complete.put(CompleteRow(entry.stream, entry.id, event_id, "", "", ""))
                 case Complete(entry, _, Event() as reply):
-                    channel, _, of, event, data = submitted(reply)
-                    return self._complete.put(Completion(entry.stream, entry.id, of, channel, event, data))
+                    channel, _, of, event, data = event_row(reply)
+                    return self._complete.put(CompleteRow(entry.stream, entry.id, of, channel, event, data))
                 case Bury(entry, event_id, failure):
                     return self._bury.put(
-                        Buried(entry.stream, entry.id, entry.channel, entry.event, event_id, *_counted(failure))
+                        BuryRow(entry.stream, entry.id, entry.channel, entry.event, event_id, *_failure_fields(failure))
                     )
                 case Park(entry, event_id, failure, delay):
-                    return self._park.put(_parked(entry, event_id, failure, delay))
+                    return self._park.put(_park_row(entry, event_id, failure, delay))
                 case Delay(entry, event_id, delay):
                     untried = Failure("", None, entry.attempts, entry.crashes)
-                    return self._park.put(_parked(entry, event_id, untried, delay))
+                    return self._park.put(_park_row(entry, event_id, untried, delay))
                 case _:
                     raise TypeError(settlement)
         except (MilepostError, ValueError) as fault:
             return EventError(str(fault))
 
-    async def _complete_all(self, rows: Sequence[Completion]) -> Sequence[bytes]:
+    async def _complete_all(self, rows: Sequence[CompleteRow]) -> Sequence[bytes]:
         return list(await self._scripts.complete(stage=self.stage, completions=rows))
 
-    async def _park_all(self, rows: Sequence[Parked]) -> Sequence[bytes]:
+    async def _park_all(self, rows: Sequence[ParkRow]) -> Sequence[bytes]:
         return list(await self._scripts.park(stage=self.stage, deadline=self._deadline, deliveries=rows))
 
-    async def _bury_all(self, rows: Sequence[Buried]) -> Sequence[bytes]:
+    async def _bury_all(self, rows: Sequence[BuryRow]) -> Sequence[bytes]:
         return list(await self._scripts.bury(stage=self.stage, deliveries=rows))
 
     async def renew(self, entries: Iterable[Entry]) -> list[Entry]:
         """Keep the claim on these entries. Returns those that are no longer this consumer's."""
         held = list(entries)
         lost = await self._scripts.renew(
-            stage=self.stage, consumer=self.name, entries=[StreamEntry(entry.stream, entry.id) for entry in held]
+            stage=self.stage, consumer=self.name, entries=[EntryRow(entry.stream, entry.id) for entry in held]
         )
         return [held[index] for index in lost]
 
@@ -285,14 +285,14 @@ def _size(row: Sequence[Text]) -> int:
     return sum(len(field if isinstance(field, bytes) else str(field).encode()) for field in row)
 
 
-def _parked(entry: Entry, event_id: str, failure: Failure, delay: float) -> Parked:
-    return Parked(
+def _park_row(entry: Entry, event_id: str, failure: Failure, delay: float) -> ParkRow:
+    return ParkRow(
         *(entry.stream, entry.id, entry.channel, entry.event, event_id, entry.since, round(delay * 1000)),
-        *_counted(failure),
+        *_failure_fields(failure),
     )
 
 
-def _counted(failure: Failure) -> tuple[int, int, str, str]:
+def _failure_fields(failure: Failure) -> tuple[int, int, str, str]:
     reason = failure.reason.encode(errors="replace").decode()
     return failure.attempts, failure.crashes, reason, "" if failure.status is None else str(failure.status)
 
@@ -304,4 +304,4 @@ def _answer(answer: bytes | MilepostError) -> str | MilepostError:
     if not text.startswith("error "):
         return text
     fault = unavailable(RedisError(text.removeprefix("error ")))
-    return fault if "full" in str(fault) else Refused(str(fault))
+    return fault if "full" in str(fault) else SettlementRefused(str(fault))

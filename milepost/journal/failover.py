@@ -5,8 +5,9 @@ After a failover a connection may still lead to the old primary. Two rules make 
 1. A refusal that only another server can lift (milepost.journal.refusals) closes the connection on which it came,
    wherever it stands: an error reply, an error inside an array, or text inside a script's answer. The next call
    connects again. The connections themselves follow this rule.
-2. Every two seconds `Watch` opens a new connection and asks who answers. If that is another server than before, it
-   closes all older connections, though nothing was refused on them: the old primary may be frozen or cut off.
+2. Every two seconds `FailoverWatch` opens a new connection and asks which server answers. If that is another server
+   than before, it closes all older connections, though nothing was refused on them: the old primary may be frozen or
+   cut off.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ LOOK_TRUSTED = 0.2
 """Seconds for which a look is not repeated."""
 
 
-class Watch:
+class FailoverWatch:
     """Looks where new connections lead, for one process. `redis` and the clients that are `add`ed follow it there."""
 
     def __init__(self, redis: Redis) -> None:

@@ -13,9 +13,9 @@ from milepost.events.event import Event
 from milepost.events.strict_json import DEEPEST, loads
 from milepost.journal import keys
 from milepost.journal.admin import Admin
-from milepost.journal.failover import Watch
-from milepost.journal.models import BEAT_FRESH, Note, milliseconds, moment, submitted
-from milepost.journal.scripts import Scripts, Submitted, checked, unavailable
+from milepost.journal.failover import FailoverWatch
+from milepost.journal.models import BEAT_FRESH, Note, event_row, milliseconds, moment
+from milepost.journal.scripts import EventRow, Scripts, checked, unavailable
 from milepost.settings import JournalSettings
 
 BACKLOG_TRUSTED = timedelta(seconds=0.1)
@@ -36,10 +36,10 @@ class Journal:
         self.redis = redis
         self.scripts = Scripts(redis)
         self.admin = Admin(self.scripts)
-        self.watch = Watch(redis)
+        self.watch = FailoverWatch(redis)
         self._dedup = milliseconds(settings.dedup)
         self._limit = settings.backlog_limit
-        self._publishes: Coalescer[Submitted, bytes] = Coalescer(
+        self._publishes: Coalescer[EventRow, bytes] = Coalescer(
             self._publish_all, size=lambda row: sum(len(text.encode()) for text in row)
         )
 
@@ -49,7 +49,7 @@ class Journal:
         Returns False, and does nothing, if this (source, id) was published before. Raises JournalUnavailable;
         BacklogFull if too many events wait, in all or for this channel: then nothing was written.
         """
-        answer = await self._publishes.submit(submitted(event))
+        answer = await self._publishes.submit(event_row(event))
         if answer == b"crowded":
             raise BacklogFull(
                 f"no stage consumes {event.type!r}, and {MOST_UNCONSUMED} channels that none consumes exist already"
@@ -58,7 +58,7 @@ class Journal:
             raise BacklogFull(f"no bridge serves the stages of {event.type!r}, and {self._limit} events wait for them")
         return checked([answer]) == ["done"]
 
-    async def _publish_all(self, rows: Sequence[Submitted]) -> Sequence[bytes]:
+    async def _publish_all(self, rows: Sequence[EventRow]) -> Sequence[bytes]:
         answers = await self.scripts.publish(
             limit=self._limit,
             fresh=milliseconds(BEAT_FRESH),

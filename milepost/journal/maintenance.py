@@ -10,8 +10,8 @@ from milepost.events.strict_json import dumps
 from milepost.journal import keys, scripts
 from milepost.journal.admin import BROKER, FRESH
 from milepost.journal.consumer import Failure
-from milepost.journal.models import Wiring, milliseconds, submitted
-from milepost.journal.scripts import RouteChannel, Scripts, StageName, checked
+from milepost.journal.models import Wiring, event_row, milliseconds
+from milepost.journal.scripts import RouteRow, Scripts, StageRow, checked
 
 MOST_UNREADABLE = 10_000
 """Messages kept under `dead:bridge`."""
@@ -33,7 +33,7 @@ _ITS_OWN = re.compile(r"error .*(WRONGTYPE|NOPERM|can't access)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
+class Adoption:
     """An event that a foreign program published, as `message`. `token`: of the lease under which a plain message was
     received.
     """
@@ -60,14 +60,14 @@ class Maintenance:
         self._dedup = milliseconds(dedup)
         self._limit = limit
 
-    async def adopt(self, batch: Sequence[Foreign]) -> list[str]:
+    async def adopt(self, batch: Sequence[Adoption]) -> list[str]:
         """Journal foreign events. For each: `done`, `seen`, `not leading`, or `error` and why Redis refused it alone.
 
         Raises JournalUnavailable too if one was refused for the state that Redis is in.
         """
         answers = await self._scripts.adopt(
             dedup=self._dedup,
-            messages=[scripts.Message(item.token or "", *submitted(item.event)) for item in batch],
+            messages=[scripts.AdoptRow(item.token or "", *event_row(item.event)) for item in batch],
         )
         texts: list[str] = [answer.decode() for answer in answers]
         checked([answer for answer, text in zip(answers, texts, strict=True) if not _ITS_OWN.match(text)])
@@ -75,7 +75,7 @@ class Maintenance:
 
     async def announce(self, event: Event) -> bool:
         """Announce an event that a Broker carries on by itself. False if it was announced before."""
-        answer = await self._scripts.announce(dedup=self._dedup, **submitted(event)._asdict())
+        answer = await self._scripts.announce(dedup=self._dedup, **event_row(event)._asdict())
         return bool(answer == b"done")
 
     async def bury_given_up(self, stage: str, event: Event, failure: Failure) -> None:
@@ -92,7 +92,7 @@ class Maintenance:
 
     async def unreadable(self, batch: Sequence[Unreadable]) -> int:
         """Keep messages that nobody can carry; returns how many older ones were removed for them."""
-        rows = [scripts.Unreadable(item.message[:LARGEST_UNREADABLE], item.channel, item.reason) for item in batch]
+        rows = [scripts.UnreadableRow(item.message[:LARGEST_UNREADABLE], item.channel, item.reason) for item in batch]
         return int(await self._scripts.unreadable(most=MOST_UNREADABLE, messages=rows))
 
     async def lease(self, token: str, *, ttl: float, announce: bool, received: bool = False) -> str:
@@ -116,7 +116,7 @@ class Maintenance:
         False, and nothing is written, if the other delivery mode is served and these routes are not.
         """
         rows = [
-            scripts.Beat(
+            scripts.BeatRow(
                 name, dumps({"consumes": list(wiring.consumes), "emits": list(wiring.emits), "url": wiring.url})
             )
             for name, wiring in routes.items()
@@ -128,7 +128,7 @@ class Maintenance:
 
         Returns why that is not possible yet, or None.
         """
-        rows = [RouteChannel(name, channel) for name, wiring in routes.items() for channel in wiring.consumes]
+        rows = [RouteRow(name, channel) for name, wiring in routes.items() for channel in wiring.consumes]
         answer, *of = await self._scripts.switch(fresh=FRESH, broker=BROKER, routes=rows)
         if answer == b"served":
             return f"the other delivery mode still serves {of[0].decode()}, or did less than a minute ago"
@@ -144,7 +144,7 @@ class Maintenance:
 
         Returns how many, the seconds until the next is due (None: nothing is parked), and why Redis refused a stage's.
         """
-        woken, due, *refused = await self._scripts.wake(most=most, stages=[StageName(stage) for stage in stages])
+        woken, due, *refused = await self._scripts.wake(most=most, stages=[StageRow(stage) for stage in stages])
         texts = [text.decode() for text in refused]
         return int(woken), None if int(due) < 0 else int(due) / 1000, dict(zip(texts[::2], texts[1::2], strict=True))
 

@@ -8,7 +8,7 @@ from typing import Any
 from milepost.events.event import Event
 from milepost.events.strict_json import dumps
 from milepost.journal import keys
-from milepost.journal.scripts import Submitted
+from milepost.journal.scripts import EventRow
 
 BEAT_FRESH = 60.0
 """Seconds without a beat after which a stage is not served."""
@@ -179,8 +179,8 @@ def milliseconds(duration: timedelta | float) -> int:
     return max(1, round(seconds * 1000))
 
 
-def submitted(event: Event) -> Submitted:
+def event_row(event: Event) -> EventRow:
     """Return an event as the scripts take it."""
     data = dumps(event.data)
     seen = keys.seen(event.source, event.id).removeprefix(keys.SEEN)
-    return Submitted(event.type, seen, event.id, event.to_json(), data if len(data) <= LARGEST_NOTE else "null")
+    return EventRow(event.type, seen, event.id, event.to_json(), data if len(data) <= LARGEST_NOTE else "null")

@@ -32,7 +32,7 @@ SCRIPTS: dict[str, str] = {}
 """Name → text of each script, as it is sent to Redis."""
 
 
-class Submitted(NamedTuple):
+class EventRow(NamedTuple):
     """An event that comes through a door. `data` as the status notes it."""
 
     channel: str
@@ -42,7 +42,7 @@ class Submitted(NamedTuple):
     data: str
 
 
-class Message(NamedTuple):
+class AdoptRow(NamedTuple):
     """The same of a message that a foreign program published; `token` of the lease it was received under, or empty."""
 
     token: str
@@ -53,7 +53,7 @@ class Message(NamedTuple):
     data: str
 
 
-class Completion(NamedTuple):
+class CompleteRow(NamedTuple):
     """A delivery that succeeded, and the reply with its channel, or an empty channel."""
 
     stream: str
@@ -64,7 +64,7 @@ class Completion(NamedTuple):
     data: str
 
 
-class Parked(NamedTuple):
+class ParkRow(NamedTuple):
     """A delivery to be made again. `since` in milliseconds of Redis TIME, `delay` in milliseconds."""
 
     stream: str
@@ -80,7 +80,7 @@ class Parked(NamedTuple):
     status: str
 
 
-class Buried(NamedTuple):
+class BuryRow(NamedTuple):
     """A delivery that is not made again."""
 
     stream: str
@@ -94,59 +94,59 @@ class Buried(NamedTuple):
     status: str
 
 
-class StreamEntry(NamedTuple):
+class EntryRow(NamedTuple):
     """One entry of a stream."""
 
     stream: str
     entry: str
 
 
-class StreamName(NamedTuple):
+class StreamRow(NamedTuple):
     """One stream."""
 
     stream: str
 
 
-class Channel(NamedTuple):
+class ChannelRow(NamedTuple):
     """One channel."""
 
     channel: str
 
 
-class StageName(NamedTuple):
+class StageRow(NamedTuple):
     """One stage."""
 
     stage: str
 
 
-class Letter(NamedTuple):
+class LetterRow(NamedTuple):
     """A dead letter's entry."""
 
     entry: str
 
 
-class Beat(NamedTuple):
+class BeatRow(NamedTuple):
     """A stage, and JSON of its wiring."""
 
     stage: str
     wiring: str
 
 
-class RouteChannel(NamedTuple):
+class RouteRow(NamedTuple):
     """A stage, and a channel that it consumes."""
 
     stage: str
     channel: str
 
 
-class StageChannels(NamedTuple):
+class DepthRow(NamedTuple):
     """A stage, and the channels that it consumes, separated by spaces."""
 
     stage: str
     channels: str
 
 
-class Unreadable(NamedTuple):
+class UnreadableRow(NamedTuple):
     """A message that the bridge cannot carry."""
 
     event: bytes
@@ -154,7 +154,7 @@ class Unreadable(NamedTuple):
     reason: str
 
 
-class StageSlots(NamedTuple):
+class StatsRow(NamedTuple):
     """Statistics of one stage under one bridge: their key, and JSON of their slots."""
 
     key: str
@@ -257,17 +257,17 @@ class Scripts:
         most_unconsumed: int,
         trusted: int,
         dedup: int,
-        events: Sequence[Submitted],
+        events: Sequence[EventRow],
     ) -> Any: ...
 
     @script
     async def backlog(self, *, fresh: int) -> Any: ...
 
     @script
-    async def adopt(self, *, dedup: int, messages: Sequence[Message]) -> Any: ...
+    async def adopt(self, *, dedup: int, messages: Sequence[AdoptRow]) -> Any: ...
 
     @script
-    async def unreadable(self, *, most: int, messages: Sequence[Unreadable]) -> Any: ...
+    async def unreadable(self, *, most: int, messages: Sequence[UnreadableRow]) -> Any: ...
 
     @script
     async def announce(self, *, dedup: int, channel: str, source_id: str, id: str, event: str, data: str) -> Any: ...
@@ -288,43 +288,43 @@ class Scripts:
     # a stage's consumers
 
     @script
-    async def ensure(self, *, stage: str, channels: Sequence[Channel]) -> Any: ...
+    async def ensure(self, *, stage: str, channels: Sequence[ChannelRow]) -> Any: ...
 
     @script
-    async def switch(self, *, fresh: int, broker: str, routes: Sequence[RouteChannel]) -> Any: ...
+    async def switch(self, *, fresh: int, broker: str, routes: Sequence[RouteRow]) -> Any: ...
 
     @script
     async def take_over(
-        self, *, stage: str, consumer: str, most: int, claim: int, streams: Sequence[StreamName]
+        self, *, stage: str, consumer: str, most: int, claim: int, streams: Sequence[StreamRow]
     ) -> Any: ...
 
     @script
-    async def complete(self, *, stage: str, completions: Sequence[Completion]) -> Any: ...
+    async def complete(self, *, stage: str, completions: Sequence[CompleteRow]) -> Any: ...
 
     @script
-    async def park(self, *, stage: str, deadline: int, deliveries: Sequence[Parked]) -> Any: ...
+    async def park(self, *, stage: str, deadline: int, deliveries: Sequence[ParkRow]) -> Any: ...
 
     @script
-    async def bury(self, *, stage: str, deliveries: Sequence[Buried]) -> Any: ...
+    async def bury(self, *, stage: str, deliveries: Sequence[BuryRow]) -> Any: ...
 
     @script
-    async def renew(self, *, stage: str, consumer: str, entries: Sequence[StreamEntry]) -> Any: ...
+    async def renew(self, *, stage: str, consumer: str, entries: Sequence[EntryRow]) -> Any: ...
 
     @script
     async def hand_back(
-        self, *, stage: str, consumer: str, claim: int, most: int, streams: Sequence[StreamName]
+        self, *, stage: str, consumer: str, claim: int, most: int, streams: Sequence[StreamRow]
     ) -> Any: ...
 
     @script
-    async def reap(self, *, stage: str, consumer: str, idle: int, streams: Sequence[StreamName]) -> Any: ...
+    async def reap(self, *, stage: str, consumer: str, idle: int, streams: Sequence[StreamRow]) -> Any: ...
 
     # maintenance
 
     @script
-    async def beat(self, *, fresh: int, broker: str, routes: Sequence[Beat]) -> Any: ...
+    async def beat(self, *, fresh: int, broker: str, routes: Sequence[BeatRow]) -> Any: ...
 
     @script
-    async def wake(self, *, most: int, stages: Sequence[StageName]) -> Any: ...
+    async def wake(self, *, most: int, stages: Sequence[StageRow]) -> Any: ...
 
     @script
     async def trim(self, *, channel: str, fresh: int, limit: int) -> Any: ...
@@ -339,15 +339,15 @@ class Scripts:
     async def release(self, *, token: str, handover: int) -> Any: ...
 
     @script
-    async def stats(self, *, kept: int, stages: Sequence[StageSlots]) -> Any: ...
+    async def stats(self, *, kept: int, stages: Sequence[StatsRow]) -> Any: ...
 
     # operators
 
     @script
-    async def depth(self, *, stages: Sequence[StageChannels]) -> Any: ...
+    async def depth(self, *, stages: Sequence[DepthRow]) -> Any: ...
 
     @script
-    async def replay(self, *, stage: str, broker: str, fresh: int, letters: Sequence[Letter]) -> Any: ...
+    async def replay(self, *, stage: str, broker: str, fresh: int, letters: Sequence[LetterRow]) -> Any: ...
 
     @script
     async def forget(self, *, stage: str, fresh: int) -> Any: ...

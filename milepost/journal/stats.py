@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from milepost.events.strict_json import dumps, loads
 from milepost.journal import keys
-from milepost.journal.scripts import Scripts, StageSlots, unavailable
+from milepost.journal.scripts import Scripts, StatsRow, unavailable
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the buckets of a histogram of deliveries, in seconds; one more bucket is above them."""
@@ -85,7 +85,7 @@ async def write(scripts: Scripts, bridge: str, stages: Mapping[str, Sequence[Slo
             [round(slot.age * 1000), *(getattr(slot.counts, name) for name in _WHOLE), slot.counts.seconds]
             for slot in slots
         ]
-        rows.append(StageSlots(keys.stats(stage, bridge), stage, dumps(counts)))
+        rows.append(StatsRow(keys.stats(stage, bridge), stage, dumps(counts)))
     await scripts.stats(kept=round(KEPT * 1000), stages=rows)
 
 

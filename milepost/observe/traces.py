@@ -113,7 +113,7 @@ def _exporter(name: str) -> "SpanExporter":
     return OTLPSpanExporter()
 
 
-class Delivery:
+class DeliverySpan:
     """One POST of an event to its stage: what to send along, and where to note what came of it."""
 
     def __init__(self, span: "Span", headers: Mapping[str, str], *, begun: bool) -> None:
@@ -173,7 +173,7 @@ class Tracer:
             yield replace(event, extensions={**event.extensions, **self._carrier()})
 
     @contextmanager
-    def deliver(self, stage: str, text: bytes, attempts: int) -> Iterator[Delivery]:
+    def deliver(self, stage: str, text: bytes, attempts: int) -> Iterator[DeliverySpan]:
         """Around one POST of a journaled event, after so many failed attempts. In the trace of its creation."""
         event = _read(text)
         with self._tracer.start_as_current_span(
@@ -183,7 +183,7 @@ class Tracer:
             attributes={**_attributes("deliver", "send", event, stage), "milepost.attempts": attempts},
         ) as span:
             begun = event is not None and "traceparent" in event.extensions
-            yield Delivery(span, self._carrier(), begun=begun)
+            yield DeliverySpan(span, self._carrier(), begun=begun)
 
     @contextmanager
     def process(self, stage: str, channel: str, headers: Mapping[str, str]) -> Iterator["Span"]:

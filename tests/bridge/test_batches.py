@@ -227,7 +227,7 @@ async def test_503_to_a_batch_parks_it_and_posts_none_of_it_alone(rig: Rig) -> N
     away = False
     assert not stage.count, "none of the batch was posted by itself"
     (worker,) = bridge.workers
-    worker.limit.answered(worker.limit.epoch)  # as if those five minutes were over
+    worker.limit.answered(worker.limit.outage)  # as if those five minutes were over
     await eventually(lambda: nothing_pending(rig, stage))
     await rig.overdue("stage")
     await settled(rig, stage)
@@ -329,7 +329,7 @@ async def test_stop_hands_back_a_batch_and_another_bridge_delivers_it(rig: Rig) 
     bridge = await rig.bridge(BATCH, grace="PT0.1S")
     await eventually(lambda: stage.batches)
     await rig.stop(bridge)
-    assert not bridge.workers[0].held
+    assert not bridge.workers[0].in_delivery
     assert await rig.pending(stage) == 8
     stage.batch_script = stage.succeed_together
     await rig.bridge(BATCH)

@@ -101,7 +101,7 @@ async def test_parked_event_holds_no_slot_and_no_journal(rig: Rig) -> None:
     await rig.publish_all("in", [f"{n}" for n in range(50)])
     await eventually(lambda: len(stage.count) == 51)
     await eventually(lambda: not_any(rig), what="the journal trimmed")
-    await eventually(lambda: bridge.workers[0].limit.taken == 0, what="settled in the bridge too")
+    await eventually(lambda: bridge.workers[0].limit.unsettled == 0, what="settled in the bridge too")
     assert value(bridge, "stale_total", stage="stage") == 0
 
 

@@ -72,7 +72,7 @@ async def test_each_channel_has_a_limit_of_its_own(rig: Rig) -> None:
     await rig.publish_all("in", [f"in-{n}" for n in range(20)])
     await rig.publish_all("middle", [f"middle-{n}" for n in range(20)])
     await eventually(lambda: sink.on_wire == 8)
-    assert [worker.limit.taken for worker in bridge.workers] == [4, 4]
+    assert [worker.limit.unsettled for worker in bridge.workers] == [4, 4]
     go.set()
     await eventually(lambda: len(sink.count) == 40)
     assert sink.most_on_wire == 8

@@ -43,11 +43,11 @@ async def test_events_in_delivery_and_waiting_are_shown(rig: Rig) -> None:
     await rig.publish_all("in", ["1", "2", "3"])
     await eventually(lambda: value(bridge, "in_flight", stage="stage") == 2)
     await eventually(lambda: value(bridge, "backlog_events", stage="stage") == 3)
-    await eventually(lambda: value(bridge, "oldest_pending_seconds", stage="stage") > 0)
+    await eventually(lambda: value(bridge, "oldest_event_seconds", stage="stage") > 0)
     go.set()
     await eventually(lambda: rig.settled(stage))
     await eventually(lambda: value(bridge, "backlog_events", stage="stage") == 0)
-    assert value(bridge, "oldest_pending_seconds", stage="stage") == 0
+    assert value(bridge, "oldest_event_seconds", stage="stage") == 0
     assert value(bridge, "in_flight", stage="stage") == 0
 
 

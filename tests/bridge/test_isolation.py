@@ -61,8 +61,8 @@ async def test_unexpected_exception_is_counted_and_ends_as_a_dead_letter_with_it
     assert letter.reason == "the bridge failed at it: BridgeError"
     delivered = [*stage.count, *(of for events in stage.batches for of in events)]
     assert sorted(delivered) == good
-    await eventually(lambda: bridge.workers[0].limit.taken == 0, what="settled in the bridge too")
-    assert (bridge.workers[0].limit.sent, value(bridge, "in_flight", stage="stage")) == (0, 0)
+    await eventually(lambda: bridge.workers[0].limit.unsettled == 0, what="settled in the bridge too")
+    assert (bridge.workers[0].limit.in_flight, value(bridge, "in_flight", stage="stage")) == (0, 0)
     assert value(bridge, "stale_total", stage="stage") == 0
 
 
@@ -83,7 +83,7 @@ async def test_event_that_redis_refuses_to_park_holds_no_slot_and_no_other_event
     await rig.redis.delete(keys.parked("stage"))
     await eventually(lambda: rig.settled(stage), what="redelivered after the claim time")
     assert stage.count == {"bad": 2} | dict.fromkeys(ids, 1)
-    await eventually(lambda: bridge.workers[0].limit.taken == 0, what="settled in the bridge too")
+    await eventually(lambda: bridge.workers[0].limit.unsettled == 0, what="settled in the bridge too")
 
 
 async def test_reply_that_redis_refuses_parks_its_event_and_holds_up_no_other_stage(rig: Rig) -> None:
@@ -94,7 +94,7 @@ async def test_reply_that_redis_refuses_parks_its_event_and_holds_up_no_other_st
     bridge = await rig.bridge({**HASTY, "retry": 0})
     await rig.publish("in", "1")
     await eventually(lambda: rig.parked("stage"))
-    await eventually(lambda: not bridge.workers[0].held, what="it holds no slot")
+    await eventually(lambda: not bridge.workers[0].in_delivery, what="it holds no slot")
     await rig.publish_all("in", ["quiet", "2", "3"])
     await eventually(lambda: rig.settled(other))
     await eventually(lambda: stage.count["quiet"])
@@ -217,7 +217,9 @@ async def test_batches_in_delivery_when_the_route_goes_down_are_probed_one_at_a_
     assert not await rig.dead("stage")
     assert {of for events in stage.batches for of in events} | set(stage.count) == set(ids)
     assert all([list(await rig.journal.status(of)) == ["in", "out"] for of in ids])
-    await eventually(lambda: (limit.taken, limit.sent, limit.held) == (0, 0, 0), what="settled in the bridge too")
+    await eventually(
+        lambda: (limit.unsettled, limit.in_flight, limit.unsettled_bytes) == (0, 0, 0), what="settled in the bridge too"
+    )
     assert not limit.down
 
 
@@ -239,10 +241,10 @@ async def test_event_that_alone_meets_503_again_and_again_leaves_the_route_up(ri
         await eventually(lambda number=number: stage.count[str(number)])  # type: ignore[misc]
         if await rig.parked("stage"):
             await rig.overdue("stage")
-    epoch, came = limit.epoch, stage.count["bad"]
+    outage, came = limit.outage, stage.count["bad"]
     await rig.overdue("stage")
     await eventually(lambda: stage.count["bad"] > came)
     await rig.publish_all("in", [f"more-{number}" for number in range(100)])
     await eventually(lambda: sum(id.startswith("more-") for id in stage.count) == 100)
-    assert limit.epoch == epoch
+    assert limit.outage == outage
     assert await rig.dead("stage") == []

@@ -82,7 +82,7 @@ async def test_redelivery_needs_no_room_under_the_limit(rig: Rig) -> None:
     stage.script = hang
     await abandon(rig, stage, 50)
     bridge = await rig.bridge(claim=CLAIM, window=4)
-    await eventually(lambda: bridge.workers[0].limit.taken >= 4)
+    await eventually(lambda: bridge.workers[0].limit.unsettled >= 4)
     await eventually(lambda: all(stage.count[of] == 2 for of in OLD), 30, "redelivery over the limit")
     assert sum(of.startswith("new") for of in stage.ids) <= 8
 

@@ -152,8 +152,8 @@ async def test_delivery_whose_claim_was_lost_is_ended(rig: Rig) -> None:
     await rig.publish("in", "1")
     await eventually(lambda: stage.on_wire)
     await lose(rig, "1")
-    await eventually(lambda: not bridge.workers[0].held)
-    assert (bridge.workers[0].limit.taken, bridge.workers[0].limit.sent) == (0, 0)
+    await eventually(lambda: not bridge.workers[0].in_delivery)
+    assert (bridge.workers[0].limit.unsettled, bridge.workers[0].limit.in_flight) == (0, 0)
     assert await rig.pending(stage) == 1
 
 
@@ -200,15 +200,15 @@ async def test_claim_lost_for_part_of_a_batch_lets_the_rest_of_it_be_settled(rig
     lost = {row["message_id"] for row in rows}
     (worker,) = [worker for worker in bridge.workers if worker.stage == "stage"]
     await worker.renew()
-    assert len(worker.held) == 8, "the batch goes on for the other six"
+    assert len(worker.in_delivery) == 8, "the batch goes on for the other six"
     await rig.redis.xack(journal, "stage", *lost)  # the other bridge settles its two first
     go.set()
     await eventually(lambda: len(watcher.count) == 6)
-    await eventually(lambda: not worker.held)
+    await eventually(lambda: not worker.in_delivery)
     assert len(stage.batches) == 1
     assert set(watcher.count) == set(ids) - {"3", "5"}
     assert value(bridge, "stale_total", stage="stage") == 2
-    assert (worker.limit.taken, worker.limit.held) == (0, 0)
+    assert (worker.limit.unsettled, worker.limit.unsettled_bytes) == (0, 0)
 
 
 async def test_batch_is_ended_once_the_claims_on_all_of_it_are_lost(rig: Rig) -> None:
@@ -219,8 +219,8 @@ async def test_batch_is_ended_once_the_claims_on_all_of_it_are_lost(rig: Rig) ->
     bridge = await rig.bridge({"batch": 8}, claim="PT10S")
     await eventually(lambda: stage.batches)
     await lose(rig, *ids)
-    await eventually(lambda: not bridge.workers[0].held)
-    assert (bridge.workers[0].limit.taken, bridge.workers[0].limit.sent) == (0, 0)
+    await eventually(lambda: not bridge.workers[0].in_delivery)
+    assert (bridge.workers[0].limit.unsettled, bridge.workers[0].limit.in_flight) == (0, 0)
     assert await rig.pending(stage) == 8
 
 

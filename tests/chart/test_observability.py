@@ -128,7 +128,7 @@ def test_each_alert_has_a_summary_and_a_description(rules: list[dict[str, Any]])
 
 
 def test_how_far_a_stage_may_be_behind_is_a_value() -> None:
-    given = {"prometheusRule": {"enabled": True, "oldestPendingSeconds": 3600}}
+    given = {"prometheusRule": {"enabled": True, "oldestEventSeconds": 3600}}
     [group] = only(render(SECRET, given), "PrometheusRule")["spec"]["groups"]
     [rule] = [rule for rule in group["rules"] if rule["alert"] == "MilepostBacklogOld"]
     assert rule["expr"].endswith("> 3600")

@@ -9,7 +9,7 @@ import typer.main
 
 from milepost.cli import options
 from milepost.cli.app import app
-from milepost.cli.exits import EXIT_CODES, Exit, Failed, Unreachable, exit_code
+from milepost.cli.exits import EXIT_CODES, CommandFailed, Exit, Unreachable, exit_code
 from milepost.errors import BacklogFull, ConfigurationError, EventError, JournalUnavailable, MilepostError, TooLarge
 from tests.cli.conftest import Command
 
@@ -61,7 +61,7 @@ def test_documented_exit_codes_are_those_of_the_code() -> None:
         (Unreachable("x"), Exit.UNREACHABLE),
         (JournalUnavailable("x"), Exit.UNREACHABLE),
         (BacklogFull("x"), Exit.UNREACHABLE),
-        (Failed("x"), Exit.FAILED),
+        (CommandFailed("x"), Exit.FAILED),
         (MilepostError("x"), Exit.FAILED),
     ],
 )

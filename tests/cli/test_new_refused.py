@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from milepost.cli import new
-from milepost.cli.exits import Failed
+from milepost.cli.exits import CommandFailed
 from tests.cli.conftest import Command
 from tests.cli.copies import copy_of_the_repository, tree
 
@@ -110,6 +110,6 @@ def test_a_write_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
     old, made = tmp_path / "old", tmp_path / "a" / "b" / "new"
     old.write_text("before")
     before = tree(tmp_path)
-    with pytest.raises(Failed, match=r"old/below: Not a directory; nothing was written"):
+    with pytest.raises(CommandFailed, match=r"old/below: Not a directory; nothing was written"):
         new.write({made: "x", old: "after", old / "below": "x"})
     assert tree(tmp_path) == before

@@ -118,7 +118,7 @@ async def test_how_a_stage_did_in_the_last_minute(operator: httpx.AsyncClient, j
     assert stage["p99_seconds"] == pytest.approx(0.95)
     latest = stage["recent"][-4:]  # they have grown a little older since, each by itself
     assert (sum(stage["recent"]), sum(latest)) == (100, 100)
-    assert stage["oldest_pending_seconds"] >= 0
+    assert stage["oldest_event_seconds"] >= 0
     page = (await operator.get("/ops")).text
     assert 'aria-label="Deliveries in each five seconds of the last minute: 0, 0' in page
     assert "950 ms" in page

@@ -5,7 +5,7 @@ import asyncio
 from redis.asyncio import Redis
 
 from milepost.events.wrap import wrap
-from milepost.journal import Complete, Foreign, Journal, Maintenance, keys
+from milepost.journal import Adoption, Complete, Journal, Maintenance, keys
 from tests.journal.conftest import Consumers, Table
 from tests.journal.events import (
     CALCULATED,
@@ -21,8 +21,8 @@ from tests.journal.events import (
 )
 
 
-def plain(token: str) -> Foreign:
-    return Foreign(wrap("user:email", b"someone@example.org")[0], token)
+def plain(token: str) -> Adoption:
+    return Adoption(wrap("user:email", b"someone@example.org")[0], token)
 
 
 async def test_cloudevent_is_adopted_once_by_any_bridge_and_not_published_again(
@@ -30,7 +30,7 @@ async def test_cloudevent_is_adopted_once_by_any_bridge_and_not_published_again(
 ) -> None:
     event = submission()
     async with heard(redis, RAW) as messages:
-        answers = await asyncio.gather(*(maintenance.adopt([Foreign(event, None)]) for _ in range(5)))
+        answers = await asyncio.gather(*(maintenance.adopt([Adoption(event, None)]) for _ in range(5)))
     assert sorted(answers) == [["done"], ["seen"], ["seen"], ["seen"], ["seen"]]
     assert messages == []
     assert await journaled(redis, RAW) == [{b"event": event.to_json().encode()}]
@@ -59,7 +59,7 @@ async def test_each_message_of_a_batch_has_its_own_answer(maintenance: Maintenan
     await maintenance.lease("leader", ttl=10, announce=False)
     event = submission()
     answers = await maintenance.adopt(
-        [Foreign(event, None), plain("leader"), plain("follower"), Foreign(event, None), Foreign(submission(), None)]
+        [Adoption(event, None), plain("leader"), plain("follower"), Adoption(event, None), Adoption(submission(), None)]
     )
     assert answers == ["done", "done", "not leading", "seen", "done"]
 
@@ -69,7 +69,7 @@ async def test_event_that_a_door_published_is_not_adopted(
 ) -> None:
     event = submission()
     await journal.publish(event)
-    assert await maintenance.adopt([Foreign(event, None)]) == ["seen"]
+    assert await maintenance.adopt([Adoption(event, None)]) == ["seen"]
     assert await redis.xlen(keys.journal(RAW)) == 1
 
 
@@ -91,7 +91,7 @@ async def test_reply_of_a_hop_leaves_no_mark_because_its_message_names_its_entry
 async def test_message_that_redis_refuses_is_told_apart_and_the_others_are_not_doubled(
     maintenance: Maintenance, redis: Redis
 ) -> None:
-    batch = [Foreign(submission(), None), Foreign(submission(channel="broken"), None), Foreign(submission(), None)]
+    batch = [Adoption(submission(), None), Adoption(submission(channel="broken"), None), Adoption(submission(), None)]
     await redis.set(keys.journal("broken"), "not a stream")
     first, refused, last = await maintenance.adopt(batch)
     assert (first, last) == ("done", "done")
@@ -109,7 +109,7 @@ async def test_event_of_a_broker_is_announced_and_marked_and_not_journaled(
     async with heard(redis, CALCULATED) as messages:
         assert await maintenance.announce(event) is True
         assert await maintenance.announce(event) is False
-        assert await maintenance.adopt([Foreign(event, None)]) == ["seen"]
+        assert await maintenance.adopt([Adoption(event, None)]) == ["seen"]
     assert messages == [(CALCULATED, event.to_json().encode())]
     assert not await redis.exists(keys.journal(CALCULATED))
     assert list(await journal.status(event.id)) == [CALCULATED]

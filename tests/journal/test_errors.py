@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from milepost.errors import JournalUnavailable
-from milepost.journal import Complete, Consumer, Entry, Foreign, Journal, Maintenance, Unreadable, Wiring, keys
+from milepost.journal import Adoption, Complete, Consumer, Entry, Journal, Maintenance, Unreadable, Wiring, keys
 from milepost.journal.stats import Counts, Slot, read, write
 from milepost.settings import JournalSettings
 from tests.journal.events import RAW, failure, maintenance_of, submission
@@ -50,7 +50,7 @@ CALLS: dict[str, Callable[[Side], Awaitable[object]]] = {
     "dead_letters": lambda side: side.journal.admin.dead_letters("distance"),
     "replay": lambda side: side.journal.admin.replay("distance", ["1-1"]),
     "drop": lambda side: side.journal.admin.drop("distance", ["1-1"]),
-    "adopt": lambda side: side.maintenance.adopt([Foreign(submission(), None)]),
+    "adopt": lambda side: side.maintenance.adopt([Adoption(submission(), None)]),
     "announce": lambda side: side.maintenance.announce(submission()),
     "bury_given_up": lambda side: side.maintenance.bury_given_up("distance", submission(), failure()),
     "unreadable": lambda side: side.maintenance.unreadable([Unreadable(RAW, b"", "")]),

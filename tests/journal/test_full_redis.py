@@ -8,11 +8,11 @@ from redis.exceptions import OutOfMemoryError
 
 from milepost.errors import JournalUnavailable
 from milepost.journal import (
+    Adoption,
     Bury,
     Complete,
     Consumer,
     Entry,
-    Foreign,
     Journal,
     Maintenance,
     Park,
@@ -83,7 +83,7 @@ async def test_publish_is_refused_and_nothing_is_written(
 async def test_adoption_is_refused_and_nothing_is_written(maintenance: Maintenance, redis: Redis, full: Full) -> None:
     await full()
     with pytest.raises(JournalUnavailable, match="Redis is full"):
-        await maintenance.adopt([Foreign(submission(), None)])
+        await maintenance.adopt([Adoption(submission(), None)])
     assert await everything(redis) == {}
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from redis.asyncio import Redis, from_url
 
 from milepost.journal import (
+    Adoption,
     Bury,
     Complete,
     Consumer,
     Delay,
-    Foreign,
     Forgotten,
     Journal,
     Park,
@@ -74,7 +74,7 @@ async def live(url: str, redis: Redis) -> None:
     assert await maintenance.trim(RAW) == ("trimmed", 1, 0)
     await maintenance.keep_statuses(RAW)
     assert await maintenance.lease("token", ttl=10, announce=True) == "token"
-    assert await maintenance.adopt([Foreign(submission(), "token"), Foreign(submission(), None)]) == ["done", "done"]
+    assert await maintenance.adopt([Adoption(submission(), "token"), Adoption(submission(), None)]) == ["done", "done"]
     assert await maintenance.announce(submission(channel=CALCULATED))
     assert await maintenance.release("token")
     await maintenance.bury_given_up("store", submission(), failure())

@@ -12,18 +12,18 @@ from redis.asyncio import Redis, from_url
 from milepost.errors import EventError, JournalUnavailable
 from milepost.events.event import MAX_EVENT, Event
 from milepost.journal import (
+    Adoption,
     Bury,
     Complete,
     Consumer,
     Delay,
     Entry,
-    Foreign,
     Journal,
     Maintenance,
     Park,
-    Refused,
     Scripts,
     Settlement,
+    SettlementRefused,
     Unreadable,
     Wiring,
     keys,
@@ -100,7 +100,7 @@ async def replay(side: Side) -> int:
 
 CALLS: dict[str, Callable[[Side], Awaitable[object]]] = {
     "publish": lambda side: side.journal.publish(submission()),
-    "adopt": lambda side: side.maintenance.adopt([Foreign(submission(), None)] * 2),
+    "adopt": lambda side: side.maintenance.adopt([Adoption(submission(), None)] * 2),
     "announce": lambda side: side.maintenance.announce(submission()),
     "bury_given_up": lambda side: side.maintenance.bury_given_up("distance", submission(), failure()),
     "unreadable": lambda side: side.maintenance.unreadable([Unreadable(RAW, b"", "")]),
@@ -187,7 +187,7 @@ async def test_server_that_takes_no_writes_fails_every_item_of_a_batch(
     assert [type(answer) for answer in answers] == [JournalUnavailable] * 3
     assert all(reason in str(answer) for answer in answers)
     with pytest.raises(JournalUnavailable, match=reason):
-        await side.maintenance.adopt([Foreign(event, None) for event in events])
+        await side.maintenance.adopt([Adoption(event, None) for event in events])
     with pytest.raises(JournalUnavailable, match=reason):
         await side.maintenance.wake(["distance"], most=9)
     (answer,) = await side.consumer.settle([Complete(side.entries[0], "", None)])
@@ -240,10 +240,10 @@ async def test_key_that_the_user_may_not_write_refuses_one_settlement(
         [Complete(first, "", None), Complete(bad, reply.id, reply), Complete(last, "", None)]
     )
     assert answers[::2] == ["done", "done"]
-    assert isinstance(answers[1], Refused)
+    assert isinstance(answers[1], SettlementRefused)
     parked, buried = await consumer.settle([Park(bad, "", failure(), 60), Bury(bad, "", failure())])
-    assert isinstance(parked, Refused)
-    assert isinstance(buried, Refused)
+    assert isinstance(parked, SettlementRefused)
+    assert isinstance(buried, SettlementRefused)
     assert await pending(redis, distance) == 1
 
 

@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from milepost.errors import JournalUnavailable
-from milepost.journal import Bury, Complete, Consumer, Foreign, Journal, Maintenance, Park, Wiring, keys
+from milepost.journal import Adoption, Bury, Complete, Consumer, Journal, Maintenance, Park, Wiring, keys
 from milepost.journal.connection import connect
 from milepost.journal.shared_connection import SharedConnection
 from milepost.settings import JournalSettings
@@ -132,7 +132,7 @@ async def test_foreign_event_is_adopted_once_and_the_lease_is_kept(
     proxy.lose(SCRIPT)
     assert await lossy_maintenance.lease("token", ttl=10, announce=False) == "token"
     proxy.lose(SCRIPT)
-    foreign = Foreign(submission(channel="user:email"), "token")
+    foreign = Adoption(submission(channel="user:email"), "token")
     assert await lossy_maintenance.adopt([foreign]) in (["seen"], ["done"])
     assert await redis.xlen(keys.journal("user:email")) == 1
 

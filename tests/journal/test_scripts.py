@@ -8,14 +8,14 @@ import pytest
 from redis.asyncio import Redis
 
 from milepost.journal import Journal, Scripts, keys
-from milepost.journal.scripts import SCRIPTS, StreamEntry, StreamName, script
+from milepost.journal.scripts import SCRIPTS, EntryRow, StreamRow, script
 from tests.journal.events import RAW
 
 LUA = files("milepost.journal") / "lua"
 
 
 class Other(NamedTuple):
-    """Fields in another order than those of StreamEntry."""
+    """Fields in another order than those of EntryRow."""
 
     entry: str
     stream: str
@@ -27,24 +27,24 @@ class Positional:
     @staticmethod
     def missing() -> None:
         @script
-        async def renew(self: Scripts, *, stage: str, entries: Sequence[StreamEntry]) -> Any: ...
+        async def renew(self: Scripts, *, stage: str, entries: Sequence[EntryRow]) -> Any: ...
 
     @staticmethod
     def more() -> None:
         @script
         async def renew(
-            self: Scripts, *, stage: str, consumer: str, claim: int, entries: Sequence[StreamEntry]
+            self: Scripts, *, stage: str, consumer: str, claim: int, entries: Sequence[EntryRow]
         ) -> Any: ...
 
     @staticmethod
     def swapped() -> None:
         @script
-        async def renew(self: Scripts, *, consumer: str, stage: str, entries: Sequence[StreamEntry]) -> Any: ...
+        async def renew(self: Scripts, *, consumer: str, stage: str, entries: Sequence[EntryRow]) -> Any: ...
 
     @staticmethod
     def renamed() -> None:
         @script
-        async def renew(self: Scripts, *, stage: str, name: str, entries: Sequence[StreamEntry]) -> Any: ...
+        async def renew(self: Scripts, *, stage: str, name: str, entries: Sequence[EntryRow]) -> Any: ...
 
     @staticmethod
     def without_rows() -> None:
@@ -54,7 +54,7 @@ class Positional:
     @staticmethod
     def other_rows() -> None:
         @script
-        async def renew(self: Scripts, *, stage: str, consumer: str, entries: Sequence[StreamName]) -> Any: ...
+        async def renew(self: Scripts, *, stage: str, consumer: str, entries: Sequence[StreamRow]) -> Any: ...
 
     @staticmethod
     def swapped_fields() -> None:
@@ -92,7 +92,7 @@ async def test_server_compiles_every_script(redis: Redis) -> None:
 
 
 async def test_arguments_are_given_by_name_in_any_order(journal: Journal, redis: Redis) -> None:
-    entries = [StreamEntry(keys.journal(RAW), "1-1"), StreamEntry(keys.journal(RAW), "1-2")]
+    entries = [EntryRow(keys.journal(RAW), "1-1"), EntryRow(keys.journal(RAW), "1-2")]
     assert await journal.scripts.renew(entries=entries, consumer="one", stage="distance") == [0, 1]
     assert await journal.scripts.renew(stage="distance", consumer="one", entries=[]) == []
     with pytest.raises(KeyError):

@@ -17,9 +17,9 @@ from milepost.journal import (
     Journal,
     Maintenance,
     Park,
-    Refused,
     Scripts,
     Settlement,
+    SettlementRefused,
     keys,
 )
 from milepost.journal.connection import connect
@@ -345,7 +345,7 @@ async def test_refused_settlement_leaves_its_event_where_it_was_and_harms_no_oth
     settlement = KINDS[kind](bad) if kind != "complete" else Complete(bad, reply.id, reply)
     answers = await distance.settle([KINDS["complete"](first), settlement, KINDS["complete"](last)])
     assert answers[::2] == ["done", "done"]
-    assert isinstance(answers[1], Refused)
+    assert isinstance(answers[1], SettlementRefused)
     assert "WRONGTYPE" in str(answers[1])
     assert [row["message_id"] for row in await redis.xpending_range(keys.journal(RAW), "distance", "-", "+", 9)] == [
         bad.id.encode()
@@ -381,7 +381,7 @@ async def test_refused_announcement_leaves_the_event_where_it_was(
     (entry,) = await taken(journal, distance)
     for _ in range(3):
         answer = await settled(mute, KINDS["complete"](entry))
-        assert isinstance(answer, Refused)
+        assert isinstance(answer, SettlementRefused)
     assert await journaled(redis, CALCULATED) == []
     assert await pending(redis, distance) == 1
     assert await settled(distance, KINDS["complete"](entry)) == "done"
@@ -393,7 +393,7 @@ async def test_settlement_without_a_reply_is_done_beside_one_that_is_refused(
 ) -> None:
     first, second = await taken(journal, distance, 2)
     answers = await mute.settle([KINDS["complete"](first), Complete(second, "", None)])
-    assert isinstance(answers[0], Refused)
+    assert isinstance(answers[0], SettlementRefused)
     assert answers[1] == "done"
 
 

@@ -111,9 +111,9 @@ async def test_redeliveries_may_exceed_the_limit_by_over_and_nothing_else_does(
     await published(journal, 9)
     await abandoned(redis, dead, *lost)
     assert await distance.take(0, claim=CLAIM) == Taken([], 0, 0)
-    assert await distance.take(0, over=2, claim=CLAIM) == Taken(lost[:2], 2, 0)
-    assert await distance.take(1, over=3, claim=CLAIM) == Taken(lost[2:], 3, 0)
-    assert await distance.take(0, over=3, claim=CLAIM) == Taken([], 0, 0)
+    assert await distance.take(0, extra=2, claim=CLAIM) == Taken(lost[:2], 2, 0)
+    assert await distance.take(1, extra=3, claim=CLAIM) == Taken(lost[2:], 3, 0)
+    assert await distance.take(0, extra=3, claim=CLAIM) == Taken([], 0, 0)
     assert await pending(redis, distance) == 5
 
 
@@ -131,7 +131,7 @@ async def test_redelivery_is_not_looked_for_without_a_claim_time(
     journal: Journal, redis: Redis, distance: Consumer, dead: Consumer
 ) -> None:
     await abandoned(redis, dead, *(await taken(journal, dead, 2)))
-    assert await distance.take(9, over=9) == Taken([], 0, 0)
+    assert await distance.take(9, extra=9) == Taken([], 0, 0)
 
 
 async def test_redelivery_passes_over_many_entries_that_are_renewed(

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from milepost.errors import BacklogFull
 from milepost.events.event import Event
-from milepost.journal import Complete, Consumer, Foreign, Journal, Maintenance, Wiring, keys
+from milepost.journal import Adoption, Complete, Consumer, Journal, Maintenance, Wiring, keys
 from milepost.settings import JournalSettings
 from tests.journal.conftest import Consumers, Table
 from tests.journal.events import (
@@ -61,7 +61,7 @@ async def by_door(journal: Journal, maintenance: Maintenance, email: Consumer) -
 
 async def by_adoption(journal: Journal, maintenance: Maintenance, email: Consumer) -> Event:
     event = submission(channel=SENT)
-    await maintenance.adopt([Foreign(event, None)])
+    await maintenance.adopt([Adoption(event, None)])
     return event
 
 

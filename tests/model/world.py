@@ -17,7 +17,7 @@ from milepost.events.event import Event
 from milepost.journal import Bury, Complete, Consumer, Entry, Failure, Journal, Maintenance, Park, Wiring, keys
 from milepost.journal.connection import connect
 from milepost.journal.consumer import Settlement
-from milepost.journal.scripts import StreamName
+from milepost.journal.scripts import StreamRow
 from milepost.settings import JournalSettings
 
 IN, OUT = "in", "out"
@@ -171,7 +171,7 @@ class World:
 
     async def do_take_over(self, draft: "Draft", bridge: int, stage: str) -> None:
         name = draft.names[bridge]
-        streams = [StreamName(keys.retries(stage, IN)), StreamName(keys.journal(IN))]
+        streams = [StreamRow(keys.retries(stage, IN)), StreamRow(keys.journal(IN))]
         taken, destroyed = await self.journal.scripts.take_over(
             stage=stage, consumer=name, most=8, claim=0, streams=streams
         )

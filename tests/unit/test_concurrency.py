@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from milepost.bridge.concurrency import FIRST, MOST_OVER, MOST_READ, QUICK, ConcurrencyLimit, Limits
+from milepost.bridge.concurrency import FIRST, MOST_EXTRA, MOST_READ, QUICK, ConcurrencyLimit, Limits
 from tests.servers import WITHIN, eventually
 
 
@@ -23,13 +23,13 @@ class Posts:
         self.tasks = [asyncio.create_task(self._post(number)) for number in range(count)]
 
     async def _post(self, number: int) -> None:
-        epoch = await self.limit.enter(1)
+        outage = await self.limit.enter(1)
         self.entered.append(number)
-        self.most = max(self.most, self.limit.sent)
+        self.most = max(self.most, self.limit.in_flight)
         try:
             await self.go[number].wait()
         finally:
-            self.limit.leave(epoch, 1)
+            self.limit.leave(outage, 1)
 
     async def all(self) -> None:
         for go in self.go:
@@ -51,63 +51,63 @@ async def test_no_more_posts_than_the_limit_are_sent_and_the_rest_follow_in_orde
     await posts.all()
     assert posts.entered == list(range(12))
     assert posts.most == 4
-    assert posts.limit.sent == 0
+    assert posts.limit.in_flight == 0
 
 
 async def test_each_success_of_a_limit_in_use_raises_it_by_one_up_to_the_most() -> None:
     used = limit_of(20)
-    used.taken = FIRST
+    used.unsettled = FIRST
     for expected in (17, 18, 19, 20, 20):
-        used.succeeded(0.01, used.epoch, 1)
+        used.succeeded(0.01, used.outage, 1)
         assert used.size == expected
 
 
 async def test_limit_doubles_when_all_its_responses_come_at_once() -> None:
     """As they do from a stage that takes its time: none is settled, nor another read, before the last has answered."""
     slow = limit_of()
-    slow.taken = FIRST
+    slow.unsettled = FIRST
     for _ in range(FIRST):
-        slow.succeeded(0.01, slow.epoch, 1)
+        slow.succeeded(0.01, slow.outage, 1)
     assert slow.size == 2 * FIRST
 
 
 async def test_limit_that_is_less_than_half_in_use_does_not_grow() -> None:
     idle = limit_of()
-    idle.taken = FIRST // 2 - 1
-    idle.succeeded(0.01, idle.epoch, 1)
+    idle.unsettled = FIRST // 2 - 1
+    idle.succeeded(0.01, idle.outage, 1)
     assert idle.size == FIRST
 
 
 async def test_limit_does_not_grow_while_responses_take_longer() -> None:
     full = limit_of()
-    full.taken = 100
-    full.succeeded(0.01, full.epoch, 1)
-    full.succeeded(QUICK * 1.01, full.epoch, 1)
+    full.unsettled = 100
+    full.succeeded(0.01, full.outage, 1)
+    full.succeeded(QUICK * 1.01, full.outage, 1)
     assert full.size == FIRST + 1
-    full.succeeded(QUICK, full.epoch, 1)
+    full.succeeded(QUICK, full.outage, 1)
     assert full.size == FIRST + 2
 
 
 async def test_slow_stage_is_compared_with_its_quickest_recent_response() -> None:
     slow = limit_of()
-    slow.taken = 1000
-    slow.succeeded(1.0, slow.epoch, 1)
-    slow.succeeded(1.9, slow.epoch, 1)
+    slow.unsettled = 1000
+    slow.succeeded(1.0, slow.outage, 1)
+    slow.succeeded(1.9, slow.outage, 1)
     assert slow.size == FIRST + 2
-    slow.succeeded(2.1, slow.epoch, 1)
+    slow.succeeded(2.1, slow.outage, 1)
     assert slow.size == FIRST + 2
     for _ in range(1000):
-        slow.succeeded(4.0, slow.epoch, 1)
+        slow.succeeded(4.0, slow.outage, 1)
     assert slow.size > FIRST + 2, "it takes longer for good, and that is no queue"
 
 
 async def test_quickest_response_is_measured_anew_after_an_outage() -> None:
     changed = limit_of()
-    changed.taken = 1000
-    changed.succeeded(0.01, changed.epoch, 1)
-    changed.failed(changed.epoch, 0.0)
-    changed.taken = 1000
-    changed.succeeded(1.0, changed.epoch, 1)
+    changed.unsettled = 1000
+    changed.succeeded(0.01, changed.outage, 1)
+    changed.went_down(changed.outage, 0.0)
+    changed.unsettled = 1000
+    changed.succeeded(1.0, changed.outage, 1)
     assert changed.size == 2
     changed.close()
 
@@ -129,24 +129,24 @@ def test_bytes_held_limit_the_entries_that_may_be_read() -> None:
     wide = limit_of(512, most_bytes=1000)
     wide.size = 512
     assert wide.free == MOST_READ, "their sizes are not known yet"
-    taken = [wide.take(1, 100) for _ in range(4)]
+    taken = [wide.count_read(1, 100) for _ in range(4)]
     assert wide.free == 6, "as large as those on average"
-    taken += [wide.take(1, 580)]
+    taken += [wide.count_read(1, 580)]
     assert wide.free == 1, "the last may not fit"
-    taken += [wide.take(1, 20)]
+    taken += [wide.count_read(1, 20)]
     assert wide.free == 0
-    wide.settled(taken[0], 1, 100)
+    wide.count_settled(taken[0], 1, 100)
     assert wide.free == 1
-    for epoch, size in zip(taken[1:], [100, 100, 100, 580, 20], strict=True):
-        wide.settled(epoch, 1, size)
-    assert (wide.held, wide.free) == (0, MOST_READ)
+    for outage, size in zip(taken[1:], [100, 100, 100, 580, 20], strict=True):
+        wide.count_settled(outage, 1, size)
+    assert (wide.unsettled_bytes, wide.free) == (0, MOST_READ)
 
 
 async def test_nothing_is_sent_while_the_route_is_down_until_one_probe() -> None:
     down = limit_of(delay=0.05)
-    epoch = await down.enter(1)
-    delay = down.failed(epoch, None)
-    down.leave(epoch, 1)
+    outage = await down.enter(1)
+    delay = down.went_down(outage, None)
+    down.leave(outage, 1)
     assert 0 < delay <= 0.05
     assert down.down
     assert down.free == 0
@@ -161,10 +161,10 @@ async def test_nothing_is_sent_while_the_route_is_down_until_one_probe() -> None
 
 async def test_first_failure_of_posts_under_way_together_is_the_only_failed_probe() -> None:
     down = limit_of()
-    epochs = [await down.enter(1) for _ in range(8)]
-    for epoch in epochs:
-        down.failed(epoch, None)
-        down.leave(epoch, 1)
+    outages = [await down.enter(1) for _ in range(8)]
+    for outage in outages:
+        down.went_down(outage, None)
+        down.leave(outage, 1)
     assert down.failed_probes == 1
     down.close()
 
@@ -179,64 +179,64 @@ async def test_failed_probe_lengthens_the_delay_and_a_good_one_ends_the_outage()
     down = ConcurrencyLimit(Limits(64, 1_000_000), probe_delay=probe_delay)
     for _ in range(4):
         async with asyncio.timeout(WITHIN):
-            epoch = await down.enter(1)
-        down.failed(epoch, None)
-        down.leave(epoch, 1)
+            outage = await down.enter(1)
+        down.went_down(outage, None)
+        down.leave(outage, 1)
     assert probes == [1, 2, 3, 4]
-    epoch = await down.enter(1)
-    down.succeeded(0.01, down.epoch, 1)
-    down.leave(epoch, 1)
+    outage = await down.enter(1)
+    down.succeeded(0.01, down.outage, 1)
+    down.leave(outage, 1)
     assert not down.down
     assert down.free
 
 
 async def test_probe_does_not_wait_for_posts_sent_before_the_outage() -> None:
     down = limit_of(8, delay=0.001)
-    taken = [down.take(1, 1) for _ in range(8)]
+    taken = [down.count_read(1, 1) for _ in range(8)]
     slow = [await down.enter(1) for _ in range(8)]
-    down.failed(slow[0], None)
+    down.went_down(slow[0], None)
     async with asyncio.timeout(WITHIN):
         probe = await down.enter(1)
     assert down.free == 0, "what is taken still counts against the most there may be"
-    for epoch in taken:
-        down.settled(epoch, 1, 1)
+    for outage in taken:
+        down.count_settled(outage, 1, 1)
     assert down.free == 1
-    for epoch in slow:
-        down.leave(epoch, 1)
-    assert down.sent == 1, "the probe"
+    for outage in slow:
+        down.leave(outage, 1)
+    assert down.in_flight == 1, "the probe"
     down.leave(probe, 1)
 
 
 async def test_retry_after_replaces_the_delay_of_the_probe() -> None:
     down = limit_of(delay=0.001)
-    assert 29 < down.failed(await down.enter(1), 30) <= 30
+    assert 29 < down.went_down(await down.enter(1), 30) <= 30
     down.close()
 
 
 async def test_success_in_the_epoch_of_the_outage_reopens_at_once() -> None:
     down = limit_of(delay=300)
     first, second = await down.enter(1), await down.enter(1)
-    down.failed(first, None)
+    down.went_down(first, None)
     down.leave(first, 1)
     waiting = Posts(down, 1)
     await asyncio.sleep(0)
     down.leave(second, 1)
-    down.succeeded(0.01, down.epoch, 1)
+    down.succeeded(0.01, down.outage, 1)
     await eventually(lambda: waiting.entered)
     await waiting.all()
 
 
 async def test_room_wakes_for_a_settled_entry_and_for_a_reopened_route() -> None:
     tight = limit_of(1)
-    taken = tight.take(1, 1)
+    taken = tight.count_read(1, 1)
     room = asyncio.create_task(tight.room(WITHIN))
     await asyncio.sleep(0)
     assert not room.done()
-    tight.settled(taken, 1, 1)
+    tight.count_settled(taken, 1, 1)
     assert await asyncio.wait_for(room, WITHIN) == 1
-    epoch = await tight.enter(1)
-    tight.failed(epoch, None)
-    tight.leave(epoch, 1)
+    outage = await tight.enter(1)
+    tight.went_down(outage, None)
+    tight.leave(outage, 1)
     assert await asyncio.wait_for(tight.room(WITHIN), WITHIN) == 1
 
 
@@ -254,7 +254,7 @@ async def test_cancelled_waiter_passes_its_turn_on(admitted: bool) -> None:
     await eventually(lambda: 2 in posts.entered)
     posts.go[2].set()
     await posts.tasks[2]
-    assert one.sent == 0
+    assert one.in_flight == 0
 
 
 async def test_every_post_is_sent_whatever_fails_in_between() -> None:
@@ -263,15 +263,15 @@ async def test_every_post_is_sent_whatever_fails_in_between() -> None:
     passed: list[int] = []
 
     async def post(number: int) -> None:
-        epoch = await busy.enter(1)
+        outage = await busy.enter(1)
         try:
             await asyncio.sleep(0)
         finally:
-            busy.leave(epoch, 1)
+            busy.leave(outage, 1)
         if number % 7:
-            busy.succeeded(0.01, busy.epoch, 1)
+            busy.succeeded(0.01, busy.outage, 1)
         else:
-            busy.failed(epoch, None)
+            busy.went_down(outage, None)
         passed.append(number)
 
     tasks = [asyncio.create_task(post(number)) for number in range(200)]
@@ -281,29 +281,29 @@ async def test_every_post_is_sent_whatever_fails_in_between() -> None:
     async with asyncio.timeout(WITHIN):
         await asyncio.gather(*tasks, return_exceptions=True)
     assert len(passed) == sum(not task.cancelled() for task in tasks)
-    assert busy.sent == 0
+    assert busy.in_flight == 0
     busy.close()
 
 
 async def test_busy_limit_waits_a_moment_for_more_room() -> None:
     busy = limit_of(16)
-    epochs = [busy.take(1, 1) for _ in range(14)]
+    outages = [busy.count_read(1, 1) for _ in range(14)]
     reading = asyncio.create_task(busy.room(WITHIN))
     await asyncio.sleep(0)
-    for epoch in epochs[:5]:
-        busy.settled(epoch, 1, 1)
+    for outage in outages[:5]:
+        busy.count_settled(outage, 1, 1)
     assert await reading == 7
 
 
 async def test_route_that_goes_down_in_that_moment_has_no_room() -> None:
     busy = limit_of(16, delay=3600)
-    epochs = [busy.take(1, 1) for _ in range(14)]
+    outages = [busy.count_read(1, 1) for _ in range(14)]
     entered = await busy.enter(1)
     reading = asyncio.create_task(busy.room(WITHIN))
     await asyncio.sleep(0)
-    busy.failed(entered, None)
-    for epoch in epochs:
-        busy.settled(epoch, 1, 1)
+    busy.went_down(entered, None)
+    for outage in outages:
+        busy.count_settled(outage, 1, 1)
     assert await reading == 0
     assert await busy.room(0) == 0
     busy.close()
@@ -313,90 +313,90 @@ async def test_route_that_goes_down_in_that_moment_has_no_room() -> None:
 async def test_success_from_before_the_outage_opens_nothing() -> None:
     mixed = limit_of(delay=60.0)
     first, second, third = [await mixed.enter(1) for _ in range(3)]
-    for epoch in (first, second, third):
-        mixed.leave(epoch, 1)
-    assert mixed.failed(first, 30.0) == 30.0
+    for outage in (first, second, third):
+        mixed.leave(outage, 1)
+    assert mixed.went_down(first, 30.0) == 30.0
     mixed.succeeded(0.01, second, 1)
     mixed.answered(second)
     assert mixed.down
     assert mixed.size == 1
-    assert 0 < mixed.failed(third, 30.0) <= 30.0, "no second failed probe, and no sooner"
+    assert 0 < mixed.went_down(third, 30.0) <= 30.0, "no second failed probe, and no sooner"
     mixed.close()
 
 
 async def test_late_failure_after_the_reopening_waits_for_its_own_delay() -> None:
     reopened = limit_of(delay=0.7)
     early = [await reopened.enter(1) for _ in range(3)]
-    reopened.failed(early[0], 30.0)
-    reopened._reopen()
-    assert reopened.failed(early[1], 30.0) == 30.0
-    assert reopened.failed(early[2], None) == 0.7
+    reopened.went_down(early[0], 30.0)
+    reopened._start_probe()
+    assert reopened.went_down(early[1], 30.0) == 30.0
+    assert reopened.went_down(early[2], None) == 0.7
 
 
 async def test_room_is_0_once_the_next_look_for_redeliveries_is_due() -> None:
     full = limit_of(1)
-    full.take(1, 1)
+    full.count_read(1, 1)
     assert await full.room(0.001) == 0
     assert await full.room(-1) == 0
 
 
 async def test_redelivery_is_sent_beyond_the_limit() -> None:
     full = limit_of(1)
-    epoch = await full.enter(1)
+    outage = await full.enter(1)
     waiting = Posts(full, 1)
     async with asyncio.timeout(WITHIN):
         again = await full.enter(1, redelivery=True)
-    assert full.sent == 2
+    assert full.in_flight == 2
     assert not waiting.entered
-    full.leave(epoch, 1)
+    full.leave(outage, 1)
     full.leave(again, 1)
     await waiting.all()
 
 
 async def test_redelivery_waits_while_the_route_is_down() -> None:
     down = limit_of(delay=300)
-    epoch = await down.enter(1)
-    down.failed(epoch, None)
-    down.leave(epoch, 1)
-    assert down.over == 0
+    outage = await down.enter(1)
+    down.went_down(outage, None)
+    down.leave(outage, 1)
+    assert down.extra == 0
     again = asyncio.create_task(down.enter(1, redelivery=True))
     await asyncio.sleep(0)
     assert not again.done()
-    down.answered(down.epoch)
-    assert await asyncio.wait_for(again, WITHIN) == down.epoch
-    assert down.over == MOST_OVER
+    down.answered(down.outage)
+    assert await asyncio.wait_for(again, WITHIN) == down.outage
+    assert down.extra == MOST_EXTRA
 
 
 async def test_batch_counts_by_its_events() -> None:
     shared = limit_of()
-    epoch = await shared.enter(10)
+    outage = await shared.enter(10)
     second = await shared.enter(10)
-    assert shared.sent == 20, "a batch is not divided"
+    assert shared.in_flight == 20, "a batch is not divided"
     third = asyncio.create_task(shared.enter(1))
     await asyncio.sleep(0)
     assert not third.done()
-    shared.leave(epoch, 10)
+    shared.leave(outage, 10)
     shared.leave(await asyncio.wait_for(third, WITHIN), 1)
     shared.leave(second, 10)
-    assert shared.sent == 0
-    taken = shared.take(8, 800)
-    assert (shared.taken, shared.held, shared.free) == (8, 800, 8)
-    shared.succeeded(0.01, shared.epoch, 8)
+    assert shared.in_flight == 0
+    taken = shared.count_read(8, 800)
+    assert (shared.unsettled, shared.unsettled_bytes, shared.free) == (8, 800, 8)
+    shared.succeeded(0.01, shared.outage, 8)
     assert shared.size == 24
-    shared.settled(taken, 8, 800)
-    assert (shared.taken, shared.held) == (0, 0)
+    shared.count_settled(taken, 8, 800)
+    assert (shared.unsettled, shared.unsettled_bytes) == (0, 0)
 
 
 async def test_batch_that_fails_is_one_failed_probe_and_the_next_batch_waits_for_it() -> None:
     """One request at a time is the probe, be it a batch that was read before the outage."""
     down = limit_of(16, delay=0.001)
     first = await down.enter(8)
-    taken = down.take(8, 8)
+    taken = down.count_read(8, 8)
     for _ in range(8):
-        down.failed(first, None)
+        down.went_down(first, None)
     down.leave(first, 8)
-    down.settled(taken, 8, 8)
-    assert (down.failed_probes, down.size, down.sent, down.taken) == (1, 1, 0, 0)
+    down.count_settled(taken, 8, 8)
+    assert (down.failed_probes, down.size, down.in_flight, down.unsettled) == (1, 1, 0, 0)
     async with asyncio.timeout(WITHIN):
         probe = await down.enter(8)
     other = asyncio.create_task(down.enter(8))
@@ -406,4 +406,4 @@ async def test_batch_that_fails_is_one_failed_probe_and_the_next_batch_waits_for
     down.leave(probe, 8)
     assert not down.down
     down.leave(await asyncio.wait_for(other, WITHIN), 8)
-    assert down.sent == 0
+    assert down.in_flight == 0

@@ -8,7 +8,7 @@ import redis.asyncio as redis_asyncio
 from redis.exceptions import TimeoutError as NoAnswer
 
 from milepost.journal.connection import connect
-from milepost.journal.failover import Watch
+from milepost.journal.failover import FailoverWatch
 from milepost.journal.refusals import WrongServer
 from milepost.journal.shared_connection import SharedConnection
 from milepost.settings import JournalSettings
@@ -82,7 +82,7 @@ async def test_plain_command_that_a_replica_refuses_is_followed_by_a_new_connect
 
 
 async def test_look_refuses_a_replica_until_it_is_promoted(refused: redis_asyncio.Redis, valkey: Valkey) -> None:
-    watch = Watch(refused)
+    watch = FailoverWatch(refused)
 
     async def sound() -> bool:
         try:
@@ -103,7 +103,7 @@ async def test_look_closes_old_connections_when_new_ones_lead_to_another_server(
             settings = JournalSettings.read(redis_url=proxy.url)
             async with connect(settings) as client, connect(settings) as second:
                 line = SharedConnection(second)
-                watch = Watch(client)
+                watch = FailoverWatch(client)
                 watch.add(second)
                 await watch.look()
                 await client.set("server", "one")
@@ -124,4 +124,4 @@ async def test_look_that_a_user_may_not_have_is_taken_for_granted(valkey: Valkey
         await admin.execute_command("ACL", "SETUSER", "narrow", "on", ">pw", "-@all", "+ping")
     url = valkey.url.replace("redis://", "redis://narrow:pw@")
     async with connect(JournalSettings.read(redis_url=url)) as client:
-        await Watch(client).look()
+        await FailoverWatch(client).look()

@@ -7,7 +7,7 @@ import pytest
 
 from milepost.bridge.http import client as module
 from milepost.bridge.http.client import Client, Lost, NotSent
-from milepost.bridge.http.connection import Connection, Outcome
+from milepost.bridge.http.connection import Connection, Result
 from milepost.errors import ConfigurationError
 from tests.peer import EMPTY, Line, Peer, answer_all, never_answer, on_each_loop, post, reply, timed_out
 from tests.servers import WITHIN, eventually
@@ -296,7 +296,7 @@ async def test_cancelling_a_post_closes_its_connection_and_no_other() -> None:
 @on_each_loop
 async def test_a_post_cancelled_just_as_its_reply_has_come_does_not_return_its_connection() -> None:
     class Cancelling(Connection):
-        def _finish(self, waiter: asyncio.Future[Outcome]) -> None:
+        def _finish(self, waiter: asyncio.Future[Result]) -> None:
             super()._finish(waiter)
             posting.cancel()
 

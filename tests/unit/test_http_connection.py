@@ -9,71 +9,71 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milepost.bridge.http.client import Answer, Client, Lost, TooLarge
+from milepost.bridge.http.client import Client, Lost, Response, ResponseTooLarge
 from milepost.bridge.http.connection import LARGEST_HEAD, Connection
 from tests.peer import EMPTY, Line, Peer, on_each_loop, post, reply
 from tests.servers import WITHIN, eventually
 
 KEPT = {
-    "length": (reply(b"hello"), Answer(200, {"content-length": "5"}, b"hello")),
-    "empty": (reply(status=b"202 Accepted"), Answer(202, {"content-length": "0"}, b"")),
-    "204": (EMPTY, Answer(204, {}, b"")),
+    "length": (reply(b"hello"), Response(200, {"content-length": "5"}, b"hello")),
+    "empty": (reply(status=b"202 Accepted"), Response(202, {"content-length": "0"}, b"")),
+    "204": (EMPTY, Response(204, {}, b"")),
     "204 with a length": (
         b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
-        Answer(204, {"content-length": "5"}, b""),
+        Response(204, {"content-length": "5"}, b""),
     ),
     "304 with a length": (
         b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
-        Answer(304, {"content-length": "5"}, b""),
+        Response(304, {"content-length": "5"}, b""),
     ),
     "a redirect": (
         reply(b"", b"Location: /elsewhere", status=b"302 Found"),
-        Answer(302, {"content-length": "0", "location": "/elsewhere"}, b""),
+        Response(302, {"content-length": "0", "location": "/elsewhere"}, b""),
     ),
     "chunked": (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n7\r\n, world\r\n0\r\n\r\n",
-        Answer(200, {"transfer-encoding": "chunked"}, b"hello, world"),
+        Response(200, {"transfer-encoding": "chunked"}, b"hello, world"),
     ),
     "trailers": (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nCe-Id: forged\r\n\r\n",
-        Answer(200, {"transfer-encoding": "chunked"}, b"x"),
+        Response(200, {"transfer-encoding": "chunked"}, b"x"),
     ),
     "interim": (
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + reply(b"hello"),
-        Answer(200, {"content-length": "5"}, b"hello"),
+        Response(200, {"content-length": "5"}, b"hello"),
     ),
     "headers": (
         b"HTTP/1.1 200 OK\r\nX-Empty:\r\nX-Twice: a\r\nX-Twice: b\r\nX-Latin: caf\xe9\r\nContent-Length: 0\r\n\r\n",
-        Answer(200, {"x-empty": "", "x-twice": "b", "x-latin": "café", "content-length": "0"}, b""),
+        Response(200, {"x-empty": "", "x-twice": "b", "x-latin": "café", "content-length": "0"}, b""),
     ),
-    "no reason": (b"HTTP/1.1 200\r\nContent-Length: 1\r\n\r\nx", Answer(200, {"content-length": "1"}, b"x")),
+    "no reason": (b"HTTP/1.1 200\r\nContent-Length: 1\r\n\r\nx", Response(200, {"content-length": "1"}, b"x")),
     "1.0 that keeps": (
         b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx",
-        Answer(200, {"connection": "keep-alive", "content-length": "1"}, b"x"),
+        Response(200, {"connection": "keep-alive", "content-length": "1"}, b"x"),
     ),
 }
 
 CLOSED = {
     "close": (
         b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx",
-        Answer(200, {"connection": "close", "content-length": "1"}, b"x"),
+        Response(200, {"connection": "close", "content-length": "1"}, b"x"),
     ),
-    "1.0": (b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx", Answer(200, {"content-length": "1"}, b"x")),
-    "a second reply": (reply(b"x") + reply(b"y"), Answer(200, {"content-length": "1"}, b"x")),
-    "the start of a second reply": (reply(b"x") + b"H", Answer(200, {"content-length": "1"}, b"x")),
-    "a body with a 204": (EMPTY + b"OK", Answer(204, {}, b"")),
+    "1.0": (b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx", Response(200, {"content-length": "1"}, b"x")),
+    "a second reply": (reply(b"x") + reply(b"y"), Response(200, {"content-length": "1"}, b"x")),
+    "the start of a second reply": (reply(b"x") + b"H", Response(200, {"content-length": "1"}, b"x")),
+    "a body with a 204": (EMPTY + b"OK", Response(204, {}, b"")),
     "bytes after the last chunk": (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n!",
-        Answer(200, {"transfer-encoding": "chunked"}, b"x"),
+        Response(200, {"transfer-encoding": "chunked"}, b"x"),
     ),
 }
 
 UNTIL_CLOSE = {
-    "1.1": (b"HTTP/1.1 200 OK\r\n\r\nhello", Answer(200, {}, b"hello")),
-    "1.0": (b"HTTP/1.0 200 OK\r\n\r\n", Answer(200, {}, b"")),
+    "1.1": (b"HTTP/1.1 200 OK\r\n\r\nhello", Response(200, {}, b"hello")),
+    "1.0": (b"HTTP/1.0 200 OK\r\n\r\n", Response(200, {}, b"")),
     "after an interim reply": (
         b"HTTP/1.1 100 Continue\r\nContent-Length: 9\r\n\r\nHTTP/1.1 200 OK\r\n\r\nhello",
-        Answer(200, {}, b"hello"),
+        Response(200, {}, b"hello"),
     ),
 }
 
@@ -104,7 +104,7 @@ TOO_LARGE = {
 }
 
 
-def named(cases: dict[str, tuple[bytes, Answer]]) -> pytest.MarkDecorator:
+def named(cases: dict[str, tuple[bytes, Response]]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("sent", "answer"), cases.values(), ids=cases)
 
 
@@ -127,7 +127,7 @@ def always(sent: bytes, *, close: bool = False) -> Peer:
 
 @named(KEPT)
 @on_each_loop
-async def test_a_connection_is_kept_after(sent: bytes, answer: Answer) -> None:
+async def test_a_connection_is_kept_after(sent: bytes, answer: Response) -> None:
     async with always(sent) as peer:
         client = Client(peer.url)
         assert [await post(client) for _ in range(3)] == [answer] * 3
@@ -137,7 +137,7 @@ async def test_a_connection_is_kept_after(sent: bytes, answer: Answer) -> None:
 
 @named(CLOSED)
 @on_each_loop
-async def test_a_connection_is_closed_after(sent: bytes, answer: Answer) -> None:
+async def test_a_connection_is_closed_after(sent: bytes, answer: Response) -> None:
     async with always(sent) as peer:
         client = Client(peer.url)
         assert [await post(client) for _ in range(2)] == [answer] * 2
@@ -149,7 +149,7 @@ async def test_a_connection_is_closed_after(sent: bytes, answer: Answer) -> None
 
 @named(UNTIL_CLOSE)
 @on_each_loop
-async def test_the_end_of_the_connection_ends_a_reply_of_no_length(sent: bytes, answer: Answer) -> None:
+async def test_the_end_of_the_connection_ends_a_reply_of_no_length(sent: bytes, answer: Response) -> None:
     async with always(sent, close=True) as peer:
         client = Client(peer.url)
         assert [await post(client) for _ in range(2)] == [answer] * 2
@@ -204,8 +204,8 @@ async def test_a_reply_cut_short_is_lost(sent: bytes) -> None:
 @on_each_loop
 async def test_a_reply_over_the_limit_is_refused_and_its_connection_closed(sent: bytes) -> None:
     async with always(sent) as peer:
-        client = Client(peer.url, largest_reply=1000)
-        with pytest.raises(TooLarge, match="over 1000 bytes") as refused:
+        client = Client(peer.url, largest_response=1000)
+        with pytest.raises(ResponseTooLarge, match="over 1000 bytes") as refused:
             await post(client)
         assert refused.value.status == 418
         await peer.lines[0].hung_up.wait()
@@ -248,7 +248,7 @@ class Told(Connection):
         self.read.set()
 
 
-async def feed(pieces: list[bytes], *, close: bool) -> Answer:
+async def feed(pieces: list[bytes], *, close: bool) -> Response:
     """Hand `pieces` to a connection one read at a time; no outcome may come before the last."""
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
@@ -268,7 +268,7 @@ async def feed(pieces: list[bytes], *, close: bool) -> Answer:
         assert connection.usable is not close
         connection.abort()
         await connection.lost
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
     return answer
 
 
@@ -279,11 +279,11 @@ def cut(data: bytes, places: set[int]) -> list[bytes]:
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from([*KEPT.values(), *UNTIL_CLOSE.values()]), st.sets(st.integers(1, 200)))
-def test_a_reply_may_come_in_any_pieces(case: tuple[bytes, Answer], places: set[int]) -> None:
+def test_a_reply_may_come_in_any_pieces(case: tuple[bytes, Response], places: set[int]) -> None:
     sent, answer = case
     assert asyncio.run(feed(cut(sent, places), close=case in UNTIL_CLOSE.values())) == answer
 
 
 @pytest.mark.parametrize(("sent", "answer"), KEPT.values(), ids=KEPT)
-def test_a_reply_may_come_byte_by_byte(sent: bytes, answer: Answer) -> None:
+def test_a_reply_may_come_byte_by_byte(sent: bytes, answer: Response) -> None:
     assert asyncio.run(feed(cut(sent, set(range(len(sent)))), close=False)) == answer

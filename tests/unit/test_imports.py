@@ -1,6 +1,7 @@
-"""Imports point one way: a package of Milepost imports only those above it in this list."""
+"""Imports point one way: a package imports only those above it in the list. No two classes share a name."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,3 +64,10 @@ def test_every_package_has_a_place_in_the_order() -> None:
 def test_milepost_imports_neither_gateway_nor_functions_nor_tests() -> None:
     for file in sorted((ROOT / "milepost").rglob("*.py")):
         assert not [name for name in imported(file) if not name.startswith("milepost")], file
+
+
+def test_no_class_name_is_used_twice() -> None:
+    files = [path for folder in ("milepost", "gateway") for path in sorted((ROOT / folder).rglob("*.py"))]
+    bodies = [ast.parse(path.read_text()).body for path in files]
+    names = Counter(node.name for body in bodies for node in body if isinstance(node, ast.ClassDef))
+    assert [name for name, uses in names.items() if uses > 1] == []

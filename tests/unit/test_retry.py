@@ -17,7 +17,7 @@ from milepost.bridge.retry import (
     backoff,
     probe_delay,
 )
-from milepost.bridge.settings import Delivery
+from milepost.bridge.settings import DeliverySpec
 from milepost.events.event import Event
 from milepost.journal import Entry, Failure
 
@@ -31,7 +31,7 @@ def entry(id: str = "1", attempts: int = 0, crashes: int = 0) -> Entry:
 
 @pytest.fixture
 def policy() -> RetryPolicy:
-    return RetryPolicy(Delivery(retry=2, crash_retry=3, backoff_delay=timedelta(seconds=1)))
+    return RetryPolicy(DeliverySpec(retry=2, crash_retry=3, backoff_delay=timedelta(seconds=1)))
 
 
 def decide(policy: RetryPolicy, outcome: Undelivered, id: str = "1", **counted: int) -> Decision:
@@ -99,12 +99,12 @@ def test_event_that_failed_twice_is_no_sign_of_a_broken_stage(policy: RetryPolic
 
 @pytest.mark.parametrize(("kind", "failures", "most"), [("exponential", 4, 8.0), ("linear", 4, 4.0)])
 def test_backoff_grows_with_the_failures_and_has_a_jitter(kind: str, failures: int, most: float) -> None:
-    delivery = Delivery.model_validate({"backoffPolicy": kind, "backoffDelay": "PT1S"})
+    delivery = DeliverySpec.model_validate({"backoffPolicy": kind, "backoffDelay": "PT1S"})
     delays = [backoff(delivery, failures) for _ in range(50)]
     assert all(most / 2 <= delay <= most for delay in delays)
     assert len(set(delays)) > 1
 
 
 def test_no_backoff_exceeds_its_limit() -> None:
-    assert backoff(Delivery(), 10_000) <= 60.0
-    assert probe_delay(Delivery(), 10_000) <= LONGEST_PROBE
+    assert backoff(DeliverySpec(), 10_000) <= 60.0
+    assert probe_delay(DeliverySpec(), 10_000) <= LONGEST_PROBE

@@ -6,11 +6,11 @@ import ssl
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from milepost.bridge.http.connection import Answer, Connection, Lost, NotSent, TooLarge
+from milepost.bridge.http.connection import Connection, Lost, NotSent, Response, ResponseTooLarge
 from milepost.errors import ConfigurationError
 from milepost.events.event import MAX_EVENT
 
-__all__ = ["Answer", "Client", "Lost", "NotSent", "TooLarge"]
+__all__ = ["Client", "Lost", "NotSent", "Response", "ResponseTooLarge"]
 
 IDLE = 30.0
 """Seconds after which an unused connection is closed."""
@@ -37,7 +37,7 @@ class Client:
         url: str,
         *,
         connect_timeout: float = 5.0,
-        largest_reply: int = MAX_EVENT,
+        largest_response: int = MAX_EVENT,
         ssl_context: ssl.SSLContext | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -49,7 +49,7 @@ class Client:
         self._url = url
         self._ssl = (ssl_context or ssl.create_default_context()) if scheme == "https" else None
         self._connect_timeout = connect_timeout
-        self._largest_reply = largest_reply
+        self._largest_response = largest_response
         self._start = f"POST {target} HTTP/1.1\r\nHost: {authority}\r\n".encode() + fixed
         self._heads: dict[str, bytes] = {}
         self._connections: set[Connection] = set()
@@ -65,10 +65,11 @@ class Client:
         content_type: str,
         timeout: float,  # noqa: ASYNC109 - one timer serves all POSTs, far cheaper than a scope around each
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Send `body` and return the reply, whatever its status.
 
-        Raises NotSent, Lost (also when `timeout` is over) or TooLarge; ValueError for a header that cannot be sent.
+        Raises NotSent, Lost (also when `timeout` is over) or ResponseTooLarge; ValueError for a header that cannot be
+        sent.
         """
         request = b"%b%bContent-Length: %d\r\n\r\n%b" % (
             self._heads.get(content_type) or self._head(content_type),
@@ -90,7 +91,7 @@ class Client:
             except asyncio.CancelledError:
                 connection.abort()
                 raise
-            if isinstance(outcome, Answer):
+            if isinstance(outcome, Response):
                 self._give_back(connection, loop)
                 return outcome
             if not (kept and connection.dropped):
@@ -144,7 +145,7 @@ class Client:
     async def _connect(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:
         if self._closed:
             raise NotSent(f"{self._url}: the client was closed")
-        connection = Connection(self._url, self._largest_reply, loop, self._connections.discard)
+        connection = Connection(self._url, self._largest_response, loop, self._connections.discard)
         try:
             async with asyncio.timeout_at(min(deadline, loop.time() + self._connect_timeout)):
                 await loop.create_connection(lambda: connection, self._host, self._port, ssl=self._ssl)

@@ -1,9 +1,9 @@
 """The wire: one HTTP/1.1 connection, which carries one POST at a time.
 
 MilepostError
-  NotSent    the request never left: nobody can have seen it
-  Lost       it left, and no reply came back: it may have been seen
-  TooLarge   the reply's body is over the limit
+  NotSent            the request never left: nobody can have seen it
+  Lost               it left, and no reply came back: it may have been seen
+  ResponseTooLarge   the response's body is over the limit
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class Lost(MilepostError):
         self.timed_out = timed_out
 
 
-class TooLarge(MilepostError):
+class ResponseTooLarge(MilepostError):
     """The reply's body is over the limit; `status` is what the reply began with."""
 
     def __init__(self, detail: str, *, status: int) -> None:
@@ -40,7 +40,7 @@ class TooLarge(MilepostError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """A whole reply. Header names are in lower case; of one that comes twice the last value stands."""
 
     status: int
@@ -48,7 +48,7 @@ class Answer:
     body: bytes
 
 
-Outcome: TypeAlias = Answer | Lost | TooLarge
+Result: TypeAlias = Response | Lost | ResponseTooLarge
 
 
 class Connection(asyncio.Protocol):
@@ -80,18 +80,18 @@ class Connection(asyncio.Protocol):
     )
 
     def __init__(
-        self, peer: str, largest_reply: int, loop: asyncio.AbstractEventLoop, on_lost: Callable[["Connection"], None]
+        self, peer: str, largest_response: int, loop: asyncio.AbstractEventLoop, on_lost: Callable[["Connection"], None]
     ) -> None:
         self.deadline = 0.0  # loop time at which the POST is given up, or the idle connection
         self.usable = False
         self.dropped = False  # closed by the other side before the first byte of a reply
         self.lost = loop.create_future()
         self._peer = peer
-        self._largest = largest_reply
+        self._largest = largest_response
         self._loop = loop
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
-        self._waiter: asyncio.Future[Outcome] | None = None
+        self._waiter: asyncio.Future[Result] | None = None
         self._raw: dict[bytes, bytes] = {}
         self.on_header = self._raw.__setitem__  # no Python frame per header
         self._reset()
@@ -107,8 +107,8 @@ class Connection(asyncio.Protocol):
 
     # What a POST does with it
 
-    def send(self, request: bytes, deadline: float) -> asyncio.Future[Outcome]:
-        """Write a whole request; the future gets its outcome. After an Answer, `usable` says whether to `rest` it."""
+    def send(self, request: bytes, deadline: float) -> asyncio.Future[Result]:
+        """Write a whole request; the future gets its outcome. After a Response, `usable` says whether to `rest` it."""
         transport = self._transport
         if transport is None:
             raise RuntimeError("not connected")
@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
         elif not self._waiter.done():
             self.fail(Lost(f"{self._peer}: no reply in time", timed_out=True))
 
-    def fail(self, outcome: Lost | TooLarge) -> None:
+    def fail(self, outcome: Lost | ResponseTooLarge) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(outcome)
         self.abort()
@@ -208,10 +208,10 @@ class Connection(asyncio.Protocol):
             if not self._parser.should_keep_alive():
                 self.usable = False
 
-    def _finish(self, waiter: asyncio.Future[Outcome]) -> None:
+    def _finish(self, waiter: asyncio.Future[Result]) -> None:
         if self._transport is not None and self._transport.get_write_buffer_size():
             self.usable = False  # answered before the body was wholly sent
-        waiter.set_result(Answer(self._status, self._headers or {}, b"".join(self._parts)))
+        waiter.set_result(Response(self._status, self._headers or {}, b"".join(self._parts)))
 
     def _ends_with_connection(self) -> bool:
         """Whether the reply is one whose end only the end of the connection tells (RFC 9112, section 6.3)."""
@@ -220,8 +220,8 @@ class Connection(asyncio.Protocol):
             return False
         return "chunked" not in headers.get("transfer-encoding", "").lower()
 
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"{self._peer}: the reply is over {self._largest} bytes", status=self._status)
+    def _too_large(self) -> ResponseTooLarge:
+        return ResponseTooLarge(f"{self._peer}: the reply is over {self._largest} bytes", status=self._status)
 
     def _not_http(self, fault: object) -> Lost:
         return Lost(f"{self._peer}: the reply is not HTTP: {fault}")

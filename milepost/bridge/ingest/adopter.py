@@ -11,7 +11,7 @@ from typing import TypeVar
 from milepost.bridge.metrics import BridgeMetrics
 from milepost.errors import EventError, JournalUnavailable
 from milepost.events.wrap import wrap
-from milepost.journal import Foreign, Maintenance, Unreadable
+from milepost.journal import Adoption, Maintenance, Unreadable
 from milepost.observe.logs import Fields
 
 Item = TypeVar("Item")
@@ -30,7 +30,7 @@ PAUSE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedMessage:
     """A message, and the token under which it is ours to adopt if it is plain."""
 
     channel: str
@@ -42,13 +42,13 @@ class Buffer:
     """A bounded queue of messages."""
 
     def __init__(self) -> None:
-        self._messages: deque[Received] = deque()
+        self._messages: deque[ReceivedMessage] = deque()
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._messages)
 
-    def add(self, received: Received) -> bool:
+    def add(self, received: ReceivedMessage) -> bool:
         """False if there is no room for it."""
         if len(self) >= MOST_BUFFERED or self._bytes + len(received.message) > MOST_BUFFERED_BYTES:
             return False
@@ -56,13 +56,13 @@ class Buffer:
         self._messages.append(received)
         return True
 
-    def take(self, most: int) -> list[Received]:
+    def take(self, most: int) -> list[ReceivedMessage]:
         """Remove and return the oldest, up to `most`."""
         taken = [self._messages.popleft() for _ in range(min(most, len(self)))]
         self._bytes -= sum(len(received.message) for received in taken)
         return taken
 
-    def clear(self) -> list[Received]:
+    def clear(self) -> list[ReceivedMessage]:
         """Remove and return all."""
         return self.take(len(self))
 
@@ -83,7 +83,7 @@ class Adopter:
     def __len__(self) -> int:
         return len(self._buffer)
 
-    def add(self, received: Received) -> None:
+    def add(self, received: ReceivedMessage) -> None:
         """Queue a message. When the queue is full it is dropped, and counted."""
         if not self._buffer.add(received):
             self._metrics.adoption_overflow.inc()
@@ -103,8 +103,8 @@ class Adopter:
             await _repeat(self._put_away, unreadable)
 
     async def _journal(
-        self, unreadable: list[Unreadable], found: Sequence[tuple[Received, Foreign]]
-    ) -> list[tuple[Received, Foreign]]:
+        self, unreadable: list[Unreadable], found: Sequence[tuple[ReceivedMessage, Adoption]]
+    ) -> list[tuple[ReceivedMessage, Adoption]]:
         """Return the messages to try again. The leader appends those that Redis will never take to `unreadable`."""
         left = []
         answers = await self._maintenance.adopt([foreign for _, foreign in found])
@@ -138,7 +138,7 @@ async def _repeat(step: Callable[[list[Item]], Awaitable[list[Item]]], items: li
             await asyncio.sleep(PAUSE)
 
 
-def _read(batch: Iterable[Received]) -> tuple[list[tuple[Received, Foreign]], list[Unreadable]]:
+def _read(batch: Iterable[ReceivedMessage]) -> tuple[list[tuple[ReceivedMessage, Adoption]], list[Unreadable]]:
     """Divide messages into those to adopt and those that nobody can read. Plain ones are the leader's alone."""
     foreign, unreadable = [], []
     for received in batch:
@@ -149,7 +149,7 @@ def _read(batch: Iterable[Received]) -> tuple[list[tuple[Received, Foreign]], li
                 unreadable.append(Unreadable(received.channel, received.message, str(fault)))
             continue
         if named:
-            foreign.append((received, Foreign(event, None)))
+            foreign.append((received, Adoption(event, None)))
         elif received.token:
-            foreign.append((received, Foreign(event, received.token)))
+            foreign.append((received, Adoption(event, received.token)))
     return foreign, unreadable

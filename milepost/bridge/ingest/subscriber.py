@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from milepost.bridge.ingest.adopter import PAUSE, Adopter, Buffer, Received
+from milepost.bridge.ingest.adopter import PAUSE, Adopter, Buffer, ReceivedMessage
 from milepost.bridge.metrics import BridgeMetrics
 from milepost.errors import JournalUnavailable
 from milepost.events.event import JOURNAL_MARK
@@ -181,7 +181,7 @@ class Subscriber:
             if TOKEN.fullmatch(message):  # else it is of a foreign program
                 self._follow(message.decode())
         else:
-            received = Received(channel, message, self._token if self.leading else None)
+            received = ReceivedMessage(channel, message, self._token if self.leading else None)
             if self._leader == RELEASED and not self._unclaimed.add(received):
                 self._metrics.adoption_overflow.inc()
             self._adopter.add(received)
@@ -196,7 +196,7 @@ class Subscriber:
         if self.leading:
             self._not_leading.clear()
             for received in unclaimed:
-                self._adopter.add(Received(received.channel, received.message, self._token))
+                self._adopter.add(ReceivedMessage(received.channel, received.message, self._token))
         else:
             self._not_leading.set()
         if leader == RELEASED:

@@ -25,7 +25,7 @@ class Console:
         on_failure: Callable[[MilepostError], object],
         descriptor: int = 1,
     ) -> None:
-        """`on_failure` is called in the writing thread, with OutputClosed or Failed, if nothing can be written."""
+        """If nothing can be written, `on_failure` is called in the writing thread (OutputClosed, CommandFailed)."""
         self._descriptor = descriptor
         self._coloured = is_colour_terminal(descriptor)
         self._width = max(map(len, names), default=0)

@@ -17,7 +17,7 @@ from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from milepost.cli.exits import Failed
+from milepost.cli.exits import CommandFailed
 from milepost.cli.local.console import Console
 from milepost.cli.local.layout import Component, Rank
 from milepost.cli.local.probe import fault_of
@@ -73,7 +73,7 @@ class Supervisor:
         return {name: process.pid for name, process in self._processes.items()}
 
     async def start(self, components: Iterable[Component]) -> None:
-        """Start these together and wait until all are ready. Raises Failed."""
+        """Start these together and wait until all are ready. Raises CommandFailed."""
         names = set()
         for component in components:
             names.add(component.name)
@@ -123,7 +123,7 @@ class Supervisor:
             await asyncio.wait(tasks)
 
     async def _keep(self, component: Component) -> None:
-        """Run the component again and again until cancelled. Raises Failed if it ends before it was ever ready."""
+        """Run the component again and again until cancelled. Raises CommandFailed if it ends before it was ready."""
         name, pause = component.name, 0.0
         while True:
             began = time.monotonic()
@@ -132,7 +132,7 @@ class Supervisor:
                 return
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             if self._ready_within is not None and not self._ready[name].is_set():
-                raise Failed(f"{name} {how} before it was ready; its last lines are above")
+                raise CommandFailed(f"{name} {how} before it was ready; its last lines are above")
             self._say(f"{name} {how}; starting it again")
             pause = 0.0 if time.monotonic() - began > STEADY else min(LONGEST_PAUSE, 2 * pause + 0.1)
             await asyncio.sleep(pause)
@@ -153,7 +153,7 @@ class Supervisor:
                 process_group=self._guard.pid,
             )
         except OSError as fault:
-            raise Failed(f"{name} cannot be started: {fault}") from None
+            raise CommandFailed(f"{name} cannot be started: {fault}") from None
         self._processes[name] = process
         self._on_change(self.pids)
         output = asyncio.create_task(self._relay(name, process))
@@ -191,7 +191,7 @@ class Supervisor:
                     await asyncio.sleep(0.05)
         except TimeoutError:
             late = ", ".join(name for name, event in self._ready.items() if not event.is_set())
-            raise Failed(f"not ready within {limit:g} s: {late}; --ready-within gives them longer") from None
+            raise CommandFailed(f"not ready within {limit:g} s: {late}; --ready-within gives them longer") from None
         self._say(f"{component.name} is ready{' again' if ready.is_set() else ''}: {component.url}")
         ready.set()
 

@@ -6,7 +6,7 @@ local leader = redis.call('GET', LEASE)
 local answers, channels = {}, {}
 for _, message in ipairs(messages) do
   local answer = 'not leading'
-  if message.token == '' or message.token == leader then answer = attempt(carry_once, message, false, dedup) end
+  if message.token == '' or message.token == leader then answer = attempt(journal_once, message, false, dedup) end
   if answer == 'done' then channels[message.channel] = true end
   answers[#answers + 1] = answer
 end

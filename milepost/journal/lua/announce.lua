@@ -5,7 +5,7 @@ local seen = seen_key(source_id)
 if not redis.call('SET', seen, 'carried', 'NX', 'PX', dedup) then return 'seen' end
 local ok, fault = pcall(function()
   redis.call('PUBLISH', channel, event)
-  note(id, channel, data)
+  write_status(id, channel, data)
 end)
 if not ok then
   redis.call('DEL', seen)

@@ -2,10 +2,10 @@
 -- Writes this bridge's routes into the stages table, with the time, and announces on the table's channel which channels
 -- are consumed by a stage that some bridge serves. `wiring` is a JSON object. A bridge that was frozen while the other
 -- delivery mode took its place (see switch) writes nothing: a trim would make its groups anew. Answers 1, or 0 then.
-local known, is_alive = read_stages(fresh)
+local known, bridge_alive = read_stages(fresh)
 for _, route in ipairs(routes) do
   for name, stage in pairs(known) do
-    if is_alive and stage.served and not known[route.stage] and (name == broker) ~= (route.stage == broker) then
+    if bridge_alive and stage.served and not known[route.stage] and (name == broker) ~= (route.stage == broker) then
       return 0
     end
   end
@@ -16,9 +16,9 @@ for _, route in ipairs(routes) do
 end
 redis.call('DEL', TAG .. 'announced')  -- version 0.1 kept it
 local served = {}
-local stages, any = read_stages(fresh)
+local stages, bridge_alive = read_stages(fresh)
 for name, stage in pairs(stages) do
-  if any and stage.served then served[name] = stage end
+  if bridge_alive and stage.served then served[name] = stage end
 end
 local consumed = {}
 for channel in pairs(consumed_channels(served)) do consumed[#consumed + 1] = channel end

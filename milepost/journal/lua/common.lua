@@ -172,18 +172,18 @@ end
 -- `fresh`. While no stage at all has a fresh beat every stage counts as served: then the bridges are away, and what
 -- waits for them is to be kept.
 local function read_stages(fresh)
-  local stages, oldest, any = {}, now() - fresh, false
+  local stages, oldest, bridge_alive = {}, now() - fresh, false
   local table_rows = redis.call('HGETALL', STAGES)
   for i = 1, #table_rows, 2 do
     local stage = cjson.decode(table_rows[i + 1])
     stage.served = stage.beat > oldest
-    any = any or stage.served
+    bridge_alive = bridge_alive or stage.served
     stages[table_rows[i]] = stage
   end
-  if not any then
+  if not bridge_alive then
     for _, stage in pairs(stages) do stage.served = true end
   end
-  return stages, any
+  return stages, bridge_alive
 end
 
 -- Whether this stage of the table consumes a channel.
@@ -253,26 +253,26 @@ end
 
 -- Notes in the status of a submission that it has reached a channel. Microseconds, so that the channels keep their order.
 -- A status only shows: where its key is of another type, the event goes on without the note.
-local function note(id, channel, data)
+local function write_status(id, channel, data)
   local status = status_key(id)
   local noted = redis.pcall('HSET', status, channel, '{"at":' .. whole(clock()) .. ',"data":' .. data .. '}')
   if type(noted) == 'table' and not string.find(noted.err, 'WRONGTYPE', 1, true) then error(noted, 0) end
   keep_status(status)
 end
 
-local function tell(event, entry, announce)
+local function announce_event(event, entry, announce)
   if announce then
     redis.call('PUBLISH', event.channel, '{"journalid":"' .. entry .. '",' .. string.sub(event.event, 2))
   end
-  note(event.id, event.channel, event.data)
+  write_status(event.id, event.channel, event.data)
 end
 
 -- Journals an event, announces it on its channel if asked to, and notes it in the status.
 -- Lua does not roll back. If a later write is refused (a user without the right to PUBLISH), delete the entry, or each
 -- retry would leave one.
-local function carry(event, announce)
+local function journal_event(event, announce)
   local entry = add(event.channel, event.event)
-  local ok, fault = pcall(tell, event, entry, announce)
+  local ok, fault = pcall(announce_event, event, entry, announce)
   if not ok then
     redis.call('XDEL', journal_key(event.channel), entry)
     error(fault, 0)
@@ -280,10 +280,10 @@ local function carry(event, announce)
 end
 
 -- The same for an event that comes through a door and may have come before: 'done' or 'seen'.
-local function carry_once(event, announce, dedup)
+local function journal_once(event, announce, dedup)
   local seen = seen_key(event.source_id)
   if not redis.call('SET', seen, 'carried', 'NX', 'PX', dedup) then return 'seen' end
-  local ok, fault = pcall(carry, event, announce)
+  local ok, fault = pcall(journal_event, event, announce)
   if not ok then
     redis.call('DEL', seen)
     error(fault, 0)
@@ -298,7 +298,7 @@ local function bury(stage, letter)
     'time', whole(now()))
   redis.call('SADD', DEAD, stage)
   if letter.id ~= '' then
-    note(letter.id, 'dead:' .. stage, '{"reason":' .. cjson.encode(letter.reason) .. '}')
+    write_status(letter.id, 'dead:' .. stage, '{"reason":' .. cjson.encode(letter.reason) .. '}')
   end
 end
 

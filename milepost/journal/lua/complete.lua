@@ -6,7 +6,7 @@ local channels = {}
 
 local function complete(row)
   if row.channel ~= '' then
-    carry(row, true)
+    journal_event(row, true)
     channels[row.channel] = true
   elseif row.id ~= '' then
     keep_status(status_key(row.id))

@@ -40,7 +40,7 @@ for _, event in ipairs(events) do
   elseif is_crowded(event.channel) then
     answer = 'crowded'
   else
-    answer = attempt(carry_once, event, true, dedup)
+    answer = attempt(journal_once, event, true, dedup)
   end
   if answer == 'done' then
     added = added + 1

@@ -3,7 +3,7 @@
 -- and deadline afresh. Answers how many; or, when one of them is for a stage that no bridge serves on its channel,
 -- { that stage, the channel }, and then none is replayed.
 local dead = dead_key(stage)
-local table_rows, any = read_stages(fresh)
+local table_rows, bridge_alive = read_stages(fresh)
 
 local found, known = {}, {}
 for _, row in ipairs(letters) do
@@ -13,7 +13,7 @@ for _, row in ipairs(letters) do
     local letter = fields_of(entry[2])
     letter.entry = row.entry
     for _, route in ipairs({ stage, broker }) do
-      if not letter.route and any and is_served(table_rows, route, letter.channel) then letter.route = route end
+      if not letter.route and bridge_alive and is_served(table_rows, route, letter.channel) then letter.route = route end
     end
     if not letter.route then return { stage, letter.channel } end
     found[#found + 1] = letter

@@ -11,11 +11,11 @@ for _, route in ipairs(routes) do
   table.insert(stages_of[route.channel], route.stage)
 end
 
-local stages, any = read_stages(fresh)
+local stages, bridge_alive = read_stages(fresh)
 local others, others_on = {}, {}
 for name, stage in pairs(stages) do
   if not own[name] and (name == broker) ~= (own[broker] ~= nil) then
-    if any and stage.served then return { 'served', name, 0 } end
+    if bridge_alive and stage.served then return { 'served', name, 0 } end
     others[name] = stage
     for _, channel in ipairs(stage.consumes) do others_on[channel] = (others_on[channel] or 0) + 1 end
   end

@@ -21,7 +21,7 @@ if redis.call('EXISTS', journal) == 0 then
   return { 'absent', 0, 0 }
 end
 write_when_full()
-local stages, any = read_stages(fresh)
+local stages, bridge_alive = read_stages(fresh)
 local present = groups_of(journal)
 for name, stage in pairs(stages) do
   for _, consumed in ipairs(stage.consumes) do
@@ -81,7 +81,7 @@ if given ~= '0-0' then
 end
 
 -- Doors are closed to a channel whose stages are all unserved, but hops and adoption still add to it.
-local droppable = needed and '(' .. needed or any and '+'
+local droppable = needed and '(' .. needed or bridge_alive and '+'
 while droppable and redis.call('XLEN', journal) > limit do
   local rows = redis.call('XRANGE', journal, '-', droppable, 'COUNT', 1000)
   if #rows == 0 then break end

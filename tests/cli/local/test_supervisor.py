@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost.cli.exits import Failed
+from milepost.cli.exits import CommandFailed
 from milepost.cli.local import supervisor
 from milepost.cli.local.commands import HOST, free_port
 from milepost.cli.local.console import Console
@@ -97,7 +97,7 @@ async def test_component_that_dies_is_started_again_and_one_line_says_so(bench: 
 
 
 async def test_component_that_ends_before_it_was_ready_is_a_fault(bench: Bench) -> None:
-    with pytest.raises(Failed, match="a ended with code 7 before it was ready"):
+    with pytest.raises(CommandFailed, match="a ended with code 7 before it was ready"):
         await bench.supervisor.start([bench.component("a", "sys.exit(7)"), bench.component("b")])
 
 
@@ -105,13 +105,13 @@ async def test_command_that_does_not_exist_is_a_fault(bench: Bench) -> None:
     nowhere = Component(
         name="a", rank=Rank.SERVER, command=["/nowhere"], url="", probe="http://x", env={}, folder=bench.folder
     )
-    with pytest.raises(Failed, match=r"a cannot be started: .*/nowhere"):
+    with pytest.raises(CommandFailed, match=r"a cannot be started: .*/nowhere"):
         await bench.supervisor.start([nowhere])
 
 
 async def test_component_that_is_not_ready_in_time_is_a_fault(bench: Bench) -> None:
     hurried = bench.another(ready_within=0.2)
-    with pytest.raises(Failed, match=r"not ready within 0\.2 s: a; --ready-within"):
+    with pytest.raises(CommandFailed, match=r"not ready within 0\.2 s: a; --ready-within"):
         await hurried.start([bench.component("a", "time.sleep(1000)")])
     hurried.kill()
     await hurried.stop()
