@@ -70,8 +70,12 @@ class Unavailable(MilepostError):
 
 class JournalUnavailable(MilepostError):
     """Redis cannot be reached, refuses, or is full. If only its reply was lost the command has run. The call may be
-    repeated: an event that is published again is recognised.
+    repeated: an event that is published again is recognised. `code` is the code of Redis's refusal, or empty.
     """
+
+    def __init__(self, detail: str, code: str = "") -> None:
+        super().__init__(detail)
+        self.code = code
 
 
 class BacklogFull(MilepostError):

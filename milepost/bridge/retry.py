@@ -9,11 +9,13 @@
 6. An event for which the stage seems away three times, while others succeed in between, is parked alone, uncounted: it
    may be the event that ends the stage's process each time.
 7. An event that would be parked after its deadline becomes a dead letter instead (journal/lua/park.lua).
+8. An event that Redis refuses to park stays pending and is redelivered after the claim time. Each delivery counts, if
+   rule 4 counted the latest. If Redis refuses its dead letter, it is parked for the longest backoff instead.
 """
 
 import random
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from milepost.bridge.outcome import Crashed, Deferred, Failed, Refused, RouteDown, Undelivered
 from milepost.bridge.settings import DeliverySpec
@@ -118,6 +120,22 @@ class RetryPolicy:
         if outcome.retry_after is not None:
             return Retry(failure, outcome.retry_after)
         return Retry(failure, backoff(self._spec, failure.attempts + failure.crashes))
+
+    def decide_refusal(self, entry: Entry, decided: Retry | GiveUp, reason: str) -> Retry | GiveUp | None:
+        """Return what becomes of the event when Redis refuses the decision; None: it stays pending."""
+        failure = decided.failure
+        if isinstance(decided, GiveUp):
+            return Retry(failure, LONGEST_BACKOFF)
+        earlier = entry.deliveries - 1
+        attempted, crashed = failure.attempts > entry.attempts, failure.crashes > entry.crashes
+        failure = replace(
+            failure,
+            reason=f"{failure.reason}; and it cannot be parked: {reason}",
+            attempts=failure.attempts + earlier * attempted,
+            crashes=failure.crashes + earlier * crashed,
+        )
+        over = failure.attempts > self._spec.retry or failure.crashes > self._spec.crash_retry
+        return GiveUp(failure) if over and (attempted or crashed) else None
 
 
 def _failure(entry: Entry, outcome: Undelivered, attempts: int = 0, crashes: int = 0) -> Failure:

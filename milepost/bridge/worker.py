@@ -269,9 +269,10 @@ class Worker:
         self._settling |= keys
         try:
             tries = 0
+            replaced: set[tuple[str, str]] = set()
             while settlements:
                 answers = await self.consumer.settle(settlements)
-                settlements, reason = self._unsettled(settlements, answers)
+                settlements, reason = self._unsettled(settlements, answers, replaced)
                 if reason:
                     if tries % LOG_EVERY == 0:
                         log.warning(self._fields(settlements[0].entry, "unsettled", reason=reason))
@@ -281,9 +282,12 @@ class Worker:
             self._settling -= keys
 
     def _unsettled(
-        self, settlements: Sequence[Settlement], answers: Sequence[str | MilepostError]
+        self, settlements: Sequence[Settlement], answers: Sequence[str | MilepostError], replaced: set[tuple[str, str]]
     ) -> tuple[list[Settlement], str]:
-        """Return what is to be settled again, and why Redis was not available, if it was not."""
+        """Return what is to be settled again, and why Redis was not available, if it was not.
+
+        `replaced` holds the entries whose settlement Redis refused and that got another one, once.
+        """
         again: list[Settlement] = []
         unavailable = ""
         for settlement, answer in zip(settlements, answers, strict=True):
@@ -294,10 +298,27 @@ class Worker:
                 again.append(settlement)
             elif isinstance(settlement, Complete):
                 again.append(self._after_refusal(settlement, answer))
+            elif settlement.entry.key not in replaced and (other := self._instead(settlement, answer)):
+                replaced.add(settlement.entry.key)
+                again.append(other)
             else:
                 # Nobody renews this entry now: it is redelivered after the claim time.
                 log.error(self._fields(settlement.entry, "left-pending", reason=str(answer)))
         return again, unavailable
+
+    def _instead(self, settlement: Park | Delay | Bury, refusal: MilepostError) -> Settlement | None:
+        """Return another settlement in place of one that Redis refuses; None: the entry stays pending."""
+        if isinstance(settlement, Delay):
+            return None
+        entry, of, failure = settlement.entry, settlement.id, settlement.failure
+        decided = Retry(failure, settlement.delay) if isinstance(settlement, Park) else GiveUp(failure)
+        match self._policy.decide_refusal(entry, decided, str(refusal)):
+            case GiveUp(failure):
+                return Bury(entry, of, failure)
+            case Retry(failure, delay):
+                log.error(self._fields(entry, "not-buried", reason=str(refusal)))
+                return Park(entry, of, failure, delay)
+        return None
 
     def _after_refusal(self, settlement: Complete, fault: MilepostError) -> Settlement:
         """The reply cannot be journaled: for what it is, or because Redis takes no reply of this stage."""

@@ -18,6 +18,7 @@ from milepost.errors import EventError, JournalUnavailable, MilepostError
 from milepost.events.event import Event
 from milepost.journal import keys
 from milepost.journal.models import Entry, event_row, milliseconds
+from milepost.journal.refusals import code_of
 from milepost.journal.scripts import (
     BuryRow,
     ChannelRow,
@@ -167,10 +168,10 @@ class Consumer:
                 stage=self.stage, consumer=self.name, most=most, claim=milliseconds(claim), streams=self._streams
             )
         except JournalUnavailable as fault:
-            if "NOGROUP" in str(fault):
+            if fault.code == "NOGROUP":
                 raise GroupMissing(str(fault)) from None
             raise
-        return [self._entry(stream.decode(), name, body) for stream, name, body in taken], int(destroyed)
+        return [self._entry(stream.decode(), *row) for stream, *row in taken], int(destroyed)
 
     async def wait(self, count: int, *, block: float) -> list[Entry]:
         """Return retries, up to `count`, and then up to `count` unread events; wait `block` seconds for the first.
@@ -193,7 +194,7 @@ class Consumer:
                 *("STREAMS", *streams, *[start] * len(streams)),
             )
         except ResponseError as fault:
-            if str(fault).startswith(("NOGROUP", "UNBLOCKED")):
+            if code_of(fault) in {"NOGROUP", "UNBLOCKED"}:
                 raise GroupMissing(str(fault)) from None
             raise unavailable(fault) from fault
         except (RedisError, OSError) as fault:
@@ -201,10 +202,10 @@ class Consumer:
         found = answer.items() if isinstance(answer, dict) else answer or []  # a dict in RESP3
         return [self._entry(stream.decode(), *row) for stream, rows in found for row in rows if row[1]]
 
-    def _entry(self, stream: str, name: bytes, body: Sequence[bytes]) -> Entry:
-        if stream in self._retries:
-            return Entry.read(stream, self._retries[stream], name, body, retried=True)
-        return Entry.read(stream, self._journals[stream], name, body)
+    def _entry(self, stream: str, name: bytes, body: Sequence[bytes], deliveries: int = 1) -> Entry:
+        retried = stream in self._retries
+        channel = self._retries[stream] if retried else self._journals[stream]
+        return Entry.read(stream, channel, name, body, deliveries=deliveries, retried=retried)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
         """Settle deliveries. For each: `done`, `buried`, or `stale` when someone else has settled the entry.
@@ -303,5 +304,4 @@ def _answer(answer: bytes | MilepostError) -> str | MilepostError:
     text = answer.decode()
     if not text.startswith("error "):
         return text
-    fault = unavailable(RedisError(text.removeprefix("error ")))
-    return fault if "full" in str(fault) else SettlementRefused(str(fault))
+    return SettlementRefused(f"Redis: {text.removeprefix('error ')}")

@@ -1,6 +1,5 @@
 """What a bridge does for the journal beside carrying events: adopt, lead, wake, trim, keep the stages table."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,7 +10,7 @@ from milepost.journal import keys, scripts
 from milepost.journal.admin import BROKER, FRESH
 from milepost.journal.consumer import Failure
 from milepost.journal.models import Wiring, event_row, milliseconds
-from milepost.journal.scripts import RouteRow, Scripts, StageRow, checked
+from milepost.journal.scripts import RouteRow, Scripts, StageRow
 
 MOST_UNREADABLE = 10_000
 """Messages kept under `dead:bridge`."""
@@ -27,9 +26,6 @@ STATUS_AGE = timedelta(minutes=30)
 
 STATUS_PAGE = 500
 """Entries looked at in one step."""
-
-_ITS_OWN = re.compile(r"error .*(WRONGTYPE|NOPERM|can't access)", re.DOTALL)
-"""Refusals of a message that Redis will never take. Its other refusals are for a state that ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +57,12 @@ class Maintenance:
         self._limit = limit
 
     async def adopt(self, batch: Sequence[Adoption]) -> list[str]:
-        """Journal foreign events. For each: `done`, `seen`, `not leading`, or `error` and why Redis refused it alone.
-
-        Raises JournalUnavailable too if one was refused for the state that Redis is in.
-        """
+        """Journal foreign events. For each: `done`, `seen`, `not leading`, or `error …`: Redis refuses this one."""
         answers = await self._scripts.adopt(
             dedup=self._dedup,
             messages=[scripts.AdoptRow(item.token or "", *event_row(item.event)) for item in batch],
         )
-        texts: list[str] = [answer.decode() for answer in answers]
-        checked([answer for answer, text in zip(answers, texts, strict=True) if not _ITS_OWN.match(text)])
-        return texts
+        return [answer.decode() for answer in answers]
 
     async def announce(self, event: Event) -> bool:
         """Announce an event that a Broker carries on by itself. False if it was announced before."""

@@ -1,7 +1,7 @@
 """Data that goes into the journal and comes out: entries, dead letters, stages, the status of a submission."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -33,7 +33,8 @@ class Entry:
     """One entry of a stream, claimed by this consumer.
 
     `since` in milliseconds of Redis TIME: from when the deadline counts. `retried`: it comes from the stream of
-    retries. `only`: version 0.1 journaled retries for one stage alone, whose name this is; empty for every stage.
+    retries. `deliveries`: how often it was given out as this entry. `only`: version 0.1 journaled retries for one stage
+    alone, whose name this is; empty for every stage.
     """
 
     stream: str
@@ -43,6 +44,7 @@ class Entry:
     since: int
     attempts: int = 0
     crashes: int = 0
+    deliveries: int = field(default=1, compare=False)
     retried: bool = False
     only: str = ""
 
@@ -64,6 +66,7 @@ class Entry:
         name: bytes,
         body: Sequence[bytes] | Mapping[bytes, bytes],
         *,
+        deliveries: int = 1,
         retried: bool = False,
     ) -> "Entry":
         """Read an entry of a journal, or of a stream of retries.
@@ -81,6 +84,7 @@ class Entry:
             since=_whole(fields.get(b"since"), int(entry.partition("-")[0])),
             attempts=_whole(fields.get(b"attempts"), 0),
             crashes=_whole(fields.get(b"crashes"), 0),
+            deliveries=deliveries,
             retried=retried or bool(only),
             only=only,
         )

@@ -18,6 +18,16 @@ LOOK_AGAIN = {
 }
 """The codes of refusals that another server, or the same one later, lifts, and what such a server is."""
 
+FULL = "OOM"
+
+OF_SERVER = frozenset({*LOOK_AGAIN, FULL, "MISCONF"})
+"""The codes of refusals that any other command would meet too. The scripts have the same list (see `for_scripts`)."""
+
+OF_KEYS = frozenset({"WRONGTYPE", "NOPERM"})
+"""The codes of refusals for the keys of a command: a key of another type, or one that the user may not write. They last
+until an operator acts.
+"""
+
 
 class WrongServer(ConnectionLost):
     """The server refused for what it is, not for what it was asked. `str()` says it in plain words."""
@@ -34,10 +44,9 @@ def wrong_server(reply: object) -> WrongServer | None:
     """
     for item in reply if isinstance(reply, list) else (reply,):
         if type(item) is bytes and item.startswith(b"error "):
-            code = _code(item[6:120].decode(errors="replace"))
+            code = _first_word(item[6:120].decode(errors="replace"))
         elif isinstance(item, ResponseError):
-            known = item.status_code  # which redis-py takes off the text of the errors it knows
-            code = _code(str(item)) if known in {None, "ERR"} else str(known)
+            code = code_of(item)
         else:
             continue
         if code in LOOK_AGAIN:
@@ -45,5 +54,20 @@ def wrong_server(reply: object) -> WrongServer | None:
     return None
 
 
-def _code(refusal: str) -> str:
+def code_of(fault: Exception) -> str:
+    """Return the code of a refusal of Redis, such as WRONGTYPE; an empty text if the fault has none."""
+    known = getattr(fault, "status_code", None)  # redis-py takes the code off the text of the errors it knows
+    if known not in {None, "ERR"}:
+        return str(known)
+    word = _first_word(str(fault))
+    return word if word.isupper() else ""
+
+
+def _first_word(refusal: str) -> str:
     return refusal.removeprefix("ERR ").partition(" ")[0]
+
+
+def for_scripts() -> str:
+    """Return OF_SERVER as Lua source."""
+    codes = ", ".join(f"{code} = true" for code in sorted(OF_SERVER))
+    return f"local OF_SERVER = {{ {codes} }}\n"

@@ -14,17 +14,17 @@ from importlib.resources import files
 from typing import Any, Concatenate, NamedTuple, ParamSpec, cast, get_args, get_origin, get_type_hints
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from milepost.errors import JournalUnavailable
-from milepost.journal import keys
+from milepost.journal import keys, refusals
 from milepost.journal.shared_connection import SharedConnection
 
 Text = str | bytes | int
 P = ParamSpec("P")
 
 _FOLDER = files("milepost.journal") / "lua"
-_SHARED = keys.for_scripts() + (_FOLDER / "common.lua").read_text()
+_SHARED = keys.for_scripts() + refusals.for_scripts() + (_FOLDER / "common.lua").read_text()
 _HEADER = re.compile(r"-- (\w+)\((.*)\)$")
 _ROWS = re.compile(r"(\w+)\[([\w, ]+)\]$")
 
@@ -367,6 +367,6 @@ def checked(answers: Sequence[bytes]) -> list[str]:
 
 def unavailable(fault: Exception) -> JournalUnavailable:
     """The fault of a Redis call in our own words; redis-py names hosts, never passwords."""
-    if isinstance(fault, OutOfMemoryError) or "OOM" in str(fault):
-        return JournalUnavailable("Redis is full")
-    return JournalUnavailable(f"Redis: {str(fault) or type(fault).__name__}")
+    code = refusals.code_of(fault)
+    text = "Redis is full" if code == refusals.FULL else f"Redis: {str(fault) or type(fault).__name__}"
+    return JournalUnavailable(text, code)

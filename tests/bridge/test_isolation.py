@@ -86,6 +86,62 @@ async def test_event_that_redis_refuses_to_park_holds_no_slot_and_no_other_event
     await eventually(lambda: bridge.workers[0].limit.unsettled == 0, what="settled in the bridge too")
 
 
+async def test_event_that_redis_never_parks_is_counted_and_becomes_a_dead_letter(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "LOOK_EVERY", 0.05)
+    stage = await rig.stage("stage", "in", "out")
+    stage.script = lambda delivery: status(500) if delivery.event.id == "bad" else stage.succeed(delivery)
+    await rig.bridge({"retry": 2}, claim="PT0.5S")
+    await rig.redis.set(keys.parked("stage"), "not a sorted set")
+    await rig.publish("in", "bad")
+    ids = [str(number) for number in range(20)]
+    await rig.publish_all("in", ids)
+    await eventually(lambda: rig.dead("stage"))
+    (letter,) = await rig.dead("stage")
+    assert (letter.id, letter.status, letter.attempts) == ("bad", 500, 3)
+    assert letter.reason.startswith("HTTP 500; and it cannot be parked: Redis: WRONGTYPE")
+    assert set(stage.count) == {"bad", *ids}
+
+
+async def test_event_that_redis_refuses_to_park_while_its_stage_is_down_is_not_buried(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "LOOK_EVERY", 0.05)
+    stage = await rig.stage("stage", "in", "out", lambda _: status(503))
+    bridge = await rig.bridge({"retry": 0}, claim="PT0.5S")
+    await rig.redis.set(keys.parked("stage"), "not a sorted set")
+    ids = [str(number) for number in range(4)]
+    await rig.publish_all("in", ids)
+    await eventually(lambda: set(stage.count) == set(ids))
+    await eventually(lambda: not bridge.workers[0].in_delivery)
+    stage.script = stage.succeed
+    await rig.publish("in", "probe")
+
+    async def drained() -> bool:
+        return not await rig.pending(stage)
+
+    await eventually(drained, what="redelivered when the stage is up")
+    assert not await rig.dead("stage")
+    assert sorted(set(await rig.journaled("out"))) == sorted([*ids, "probe"])
+
+
+async def test_event_whose_dead_letter_is_refused_is_parked_until_it_can_be_written(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    stage.script = lambda delivery: status(422) if delivery.event.id == "bad" else stage.succeed(delivery)
+    await rig.redis.set(keys.dead("stage"), "not a stream")
+    bridge = await rig.bridge()
+    await rig.publish_all("in", ["bad", "good"])
+    await eventually(lambda: rig.parked("stage"))
+    await eventually(lambda: stage.count["good"])
+    assert not bridge.workers[0].limit.down
+    assert await rig.due("stage") > await rig.now() + 10
+    await rig.redis.delete(keys.dead("stage"))
+    await rig.overdue("stage")
+    await eventually(lambda: rig.dead("stage"))
+    assert stage.count == {"bad": 2, "good": 1}
+
+
 async def test_reply_that_redis_refuses_parks_its_event_and_holds_up_no_other_stage(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     stage.script = lambda delivery: status(204) if delivery.event.id == "quiet" else stage.succeed(delivery)

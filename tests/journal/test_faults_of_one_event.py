@@ -1,10 +1,24 @@
 """Faults that stop a script in the middle, or concern one event: no other event, and no other step, suffers."""
 
+from dataclasses import replace
+
 import pytest
 from redis.asyncio import Redis
 
 from milepost.errors import JournalUnavailable
-from milepost.journal import Bury, Complete, Consumer, Journal, Maintenance, Wiring, keys
+from milepost.journal import (
+    Bury,
+    Complete,
+    Consumer,
+    Delay,
+    Journal,
+    Maintenance,
+    Park,
+    SettlementRefused,
+    Unreadable,
+    Wiring,
+    keys,
+)
 from tests.journal.conftest import Consumers, Table
 from tests.journal.events import (
     CALCULATED,
@@ -58,6 +72,58 @@ async def test_event_whose_status_is_of_another_type_becomes_one_dead_letter_and
     (letter,) = await journal.admin.dead_letters("distance")
     assert await pending(redis, distance) == 0
     assert await journal.admin.replay("distance", [letter.entry]) == 1
+
+
+async def test_past_its_deadline_an_event_is_parked_where_its_dead_letter_is_refused(
+    journal: Journal, redis: Redis, distance: Consumer
+) -> None:
+    await redis.set(keys.dead("distance"), "of another type")
+    await redis.xadd(keys.retries("distance", RAW), {"event": submission().to_json(), "since": 1})
+    (entry,) = (await distance.take(1)).entries
+    assert isinstance(await settled(distance, Bury(entry, "", failure())), SettlementRefused)
+    assert await settled(distance, Park(entry, "", failure(), 60)) == "done"
+    assert (await pending(redis, distance), await redis.zcard(keys.parked("distance"))) == (0, 1)
+
+
+async def test_member_whose_dead_letter_is_refused_holds_up_no_other_member(
+    maintenance: Maintenance, redis: Redis, distance: Consumer
+) -> None:
+    await redis.set(keys.dead("distance"), "of another type")
+    event = submission()
+    members = {
+        "no parked event": 1,
+        f"1-1 1 0 0 {CALCULATED}\n{event.to_json()}": 2,
+        f"1-1 1 0 0 {RAW}\n{event.to_json()}": 3,
+    }
+    await redis.zadd(keys.parked("distance"), members)
+    _, due, refused = await maintenance.wake(["distance"], most=3)
+    assert "WRONGTYPE" in refused["distance"]
+    assert [entry.event.decode() for entry in (await distance.take(9)).entries] == [event.to_json()]
+    assert due is not None
+    assert due > 30, "the other two are not looked at in each step"
+    assert await redis.zcard(keys.parked("distance")) == 2
+
+
+async def test_event_whose_stage_cannot_be_named_among_the_dead_leaves_no_letter_behind(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer
+) -> None:
+    await redis.set(keys.DEAD, "of another type")
+    await redis.delete(keys.BACKLOG)
+    await redis.sadd(keys.BACKLOG, "of another type")
+    (entry,) = await taken(journal, distance)
+    assert isinstance(await settled(distance, Bury(entry, "", failure())), SettlementRefused)
+    with pytest.raises(JournalUnavailable):
+        await maintenance.unreadable([Unreadable(RAW, b"", "")])
+    assert not await redis.exists(keys.dead("distance"), keys.dead("bridge"))
+
+
+async def test_delayed_event_that_is_due_needs_no_parking(journal: Journal, redis: Redis, distance: Consumer) -> None:
+    (entry,) = await taken(journal, distance)
+    await redis.set(keys.parked("distance"), "of another type")
+    assert isinstance(await settled(distance, Delay(entry, "", 600)), SettlementRefused)
+    assert await settled(distance, Delay(replace(entry, since=entry.since - 600_000), "", 600)) == "done"
+    (again,) = (await distance.take(1)).entries
+    assert (again.event, again.retried, again.since) == (entry.event, True, entry.since)
 
 
 async def test_given_up_event_that_a_broker_sends_twice_is_one_dead_letter(

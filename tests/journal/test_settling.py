@@ -135,9 +135,9 @@ async def test_full_redis_allows_the_first_write_the_gate_is_next_and_the_acknow
     writes = {"XADD", "SADD", "PUBLISH", "HSET", "PEXPIRE", "ZADD", "XACK", "XDEL"}
     order = [verb for verb in verbs(called) if verb in {*writes, "XPENDING"}]
     own = {
-        "complete": ["XADD", "SADD", "PUBLISH", "HSET", "PEXPIRE"],
+        "complete": ["SADD", "XADD", "PUBLISH", "HSET", "PEXPIRE"],
         "park": ["ZADD", "PEXPIRE"],
-        "bury": ["XADD", "SADD", "HSET", "PEXPIRE"],
+        "bury": ["SADD", "XADD", "HSET", "PEXPIRE"],
         "delay": ["ZADD", "PEXPIRE"],
     }[kind]
     assert order == ["XACK", "XPENDING", *own, "XACK"]
@@ -187,7 +187,8 @@ async def test_delayed_event_is_not_buried_after_its_deadline(
     (entry,) = await taken(journal, distance)
     late = replace(entry, since=entry.since - 2 * DAY)
     assert await settled(distance, Delay(late, event_of(entry).id, 60)) == "done"
-    assert await redis.zcard(keys.parked("distance")) == 1
+    assert await redis.xlen(keys.retries("distance", RAW)) == 1
+    assert await journal.admin.dead_letters("distance") == []
 
 
 async def test_overdue_event_is_buried_with_its_reason_after_a_failed_attempt(

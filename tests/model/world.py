@@ -178,7 +178,7 @@ class World:
         if destroyed:
             raise ViolationError("an entry was pending without a body")
         consumer = self.consumer(stage, name)
-        entries = [consumer._entry(stream.decode(), entry, body) for stream, entry, body in taken]
+        entries = [consumer._entry(stream.decode(), *row) for stream, *row in taken]
         hold(draft.held[bridge], stage, entries, fresh=False)
 
     async def do_complete(self, draft: "Draft", bridge: int, number: int) -> None:

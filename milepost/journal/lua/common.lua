@@ -46,11 +46,7 @@ end
 
 -- A refusal that says something of the server and nothing of the item: every other item would meet it too.
 local function is_of_server(fault)
-  for _, code in ipairs({ 'READONLY', 'MASTERDOWN', 'LOADING', 'MISCONF', 'NOREPLICAS', 'CLUSTERDOWN', 'MOVED', 'ASK',
-    'TRYAGAIN' }) do
-    if string.find(fault, code .. ' ', 1, true) then return true end
-  end
-  return false
+  return OF_SERVER[string.match(fault, '^%u+')]
 end
 
 -- Runs one item of a batch. Returns its result, or 'error …' when the item is refused: it cannot fail the others.
@@ -212,11 +208,9 @@ local journaled = {}
 
 -- Adds an event to the journal of its channel.
 local function add(channel, event)
+  if not journaled[channel] then redis.call('SADD', JOURNALS, channel) end
   local entry = redis.call('XADD', journal_key(channel), '*', 'event', event)
-  if not journaled[channel] then
-    redis.call('SADD', JOURNALS, channel)
-    journaled[channel] = true
-  end
+  journaled[channel] = true
   return entry
 end
 
@@ -291,15 +285,21 @@ local function journal_once(event, announce, dedup)
   return 'done'
 end
 
--- Keeps an event that no retry can help.
+-- Keeps an event that no retry can help. The letter itself comes after what may be refused, as there is no way back.
 local function bury(stage, letter)
+  redis.call('SADD', DEAD, stage)
   redis.call('XADD', dead_key(stage), '*', 'event', letter.event, 'channel', letter.channel, 'id', letter.id,
     'reason', letter.reason, 'status', letter.status, 'attempts', letter.attempts, 'crashes', letter.crashes,
     'time', whole(now()))
-  redis.call('SADD', DEAD, stage)
   if letter.id ~= '' then
     write_status(letter.id, 'dead:' .. stage, '{"reason":' .. cjson.encode(letter.reason) .. '}')
   end
+end
+
+-- Gives an event to its stage again, before any unread one.
+local function retry(stage, channel, event, since, attempts, crashes)
+  redis.call('XADD', retries_key(stage, channel), '*', 'event', event, 'since', since,
+    'attempts', attempts, 'crashes', crashes)
 end
 
 -- The id of an event as Milepost writes it, with its escapes read; nil if it is none.
@@ -340,7 +340,7 @@ local function count_backlog(fresh, limit)
     total, counted = total + waiting, counted + needed
   end
   local names = {}
-  for _, name in ipairs(redis.call('SMEMBERS', DEAD)) do names[name] = true end
+  for _, name in ipairs(unless_gone('SMEMBERS', DEAD) or {}) do names[name] = true end
   for name in pairs(stages) do names[name] = true end
   for name in pairs(names) do
     local waiting = count('ZCARD', parked_key(name)) + count('XLEN', dead_key(name))

@@ -1,19 +1,23 @@
 -- park(stage, deadline, deliveries[stream, entry, channel, event, id, since, delay, attempts, crashes, reason, status])
 -- Parks events until their next delivery (see settle). Without a reason the event was not tried: it waits until it is
 -- `delay` old, and its deadline counts from then. With one it waits `delay` from now, and is buried instead once its
--- deadline has passed. Answers for each 'done', 'buried', 'stale' or 'error …'.
+-- deadline has passed, unless its stage's dead letters are of another type. Answers for each 'done', 'buried', 'stale' or
+-- 'error …'.
 write_when_full()
 
 local function park(row)
   if row.reason ~= '' and now() - row.since >= deadline then
     row.reason = 'deadline passed; last: ' .. row.reason
-    bury(stage, row)
-    return 'buried'
+    if not attempt(bury, stage, row) then return 'buried' end
   end
   local due = now() + row.delay
   if row.reason == '' then
     due = row.since + row.delay
     row.since = due
+  end
+  if row.reason == '' and due <= now() then
+    retry(stage, row.channel, row.event, whole(row.since), row.attempts, row.crashes)
+    return 'done'
   end
   local head = table.concat({ row.entry, whole(row.since), row.attempts, row.crashes, row.channel }, ' ')
   redis.call('ZADD', parked_key(stage), whole(due), head .. '\n' .. row.event)

@@ -37,9 +37,9 @@ local function under_way(name, stage)
       local entry = redis.call('XRANGE', journal_key(channel), row[1], row[1])[1]
       if entry then keep(channel, entry) end
     end
-    for _, entry in ipairs(redis.call('XRANGE', retries_key(name, channel), '-', '+')) do keep(channel, entry) end
+    for _, entry in ipairs(unless_gone('XRANGE', retries_key(name, channel), '-', '+') or {}) do keep(channel, entry) end
   end
-  for _, member in ipairs(redis.call('ZRANGE', parked_key(name), 0, -1)) do
+  for _, member in ipairs(unless_gone('ZRANGE', parked_key(name), 0, -1) or {}) do
     local since, attempts, crashes, channel, event = string.match(member, '^%S+ (%d+) (%d+) (%d+) (%S+)\n(.*)$')
     if event then
       found[#found + 1] = { channel, event, since, attempts, crashes }
@@ -74,7 +74,7 @@ for name, stage in pairs(others) do
 end
 
 write_when_full()
-for _, row in ipairs(broken) do bury_unparsed(row[1], row[2]) end
+for _, row in ipairs(broken) do attempt(bury_unparsed, row[1], row[2]) end
 for channel, names in pairs(stages_of) do
   for _, stage in ipairs(names) do
     make_group(journal_key(channel), stage, positions[channel] or '0')
@@ -84,8 +84,7 @@ for channel, names in pairs(stages_of) do
 end
 for _, event in ipairs(moving) do
   for _, stage in ipairs(stages_of[event[1]]) do
-    redis.call('XADD', retries_key(stage, event[1]), '*', 'event', event[2], 'since', event[3],
-      'attempts', event[4], 'crashes', event[5])
+    retry(stage, event[1], event[2], event[3], event[4], event[5])
   end
 end
 for name, stage in pairs(others) do

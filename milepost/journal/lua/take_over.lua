@@ -1,6 +1,7 @@
 -- take_over(stage, consumer, most, claim, streams[stream])
 -- Gives this consumer up to `most` entries that another one has not renewed for `claim` milliseconds. Answers { entries,
--- how many more had no body, because an operator had deleted them }, each entry as { stream, id, fields }.
+-- how many more had no body, because an operator had deleted them }, each entry as { stream, id, fields, how often it was
+-- delivered }.
 local taken, destroyed = {}, 0
 for _, row in ipairs(streams) do
   local cursor = '0-0'
@@ -9,7 +10,10 @@ for _, row in ipairs(streams) do
     if room <= 0 then break end
     local found = redis.call('XAUTOCLAIM', row.stream, stage, consumer, claim, cursor, 'COUNT', room)
     cursor = found[1]
-    for _, entry in ipairs(found[2]) do taken[#taken + 1] = { row.stream, entry[1], entry[2] } end
+    for _, entry in ipairs(found[2]) do
+      local deliveries = redis.call('XPENDING', row.stream, stage, entry[1], entry[1], 1)[1][4]
+      taken[#taken + 1] = { row.stream, entry[1], entry[2], deliveries }
+    end
     destroyed = destroyed + #found[3]
   until cursor == '0-0'
 end

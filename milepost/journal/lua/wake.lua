@@ -1,41 +1,47 @@
 -- wake(most, stages[stage])
 -- Moves parked events that are due into their stage's stream of retries, up to `most` of each stage. A member that is no
 -- parked event becomes a dead letter, and so does an event of a channel that its stage no longer consumes: nobody would
--- read that retry. A stage whose events Redis refuses to move holds up no other stage. Answers { how many were moved,
+-- read that retry; where Redis refuses the dead letter, the member is looked at again after a minute. A stage whose events
+-- Redis refuses to move holds up no other stage. Answers { how many were moved,
 -- milliseconds until the next is due or -1, then stage and fault of each stage that was refused }.
 local time, stages_table = now(), read_stages(0)
 local woken, next_due, faults = 0, -1, {}
 write_when_full()
 
-local function retry(stage, member)
+local function wake_one(stage, member)
   local since, attempts, crashes, channel, event = string.match(member, '^%S+ (%d+) (%d+) (%d+) (%S+)\n(.*)$')
+  local fault
   if event and stages_table[stage] and not consumes(stages_table[stage], channel) then
-    bury(stage, { event = event, channel = channel, id = id_of(event) or '', reason = 'the stage no longer consumes '
+    fault = attempt(bury, stage, { event = event, channel = channel, id = id_of(event) or '', reason = 'the stage no longer consumes '
       .. channel, status = '', attempts = attempts, crashes = crashes })
   elseif event then
-    redis.call('XADD', retries_key(stage, channel), '*', 'event', event, 'since', since,
-      'attempts', attempts, 'crashes', crashes)
+    retry(stage, channel, event, since, attempts, crashes)
     local id = id_of(event)
     if id then keep_status(status_key(id)) end  -- it may be due since long, while no bridge was there
   else
-    bury_unparsed(stage, member)
+    fault = attempt(bury_unparsed, stage, member)
+  end
+  if fault then
+    redis.call('ZADD', parked_key(stage), 'XX', whole(time + 60000), member)
+    return fault
   end
   redis.call('ZREM', parked_key(stage), member)
   woken = woken + 1
 end
 
 local function wake(stage)
-  local parked, bytes = parked_key(stage), 0
+  local parked, bytes, fault = parked_key(stage), 0, nil
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', parked, '-inf', whole(time), 'LIMIT', 0, most)) do
     bytes = bytes + #member
     if bytes > 8000000 and bytes > #member then break end  -- the rest is due at once
-    retry(stage, member)
+    fault = wake_one(stage, member) or fault
   end
   local first = redis.call('ZRANGE', parked, 0, 0, 'WITHSCORES')
   if first[2] then
     local due = math.max(0, tonumber(first[2]) - time)
     if next_due < 0 or due < next_due then next_due = due end
   end
+  return fault
 end
 
 for _, row in ipairs(stages) do
