@@ -191,7 +191,7 @@ class Bridge:
             try:
                 await self._register()
                 for worker in self.workers:
-                    await worker.consumer.ensure()
+                    await worker.open()
                 await self._warn_of_server()
             except JournalUnavailable as fault:
                 log.warning(Fields(outcome="waiting", reason=str(fault)))

@@ -33,6 +33,7 @@ class StageMetrics:
 
     attempts: int = 0
     in_flight: int = 0
+    unread: int = 0
     outcomes: Counter[type] = field(default_factory=Counter)
     buckets: list[int] = field(default_factory=lambda: [0] * (len(SECONDS) + 1))
     seconds: float = 0.0
@@ -103,7 +104,9 @@ class BridgeMetrics:
         )
         self.adopted = self._counter("adopted", "Foreign messages by outcome", "channel", "outcome")
         self.adoption_overflow = self._counter("adoption_overflow", "Foreign messages dropped for want of room")
-        self.unreadable_dropped = self._counter("unreadable_dropped", "Unreadable messages removed for newer ones")
+        self.unreadable_dropped = self._counter(
+            "unreadable_dropped", "Unreadable messages removed for newer ones, or that Redis refused to keep"
+        )
         self.accepted = self._counter("accepted", "Events by HTTP door and status", "door", "outcome")
         self.leading = Gauge("milepost_leading", "1 while this bridge holds the lease", registry=self.registry)
 
@@ -132,13 +135,17 @@ class BridgeMetrics:
             "milepost_delivery_seconds", "From POST to answer, or to its failure", labels=["stage"]
         )
         in_flight = GaugeMetricFamily("milepost_in_flight", "Events in delivery", labels=["stage"])
+        unread = GaugeMetricFamily(
+            "milepost_unread_channels", "Channels that the bridge cannot read for the stage", labels=["stage"]
+        )
         for stage, counts in self._stages.items():
             for kind in get_args(Outcome):
                 outcomes.add_metric([stage, kind.__name__.lower()], counts.outcomes[kind])
             buckets = zip([*map(str, SECONDS), "+Inf"], accumulate(counts.buckets), strict=True)
             seconds.add_metric([stage], [*buckets], counts.seconds)
             in_flight.add_metric([stage], counts.in_flight)
-        yield from (outcomes, seconds, in_flight)
+            unread.add_metric([stage], counts.unread)
+        yield from (outcomes, seconds, in_flight, unread)
         for field_name, (name, text) in _DEPTHS.items():
             gauge = GaugeMetricFamily(f"milepost_{name}", text, labels=["stage"])
             for depth in self._depths:

@@ -26,6 +26,7 @@ from milepost.bridge.retry import GiveUp, Retry, RetryPolicy
 from milepost.bridge.settings import DeliverySpec
 from milepost.errors import EventError, JournalUnavailable, MilepostError
 from milepost.journal import Bury, Complete, Consumer, Delay, Entry, GroupMissing, Park, Settlement, Taken
+from milepost.journal.refusals import OF_KEYS
 from milepost.observe.logs import Fields
 
 log = logging.getLogger("milepost.bridge")
@@ -91,6 +92,19 @@ class Worker:
         self._register = register
         self._settling: set[tuple[str, str]] = set()
         self._outage_logged = -LOG_OUTAGE_EVERY
+        self._unread = ""
+        """Why nothing can be read; empty while something can."""
+
+    async def open(self) -> None:
+        """Make the groups where they are missing. Raises JournalUnavailable.
+
+        A key that Redis refuses is this stage's fault alone: `run` reports it, and the other stages start.
+        """
+        try:
+            await self.consumer.ensure()
+        except JournalUnavailable as fault:
+            if fault.code not in OF_KEYS:
+                raise
 
     async def run(self) -> None:
         """Redeliver, read and deliver until cancelled. Deliveries then go on (see `finish`)."""
@@ -112,10 +126,12 @@ class Worker:
                     entries = await self.consumer.wait(free, block=min(BLOCK, look_at - now()))
                     retries = entries[:1] != [] and entries[0].retried  # there may be more of them
                     self._start(entries)
+                if free or due:
+                    self._can_read()
             except GroupMissing:
                 await self._make_groups()
             except JournalUnavailable as fault:
-                log.warning(Fields(stage=self.stage, outcome="unread", reason=str(fault)))
+                self._cannot_read(fault)
                 await self._reread()
             await asyncio.sleep(0)  # send what was read before reading more
 
@@ -130,6 +146,19 @@ class Worker:
         self._start(taken.entries[taken.redelivered :])
         return taken
 
+    def _cannot_read(self, fault: JournalUnavailable) -> None:
+        """Show that this stage's events wait, and log the reason when it is new."""
+        if str(fault) != self._unread:
+            log.warning(Fields(stage=self.stage, outcome="unread", reason=str(fault)))
+        self._metrics.unread += not self._unread
+        self._unread = str(fault)
+
+    def _can_read(self) -> None:
+        if self._unread:
+            log.info(Fields(stage=self.stage, outcome="reading-again"))
+            self._metrics.unread -= 1
+            self._unread = ""
+
     async def _make_groups(self) -> None:
         """Make the groups again. The stages table is gone too if all of Redis was emptied."""
         try:
@@ -141,8 +170,8 @@ class Worker:
         except GroupMissing:
             return  # gone again: the next read finds out
         except JournalUnavailable as fault:
-            log.warning(Fields(stage=self.stage, outcome="groups-missing", reason=str(fault)))
-            await asyncio.sleep(UNREACHABLE_PAUSE)
+            self._cannot_read(fault)
+            await asyncio.sleep(LOOK_EVERY)
 
     async def _reread(self) -> None:
         """After a read that failed: take the entries that its lost reply may have carried, once Redis is back."""
@@ -154,7 +183,7 @@ class Worker:
                 return
             except JournalUnavailable:
                 continue
-            log.info(Fields(stage=self.stage, outcome="reading-again"))
+            self._can_read()
             return
 
     def _start(self, entries: Sequence[Entry], *, redelivery: bool = False) -> None:

@@ -213,6 +213,21 @@ async def test_an_unreadable_message_becomes_one_dead_letter_and_the_next_goes_t
     assert letter.event == message[:64_000]
 
 
+async def test_unreadable_message_that_redis_refuses_to_keep_is_dropped_and_counted(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    await rig.redis.set(keys.dead("bridge"), "not a stream")
+    await rig.redis.sadd(keys.LEASE, "of another type")
+    bridge = await rig.bridge()
+    await a_leader(bridge)
+    await rig.redis.publish("in", b"\xff")
+    await rig.redis.publish("in", '"plain"')
+    await eventually(lambda: data_of(stage) == ["plain"])
+    assert value(bridge, "unreadable_dropped_total") == 1
+    assert "channel=in outcome=unreadable-dropped reason='Redis: WRONGTYPE" in caplog.text
+
+
 async def test_deeply_nested_messages_stop_no_bridge(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     await a_leader(await rig.bridge())

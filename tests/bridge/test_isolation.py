@@ -209,6 +209,26 @@ async def test_broken_journal_key_holds_up_no_trim_and_no_door_of_another_channe
     await eventually(lambda: stage.count["4"] == slow.count["4"] == 1)
 
 
+@pytest.mark.parametrize("broken", [keys.journal("other"), keys.retries("broken", "other")])
+async def test_bridge_starts_beside_a_key_of_another_type_and_its_stage_heals(
+    rig: Rig, caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
+    await rig.redis.set(broken, "not a stream")
+    first = await rig.stage("broken", "other")
+    stage = await rig.stage("stage", "in")
+    bridge = await rig.bridge()
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.settled(stage))
+    await eventually(lambda: value(bridge, "unread_channels", stage="broken") == 1)
+    assert "stage=broken outcome=unread reason='Redis: WRONGTYPE" in caplog.text
+    assert value(bridge, "unread_channels", stage="stage") == 0
+    await rig.redis.delete(broken)
+    await rig.publish("other", "2")
+    await eventually(lambda: first.count["2"] == 1)
+    await eventually(lambda: rig.settled(first))
+    assert value(bridge, "unread_channels", stage="broken") == 0
+
+
 async def test_first_failure_of_a_route_is_logged_with_its_status_and_detail_and_then_now_and_then(
     rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

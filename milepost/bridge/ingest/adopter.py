@@ -12,6 +12,7 @@ from milepost.bridge.metrics import BridgeMetrics
 from milepost.errors import EventError, JournalUnavailable
 from milepost.events.wrap import wrap
 from milepost.journal import Adoption, Maintenance, Unreadable
+from milepost.journal.refusals import OF_KEYS
 from milepost.observe.logs import Fields
 
 Item = TypeVar("Item")
@@ -122,9 +123,17 @@ class Adopter:
         return left
 
     async def _put_away(self, unreadable: list[Unreadable]) -> list[Unreadable]:
-        self._metrics.unreadable_dropped.inc(await self._maintenance.unreadable(unreadable))
+        """Keep these messages as dead letters. They are dropped if Redis refuses that until an operator acts."""
+        outcome, refusal = "unreadable", {}
+        try:
+            dropped = await self._maintenance.unreadable(unreadable)
+        except JournalUnavailable as fault:
+            if fault.code not in OF_KEYS:
+                raise
+            dropped, outcome, refusal = len(unreadable), "unreadable-dropped", {"reason": str(fault)}
+        self._metrics.unreadable_dropped.inc(dropped)
         for message in unreadable:
-            log.warning(Fields(channel=message.channel, outcome="unreadable"))  # the reason may quote the message
+            log.warning(Fields(channel=message.channel, outcome=outcome, **refusal))  # why it is may quote the message
         return []
 
 

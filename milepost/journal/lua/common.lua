@@ -59,6 +59,11 @@ local function attempt(step, ...)
   return 'error ' .. fault
 end
 
+-- The token that holds the lease, or false. A key of another type is no lease: the next bridge takes it.
+local function leader()
+  return unless_gone('GET', LEASE) or false
+end
+
 -- A flat list of names and values, as streams and XINFO answer, as a table.
 local function fields_of(list)
   local fields = {}

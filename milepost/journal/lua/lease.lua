@@ -2,7 +2,7 @@
 -- Takes the lease if it is free, or renews it, and announces the token on the lease's channel when the lease is taken,
 -- or when `announce` is 1. After a clean stop the lease is empty for a moment: then only a bridge that `received` the
 -- release may take it. Answers the token that holds the lease.
-local holder = redis.call('GET', LEASE)
+local holder = leader()
 if not holder or (holder == '' and received == 1) then
   write_when_full()
   redis.call('SET', LEASE, token, 'PX', ttl)

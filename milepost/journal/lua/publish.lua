@@ -6,8 +6,8 @@
 
 -- Counting looks at every journal, so it is done once in `trusted` milliseconds. Meanwhile doors add what they journal;
 -- what hops add or take shows at the next count.
-local known = redis.pcall('GET', BACKLOG)  -- of another type it is written anew
-local counted = type(known) == 'string' and tonumber(string.match(known, '^%d+'))
+local known = unless_gone('GET', BACKLOG)  -- of another type it is written anew
+local counted = known and tonumber(string.match(known, '^%d+'))
 if not counted then
   local _, closed
   _, counted, closed = count_backlog(fresh, limit)
