@@ -1,7 +1,7 @@
 -- adopt(dedup, messages[token, channel, source_id, id, event, data])
--- Journals messages that foreign programs published. A CloudEvent is adopted by any bridge, once; a plain message only
--- under the token of the leading bridge. Nothing is announced: the channel has heard it already. Answers for each
--- 'done', 'seen', 'not leading' or 'error …'.
+-- Journals messages that other programs published. Any bridge adopts a CloudEvent, once; only the leader adopts a plain
+-- message, under its token. Nothing is published: subscribers of the channel have the message. Returns for each 'done',
+-- 'seen', 'not leading' or 'error …'.
 local token = leader()
 local answers, channels = {}, {}
 for _, message in ipairs(messages) do

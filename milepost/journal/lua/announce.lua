@@ -1,6 +1,6 @@
 -- announce(dedup, channel, source_id, id, event, data)
--- Broker mode: announces an event that a Broker carries on by itself. The mark keeps bridges from adopting it. Answers
--- 'done' or 'seen'.
+-- Broker mode: publishes an event that a Broker delivers by itself. The dedup mark keeps bridges from adopting it.
+-- Returns 'done' or 'seen'.
 local seen = seen_key(source_id)
 if not redis.call('SET', seen, 'carried', 'NX', 'PX', dedup) then return 'seen' end
 local ok, fault = pcall(function()

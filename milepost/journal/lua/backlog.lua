@@ -1,3 +1,3 @@
 -- backlog(fresh)
--- Answers how many events are journaled, parked or dead.
+-- Returns how many events are journaled, parked or dead.
 return (count_backlog(fresh, math.huge))

@@ -1,7 +1,8 @@
 -- beat(fresh, broker, routes[stage, wiring])
--- Writes this bridge's routes into the stages table, with the time, and announces on the table's channel which channels
--- are consumed by a stage that some bridge serves. `wiring` is a JSON object. A bridge that was frozen while the other
--- delivery mode took its place (see switch) writes nothing: a trim would make its groups anew. Answers 1, or 0 then.
+-- Writes this bridge's routes into the stages table, with the time (the beat). Then publishes, on the channel of the
+-- stages table, the channels that served stages consume. `wiring` is a JSON object. Returns 1.
+-- Returns 0 and writes nothing if the other delivery mode has taken over from this bridge (see switch), which may have
+-- been frozen meanwhile. Its routes in the table would make trim create its groups again.
 local known, bridge_alive = read_stages(fresh)
 for _, route in ipairs(routes) do
   for name, stage in pairs(known) do

@@ -1,5 +1,5 @@
 -- bury(stage, deliveries[stream, entry, channel, event, id, attempts, crashes, reason, status])
--- Makes dead letters of events that no retry can help (see settle). Answers for each 'buried', 'stale' or 'error …'.
+-- Makes dead letters (see settle in common.lua). Returns for each 'buried', 'stale' or 'error …'.
 write_when_full()
 
 return settle(stage, deliveries, function(row)

@@ -23,14 +23,14 @@ local function now()
   return math.floor(clock() / 1000)
 end
 
--- Makes a write that changes nothing and that a full Redis allows. Redis refuses a script's first write when memory is
--- full, and none after that: what follows can therefore not be refused for lack of memory.
+-- Makes a write that changes nothing. A full Redis checks memory only at a script's first write, and it allows this
+-- one. So Redis refuses none of the script's later writes for lack of memory.
 local function write_when_full()
   redis.call('XACK', JOURNALS .. ':none', 'none', '0-0')
 end
 
--- A command's answer, or nil where there is no such stream or group. Any other refusal is raised: a replica without its
--- primary refuses reads too, and that must not look like an empty journal.
+-- Runs a command and returns its reply, or nil if there is no such stream or group. Raises any other error: a replica
+-- that has lost its primary refuses reads too, and that must not look like an empty journal.
 local function unless_gone(...)
   local found = redis.pcall(...)
   if type(found) ~= 'table' or not found.err then return found end
@@ -39,18 +39,18 @@ local function unless_gone(...)
   return nil
 end
 
--- Raises a refusal that pcall caught. Redis answers a plain string as 'ERR …', and its code would not come first.
+-- Raises an error that pcall caught, as a table: Redis would put 'ERR ' before the code of a plain string.
 local function raise(fault)
   error({ err = type(fault) == 'table' and fault.err or tostring(fault) }, 0)
 end
 
--- A refusal that says something of the server and nothing of the item: every other item would meet it too.
+-- Whether an error is about the server and not about the item: then every other item would meet it too.
 local function is_of_server(fault)
   return OF_SERVER[string.match(fault, '^%u+')]
 end
 
--- Runs one item of a batch. Returns its result, or 'error …' when the item is refused: it cannot fail the others.
--- Raises when the server itself refuses.
+-- Runs a step for one item of a batch. Returns its result, or 'error …' if it failed, so that the other items go on.
+-- Raises errors that are about the server.
 local function attempt(step, ...)
   local ok, result = pcall(step, ...)
   if ok then return result end
@@ -59,12 +59,12 @@ local function attempt(step, ...)
   return 'error ' .. fault
 end
 
--- The token that holds the lease, or false. A key of another type is no lease: the next bridge takes it.
+-- Returns the token that holds the lease, or false. A key of another type is no lease: the next bridge takes it.
 local function leader()
   return unless_gone('GET', LEASE) or false
 end
 
--- A flat list of names and values, as streams and XINFO answer, as a table.
+-- Turns a flat list of names and values, as XRANGE and XINFO return them, into a table.
 local function fields_of(list)
   local fields = {}
   for i = 1, #list, 2 do fields[list[i]] = list[i + 1] end
@@ -81,7 +81,7 @@ local function groups_of(stream)
   return groups
 end
 
--- How many members a key has, by a command such as XLEN; none if the key is of another type.
+-- Counts the members of a key with a command such as XLEN. A key of another type has none.
 local function count(command, key)
   local found = redis.pcall(command, key)
   if type(found) == 'number' then return found end
@@ -89,13 +89,13 @@ local function count(command, key)
   return 0
 end
 
--- How many entries of a stream this group has not finished.
+-- Counts the entries of a stream that this group has not finished. Redis does not always know the lag: then all count.
 local function unfinished(stream, group)
   local length = redis.call('XLEN', stream)
   return group.lag and math.min(length, group.pending + group.lag) or length
 end
 
--- Whether the group has this entry pending. No group, no stream: no.
+-- Whether an entry is pending in a group; false if there is no such group or stream.
 local function is_pending(stream, group, entry)
   local found = unless_gone('XPENDING', stream, group, entry, entry, 1)
   return found ~= nil and #found > 0
@@ -113,8 +113,8 @@ local function before(a, b)
   return a_ms < b_ms or (a_ms == b_ms and a_seq < b_seq)
 end
 
--- Which of these rows, each with `stream` and `entry`, the group has pending: stream → entry → true. One command for
--- each stream, which answers everything that is pending between the first and the last of its entries.
+-- Finds the rows, each with `stream` and `entry`, that are pending in the group. Returns stream → entry → true. It takes
+-- one command a stream, which lists all pending entries from the first to the last of the rows.
 local function pending_of(group, rows)
   local ranges, pending = {}, {}
   for _, row in ipairs(rows) do
@@ -141,10 +141,11 @@ local function pending_of(group, rows)
   return pending
 end
 
--- Settles rows of one group, each with `stream` and `entry`. The gate comes first: the group still has the entry
--- pending; otherwise someone else has settled it, and the answer is 'stale'. Then `step(row)` makes the write that may
--- be refused, and its answer is the row's. The acknowledgement comes last, so that an event which is refused stays where
--- it was. Retries are deleted with it, as no other group reads them; a journal is for trim to shorten.
+-- Settles rows of one group, each with `stream` and `entry`:
+-- 1. If the entry is not pending any more, someone else has settled it. The result is 'stale'.
+-- 2. step(row) makes the write that Redis may refuse (a reply, a parked event, a dead letter) and returns the result.
+-- 3. The entry is acknowledged last: Lua does not roll back, so an event whose write was refused stays pending.
+-- 4. Retries are deleted too, because no other group reads them. trim deletes entries of journals.
 local function settle(group, rows, step)
   local pending, finished, answers = pending_of(group, rows), {}, {}
   local ok, fault = pcall(function()
@@ -169,9 +170,9 @@ local function settle(group, rows, step)
   return answers
 end
 
--- The stages table: name → { consumes, emits, url, beat, served }. A stage is served while its beat is younger than
--- `fresh`. While no stage at all has a fresh beat every stage counts as served: then the bridges are away, and what
--- waits for them is to be kept.
+-- Reads the stages table. Returns name → { consumes, emits, url, beat, served }, and whether any bridge is alive.
+-- A stage is served while its beat is younger than `fresh`. If no stage has a fresh beat, all bridges are away: then
+-- every stage counts as served, so that nothing that waits for it is deleted.
 local function read_stages(fresh)
   local stages, oldest, bridge_alive = {}, now() - fresh, false
   local table_rows = redis.call('HGETALL', STAGES)
@@ -195,12 +196,13 @@ local function consumes(stage, channel)
   return false
 end
 
--- Whether a bridge reads this channel for a stage of the table. One that has changed what it consumes leaves a group
--- behind, which nobody reads.
+-- Whether a bridge reads this channel for this stage. A stage that now consumes another channel has left a group on the
+-- old one, and no bridge reads that group.
 local function is_served(stages, name, channel)
   return consumes(stages[name], channel) and stages[name].served
 end
 
+-- Lists the channels that these stages consume: channel → true.
 local function consumed_channels(stages)
   local consumed = {}
   for _, stage in pairs(stages) do
@@ -219,9 +221,9 @@ local function add(channel, event)
   return entry
 end
 
--- Bounds a journal that no stage consumes: the newest events of the last hour, and the key itself ends an hour after
--- the last of them. Until a bridge has run, nobody knows which channels are consumed, and everything is kept. An expiry
--- on the key says that the stages table was asked before.
+-- Bounds a journal that no stage consumes: it keeps the newest 10,000 events of the last hour, and its key expires an
+-- hour after the last of them. A journal with a group is left alone. While the stages table is empty no bridge has run
+-- yet, and everything is kept. A key that has an expiry was found unconsumed before, so the table is not read again.
 local function bound_unconsumed(channel)
   local journal = journal_key(channel)
   local groups = unless_gone('XINFO', 'GROUPS', journal)
@@ -236,7 +238,8 @@ local function bound_unconsumed(channel)
   redis.call('PEXPIRE', journal, HOUR)
 end
 
--- Makes a group on a stream, and the stream if need be. A journal with a group never expires.
+-- Makes a group on a stream, and the stream if it is absent. A journal with a group never expires. Returns false if the
+-- group existed.
 local function make_group(stream, group, from)
   local made = redis.pcall('XGROUP', 'CREATE', stream, group, from, 'MKSTREAM')
   if made.err and not string.find(made.err, 'BUSYGROUP') then error(made, 0) end
@@ -244,14 +247,16 @@ local function make_group(stream, group, from)
   return not made.err
 end
 
--- Keeps the status of a submission for `time` from now at least, and for an hour at least. Writes once a minute at most.
+-- Makes the status of a submission expire no earlier than `time` from now, and no earlier than an hour from now. Writes
+-- once a minute at most.
 local function keep_status(status, time)
   time = math.max(time or 0, HOUR)
   if redis.call('PTTL', status) < time - 60000 then redis.call('PEXPIRE', status, time) end
 end
 
--- Notes in the status of a submission that it has reached a channel. Microseconds, so that the channels keep their order.
--- A status only shows: where its key is of another type, the event goes on without the note.
+-- Writes into the status of a submission that it has reached a channel, when (in microseconds, so that channels keep
+-- their order), and with which data. The status is only for display: if its key is of another type, the event goes on
+-- without.
 local function write_status(id, channel, data)
   local status = status_key(id)
   local noted = redis.pcall('HSET', status, channel, '{"at":' .. whole(clock()) .. ',"data":' .. data .. '}')
@@ -259,6 +264,7 @@ local function write_status(id, channel, data)
   keep_status(status)
 end
 
+-- Publishes an event on its channel if `announce`, with its entry as `journalid`, and writes the status.
 local function announce_event(event, entry, announce)
   if announce then
     redis.call('PUBLISH', event.channel, '{"journalid":"' .. entry .. '",' .. string.sub(event.event, 2))
@@ -266,9 +272,9 @@ local function announce_event(event, entry, announce)
   write_status(event.id, event.channel, event.data)
 end
 
--- Journals an event, announces it on its channel if asked to, and notes it in the status.
--- Lua does not roll back. If a later write is refused (a user without the right to PUBLISH), delete the entry, or each
--- retry would leave one.
+-- Journals an event, publishes it on its channel if `announce`, and writes the status. If Redis refuses a later write
+-- (a user without the right to PUBLISH), the entry is deleted again: Lua does not roll back, and each retry would add
+-- one.
 local function journal_event(event, announce)
   local entry = add(event.channel, event.event)
   local ok, fault = pcall(announce_event, event, entry, announce)
@@ -278,7 +284,7 @@ local function journal_event(event, announce)
   end
 end
 
--- The same for an event that comes through a door and may have come before: 'done' or 'seen'.
+-- Does the same, once, for an event that may have been published before. Returns 'done' or 'seen'.
 local function journal_once(event, announce, dedup)
   local seen = seen_key(event.source_id)
   if not redis.call('SET', seen, 'carried', 'NX', 'PX', dedup) then return 'seen' end
@@ -290,7 +296,8 @@ local function journal_once(event, announce, dedup)
   return 'done'
 end
 
--- Keeps an event that no retry can help. The letter itself comes after what may be refused, as there is no way back.
+-- Makes a dead letter, and writes it into the status of its submission. The letter comes after the write that Redis may
+-- refuse, because Lua does not roll back.
 local function bury(stage, letter)
   redis.call('SADD', DEAD, stage)
   redis.call('XADD', dead_key(stage), '*', 'event', letter.event, 'channel', letter.channel, 'id', letter.id,
@@ -301,27 +308,28 @@ local function bury(stage, letter)
   end
 end
 
--- Gives an event to its stage again, before any unread one.
+-- Puts an event into its stage's stream of retries, which is read before unread events.
 local function retry(stage, channel, event, since, attempts, crashes)
   redis.call('XADD', retries_key(stage, channel), '*', 'event', event, 'since', since,
     'attempts', attempts, 'crashes', crashes)
 end
 
--- The id of an event as Milepost writes it, with its escapes read; nil if it is none.
+-- Returns the id of an event that Milepost wrote, without JSON's escapes; nil for any other text.
 local function id_of(event)
   local ok, id = pcall(cjson.decode, string.match(event, '^{"specversion":"1.0","id":(".-")[,}]') or 'null')
   return ok and type(id) == 'string' and id or nil
 end
 
--- Keeps a member of a stage's parked events that is none.
+-- Makes a dead letter of a member of `parked` that is not a parked event.
 local function bury_unparsed(stage, member)
   bury(stage, { event = member, channel = '', id = '', reason = 'cannot be retried: it is not a parked event',
     status = '', attempts = 0, crashes = 0 })
 end
 
--- Counts what waits. `total`: journaled, parked and dead events of all stages. `counted`: those that count against the
--- limit of the doors, which are those that a served stage needs. `closed`: the channels whose stages are all unserved
--- and have more than `limit` waiting.
+-- Counts events. Returns:
+-- total    all journaled, parked and dead events
+-- counted  those of them that a served stage needs; BACKLOG_LIMIT is for these
+-- closed   the channels of which no stage is served and `limit` events or more wait; doors refuse events for them
 local function count_backlog(fresh, limit)
   local stages = read_stages(fresh)
   local total, counted, closed = 0, 0, {}

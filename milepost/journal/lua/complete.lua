@@ -1,6 +1,6 @@
 -- complete(stage, completions[stream, entry, id, channel, event, data])
--- Acknowledges deliveries that succeeded (see settle). A reply, whose channel is not empty, enters its journal in the
--- same step. Answers for each 'done', 'stale' or 'error …'.
+-- Acknowledges deliveries that succeeded (see settle in common.lua), and journals their replies in the same step. A row
+-- without a channel has no reply. Returns for each 'done', 'stale' or 'error …'.
 write_when_full()
 local channels = {}
 

@@ -1,15 +1,16 @@
 -- depth(stages[stage, channels])
--- What waits for each stage; `channels` are separated by spaces. Answers for each { journaled and not finished, parked,
--- dead, milliseconds since the oldest was journaled or -1 }.
+-- Counts the events that wait for each stage. `channels` are separated by spaces. Returns for each { journaled and not
+-- finished, parked, dead, milliseconds since the oldest was journaled or -1 }.
 local time = now()
 local oldest
 
+-- Keeps the earliest of the times that it is given.
 local function see(since)
   since = tonumber(since)
   if since and (not oldest or since < oldest) then oldest = since end
 end
 
--- An entry counts from its first journaling; a retry carries that time along.
+-- Looks at the first entry of a range. A retry has the time of its first journaling in `since`.
 local function see_first(stream, from, to)
   local row = redis.call('XRANGE', stream, from, to, 'COUNT', 1)[1]
   if row then see(fields_of(row[2]).since or string.match(row[1], '^%d+')) end

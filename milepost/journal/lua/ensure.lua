@@ -1,6 +1,6 @@
 -- ensure(stage, channels[channel])
--- Makes the groups of a stage where they are missing: on the journals of its channels, from their beginning, and on its
--- streams of retries. Answers how many were made on journals.
+-- Makes the missing groups of a stage: on the journals of its channels, from their beginning, and on its streams of
+-- retries. Returns how many it made on journals.
 write_when_full()
 local made = 0
 for _, row in ipairs(channels) do

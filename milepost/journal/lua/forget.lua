@@ -1,6 +1,7 @@
 -- forget(stage, fresh)
--- Removes a stage's table entry, groups, retries, parked events and dead letters; refused while its beat is fresh.
--- Answers { 'forgotten' | 'served' | 'unknown', parked, dead }.
+-- Deletes a stage's row in the stages table, its groups, retries, parked events and dead letters. Returns
+-- { 'forgotten' | 'served' | 'unknown', parked events and retries, dead letters }. 'served': its beat is fresh, and
+-- nothing was deleted.
 local text = redis.call('HGET', STAGES, stage)
 if text and now() - cjson.decode(text).beat < fresh then return { 'served', 0, 0 } end
 local parked = count('ZCARD', parked_key(stage))

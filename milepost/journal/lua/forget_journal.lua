@@ -1,5 +1,5 @@
 -- forget_journal(channel)
--- Deletes a journal that no stage consumes. Answers how many events went, or -1 if a stage does consume it.
+-- Deletes a journal that no stage consumes. Returns how many events it had, or -1 if a stage consumes it.
 local journal = journal_key(channel)
 if consumed_channels(read_stages(0))[channel] or next(groups_of(journal)) then return -1 end
 local length = count('XLEN', journal)

@@ -1,6 +1,6 @@
 -- hand_back(stage, consumer, claim, most, streams[stream])
--- At a clean stop: marks everything this consumer has pending as unrenewed for the claim time, so that another takes it
--- over at once. That includes what a read brought whose answer was lost. Answers how many.
+-- At a clean stop: marks all pending entries of this consumer as not renewed for the claim time, so that another
+-- consumer takes them over at once. That includes entries of a read whose reply was lost. Returns how many.
 local count = 0
 for _, row in ipairs(streams) do
   for _, pending in ipairs(unless_gone('XPENDING', row.stream, stage, '-', '+', most, consumer) or {}) do

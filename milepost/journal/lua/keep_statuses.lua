@@ -1,7 +1,7 @@
 -- keep_statuses(stream, start, most, age)
--- Keeps the status of submissions whose event has waited in this stream for more than `age` milliseconds: a status
--- otherwise ends an hour after the last activity. Looks at up to `most` entries from `start` on. Answers where to go on,
--- or an empty text at the end.
+-- Keeps the status of submissions whose event has waited in this stream for more than `age` milliseconds: it would
+-- expire an hour after the last activity. Looks at up to `most` entries from `start` on. Returns where to continue, or
+-- '' at the end.
 local groups = groups_of(stream)
 local rows = unless_gone('XRANGE', stream, start, whole(now() - age), 'COUNT', most) or {}
 

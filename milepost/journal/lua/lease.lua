@@ -1,7 +1,7 @@
 -- lease(token, ttl, announce, received)
--- Takes the lease if it is free, or renews it, and announces the token on the lease's channel when the lease is taken,
--- or when `announce` is 1. After a clean stop the lease is empty for a moment: then only a bridge that `received` the
--- release may take it. Answers the token that holds the lease.
+-- Takes the lease if it is free, or renews it if this token holds it. Publishes the token on the lease's channel when
+-- the lease is taken, and when `announce` is 1. After a clean stop of the leader the lease is '' for a moment: then
+-- only a bridge that `received` the release may take it. Returns the token that holds the lease, or ''.
 local holder = leader()
 if not holder or (holder == '' and received == 1) then
   write_when_full()

@@ -1,8 +1,9 @@
 -- park(stage, deadline, deliveries[stream, entry, channel, event, id, since, delay, attempts, crashes, reason, status])
--- Parks events until their next delivery (see settle). Without a reason the event was not tried: it waits until it is
--- `delay` old, and its deadline counts from then. With one it waits `delay` from now, and is buried instead once its
--- deadline has passed, unless its stage's dead letters are of another type. Answers for each 'done', 'buried', 'stale' or
--- 'error …'.
+-- Parks events until their next delivery (see settle). Returns for each 'done', 'buried', 'stale' or 'error …'.
+-- An event with a reason has failed: it is due `delay` from now. If its deadline has passed it becomes a dead letter,
+-- unless Redis refuses that.
+-- An event without a reason was not tried: it is due when it is `delay` old, and its deadline counts from that time. If it
+-- is that old already, it goes to the retries.
 write_when_full()
 
 local function park(row)

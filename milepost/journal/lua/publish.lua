@@ -1,11 +1,14 @@
 -- publish(limit, fresh, most_unconsumed, trusted, dedup, events[channel, source_id, id, event, data])
--- Journals each event that was not published before and announces it on its channel. Writes nothing while the backlog
--- is at its limit. Answers for each event 'done', 'seen', 'crowded' (no stage consumes its channel, and too many such
--- channels exist), 'closed' (no bridge serves the stages of its channel, and too many events wait for them) or
--- 'error …'; or 'full' alone.
+-- Journals each event that was not published before, and publishes it on its channel.
+-- Returns 'full', and writes nothing, while the backlog is at its limit. Else returns for each event:
+-- 'done'
+-- 'seen'     it was published before
+-- 'crowded'  no stage consumes its channel, and too many such channels exist
+-- 'closed'   no bridge serves the stages of its channel, and too many events wait for them
+-- 'error …'  Redis refused it
 
--- Counting looks at every journal, so it is done once in `trusted` milliseconds. Meanwhile doors add what they journal;
--- what hops add or take shows at the next count.
+-- Counting reads every journal, so it is done once in `trusted` milliseconds. Meanwhile doors add the events that they
+-- journal; events that hops add or finish are counted the next time.
 local known = unless_gone('GET', BACKLOG)  -- of another type it is written anew
 local counted = known and tonumber(string.match(known, '^%d+'))
 if not counted then
@@ -19,7 +22,7 @@ local closed = string.match(known, '^%d+(.*)$')
 
 local consumed
 
--- Whether this is the first event of one channel too many that no stage consumes.
+-- Whether this event would begin one more channel that no stage consumes, and there are too many already.
 local function is_crowded(channel)
   if redis.call('SISMEMBER', JOURNALS, channel) == 1 then return false end
   if redis.call('SCARD', JOURNALS) < most_unconsumed then return false end

@@ -1,6 +1,6 @@
 -- reap(stage, consumer, idle, streams[stream])
--- Deletes the consumers of dead processes. Deleting one drops what it has pending, so only those go that have nothing
--- pending, seen in this very step. Answers how many.
+-- Deletes the consumers of dead processes, if they have nothing pending: Redis drops the pending entries of a consumer
+-- that is deleted. Returns how many.
 local reaped = 0
 for _, row in ipairs(streams) do
   for _, list in ipairs(unless_gone('XINFO', 'CONSUMERS', row.stream, stage) or {}) do

@@ -1,6 +1,5 @@
 -- renew(stage, consumer, entries[stream, entry])
--- Keeps the claim on entries that this consumer is delivering. Answers the numbers, from 0, of those that are no longer
--- its own.
+-- Renews the claim on entries that this consumer is delivering. Returns the numbers, from 0, of those that it has lost.
 local lost = {}
 for i, row in ipairs(entries) do
   local mine = unless_gone('XPENDING', row.stream, stage, row.entry, row.entry, 1, consumer)

@@ -1,7 +1,7 @@
 -- replay(stage, broker, fresh, letters[entry])
--- Moves dead letters into the stream of retries of the stage that they died on (in broker mode: of the Broker), counts
--- and deadline afresh. Answers how many; or, when one of them is for a stage that no bridge serves on its channel,
--- { that stage, the channel }, and then none is replayed.
+-- Moves dead letters into the stream of retries of their stage (in broker mode: of the Broker). Their counts and
+-- deadline begin afresh. Returns how many. If no bridge serves the stage of one of them on its channel, returns
+-- { stage, channel } and moves none.
 local dead = dead_key(stage)
 local table_rows, bridge_alive = read_stages(fresh)
 
@@ -13,7 +13,8 @@ for _, row in ipairs(letters) do
     local letter = fields_of(entry[2])
     letter.entry = row.entry
     for _, route in ipairs({ stage, broker }) do
-      if not letter.route and bridge_alive and is_served(table_rows, route, letter.channel) then letter.route = route end
+      local served = bridge_alive and is_served(table_rows, route, letter.channel)
+      if served and not letter.route then letter.route = route end
     end
     if not letter.route then return { stage, letter.channel } end
     found[#found + 1] = letter

@@ -1,6 +1,6 @@
 -- stats(kept, stages[key, stage, slots])
--- Writes how stages did under this bridge, with the time, and removes the names of statistics that have expired. A full
--- Redis refuses it.
+-- Writes this bridge's statistics of stages, with the time, and removes the names of statistics that have expired. A
+-- full Redis refuses it.
 local time = now()
 for _, row in ipairs(stages) do
   redis.call('SET', row.key, '{"at":' .. whole(time) .. ',"stage":' .. cjson.encode(row.stage) .. ',"slots":'

@@ -1,8 +1,14 @@
 -- switch(fresh, broker, routes[stage, channel])
--- A change of the delivery mode: gives this bridge's groups (`broker` alone in broker mode, the stages in direct mode)
--- the place of the other mode's. They begin where those end, so nothing is delivered twice, and get what was under way.
--- Waits while the other mode is still served, and refuses where two stages of a channel would have to share what is
--- under way. Answers { 'done' | 'nothing' } or { 'served' | 'unfinished', stage, events }.
+-- Changes the delivery mode. In broker mode `broker` has the only groups, in direct mode each stage has its own:
+-- 1. Finds the groups of the other mode by the stages table. Without any, returns { 'nothing' }.
+-- 2. If a bridge still serves the other mode, returns { 'served', stage, 0 }.
+-- 3. Lists the events under way: pending, retries and parked ones. Returns { 'unfinished', stage, how many events } if
+--    one of them would get no group here, if its channel had two groups in the other mode, or if such groups stand at
+--    different entries.
+-- 4. Makes this bridge's groups where the other mode's groups end, so that nothing is delivered twice.
+-- 5. Moves the events under way into its streams of retries, with their counts and deadlines.
+-- 6. Deletes the groups, retries, parked events and table rows of the other mode, and writes this bridge's rows.
+-- Returns { 'done' }.
 local own, stages_of = {}, {}
 for _, route in ipairs(routes) do
   own[route.stage] = own[route.stage] or {}
@@ -24,7 +30,7 @@ if not next(others) then return { 'nothing' } end
 
 local broken = {}
 
--- What is under way for a stage of the other mode: { channel, event, since, attempts, crashes } each.
+-- Lists the events under way for a stage of the other mode, each as { channel, event, since, attempts, crashes }.
 local function under_way(name, stage)
   local found = {}
   local function keep(channel, entry)
@@ -50,7 +56,7 @@ local function under_way(name, stage)
   return found
 end
 
--- First look, then write: a refusal leaves everything as it was.
+-- Everything is checked before the first write, so that a switch that is not possible changes nothing.
 local moving, positions = {}, {}
 for name, stage in pairs(others) do
   local found = under_way(name, stage)

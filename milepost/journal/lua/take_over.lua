@@ -1,7 +1,6 @@
 -- take_over(stage, consumer, most, claim, streams[stream])
--- Gives this consumer up to `most` entries that another one has not renewed for `claim` milliseconds. Answers { entries,
--- how many more had no body, because an operator had deleted them }, each entry as { stream, id, fields, how often it was
--- delivered }.
+-- Claims up to `most` entries that another consumer has not renewed for `claim` milliseconds. Returns { entries, number
+-- of entries that an operator had deleted }, each entry as { stream, id, fields, how often it was delivered }.
 local taken, destroyed = {}, 0
 for _, row in ipairs(streams) do
   local cursor = '0-0'

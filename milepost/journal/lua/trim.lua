@@ -1,9 +1,14 @@
 -- trim(channel, fresh, limit)
--- Deletes the entries of a journal that every group has finished, those behind a pending one too: an event that hangs
--- keeps no other. First makes the groups that the stages table names and the journal lacks; where Redis refuses that,
--- the journal stays as it is. A journal that no stage consumes is bounded (see bound_unconsumed). Where more than
--- `limit` events are left, the oldest that no served stage needs are deleted. Retries that no stage reads any more become
--- dead letters. Answers { what happened, entries deleted or left, entries deleted that an unserved stage had not finished }.
+-- Shortens the journal of a channel:
+-- 1. Makes the groups of stages that consume the channel, if they are missing. If Redis refuses that, nothing is
+--    deleted.
+-- 2. Makes dead letters of retries that no stage reads any more.
+-- 3. If no group is left, bounds the journal (see bound_unconsumed).
+-- 4. Deletes entries that every group has finished, also behind a pending one, so that an event that hangs keeps no
+--    other.
+-- 5. If more than `limit` entries are left, deletes the oldest that no served stage needs.
+-- Returns { what happened, entries deleted or (if refused) left, entries deleted that an unserved stage had not
+-- finished }.
 local MOST_PENDING, MOST_DELETED = 100000, 5000
 local journal = journal_key(channel)
 
@@ -32,8 +37,8 @@ for name, stage in pairs(stages) do
   end
 end
 
--- Retries of a channel that their stage no longer consumes, once no bridge has looked at them for `fresh`: nobody would
--- deliver them, and the backlog does not count them.
+-- Makes dead letters of retries for a channel that their stage no longer consumes, once no bridge has read them for
+-- `fresh`: no bridge would deliver them, and they are not counted in the backlog.
 local function bury_abandoned(name, retries)
   for _, list in ipairs(unless_gone('XINFO', 'CONSUMERS', retries, name) or {}) do
     if fields_of(list).idle < fresh then return end
@@ -53,7 +58,7 @@ for name, stage in pairs(stages) do
   if not consumes(stage, channel) and redis.call('EXISTS', retries) == 1 then attempt(bury_abandoned, name, retries) end
 end
 
-local needed, wanted  -- the oldest entry that a served stage needs; that any stage does
+local needed, wanted  -- the oldest entry that a served stage has not finished; the oldest that any stage has not
 for name, group in pairs(groups_of(journal)) do
   local oldest = oldest_unfinished(group)
   if not wanted or before(oldest, wanted) then wanted = oldest end
@@ -65,7 +70,7 @@ if not wanted then
 end
 local deleted, dropped = redis.call('XTRIM', journal, 'MINID', wanted), 0
 
--- The last entry that every group was given, and whether it is pending in one of them.
+-- `given`: the last entry that every group has read. `pending`: the entries that are pending in some group.
 local given, pending = nil, {}
 for name, group in pairs(groups_of(journal)) do
   if not given or before(group['last-delivered-id'], given) then given = group['last-delivered-id'] end
@@ -73,14 +78,15 @@ for name, group in pairs(groups_of(journal)) do
   if #rows == MOST_PENDING then given = '0-0' end  -- there may be more, so nothing behind them is deleted
   for _, row in ipairs(rows) do pending[row[1]] = true end
 end
--- The last one itself stays: were it deleted, Redis could not tell any more how many a group has not read.
+-- Entry `given` itself stays: without it Redis could not tell how many entries a group has not read.
 if given ~= '0-0' then
   for _, row in ipairs(redis.call('XRANGE', journal, '-', '(' .. given, 'COUNT', MOST_DELETED)) do
     if not pending[row[1]] then deleted = deleted + redis.call('XDEL', journal, row[1]) end
   end
 end
 
--- Doors are closed to a channel whose stages are all unserved, but hops and adoption still add to it.
+-- Doors refuse events for a channel of which no stage is served, but hops and adoption still add to it. Entries from
+-- `needed` on stay. While no bridge is alive nothing is dropped.
 local droppable = needed and '(' .. needed or bridge_alive and '+'
 while droppable and redis.call('XLEN', journal) > limit do
   local rows = redis.call('XRANGE', journal, '-', droppable, 'COUNT', 1000)

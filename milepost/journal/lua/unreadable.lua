@@ -1,6 +1,6 @@
 -- unreadable(most, messages[event, channel, reason])
--- Keeps messages that the bridge itself cannot carry, the newest `most` of them. A full Redis refuses it. Answers how
--- many older ones were removed.
+-- Keeps PUBLISHed messages that are no events as dead letters of `bridge`, the newest `most` of them. A full Redis
+-- refuses it. Returns how many older ones it removed.
 local dead = dead_key('bridge')
 redis.call('SADD', DEAD, 'bridge')
 for _, message in ipairs(messages) do

@@ -1,9 +1,9 @@
 -- wake(most, stages[stage])
--- Moves parked events that are due into their stage's stream of retries, up to `most` of each stage. A member that is no
--- parked event becomes a dead letter, and so does an event of a channel that its stage no longer consumes: nobody would
--- read that retry; where Redis refuses the dead letter, the member is looked at again after a minute. A stage whose events
--- Redis refuses to move holds up no other stage. Answers { how many were moved,
--- milliseconds until the next is due or -1, then stage and fault of each stage that was refused }.
+-- Moves parked events that are due into the stream of retries of their stage, up to `most` of each stage. A member that
+-- is not a parked event becomes a dead letter. So does an event of a channel that its stage no longer consumes, because
+-- no bridge would read that retry. If Redis refuses the dead letter, the member is due again after a minute. If Redis
+-- refuses to move the events of one stage, the other stages go on. Returns { how many were moved, milliseconds until
+-- the next is due or -1, then stage and error of each stage that was refused }.
 local time, stages_table = now(), read_stages(0)
 local woken, next_due, faults = 0, -1, {}
 write_when_full()
@@ -17,7 +17,7 @@ local function wake_one(stage, member)
   elseif event then
     retry(stage, channel, event, since, attempts, crashes)
     local id = id_of(event)
-    if id then keep_status(status_key(id)) end  -- it may be due since long, while no bridge was there
+    if id then keep_status(status_key(id)) end  -- it may have been due for hours, while no bridge ran
   else
     fault = attempt(bury_unparsed, stage, member)
   end
