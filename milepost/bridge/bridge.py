@@ -1,11 +1,11 @@
-"""A bridge, assembled: a worker for each stage and channel, the ingest of plain messages, and its periodic tasks.
+"""A bridge: one worker for each route and channel, the adoption of plain messages, the periodic tasks, the stop.
 
 Order of a stop:
 
-1. The server closes its doors.
-2. The lease is released and the messages received before are adopted, within half of GRACE. Workers read meanwhile.
-3. All tasks end: reads, adoption, the renewal of claims. The connections for reading close.
-4. Deliveries end within GRACE. Unfinished entries are handed back, within one second.
+1. The HTTP server stops taking requests.
+2. The lease is released, and the messages that were received before are adopted, within half of GRACE. Workers go on.
+3. Reads, adoption and the renewal of claims end. The connections for reading close.
+4. Deliveries get GRACE to end. Entries that are still pending are handed back, within one second.
 5. The other connections close.
 """
 
@@ -62,14 +62,14 @@ CANCEL_AGAIN = 0.1
 
 
 class Bridge:
-    """Serves the routes of its settings. `journal` is its HTTP door's, `metrics` what it counts."""
+    """Serves the routes of its settings. Its HTTP endpoints use `journal`, `maintenance` and `metrics`."""
 
     def __init__(self, settings: BridgeSettings) -> None:
         self.metrics = BridgeMetrics()
         self.journal = Journal(connect(settings), settings)
         self.ready = False
         self._settings = settings
-        self._scripts = Scripts(connect(settings))  # apart: the lease must not wait behind large settlements
+        self._scripts = Scripts(connect(settings))  # of its own: the lease must not wait behind large settlements
         self.maintenance = Maintenance(self._scripts, dedup=settings.dedup, limit=settings.backlog_limit)
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._reader = connect(settings, answer_within=BLOCK + ANSWER_WITHIN, retries=0)
@@ -87,7 +87,7 @@ class Bridge:
         self.workers = [
             self._worker(name, channel, wiring)
             for name, wiring in self._wirings.items()
-            for channel in wiring.consumes  # in broker mode a channel that hangs must not take the places of others
+            for channel in wiring.consumes  # in broker mode one channel that hangs must not stop the others
         ]
         self._subscriber = Subscriber(
             self._subscriber_redis,
@@ -103,7 +103,7 @@ class Bridge:
         stage = None if name == BROKER else next(stage for stage in self._settings.routes if stage.name == name)
         spec = stage or DeliverySpec(timeout=self._settings.broker_timeout)
         headers = stage.headers_from if stage else {}
-        reader = SharedConnection(self._reader, again=False)  # whose lost reply would orphan what it carried
+        reader = SharedConnection(self._reader, again=False)  # a second read would not bring the same entries
         self._readers.append(reader)
         client = Client(wiring.url, headers={header: value.get_secret_value() for header, value in headers.items()})
         return Worker(
@@ -145,9 +145,9 @@ class Bridge:
         return self._settings.needs_data
 
     def start(self, *, failed: Callable[[], None]) -> None:
-        """Begin to serve, in the background; a Redis that is away is waited for.
+        """Begin to serve in the background. If Redis is away, wait for it.
 
-        `failed` is called if serving ends by a fault of our own: a bridge that serves nothing must not look alive.
+        `failed` is called if serving ends with an exception: a bridge that serves nothing must not look alive.
         """
         if self._settings.delivery == "broker" and not self._settings.k_sink:
             reason = "K_SINK is not set: no SinkBinding has told this bridge its Broker yet"
@@ -186,7 +186,7 @@ class Bridge:
             log.info(Fields(outcome="ready", routes=",".join(self._wirings)))
 
     async def _open(self) -> None:
-        """Take over from another delivery mode, show our routes before anything is trimmed, then make the groups."""
+        """Register the routes, before any journal is trimmed, then make the groups. Repeat while Redis is away."""
         while True:
             try:
                 await self._register()
@@ -200,10 +200,11 @@ class Bridge:
             return
 
     async def _register(self) -> None:
-        """Wait until the other delivery mode has ended, take over its groups, and show our routes.
+        """Write our routes into the stages table; if the other delivery mode was served, first take over its groups.
 
-        Meanwhile this bridge counts as ready if the other mode is only to be stopped: its HTTP door publishes, and
-        Kubernetes may end the old pods. Raises JournalUnavailable.
+        While a bridge of the other mode still runs, this one waits. It counts as ready meanwhile: its HTTP doors
+        publish events, and Kubernetes ends the old pods once the new ones are ready. It is not ready while the other
+        mode has events that it must finish itself. Raises JournalUnavailable.
         """
         logged = ""
         while True:
@@ -217,13 +218,13 @@ class Bridge:
                 return  # else a bridge of the other mode has begun to serve meanwhile
 
     async def _beat(self) -> None:
-        """Show our routes. Raises JournalUnavailable."""
+        """Write a beat for our routes into the stages table. Raises JournalUnavailable."""
         await self.maintenance.beat(self._wirings)
 
     async def _show_depths(self) -> None:
-        """Show in the metrics what waits for all stages, those that no bridge serves too.
+        """Show in the metrics how many events wait for each stage, also for stages that no bridge serves.
 
-        Raises JournalUnavailable: then nothing is shown.
+        Raises JournalUnavailable: then the metrics are absent.
         """
         stages: dict[str, Sequence[str]] = dict.fromkeys([*sorted(self.stages), "bridge"], ())
         stages |= {name: wiring.consumes for name, wiring in self._wirings.items()}
@@ -235,7 +236,7 @@ class Bridge:
             raise
 
     async def _warn_of_server(self) -> None:
-        """Log which version or setting of the server breaks a promise. Managed servers forbid CONFIG, not INFO."""
+        """Log if the version or a setting of Redis breaks a promise. It asks INFO: managed servers forbid CONFIG."""
         try:
             info = await self.journal.redis.info()
         except ResponseError as fault:
@@ -252,7 +253,7 @@ class Bridge:
             reason = f"Redis maxmemory-policy is {policy}, not noeviction: events can be evicted"
             log.warning(Fields(outcome="unsafe", reason=reason))
         if not aof:
-            log.warning(Fields(outcome="unsafe", reason="Redis has AOF off or does not say: its death loses events"))
+            log.warning(Fields(outcome="unsafe", reason="Redis has AOF off or does not say: its crash loses events"))
 
     async def _wake(self) -> None:
         """Move parked events to the retries of their stages when they come due."""
@@ -274,7 +275,7 @@ class Bridge:
                     await self._newly_parked.wait()
 
     async def _trim(self) -> None:
-        """Trim journals: those where something was settled each second, all of them now and then."""
+        """Trim journals: each second those where entries were settled, every ten seconds all of them."""
         since_all = 0.0
         while True:
             await asyncio.sleep(TRIM)
@@ -292,7 +293,7 @@ class Bridge:
                 await self._trim_one(channel)
 
     async def _trim_one(self, channel: str) -> None:
-        """One journal that cannot be trimmed holds up no other."""
+        """Trim one journal. If that fails it is logged, so that the other journals are trimmed all the same."""
         try:
             happened, left, dropped = await self.maintenance.trim(channel)
         except JournalUnavailable as fault:
@@ -305,7 +306,7 @@ class Bridge:
             log.error(Fields(channel=channel, outcome="unserved-dropped", entries=dropped))
 
     async def _keep_statuses(self) -> None:
-        """Keep the statuses of submissions whose events wait; one journal that cannot be read holds up no other."""
+        """Keep the statuses of submissions whose events wait for long. A journal that cannot be read is left out."""
         for channel in await self.maintenance.journals():
             try:
                 await self.maintenance.keep_statuses(channel)
@@ -313,7 +314,7 @@ class Bridge:
                 log.warning(Fields(channel=channel, outcome="no-statuses", reason=str(fault)))
 
     async def stop(self) -> None:
-        """Release the lease, read no more, let deliveries end, hand the rest back (see the module)."""
+        """Stop in the order that the module's docstring gives."""
         self.ready = False
         grace = self._settings.grace.total_seconds()
         if self._subscriber.placed.is_set():
@@ -328,7 +329,7 @@ class Bridge:
 
 
 def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:
-    """Return what each worker consumes and emits, and its URL: a worker for each stage, or one for the Broker."""
+    """Return the routes by name: each stage in direct mode, or in broker mode the Broker alone."""
     if settings.delivery == "direct":
         return [
             (stage.name, Wiring([stage.consumes], [stage.emits] if stage.emits else [], stage.url or ""))
@@ -340,7 +341,7 @@ def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:
 
 
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel, and again: before Python 3.12 the `wait_for` in redis-py's send can swallow a cancellation."""
+    """Cancel tasks until they end: before Python 3.12 the `wait_for` in redis-py's send can swallow a cancellation."""
     pending = set(tasks)
     while pending:
         for task in pending:

@@ -1,14 +1,15 @@
-"""The adaptive limit: how many events a stage is given at the same time.
+"""The adaptive concurrency limit: how many events a route is given at the same time.
 
 1. The limit begins at 16 events and never exceeds the setting WINDOW.
-2. Each success while at least half of the limit is in use raises it by one, as long as responses take at most twice the
-   quickest one. Beyond that, events sent sooner only queue at the stage (as TCP Vegas finds it).
-3. A response that does not come in time halves the limit. Of deliveries that were under way together one counts.
-4. When the route is down nothing is sent until a delay has passed. Then the limit is one: one probe at a time. A probe
-   that fails lengthens the delay. One that succeeds, or whose event is refused or deferred, ends the outage.
-5. Outages are numbered. What was sent before the outage does not count against the limit after it, so
-   the probe can be sent at once.
-6. Redeliveries do not wait for the limit unless the route is down: the dead bridge had already counted them.
+2. Each success raises it by one event, if at least half of the limit is in use and the response took at most 0.1 s or
+   twice the quickest one of late. A slower response means that events queue at the stage, so sending more at once would
+   not help (TCP Vegas uses the same sign).
+3. A timeout halves the limit. Of requests that were under way together only the first timeout counts.
+4. When the route is down, nothing is sent for a delay. Then the limit is one event: the probe.
+5. A probe that fails lengthens the delay. A probe ends the outage if it succeeds or its event is refused or deferred.
+6. Outages are numbered, and each request remembers the number at which it was sent. Requests that were sent before the
+   latest outage do not count against the limit after it, so that the probe can be sent at once.
+7. Redeliveries do not wait for the limit unless the route is down: the bridge that died had counted them under its own.
 """
 
 import asyncio
@@ -21,33 +22,34 @@ FIRST = 16
 """Limit at the start, in events."""
 
 MOST_READ = 128
-"""Entries read in one step, at most. Their sizes are known only afterwards."""
+"""Most entries read in one step. Their sizes are known only after the read."""
 
 MOST_EXTRA = 64
-"""Redeliveries taken over in one step beyond the limit."""
+"""Most redeliveries taken over in one step beyond the limit."""
 
 QUICK = 0.1
-"""Seconds: a stage that answers within them is given more at once, whatever its quickest response took."""
+"""A response within these seconds raises the limit, however quick the quickest one was."""
 
 DRIFT = 1.001
-"""How the quickest response is forgotten: by so much with each success."""
+"""Factor by which the quickest response time grows with each success, so that an old one is forgotten."""
 
 MOMENT = 0.002
 """Seconds that a busy worker waits before it reads again, so that a read carries more."""
 
 
 class Limits(NamedTuple):
-    """The largest limit of a stage, in events, and how many bytes it holds before no more are read for it."""
+    """The largest limit of a route in events, and the bytes of unsettled events at which no more are read."""
 
     events: int
     bytes: int
 
 
 class ConcurrencyLimit:
-    """The limit of one stage, in events, and what counts against it.
+    """The limit of one route. The worker tells it what it reads, sends and settles.
 
-    `unsettled` counts entries read and not settled, `unsettled_bytes` their bytes, `in_flight` those being POSTed.
-    `probe_delay` gives the seconds until the next probe after so many failed ones.
+    `size` is the limit, in events. `unsettled` counts entries read and not settled since the latest outage began,
+    `unsettled_bytes` the bytes of all that are not settled, `in_flight` the events that are being POSTed.
+    `probe_delay(failed_probes)` returns the seconds until the next probe.
     """
 
     def __init__(self, limits: Limits, *, probe_delay: Callable[[int], float]) -> None:
@@ -73,12 +75,12 @@ class ConcurrencyLimit:
 
     @property
     def free(self) -> int:
-        """How many more entries may be read now."""
+        """How many more entries may be read now; 0 while a probe is awaited."""
         if self._probe_timer:
             return 0
         entries = min(self.size - self.unsettled, self.most - self.unsettled - self._unsettled_before, MOST_READ)
         if self.unsettled_bytes:
-            # Assume average size. At least one is read while any room is left.
+            # Unread entries are taken to be of average size. One at least is read while there is any room.
             left = (
                 (self.most_bytes - self.unsettled_bytes)
                 * (self.unsettled + self._unsettled_before)
@@ -89,16 +91,16 @@ class ConcurrencyLimit:
 
     @property
     def extra(self) -> int:
-        """How many redeliveries may be taken over beyond `free` in one step: none while the route is down.
+        """How many redeliveries may be taken over in one step beyond `free`: none while the route is down.
 
-        Only their bytes are bounded: the bridge that died had no more events than its own limit.
+        Their number is bounded by the limit of the bridge that died, so only their bytes are bounded here.
         """
         return 0 if self.down or self.unsettled_bytes > 2 * self.most_bytes else MOST_EXTRA
 
     async def room(self, timeout: float) -> int:  # noqa: ASYNC109 - 0 is an answer, not an error
-        """Return how many entries may be read, as soon as there is room; 0 when there is none within `timeout` seconds.
+        """Wait until entries may be read, for `timeout` seconds at most, and return how many; 0 if none.
 
-        While less than a quarter of the limit is free, wait a moment for more: a read costs a round trip.
+        While less than a quarter of the limit is free it waits a moment for more, because each read costs a round trip.
         """
         try:
             async with asyncio.timeout(max(0.0, timeout)):
@@ -121,7 +123,7 @@ class ConcurrencyLimit:
         return self.outage
 
     def count_settled(self, outage: int, events: int, size: int) -> None:
-        """Entries are settled or dropped."""
+        """Count entries that were settled, or are not delivered any more. `outage`: from `count_read`."""
         self.unsettled_bytes -= size
         if outage == self.outage:
             self.unsettled -= events
@@ -147,42 +149,42 @@ class ConcurrencyLimit:
         return self.outage
 
     def leave(self, outage: int, events: int) -> None:
-        """These events are answered, or given up."""
+        """End a POST of these events: it was answered, failed, or was given up."""
         if outage == self.outage:
             self.in_flight -= events
         self._admit()
 
     def answered(self, outage: int) -> None:
-        """The stage is there. A response to what was sent before it went down does not say so."""
+        """End the outage: the stage has answered. A response to a request from before the outage does not count."""
         if self.failed_probes and outage == self.outage:
             self.failed_probes = 0
             self._start_probe()
 
     def succeeded(self, seconds: float, outage: int, events: int) -> None:
-        """The stage did its work on these events within so many seconds."""
+        """Count a success for these events, whose response took so many seconds: raise the limit as rule 2 says."""
         if outage != self.outage:
             return
         self.answered(outage)
         self._quickest = min(seconds, self._quickest * DRIFT)
         if seconds > max(QUICK, 2 * self._quickest):
             return
-        # Half of the limit in use is enough, as Linux has it for TCP's slow start (RFC 7661 gives the reason): reads
-        # come in steps, so a limit that is reached is still not full at each of its successes.
+        # Half of the limit in use is enough, as in Linux's TCP slow start (reason: RFC 7661). Reads come in steps, so a
+        # limit that holds events back is not full at each success.
         if self.size < self.most and 2 * self.unsettled >= self.size:
             self.size = min(self.most, self.size + events)
             self._admit()
             self._changed.set()
 
     def timed_out(self, began: float, now: float) -> None:
-        """A POST begun then has no response now, by one clock."""
+        """Halve the limit: a POST that was sent at `began` has timed out at `now`, in seconds of one clock."""
         if began > self._halved:
             self._halved = now
             self.size = max(1, self.size // 2)
 
     def went_down(self, outage: int, retry_after: float | None) -> float:
-        """The route is down: send nothing more, and return the seconds until its next probe.
+        """Begin an outage, or count a failed probe: send nothing more, and return the seconds until the next probe.
 
-        Of deliveries that were under way when it went down only the first to fail counts as a failed probe.
+        Of requests that were under way together only the first to fail begins an outage.
         """
         loop = asyncio.get_running_loop()
         if outage == self.outage:
@@ -201,7 +203,7 @@ class ConcurrencyLimit:
         return self._probe_delay(1) if retry_after is None else retry_after
 
     def close(self) -> None:
-        """Cancel the timer, if one runs."""
+        """Cancel the timer of the next probe, if one runs."""
         if self._probe_timer:
             self._probe_timer.cancel()
             self._probe_timer = None
@@ -212,7 +214,7 @@ class ConcurrencyLimit:
         self._changed.set()
 
     def _admit(self) -> None:
-        """Wake one waiter. It wakes the next when it enters or leaves."""
+        """Let one waiter in `enter` go on. It lets the next go on when it enters or leaves."""
         while self._waiting and not self._probe_timer and self.in_flight < self.size:
             turn = self._waiting.popleft()
             if not turn.done():

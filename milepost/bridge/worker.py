@@ -1,14 +1,22 @@
-"""Delivers the events of one stage and channel. A loop reads entries, redeliveries first; a task delivers each.
+"""Delivers the events of one route and channel: a loop reads entries, and a task delivers each of them.
 
-1. Wait for room under the concurrency limit, or until the next look for redeliveries is due.
-2. Once a second take over entries that another bridge has not renewed for the claim time. They do not need room under
-   the limit: the dead bridge had already counted them. While the route is down none are taken over.
-3. Block until a retry (a parked event that came due, a replayed dead letter) or an unread event comes, or until step 2
-   is due. A read brings as many of both as there is room for.
-4. When a read brought retries there may be more of them: they are taken before anything else is read.
-5. Each delivery is a task: it POSTs one event or a batch, asks the retry policy about failures, and settles. Entries
-   stay pending until they are settled, and are renewed until this bridge stops. If this process dies, step 2 of
-   another bridge finds them. Such a redelivery is not counted as a failure.
+The loop:
+
+1. Wait for room under the concurrency limit, or until step 2 is due.
+2. Once a second, take over entries that another bridge has not renewed for the claim time: redeliveries. They need no
+   room, because the bridge that died had counted them under its limit. While the route is down none are taken over.
+3. Otherwise block until an event comes, or until step 2 is due. One read brings retries (parked events that are due,
+   replayed dead letters) and unread events, up to the room for each.
+4. If a read brought retries there may be more: read those before any unread event.
+
+Each task:
+
+5. Waits until the limit lets it send. POSTs one event, or a batch.
+6. Decides how to settle each event by the outcome; for a failure it asks the retry policy.
+7. Settles the entries, and repeats that while Redis is away.
+
+Entries stay pending until they are settled. The bridge renews its claim on them until it stops. If it dies, step 2 of
+another bridge finds them. A redelivery is not counted as a failure.
 """
 
 import asyncio
@@ -59,12 +67,13 @@ class Sent(NamedTuple):
 
 
 class Worker:
-    """Carries the entries of `consumer` to one stage.
+    """Delivers the entries of `consumer` to its route.
 
-    `newly_parked` is set when an event was parked. `register` makes the bridge's groups anew when they are missing.
+    It sets `newly_parked` when it has parked an event. It calls `register` when its groups are missing, so that the
+    bridge writes the stages table again.
     """
 
-    def __init__(  # noqa: PLR0913 - what a worker is made of
+    def __init__(  # noqa: PLR0913 - the parts of a worker
         self,
         consumer: Consumer,
         *,
@@ -160,12 +169,12 @@ class Worker:
             self._unread = ""
 
     async def _make_groups(self) -> None:
-        """Make the groups again. The stages table is gone too if all of Redis was emptied."""
+        """Make the groups again, and the stages table, which is gone too if Redis was emptied."""
         try:
             await self._register()
             if await self.consumer.ensure():
                 log.warning(Fields(stage=self.stage, outcome="groups-made"))
-            # A take that met the missing group may have brought entries before it.
+            # A take may have read one stream before it met the missing group of the next.
             self._start([entry for entry in await self.consumer.reread() if entry.key not in self.in_delivery])
         except GroupMissing:
             return  # gone again: the next read finds out
@@ -174,7 +183,7 @@ class Worker:
             await asyncio.sleep(LOOK_EVERY)
 
     async def _reread(self) -> None:
-        """After a read that failed: take the entries that its lost reply may have carried, once Redis is back."""
+        """After a read that failed: once Redis is back, start the entries that the lost reply may have brought."""
         while True:
             await asyncio.sleep(UNREACHABLE_PAUSE)
             try:
@@ -187,7 +196,7 @@ class Worker:
             return
 
     def _start(self, entries: Sequence[Entry], *, redelivery: bool = False) -> None:
-        """Start the deliveries of entries that this consumer was given."""
+        """Start the deliveries of entries that were read."""
         for batch in self._deliverer.batches([entry for entry in entries if entry.key not in self.in_delivery]):
             size = sum(len(entry.event) for entry in batch)
             outage = self.limit.count_read(len(batch), size)
@@ -197,14 +206,14 @@ class Worker:
             task.add_done_callback(partial(self._delivery_ended, batch, outage, size))
 
     def _delivery_ended(self, batch: Sequence[Entry], outage: int, size: int, _task: "asyncio.Task[None]") -> None:
-        """A delivery has ended, or was cancelled before it began."""
+        """Forget a batch whose task has ended."""
         for entry in batch:
             del self.in_delivery[entry.key]
             self.to_trim.add(entry.channel)
         self.limit.count_settled(outage, len(batch), size)
 
     async def _deliver(self, entries: Sequence[Entry], *, redelivery: bool) -> None:
-        """Deliver these events and settle each."""
+        """POST these events and settle each. An event that the response did not decide is then POSTed alone."""
         try:
             settlements, deliver = self._divide(entries)
             alone: list[Entry] = []
@@ -228,7 +237,7 @@ class Worker:
                 await self._count_fault(entries[0], fault)
 
     async def _count_fault(self, entry: Entry, fault: Exception) -> None:
-        """Count a fault of the bridge itself as the event's failure: uncounted it would come again for ever."""
+        """Count an exception in the bridge as a failure of the event. Uncounted, it would be redelivered for ever."""
         now = time.perf_counter()
         outcome = Failed(None, f"the bridge failed at it: {type(fault).__name__}")
         try:
@@ -238,7 +247,7 @@ class Worker:
             log.exception(self._fields(entry, "left-pending"))
 
     def _divide(self, entries: Sequence[Entry]) -> tuple[list[Settlement], list[Entry]]:
-        """Divide entries into settlements of those that are not delivered now, and entries to deliver."""
+        """Return settlements for the entries that are not to be delivered now, and the entries to deliver."""
         settlements: list[Settlement] = []
         deliver: list[Entry] = []
         for entry in entries:
@@ -262,7 +271,7 @@ class Worker:
         return outcomes, Sent(began, time.perf_counter(), outage)
 
     def _settlement(self, entry: Entry, outcome: Outcome, sent: Sent) -> Settlement:
-        """Return how to settle an entry after this outcome, and tell the limit what the outcome says of the route."""
+        """Return how to settle an entry after this outcome. Also counts the outcome in metrics, limit and policy."""
         self._metrics.delivered(outcome, sent.began, sent.ended)
         of = event_id(entry)
         if isinstance(outcome, Delivered):
@@ -278,7 +287,7 @@ class Worker:
         decision = self._policy.decide(entry, of, outcome)
         if isinstance(decision, GiveUp):
             return Bury(entry, of, decision.failure)
-        # A response may quote the event: its text is in the dead letter, not in the log of each retry.
+        # The reason may quote the event, so it goes into the dead letter and not into the log.
         log.info(self._fields(entry, type(outcome).__name__.lower(), status=outcome.status))
         if isinstance(decision, Retry):
             return Park(entry, of, decision.failure, decision.delay)
@@ -286,14 +295,14 @@ class Worker:
         return Park(entry, of, decision.failure, self.limit.went_down(sent.outage, decision.retry_after))
 
     def _log_outage(self, status: int | None, reason: str) -> None:
-        """Log why a route is down: the first failure, then one line now and then."""
+        """Log why the route is down: the first failure, then one line a minute."""
         now = time.monotonic()
         if now - self._outage_logged >= LOG_OUTAGE_EVERY:
             self._outage_logged = now
             log.warning(Fields(stage=self.stage, outcome="route-down", status=status, reason=reason))
 
     async def _settle(self, settlements: Sequence[Settlement]) -> None:
-        """Settle entries, through a Redis that is away."""
+        """Settle entries. While Redis is away, try again."""
         keys = {settlement.entry.key for settlement in settlements}
         self._settling |= keys
         try:
@@ -313,7 +322,7 @@ class Worker:
     def _unsettled(
         self, settlements: Sequence[Settlement], answers: Sequence[str | MilepostError], replaced: set[tuple[str, str]]
     ) -> tuple[list[Settlement], str]:
-        """Return what is to be settled again, and why Redis was not available, if it was not.
+        """Return the settlements to try again, and why Redis was not available (empty if it was).
 
         `replaced` holds the entries whose settlement Redis refused and that got another one, once.
         """
@@ -350,7 +359,7 @@ class Worker:
         return None
 
     def _after_refusal(self, settlement: Complete, fault: MilepostError) -> Settlement:
-        """The reply cannot be journaled: for what it is, or because Redis takes no reply of this stage."""
+        """Return how to settle an entry whose reply was not journaled: it is unusable, or Redis refuses it."""
         reason = f"its reply was refused: {fault}"
         outcome = Failed(None, reason) if isinstance(fault, EventError) else RouteDown(None, reason)
         now = time.perf_counter()
@@ -371,7 +380,7 @@ class Worker:
         )
 
     async def renew(self) -> None:
-        """Keep the claim on the entries in delivery, and end deliveries all of whose entries are no longer ours.
+        """Renew the claim on entries in delivery. Cancel a delivery that has lost all of its entries to another bridge.
 
         Raises JournalUnavailable.
         """
@@ -390,7 +399,7 @@ class Worker:
         await self.consumer.reap(idle=self._claim)
 
     async def finish(self, *, grace: float) -> None:
-        """Let deliveries end for `grace` seconds, then hand the rest back."""
+        """Wait `grace` seconds for the deliveries to end, cancel the others, and hand back their entries."""
         tasks = {task for _, task in self.in_delivery.values()}
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=grace)
