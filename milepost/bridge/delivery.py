@@ -1,4 +1,4 @@
-"""One delivery: POST one event or a batch to a stage, and read the outcome for each event."""
+"""A delivery: POSTs one event or a batch to a route, and returns the outcome of each event."""
 
 import logging
 import re
@@ -27,14 +27,14 @@ from milepost.observe.logs import Fields
 log = logging.getLogger("milepost.bridge")
 
 AGAIN_ONE_MORE = 64
-"""After a reply that was too large: answered batches until the size grows by one event."""
+"""After a response that was too large: how many answered batches it takes until batches grow by one event."""
 
 _ID = re.compile(rb'\{"specversion":"1\.0","id":"([^"\\]+)"')
-"""How every event that was written here begins."""
+"""The beginning of every event that Milepost wrote."""
 
 
 class Deliverer:
-    """POSTs to the stage `name`, which emits on `emits` or nothing."""
+    """POSTs to the route `name`, which emits on the channel `emits`, or nothing if None."""
 
     def __init__(self, client: Client, name: str, *, spec: DeliverySpec, emits: str | None) -> None:
         self._client = client
@@ -42,11 +42,11 @@ class Deliverer:
         self._emits = emits
         self._timeout = spec.timeout.total_seconds()
         self._tracer = traces.tracer("bridge")
-        self._most = 1 if self._tracer else spec.batch  # where there are spans each delivery is one of its own
+        self._most = 1 if self._tracer else spec.batch  # with traces each event has a span of its own
         self._now = float(self._most)
 
     def batches(self, entries: Sequence[Entry]) -> list[list[Entry]]:
-        """Divide entries that were read together into deliveries. An event that failed before is delivered alone."""
+        """Divide entries into deliveries, in their order. An event that failed before is delivered alone."""
         batches: list[list[Entry]] = []
         batch: list[Entry] = []
         size = 0
@@ -62,16 +62,16 @@ class Deliverer:
         return [*batches, batch] if batch else batches
 
     async def deliver(self, entries: Sequence[Entry]) -> Sequence[Outcome | Undecided]:
-        """POST these events in one request and return an outcome for each, in their order.
+        """POST these events in one request and return the outcome of each, in their order. Never raises.
 
-        A batch may be Undecided on an event, which is then to be delivered by itself.
+        An event of a batch may be Undecided: it is then to be delivered alone.
         """
         try:
             if len(entries) > 1:
                 return await self._deliver_batch(entries)
             return [await self._deliver_one(entries[0])]
         except Exception as fault:
-            # A fault of ours, but it comes with these events: uncounted they would come again for ever.
+            # A fault in the bridge, but these events cause it: uncounted they would be redelivered for ever.
             log.exception(Fields(stage=self._name, channel=entries[0].channel, outcome="not-posted"))
             if len(entries) > 1:
                 return [Undecided(type(fault).__name__)] * len(entries)
@@ -131,12 +131,12 @@ class Deliverer:
         log.info(Fields(stage=self._name, outcome="batch-undecided", events=events, reason=reason))
 
     async def close(self) -> None:
-        """Close the connections. Nobody may wait for a response any more."""
+        """Close the connections. No delivery may be under way any more."""
         await self._client.close()
 
 
 def event_id(entry: Entry) -> str:
-    """Return the id of an entry's event; empty if it is no event."""
+    """Return the id of the event in an entry; empty if the entry holds no valid event."""
     if written_here := _ID.match(entry.event):
         return written_here[1].decode(errors="replace")
     try:

@@ -1,4 +1,4 @@
-"""What a bridge counts, for Prometheus and for /ops. docs/reference.md has the table."""
+"""The metrics of a bridge, for Prometheus and for /ops. docs/reference.md has the table."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -18,17 +18,17 @@ from milepost.journal.stats import SECONDS, Counts
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each counter
 
 COLD_AFTER = 5.0
-"""Seconds without an answer after which a stage may have been scaled to zero. Knative's shortest window is 6 s."""
+"""Seconds without a response after which a stage may have been scaled to zero. Knative's shortest window is 6 s."""
 
 COLD_START = 0.5
-"""Seconds that a first answer after that must have taken to be taken for a cold start."""
+"""Seconds from which on the first response after that counts as a cold start."""
 
 
 @dataclass(slots=True)
 class StageMetrics:
-    """What is counted for one stage. Every event passes here, so these are plain numbers (see `BridgeMetrics.collect`).
+    """The counts of one route. Each event changes them, so they are plain numbers until `BridgeMetrics.collect`.
 
-    `buckets` counts deliveries by their seconds: one for each bound of SECONDS and one above.
+    `buckets` is a histogram of delivery times: one count for each bound in SECONDS and one above.
     """
 
     attempts: int = 0
@@ -44,12 +44,12 @@ class StageMetrics:
     latest: float = float("-inf")
 
     def began(self, events: int) -> None:
-        """So many events are POSTed."""
+        """Count a POST of so many events that begins."""
         self.attempts += events
         self.in_flight += events
 
     def ended(self, events: int) -> None:
-        """Their request was answered, failed, or was given up."""
+        """Count a POST of so many events that was answered, failed, or was given up."""
         self.in_flight -= events
 
     def delivered(self, outcome: Outcome, began: float, now: float) -> None:
@@ -64,7 +64,7 @@ class StageMetrics:
         self.latest = now
 
     def counts(self) -> Counts:
-        """Return what was counted so far, as /ops shows it."""
+        """Return the counts that /ops shows."""
         delivered = self.outcomes[Delivered]
         return Counts(
             attempts=self.attempts,
@@ -77,17 +77,17 @@ class StageMetrics:
 
 
 _COUNTERS = {
-    "attempts": "Deliveries begun, repeats included",
-    "cold_starts": f"First answers after {COLD_AFTER:g} s without one that took {COLD_START:g} s or more",
-    "stale": "Deliveries whose entry someone else had settled",
-    "dead_letters": "Events this bridge has buried",
-    "destroyed": "Pending entries an operator had deleted",
+    "attempts": "Events POSTed, repeats included",
+    "cold_starts": f"First responses after {COLD_AFTER:g} s without one that took {COLD_START:g} s or more",
+    "stale": "Deliveries whose entry another bridge had settled already",
+    "dead_letters": "Dead letters that this bridge has made",
+    "destroyed": "Pending entries that an operator had deleted",
 }
 _DEPTHS = {
     "backlog": ("backlog_events", "Events journaled for a stage and not settled"),
-    "parked": ("parked_events", "Events that wait for their next attempt"),
-    "dead": ("dead_events", "Dead letters that are kept"),
-    "oldest": ("oldest_event_seconds", "Age of the oldest event that a stage has not finished"),
+    "parked": ("parked_events", "Parked events"),
+    "dead": ("dead_events", "Dead letters"),
+    "oldest": ("oldest_event_seconds", "Age of the oldest event that a stage has not settled"),
 }
 
 
@@ -100,41 +100,43 @@ class BridgeMetrics:
         self._stages: dict[str, StageMetrics] = {}
         self._depths: Sequence[Depth] = ()
         self.unserved_dropped = self._counter(
-            "unserved_dropped", "Events dropped that only unserved stages had not finished", "channel"
+            "unserved_dropped", "Events that were dropped, because only unserved stages had not settled them", "channel"
         )
-        self.adopted = self._counter("adopted", "Foreign messages by outcome", "channel", "outcome")
-        self.adoption_overflow = self._counter("adoption_overflow", "Foreign messages dropped for want of room")
+        self.adopted = self._counter("adopted", "Messages of other programs, by outcome", "channel", "outcome")
+        self.adoption_overflow = self._counter(
+            "adoption_overflow", "Messages of other programs that were dropped for want of room"
+        )
         self.unreadable_dropped = self._counter(
-            "unreadable_dropped", "Unreadable messages removed for newer ones, or that Redis refused to keep"
+            "unreadable_dropped", "Unreadable messages that were removed for newer ones, or that Redis refused to keep"
         )
-        self.accepted = self._counter("accepted", "Events by HTTP door and status", "door", "outcome")
+        self.accepted = self._counter("accepted", "Events that came in, by HTTP door and status", "door", "outcome")
         self.leading = Gauge("milepost_leading", "1 while this bridge holds the lease", registry=self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> prometheus_client.Counter:
         return prometheus_client.Counter(f"milepost_{name}", text, labels, registry=self.registry)
 
     def of_stage(self, stage: str) -> StageMetrics:
-        """Return the counts of this stage."""
+        """Return the counts of this stage, which the caller may change."""
         return self._stages.setdefault(stage, StageMetrics())
 
     def show(self, depths: Sequence[Depth]) -> None:
-        """Show what waits for each stage now; of a stage that is not named nothing is shown, rather than old values."""
+        """Set what waits for each stage. A stage that is not among `depths` is left out of the metrics."""
         self._depths = tuple(depths)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the counts of the stages and what waits for them, as prometheus_client asks for it."""
+        """Yield the counts of the stages and what waits for them; prometheus_client calls this."""
         for name, text in _COUNTERS.items():
             counter = CounterMetricFamily(f"milepost_{name}", text, labels=["stage"])
             for stage, counts in self._stages.items():
                 counter.add_metric([stage], getattr(counts, name))
             yield counter
         outcomes = CounterMetricFamily(
-            "milepost_deliveries", "Deliveries ended, by outcome", labels=["stage", "outcome"]
+            "milepost_deliveries", "Events whose delivery ended, by outcome", labels=["stage", "outcome"]
         )
         seconds = HistogramMetricFamily(
-            "milepost_delivery_seconds", "From POST to answer, or to its failure", labels=["stage"]
+            "milepost_delivery_seconds", "Seconds from the POST to the response, or to the failure", labels=["stage"]
         )
-        in_flight = GaugeMetricFamily("milepost_in_flight", "Events in delivery", labels=["stage"])
+        in_flight = GaugeMetricFamily("milepost_in_flight", "Events that are being POSTed", labels=["stage"])
         unread = GaugeMetricFamily(
             "milepost_unread_channels", "Channels that the bridge cannot read for the stage", labels=["stage"]
         )

@@ -1,4 +1,4 @@
-"""What a stage's response means for an event, and whose fault a failure is. No I/O and no state: a table.
+"""The outcome of a delivery: reads a stage's response, and says whose fault a failure is. No I/O and no state.
 
 docs/architecture.md has the same table for users.
 """
@@ -20,13 +20,13 @@ LONGEST_RETRY_AFTER = 300.0
 """Seconds between which a receiver's Retry-After is honoured."""
 
 ROUTE_STATUSES = frozenset({401, 403, 404, 405, 407, 408, 425, 429, 502, 503, 504})
-"""With every 3xx: not the event's fault. The wiring is wrong, or the stage is not there to judge the event."""
+"""With every 3xx: the route's fault, not the event's. The URL or a credential is wrong, or the stage is away."""
 
 MULTI_STATUS = 207
-"""The response to a batch whose events did not all fare alike (milepost/function/responses.py)."""
+"""The status of a response to a batch in which each event has a status of its own (milepost/function/responses.py)."""
 
 AWAY_STATUSES = frozenset({429, 502, 503, 504})
-"""The statuses among them that say nothing of what was sent, be it one event or many."""
+"""Those of ROUTE_STATUSES that are about the whole stage, whether one event was sent or a batch."""
 
 _WHOLE = re.compile(r"-?\d+", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
@@ -41,7 +41,7 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The event's fault, for good: it is buried at once."""
+    """The event is at fault, and no retry can help: it becomes a dead letter at once."""
 
     status: int
     reason: str
@@ -59,7 +59,7 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The event's fault, perhaps not for good: it is counted and parked."""
+    """The event may be at fault: the failure is counted, and the event is parked."""
 
     status: int | None
     reason: str
@@ -68,7 +68,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Crashed:
-    """The request was sent and no response came. Counted apart: the event may have caused it, or not."""
+    """The request was sent and no response came. The event may have caused it or not: this is counted apart."""
 
     reason: str
     status: None = None
@@ -78,7 +78,7 @@ class Crashed:
 
 @dataclass(frozen=True, slots=True)
 class RouteDown:
-    """The route's fault: the event is parked uncounted, and the route is probed until it answers."""
+    """The route is at fault: the event is parked, uncounted, and the route is probed until it answers."""
 
     status: int | None
     reason: str
@@ -87,9 +87,9 @@ class RouteDown:
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """The response to a batch says nothing reliable of this event: it is to be delivered by itself.
+    """The response to a batch does not say what became of this event: it is to be delivered alone.
 
-    `timed_out`: because the batch was not answered in time.
+    `timed_out`: there was no response in time.
     """
 
     reason: str
@@ -98,7 +98,7 @@ class Undecided:
 
 Undelivered = Refused | Deferred | Failed | Crashed | RouteDown
 Outcome = Delivered | Undelivered
-"""Of one delivery of one event."""
+"""Of one event in one delivery."""
 
 
 def outcome_of(status: int, headers: Mapping[str, str], body: bytes, *, emits: str | None) -> Outcome:
@@ -136,11 +136,12 @@ def _accepted(status: int, headers: Mapping[str, str], body: bytes, emits: str |
 def outcomes_of_batch(
     status: int, headers: Mapping[str, str], body: bytes, ids: Sequence[str], *, emits: str | None
 ) -> Sequence[Outcome | Undecided]:
-    """Return the outcomes of the response to a batch of events with these ids, in their order.
+    """Return an outcome for each event of a batch, in the order of `ids`, from the response to the batch.
 
-    With 2xx of a stage that emits nothing, with 204, or with 200 and a reply of the same id for each, all were
-    delivered. With 207 each has its own. With 429, 502, 503 or 504 the stage is not there. Everything else says nothing
-    reliable.
+    - 2xx of a stage that emits nothing, 204, or 200 with a reply of the same id for each: all were delivered.
+    - 207: each event has its own status.
+    - 429, 502, 503, 504: the stage is away.
+    - Any other response: undecided.
     """
     undecided = [Undecided(f"HTTP {status}")] * len(ids)
     if status in AWAY_STATUSES:

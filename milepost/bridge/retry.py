@@ -1,16 +1,17 @@
 """The retry rule: whether an event that was not delivered is tried again, and when.
 
-1. An event that the stage refuses is a dead letter at once.
-2. A stage that is away (RouteDown) costs the event nothing: it is parked, uncounted, and the route is probed.
-3. An event that has to wait (Deferred) is parked for the time that the stage names, uncounted.
-4. Everything else counts: `attempts` for a response, `crashes` for none. After `retry` repeats (`crash_retry` for
-   crashes) the event is a dead letter; until then it is parked with Knative's backoff.
-5. When the last 20 deliveries failed, of at least 10 different events, the stage is broken and not the events: rule 2.
-6. An event for which the stage seems away three times, while others succeed in between, is parked alone, uncounted: it
-   may be the event that ends the stage's process each time.
-7. An event that would be parked after its deadline becomes a dead letter instead (journal/lua/park.lua).
-8. An event that Redis refuses to park stays pending and is redelivered after the claim time. Each delivery counts, if
-   rule 4 counted the latest. If Redis refuses its dead letter, it is parked for the longest backoff instead.
+1. Refused: the event becomes a dead letter at once.
+2. RouteDown: the stage is away, which is not the event's fault. It is parked, uncounted, and the route is probed.
+3. Deferred: the event has to wait. It is parked, uncounted, for the time that the stage names.
+4. Failed and Crashed are counted: `attempts` if there was a response, `crashes` if not. After `retry` repeats
+   (`crash_retry` for crashes) the event becomes a dead letter. Until then it is parked, with Knative's backoff.
+5. If the last 20 deliveries failed, of at least 10 different events, the stage is broken and not the events: rule 2
+   applies.
+6. If the stage seems away three times for one event, while other events succeed in between, that event may end the
+   stage's process each time. It is parked, uncounted, with backoff, and the route counts as up.
+7. An event that is to be parked after its deadline becomes a dead letter instead (journal/lua/park.lua).
+8. An event that Redis refuses to park stays pending and is redelivered after the claim time. If rule 4 counted the
+   latest delivery, it counts the earlier ones too. If Redis refuses its dead letter, it is parked for 60 s.
 """
 
 import random
@@ -22,23 +23,22 @@ from milepost.bridge.settings import DeliverySpec
 from milepost.journal import Entry, Failure
 
 LONGEST_BACKOFF = 60.0
-"""Seconds between two deliveries of one event, at most."""
+"""Most seconds between two deliveries of one event, unless its Retry-After says otherwise."""
 
 LONGEST_PROBE = 2.0
-"""Seconds between two probes of a route that is down, unless its Retry-After says otherwise."""
+"""Most seconds between two probes of a route that is down, unless its Retry-After says otherwise."""
 
 BROKEN_AFTER = 20
 BROKEN_EVENTS = 10
-"""When this many deliveries in a row failed, of at least so many different events, the stage is broken."""
+"""When BROKEN_AFTER deliveries in a row failed, of at least BROKEN_EVENTS different events, the stage is broken."""
 
 SUSPECT_AFTER = 2
-"""Failures after which an event is no evidence of a broken stage. Without this limit the last few poison events would
-look like a broken stage and would never be buried.
+"""An event that has failed so often says nothing about the stage. Else the last poison events of a backlog would look
+like a broken stage, and would never become dead letters.
 """
 
-
 MOST_AWAY = 1000
-"""Events remembered that met a route that was down, at most."""
+"""Most events remembered for rule 6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class RetryWhenUp:
-    """Try the event again when the route may be up; `retry_after` in seconds, if the stage named it."""
+    """Try the event again when the route may be up; `retry_after` in seconds, or None if the stage named no time."""
 
     failure: Failure
     retry_after: float | None
@@ -68,21 +68,21 @@ Decision = Retry | GiveUp | RetryWhenUp
 
 
 class RetryPolicy:
-    """Decides by a stage's delivery settings and its latest failures."""
+    """Decides by a route's settings and its latest outcomes, which it remembers."""
 
     def __init__(self, spec: DeliverySpec) -> None:
         self._spec = spec
         self._failures: deque[str] = deque(maxlen=BROKEN_AFTER)
         self._successes = 0
-        self._away: dict[str, tuple[int, int]] = {}  # event → its RouteDowns with a success before, successes by then
+        self._away: dict[str, tuple[int, int]] = {}  # event id → times away, successes until the latest
 
     def succeeded(self) -> None:
-        """The stage is not broken."""
+        """Count a success: the stage is not broken."""
         self._successes += 1
         self._failures.clear()
 
     def decide(self, entry: Entry, event_id: str, outcome: Undelivered) -> Decision:
-        """Return what becomes of the event after this outcome of its latest delivery."""
+        """Return what is to be done with the event after this outcome of its latest delivery."""
         match outcome:
             case Refused():
                 self._failures.clear()
@@ -100,7 +100,7 @@ class RetryPolicy:
                 return self._decide_failure(entry, event_id, outcome)
 
     def _times_away(self, event_id: str) -> int:
-        """Count that the route was down for this event. An outage counts once: until another event succeeds."""
+        """Count how often the route was down for this event. Until another event succeeds it is the same outage."""
         times, successes = self._away.pop(event_id, (0, -1))
         times += successes != self._successes
         self._away[event_id] = times, self._successes
@@ -122,7 +122,7 @@ class RetryPolicy:
         return Retry(failure, backoff(self._spec, failure.attempts + failure.crashes))
 
     def decide_refusal(self, entry: Entry, decided: Retry | GiveUp, reason: str) -> Retry | GiveUp | None:
-        """Return what becomes of the event when Redis refuses the decision; None: it stays pending."""
+        """Return what is to be done with the event if Redis refuses `decided`; None: it stays pending."""
         failure = decided.failure
         if isinstance(decided, GiveUp):
             return Retry(failure, LONGEST_BACKOFF)
@@ -143,7 +143,7 @@ def _failure(entry: Entry, outcome: Undelivered, attempts: int = 0, crashes: int
 
 
 def backoff(spec: DeliverySpec, failures: int, longest: float = LONGEST_BACKOFF) -> float:
-    """Return the seconds until delivery number `failures` + 1: Knative's backoffPolicy, capped, with equal jitter."""
+    """Return the seconds until the next try, after so many failures: Knative's backoffPolicy, capped, with jitter."""
     delay = spec.backoff_delay.total_seconds()
     if spec.backoff_policy == "linear":
         delay *= failures
@@ -154,5 +154,5 @@ def backoff(spec: DeliverySpec, failures: int, longest: float = LONGEST_BACKOFF)
 
 
 def probe_delay(spec: DeliverySpec, failed_probes: int) -> float:
-    """Return the seconds until a route that is down is probed, after so many probes failed in a row."""
+    """Return the seconds until the next probe of a route, after so many probes failed in a row."""
     return backoff(spec, failed_probes, LONGEST_PROBE)

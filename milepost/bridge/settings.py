@@ -1,4 +1,4 @@
-"""How a bridge is told what it serves."""
+"""The settings of a bridge: its environment variables, and the stages in ROUTES."""
 
 import os
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from milepost.settings import JournalSettings
 
 
 def http_url(url: str) -> str:
-    """Refuse what no event can be POSTed to."""
+    """Return the URL. Raises ValueError if no event can be POSTed to it."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must look like http://host[:port]/path, or https://")
@@ -51,34 +51,34 @@ ValidChannel = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\
 
 
 class DeliverySpec(BaseModel):
-    """How hard a route tries. Names and meaning are those of Knative's DeliverySpec, durations ISO 8601."""
+    """How a route is delivered to. Names and meaning are those of Knative's DeliverySpec, durations ISO 8601."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
 
     retry: int = Field(10, ge=0)
-    """How often a delivery that failed (5xx) is repeated."""
+    """Most repeats after a delivery that failed (5xx)."""
     crash_retry: int = Field(50, ge=0)
-    """The same for deliveries that ended without an answer."""
+    """Most repeats after a delivery that ended without a response."""
     backoff_policy: Literal["exponential", "linear"] = "exponential"
     backoff_delay: timedelta = Field(timedelta(seconds=0.2), gt=timedelta(0))
     timeout: timedelta = Field(timedelta(seconds=60), gt=timedelta(0))
     deadline: timedelta | None = Field(None, gt=timedelta(0))
-    """The bridge's own, DEADLINE, for this stage alone; with `delay` counted from when the event is due."""
+    """DEADLINE for this stage alone; with `delay` it counts from the time that the event is due."""
     delay: timedelta = Field(timedelta(0), ge=timedelta(0))
     """How long an event waits from its first journaling until its first delivery."""
     batch: int = Field(1, ge=1, le=512)
-    """Events that may go in one request, in batched content mode, to a stage that reads it. A Broker takes one."""
+    """Most events in one request, in batched content mode, for a stage that reads it. A Broker takes one."""
 
 
 class Stage(DeliverySpec):
-    """One stage of the table, and where it is reached. In broker mode the Broker knows that, so `url` may be absent."""
+    """One stage. In direct mode the bridge needs its `url`; in broker mode the Broker knows where the stage is."""
 
     name: ValidName
     consumes: ValidChannel
     emits: ValidChannel | None = None
     url: ValidUrl | None = None
     external: bool = False
-    """Whether the receiver is someone else's, and no function of the project."""
+    """Whether the stage is someone else's receiver, and not a function of the project."""
     headers_from: Annotated[dict[str, SecretStr], BeforeValidator(from_environment)] = {}
     """Headers of each request: name to the environment variable of the bridge that holds its value."""
 
@@ -93,18 +93,18 @@ class BridgeSettings(JournalSettings):
     k_sink: ValidUrl | None = None
     broker_timeout: timedelta = Field(timedelta(seconds=60), gt=timedelta(0))
     window: int = Field(512, ge=1)
-    """Largest concurrency limit of a route, in events. Redeliveries after a death do not wait for it."""
+    """Largest concurrency limit of a route, in events. Redeliveries do not wait for it."""
     window_bytes: int = Field(32_000_000, ge=1)
-    """While a stage's unsettled events have this many bytes, no more are read for it."""
+    """While the unsettled events of a route have this many bytes together, no more are read for it."""
     claim: timedelta = Field(timedelta(seconds=30), gt=timedelta(0))
-    """How long an entry may go unrenewed before another bridge takes it over."""
+    """How long a bridge may not renew its claim on an entry before another bridge takes the entry over."""
     lease: timedelta = Field(timedelta(seconds=10), gt=timedelta(0))
     grace: timedelta = Field(timedelta(seconds=4), ge=timedelta(0))
-    """How long a clean stop lets deliveries end before it hands them back; it takes up to 1.5 times this and 2 s."""
+    """How long a clean stop waits for deliveries; the whole stop takes up to 1.5 times this and 2 s."""
 
     @property
     def needs_data(self) -> frozenset[str]:
-        """Channels that a function of the project consumes: its payload class takes no event without data."""
+        """The channels that functions of the project consume: they refuse an event without data."""
         return frozenset(stage.consumes for stage in self.routes if not stage.external)
 
     @model_validator(mode="after")

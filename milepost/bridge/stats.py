@@ -1,4 +1,4 @@
-"""Writes to Redis how each stage of a bridge did in the last minute, for /ops. The metrics are the source."""
+"""Statistics of a bridge: writes what its metrics counted in the last minute to Redis, for /ops."""
 
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from milepost.journal.stats import SLOTS, Counts, Slot, write
 
 @dataclass
 class _Past:
-    """What one stage had counted when it was last looked at, and its latest slots, by when they ended."""
+    """The counts of one stage at the latest look, and its latest slots, each with the time when it ended."""
 
     before: Counts
     slots: deque[tuple[float, Counts]] = field(default_factory=lambda: deque(maxlen=SLOTS))
@@ -19,7 +19,7 @@ class _Past:
 
 
 class Stats:
-    """The statistics of these stages under one bridge. `clock` in seconds, of any beginning."""
+    """The statistics of these stages under one bridge. `clock` returns seconds, from any beginning."""
 
     def __init__(
         self, scripts: Scripts, bridge: str, stages: Mapping[str, StageMetrics], clock: Callable[[], float]
@@ -31,9 +31,9 @@ class Stats:
         self._pasts = {stage: _Past(metrics.counts()) for stage, metrics in stages.items()}
 
     async def write(self) -> None:
-        """Write the statistics of the stages where something happened since they were last written.
+        """Write the statistics of the stages whose counts have changed since they were last written.
 
-        Raises JournalUnavailable: they are written the next time, with what has happened by then.
+        Raises JournalUnavailable: the next call then writes them.
         """
         now = self._clock()
         for stage, metrics in self._stages.items():
