@@ -63,5 +63,5 @@ def unreachable(settings: JournalSettings, fault: Exception) -> Unreachable:
 
 
 def _of_stack(data: Path, name: str) -> str | None:
-    found: Any = (data_folder.read_stack(data) or {}).get(name)
+    found: Any = data_folder.read_stack(data).get(name)
     return found if isinstance(found, str) else None

@@ -3,16 +3,11 @@
 import builtins
 import keyword
 import re
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import tomllib
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -88,7 +83,6 @@ def write_stage(folder: Path, name: str, on: str, emits: str | None) -> None:
     _check_name(project, name)
     stage = _templates(project, name, on, emits)
     files = _drafts(project, stage)
-    files |= _manifests(folder, files)
     known = {path for path in files if (folder / path).exists()}
     write({folder / path: text for path, text in files.items()})
     for path in sorted(files):
@@ -186,29 +180,6 @@ def _edited(path: Path, edit: Callable[..., str], *arguments: str | None) -> str
         raise ConfigurationError(f"{path}: {fault}") from None
 
 
-def _renders(folder: Path) -> bool:
-    """Whether the project keeps its chart rendered, and Helm's SDK is here to do it."""
-    return (folder / "tests" / "chart" / "manifests.py").is_file() and find_spec("helm_python") is not None
-
-
-def _manifests(folder: Path, files: Files) -> Files:
-    """knative/manifests as the chart renders it with the new entry. Raises CommandFailed with what the chart says."""
-    if not _renders(folder):
-        return {}
-    with tempfile.TemporaryDirectory(prefix="milepost-") as made:
-        copy = Path(made)
-        for part in ("helm", "knative", "tests"):
-            shutil.copytree(folder / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-        (copy / stages_table.VALUES).write_text(files[stages_table.VALUES])
-        ran = subprocess.run(
-            [sys.executable, "-m", "tests.chart.manifests"], cwd=copy, capture_output=True, text=True, check=False
-        )
-        if ran.returncode != 0:
-            raise CommandFailed(f"the chart cannot be rendered with it: {ran.stderr.strip().rpartition(chr(10))[2]}")
-        rendered = {path.relative_to(copy): path.read_text() for path in (copy / "knative/manifests").glob("*.yaml")}
-    return {path: text for path, text in rendered.items() if (folder / path).read_text() != text}
-
-
 def write(files: Mapping[Path, str]) -> None:
     """Write all of them or none, whatever signal comes. Raises CommandFailed if that fails."""
     before = {path: path.read_bytes() if path.is_file() else None for path in files}
@@ -243,7 +214,7 @@ def _next(project: Project, stage: StageTemplates, files: Files) -> str:
     if project.extras:
         then = "`make lock`, online" if "lock" in targets else f"`pip install -e '.[{stage.name}]'`"
         steps.append(f"if it imports a package, name that in an extra {stage.name} of pyproject.toml; then {then}")
-    if "manifests" in targets and not _renders(project.folder):
+    if "manifests" in targets:
         steps.append("`make manifests`: knative/manifests is the chart rendered, and this stage is not in it yet")
     test = f"make test ARGS='-k {stage.function}'" if "test" in targets else f"python -m pytest -k {stage.function}"
     run = "make run" if "run" in targets else "milepost up"

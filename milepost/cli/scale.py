@@ -26,7 +26,7 @@ _IN_CLUSTER = re.compile(r"(?P<service>[^.]+)\.(?P<namespace>[^.]+)\.svc(\..+)?"
 async def scales(stages: Iterable[StageStatus], data: Path) -> dict[str, int]:
     """Stage → processes, for the stages where that is known. `data`: the data folder of a `milepost up`."""
     stages = list(stages)
-    found = _of_stack(stages, data_folder.read_stack(data) or {})
+    found = _of_stack(stages, data_folder.read_stack(data))
     services: dict[str, dict[str, str]] = {}
     for stage in stages:
         host = _IN_CLUSTER.fullmatch(urlsplit(stage.url).hostname or "")

@@ -100,8 +100,7 @@ class Up(Milepost):
 
     def __init__(self, data: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         self.data = data
-        patience = () if "--ready-within" in arguments else ("--ready-within", str(WITHIN))
-        super().__init__("up", "--data", str(data), "--port", "0", *patience, *arguments, env=env)
+        super().__init__("up", "--data", str(data), "--port", "0", *arguments, env=env)
 
     def ready(self) -> Self:
         self.wait_for(lambda: any(line.startswith("ready ") for line in list(self.lines)), WITHIN, "the line `ready`")

@@ -54,18 +54,7 @@ def test_new_lists_the_written_files_and_the_next_steps(grown: Grown) -> None:
     assert "functions/specimen/main.py is yours" in grown.first.stdout
     assert "`make test ARGS='-k specimen'`" in grown.first.stdout
     assert "`make run`, and `milepost watch`" in grown.first.stdout
-    assert "make manifests" not in grown.first.stdout
-
-
-def test_without_the_test_tools_make_manifests_is_a_next_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = copy_of_the_repository(tmp_path / "project")
-    before = tree(folder / "knative")
-    monkeypatch.setattr(new, "find_spec", lambda _: None)
-    new.write_stage(folder, "specimen", "raw_input", "specimen:taken")
-    assert "`make manifests`: knative/manifests is the chart rendered" in capsys.readouterr().out
-    assert tree(folder / "knative") == before
+    assert "`make manifests`: knative/manifests is the chart rendered" in grown.first.stdout
 
 
 def test_new_only_adds_lines_to_existing_files(grown: Grown) -> None:
@@ -90,8 +79,9 @@ def test_tests_of_the_new_stages_the_chart_and_the_images_pass(grown: Grown) -> 
     quick = ["-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile"]
     others = ["tests/images/test_dockerfile.py", "tests/unit/test_stages_table.py", "tests/gateway/test_channels.py"]
     others += ["tests/documents/test_commands.py"]  # each is skipped: it shows the pipeline without them
+    run(grown.folder, "tests.chart.manifests")
     # Bridge and gateway are as they were, and of the stage that emits nothing what it answers is enough.
-    chosen = "not starts_with_the_env and (not SpecimenLog or answer or hands or table)"
+    chosen = "not rendered_environment and (not SpecimenLog or answer or hands or table)"
     run(grown.folder, "pytest", *quick, *own, *chart, *others, "-k", chosen)
 
 

@@ -96,16 +96,6 @@ def test_a_file_with_another_layout_is_named_and_nothing_is_written(
     check_refused(folder, command, ["specimen", "--on", "raw_input", "--emits", "specimen:taken"], told)
 
 
-def test_an_error_of_the_chart_is_shown_and_nothing_is_written(copy: Path, tmp_path: Path, command: Command) -> None:
-    folder = shutil.copytree(copy, tmp_path / "project")
-    (folder / "helm/templates/wrong.yaml").write_text('{{ fail "one stage too many" }}\n')
-    before = tree(folder)
-    refused = command("new", "specimen", "--on", "raw_input", "--emits", "specimen:taken", "--project", str(folder))
-    assert refused.code == 1
-    assert "one stage too many" in refused.stderr
-    assert tree(folder) == before
-
-
 def test_a_write_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
     old, made = tmp_path / "old", tmp_path / "a" / "b" / "new"
     old.write_text("before")

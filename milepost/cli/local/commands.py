@@ -1,6 +1,5 @@
 """How each server of a pipeline is started on this machine, and on which port. Tests use it too."""
 
-import errno
 import random
 import socket
 import sys
@@ -34,7 +33,7 @@ def why_taken(port: int) -> str | None:
         try:
             probe.bind((HOST, port))
         except OSError as fault:
-            return "already taken" if fault.errno == errno.EADDRINUSE else (fault.strerror or str(fault)).lower()
+            return fault.strerror or str(fault)
     _given.add(port)
     return None
 

@@ -1,75 +1,39 @@
 """The lines that `milepost up` prints: its own, and each component's behind the component's name."""
 
 import os
-import queue
-import threading
 from collections.abc import Callable, Sequence
 
-from milepost.cli.streams import write_out
 from milepost.errors import MilepostError
 
 COLOURS = ("36", "33", "35", "32", "34", "96", "93", "95", "92", "94")
 """SGR foreground colours, taken in turn by the components."""
 
-MOST_WAITING = 10_000
-"""Lines kept while nobody reads. Later ones are dropped and counted."""
-
 
 class Console:
-    """Writes lines from a thread of its own, so that a reader which stops reading stops no component."""
+    """Prints lines. If one cannot be printed, `fault` says why, `on_failure` is called, and no more are printed."""
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        *,
-        on_failure: Callable[[MilepostError], object],
-        descriptor: int = 1,
-    ) -> None:
-        """If nothing can be written, `on_failure` is called in the writing thread (OutputClosed, CommandFailed)."""
-        self._descriptor = descriptor
-        self._coloured = is_colour_terminal(descriptor)
-        self._width = max(map(len, names), default=0)
+    def __init__(self, names: Sequence[str], *, on_failure: Callable[[], object]) -> None:
+        self.fault: MilepostError | None = None
         self._names = list(names)
+        self._width = max(map(len, names))
         self._on_failure = on_failure
-        self._dropped = 0
-        self._lines: queue.Queue[str | None] = queue.Queue(MOST_WAITING)
-        self._writer = threading.Thread(target=self._write, name="console", daemon=True)
-        self._writer.start()
 
     def line(self, text: str) -> None:
         """Print a line as it is."""
+        if self.fault:
+            return
         try:
-            self._lines.put_nowait(f"{text}\n")
-        except queue.Full:
-            self._dropped += 1
+            print(text, flush=True)
+        except MilepostError as fault:
+            self.fault = fault
+            self._on_failure()
 
     def log(self, name: str, text: str) -> None:
         """Print a line of the component `name`."""
         prefix = f"{name:<{self._width}} |"
-        if self._coloured and name in self._names:
+        if is_colour_terminal(1):
             prefix = in_colour(prefix, self._names.index(name))
         self.line(f"{prefix} {text}")
-
-    def close(self, within: float = 2.0) -> None:
-        """Write the lines that wait, for at most `within` seconds."""
-        try:
-            self._lines.put(None, timeout=within)
-        except queue.Full:
-            return
-        self._writer.join(within)
-
-    def _write(self) -> None:
-        while (line := self._lines.get()) is not None:
-            if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                line = f"({dropped} lines dropped: nobody read them)\n{line}"
-            text = line.encode(errors="replace")
-            try:
-                while text:
-                    text = text[write_out(text, self._descriptor) :]
-            except MilepostError as fault:
-                self._on_failure(fault)
-                return
 
 
 def in_colour(text: str, number: int) -> str:

@@ -33,10 +33,10 @@ def locked(folder: Path) -> Iterator[int]:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        _lock(lock, folder)
     except OSError as fault:
         raise ConfigurationError(f"{folder}: {fault.strerror}; choose another folder with --data") from None
     try:
-        _lock(lock, folder)
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
         remove_stack(folder)  # of one that was killed
@@ -58,48 +58,37 @@ def remove_stack(folder: Path) -> None:
     (folder / STACK).unlink(missing_ok=True)
 
 
-def read_stack(folder: Path) -> dict[str, Any] | None:
-    """The contents of stack.json; None if there is none. Raises ConfigurationError if it is not readable."""
+def read_stack(folder: Path) -> dict[str, Any]:
+    """The contents of stack.json; empty if there is none. Raises ConfigurationError if it cannot be read."""
     path = folder / STACK
     try:
-        stack = json.loads(path.read_text())
+        return dict(json.loads(path.read_text()))
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as fault:
+        return {}
+    except (OSError, ValueError, TypeError) as fault:
         raise ConfigurationError(f"{path}: cannot be read: {fault}") from None
-    if not isinstance(stack, dict):
-        raise ConfigurationError(f"{path}: not an object")
-    return stack
 
 
 def _lock(lock: int, folder: Path) -> None:
+    """Lock the folder. Raises ConfigurationError if another `up`, or what a killed one started, does not end."""
     end = time.monotonic() + FREE_WITHIN
     while True:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(lock, 20, 0).decode(errors="replace")
-        except OSError as fault:
-            raise ConfigurationError(f"{folder}: cannot be locked ({fault.strerror}); choose a local folder") from None
-        if holder.isdigit() and is_alive(int(holder)):
+        if (holder.isdigit() and is_alive(int(holder))) or time.monotonic() > end:
             raise ConfigurationError(
-                f"{folder}: in use by another `milepost up`, process {holder}; stop it, or choose another folder with "
-                "--data"
-            )
-        if time.monotonic() > end:
-            raise ConfigurationError(
-                f"{folder}: still in use by a process that a killed `milepost up`, process {holder or '?'}, started; "
-                "end it, or choose another folder with --data"
+                f"{folder}: in use by another `milepost up`, process {holder}, or by what it started; stop it, or "
+                "choose another folder with --data"
             )
         time.sleep(0.05)
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process with this id runs."""
+    """Whether a process of this user has this id."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return False
-    except PermissionError:  # another user's
-        return True
     return True

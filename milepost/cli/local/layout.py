@@ -3,19 +3,15 @@
 import enum
 import json
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from milepost import stages_table
 from milepost.cli.local import commands
 from milepost.cli.local.commands import HOST, free_port, why_taken
-from milepost.cli.local.probe import MONGO_FORM
 from milepost.errors import ConfigurationError
-from milepost.settings import JournalSettings
 
 OWN_NAMES = ("milepost", "redis", "mongo", "bridge", "gateway")
 """Names of components, which no stage can have."""
@@ -25,9 +21,6 @@ KEPT = ("lock", "redis", "mongo", "gateway", "bridge", "functions", "pids")
 
 NOT_HANDED_ON = ("REDIS_URL", "MONGO_URL", "HOST", "PORT", "ROUTES", "STAGES", "K_SINK", "OPS_TOKEN")
 """Variables of `milepost up` that a component gets only if it is meant to."""
-
-_MONGO = re.compile(r"mongodb(\+srv)?://([^\s@/?]+@)?[^\s@/?#]+(/[^\s@/?#]*)?(\?\S*)?")
-"""A URL without an @ behind its hosts: `mongodb://ada:12/34@host` would be the host `ada`, port 12."""
 
 
 class Rank(enum.IntEnum):
@@ -54,14 +47,13 @@ class Component:
 
 @dataclass(frozen=True)
 class Layout:
-    """The components, and where things are. `redis` and `mongo`: URLs of embedded or real servers; `mongo` is None if
-    no stage uses one. `real`: variable → URL, of the real ones. `files`: those that stages write, by name.
+    """The components, and where things are. `redis` and `mongo`: URLs of the servers, embedded ones or those that the
+    environment names; `mongo` is None if no stage uses one. `files`: those that stages write, by name.
     """
 
     components: Sequence[Component]
     redis: str
     mongo: str | None
-    real: Mapping[str, str]
     files: Mapping[str, Path]
 
     @property
@@ -105,17 +97,7 @@ def read_stages(project: Path) -> list[stages_table.StageEntry]:
             )
         for name in set(entry.files.values()) & set(KEPT):
             raise ConfigurationError(f"{values}: no file of {entry.name} can be called {name}")
-    missing = [module for module in needed(project, entries) if find_spec(module) is None]
-    if missing:
-        raise ConfigurationError(f"not installed: {', '.join(missing)}; pip install 'milepost[run]'")
     return entries
-
-
-def needed(project: Path, entries: Sequence[stages_table.StageEntry]) -> list[str]:
-    """Modules that the project needs and the extra `cli` does not install."""
-    found = ["functions_framework", "uvicorn", "httptools"]
-    found += ["fastapi"] if has_gateway(project) else []
-    return found + (["pymongo"] if any(entry.mongo for entry in entries) else [])
 
 
 def has_gateway(project: Path) -> bool:
@@ -126,16 +108,6 @@ def has_gateway(project: Path) -> bool:
 def source_of(project: Path, stage: str) -> Path:
     """The file of a stage's function."""
     return project / "functions" / stage / "main.py"
-
-
-def real_servers(environment: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """REDIS_URL and MONGO_URL where they are set. Raises ConfigurationError for a URL that cannot be used."""
-    redis, mongo = environment.get("REDIS_URL") or None, environment.get("MONGO_URL") or None
-    if redis:
-        JournalSettings.read(redis_url=redis)
-    if mongo and not _MONGO.fullmatch(mongo):
-        raise ConfigurationError(f"MONGO_URL: {MONGO_FORM}")
-    return redis, mongo
 
 
 def entrance_port(wanted: int) -> int:
@@ -149,9 +121,9 @@ def lay_out(
     project: Path, data: Path, entries: Sequence[stages_table.StageEntry], port: int, environment: Mapping[str, str]
 ) -> Layout:
     """Decide each component's command, port and environment. Raises ConfigurationError."""
-    redis, mongo = real_servers(environment)
-    mongo = mongo if (wants_mongo := any(entry.mongo for entry in entries)) else None
-    real = {name: url for name, url in (("REDIS_URL", redis), ("MONGO_URL", mongo)) if url}
+    wants_mongo = any(entry.mongo for entry in entries)
+    redis = environment.get("REDIS_URL")
+    mongo = environment.get("MONGO_URL") if wants_mongo else None
     secrets = _headers(entries, environment)
     base = {name: value for name, value in environment.items() if name not in {*NOT_HANDED_ON, *secrets}}
     base["PYTHONPATH"] = os.pathsep.join([str(project), *filter(None, [environment.get("PYTHONPATH")])])
@@ -171,11 +143,11 @@ def lay_out(
         env = {**base, **env, "HOST": HOST, "PORT": str(port)}
         return add(name, rank, command, f"http://{HOST}:{port}", env, probe)
 
-    if redis is None:
+    if not redis:
         at, folder = free_port(), _made(data / "redis")
         command = commands.valkey(at, folder, maxmemory_policy="noeviction", loglevel="warning")
         redis = add("redis", Rank.SERVER, command, f"redis://{HOST}:{at}/0", base)
-    if wants_mongo and mongo is None:
+    if wants_mongo and not mongo:
         at, folder = free_port(), _made(data / "mongo")
         mongo = add("mongo", Rank.SERVER, commands.mongo(at, folder), f"mongodb://{HOST}:{at}/milepost", base)
     routes = []
@@ -196,7 +168,7 @@ def lay_out(
         env = {"REDIS_URL": redis, "STAGES": json.dumps([_wiring(entry) for entry in entries])}
         env |= {name: environment[name] for name in ("OPS_TOKEN",) if name in environment}
         http("gateway", Rank.GATEWAY, [sys.executable, "-m", "gateway"], port, env, "/readyz")
-    return Layout(components, redis=redis, mongo=mongo, real=real, files=files)
+    return Layout(components, redis=redis, mongo=mongo, files=files)
 
 
 def _wiring(entry: stages_table.StageEntry) -> dict[str, object]:

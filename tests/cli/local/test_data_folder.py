@@ -16,7 +16,7 @@ def test_data_folder_of_a_killed_up_can_be_used_again(tmp_path: Path) -> None:
     data_folder.write_stack(tmp_path, {"gateway": "gone"})
     with data_folder.locked(tmp_path):
         assert (tmp_path / "lock").read_text() == str(os.getpid())
-        assert data_folder.read_stack(tmp_path) is None
+        assert data_folder.read_stack(tmp_path) == {}
 
 
 def test_data_folder_in_use_is_refused(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_component_that_outlives_its_up_keeps_the_lock(tmp_path: Path, monkeypat
     (tmp_path / "lock").write_text("999999999")
     try:
         with (
-            pytest.raises(ConfigurationError, match=r"still in use by a process that .*999999999"),
+            pytest.raises(ConfigurationError, match=r"in use by .*999999999, or by what it started"),
             data_folder.locked(tmp_path),
         ):
             pass
@@ -59,14 +59,14 @@ def test_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytes
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(ConfigurationError, match="cannot be locked"), data_folder.locked(tmp_path):
+    with (
+        pytest.raises(ConfigurationError, match="No locks available; choose"),
+        data_folder.locked(tmp_path),
+    ):
         pass
 
 
 def test_broken_stack_json_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "stack.json").write_text("[]")
-    with pytest.raises(ConfigurationError, match="not an object"):
-        data_folder.read_stack(tmp_path)
     (tmp_path / "stack.json").write_text("{")
     with pytest.raises(ConfigurationError, match="cannot be read"):
         data_folder.read_stack(tmp_path)
