@@ -117,7 +117,7 @@ class Supervisor:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _keep(self, component: Component) -> None:
-        """Run the component again and again until cancelled. Raises CommandFailed if it was never ready when it ends."""
+        """Run the component again and again until cancelled. Raises CommandFailed if it ends before it is ready."""
         name, pause = component.name, 0.0
         while True:
             began = time.monotonic()
