@@ -1,9 +1,10 @@
-"""Submissions, through every door in rotation, and what each must come to."""
+"""Submissions through every door in rotation, and the mail that each must bring."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 import httpx
@@ -13,7 +14,10 @@ from functions.payloads import Submission
 from milepost.errors import BacklogFull, JournalUnavailable
 from milepost.events.event import Event, now
 from milepost.events.ids import new_id
+from tests.faults.checker import is_refused, is_success
+from tests.faults.history import Operation
 from tests.faults.stack import Stack
+from tests.faults.state import mail_line
 
 PAUSE = 0.25
 """Seconds between two tries of a client."""
@@ -22,7 +26,7 @@ GIVE_UP = 120.0
 """Seconds after which a client stops trying: the row fails."""
 
 NO_RETRY = 20
-"""One in so many submissions to the gateway has no key and is tried once: nobody knows about it what has no answer."""
+"""One in so many submissions to the gateway has no key and is tried once. Without an answer it may bring a mail."""
 
 
 class Fate(StrEnum):
@@ -40,7 +44,8 @@ class Sent:
     lat: float
     long: float
     line: str
-    id: str = field(default_factory=new_id)
+    id: str = ""
+    """The event's id, once the client knows it: made by itself, or read from the gateway's answer."""
     fate: Fate = Fate.OPEN
 
     @property
@@ -48,8 +53,8 @@ class Sent:
         return {"email": self.email, "lat": self.lat, "long": self.long}
 
 
-Door = Callable[[Sent], Awaitable[bool]]
-"""Tries once; whether the submission was accepted."""
+Door = Callable[[Sent], Awaitable[int | None]]
+"""Tries once; the HTTP status, None without an answer."""
 
 
 class Load:
@@ -88,8 +93,7 @@ class Load:
         email = address or f"s{number}@example.org"
         lat, long = -80 + number % 160, -170 + 0.01 * (number % 34_000)
         miles = distance(Submission(email=email, lat=lat, long=long)).distance_from_velocity
-        line = f"Email sent to: {email}; Message: You are {miles} miles from Velocity."
-        sent = Sent(number, email, lat, long, line)
+        sent = Sent(number, email, lat, long, mail_line(email, miles))
         self.sent.append(sent)
         return sent
 
@@ -99,52 +103,57 @@ class Load:
 
     async def _carry(self, sent: Sent, door: Door) -> None:
         if door == self._gateway and sent.number % NO_RETRY == 0:
-            sent.fate = Fate.ACCEPTED if await self._once(sent) else Fate.UNANSWERED
+            sent.fate = Fate.ACCEPTED if is_success(await self._try(sent, self._gateway_once)) else Fate.UNANSWERED
             return
         end = time.monotonic() + GIVE_UP
-        while time.monotonic() < end:
-            try:
-                if await door(sent):
-                    sent.fate = Fate.ACCEPTED
-                    return
-            except (httpx.HTTPError, JournalUnavailable, BacklogFull):
-                pass
+        while True:
+            attempt = await self._try(sent, door)
+            if is_success(attempt):
+                sent.fate = Fate.ACCEPTED
+                return
+            if is_refused(attempt) or time.monotonic() > end:
+                self.refused.append(f"{sent.email} was not accepted: {attempt.answer}")
+                sent.fate = Fate.UNANSWERED
+                return
             await asyncio.sleep(PAUSE)
-        self.refused.append(f"{sent.email} was not accepted in {GIVE_UP:g} s")
-        sent.fate = Fate.UNANSWERED
 
-    async def _once(self, sent: Sent) -> bool:
+    async def _try(self, sent: Sent, door: Door) -> Operation:
+        """Try once. The history keeps the try and its answer."""
+        begin, status = time.monotonic(), None
+        with contextlib.suppress(httpx.HTTPError, JournalUnavailable):
+            status = await door(sent)
+        end = None if status is None else time.monotonic()
+        name = door.__name__.strip("_")
+        attempt = Operation("publish", begin, end, sent.id or None, status, name, sent.email, sent.line)
+        self._stack.history.add(attempt)
+        return attempt
+
+    async def _gateway(self, sent: Sent) -> int:
+        return await self._submit(sent, {"Idempotency-Key": f"key-{sent.number}"})
+
+    async def _gateway_once(self, sent: Sent) -> int:
+        return await self._submit(sent, {})
+
+    async def _submit(self, sent: Sent, headers: dict[str, str]) -> int:
+        answer = await self._http.post(f"{self._stack.gateway.url}/distance", json=sent.body, headers=headers)
+        if answer.is_success:
+            sent.id = answer.json()["id"]
+        return answer.status_code
+
+    async def _publish(self, sent: Sent) -> int:
         try:
-            return self._taken(sent, await self._http.post(f"{self._stack.gateway.url}/distance", json=sent.body))
-        except httpx.HTTPError:
-            return False
+            await self._stack.journal.publish(self._event(sent, "/faults/publish"))
+        except BacklogFull:
+            return 503
+        return 202
 
-    async def _gateway(self, sent: Sent) -> bool:
-        answer = await self._http.post(
-            f"{self._stack.gateway.url}/distance", json=sent.body, headers={"Idempotency-Key": f"key-{sent.number}"}
-        )
-        return self._taken(sent, answer)
-
-    async def _publish(self, sent: Sent) -> bool:
-        await self._stack.journal.publish(self._event(sent, "/faults/publish"))
-        return True
-
-    async def _ingress(self, sent: Sent) -> bool:
+    async def _ingress(self, sent: Sent) -> int:
         awake = [bridge for bridge in self._stack.bridges if bridge.alive and bridge not in self._stack.asleep]
         bridges = awake or self._stack.bridges
         bridge = bridges[sent.number % len(bridges)]
         headers, body = self._event(sent, "/faults/ingress").to_http()
-        return self._taken(sent, await self._http.post(bridge.url, content=body, headers=headers))
-
-    def _taken(self, sent: Sent, answer: httpx.Response) -> bool:
-        if answer.status_code == httpx.codes.REQUEST_TIMEOUT:
-            return False  # it was frozen while the body came; the request may be repeated (RFC 9110, section 15.5.9)
-        if 400 <= answer.status_code < 500:
-            self.refused.append(f"{sent.email} was refused: {answer.status_code} {answer.text[:100]}")
-            return True
-        if answer.is_success and answer.content:
-            sent.id = answer.json()["id"]
-        return answer.is_success
+        return (await self._http.post(bridge.url, content=body, headers=headers)).status_code
 
     def _event(self, sent: Sent, source: str) -> Event:
+        sent.id = sent.id or new_id()
         return Event(id=sent.id, source=source, type="raw_input", time=now(), data=sent.body)

@@ -10,7 +10,7 @@ from tests.faults.stack import Options
 from tests.servers import REDIS_SERVER, Redis, Valkey
 
 if TYPE_CHECKING:
-    from tests.faults.count import Row
+    from tests.faults.checker import Verdict
     from tests.faults.run import Run
 
 Act = Callable[["Run"], Awaitable[None]]
@@ -28,7 +28,8 @@ class Fault:
     loaded: bool
     """Whether the load is begun before the function and awaited after it; else the function does that."""
     resends: bool
-    held: bool
+    may_lose: float
+    """Seconds before Redis ends within which an accepted submission may be lost."""
     most: int
     rate: float
 
@@ -45,13 +46,11 @@ class Fault:
         """Why it cannot be run here, if it cannot."""
         return "no redis-server on PATH" if self.options.redis is Redis and not REDIS_SERVER else ""
 
-    def judge(self, row: Row) -> list[str]:
-        """What the row must not say."""
-        if not self.held:
-            return []
-        wrong = [f"{column} {value}" for column in ("lost", "doubled", "stuck") if (value := getattr(row, column))]
-        if row.resent and not self.resends:
-            wrong.append(f"resent {row.resent}, where neither email nor MongoDB was ended, frozen or silent")
+    def judge(self, verdict: Verdict) -> list[str]:
+        """Each promise that the row broke."""
+        wrong = verdict.lines()
+        if verdict.resent and not self.resends:
+            wrong.append(f"resent {verdict.resent}, where neither email nor MongoDB was ended, frozen or silent")
         return wrong
 
 
@@ -63,7 +62,7 @@ def fault(
     *,
     loaded: bool = True,
     resends: bool = False,
-    held: bool = True,
+    may_lose: float = 0.0,
     most: int = 1_000_000,
     rate: float = 1e6,
     **options: Any,
@@ -73,7 +72,7 @@ def fault(
     def register(act: Act) -> Act:
         if name in FAULTS:
             raise ValueError(f"{name} is there already")
-        FAULTS[name] = Fault(name, act, Options(**options), loaded, resends, held, most, rate)
+        FAULTS[name] = Fault(name, act, Options(**options), loaded, resends, may_lose, most, rate)
         return act
 
     return register

@@ -2,13 +2,41 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, Self
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults.count import Row
+from tests.faults.checker import Verdict
+
+
+@dataclass
+class Row:
+    """One line of the table; the fields, in this order, are its columns and the keys of its JSON."""
+
+    fault: str
+    accepted: int
+    emails: int
+    lost: int
+    doubled: int
+    stuck: int
+    resent: int
+    destroyed: int
+    recover_s: float
+
+    @classmethod
+    def of(cls, fault: str, verdict: Verdict, **measured: float) -> Self:
+        figures = {name: value for name, value in vars(verdict).items() if name != "broken"}
+        return cls(fault, **figures, **measured)
+
+    @classmethod
+    def columns(cls) -> list[str]:
+        return [column.name for column in fields(cls)]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One row: a stack, a load, a fault in its middle, and the count."""
+"""One row: a stack, a load, a fault in its middle, and the check of its history."""
 
 import asyncio
 import subprocess
@@ -12,11 +12,14 @@ import httpx
 from milepost.errors import JournalUnavailable
 from milepost.journal import DeadLetter, keys
 from tests.cli.running import MILEPOST, environment
-from tests.faults.count import Left, Mailbox, Records, Row, count
+from tests.faults import state
+from tests.faults.checker import Verdict, check
+from tests.faults.history import Operation, write
 from tests.faults.load import Fate, Load, Sent
 from tests.faults.registry import Fault
-from tests.faults.report import Result
+from tests.faults.report import Result, Row
 from tests.faults.stack import Stack
+from tests.faults.state import Mailbox
 from tests.servers import ROOT, Module, eventually
 
 LOOK = 0.05
@@ -39,11 +42,9 @@ class Run:
         self.load = load
         self.fault = fault
         self.n = n
-        self.mailbox = Mailbox(stack.sent_emails)
+        self.mailbox = Mailbox(stack.sent_emails, stack.history)
         self.destroyed: set[str] = set()
         self.dead_on_purpose: set[str] = set()
-        self.plain: set[str] = set()
-        """Addresses of plain messages, which may get one e-mail or none."""
         self.wrong: list[str] = []
         self.notes: list[str] = []
         self.recovered = 0.0
@@ -112,35 +113,29 @@ class Run:
         except JournalUnavailable:
             return 1
 
-    async def row(self) -> Row:
-        """Stop whatever works, then count."""
+    def destroy(self, ids: Iterable[str]) -> None:
+        """Note that the row deleted these events."""
+        now = time.monotonic()
+        for event_id in set(ids) - self.destroyed:
+            self.stack.history.add(Operation("destroy", now, now, event_id))
+            self.destroyed.add(event_id)
+
+    async def verdict(self) -> Verdict:
+        """Stop whatever works, then write and check the history."""
         await self.stack.rest()
         self.mailbox.look()
-        self._count_plain()
-        left = await Left.read(self.stack.client)
-        records = await asyncio.to_thread(Records.read, self.stack.mongo.url)
-        left.dead = [one for one in left.dead if one not in self.dead_on_purpose]
-        self._explain(left)
-        found = count(self.load.sent, self.mailbox.lines, records, left, self.destroyed)
-        return Row(self.fault.name, **vars(found), recover_s=round(self.recovered, 1))
-
-    def _count_plain(self) -> None:
-        if not self.plain:
-            return
-        theirs = [line for line in self.mailbox.lines if line.split(";")[0].split()[-1] in self.plain]
-        times = [self.mailbox.lines.pop(line) for line in theirs]
-        self.check(not times or max(times) == 1, "a plain message was mailed twice")
-        self.notes.append(f"of {len(self.plain)} plain messages {len(times)} were adopted")
-
-    def _explain(self, left: Left) -> None:
-        missing = self.missing()
-        if missing:
-            self.wrong.append(f"no e-mail: {', '.join(one.email for one in missing[:5])} …")
-        for where in ("journals", "parked", "dead"):
-            ids = getattr(left, where)
-            if ids:
-                self.wrong.append(f"left in {where}: {len(ids)}, as {ids[0]}")
-        self.wrong += self.load.refused[:3]
+        history = self.stack.history
+        for operation in await state.left(self.stack.client):
+            history.add(operation)
+        for operation in await asyncio.to_thread(lambda: list(state.records(self.stack.mongo.url))):
+            history.add(operation)
+        unanswered = [one for one in self.load.sent if one.fate is Fate.UNANSWERED]
+        if unanswered:
+            mailed = sum(1 for one in unanswered if self.mailbox.lines[one.line])
+            self.notes.append(f"{mailed} of {len(unanswered)} submissions without an answer have their mail")
+        operations = history.read()
+        write(self.stack.folder / "history.jsonl", operations)
+        return check(operations, may_lose=self.fault.may_lose)
 
     # What rows look at
 
@@ -228,7 +223,8 @@ async def run(fault: Fault, folder: Path, *, n: int, rate: float, tell: Tell) ->
             else:
                 await fault.act(case)
             await case.settle()
-            row = await case.row()
+            verdict = await case.verdict()
         finally:
             await load.close()
-    return Result(fault.name, row, [*case.wrong, *fault.judge(row)], case.notes)
+    row = Row.of(fault.name, verdict, recover_s=round(case.recovered, 1))
+    return Result(fault.name, row, [*case.wrong, *load.refused[:3], *fault.judge(verdict)], case.notes)

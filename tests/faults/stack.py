@@ -14,6 +14,7 @@ from milepost.journal import Journal
 from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.contract.smtp import SmtpServer
+from tests.faults.history import History
 from tests.faults.meddler import Meddler
 from tests.proxy import Proxy
 from tests.servers import HOST, ROOT, WITHIN, Function, Module, Mongo, Server, Valkey, eventually
@@ -24,6 +25,8 @@ QUICK_FUNCTION = {"REQUEST_TIMEOUT": "10", "SMTP_TIMEOUT": "1"}
 """Waiting cut short: it proves nothing more by being long. One row runs with the defaults."""
 
 Some = TypeVar("Some", bound=Server)
+
+RECORDED_STAGE = Path(__file__).parent / "recorded_stage.py"
 
 ENDED_WITHIN = 20.0
 """Seconds within which a process ends after SIGTERM."""
@@ -55,6 +58,7 @@ class Stack:
         self.folder = folder
         self.options = options
         self.sent_emails = folder / "sent_emails"
+        self.history = History(folder / "history")
         self.redis = options.redis(folder, options={"appendfsync": options.fsync})
         self.mongo = Mongo(folder)
         self.table = stages_table.read(ROOT)
@@ -102,10 +106,12 @@ class Stack:
         env = {
             "MONGO_URL": f"mongodb://{HOST}:{self._port('mongo')}/milepost?directConnection=true",
             "SENT_EMAILS": str(self.sent_emails),
+            "STAGE": name,
+            "HISTORY": str(self.history.folder),
             **(QUICK_FUNCTION if self.options.quick else {}),
             **({"SMTP_URL": self.smtp.url} if self.smtp else {}),
         }
-        function = self._own(Function(self.folder, name, env=env))
+        function = self._own(Function(self.folder, name, env=env, source=RECORDED_STAGE))
         self.functions[name] = function
         if name in self.options.meddled:
             meddler = Meddler(name, consumes, emits, function.url)

@@ -3,10 +3,13 @@
 import asyncio
 import json
 import random
+import time
 from functools import partial
 from signal import SIGKILL, SIGTERM
 
 from milepost.journal import keys
+from tests.faults.history import Operation
+from tests.faults.load import Fate
 from tests.faults.registry import fault
 from tests.faults.run import Run
 from tests.faults.stack import down, up
@@ -53,14 +56,16 @@ async def leader(run: Run) -> Module:
 async def leader_killed(run: Run) -> None:
     killed = await leader(run)
     await down(killed, SIGKILL)
-    published = {f"plain{number}@example.org" for number in range(50)}
     redis = run.stack.client
-    for address in sorted(published):
-        await redis.publish("raw_input", json.dumps({"email": address, "lat": 1, "long": 2}))
+    for number in range(50):
+        plain = run.load.new(f"plain{number}@example.org")
+        plain.fate = Fate.UNANSWERED
+        attempt = Operation("publish", time.monotonic(), by="plain message", to=plain.email, line=plain.line)
+        run.stack.history.add(attempt)
+        await redis.publish("raw_input", json.dumps(plain.body))
         await asyncio.sleep(0.05)
     await up(killed)
     await leader(run)
-    run.plain |= published
 
 
 @fault("a bridge frozen beyond claim and lease, its work taken over, and woken", bridges=2)

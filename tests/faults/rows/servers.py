@@ -5,9 +5,9 @@ import asyncio
 from redis.exceptions import ResponseError
 
 from milepost.journal import keys
-from tests.faults.count import ids_in
 from tests.faults.registry import fault, on_every_redis
 from tests.faults.run import Run
+from tests.faults.state import ids_in
 
 JOURNAL = keys.journal("calculated_distance")
 SPELL = 6.0
@@ -21,7 +21,7 @@ async def journal_deleted(run: Run) -> None:
             step.xrange(keys.journal(channel))
             step.delete(keys.journal(channel))
             rows, _ = await step.execute()
-        run.destroyed |= set(ids_in(rows))
+        run.destroy(ids_in(rows))
         await asyncio.sleep(0.5)
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from milepost.journal import keys
 from tests.bridge.rig import Stage
-from tests.faults.count import ids_in
 from tests.faults.registry import fault
 from tests.faults.run import Run
 from tests.faults.stack import down, up
+from tests.faults.state import ids_in
 from tests.servers import eventually
 
 CHANNEL = "calculated_distance"
