@@ -2,6 +2,9 @@
 
 --list            the names of the rows
 --only NAME       rows whose name contains NAME; may be given more than once
+--loaded          also every row's twin with events waiting; without it only some of them
+--part K/N        the Kth of N parts of the rows, so that a run can be split
+--seed NUMBER     what the rows do at random; printed, and another one each time
 --n, --rate       submissions a row, and a second
 --json FILE       the rows as JSON; written after each row
 --markdown FILE   the table as docs/faults.md has it; written at the end
@@ -11,9 +14,12 @@
 
 import argparse
 import asyncio
+import random
+import re
 import shutil
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -32,6 +38,9 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--loaded", action="store_true")
+    parser.add_argument("--part", default="1/1")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--rate", type=float, default=200)
     parser.add_argument("--json", type=Path)
@@ -41,22 +50,27 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen(only: list[str]) -> list[Fault]:
+def chosen(only: list[str], *, loaded: bool, part: str) -> list[Fault]:
+    """The rows to run. A row that runs on request needs its whole name, or --loaded."""
     exact = [FAULTS[name] for name in only if name in FAULTS]
     if only and len(exact) == len(only):
         return exact
-    return [fault for name, fault in FAULTS.items() if not only or any(part in name for part in only)]
+    asked = [fault for fault in FAULTS.values() if loaded or not fault.only_on_request]
+    found = [fault for fault in asked if not only or any(words in fault.name for words in only)]
+    place, parts = map(int, part.split("/"))
+    return found[len(found) * (place - 1) // parts : len(found) * place // parts]
 
 
 def one(fault: Fault, given: argparse.Namespace, progress: Progress) -> Result:
     if fault.cannot_run:
         return Result(fault.name, None, skipped=fault.cannot_run)
+    random.seed(f"{given.seed} {fault.name}")
     task = progress.add_task(fault.name, total=None, detail="starting")
 
     def tell(doing: str, done: int, total: int) -> None:
         progress.update(task, detail=f"{doing}, {done} e-mails of {total}")
 
-    folder = given.keep / fault.name.replace(" ", "-").replace("/", "-") if given.keep else Path(tempfile.mkdtemp())
+    folder = given.keep / re.sub(r"\W+", "-", fault.name) if given.keep else Path(tempfile.mkdtemp())
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -73,7 +87,7 @@ def one(fault: Fault, given: argparse.Namespace, progress: Progress) -> Result:
 def main() -> int:
     given = options()
     console = Console(width=None if sys.stdout.isatty() else 200)
-    faults = [fault.on(EVERY_REDIS[given.redis]) for fault in chosen(given.only)]
+    faults = [fault.on(EVERY_REDIS[given.redis]) for fault in chosen(given.only, loaded=given.loaded, part=given.part)]
     if given.list:
         for fault in faults:
             print(fault.name)
@@ -81,11 +95,14 @@ def main() -> int:
     if not faults:
         console.print(f"no row is named like {given.only}; --list shows them")
         return 2
+    console.print(f"{len(faults)} rows, --seed {given.seed}")
     results: list[Result] = []
     columns = SpinnerColumn(), TextColumn("{task.description}: {task.fields[detail]}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as progress:
         for fault in faults:
+            begun = time.monotonic()
             results.append(one(fault, given, progress))
+            progress.console.print(f"row {len(results)} of {len(faults)}, {time.monotonic() - begun:.0f} s")
             report.show(progress.console, results[-1:])
             if given.json:
                 report.write(given.json, results)

@@ -31,6 +31,8 @@ class Verdict:
     stuck: int = 0
     resent: int = 0
     destroyed: int = 0
+    oldest_lost: float = 0.0
+    """Seconds from the acceptance of the oldest lost submission to the end of a process that may explain the loss."""
     broken: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, rule: str, what: str) -> None:
@@ -127,7 +129,10 @@ class _Check:
                 found.destroyed += 1
             else:
                 found.lost += 1
-                if not may_lose or not any(end - may_lose <= one.accepted <= back for end, back in ends):
+                ages = [end - one.accepted for end, back in ends if end - may_lose <= one.accepted <= back]
+                if may_lose and ages:
+                    found.oldest_lost = max(found.oldest_lost, min(ages))
+                else:
                     found.note("lost", f"{sorted(one.ids)} {one.line}")
 
     def _mails_are_asked_for_and_sent_once(self) -> None:

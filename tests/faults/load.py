@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 
 import httpx
 
@@ -27,6 +28,19 @@ GIVE_UP = 120.0
 
 NO_RETRY = 20
 """One in so many submissions to the gateway has no key and is tried once. Without an answer it may bring a mail."""
+
+
+PORTION = 2000
+"""Submissions that `fill` publishes at once."""
+
+PLACES = 2000
+"""Different places; more than submissions that share an address."""
+
+
+@cache
+def miles_from(lat: float, long: float) -> float:
+    """The distance that the mail must say."""
+    return distance(Submission(email="s@example.org", lat=lat, long=long)).distance_from_velocity
 
 
 class Fate(StrEnum):
@@ -63,6 +77,9 @@ class Load:
     def __init__(self, stack: Stack, *, rate: float) -> None:
         self.sent: list[Sent] = []
         self.refused: list[str] = []
+        self.answered = 0
+        """Tries that had an answer."""
+        self.filled = 0
         self.rate = rate
         self._stack = stack
         self._http = httpx.AsyncClient(timeout=10, limits=httpx.Limits(max_connections=None))
@@ -84,6 +101,13 @@ class Load:
                 ahead = begun + (number + 1) / self.rate - time.monotonic()
                 await asyncio.sleep(max(0.0, ahead))
 
+    async def fill(self, count: int) -> None:
+        """Publish `count` submissions as fast as can be, so that most of them wait in the journal."""
+        self.filled = count
+        for first in range(0, count, PORTION):
+            portion = [self.new() for _ in range(min(PORTION, count - first))]
+            await asyncio.gather(*(self._carry(one, self._publish) for one in portion))
+
     async def together(self, sent: Sequence[Sent]) -> None:
         """All of these at once."""
         await asyncio.gather(*(self._carry(one, self._door(place, ())) for place, one in enumerate(sent)))
@@ -91,8 +115,9 @@ class Load:
     def new(self, address: str | None = None) -> Sent:
         number = len(self.sent)
         email = address or f"s{number}@example.org"
-        lat, long = -80 + number % 160, -170 + 0.01 * (number % 34_000)
-        miles = distance(Submission(email=email, lat=lat, long=long)).distance_from_velocity
+        place = number % PLACES
+        lat, long = -80 + place % 160, -170 + 0.01 * place
+        miles = miles_from(lat, long)
         sent = Sent(number, email, lat, long, mail_line(email, miles))
         self.sent.append(sent)
         return sent
@@ -124,6 +149,7 @@ class Load:
             status = await door(sent)
         end = None if status is None else time.monotonic()
         name = door.__name__.strip("_")
+        self.answered += end is not None
         attempt = Operation("publish", begin, end, sent.id or None, status, name, sent.email, sent.line)
         self._stack.history.add(attempt)
         return attempt

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from tests.faults.power import COMPILER
 from tests.faults.stack import Options
 from tests.servers import REDIS_SERVER, Redis, Valkey
 
@@ -16,6 +17,25 @@ if TYPE_CHECKING:
 Act = Callable[["Run"], Awaitable[None]]
 
 EVERY_REDIS: dict[str, type[Valkey]] = {"valkey": Valkey, "redis-server": Redis}
+
+
+WAITING = 20_000
+"""Events that wait in a twin of a row that ends a process."""
+
+TWIN_MOST = 1000
+"""Submissions that come in beside them."""
+
+TWINS = {
+    "bridge: SIGKILL",
+    "store: SIGKILL",
+    "email: SIGKILL",
+    "gateway: SIGKILL",
+    "mongo: SIGKILL",
+    "one of two bridges: SIGKILL",
+    "redis: SIGKILL (valkey)",
+    "all of it: SIGKILL",
+}
+"""Rows whose twin runs unasked. The other twins add little for the time that they take."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +52,35 @@ class Fault:
     """Seconds before Redis ends within which an accepted submission may be lost."""
     most: int
     rate: float
+    waiting: int = 0
+    """Events that wait when the load begins."""
+    only_on_request: bool = False
+    """Whether the row runs only if it is named, or with --loaded."""
 
     def on(self, server: type[Valkey]) -> Fault:
         """The same on another kind of Redis, unless the row names its own."""
         return (
             self
-            if any(self.name.endswith(f"({kind})") for kind in EVERY_REDIS)
+            if any(f"({kind})" in self.name for kind in EVERY_REDIS)
             else replace(self, options=replace(self.options, redis=server))
+        )
+
+    def twin(self) -> Fault:
+        """The same row with events waiting."""
+        return replace(
+            self,
+            name=f"{self.name}, {WAITING:,} events waiting",
+            most=TWIN_MOST,
+            waiting=WAITING,
+            only_on_request=self.name not in TWINS,
         )
 
     @property
     def cannot_run(self) -> str:
         """Why it cannot be run here, if it cannot."""
-        return "no redis-server on PATH" if self.options.redis is Redis and not REDIS_SERVER else ""
+        if self.options.redis is Redis and not REDIS_SERVER:
+            return "no redis-server on PATH"
+        return "no C compiler (cc) on PATH" if self.options.power and not COMPILER else ""
 
     def judge(self, verdict: Verdict) -> list[str]:
         """Each promise that the row broke."""
@@ -65,14 +101,21 @@ def fault(
     may_lose: float = 0.0,
     most: int = 1_000_000,
     rate: float = 1e6,
+    twin: bool = False,
+    only_on_request: bool = False,
     **options: Any,
 ) -> Callable[[Act], Act]:
-    """Make the function below a row. `options` are the stack's; `most` and `rate` cap its load."""
+    """Make the function below a row. `options` are the stack's; `most` and `rate` cap its load. With `twin` there is a
+    second row, with WAITING events waiting.
+    """
 
     def register(act: Act) -> Act:
-        if name in FAULTS:
-            raise ValueError(f"{name} is there already")
-        FAULTS[name] = Fault(name, act, Options(**options), loaded, resends, may_lose, most, rate)
+        stack = Options(**options)
+        row = Fault(name, act, stack, loaded, resends, may_lose, most, rate, only_on_request=only_on_request)
+        for one in [row, row.twin()] if twin else [row]:
+            if one.name in FAULTS:
+                raise ValueError(f"{one.name} is there already")
+            FAULTS[one.name] = one
         return act
 
     return register

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.faults.checker import Verdict
+from tests.faults.recovery import Recovery
 
 
 @dataclass
@@ -25,11 +26,13 @@ class Row:
     resent: int
     destroyed: int
     recover_s: float
+    again_s: float
+    overtook: int
 
     @classmethod
-    def of(cls, fault: str, verdict: Verdict, **measured: float) -> Self:
-        figures = {name: value for name, value in vars(verdict).items() if name != "broken"}
-        return cls(fault, **figures, **measured)
+    def of(cls, fault: str, verdict: Verdict, recover_s: float, recovery: Recovery) -> Self:
+        figures = {name: value for name, value in vars(verdict).items() if name in cls.columns()}
+        return cls(fault, **figures, recover_s=round(recover_s, 1), **vars(recovery))
 
     @classmethod
     def columns(cls) -> list[str]:

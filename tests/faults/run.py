@@ -13,9 +13,10 @@ from milepost.errors import JournalUnavailable
 from milepost.journal import DeadLetter, keys
 from tests.cli.running import MILEPOST, environment
 from tests.faults import state
-from tests.faults.checker import Verdict, check
+from tests.faults.checker import check
 from tests.faults.history import Operation, write
 from tests.faults.load import Fate, Load, Sent
+from tests.faults.recovery import recovery
 from tests.faults.registry import Fault
 from tests.faults.report import Result, Row
 from tests.faults.stack import Stack
@@ -29,6 +30,9 @@ STANDSTILL = 40.0
 """Seconds without any progress after which a row is over; with the defaults, DEFAULT_STANDSTILL."""
 
 DEFAULT_STANDSTILL = 150.0
+
+LOST_STANDSTILL = 8.0
+"""The same where submissions may be lost and Redis holds no event: nothing can bring their mails."""
 
 Tell = Callable[[str, int, int], None]
 """Progress: what goes on, how many e-mails there are, of how many."""
@@ -62,12 +66,11 @@ class Run:
     def missing(self, among: Iterable[Sent] | None = None) -> list[Sent]:
         """Accepted, not mailed, and not known to be gone or dead."""
         self.mailbox.look()
-        excused = self.destroyed | self.dead_on_purpose
-        return [
-            one
-            for one in (self.load.sent if among is None else among)
-            if one.fate is Fate.ACCEPTED and not self.mailbox.lines[one.line] and one.id not in excused
-        ]
+        return [one for one in (self.load.sent if among is None else among) if self.is_missing(one)]
+
+    def is_missing(self, one: Sent) -> bool:
+        excused = one.id in self.destroyed or one.id in self.dead_on_purpose
+        return one.fate is Fate.ACCEPTED and one.line not in self.mailbox.lines and not excused
 
     @asynccontextmanager
     async def loaded(self, n: int | None = None, *, doors: tuple[str, ...] = ()) -> AsyncIterator[None]:
@@ -79,6 +82,10 @@ class Run:
         await eventually(lambda: load.done() or len(self.load.sent) - before >= wanted // 4, 600, "load")
         await eventually(lambda: load.done() or self.mailbox.look(), what="the first e-mail")
         self.note("fault")
+        if self.fault.waiting:
+            waiting = await self._backlog()
+            self.notes.append(f"{waiting} events waited at the fault")
+            self.check(waiting > self.load.filled // 2, "half of the backlog was gone before the fault")
         try:
             yield
         except BaseException:
@@ -89,12 +96,12 @@ class Run:
 
     async def recover(self, load: "asyncio.Task[None] | None" = None) -> None:
         """Note how long it takes until all that was submitted by now is mailed."""
-        begun, snapshot = time.monotonic(), list(self.load.sent)
+        begun, waited = time.monotonic(), list(self.load.sent)
         still = Standstill(self)
-        while any(one.fate is Fate.OPEN for one in snapshot) or self.missing(snapshot):
+        while waited := [one for one in waited if one.fate is Fate.OPEN or self.is_missing(one)]:
             if await still.found():
                 break
-            await asyncio.sleep(LOOK)
+            await self._pause(len(waited))
         self.recovered = max(self.recovered, time.monotonic() - begun)
         if load:
             await eventually(load.done, 600, "the end of the load")
@@ -105,13 +112,23 @@ class Run:
         while await self._backlog() or self.missing():
             if await still.found():
                 return
-            await asyncio.sleep(LOOK)
+            await self._pause(len(self.load.sent))
+
+    async def _pause(self, many: int) -> None:
+        """Until the next look, which takes the longer the more submissions are looked at."""
+        await asyncio.sleep(LOOK * (1 + many / 2000))
+        self.mailbox.look()
 
     async def _backlog(self) -> int:
         try:
             return await self.stack.journal.backlog() - len(self.dead_on_purpose)
         except JournalUnavailable:
             return 1
+
+    async def fill(self) -> None:
+        """Let events wait: as many as the row says, or ten for each submission of a short run."""
+        self.note("filling")
+        await self.load.fill(min(self.fault.waiting, 20 * self.n))
 
     def destroy(self, ids: Iterable[str]) -> None:
         """Note that the row deleted these events."""
@@ -120,8 +137,8 @@ class Run:
             self.stack.history.add(Operation("destroy", now, now, event_id))
             self.destroyed.add(event_id)
 
-    async def verdict(self) -> Verdict:
-        """Stop whatever works, then write and check the history."""
+    async def row(self) -> tuple[Row, Sequence[str]]:
+        """Stop whatever works, then write and check the history. Returns the row, and each promise that it broke."""
         await self.stack.rest()
         self.mailbox.look()
         history = self.stack.history
@@ -135,7 +152,11 @@ class Run:
             self.notes.append(f"{mailed} of {len(unanswered)} submissions without an answer have their mail")
         operations = history.read()
         write(self.stack.folder / "history.jsonl", operations)
-        return check(operations, may_lose=self.fault.may_lose)
+        verdict = check(operations, may_lose=self.fault.may_lose)
+        if verdict.oldest_lost:
+            self.notes.append(f"the oldest lost submission was accepted {verdict.oldest_lost:.2f} s before Redis ended")
+        row = Row.of(self.fault.name, verdict, self.recovered, recovery(operations))
+        return row, self.fault.judge(verdict)
 
     # What rows look at
 
@@ -205,10 +226,11 @@ class Standstill:
     async def found(self) -> bool:
         run = self._run
         run.note("waiting")
-        now = run.mailbox.look(), len(run.load.accepted), await run._backlog()
+        now = run.mailbox.look(), run.load.answered, await run._backlog()
         if now != self._seen:
             self._seen, self._since = now, time.monotonic()
-        return time.monotonic() - self._since > self._longest
+        some_are_lost = run.fault.may_lose and not now[2]
+        return time.monotonic() - self._since > (LOST_STANDSTILL if some_are_lost else self._longest)
 
 
 async def run(fault: Fault, folder: Path, *, n: int, rate: float, tell: Tell) -> Result:
@@ -217,14 +239,15 @@ async def run(fault: Fault, folder: Path, *, n: int, rate: float, tell: Tell) ->
         load = Load(stack, rate=min(rate, fault.rate))
         try:
             case = Run(stack, load, fault, min(n, fault.most), tell)
+            if fault.waiting:
+                await case.fill()
             if fault.loaded:
                 async with case.loaded():
                     await fault.act(case)
             else:
                 await fault.act(case)
             await case.settle()
-            verdict = await case.verdict()
+            row, broken = await case.row()
         finally:
             await load.close()
-    row = Row.of(fault.name, verdict, recover_s=round(case.recovered, 1))
-    return Result(fault.name, row, [*case.wrong, *load.refused[:3], *fault.judge(verdict)], case.notes)
+    return Result(fault.name, row, [*case.wrong, *load.refused[:3], *broken], case.notes)

@@ -3,9 +3,10 @@
 import asyncio
 import json
 import signal
+import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -14,8 +15,9 @@ from milepost.journal import Journal
 from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.contract.smtp import SmtpServer
-from tests.faults.history import History
+from tests.faults.history import History, Operation
 from tests.faults.meddler import Meddler
+from tests.faults.power import Power
 from tests.proxy import Proxy
 from tests.servers import HOST, ROOT, WITHIN, Function, Module, Mongo, Server, Valkey, eventually
 
@@ -46,6 +48,8 @@ class Options:
     """Stages that the bridge reaches through a Meddler."""
     wired: str | None = None
     """`redis` or `mongo`: what the components reach through a proxy."""
+    power: str | None = None
+    """`redis` or `mongo`: whose power can be cut."""
     delivery: Mapping[str, Any] = field(default_factory=dict)
     bridge: Mapping[str, str] = field(default_factory=dict)
     """Environment of the bridges and the gateway."""
@@ -61,6 +65,8 @@ class Stack:
         self.history = History(folder / "history")
         self.redis = options.redis(folder, options={"appendfsync": options.fsync})
         self.mongo = Mongo(folder)
+        if options.power:
+            self.power = Power(self.redis if options.power == "redis" else self.mongo, options.power, folder)
         self.table = stages_table.read(ROOT)
         self.functions: dict[str, Function] = {}
         self.meddlers: dict[str, Meddler] = {}
@@ -71,6 +77,7 @@ class Stack:
         self.wire = Proxy(self.redis.url if options.wired == "redis" else self.mongo.url)
         self.smtp = SmtpServer() if options.smtp else None
         self._exits = AsyncExitStack()
+        self._ended: dict[Server, Operation] = {}
 
     async def __aenter__(self) -> Self:
         try:
@@ -162,6 +169,22 @@ class Stack:
         """By its name in a row: a stage, gateway, bridge, mongo or redis."""
         fixed: dict[str, Server] = {"gateway": self.gateway, "mongo": self.mongo, "redis": self.redis}
         return self.functions.get(name) or fixed.get(name) or self.bridge
+
+    async def down(self, server: Server, number: signal.Signals = signal.SIGTERM) -> None:
+        """End a process. The history has the signal, and when the process was ready again."""
+        self._ended[server] = Operation("end", time.monotonic(), answer=number, by=server.name)
+        await down(server, number)
+
+    async def up(self, server: Server) -> None:
+        """Start a process, and wait until it is ready."""
+        await up(server)
+        if ended := self._ended.pop(server, None):
+            self.history.add(replace(ended, end=time.monotonic()))
+
+    async def cut_power(self, server: Server) -> None:
+        """End a process before a sync of its log (power.py)."""
+        await self.power.cut()
+        self._ended[server] = Operation("end", time.monotonic(), answer=signal.SIGKILL, by=server.name)
 
     async def rest(self) -> None:
         """Stop what takes work in and what does it, so that nothing happens any more; the servers stay."""

@@ -12,8 +12,7 @@ from tests.faults.history import Operation
 from tests.faults.load import Fate
 from tests.faults.registry import fault
 from tests.faults.run import Run
-from tests.faults.stack import down, up
-from tests.servers import Module, eventually
+from tests.servers import Module, eventually, http_status
 
 BEYOND_CLAIM = 5.0
 """Seconds; the claim is 3 here."""
@@ -23,19 +22,37 @@ CHANGES = 8
 
 
 async def come_and_go(run: Run) -> None:
-    bridges = run.stack.bridges
+    stack, bridges = run.stack, run.stack.bridges
     for _ in range(CHANGES):
         bridge = random.choice(bridges)
         if bridge.alive:
-            await down(bridge, random.choice([SIGTERM, SIGKILL]))
+            await stack.down(bridge, random.choice([SIGTERM, SIGKILL]))
         else:
-            await up(bridge)
+            await stack.up(bridge)
         await asyncio.sleep(random.random())
-    await asyncio.gather(*(up(bridge) for bridge in bridges if not bridge.alive))
+    await asyncio.gather(*(stack.up(bridge) for bridge in bridges if not bridge.alive))
+
+
+@fault("3 bridges restarted one after the other while Redis is away", bridges=3, twin=True)
+async def rolling_restart(run: Run) -> None:
+    stack = run.stack
+    await stack.down(stack.redis, SIGKILL)
+    starting: list[asyncio.Task[None]] = []
+    for bridge in stack.bridges:
+        await stack.down(bridge)
+        starting.append(asyncio.create_task(stack.up(bridge)))
+
+        async def lives(port: int = bridge.port) -> bool:
+            return await asyncio.to_thread(http_status, port, "/healthz") == 200
+
+        await eventually(lives, what="the next bridge lives")
+    run.check(not any(task.done() for task in starting), "a bridge was ready without Redis")
+    await stack.up(stack.redis)
+    await asyncio.gather(*starting)
 
 
 for _count in (2, 3):
-    fault(f"{_count} bridges, ended and started at random", bridges=_count)(come_and_go)
+    fault(f"{_count} bridges, ended and started at random", bridges=_count, twin=True)(come_and_go)
 
 
 async def leader(run: Run) -> Module:
@@ -52,19 +69,20 @@ async def leader(run: Run) -> Module:
     return leading[0]
 
 
-@fault("the leading bridge: SIGKILL, plain messages lost in the gap are shown", bridges=2)
+@fault("the leading bridge: SIGKILL, plain messages lost in the gap are shown", bridges=2, twin=True)
 async def leader_killed(run: Run) -> None:
+    stack = run.stack
     killed = await leader(run)
-    await down(killed, SIGKILL)
-    redis = run.stack.client
+    await stack.down(killed, SIGKILL)
+    redis = stack.client
     for number in range(50):
         plain = run.load.new(f"plain{number}@example.org")
         plain.fate = Fate.UNANSWERED
         attempt = Operation("publish", time.monotonic(), by="plain message", to=plain.email, line=plain.line)
-        run.stack.history.add(attempt)
+        stack.history.add(attempt)
         await redis.publish("raw_input", json.dumps(plain.body))
         await asyncio.sleep(0.05)
-    await up(killed)
+    await stack.up(killed)
     await leader(run)
 
 
@@ -118,7 +136,7 @@ async def killed_with_a_backlog(run: Run) -> None:
     await eventually(lambda: len(run.load.sent) >= run.n * 0.9, 600, "a backlog")
     killed, other = stack.bridges
     theirs = await held(killed)
-    killed.kill()
+    await stack.down(killed, SIGKILL)
 
     async def redelivered() -> bool:
         return theirs <= await held(other)
@@ -127,4 +145,4 @@ async def killed_with_a_backlog(run: Run) -> None:
     (depth,) = await stack.journal.admin.depths({"distance": ["raw_input"]})
     run.check(depth.backlog > len(theirs), "there was no backlog")
     distance.thaw()
-    await up(killed)
+    await stack.up(killed)

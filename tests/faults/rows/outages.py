@@ -16,7 +16,6 @@ from tests.bridge.rig import Answer, Delivery, Stage, status
 from tests.faults.meddler import Meddler, Meddling
 from tests.faults.registry import fault
 from tests.faults.run import Run
-from tests.faults.stack import down, up
 from tests.servers import Module, eventually
 
 OUTAGE = 30.0
@@ -112,9 +111,9 @@ async def backlog(run: Run) -> None:
     bulk.script = lambda _: _forget(bulk)
     await bulk.refuse()
     stack.extra_routes.append({"name": "bulk", "consumes": "bulk", "url": bulk.url})
-    await down(stack.bridges.pop())
+    await stack.down(stack.bridges.pop())
     bridge = stack.add_bridge()
-    await up(bridge)
+    await stack.up(bridge)
 
     empty = await used(run)
     journal = Journal(stack.client, stack.settings.model_copy(update={"dedup": timedelta(seconds=DEDUP)}))

@@ -8,7 +8,6 @@ from tests.faults.registry import fault
 from tests.faults.rows.answers import RETRY, SICK, sick
 from tests.faults.rows.stages import audited
 from tests.faults.run import Run
-from tests.faults.stack import down, up
 
 LEAST = 0.05
 """Seconds under which a p99 is noise, on a machine that does other things as well."""
@@ -21,9 +20,9 @@ async def poison(run: Run) -> None:
     """The others hardly notice; the poison ones die after exactly 1 + retry deliveries, and can be replayed."""
     stack = run.stack
     audit = await audited(run)
-    await down(stack.bridge)
+    await stack.down(stack.bridge)
     stack.bridges.clear()
-    await up(stack.add_bridge())
+    await stack.up(stack.add_bridge())
     await run.load.submit(run.n // 2)
     await run.recover()
     normal = await run.p99(run.load.accepted)
@@ -44,8 +43,8 @@ async def poison(run: Run) -> None:
     well = [one for one in run.load.accepted[first:] if one.id not in deliveries and run.mailbox.lines[one.line]]
     among_poison = await run.p99(well)
     run.check(among_poison <= 2 * max(normal, LEAST), f"p99 {among_poison:.3f} s among poison, {normal:.3f} s without")
-    await down(stack.bridge)
-    await up(stack.bridge)
+    await stack.down(stack.bridge)
+    await stack.up(stack.bridge)
     letters = await run.buried("store", deliveries)
     tries = 1 + RETRY
     run.check(deliveries, "no event was poison: the row shows nothing")

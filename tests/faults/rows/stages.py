@@ -1,13 +1,13 @@
 """Stages and bridges that come later than the events, and stages that go."""
 
 from collections import Counter
+from signal import SIGKILL
 from typing import Any
 
 from milepost.journal import keys
 from tests.bridge.rig import Stage
 from tests.faults.registry import fault
 from tests.faults.run import Run
-from tests.faults.stack import down, up
 from tests.faults.state import ids_in
 from tests.servers import eventually
 
@@ -18,7 +18,7 @@ CHANNEL = "calculated_distance"
 async def before_the_first_bridge(run: Run) -> None:
     await run.load.submit(run.n, doors=("gateway", "publish"))
     run.check(await run.stack.journal.backlog() >= len(run.load.accepted), "the journal holds less than was accepted")
-    await up(run.stack.add_bridge())
+    await run.stack.up(run.stack.add_bridge())
     await run.recover()
 
 
@@ -31,16 +31,17 @@ async def audited(run: Run) -> Stage:
 
 @fault("a stage added later gets what is still in the journal", loaded=False, most=600)
 async def added_later(run: Run) -> None:
-    store = run.stack.functions["store"]
-    store.kill()
+    stack = run.stack
+    store = stack.functions["store"]
+    await stack.down(store, SIGKILL)
     await run.load.submit(run.n)
     await eventually(lambda: run.journaled(CHANNEL, len(run.load.accepted)), what="all before store")
     audit = await audited(run)
-    await up(run.stack.add_bridge())
+    await stack.up(stack.add_bridge())
     rows: Any = await run.stack.client.xrange(keys.journal(CHANNEL))
     there = set(ids_in(row for row in rows if not row[1].get(b"for")))  # what was parked is one stage's alone
     run.check(len(there) > run.n // 2, "little lay in the journal: the row shows nothing")
-    await up(store)
+    await stack.up(store)
     await run.recover()
     await eventually(lambda: there <= set(audit.count), what="what lay in the journal reaches the new stage")
     run.check(max(audit.count.values()) == 1, "the new stage got an event twice")
@@ -51,11 +52,12 @@ async def added_later(run: Run) -> None:
 @fault("a stage removed is shown, and pins nothing once forgotten", loaded=False, most=600)
 async def removed(run: Run) -> None:
     audit = await audited(run)
-    second = run.stack.add_bridge()
-    await up(second)
+    stack = run.stack
+    second = stack.add_bridge()
+    await stack.up(second)
     await run.load.submit(run.n // 2)
     await run.recover()
-    await down(second)
+    await stack.down(second)
     await audit.close()
     await run.load.submit(run.n // 2)
     await run.recover()
@@ -66,7 +68,7 @@ async def forget(run: Run) -> None:
     """Bridges that serve `audit` stop, its beat grows old, it is shown as not served and forgotten."""
     for bridge in run.stack.bridges[1:]:
         if bridge.alive:
-            await down(bridge)
+            await run.stack.down(bridge)
 
     async def not_served() -> bool:
         return any(stage.name == "audit" and not stage.served for stage in await run.stack.journal.admin.stages())

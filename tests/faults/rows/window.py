@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import Counter
+from signal import SIGKILL
 
 from tests.contract.smtp import ACCEPTED
 from tests.faults.registry import fault
 from tests.faults.run import Run
-from tests.faults.stack import up
 from tests.servers import eventually
 
 
@@ -21,8 +21,9 @@ from tests.servers import eventually
 )
 async def killed_before_the_mark(run: Run) -> None:
     """MongoDB falls silent as the server says 250, so that the mark cannot come; with the mail's line email dies."""
-    assert run.stack.smtp
-    wire, inbox, email = run.stack.wire, run.stack.smtp.inbox, run.stack.functions["email"]
+    stack = run.stack
+    assert stack.smtp
+    wire, inbox, email = stack.wire, stack.smtp.inbox, stack.functions["email"]
     loop = asyncio.get_running_loop()
     load = asyncio.create_task(run.load.submit(run.n))
     await eventually(lambda: run.mailbox.look() >= run.n // 4, what="the load's middle")
@@ -34,11 +35,11 @@ async def killed_before_the_mark(run: Run) -> None:
     before = run.mailbox.look()
     inbox.answer = answer
     await eventually(lambda: wire.held and run.mailbox.look() > before, what="a mail that is not marked")
-    email.kill()
+    await stack.down(email, SIGKILL)
     inbox.answer = lambda: ACCEPTED
     wire.stall()  # what it wrote before it died never arrives
     wire.release()
-    await up(email)
+    await stack.up(email)
     await run.recover(load)
     await run.settle()
     mails = Counter(message["Message-ID"] for message in inbox.messages)

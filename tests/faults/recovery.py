@@ -1,0 +1,44 @@
+"""Measure from a history how soon, and in which order, events are delivered again after a process ended."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from tests.faults.history import Operation
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """`again_s`: the longest time from the end of a process to the next delivery of an event delivered before it.
+
+    `overtook`: events delivered for the first time between the first and the last of these deliveries to a stage.
+    """
+
+    again_s: float = 0.0
+    overtook: int = 0
+
+
+def recovery(history: Iterable[Operation]) -> Recovery:
+    """A redelivery belongs to the last end of a process before it."""
+    deliveries: defaultdict[str, defaultdict[str | None, list[float]]] = defaultdict(lambda: defaultdict(list))
+    ends: list[float] = []
+    for operation in history:  # they are sorted by `begin`
+        if operation.kind == "end":
+            ends.append(operation.begin)
+        elif operation.kind == "deliver":
+            deliveries[operation.by][operation.id].append(operation.begin)
+    longest, overtook = 0.0, 0
+    for times in deliveries.values():
+        again: defaultdict[int, list[float]] = defaultdict(list)
+        for begins in times.values():
+            for before, after in pairwise(begins):
+                last = bisect_right(ends, after) - 1
+                if last >= 0 and before <= ends[last]:
+                    again[last].append(after)
+        first = sorted(begins[0] for begins in times.values())
+        for last, begins in again.items():
+            longest = max(longest, max(begins) - ends[last])
+            overtook += bisect_right(first, max(begins)) - bisect_right(first, min(begins))
+    return Recovery(round(longest, 1), overtook)

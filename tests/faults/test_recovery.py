@@ -1,0 +1,36 @@
+"""Recovery times of histories that were made up."""
+
+from tests.faults.history import Operation
+from tests.faults.recovery import Recovery, recovery
+
+
+def delivered(event_id: str, begin: float, stage: str = "store") -> Operation:
+    return Operation("deliver", begin, begin + 0.1, event_id, 200, stage)
+
+
+def ended(begin: float) -> Operation:
+    return Operation("end", begin, begin + 2, answer=9, by="milepost.bridge")
+
+
+def test_a_history_without_a_redelivery_has_no_recovery() -> None:
+    assert recovery([delivered("a", 0), ended(1), delivered("b", 2)]) == Recovery(0.0, 0)
+
+
+def test_a_redelivery_counts_from_the_last_end_of_a_process_before_it() -> None:
+    history = [delivered("a", 0), delivered("b", 0.5), ended(1), delivered("a", 3), ended(4), delivered("b", 7.5)]
+    assert recovery(history) == Recovery(3.5, 0)
+
+
+def test_new_events_delivered_between_redeliveries_to_the_same_stage_are_counted() -> None:
+    history = [
+        delivered("a", 0),
+        delivered("b", 0),
+        ended(1),
+        delivered("before", 3),
+        delivered("a", 4),
+        delivered("between", 4.5),
+        delivered("elsewhere", 4.5, stage="email"),
+        delivered("b", 5),
+        delivered("after", 6),
+    ]
+    assert recovery(history) == Recovery(4.0, 1)
