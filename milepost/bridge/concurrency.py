@@ -24,8 +24,8 @@ FIRST = 16
 MOST_READ = 128
 """Most entries read in one step. Their sizes are known only after the read."""
 
-MOST_EXTRA = 64
-"""Most redeliveries taken over in one step beyond the limit."""
+MOST_EXTRA, LEAST_EXTRA = 64, 4
+"""Redeliveries taken over in one step beyond the limit, and how many while those in hand have too many bytes."""
 
 QUICK = 0.1
 """A response within these seconds raises the limit, however quick the quickest one was."""
@@ -58,6 +58,7 @@ class ConcurrencyLimit:
         self.outage = 0
         self.unsettled = 0
         self.unsettled_bytes = 0
+        self.redelivered_bytes = 0
         self.in_flight = 0
         self.failed_probes = 0
         self._unsettled_before = 0  # entries read before the latest outage and not settled
@@ -93,9 +94,12 @@ class ConcurrencyLimit:
     def extra(self) -> int:
         """How many redeliveries may be taken over in one step beyond `free`: none while the route is down.
 
-        Their number is bounded by the limit of the bridge that died, so only their bytes are bounded here.
+        Redelivered events have a bound of bytes of their own, so what else hangs does not delay them. It is what two
+        bridges hold; beyond it, as when several have died, they come a few at a time.
         """
-        return 0 if self.down or self.unsettled_bytes > 2 * self.most_bytes else MOST_EXTRA
+        if self.down:
+            return 0
+        return MOST_EXTRA if self.redelivered_bytes <= 2 * self.most_bytes else LEAST_EXTRA
 
     async def room(self, timeout: float) -> int:  # noqa: ASYNC109 - 0 is an answer, not an error
         """Wait until entries may be read, for `timeout` seconds at most, and return how many; 0 if none.
@@ -113,18 +117,20 @@ class ConcurrencyLimit:
             pass  # it was time to look for redeliveries
         return self.free
 
-    def count_read(self, events: int, size: int) -> int:
+    def count_read(self, events: int, size: int, *, redelivery: bool = False) -> int:
         """Count entries that were read, `size` bytes together.
 
         Returns the number of the latest outage, which `count_settled` needs.
         """
         self.unsettled += events
         self.unsettled_bytes += size
+        self.redelivered_bytes += size * redelivery
         return self.outage
 
-    def count_settled(self, outage: int, events: int, size: int) -> None:
+    def count_settled(self, outage: int, events: int, size: int, *, redelivery: bool = False) -> None:
         """Count entries that were settled, or are not delivered any more. `outage`: from `count_read`."""
         self.unsettled_bytes -= size
+        self.redelivered_bytes -= size * redelivery
         if outage == self.outage:
             self.unsettled -= events
         else:

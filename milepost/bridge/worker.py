@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from milepost.bridge.concurrency import ConcurrencyLimit
+from milepost.bridge.concurrency import MOST_EXTRA, ConcurrencyLimit
 from milepost.bridge.delivery import Deliverer, event_id
 from milepost.bridge.metrics import StageMetrics
 from milepost.bridge.outcome import Crashed, Deferred, Delivered, Failed, Outcome, Refused, RouteDown, Undecided
@@ -126,7 +126,8 @@ class Worker:
                 if due:
                     extra = self.limit.extra
                     taken = await self._take(free, extra=extra, claim=0 if self.limit.down else self._claim)
-                    if not 0 < free + extra <= taken.redelivered:  # else there may be more redeliveries
+                    more = taken.redelivered == free + extra  # there may be
+                    if not more or extra < MOST_EXTRA:
                         look_at = now() + LOOK_EVERY
                 elif free and retries:
                     taken = await self._take(free)
@@ -199,18 +200,20 @@ class Worker:
         """Start the deliveries of entries that were read."""
         for batch in self._deliverer.batches([entry for entry in entries if entry.key not in self.in_delivery]):
             size = sum(len(entry.event) for entry in batch)
-            outage = self.limit.count_read(len(batch), size)
+            outage = self.limit.count_read(len(batch), size, redelivery=redelivery)
             task = asyncio.create_task(self._deliver(batch, redelivery=redelivery))
             for entry in batch:
                 self.in_delivery[entry.key] = entry, task
-            task.add_done_callback(partial(self._delivery_ended, batch, outage, size))
+            task.add_done_callback(partial(self._delivery_ended, batch, outage, size, redelivery=redelivery))
 
-    def _delivery_ended(self, batch: Sequence[Entry], outage: int, size: int, _task: "asyncio.Task[None]") -> None:
+    def _delivery_ended(
+        self, batch: Sequence[Entry], outage: int, size: int, _task: "asyncio.Task[None]", *, redelivery: bool
+    ) -> None:
         """Forget a batch whose task has ended."""
         for entry in batch:
             del self.in_delivery[entry.key]
             self.to_trim.add(entry.channel)
-        self.limit.count_settled(outage, len(batch), size)
+        self.limit.count_settled(outage, len(batch), size, redelivery=redelivery)
 
     async def _deliver(self, entries: Sequence[Entry], *, redelivery: bool) -> None:
         """POST these events and settle each. An event that the response did not decide is then POSTed alone."""

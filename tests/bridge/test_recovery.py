@@ -71,7 +71,7 @@ async def test_killed_bridge_events_are_redelivered_before_newer_ones(
 
 
 async def test_redelivery_needs_no_room_under_the_limit(rig: Rig) -> None:
-    """All of the limit is taken by deliveries that do not end."""
+    """All of the limit is taken by deliveries that do not end, and so are twice the bytes."""
     stage = await rig.stage("stage", "in", "out")
     never = asyncio.Event()
 
@@ -81,7 +81,7 @@ async def test_redelivery_needs_no_room_under_the_limit(rig: Rig) -> None:
 
     stage.script = hang
     await abandon(rig, stage, 50)
-    bridge = await rig.bridge(claim=CLAIM, window=4)
+    bridge = await rig.bridge(claim=CLAIM, window=4, window_bytes=100)
     await eventually(lambda: bridge.workers[0].limit.unsettled >= 4)
     await eventually(lambda: all(stage.count[of] == 2 for of in OLD), 30, "redelivery over the limit")
     assert sum(of.startswith("new") for of in stage.ids) <= 8

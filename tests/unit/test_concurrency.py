@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from milepost.bridge.concurrency import FIRST, MOST_EXTRA, MOST_READ, QUICK, ConcurrencyLimit, Limits
+from milepost.bridge.concurrency import FIRST, LEAST_EXTRA, MOST_EXTRA, MOST_READ, QUICK, ConcurrencyLimit, Limits
 from tests.servers import WITHIN, eventually
 
 
@@ -365,6 +365,19 @@ async def test_redelivery_waits_while_the_route_is_down() -> None:
     down.answered(down.outage)
     assert await asyncio.wait_for(again, WITHIN) == down.outage
     assert down.extra == MOST_EXTRA
+
+
+async def test_redeliveries_have_a_bound_of_bytes_of_their_own() -> None:
+    full = limit_of(most_bytes=100)
+    hanging = full.count_read(1, 1000)
+    assert (full.free, full.extra) == (0, MOST_EXTRA)
+    again = full.count_read(3, 201, redelivery=True)
+    assert full.extra == LEAST_EXTRA
+    full.count_settled(again, 1, 1, redelivery=True)
+    assert full.extra == MOST_EXTRA
+    full.count_settled(again, 2, 200, redelivery=True)
+    full.count_settled(hanging, 1, 1000)
+    assert (full.redelivered_bytes, full.unsettled_bytes) == (0, 0)
 
 
 async def test_batch_counts_by_its_events() -> None:
