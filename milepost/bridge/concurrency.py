@@ -7,9 +7,11 @@
 3. A timeout halves the limit. Of requests that were under way together only the first timeout counts.
 4. When the route is down, nothing is sent for a delay. Then the limit is one event: the probe.
 5. A probe that fails lengthens the delay. A probe ends the outage if it succeeds or its event is refused or deferred.
-6. Outages are numbered, and each request remembers the number at which it was sent. Requests that were sent before the
+6. A Retry-After holds back the event that it answers. The route is probed with another event: after 2 s at most, then
+   4, 8 and so on, up to the Retry-After. So the Retry-After of one event does not stop the others.
+7. Outages are numbered, and each request remembers the number at which it was sent. Requests that were sent before the
    latest outage do not count against the limit after it, so that the probe can be sent at once.
-7. Redeliveries do not wait for the limit unless the route is down: the bridge that died had counted them under its own.
+8. Redeliveries do not wait for the limit unless the route is down: the bridge that died had counted them under its own.
 """
 
 import asyncio
@@ -32,6 +34,9 @@ QUICK = 0.1
 
 DRIFT = 1.001
 """Factor by which the quickest response time grows with each success, so that an old one is forgotten."""
+
+FIRST_PAUSE = 2.0
+"""Seconds for which a Retry-After stops its route at first; each failed probe doubles that, up to the Retry-After."""
 
 MOMENT = 0.002
 """Seconds that a busy worker waits before it reads again, so that a read carries more."""
@@ -188,7 +193,7 @@ class ConcurrencyLimit:
             self.size = max(1, self.size // 2)
 
     def went_down(self, outage: int, retry_after: float | None) -> float:
-        """Begin an outage, or count a failed probe: send nothing more, and return the seconds until the next probe.
+        """Begin an outage, or count a failed probe: send nothing more. Returns the seconds until this event's next try.
 
         Of requests that were under way together only the first to fail begins an outage.
         """
@@ -200,12 +205,12 @@ class ConcurrencyLimit:
             self.failed_probes += 1
             self.size = 1
             self._quickest = math.inf
-            delay = self._probe_delay(self.failed_probes) if retry_after is None else retry_after
+            pause = route_pause(self.failed_probes, retry_after, self._probe_delay)
             self.close()
-            self._probe_timer = loop.call_later(delay, self._start_probe)
-            return delay
+            self._probe_timer = loop.call_later(pause, self._start_probe)
+            return max(pause, retry_after or 0.0)
         if self._probe_timer:
-            return max(0.0, self._probe_timer.when() - loop.time())
+            return max(0.0, self._probe_timer.when() - loop.time(), retry_after or 0.0)
         return self._probe_delay(1) if retry_after is None else retry_after
 
     def close(self) -> None:
@@ -226,3 +231,10 @@ class ConcurrencyLimit:
             if not turn.done():
                 turn.set_result(None)
                 return
+
+
+def route_pause(failed_probes: int, retry_after: float | None, probe_delay: Callable[[int], float]) -> float:
+    """Return the seconds until the next probe, after so many that failed; `retry_after` as the latest was answered."""
+    if retry_after is None:
+        return probe_delay(failed_probes)
+    return min(retry_after, FIRST_PAUSE * 2.0 ** min(failed_probes - 1, 30))

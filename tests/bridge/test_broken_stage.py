@@ -109,6 +109,22 @@ async def not_any(rig: Rig) -> bool:
     return not await rig.journaled("in")
 
 
+async def test_retry_after_of_one_event_stops_its_stage_for_two_seconds_at_most(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+    stage.script = lambda delivery: (
+        status(503, retry_after="300") if delivery.event.id == "bad" else stage.succeed(delivery)
+    )
+    bridge = await rig.bridge()
+    await rig.publish("in", "bad")
+    await eventually(lambda: rig.parked("stage"))
+    assert await rig.due("stage") > await rig.now() + 200, "the event waits as long as it was asked to"
+    ids = [f"{n}" for n in range(50)]
+    await rig.publish_all("in", ids)
+    await eventually(lambda: set(ids) <= set(stage.count))
+    assert not bridge.workers[0].limit.down
+    assert stage.count["bad"] == 1
+
+
 async def test_deferred_event_ends_an_outage(rig: Rig) -> None:
     """A stage that answers 409 is there."""
     away = True

@@ -4,7 +4,17 @@ import asyncio
 
 import pytest
 
-from milepost.bridge.concurrency import FIRST, LEAST_EXTRA, MOST_EXTRA, MOST_READ, QUICK, ConcurrencyLimit, Limits
+from milepost.bridge.concurrency import (
+    FIRST,
+    FIRST_PAUSE,
+    LEAST_EXTRA,
+    MOST_EXTRA,
+    MOST_READ,
+    QUICK,
+    ConcurrencyLimit,
+    Limits,
+    route_pause,
+)
 from tests.servers import WITHIN, eventually
 
 
@@ -207,9 +217,21 @@ async def test_probe_does_not_wait_for_posts_sent_before_the_outage() -> None:
     down.leave(probe, 1)
 
 
-async def test_retry_after_replaces_the_delay_of_the_probe() -> None:
+@pytest.mark.parametrize(
+    ("asked", "pauses"),
+    [(None, [9, 9, 9]), (0.1, [0.1] * 3), (7.0, [2, 4, 7, 7]), (300.0, [2, 4, 8, 16, 32, 64, 128, 256, 300])],
+)
+def test_pause_of_a_route_doubles_up_to_its_retry_after(asked: float | None, pauses: list[float]) -> None:
+    probes = range(1, len(pauses) + 1)
+    assert [route_pause(failed, asked, lambda _: 9.0) for failed in probes] == pauses
+
+
+async def test_event_waits_for_its_retry_after_though_the_route_is_probed_sooner() -> None:
     down = limit_of(delay=0.001)
-    assert 29 < down.went_down(await down.enter(1), 30) <= 30
+    first, second = await down.enter(1), await down.enter(1)
+    assert down.went_down(first, 30.0) == 30.0
+    assert down.went_down(second, 20.0) == 20.0
+    assert 0 < down.went_down(second, None) <= FIRST_PAUSE
     down.close()
 
 
@@ -320,7 +342,8 @@ async def test_success_from_before_the_outage_opens_nothing() -> None:
     mixed.answered(second)
     assert mixed.down
     assert mixed.size == 1
-    assert 0 < mixed.went_down(third, 30.0) <= 30.0, "no second failed probe, and no sooner"
+    assert mixed.went_down(third, 30.0) == 30.0
+    assert mixed.failed_probes == 1
     mixed.close()
 
 
