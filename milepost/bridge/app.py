@@ -1,4 +1,4 @@
-"""The bridge's HTTP doors: for CloudEvents of any sender, a Broker's replies and dead letters, probes and scrapers."""
+"""The bridge's HTTP endpoints: its doors (events, a Broker's replies and dead letters), health and metrics."""
 
 import codecs
 import json
@@ -29,16 +29,16 @@ RETRY_AFTER = 1
 """Seconds after which a sender that met 503 may try again."""
 
 _UTF8 = codecs.getincrementaldecoder("utf-8")
-"""It takes a text whose last character was cut in the middle."""
+"""Decodes a text whose last character may be cut in the middle."""
 _DETAIL = re.compile(r'"detail"\s*:\s*"((?:[^"\\]|\\.)*)')
-"""The detail of a problem (RFC 9457), of JSON that may have been cut as well."""
+"""The detail of a problem (RFC 9457), in JSON that may be cut."""
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 Handler = Callable[[Event], Awaitable[object]]
 
 
 def create_app(bridge: Bridge, *, failed: Callable[[], None]) -> Starlette:
-    """The ASGI application of one bridge, which it starts and stops. `failed` as in `Bridge.start`."""
+    """Return the ASGI application of a bridge. It starts and stops the bridge. `failed`: see `Bridge.start`."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -65,7 +65,7 @@ def create_app(bridge: Bridge, *, failed: Callable[[], None]) -> Starlette:
 
 
 async def _no_route(_: Request, fault: HTTPException) -> Response:
-    """Where nothing is, or not for this method."""
+    """Answer a request for another path or method."""
     response = problem(fault.status_code, fault.detail, f"{fault.detail}: POST / takes a CloudEvent")
     response.headers.update(fault.headers or {})
     return response
@@ -76,7 +76,7 @@ class _Endpoints:
         self._bridge = bridge
 
     def for_a_broker(self) -> list[Route]:
-        """They exist in broker mode only: events are announced, not journaled."""
+        """Return the doors of broker mode, which announce events or bury them, and journal none."""
         return [
             Route("/replies", self.replies, methods=["POST"]),
             Route("/dead/{stage}", self.dead, methods=["POST"]),
@@ -148,13 +148,13 @@ async def _take(request: Request, step: Handler) -> Response:
 
 
 def _unavailable(title: str, missed: str, fault: JournalUnavailable) -> Response:
-    """The reason names hosts: it goes to the log, not to the sender."""
+    """Log why Redis does not answer, and tell the sender no more than that: the reason names hosts."""
     log.warning(Fields(outcome=f"not-{missed}", reason=str(fault)))
     return problem(503, title, "the journal does not answer, or takes nothing", retry_after=RETRY_AFTER)
 
 
 def _given_up(event: Event) -> tuple[Event, Failure]:
-    """Split a dead letter of the Broker into the event and its letter, which says why the Broker gave up.
+    """Return the event of a dead letter of the Broker, and why the Broker gave up.
 
     The attributes that Knative added (`knativeerrorcode`, `knativeerrordata`, `knativeerrordest`) are removed.
     """

@@ -253,7 +253,7 @@ async def test_time_out_counts_against_crash_retry(rig: Rig) -> None:
     (letter,) = await rig.dead("stage")
     await eventually(lambda: stage.count["1"] == 4)
     assert (letter.status, letter.attempts, letter.crashes) == (None, 0, 4)
-    assert "no reply in time" in letter.reason
+    assert "no response in time" in letter.reason
 
 
 async def test_connection_closed_after_the_request_counts_against_crash_retry_of_50(rig: Rig) -> None:

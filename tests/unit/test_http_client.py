@@ -212,7 +212,7 @@ async def test_an_idle_connection_that_says_something_is_closed(sent: bytes) -> 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhal"], ids=["silent", "half"])
 @on_each_loop
-async def test_a_reply_not_whole_in_time_is_lost_and_its_connection_closed(sent: bytes) -> None:
+async def test_a_response_not_whole_in_time_is_lost_and_its_connection_closed(sent: bytes) -> None:
     async def script(line: Line) -> None:
         await line.request()
         line.write(sent)
@@ -225,7 +225,7 @@ async def test_a_reply_not_whole_in_time_is_lost_and_its_connection_closed(sent:
         await eventually(lambda: peer.requests)
         start = loop.time()
         lost = await timed_out(client, within=0.05)
-        assert "no reply in time" in str(lost)
+        assert "no response in time" in str(lost)
         assert lost.timed_out
         assert loop.time() - start >= 0.045
         await peer.lines[-1].hung_up.wait()
@@ -294,7 +294,7 @@ async def test_cancelling_a_post_closes_its_connection_and_no_other() -> None:
 
 
 @on_each_loop
-async def test_a_post_cancelled_just_as_its_reply_has_come_does_not_return_its_connection() -> None:
+async def test_a_post_cancelled_just_as_its_response_has_come_does_not_return_its_connection() -> None:
     class Cancelling(Connection):
         def _finish(self, waiter: asyncio.Future[Result]) -> None:
             super()._finish(waiter)

@@ -51,7 +51,7 @@ async def test_the_second_try_takes_no_kept_connection_and_is_the_last() -> None
     async with Peer(script) as peer:
         client = Client(peer.url)
         await asyncio.gather(*(post(client) for _ in range(3)))
-        with pytest.raises(Lost, match="closed the connection before it replied") as lost:
+        with pytest.raises(Lost, match="closed the connection before it responded") as lost:
             await post(client)
         assert not lost.value.timed_out
         assert [len(line.requests) for line in peer.lines[3:]] == [1]
@@ -70,14 +70,14 @@ async def test_a_request_that_was_sent_is_lost_even_if_its_second_try_finds_nobo
     async with Peer(script) as peer:
         client = Client(peer.url)
         await post(client)
-        with pytest.raises(Lost, match=r"closed the connection before it replied.*; then ") as lost:
+        with pytest.raises(Lost, match=r"closed the connection before it responded.*; then ") as lost:
             await post(client)
         assert not lost.value.timed_out
         await client.close()
 
 
 @on_each_loop
-async def test_a_reused_connection_that_closes_within_its_reply_is_lost() -> None:
+async def test_a_reused_connection_that_closes_within_its_response_is_lost() -> None:
     async def script(line: Line) -> None:
         await line.request()
         line.write(EMPTY)
@@ -87,7 +87,7 @@ async def test_a_reused_connection_that_closes_within_its_reply_is_lost() -> Non
     async with Peer(script) as peer:
         client = Client(peer.url)
         await post(client)
-        with pytest.raises(Lost, match="in the middle of its reply"):
+        with pytest.raises(Lost, match="in the middle of its response"):
             await post(client)
         assert len(peer.lines) == 1
         await client.close()
@@ -103,7 +103,7 @@ async def test_a_new_connection_that_closes_after_the_request_is_lost(reset: boo
 
     async with Peer(script) as peer:
         client = Client(peer.url)
-        with pytest.raises(Lost, match="closed the connection before it replied") as lost:
+        with pytest.raises(Lost, match="closed the connection before it responded") as lost:
             await post(client)
         assert not lost.value.timed_out
         assert len(peer.lines) == 1

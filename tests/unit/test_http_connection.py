@@ -149,7 +149,7 @@ async def test_a_connection_is_closed_after(sent: bytes, answer: Response) -> No
 
 @named(UNTIL_CLOSE)
 @on_each_loop
-async def test_the_end_of_the_connection_ends_a_reply_of_no_length(sent: bytes, answer: Response) -> None:
+async def test_the_end_of_the_connection_ends_a_response_of_no_length(sent: bytes, answer: Response) -> None:
     async with always(sent, close=True) as peer:
         client = Client(peer.url)
         assert [await post(client) for _ in range(2)] == [answer] * 2
@@ -158,7 +158,7 @@ async def test_the_end_of_the_connection_ends_a_reply_of_no_length(sent: bytes, 
 
 
 @on_each_loop
-async def test_a_reset_does_not_end_a_reply_of_no_length() -> None:
+async def test_a_reset_does_not_end_a_response_of_no_length() -> None:
     async def script(line: Line) -> None:
         await line.request()
         line.write(b"HTTP/1.1 200 OK\r\n\r\nhel")
@@ -171,7 +171,7 @@ async def test_a_reset_does_not_end_a_reply_of_no_length() -> None:
         posting = asyncio.create_task(post(client))
         await eventually(lambda: any(connection._size for connection in client._connections))
         arrived.set()
-        with pytest.raises(Lost, match="in the middle of its reply"):
+        with pytest.raises(Lost, match="in the middle of its response"):
             await posting
         await client.close()
 
@@ -181,7 +181,7 @@ async def test_a_reset_does_not_end_a_reply_of_no_length() -> None:
 async def test_what_is_no_http_is_lost(sent: bytes) -> None:
     async with always(sent) as peer:
         client = Client(peer.url)
-        with pytest.raises(Lost, match=f"{peer.url}: the reply is not HTTP") as lost:
+        with pytest.raises(Lost, match=f"{peer.url}: the response is not HTTP") as lost:
             await post(client)
         assert not lost.value.timed_out
         await peer.lines[0].hung_up.wait()
@@ -190,10 +190,10 @@ async def test_what_is_no_http_is_lost(sent: bytes) -> None:
 
 @these(CUT_SHORT)
 @on_each_loop
-async def test_a_reply_cut_short_is_lost(sent: bytes) -> None:
+async def test_a_response_cut_short_is_lost(sent: bytes) -> None:
     async with always(sent, close=True) as peer:
         client = Client(peer.url)
-        with pytest.raises(Lost, match="closed the connection in the middle of its reply") as lost:
+        with pytest.raises(Lost, match="closed the connection in the middle of its response") as lost:
             await post(client)
         assert not lost.value.timed_out
         assert len(peer.lines) == 1
@@ -202,7 +202,7 @@ async def test_a_reply_cut_short_is_lost(sent: bytes) -> None:
 
 @these(TOO_LARGE)
 @on_each_loop
-async def test_a_reply_over_the_limit_is_refused_and_its_connection_closed(sent: bytes) -> None:
+async def test_a_response_over_the_limit_is_refused_and_its_connection_closed(sent: bytes) -> None:
     async with always(sent) as peer:
         client = Client(peer.url, largest_response=1000)
         with pytest.raises(ResponseTooLarge, match="over 1000 bytes") as refused:
@@ -213,7 +213,7 @@ async def test_a_reply_over_the_limit_is_refused_and_its_connection_closed(sent:
 
 
 @on_each_loop
-async def test_a_reply_at_the_limit_is_taken() -> None:
+async def test_a_response_at_the_limit_is_taken() -> None:
     async with always(reply(b"x" * 1_000_000)) as peer:
         client = Client(peer.url)
         assert [(await post(client)).body for _ in range(2)] == [b"x" * 1_000_000] * 2
@@ -222,7 +222,7 @@ async def test_a_reply_at_the_limit_is_taken() -> None:
 
 
 @on_each_loop
-async def test_a_reply_that_comes_before_the_body_was_sent_counts_and_the_connection_does_not() -> None:
+async def test_a_response_that_comes_before_the_body_was_sent_counts_and_the_connection_does_not() -> None:
     async def script(line: Line) -> None:
         await line.head()
         line.write(reply(b"no", status=b"413 Content Too Large"))
@@ -279,11 +279,11 @@ def cut(data: bytes, places: set[int]) -> list[bytes]:
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from([*KEPT.values(), *UNTIL_CLOSE.values()]), st.sets(st.integers(1, 200)))
-def test_a_reply_may_come_in_any_pieces(case: tuple[bytes, Response], places: set[int]) -> None:
+def test_a_response_may_come_in_any_pieces(case: tuple[bytes, Response], places: set[int]) -> None:
     sent, answer = case
     assert asyncio.run(feed(cut(sent, places), close=case in UNTIL_CLOSE.values())) == answer
 
 
 @pytest.mark.parametrize(("sent", "answer"), KEPT.values(), ids=KEPT)
-def test_a_reply_may_come_byte_by_byte(sent: bytes, answer: Response) -> None:
+def test_a_response_may_come_byte_by_byte(sent: bytes, answer: Response) -> None:
     assert asyncio.run(feed(cut(sent, set(range(len(sent)))), close=False)) == answer

@@ -59,9 +59,9 @@ def test_failed_event_is_retried_until_its_attempts_are_used_up(policy: RetryPol
 
 
 def test_crashes_are_counted_apart_from_attempts(policy: RetryPolicy) -> None:
-    crashed = Crashed("no reply in time")
+    crashed = Crashed("no response in time")
     assert isinstance(decide(policy, crashed, attempts=2, crashes=2), Retry)
-    assert decide(policy, crashed, crashes=3) == GiveUp(Failure("no reply in time", None, 0, 4))
+    assert decide(policy, crashed, crashes=3) == GiveUp(Failure("no response in time", None, 0, 4))
 
 
 def test_retry_after_of_a_failure_replaces_the_backoff(policy: RetryPolicy) -> None:

@@ -1,4 +1,4 @@
-"""An HTTP client that does one thing: POST to one URL, over connections that are kept."""
+"""An HTTP client that POSTs to one URL, over connections that it keeps open."""
 
 import asyncio
 import re
@@ -26,10 +26,10 @@ _EARLY = 0.001  # uvloop's clock and timers keep whole milliseconds: one may fir
 
 
 class Client:
-    """POSTs to `url`, each over a connection of its own, which is kept for the next one.
+    """POSTs to `url`. Each POST has a connection for itself, which is kept for the next one.
 
-    How many POSTs are under way at once is the caller's to limit. Times are in seconds, sizes in bytes; `headers` go
-    with every request. Raises ConfigurationError for a URL or a header that cannot be used.
+    The caller limits how many POSTs are under way at once. Times are in seconds, sizes in bytes. `headers` go with
+    every request. Raises ConfigurationError for a URL or a header that cannot be used.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class Client:
         timeout: float,  # noqa: ASYNC109 - one timer serves all POSTs, far cheaper than a scope around each
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Send `body` and return the reply, whatever its status.
+        """Send `body` and return the response, whatever its status.
 
-        Raises NotSent, Lost (also when `timeout` is over) or ResponseTooLarge; ValueError for a header that cannot be
+        Raises NotSent, Lost (also after `timeout` seconds) or ResponseTooLarge; ValueError for a header that cannot be
         sent.
         """
         request = b"%b%bContent-Length: %d\r\n\r\n%b" % (
@@ -99,12 +99,12 @@ class Client:
                     raise outcome
                 finally:
                     del outcome  # it refers to this frame, and so to the body: the two would keep each other
-            # A server may close an idle connection just as it is used again: that says nothing about the request.
+            # A server may close an idle connection just when it is used again: then send the request once more.
             kept = False
             try:
                 connection = await self._connect(loop, deadline)
             except NotSent as fault:
-                # It was sent once, and may be what ended the server.
+                # It was sent once, and may have ended the server.
                 raise Lost(f"{outcome}; then {fault}") from None
 
     async def close(self) -> None:
@@ -162,7 +162,7 @@ class Client:
         return connection
 
     def _watch(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
-        """Have `_sweep` run at loop time `at`, the earliest deadline of all: the only timer there is."""
+        """Let `_sweep` run at loop time `at`, the earliest deadline of all connections. It is the only timer."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
@@ -182,7 +182,7 @@ class Client:
 
 
 def _split(url: str) -> tuple[str, str, int, str, str]:
-    """Scheme, host, port, Host header and request target of a URL."""
+    """Return scheme, host, port, Host header and request target of a URL. Raises ConfigurationError."""
     shown = f"…@{url.rpartition('@')[2]}" if "@" in url else url  # never a password
     try:
         parts = urlsplit(url)

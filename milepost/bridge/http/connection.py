@@ -1,8 +1,8 @@
-"""The wire: one HTTP/1.1 connection, which carries one POST at a time.
+"""One HTTP/1.1 connection, which carries one POST at a time.
 
 MilepostError
-  NotSent            the request never left: nobody can have seen it
-  Lost               it left, and no reply came back: it may have been seen
+  NotSent            the request was not sent: the server cannot have seen it
+  Lost               it was sent, and no response came: the server may have seen it
   ResponseTooLarge   the response's body is over the limit
 """
 
@@ -16,15 +16,15 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from milepost.errors import MilepostError
 
 LARGEST_HEAD = 65_536
-"""Bytes a reply may spend before its body; chunked framing may spend as much again as the body itself."""
+"""Most bytes of a response before its body. Chunked framing may take as many bytes as the body itself."""
 
 
 class NotSent(MilepostError):
-    """The request never left: DNS, TLS, connection refused or not made in time."""
+    """The request was not sent: DNS or TLS failed, or the connection was refused or not made in time."""
 
 
 class Lost(MilepostError):
-    """The request was sent and no reply came: the time ran out, the connection closed, or what came is not HTTP."""
+    """The request was sent and no response came: time is over, the connection closed, or the bytes are not HTTP."""
 
     def __init__(self, detail: str, *, timed_out: bool = False) -> None:
         super().__init__(detail)
@@ -32,7 +32,7 @@ class Lost(MilepostError):
 
 
 class ResponseTooLarge(MilepostError):
-    """The reply's body is over the limit; `status` is what the reply began with."""
+    """The response's body is over the limit; `status` is the response's."""
 
     def __init__(self, detail: str, *, status: int) -> None:
         super().__init__(detail)
@@ -41,7 +41,7 @@ class ResponseTooLarge(MilepostError):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole reply. Header names are in lower case; of one that comes twice the last value stands."""
+    """A complete response. Header names are in lower case; of a header that comes twice the last value counts."""
 
     status: int
     headers: dict[str, str]
@@ -52,9 +52,9 @@ Result: TypeAlias = Response | Lost | ResponseTooLarge
 
 
 class Connection(asyncio.Protocol):
-    """A connection to `peer`, owned by one POST from `send` until `rest`, then idle.
+    """A connection to `peer`. It belongs to one POST from `send` until `rest`, and is idle after that.
 
-    It never sets an exception on the future it hands out: a POST that was cancelled would leave it unretrieved.
+    The future that `send` returns never gets an exception: after a cancelled POST asyncio would log it as unretrieved.
     """
 
     __slots__ = (
@@ -84,7 +84,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.deadline = 0.0  # loop time at which the POST is given up, or the idle connection
         self.usable = False
-        self.dropped = False  # closed by the other side before the first byte of a reply
+        self.dropped = False  # the other side closed it before the first byte of a response
         self.lost = loop.create_future()
         self._peer = peer
         self._largest = largest_response
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
     # What a POST does with it
 
     def send(self, request: bytes, deadline: float) -> asyncio.Future[Result]:
-        """Write a whole request; the future gets its outcome. After a Response, `usable` says whether to `rest` it."""
+        """Write a whole request; return a future of its result. After a Response, `usable` says whether to `rest`."""
         transport = self._transport
         if transport is None:
             raise RuntimeError("not connected")
@@ -127,7 +127,7 @@ class Connection(asyncio.Protocol):
         if self._waiter is None:
             self.abort()
         elif not self._waiter.done():
-            self.fail(Lost(f"{self._peer}: no reply in time", timed_out=True))
+            self.fail(Lost(f"{self._peer}: no response in time", timed_out=True))
 
     def fail(self, outcome: Lost | ResponseTooLarge) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -147,7 +147,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._waiter is None or self._waiter.done():
-            self.abort()  # nobody asked for it, so nobody knows what it belongs to
+            self.abort()  # no request is under way, so these bytes belong to none
             return
         self._received += len(data)
         try:
@@ -173,9 +173,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._waiter is not None and not self._waiter.done():
             self.dropped = not self._received
-            where = "before it replied" if self.dropped else "in the middle of its reply"
+            where = "before it responded" if self.dropped else "in the middle of its response"
             self._waiter.set_result(Lost(f"{self._peer}: closed the connection {where}" + (f": {exc}" if exc else "")))
-        self._waiter = None  # parser and connection keep each other, and would keep what it carried
+        self._waiter = None  # parser and connection refer to each other, and would keep the response
         self.usable = False
         self.lost.set_result(None)
         self._on_lost(self)
@@ -184,11 +184,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._answered:
-            raise ValueError("a second reply")
+            raise ValueError("a second response")
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status >= 200:  # what is below is interim: the reply is still to come
+        if status >= 200:  # below 200 it is interim: the response is still to come
             self._status = status
             self._headers = {
                 name.lower().decode("latin-1"): value.decode("latin-1") for name, value in self._raw.items()
@@ -214,14 +214,14 @@ class Connection(asyncio.Protocol):
         waiter.set_result(Response(self._status, self._headers or {}, b"".join(self._parts)))
 
     def _ends_with_connection(self) -> bool:
-        """Whether the reply is one whose end only the end of the connection tells (RFC 9112, section 6.3)."""
+        """Whether the response ends with the connection (RFC 9112, section 6.3)."""
         headers = self._headers
         if headers is None or "content-length" in headers:
             return False
         return "chunked" not in headers.get("transfer-encoding", "").lower()
 
     def _too_large(self) -> ResponseTooLarge:
-        return ResponseTooLarge(f"{self._peer}: the reply is over {self._largest} bytes", status=self._status)
+        return ResponseTooLarge(f"{self._peer}: the response is over {self._largest} bytes", status=self._status)
 
     def _not_http(self, fault: object) -> Lost:
-        return Lost(f"{self._peer}: the reply is not HTTP: {fault}")
+        return Lost(f"{self._peer}: the response is not HTTP: {fault}")

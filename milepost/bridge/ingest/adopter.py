@@ -1,4 +1,4 @@
-"""Journals what foreign programs published, in batches, through a Redis that is away or full."""
+"""Journals messages that other programs published, in batches. While Redis is away or full it tries again."""
 
 import asyncio
 import logging
@@ -21,10 +21,10 @@ log = logging.getLogger("milepost.bridge")
 
 MOST_BUFFERED = 10_000
 MOST_BUFFERED_BYTES = 32_000_000
-"""Most messages that wait for adoption, or for a leader, while Redis refuses; more are dropped, and counted."""
+"""Most messages, and bytes, that wait for adoption or for a leader. Further ones are dropped, and counted."""
 
 MOST_ADOPTED = 256
-"""Messages adopted in one step."""
+"""Most messages that are adopted in one step."""
 
 PAUSE = 0.25
 """Seconds between two tries while Redis is away or refuses."""
@@ -32,7 +32,7 @@ PAUSE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class ReceivedMessage:
-    """A message, and the token under which it is ours to adopt if it is plain."""
+    """A message, and our token if we led when it came: then a plain message is ours to adopt."""
 
     channel: str
     message: bytes
@@ -50,7 +50,7 @@ class Buffer:
         return len(self._messages)
 
     def add(self, received: ReceivedMessage) -> bool:
-        """False if there is no room for it."""
+        """Append a message. False if there is no room for it."""
         if len(self) >= MOST_BUFFERED or self._bytes + len(received.message) > MOST_BUFFERED_BYTES:
             return False
         self._bytes += len(received.message)
@@ -73,7 +73,7 @@ class Adopter:
 
     def __init__(self, maintenance: Maintenance, metrics: BridgeMetrics) -> None:
         self.released: str | None = None
-        """Our own token, once the lease is to be released: messages received under it are still ours."""
+        """Our own token, once the lease is to be released: messages that we received under it are still ours."""
         self.idle = asyncio.Event()
         """Set while no message is queued."""
         self._maintenance = maintenance
@@ -99,31 +99,31 @@ class Adopter:
                 self.idle.set()
                 self._filled.clear()
                 await self._filled.wait()
-            foreign, unreadable = _read(self._buffer.take(MOST_ADOPTED))
-            await _repeat(partial(self._journal, unreadable), foreign)
+            adoptions, unreadable = _read(self._buffer.take(MOST_ADOPTED))
+            await _repeat(partial(self._journal, unreadable), adoptions)
             await _repeat(self._put_away, unreadable)
 
     async def _journal(
         self, unreadable: list[Unreadable], found: Sequence[tuple[ReceivedMessage, Adoption]]
     ) -> list[tuple[ReceivedMessage, Adoption]]:
-        """Return the messages to try again. The leader appends those that Redis will never take to `unreadable`."""
+        """Journal messages. Return those to try again; the leader appends those that Redis refuses to `unreadable`."""
         left = []
-        answers = await self._maintenance.adopt([foreign for _, foreign in found])
-        for (received, foreign), answer in zip(found, answers, strict=True):
+        answers = await self._maintenance.adopt([adoption for _, adoption in found])
+        for (received, adoption), answer in zip(found, answers, strict=True):
             outcome = answer.replace(" ", "-")
-            if answer == "not leading" and foreign.token == self.released:
-                # We held the lease until we released it ourselves, so messages from before that are still ours.
-                left.append((received, replace(foreign, token=None)))
+            if answer == "not leading" and adoption.token == self.released:
+                # We led until we released the lease, so messages from before the release are still ours.
+                left.append((received, replace(adoption, token=None)))
                 continue
             if answer.startswith("error "):
                 outcome = "refused"
                 if received.token:
                     unreadable.append(Unreadable(received.channel, received.message, f"Redis: {answer[6:]}"))
-            self._metrics.adopted.labels(foreign.event.type, outcome).inc()
+            self._metrics.adopted.labels(adoption.event.type, outcome).inc()
         return left
 
     async def _put_away(self, unreadable: list[Unreadable]) -> list[Unreadable]:
-        """Keep these messages as dead letters. They are dropped if Redis refuses that until an operator acts."""
+        """Keep these messages as dead letters. If Redis refuses the key of the dead letters, they are dropped."""
         outcome, refusal = "unreadable", {}
         try:
             dropped = await self._maintenance.unreadable(unreadable)
@@ -133,12 +133,12 @@ class Adopter:
             dropped, outcome, refusal = len(unreadable), "unreadable-dropped", {"reason": str(fault)}
         self._metrics.unreadable_dropped.inc(dropped)
         for message in unreadable:
-            log.warning(Fields(channel=message.channel, outcome=outcome, **refusal))  # why it is may quote the message
+            log.warning(Fields(channel=message.channel, outcome=outcome, **refusal))  # the reason may quote the message
         return []
 
 
 async def _repeat(step: Callable[[list[Item]], Awaitable[list[Item]]], items: list[Item]) -> None:
-    """Repeat a step with the items it left over, through a Redis that is away or refuses."""
+    """Repeat a step with the items that it returns, until it returns none. While Redis is away, try again."""
     while items:
         try:
             items = await step(items)
@@ -148,8 +148,8 @@ async def _repeat(step: Callable[[list[Item]], Awaitable[list[Item]]], items: li
 
 
 def _read(batch: Iterable[ReceivedMessage]) -> tuple[list[tuple[ReceivedMessage, Adoption]], list[Unreadable]]:
-    """Divide messages into those to adopt and those that nobody can read. Plain ones are the leader's alone."""
-    foreign, unreadable = [], []
+    """Return the messages to adopt, and those that are no events. Only the leader keeps plain and unreadable ones."""
+    adoptions, unreadable = [], []
     for received in batch:
         try:
             event, named = wrap(received.channel, received.message)
@@ -158,7 +158,7 @@ def _read(batch: Iterable[ReceivedMessage]) -> tuple[list[tuple[ReceivedMessage,
                 unreadable.append(Unreadable(received.channel, received.message, str(fault)))
             continue
         if named:
-            foreign.append((received, Adoption(event, None)))
+            adoptions.append((received, Adoption(event, None)))
         elif received.token:
-            foreign.append((received, Adoption(event, received.token)))
-    return foreign, unreadable
+            adoptions.append((received, Adoption(event, received.token)))
+    return adoptions, unreadable

@@ -1,17 +1,16 @@
-"""Receives what foreign programs PUBLISH, and decides which bridge adopts a message.
+"""Receives messages that other programs PUBLISH, and decides which bridge adopts each: the leader change.
 
-1. Redis gives all subscribers the same messages in the same order. Every bridge subscribes to all consumed channels, to
-   the channel of the lease and to that of the stages table.
-2. The bridge that takes the lease announces its token on the channel of the lease, in the same step. So each bridge
-   sees at which point in the order of messages the leader changed.
-3. A plain message belongs to the bridge whose token came last before it. That bridge adopts it under that token, and
-   Redis refuses when another bridge holds the lease by then.
-4. A leader that stops cleanly announces an empty token. Messages published after that belong to the next leader. For
-   one second only bridges that received the release may take the lease, so the next leader has received all of them.
-5. A message that is a CloudEvent is adopted by any bridge: the dedup mark makes that happen once.
-6. A message that begins with a journalid is Milepost's own. It is in its journal already.
-7. What was received on one connection says nothing of the next one: after a reconnect a bridge knows no leader until a
-   token comes.
+1. Redis sends the same messages in the same order to all subscribers. Every bridge subscribes to all consumed channels,
+   to the channel of the lease and to the channel of the stages table.
+2. A bridge that takes the lease publishes its token on the channel of the lease, in the same step. So every bridge sees
+   between which messages the leader changed.
+3. A plain message belongs to the bridge whose token came last before it. That bridge adopts it under its token. Redis
+   refuses that if another bridge holds the lease by then.
+4. A leader that stops publishes an empty token: the release. Messages after it belong to the next leader. For a second
+   only bridges that received the release may take the lease, so the next leader has received all of these messages.
+5. A message that is a CloudEvent has an id. Every bridge tries to adopt it, and the dedup mark lets one succeed.
+6. A message that begins with `journalid` is Milepost's own, and is in its journal already. It is ignored.
+7. After a reconnect a bridge knows no leader until a token comes, because it may have missed one.
 """
 
 import asyncio
@@ -38,24 +37,24 @@ QUIET = 5.0
 """Seconds of silence after which the connection must answer a PING, within as many again."""
 
 RENEWED = 0.3
-"""Of the lease's time: how often it is renewed, or tried for."""
+"""Fraction of the lease's time after which it is renewed, or tried for again."""
 
 TOKEN = re.compile(rb"([0-9a-f]{32})?")
-"""A message on the channel of the lease: the leader's token, or nothing after a release."""
+"""A message on the channel of the lease: the leader's token, or an empty text for a release."""
 
 RELEASED = ""
 """The token after a clean stop of the leader."""
 
 STAGES = keys.STAGES.encode()
 CONSUMED = TypeAdapter(frozenset[str])
-"""A message on the channel of the stages table: which channels are consumed."""
+"""A message on the channel of the stages table: the channels that served stages consume."""
 
 
 class Subscriber:
-    """One subscription to the consumed channels, to the lease and to the stages table.
+    """One subscription: to the consumed channels, to the lease and to the stages table.
 
-    `channels` are those that this bridge itself consumes; `beat` announces to all bridges what each of them consumes.
-    `redis` must not retry by itself.
+    `channels`: those that this bridge consumes. `beat` makes Redis publish the channels that all bridges consume.
+    `redis` must not repeat commands by itself.
     """
 
     def __init__(
@@ -86,8 +85,8 @@ class Subscriber:
         self._channels_known = asyncio.Event()
         self._not_leading = asyncio.Event()
         self.placed = asyncio.Event()
-        """Set when this bridge is subscribed to everything and knows who leads. A message on a channel that is new with
-        this bridge can still be missed until the leader has subscribed to it.
+        """Set once this bridge is subscribed to all channels and knows the leader. A message on a channel that only it
+        consumes can still be missed until the leader has subscribed to the channel too.
         """
 
     @property
@@ -96,15 +95,15 @@ class Subscriber:
         return self._leader == self._token
 
     def parts(self) -> Iterable[Coroutine[None, None, None]]:
-        """Return what receives, leads when possible and adopts, until cancelled."""
+        """Return the coroutines that receive, seek the lease and adopt, until they are cancelled."""
         return [self._receive(), self._seek_lease(), self._adopter.run()]
 
     async def stop(self, *, within: float) -> None:
-        """Release the lease and adopt everything received before; the parts are cancelled after that."""
+        """Release the lease and adopt the messages received before, for `within` seconds. Then cancel the parts."""
         try:
             async with asyncio.timeout(within):
                 self._adopter.released = self._token
-                async with self._leasing:  # a request for the lease that is under way has its answer first
+                async with self._leasing:  # wait for the answer of a request for the lease
                     released = self.leading and await self._maintenance.release(self._token)
                 if released:
                     await self._not_leading.wait()
@@ -147,10 +146,10 @@ class Subscriber:
                 self._give_up(message.channel.decode(), message.data.decode())
 
     async def _subscribe_to_consumed(self, subscription: Subscription, message: bytes) -> None:
-        """Follow a message of the stages table: subscribe to the channels that are consumed now, and to no others."""
+        """Subscribe to the channels that are consumed now, and to no others, as the stages table says."""
         try:
             wanted = self._own | CONSUMED.validate_json(message)
-        except ValidationError:  # of a foreign program
+        except ValidationError:  # another program published it
             return
         if new := wanted - self._wanted:
             self._subscribed.clear()
@@ -162,7 +161,7 @@ class Subscriber:
         self._check_subscribed()
 
     def _give_up(self, channel: str, reason: str) -> None:
-        """Redis refuses a channel. This bridge needs its own; it goes on without another bridge's until a beat."""
+        """Redis refuses this channel. Raises RedisError if this bridge needs it, else goes on without until a beat."""
         if channel in self._own:
             raise RedisError(f"{channel}: {reason}")
         log.warning(Fields(channel=channel, outcome="not-subscribed", reason=reason))
@@ -170,15 +169,15 @@ class Subscriber:
         self._check_subscribed()
 
     def _check_subscribed(self) -> None:
-        """Once all subscriptions are confirmed, every message published from then on is received."""
+        """See whether all subscriptions are confirmed: from then on every message is received."""
         if not self._subscribed.is_set() and self._wanted <= self._confirmed:
             self._subscribed.set()
             self._try_lease.set()
 
     def _sort(self, channel: str, message: bytes) -> None:
-        """Decide whose a message is, and queue it. Nothing else: Redis cuts off a slow subscriber."""
+        """Decide which bridge a message belongs to, and queue it. No more, because Redis cuts off a slow subscriber."""
         if channel == keys.LEASE:
-            if TOKEN.fullmatch(message):  # else it is of a foreign program
+            if TOKEN.fullmatch(message):  # else another program published it
                 self._follow(message.decode())
         else:
             received = ReceivedMessage(channel, message, self._token if self.leading else None)
@@ -187,7 +186,7 @@ class Subscriber:
             self._adopter.add(received)
 
     def _follow(self, leader: str | None) -> None:
-        """A new leader was announced; None: no leader is known on this connection."""
+        """Take note of a new leader; None: no leader is known on this connection."""
         if leader == self._token and not self.leading:
             log.info(Fields(outcome="leading"))
         self._leader = leader
@@ -209,7 +208,7 @@ class Subscriber:
             pause = self._lease * RENEWED
             try:
                 if not self._channels_known.is_set():
-                    # A beat that this connection receives: no change of the table is missed from then on.
+                    # This connection receives the beat, and from then on every change of the table.
                     await self._beat()
                     async with asyncio.timeout(pause):
                         await self._channels_known.wait()
@@ -226,7 +225,7 @@ class Subscriber:
                 await asyncio.sleep(PAUSE)
 
     async def _hold_lease(self) -> str:
-        """Take the lease, or renew it; return the token that holds it."""
+        """Take the lease, or renew it. Return the token that holds it, or RELEASED."""
         token = self._token
         received = self._leader == RELEASED
         holder = await self._maintenance.lease(token, ttl=self._lease, announce=not self.leading, received=received)
