@@ -1,4 +1,4 @@
-"""The journal: the Redis streams beside the channels that make them durable."""
+"""The journal: Redis streams beside the channels, which keep events until every stage has settled them."""
 
 from milepost.journal.admin import BROKER, Admin, StageNotServed, StageServed
 from milepost.journal.consumer import (

@@ -1,4 +1,4 @@
-"""The journal as operators see it: stages, what waits for them, dead letters, what is to be forgotten."""
+"""The journal for operators: stages and what waits for them, dead letters, what `forget` deletes."""
 
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
@@ -12,13 +12,13 @@ from milepost.journal.models import BEAT_FRESH, DeadLetter, Depth, Forgotten, St
 from milepost.journal.scripts import DepthRow, LetterRow, Scripts, unavailable
 
 BROKER = "broker"
-"""Name of the one route there is in broker mode, of its group and of its parked events."""
+"""Name of the only route in broker mode, of its groups and of its parked events."""
 
 FRESH = milliseconds(BEAT_FRESH)
 
 
 class StageServed(MilepostError):
-    """A bridge serves this stage: it cannot be forgotten."""
+    """A bridge serves the stage, so it cannot be forgotten."""
 
 
 class StageNotServed(MilepostError):
@@ -33,12 +33,12 @@ class Admin:
         self._redis = scripts.redis
 
     async def table(self) -> dict[str, Any]:
-        """The stages table, by name: what each stage consumes and emits, its url and its beat."""
+        """Return the stages table: name → what the stage consumes and emits, its url and its beat."""
         table: dict[bytes, bytes] = await self._ask(self._redis.hgetall(keys.STAGES))
         return {name.decode(): loads(text) for name, text in sorted(table.items())}
 
     async def stages(self) -> list[StageStatus]:
-        """Every stage of the stages table, by name, and what waits for it. Several steps."""
+        """Return every stage of the stages table, by name, and what waits for it. Several steps."""
         stages = await self.table()
         seconds, _ = await self._ask(self._redis.time())
         depths = await self.depths({name: wired["consumes"] for name, wired in stages.items()})
@@ -57,7 +57,7 @@ class Admin:
         ]
 
     async def depths(self, stages: Mapping[str, Sequence[str]]) -> list[Depth]:
-        """What waits for each of these stages, which are given with the channels they consume."""
+        """Return what waits for each of these stages. `stages`: name → the channels that it consumes."""
         rows = await self._scripts.depth(
             stages=[DepthRow(stage, " ".join(channels)) for stage, channels in stages.items()]
         )
@@ -67,7 +67,7 @@ class Admin:
         ]
 
     async def unconsumed(self) -> dict[str, int]:
-        """Journals that no stage consumes and none emits to: channel → events. Several steps."""
+        """Return the journals of channels that no stage consumes or emits: channel → events. Several steps."""
         emitted = {channel for wired in (await self.table()).values() for channel in wired["emits"]}
         channels = {name.decode() for name in await self._ask(self._redis.smembers(keys.JOURNALS))}
         lengths: dict[str, int] = {}
@@ -108,22 +108,22 @@ class Admin:
         return int(gone)
 
     async def dead_stages(self) -> list[str]:
-        """Names of the stages that have had dead letters; `bridge` for messages nobody could read."""
+        """Return the stages that have had dead letters; `bridge` for messages that were no events."""
         return sorted(name.decode() for name in await self._ask(self._redis.smembers(keys.DEAD)))
 
     async def dead_letters(self, stage: str, *, start: str = "-", count: int = 100) -> list[DeadLetter]:
-        """Up to `count` dead letters of `stage`, oldest first, from stream id `start` (`(id`: after it)."""
+        """Return up to `count` dead letters of `stage`, oldest first, from stream id `start` on (`(id`: after it)."""
         rows = await self._ask(self._redis.xrange(keys.dead(stage), start, "+", count))
         return [DeadLetter.read(stage, row) for row in rows]
 
     async def replay(self, stage: str, entries: Sequence[str]) -> int:
-        """Deliver dead letters again to `stage` alone, before unread events, counts and deadline afresh.
+        """Deliver dead letters to `stage` again, before unread events. Their counts and deadline begin afresh.
 
-        Returns how many there were. Raises ValueError for `bridge`, whose letters no journal can carry;
-        StageNotServed, with nothing replayed, if one of them is for a stage that no bridge serves on its channel.
+        Returns how many there were. Raises ValueError for `bridge`, whose letters are no events; StageNotServed, and
+        replays none, if no bridge serves the stage on the channel of one of them.
         """
         if stage == "bridge":
-            raise ValueError("what the bridge itself could not read cannot be replayed; drop it")
+            raise ValueError("a message that the bridge could not read cannot be replayed; drop it")
         answer = await self._scripts.replay(
             stage=stage, broker=BROKER, fresh=FRESH, letters=[LetterRow(entry) for entry in entries]
         )

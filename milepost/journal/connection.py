@@ -1,7 +1,7 @@
-"""Connections to Redis: short time-outs, one immediate retry where it can help, and no stay at an old primary.
+"""Connections to Redis: short time-outs, one immediate retry where it helps, and none that stays at an old primary.
 
-Every client, shared connection and subscription of ours is made from a `Redis` that `connect` returns. This module
-alone touches what redis-py keeps private: reader, writer and the connection classes of its pool.
+Every client, shared connection and subscription is made from a `Redis` that `connect` returns. Only this module uses
+private attributes of redis-py: reader, writer and the connection classes of its pool.
 """
 
 from asyncio import StreamReader, StreamWriter
@@ -41,11 +41,11 @@ class Opened(Protocol):
     """A connection that can be told to end."""
 
     def leave(self) -> None:
-        """End it now. Who waits for a reply gets ConnectionLost."""
+        """End it now. Calls that wait for a reply raise ConnectionLost."""
 
 
 class _Leaving(AbstractConnection):
-    """A connection of redis-py's that is closed by a refusal which means "look again"."""
+    """A connection of redis-py that closes when Redis refuses with a code of LOOK_AGAIN."""
 
     async def connect(self) -> None:
         await super().connect()  # type: ignore[no-untyped-call]
@@ -71,13 +71,13 @@ class _Leaving(AbstractConnection):
 
     @property
     def reader(self) -> StreamReader:
-        """The stream of what Redis sends. Raises ConnectionLost."""
+        """The stream of bytes from Redis. Raises ConnectionLost."""
         if self._reader is None:
             raise ConnectionLost(GONE)
         return self._reader
 
     def hand_over(self) -> tuple[StreamReader, StreamWriter]:
-        """Give reader and writer away: from here on they are the caller's. Raises ConnectionLost."""
+        """Return reader and writer, which belong to the caller from now on. Raises ConnectionLost."""
         reader, writer = self._reader, self._writer
         self._reader = self._writer = None
         if reader is None or writer is None:
@@ -101,7 +101,7 @@ _LEAVING = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _
 
 
 class Pool(ConnectionPool):
-    """redis-py's pool, which knows every connection that was made from it. `opened` holds them weakly."""
+    """redis-py's pool, with weak references to every connection that it made, in `opened`."""
 
     def __init__(self, connection_class: type[AbstractConnection] = Connection, **given: Any) -> None:
         self.opened: WeakSet[Opened] = WeakSet()
@@ -114,7 +114,7 @@ class Pool(ConnectionPool):
 
 
 def pool(redis_url: str, *, answer_within: float = ANSWER_WITHIN, retries: int = 1) -> Pool:
-    """A pool for a library that takes one; `connect` for all else. `retries` as there."""
+    """Return a pool, for a library that takes one. For all else there is `connect`, which explains `retries`."""
     return Pool.from_url(
         redis_url,
         socket_keepalive=True,
@@ -126,18 +126,18 @@ def pool(redis_url: str, *, answer_within: float = ANSWER_WITHIN, retries: int =
 
 
 def connect(settings: JournalSettings, *, answer_within: float = ANSWER_WITHIN, retries: int = 1) -> Redis:
-    """A client on bytes.
+    """Return a client whose replies are bytes.
 
-    The one retry covers a pooled connection that died unnoticed or leads to a server that is no primary any more: every
-    script of ours may run twice. A time-out is not retried, as it would only double the wait.
-    Pass `retries=0` for XREADGROUP, whose lost reply would orphan what it carried, and an `answer_within` above its
-    block time.
+    The one retry helps if a pooled connection was closed, or leads to a server that is no primary any more. Scripts may
+    run twice. A time-out is not retried: that would only double the wait.
+    For XREADGROUP pass `retries=0`, because a second read does not bring the entries of a lost reply, and an
+    `answer_within` above its block time.
     """
     return Redis.from_pool(pool(settings.redis_url.get_secret_value(), answer_within=answer_within, retries=retries))
 
 
 def pool_of(redis: Redis) -> Pool:
-    """The pool of a client that `connect` made."""
+    """Return the pool of a client that `connect` made."""
     found = redis.connection_pool
     assert isinstance(found, Pool), "make this client with milepost.journal.connection.connect"  # noqa: S101 - a fault of ours
     return found

@@ -1,8 +1,9 @@
-"""A stage's consumer: everything between an event's journal and its acknowledgement.
+"""A bridge's consumer for one stage: reads entries, renews the claim on them, takes over those of others, settles.
 
 A stage has one consumer group on the journal of each channel that it consumes, and one on its stream of retries for
-that channel. Each bridge is one consumer in these groups. An entry that a consumer was given is pending until it is
-settled; whoever settles it first wins (the gate), so a second delivery of the same entry publishes nothing twice.
+that channel. Each bridge is one consumer in these groups. An entry that was read is pending until it is settled. Each
+settlement first checks that the entry is still pending. So the first settlement wins, and a second delivery of the same
+entry publishes nothing twice.
 """
 
 import asyncio
@@ -33,15 +34,15 @@ from milepost.journal.scripts import (
 from milepost.journal.shared_connection import SharedConnection
 
 MOST_PENDING = 100_000
-"""More entries than a consumer ever has pending."""
+"""Most entries that a consumer is asked for; it never has as many pending."""
 
 PACE = 0.002
-"""Seconds between two settlements of one stage when deliveries end faster than that: each costs a round trip."""
+"""Least seconds between two round trips that settle entries of one stage: settlements that come faster share one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a delivery failed. `status` is HTTP's; `attempts` and `crashes` count this delivery too, if it counts."""
+    """Why a delivery failed. `status` is HTTP's. `attempts` and `crashes`: the event's counts, with this delivery."""
 
     reason: str
     status: int | None
@@ -51,7 +52,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """Acknowledge a delivery that succeeded; its reply enters its journal in the same step. `id` is the event's."""
+    """Acknowledge the entry, and journal the reply in the same step. `id` is the event's."""
 
     entry: Entry
     id: str
@@ -60,7 +61,7 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Deliver again after `delay` seconds; once its deadline has passed the event is buried instead."""
+    """Park the event for `delay` seconds. If its deadline has passed, it becomes a dead letter instead."""
 
     entry: Entry
     id: str
@@ -70,7 +71,7 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Deliver when the event is `delay` seconds old; it was not tried, and its deadline counts from then."""
+    """Park an event that was not tried until it is `delay` seconds old. Its deadline counts from that time."""
 
     entry: Entry
     id: str
@@ -79,7 +80,7 @@ class Delay:
 
 @dataclass(frozen=True, slots=True)
 class Bury:
-    """Make a dead letter."""
+    """Make a dead letter of the event."""
 
     entry: Entry
     id: str
@@ -90,12 +91,12 @@ Settlement = Complete | Park | Delay | Bury
 
 
 class SettlementRefused(MilepostError):
-    """Redis refuses this settlement and not others: a key of another type, or one that the user may not write."""
+    """Redis refuses this settlement alone: a key is of another type, or the user may not write it."""
 
 
 class Taken(NamedTuple):
-    """Entries in the order in which they are to be delivered. `redelivered`: how many were another consumer's;
-    `destroyed`: how many of those an operator had deleted.
+    """Entries, in the order of their delivery. `redelivered`: how many of them were taken over; these come first.
+    `destroyed`: how many more were taken over whose event an operator had deleted.
     """
 
     entries: list[Entry]
@@ -104,15 +105,15 @@ class Taken(NamedTuple):
 
 
 class GroupMissing(Exception):
-    """A consumer group or its stream is gone: an operator deleted it, or Redis was emptied. See `Consumer.ensure`."""
+    """A consumer group or its stream is missing: an operator deleted it, or Redis was emptied. `ensure` makes it."""
 
 
 class Consumer:
     """The consumer `name` of `stage`, on these channels.
 
-    `reader` is a connection of its own for blocking reads, which never sends a command again. Methods raise
-    JournalUnavailable when Redis cannot be reached or refuses. The call may be repeated. If only the reply was lost the
-    command has run, and a repeated settlement answers `stale`.
+    `reader` is a connection for blocking reads alone, which never sends a command twice. Methods raise
+    JournalUnavailable if Redis cannot be reached or refuses. The call may be repeated. If only Redis's reply was lost,
+    the command has run; a repeated settlement is then `stale`.
     """
 
     def __init__(
@@ -140,15 +141,15 @@ class Consumer:
         self._bury: Coalescer[BuryRow, bytes] = Coalescer(self._bury_all, size=_size, pace=PACE)
 
     async def ensure(self) -> bool:
-        """Make the groups where they are missing, from the beginning of their journals. True if one was."""
+        """Make missing groups, at the beginning of their journals. True if one was missing."""
         return bool(await self._scripts.ensure(stage=self.stage, channels=[ChannelRow(name) for name in self.channels]))
 
     async def take(self, most: int, *, extra: int = 0, claim: float = 0) -> Taken:
-        """Return up to `most` entries: redeliveries first, then retries, then unread events. Does not wait.
+        """Read without waiting: up to `most` entries, redeliveries first, then retries, then unread events.
 
-        With `claim`, entries that another consumer has not renewed for so many seconds are redelivered, up to `extra`
-        more than `most`. Raises GroupMissing. After JournalUnavailable the lost replies may have carried entries: they
-        are pending now, and `reread` returns them.
+        `claim`: seconds after which an entry that another consumer has not renewed is taken over; 0: none is. Up to
+        `most` + `extra` entries are taken over. Raises GroupMissing. If it raises JournalUnavailable, entries may be
+        pending whose reply was lost: `reread` returns them.
         """
         entries: list[Entry] = []
         destroyed = 0
@@ -174,15 +175,15 @@ class Consumer:
         return [self._entry(stream.decode(), *row) for stream, *row in taken], int(destroyed)
 
     async def wait(self, count: int, *, block: float) -> list[Entry]:
-        """Return retries, up to `count`, and then up to `count` unread events; wait `block` seconds for the first.
+        """Wait `block` seconds for an entry. Return up to `count` retries, then up to `count` unread events.
 
-        The channels share `count`, and each gives one at least. Raises as `take` does.
+        The channels share `count`; each may return one at least. Raises as `take` does.
         """
         share = max(1, count // len(self._journals))
         return await self._read([*self._retries, *self._journals], ">", share, block=round(block * 1000))
 
     async def reread(self) -> list[Entry]:
-        """Return everything that this consumer has pending, in delivery or not. Raises GroupMissing."""
+        """Return all entries that this consumer has pending, also those in delivery. Raises GroupMissing."""
         return await self._read([*self._retries, *self._journals], "0", MOST_PENDING)
 
     async def _read(self, streams: Sequence[str], start: str, count: int, *, block: int | None = None) -> list[Entry]:
@@ -208,10 +209,10 @@ class Consumer:
         return Entry.read(stream, channel, name, body, deliveries=deliveries, retried=retried)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
-        """Settle deliveries. For each: `done`, `buried`, or `stale` when someone else has settled the entry.
+        """Settle entries. Returns for each `done`, `buried`, or `stale` if another settlement came first.
 
-        Or why it was not settled: JournalUnavailable (it may be tried again), SettlementRefused, or EventError for a
-        settlement that cannot be written.
+        For an entry that was not settled it returns the exception: JournalUnavailable (it may be tried again),
+        SettlementRefused, or EventError if the settlement cannot be written.
         """
         answers: list[str | MilepostError] = []
         for future in [self._put(settlement) for settlement in settlements]:
@@ -253,7 +254,7 @@ class Consumer:
         return list(await self._scripts.bury(stage=self.stage, deliveries=rows))
 
     async def renew(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Keep the claim on these entries. Returns those that are no longer this consumer's."""
+        """Renew the claim on these entries. Returns those that are no longer this consumer's."""
         held = list(entries)
         lost = await self._scripts.renew(
             stage=self.stage, consumer=self.name, entries=[EntryRow(entry.stream, entry.id) for entry in held]
@@ -261,7 +262,7 @@ class Consumer:
         return [held[index] for index in lost]
 
     async def hand_back(self, *, claim: float) -> int:
-        """Let another consumer take over everything this one has pending, at once. Returns how many entries."""
+        """Let other consumers take over all entries that this one has pending, at once. Returns how many."""
         return int(
             await self._scripts.hand_back(
                 stage=self.stage,
@@ -273,7 +274,7 @@ class Consumer:
         )
 
     async def reap(self, *, idle: float) -> int:
-        """Delete consumers that were silent for `idle` seconds and have nothing pending. Returns how many."""
+        """Delete consumers that have nothing pending and have read nothing for `idle` seconds. Returns how many."""
         return int(
             await self._scripts.reap(
                 stage=self.stage, consumer=self.name, idle=milliseconds(idle), streams=self._streams
@@ -282,7 +283,7 @@ class Consumer:
 
 
 def _size(row: Sequence[Text]) -> int:
-    """Return the size of a row in bytes, about. Raises UnicodeEncodeError for a text that UTF-8 cannot hold."""
+    """Return about how many bytes a row has. Raises UnicodeEncodeError for a text that UTF-8 cannot hold."""
     return sum(len(field if isinstance(field, bytes) else str(field).encode()) for field in row)
 
 

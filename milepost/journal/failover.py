@@ -1,10 +1,10 @@
-"""Following a failover of Redis.
+"""Follows a failover of Redis: no connection stays at the old primary.
 
-After a failover a connection may still lead to the old primary. Two rules make all of them follow:
+After a failover an open connection may still lead to the old primary. Two rules close it:
 
-1. A refusal that only another server can lift (milepost.journal.refusals) closes the connection on which it came,
-   wherever it stands: an error reply, an error inside an array, or text inside a script's answer. The next call
-   connects again. The connections themselves follow this rule.
+1. A connection closes when Redis refuses with a code that concerns the server (milepost.journal.refusals): in an error
+   reply, in an error inside an array, or in the text of a script's result. The next call connects again. The
+   connections themselves follow this rule.
 2. Every two seconds `FailoverWatch` opens a new connection and asks which server answers. If that is another server
    than before, it closes all older connections, though nothing was refused on them: the old primary may be frozen or
    cut off.
@@ -28,19 +28,19 @@ from milepost.observe.logs import Fields
 log = logging.getLogger("milepost")
 
 LOOK_EVERY = 2.0
-"""Seconds between two looks at the server to which new connections lead; after a failed one it is LOOK_AGAIN_AFTER."""
+"""Seconds between two looks at the server to which new connections lead; LOOK_AGAIN_AFTER after one that failed."""
 
 LOOK_AGAIN_AFTER = 0.25
 
 LOOK_WITHIN = 2.0
-"""Seconds that one look may take."""
+"""Most seconds that one look may take."""
 
 LOOK_TRUSTED = 0.2
-"""Seconds for which a look is not repeated."""
+"""Seconds for which the result of a look counts, for all callers."""
 
 
 class FailoverWatch:
-    """Looks where new connections lead, for one process. `redis` and the clients that are `add`ed follow it there."""
+    """Looks to which server new connections lead, for one process. `redis` and clients that are `add`ed follow."""
 
     def __init__(self, redis: Redis) -> None:
         self._pools = [pool_of(redis)]
@@ -50,21 +50,21 @@ class FailoverWatch:
         self._trusted_until = 0.0
 
     def add(self, *clients: Redis) -> None:
-        """Close the connections of these too when new ones lead elsewhere."""
+        """Close the connections of these clients too after a failover."""
         self._pools += map(pool_of, clients)
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
+        """Look every LOOK_EVERY seconds, until cancelled."""
         while True:
             pause = LOOK_AGAIN_AFTER
-            with suppress(RedisError, OSError):  # who needs Redis now tells of it
+            with suppress(RedisError, OSError):  # callers that need Redis report it
                 await self.look()
                 pause = LOOK_EVERY
             await asyncio.sleep(pause)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Look again and again while the body runs."""
+        """Run `run` while the body runs."""
         task = asyncio.create_task(self.run())
         try:
             yield
@@ -74,9 +74,9 @@ class FailoverWatch:
                 await asyncio.wait([task], timeout=CANCEL_AGAIN)
 
     async def look(self) -> None:
-        """Return if a new connection leads to a primary. Raises RedisError, OSError.
+        """Return if a new connection leads to a primary, else raise RedisError or OSError.
 
-        What one look found stands for LOOK_TRUSTED seconds, for all who ask.
+        The result of one look counts for LOOK_TRUSTED seconds.
         """
         async with self._looking:
             if time.monotonic() >= self._trusted_until:
@@ -116,6 +116,6 @@ class FailoverWatch:
 
 
 def _facts(text: Any) -> dict[str, str]:
-    """What INFO says, as a mapping."""
+    """Return what INFO says, as a mapping."""
     lines = text.decode(errors="replace").splitlines() if isinstance(text, bytes) else []
     return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}

@@ -1,4 +1,4 @@
-"""The journal as doors see it: publish an event, follow a submission."""
+"""The journal for doors and the gateway: publishes events, and reads the status of a submission."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -19,17 +19,17 @@ from milepost.journal.scripts import EventRow, Scripts, checked, unavailable
 from milepost.settings import JournalSettings
 
 BACKLOG_TRUSTED = timedelta(seconds=0.1)
-"""For how long doors do not count the backlog anew."""
+"""How long doors use one count of the backlog."""
 
 MOST_UNCONSUMED = 100
-"""Most journals without a consumer. Doors refuse a first event that would begin one more."""
+"""Most journals that no stage consumes. Doors refuse an event that would begin one more."""
 
 
 class Journal:
-    """Events on their way in, and where they are. Safe to share between tasks; publishes share round trips.
+    """Publishes events and reads statuses. Tasks may share it; concurrent publishes share round trips.
 
-    `admin` is for operators: stages, dead letters. `watch` follows a failover of Redis.
-    Methods raise JournalUnavailable when Redis cannot be reached or refuses.
+    `admin` is for operators. `watch` follows a failover of Redis.
+    Methods raise JournalUnavailable if Redis cannot be reached or refuses.
     """
 
     def __init__(self, redis: Redis, settings: JournalSettings) -> None:
@@ -46,8 +46,8 @@ class Journal:
     async def publish(self, event: Event) -> bool:
         """Journal `event` and announce it on its channel, in one atomic step.
 
-        Returns False, and does nothing, if this (source, id) was published before. Raises JournalUnavailable;
-        BacklogFull if too many events wait, in all or for this channel: then nothing was written.
+        Returns False, and does nothing, if an event of this source and id was published before. Raises
+        JournalUnavailable; BacklogFull, and writes nothing, if too many events wait, in all or for this channel.
         """
         answer = await self._publishes.submit(event_row(event))
         if answer == b"crowded":
@@ -72,23 +72,23 @@ class Journal:
         return list(answers)
 
     async def status(self, event_id: str) -> dict[str, Note]:
-        """Which channels a submission has reached, oldest first; empty for an id that nobody knows."""
+        """Return the channels that a submission has reached, oldest first; empty if there is no status of this id."""
         fields = await self.ask(self.redis.hgetall(keys.status(event_id)))
         notes = {channel.decode(): loads(text, deepest=DEEPEST + 4) for channel, text in fields.items()}
         ordered = sorted(notes.items(), key=lambda item: int(item[1]["at"]))
         return {channel: Note(moment(note["at"] / 1000), note["data"]) for channel, note in ordered}
 
     async def backlog(self) -> int:
-        """Journaled, parked and dead events together."""
+        """Return the number of journaled, parked and dead events."""
         return int(await self.scripts.backlog(fresh=milliseconds(BEAT_FRESH)))
 
     async def ping(self) -> None:
-        """Raise JournalUnavailable unless new connections lead to a primary and the one that publishes answers."""
+        """Raise JournalUnavailable unless new connections lead to a primary and the present one answers."""
         await self.ask(self.watch.look())
         await self.scripts.call("PING")
 
     async def ask(self, call: Any) -> Any:
-        """Await one plain Redis command. Raises JournalUnavailable."""
+        """Await one Redis command. Raises JournalUnavailable."""
         try:
             return await call
         except (RedisError, OSError) as fault:

@@ -1,4 +1,4 @@
-"""Every Redis key of Milepost, for Python and for the scripts. One hash tag: on a Redis Cluster all share a slot."""
+"""All Redis keys, for Python and for the scripts. They share a hash tag, so a Redis Cluster keeps them in one slot."""
 
 TAG = "{milepost}:"
 
@@ -17,16 +17,16 @@ DEAD = f"{TAG}dead"
 """Set: the stages that have had dead letters, `bridge` among them."""
 
 BACKLOG = f"{TAG}backlog"
-"""String: the backlog as doors know it, and the channels closed to them, for a tenth of a second."""
+"""String: the latest count of the backlog for the doors, and the channels that they refuse, for a tenth of a second."""
 
 STATS = f"{TAG}stats"
-"""Sorted set: the keys of the statistics there are, by when they expire, milliseconds of Redis TIME."""
+"""Sorted set: the keys of all statistics by the time that they expire, milliseconds of Redis TIME."""
 
 SEEN = f"{TAG}seen:"
-"""Prefix of the marks of events that came through a door, were adopted, or were announced for a Broker."""
+"""Prefix of the dedup marks: of events that came through a door, were adopted, or were announced for a Broker."""
 
 LIMITS = f"{TAG}limits"
-"""Prefix of the gateway's counts by client: submissions, and wrong tokens at /ops."""
+"""Prefix of the gateway's counts for each client: submissions, and wrong tokens at /ops."""
 
 
 def journal(channel: str) -> str:
@@ -39,7 +39,7 @@ RETRIES = f"{TAG}retries:"
 
 
 def retries(stage: str, channel: str) -> str:
-    """Stream: events of a channel that a stage is to be given again, before any unread one. Only the stage reads it."""
+    """Stream: events of a channel that are to be delivered to this stage again, before unread ones."""
     return f"{RETRIES}{stage}:{channel}"
 
 
@@ -54,22 +54,22 @@ def dead(stage: str) -> str:
 
 
 def seen(source: str, event_id: str) -> str:
-    """String: this event was published before (see SEEN). A source, being a URI reference, holds no bar."""
+    """String: the dedup mark of an event. A source has no `|`, because it is a URI reference."""
     return f"{SEEN}{source}|{event_id}"
 
 
 def status(event_id: str) -> str:
-    """Hash: channel → when and with which data a submission reached it."""
+    """Hash: channel → JSON of the time and the data with which a submission reached it."""
     return f"{TAG}status:{event_id}"
 
 
 def stats(stage: str, bridge: str) -> str:
-    """String: JSON of how a stage did under one bridge in the last minute."""
+    """String: JSON of a stage's statistics of the last minute, by one bridge."""
     return f"{TAG}stats:{stage}:{bridge}"
 
 
 def for_scripts() -> str:
-    """Return the same names as Lua source: JOURNALS …, and journal_key(channel) …."""
+    """Return the keys as Lua source: constants such as JOURNALS, and functions such as journal_key(channel)."""
     constants = {"TAG": TAG, "JOURNALS": JOURNALS, "STAGES": STAGES, "LEASE": LEASE, "DEAD": DEAD, "BACKLOG": BACKLOG}
     constants |= {"STATS": STATS, "RETRIES": RETRIES}
     families = {"journal": journal(""), "parked": parked(""), "dead": dead("")}

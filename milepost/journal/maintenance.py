@@ -1,4 +1,4 @@
-"""What a bridge does for the journal beside carrying events: adopt, lead, wake, trim, keep the stages table."""
+"""The bridge's steps in Redis other than delivery: adoption, lease, stages table, delivery mode, waking, trimming."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,35 +13,34 @@ from milepost.journal.models import Wiring, event_row, milliseconds
 from milepost.journal.scripts import RouteRow, Scripts, StageRow
 
 MOST_UNREADABLE = 10_000
-"""Messages kept under `dead:bridge`."""
+"""Most messages kept as dead letters of `bridge`."""
 
 LARGEST_UNREADABLE = 64_000
-"""Bytes kept of one of them."""
+"""Most bytes kept of each."""
 
 HANDOVER = 1.0
-"""Seconds for which a released lease is kept for bridges that received the release."""
+"""Seconds after a release during which only bridges that received it may take the lease."""
 
 STATUS_AGE = timedelta(minutes=30)
-"""How old an entry is before the status of its submission is kept for it: a status ends after an hour."""
+"""Age of an entry from which on the status of its submission is kept: without that a status ends after an hour."""
 
 STATUS_PAGE = 500
-"""Entries looked at in one step."""
+"""Entries that one step looks at."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """An event that a foreign program published, as `message`. `token`: of the lease under which a plain message was
-    received.
+    """An event that another program published. `token`: our token when a plain message was received; None for a
+    CloudEvent.
     """
 
     event: Event
     token: str | None
-    message: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A message that the bridge itself cannot carry."""
+    """A message that is no event, and why."""
 
     channel: str
     message: bytes
@@ -57,7 +56,7 @@ class Maintenance:
         self._limit = limit
 
     async def adopt(self, batch: Sequence[Adoption]) -> list[str]:
-        """Journal foreign events. For each: `done`, `seen`, `not leading`, or `error …`: Redis refuses this one."""
+        """Journal these events. Returns for each `done`, `seen`, `not leading`, or `error …` if Redis refuses it."""
         answers = await self._scripts.adopt(
             dedup=self._dedup,
             messages=[scripts.AdoptRow(item.token or "", *event_row(item.event)) for item in batch],
@@ -65,12 +64,12 @@ class Maintenance:
         return [answer.decode() for answer in answers]
 
     async def announce(self, event: Event) -> bool:
-        """Announce an event that a Broker carries on by itself. False if it was announced before."""
+        """Publish an event that a Broker delivers by itself. False if it was published before."""
         answer = await self._scripts.announce(dedup=self._dedup, **event_row(event)._asdict())
         return bool(answer == b"done")
 
     async def bury_given_up(self, stage: str, event: Event, failure: Failure) -> None:
-        """Keep an event that a Broker gave up on, to be replayed through the Broker."""
+        """Make a dead letter of an event that a Broker gave up. A replay gives it to the Broker again."""
         await self._scripts.bury_given_up(
             stage=stage,
             channel=event.type,
@@ -82,15 +81,15 @@ class Maintenance:
         )
 
     async def unreadable(self, batch: Sequence[Unreadable]) -> int:
-        """Keep messages that nobody can carry; returns how many older ones were removed for them."""
+        """Keep messages that are no events. Returns how many older ones were removed for them."""
         rows = [scripts.UnreadableRow(item.message[:LARGEST_UNREADABLE], item.channel, item.reason) for item in batch]
         return int(await self._scripts.unreadable(most=MOST_UNREADABLE, messages=rows))
 
     async def lease(self, token: str, *, ttl: float, announce: bool, received: bool = False) -> str:
-        """Take the lease for `ttl` seconds if it is free, renew it if it is ours; returns the token that holds it.
+        """Take the lease for `ttl` seconds if it is free, or renew it if it is ours. Returns the token that holds it.
 
-        The token is announced when the lease is taken, and with `announce` when it is renewed as well. For a moment
-        after a release the lease is only for bridges that `received` it, and the token is empty.
+        The token is published when the lease is taken, and with `announce` also when it is renewed. For HANDOVER
+        seconds after a release only bridges that `received` it may take the lease. To others it returns an empty token.
         """
         holder = await self._scripts.lease(
             token=token, ttl=milliseconds(ttl), announce=int(announce), received=int(received)
@@ -98,13 +97,13 @@ class Maintenance:
         return str(holder.decode())
 
     async def release(self, token: str) -> bool:
-        """Release the lease if it is ours, and announce that. False if it was not ours any more."""
+        """Release the lease and publish that. False if it was not ours any more."""
         return bool(await self._scripts.release(token=token, handover=milliseconds(HANDOVER)))
 
     async def beat(self, routes: Mapping[str, Wiring]) -> bool:
-        """Write these routes into the stages table, alive as of now, and announce which channels are consumed.
+        """Write these routes into the stages table with the time, and publish which channels are consumed.
 
-        False, and nothing is written, if the other delivery mode is served and these routes are not.
+        Returns False and writes nothing if the other delivery mode is served and these routes are not.
         """
         rows = [
             scripts.BeatRow(
@@ -115,9 +114,9 @@ class Maintenance:
         return bool(await self._scripts.beat(fresh=FRESH, broker=BROKER, routes=rows))
 
     async def switch(self, routes: Mapping[str, Wiring]) -> str | None:
-        """Take over from the groups of the other delivery mode, if there are any: position and events under way.
+        """Take over from the groups of the other delivery mode, if there are any: their places and events under way.
 
-        Returns why that is not possible yet, or None.
+        Returns why that is not possible yet, or None if it is done.
         """
         rows = [RouteRow(name, channel) for name, wiring in routes.items() for channel in wiring.consumes]
         answer, *of = await self._scripts.switch(fresh=FRESH, broker=BROKER, routes=rows)
@@ -131,9 +130,9 @@ class Maintenance:
         return None
 
     async def wake(self, stages: Sequence[str], *, most: int) -> tuple[int, float | None, dict[str, str]]:
-        """Move up to `most` due events of each stage to its retries.
+        """Move up to `most` parked events of each stage that are due to its retries.
 
-        Returns how many, the seconds until the next is due (None: nothing is parked), and why Redis refused a stage's.
+        Returns how many, the seconds until the next is due (None if nothing is parked), and stage → why Redis refused.
         """
         woken, due, *refused = await self._scripts.wake(most=most, stages=[StageRow(stage) for stage in stages])
         texts = [text.decode() for text in refused]
@@ -144,16 +143,16 @@ class Maintenance:
         return sorted(name.decode() for name in await self._scripts.call("SMEMBERS", keys.JOURNALS))
 
     async def trim(self, channel: str) -> tuple[str, int, int]:
-        """Delete the entries of a journal that every group has finished.
+        """Delete the entries of a journal that every group has finished, and what is over the limit (see lua/trim.lua).
 
-        Returns what happened, how many were deleted or, if refused, are left, and how many of those deleted an
-        unserved stage had not finished.
+        Returns `trimmed`, `absent`, `unconsumed` or why Redis refused; how many entries were deleted, or are left if
+        refused; how many of those deleted an unserved stage had not finished.
         """
         happened, count, dropped = await self._scripts.trim(channel=channel, fresh=FRESH, limit=self._limit)
         return happened.decode(), int(count), int(dropped)
 
     async def keep_statuses(self, channel: str) -> None:
-        """Keep the status of submissions whose events of this channel wait for long, also as retries. Several steps."""
+        """Keep the status of submissions whose events wait long in this journal or its retries. Several steps."""
         stages = await self._scripts.call("HKEYS", keys.STAGES)
         for stream in (keys.journal(channel), *(keys.retries(stage.decode(), channel) for stage in stages)):
             start = "-"

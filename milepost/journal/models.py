@@ -1,4 +1,4 @@
-"""Data that goes into the journal and comes out: entries, dead letters, stages, the status of a submission."""
+"""The data of the journal: entries, dead letters, stages and their depth, the status of a submission."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ BEAT_FRESH = 60.0
 """Seconds without a beat after which a stage is not served."""
 
 LARGEST_NOTE = 64_000
-"""Characters of data that a status keeps of one event; larger data is noted as null."""
+"""Most characters of an event's data that a status keeps. Larger data is null there."""
 
 LONGEST_NUMBER = 15
-"""Digits that milliseconds and counts may have: Lua's numbers are exact that far."""
+"""Most digits of milliseconds and counts: Lua's numbers are exact so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ class Entry:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Name it among all entries of a consumer."""
+        """What identifies it among all entries of a consumer."""
         return self.stream, self.id
 
     @property
     def failures(self) -> int:
-        """Number of deliveries that failed."""
+        """How many deliveries failed and were counted."""
         return self.attempts + self.crashes
 
     @classmethod
@@ -71,7 +71,7 @@ class Entry:
     ) -> "Entry":
         """Read an entry of a journal, or of a stream of retries.
 
-        A field that makes no sense counts as absent; an entry without an event is refused by its stage.
+        A field that is not valid counts as absent. An entry without an event is delivered, and its stage refuses it.
         """
         fields = body if isinstance(body, Mapping) else dict(zip(body[::2], body[1::2], strict=True))
         entry = name.decode()
@@ -92,7 +92,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """An event that no retry can help. `event` is its JSON text, or for stage `bridge` the raw message."""
+    """A dead letter. `event` is the JSON text of the event; for stage `bridge` it is the message as it came."""
 
     stage: str
     entry: str
@@ -134,9 +134,10 @@ class Wiring:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What waits for a stage. Counts are events: `backlog` is journaled and not finished, retries included.
+    """How many events wait for a stage. `backlog`: journaled and not settled, retries included.
 
-    `oldest`: seconds since the oldest of these was journaled, or None; of the parked ones the next due is looked at.
+    `oldest`: seconds since the oldest of these events was journaled, or None. Of the parked ones only the next due is
+    looked at.
     """
 
     stage: str
@@ -184,7 +185,7 @@ def milliseconds(duration: timedelta | float) -> int:
 
 
 def event_row(event: Event) -> EventRow:
-    """Return an event as the scripts take it."""
+    """Return an event as a row for the scripts."""
     data = dumps(event.data)
     seen = keys.seen(event.source, event.id).removeprefix(keys.SEEN)
     return EventRow(event.type, seen, event.id, event.to_json(), data if len(data) <= LARGEST_NOTE else "null")

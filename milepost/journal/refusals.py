@@ -1,4 +1,4 @@
-"""Refusals of Redis that concern the server, not the command: a replica, a node without our keys, one that loads."""
+"""What a refusal of Redis means: by its code it is about the server, the memory, or one key."""
 
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
@@ -16,7 +16,7 @@ LOOK_AGAIN = {
     "READONLY": "is a read-only replica",
     "TRYAGAIN": _CLUSTER,
 }
-"""The codes of refusals that another server, or the same one later, lifts, and what such a server is."""
+"""Code of a refusal that another server would not give, or this one not later → what such a server is."""
 
 FULL = "OOM"
 
@@ -30,14 +30,14 @@ until an operator acts.
 
 
 class WrongServer(ConnectionLost):
-    """The server refused for what it is, not for what it was asked. `str()` says it in plain words."""
+    """The server refused because of its own state, not because of the command. `str()` says it in plain words."""
 
     def __init__(self, code: str) -> None:
         super().__init__(f"Redis {LOOK_AGAIN[code]}")
 
 
 def wrong_server(reply: object) -> WrongServer | None:
-    """The refusal in this reply that means "look again", or None.
+    """Return the refusal with a code of LOOK_AGAIN in this reply, or None.
 
     It may be the reply itself, an error among the items of an array, or the text `error CODE …` among them, which is
     how common.lua answers for one item of a batch. What a script raises anew has `ERR` before its code.

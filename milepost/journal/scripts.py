@@ -1,8 +1,8 @@
-"""The Lua scripts, each one atomic step and many over a batch, as methods of `Scripts`.
+"""The Lua scripts as methods of `Scripts`. Each is one atomic step; many take a batch.
 
-A script's first line is its signature, `-- name(argument, …, rows[field, …])`. It is compared with the signature of the
-method when this module is imported, and the script gets its arguments as Lua variables of these names: an `int` as a
-number, anything else as text, and rows as a list of tables. So neither side relies on positions.
+A script's first line is its signature, `-- name(argument, …, rows[field, …])`. When this module is imported it is
+compared with the signature of the method. The script gets its arguments as Lua variables of these names: an `int` as a
+number, anything else as text, rows as a list of tables. So neither side relies on positions.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ SCRIPTS: dict[str, str] = {}
 
 
 class EventRow(NamedTuple):
-    """An event that comes through a door. `data` as the status notes it."""
+    """An event that is to be published. `source_id`: the end of its key of dedup. `data`: for the status."""
 
     channel: str
     source_id: str
@@ -43,7 +43,7 @@ class EventRow(NamedTuple):
 
 
 class AdoptRow(NamedTuple):
-    """The same of a message that a foreign program published; `token` of the lease it was received under, or empty."""
+    """An event that another program published. `token`: of the leader that received a plain message, else empty."""
 
     token: str
     channel: str
@@ -54,7 +54,7 @@ class AdoptRow(NamedTuple):
 
 
 class CompleteRow(NamedTuple):
-    """A delivery that succeeded, and the reply with its channel, or an empty channel."""
+    """An entry that was delivered, and the reply with its channel; empty if there is no reply."""
 
     stream: str
     entry: str
@@ -65,7 +65,7 @@ class CompleteRow(NamedTuple):
 
 
 class ParkRow(NamedTuple):
-    """A delivery to be made again. `since` in milliseconds of Redis TIME, `delay` in milliseconds."""
+    """An entry to park. `since` in milliseconds of Redis TIME, `delay` in milliseconds."""
 
     stream: str
     entry: str
@@ -81,7 +81,7 @@ class ParkRow(NamedTuple):
 
 
 class BuryRow(NamedTuple):
-    """A delivery that is not made again."""
+    """An entry to make a dead letter of."""
 
     stream: str
     entry: str
@@ -120,7 +120,7 @@ class StageRow(NamedTuple):
 
 
 class LetterRow(NamedTuple):
-    """A dead letter's entry."""
+    """One dead letter, by its entry."""
 
     entry: str
 
@@ -147,7 +147,7 @@ class DepthRow(NamedTuple):
 
 
 class UnreadableRow(NamedTuple):
-    """A message that the bridge cannot carry."""
+    """A message that is no event."""
 
     event: bytes
     channel: str
@@ -167,7 +167,7 @@ Method = Callable[Concatenate["Scripts", P], Coroutine[Any, Any, Any]]
 
 
 def script(method: Method[P]) -> Method[P]:
-    """Make a method that runs lua/<its name>.lua. Raises TypeError if the signatures differ.
+    """Return a method that runs lua/<its name>.lua. Raises TypeError if the signatures differ.
 
     The arguments are given by name. The method raises JournalUnavailable when Redis cannot be reached or refuses.
     """
@@ -199,7 +199,7 @@ def script(method: Method[P]) -> Method[P]:
 
 
 def _arguments(plain: Sequence[str], rows: tuple[str, Any] | None, hints: dict[str, Any]) -> str:
-    """Lua source that gives a script its arguments by name."""
+    """Return Lua source that gives a script its arguments by name."""
 
     def value(index: str, kind: Any) -> str:
         return f"tonumber(ARGV[{index}])" if kind is int else f"ARGV[{index}]"
@@ -215,7 +215,7 @@ def _arguments(plain: Sequence[str], rows: tuple[str, Any] | None, hints: dict[s
 
 
 class Scripts:
-    """Runs the scripts on one connection to the server of `redis`, which itself is for plain commands.
+    """Runs the scripts on one connection to the server of `redis`. `redis` itself is for other commands.
 
     Each method is described at the top of its Lua file. Durations and times are in milliseconds.
     """
@@ -235,7 +235,7 @@ class Scripts:
             raise unavailable(fault) from fault
 
     async def call(self, *command: Text) -> Any:
-        """Run one plain command on the connection of the scripts. Raises JournalUnavailable."""
+        """Run one command on the connection of the scripts. Raises JournalUnavailable."""
         try:
             return await self.connection.call(*command)
         except (RedisError, OSError) as fault:

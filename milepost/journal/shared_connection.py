@@ -1,8 +1,8 @@
-"""One connection to Redis that many calls share: commands leave as they are made, replies come back in that order.
+"""One connection to Redis that many calls share: each command is sent at once, replies come in the order of commands.
 
-redis-py connects it (TLS, user, password, database); from then on its replies are parsed here. A command costs less
-than half of what it costs on a pool of connections, each with a lock, a reader and a time-out of its own, and a hop is
-two of them.
+redis-py connects it (TLS, user, password, database). After that this module sends and parses. A command
+costs less than half of its cost on redis-py's pool, where each connection has a lock, a reader and a time-out. A hop
+is two commands.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ CLOSED = "the connection was closed"
 
 
 class SharedConnection:
-    """Calls to the server of `redis`, connected at the first of them and again when a connection was lost.
+    """Calls the server of `redis`. It connects at the first call, and at the next one after a lost connection.
 
-    A call is sent once more if its connection is lost before the reply, or if the reply says that another server must
-    be asked. So it may run twice. With `again=False` it is sent once. For one event loop.
+    A call is sent once more if the connection is lost before the reply, or if the reply has a code of LOOK_AGAIN. So a
+    command may run twice. With `again=False` it is sent once. For one event loop.
     """
 
     def __init__(self, redis: Redis, *, again: bool = True) -> None:
@@ -37,10 +37,10 @@ class SharedConnection:
         self._closed = False
 
     async def call(self, *command: str | bytes | int) -> Any:
-        """The reply to one command, with texts as bytes.
+        """Return the reply to one command; texts are bytes.
 
-        Raises RedisError or OSError: ResponseError for what Redis refuses, WrongServer if another server must be asked.
-        A caller that goes away changes nothing: the command is carried out.
+        Raises RedisError or OSError: ResponseError if Redis refuses, WrongServer if another server must be asked. If
+        the caller is cancelled, the command runs all the same.
         """
         packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # it takes int and bytes too
         protocol = await self._connected()
@@ -53,7 +53,7 @@ class SharedConnection:
         return await protocol.send(packed)
 
     async def _connected(self) -> "_RedisProtocol":
-        """The connection that there is, or one that is made once for all who wait for it."""
+        """Return the connection. If there is none, make one, for all callers that wait."""
         if self._protocol is not None and self._protocol.usable:
             return self._protocol
         if self._closed:
@@ -87,7 +87,7 @@ class SharedConnection:
             self._protocol.fail(ConnectionLost(CLOSED))
 
     async def close(self) -> None:
-        """Close the connection. Calls under way, and later ones, raise."""
+        """Close the connection. Calls under way and later calls raise ConnectionLost."""
         self._closed = True
         opening = self._opening
         while opening is not None and not opening.done():
@@ -98,7 +98,7 @@ class SharedConnection:
 
 
 class _RedisProtocol(asyncio.Protocol):
-    """What is on one connection. A reply that does not come within the connection's time-out ends it."""
+    """The commands and replies of one connection. A reply that does not come within `within` seconds ends it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, within: float) -> None:
         self.usable = not reader.at_eof()
@@ -112,7 +112,7 @@ class _RedisProtocol(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
-        """Write a whole command; the future gets its reply. Raises ConnectionLost if it cannot be written."""
+        """Write a whole command; return a future of its reply. Raises ConnectionLost if it cannot be written."""
         if not self.usable or self._transport.is_closing():
             self.fail(ConnectionLost(GONE))
             raise ConnectionLost(GONE)
@@ -124,7 +124,7 @@ class _RedisProtocol(asyncio.Protocol):
         return reply
 
     def _look(self) -> None:
-        """The only timer there is: for the reply that is awaited longest."""
+        """Check the reply that is awaited longest. There is one timer for all."""
         self._timer = None
         if not self._awaited:
             return
@@ -135,7 +135,7 @@ class _RedisProtocol(asyncio.Protocol):
             self._timer = self._loop.call_at(deadline, self._look)
 
     def fail(self, fault: Exception) -> None:
-        """End the connection, and every call that waits for it."""
+        """End the connection, and every call that waits for a reply."""
         self.usable = False
         awaited, self._awaited = self._awaited, deque()
         for reply, _ in awaited:
@@ -147,7 +147,7 @@ class _RedisProtocol(asyncio.Protocol):
         self._transport.abort()
 
     def leave(self) -> None:
-        """End the connection: another server is to be asked."""
+        """End the connection, because another server is to be asked."""
         self.fail(ConnectionLost(MOVED))
 
     # What the event loop calls

@@ -1,4 +1,4 @@
-"""How stages did in the last minute: each bridge leaves it in Redis, and whoever looks adds it up."""
+"""Statistics of stages in the last minute: each bridge writes its own to Redis, and readers add them up."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -25,7 +25,7 @@ SLOTS = round(KEPT / EVERY)
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What happened within some time. `seconds` counts deliveries by how long they took, one for each bound of
+    """Counts of events of one stage in some time. `seconds` is a histogram of delivery times: a count for each bound of
     SECONDS and one above.
     """
 
@@ -51,8 +51,8 @@ class Counts:
         return Counts(**whole, seconds=seconds)
 
     def quantile(self, share: float) -> float | None:
-        """Seconds within which this share of deliveries ended, interpolated within its bucket as Prometheus does;
-        None if there was none. What took longer than the last bound counts as that bound.
+        """Return the seconds within which this share (0 to 1) of deliveries ended, or None if there was none. It
+        interpolates within a bucket as Prometheus does. A delivery above the last bound counts as the last bound.
         """
         rank = share * sum(self.seconds)
         if not rank:
@@ -71,14 +71,14 @@ _WHOLE = tuple(field.name for field in fields(Counts) if field.name != "seconds"
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Counts of up to EVERY seconds that ended `age` seconds ago."""
+    """The counts of up to EVERY seconds, which ended `age` seconds ago."""
 
     age: float
     counts: Counts
 
 
 async def write(scripts: Scripts, bridge: str, stages: Mapping[str, Sequence[Slot]]) -> None:
-    """Leave these stages' slots, in place of those that this bridge left before. Raises JournalUnavailable."""
+    """Write the slots of these stages, in place of those that this bridge wrote before. Raises JournalUnavailable."""
     rows = []
     for stage, slots in stages.items():
         counts = [
@@ -90,7 +90,7 @@ async def write(scripts: Scripts, bridge: str, stages: Mapping[str, Sequence[Slo
 
 
 async def read(scripts: Scripts) -> dict[str, list[Slot]]:
-    """Stage → slots of the last minute, of all bridges. What cannot be read (a newer bridge's) is left out.
+    """Return stage → slots of the last minute, of all bridges. Slots of another form (a newer bridge's) are left out.
 
     Raises JournalUnavailable.
     """

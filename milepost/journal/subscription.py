@@ -1,7 +1,7 @@
 """A pub/sub connection that is read in bulk: each wake-up takes all messages that have arrived.
 
-redis-py connects it (TLS, user, password); its replies are parsed here, at a third of redis-py's cost for a message. A
-bridge receives its own announcements too, so each hop pays that cost twice.
+redis-py connects it (TLS, user, password). After that this module parses the replies, at a third of redis-py's cost for
+a message. A bridge receives its own messages too, so each hop has that cost twice.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from milepost.journal.connection import pool_of
 from milepost.journal.refusals import wrong_server
 
 CHUNK = 256 * 1024
-"""Bytes taken at once, at most."""
+"""Most bytes read at once."""
 
 
 class Message(NamedTuple):
-    """`kind`: `message`, or what a change of the subscription is confirmed with; `refused` for a channel that Redis
-    does not let us hear, with its reason as data.
+    """A message of the connection. `kind`: `message`; `subscribe` and `unsubscribe` confirm a change; `refused`: Redis
+    does not let this user subscribe to the channel, and `data` says why.
     """
 
     kind: bytes
@@ -33,7 +33,7 @@ class Message(NamedTuple):
 
 
 class Subscription:
-    """Made by `subscribed`. Each method raises RedisError or OSError when the connection cannot be used any more."""
+    """A connection that `subscribed` made. Methods raise RedisError or OSError when it cannot be used any more."""
 
     def __init__(self, connection: AbstractConnection, stream: asyncio.StreamReader) -> None:
         self._connection = connection
@@ -43,7 +43,7 @@ class Subscription:
 
     async def subscribe(self, *channels: str) -> None:
         """Subscribe to these channels too. A message of kind `subscribe` or `refused` answers for each."""
-        for channel in channels:  # one by one: of several that one command names Redis refuses all or none
+        for channel in channels:  # one by one: Redis would refuse all channels of a command for one of them
             self._asked.append(channel)
             await self._send("SUBSCRIBE", channel)
 
@@ -55,8 +55,8 @@ class Subscription:
         await self._connection.send_command(*command, check_health=False)
 
     async def messages(self, *, silence: float) -> AsyncIterator[Sequence[Message]]:
-        """Yield all messages that have arrived, as soon as there are any. After `silence` seconds without a byte, send
-        PING and yield an empty sequence; raise OSError if nothing arrives for as long again.
+        """Yield messages as they arrive, all that are there at once. After `silence` seconds without a byte it sends
+        PING and yields an empty sequence. If nothing arrives for as long again, it raises OSError.
         """
         pinged = False
         while True:
@@ -69,7 +69,7 @@ class Subscription:
             yield messages or ()
 
     async def _received(self, within: float) -> Sequence[Message] | None:
-        """All that has arrived, as soon as something has; None after `within` seconds of silence."""
+        """Wait for bytes and return all messages in them; None after `within` seconds without a byte."""
         try:
             async with asyncio.timeout(within):
                 chunk = await self._stream.read(CHUNK)
@@ -99,7 +99,7 @@ class Subscription:
 
 @asynccontextmanager
 async def subscribed(redis: Redis) -> AsyncIterator[Subscription]:
-    """A connection of its own to the server of `redis`, closed at the end. Raises RedisError, OSError."""
+    """Connect to the server of `redis`; the connection is closed at the end. Raises RedisError, OSError."""
     connection = pool_of(redis).make_connection()
     await connection.connect()
     try:
