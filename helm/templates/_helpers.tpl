@@ -108,6 +108,8 @@ topologySpreadConstraints:
 {{ include "milepost.redisEnv" . }}
 - name: BACKLOG_LIMIT
   value: {{ int64 .Values.journal.backlogLimit | quote }}
+- name: REPLICAS
+  value: {{ int64 .Values.journal.replicas | quote }}
 - name: DEDUP
   value: {{ .Values.journal.dedup }}
 - name: DEADLINE

@@ -62,7 +62,7 @@ CANCEL_AGAIN = 0.1
 
 
 class Bridge:
-    """Serves the routes of its settings. Its HTTP endpoints use `journal`, `maintenance` and `metrics`."""
+    """Serves the routes of its settings. Its HTTP endpoints use `journal`, `doors` and `metrics`."""
 
     def __init__(self, settings: BridgeSettings) -> None:
         self.metrics = BridgeMetrics()
@@ -71,6 +71,7 @@ class Bridge:
         self._settings = settings
         self._scripts = Scripts(connect(settings))  # of its own: the lease must not wait behind large settlements
         self.maintenance = Maintenance(self._scripts, dedup=settings.dedup, limit=settings.backlog_limit)
+        self.doors = Maintenance(self.journal.doors, dedup=settings.dedup, limit=settings.backlog_limit)
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._reader = connect(settings, answer_within=BLOCK + ANSWER_WITHIN, retries=0)
         self._readers: list[SharedConnection] = []
@@ -248,6 +249,9 @@ class Bridge:
         if version and tuple(map(int, version.split(".")[:2])) < LEAST_VERSION:
             least = ".".join(map(str, LEAST_VERSION))
             log.warning(Fields(outcome="unsafe", reason=f"Redis is {version}: Milepost needs {least} or newer"))
+        if (connected := int(info.get("connected_slaves", 0))) < self._settings.replicas:
+            wanted = f"REPLICAS is {self._settings.replicas}"
+            log.warning(Fields(outcome="unsafe", reason=f"Redis has {connected} replicas, {wanted}: doors answer 503"))
         policy, aof = info.get("maxmemory_policy"), info.get("aof_enabled")
         if policy != "noeviction":
             reason = f"Redis maxmemory-policy is {policy}, not noeviction: events can be evicted"

@@ -22,16 +22,16 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
 
 from milepost.journal.refusals import wrong_server
+from milepost.journal.servers import CANCEL_AGAIN, Servers, servers_of
 from milepost.settings import JournalSettings
+
+__all__ = ["ANSWER_WITHIN", "CANCEL_AGAIN", "GONE", "LEAST_VERSION", "MOVED", "Pool", "connect", "pool", "pool_of"]
 
 ANSWER_WITHIN = 5.0
 """Seconds within which Redis answers a command that does not block."""
 
 LEAST_VERSION = (7, 0)
 """The oldest Redis that Milepost is for."""
-
-CANCEL_AGAIN = 0.1
-"""Seconds after which a task that was cancelled and has not ended is cancelled again."""
 
 GONE = "Redis closed the connection"
 MOVED = "new connections lead to another server"
@@ -45,9 +45,22 @@ class Opened(Protocol):
 
 
 class _Leaving(AbstractConnection):
-    """A connection of redis-py that closes when Redis refuses with a code of LOOK_AGAIN."""
+    """A connection of redis-py that closes when Redis refuses with a code of LOOK_AGAIN.
+
+    `servers` finds the server each time that it connects; None: the URL names it.
+    """
+
+    host: str
+    port: int
+
+    def __init__(self, *, servers: Servers | None = None, **given: Any) -> None:
+        self._servers = servers
+        self._own = {name: given[name] for name in given if name in {"username", "password"} or name.startswith("ssl_")}
+        super().__init__(**given)
 
     async def connect(self) -> None:
+        if self._servers is not None and not self.is_connected:
+            self.host, self.port = await self._servers.find(self._own)
         await super().connect()  # type: ignore[no-untyped-call]
 
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
@@ -90,7 +103,9 @@ class _Tcp(_Leaving, Connection):
 
 
 class _Tls(_Leaving, SSLConnection):
-    pass
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._own["ssl"] = True
 
 
 class _Unix(_Leaving, UnixDomainSocketConnection):
@@ -101,10 +116,22 @@ _LEAVING = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _
 
 
 class Pool(ConnectionPool):
-    """redis-py's pool, with weak references to every connection that it made, in `opened`."""
+    """redis-py's pool, with weak references to every connection that it made, in `opened`.
 
-    def __init__(self, connection_class: type[AbstractConnection] = Connection, **given: Any) -> None:
+    `servers` finds the server for each new one; None: the URL names it.
+    """
+
+    def __init__(
+        self,
+        connection_class: type[AbstractConnection] = Connection,
+        *,
+        servers: Servers | None = None,
+        **given: Any,
+    ) -> None:
         self.opened: WeakSet[Opened] = WeakSet()
+        self.servers = servers
+        if servers:
+            given["servers"] = servers
         super().__init__(connection_class=_LEAVING[connection_class], **given)
 
     def make_connection(self) -> _Leaving:
@@ -115,9 +142,11 @@ class Pool(ConnectionPool):
 
 def pool(redis_url: str, *, answer_within: float = ANSWER_WITHIN, retries: int = 1) -> Pool:
     """Return a pool, for a library that takes one. For all else there is `connect`, which explains `retries`."""
+    url, servers = servers_of(redis_url)
     return Pool.from_url(
-        redis_url,
-        socket_keepalive=True,
+        url.plain,
+        **({"socket_keepalive": True} if url.servers else {}),
+        servers=servers,
         client_name="milepost",
         socket_timeout=answer_within,
         socket_connect_timeout=min(answer_within, ANSWER_WITHIN),

@@ -5,9 +5,9 @@ After a failover an open connection may still lead to the old primary. Two rules
 1. A connection closes when Redis refuses with a code that concerns the server (milepost.journal.refusals): in an error
    reply, in an error inside an array, or in the text of a script's result. The next call connects again. The
    connections themselves follow this rule.
-2. Every two seconds `FailoverWatch` opens a new connection and asks which server answers. If that is another server
-   than before, it closes all older connections, though nothing was refused on them: the old primary may be frozen or
-   cut off.
+2. Every two seconds `FailoverWatch` opens a new connection and asks which server answers; each second where Sentinels
+   or a Cluster name the server (milepost.journal.servers). If that is another server than before, it closes all older
+   connections, though nothing was refused on them: the old primary may be frozen or cut off.
 """
 
 import asyncio
@@ -29,6 +29,9 @@ log = logging.getLogger("milepost")
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at the server to which new connections lead; LOOK_AGAIN_AFTER after one that failed."""
+
+LOOK_EVERY_IF_TOLD = 1.0
+"""The same where Sentinels or a Cluster say where that is: a failover is over as soon as they do."""
 
 LOOK_AGAIN_AFTER = 0.25
 
@@ -59,7 +62,7 @@ class FailoverWatch:
             pause = LOOK_AGAIN_AFTER
             with suppress(RedisError, OSError):  # callers that need Redis report it
                 await self.look()
-                pause = LOOK_EVERY
+                pause = LOOK_EVERY_IF_TOLD if self._pools[0].servers else LOOK_EVERY
             await asyncio.sleep(pause)
 
     @asynccontextmanager

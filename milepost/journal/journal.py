@@ -28,13 +28,15 @@ MOST_UNCONSUMED = 100
 class Journal:
     """Publishes events and reads statuses. Tasks may share it; concurrent publishes share round trips.
 
-    `admin` is for operators. `watch` follows a failover of Redis.
+    `admin` is for operators. `watch` follows a failover of Redis. `doors` runs the scripts of doors, which wait for
+    REPLICAS, on a connection of its own, so that nothing else waits with them.
     Methods raise JournalUnavailable if Redis cannot be reached or refuses.
     """
 
     def __init__(self, redis: Redis, settings: JournalSettings) -> None:
         self.redis = redis
         self.scripts = Scripts(redis)
+        self.doors = Scripts(redis, replicas=settings.replicas) if settings.replicas else self.scripts
         self.admin = Admin(self.scripts)
         self.watch = FailoverWatch(redis)
         self._dedup = milliseconds(settings.dedup)
@@ -46,8 +48,9 @@ class Journal:
     async def publish(self, event: Event) -> bool:
         """Journal `event` and announce it on its channel, in one atomic step.
 
-        Returns False, and does nothing, if an event of this source and id was published before. Raises
-        JournalUnavailable; BacklogFull, and writes nothing, if too many events wait, in all or for this channel.
+        Returns False, and does nothing, if an event of this source and id was published before. Returns once REPLICAS
+        have the event. Raises JournalUnavailable; BacklogFull, and writes nothing, if too many events wait, in all or
+        for this channel.
         """
         answer = await self._publishes.submit(event_row(event))
         if answer == b"crowded":
@@ -59,7 +62,7 @@ class Journal:
         return checked([answer]) == ["done"]
 
     async def _publish_all(self, rows: Sequence[EventRow]) -> Sequence[bytes]:
-        answers = await self.scripts.publish(
+        answers = await self.doors.publish(
             limit=self._limit,
             fresh=milliseconds(BEAT_FRESH),
             most_unconsumed=MOST_UNCONSUMED,
@@ -96,4 +99,5 @@ class Journal:
 
     async def close(self) -> None:
         """Close every connection."""
+        await self.doors.connection.close()
         await self.scripts.close()

@@ -25,6 +25,9 @@ STATS = f"{TAG}stats"
 SEEN = f"{TAG}seen:"
 """Prefix of the dedup marks: of events that came through a door, were adopted, or were announced for a Broker."""
 
+REPLICATED = f"{TAG}replicated"
+"""String: written by a door before it waits for replicas, so that there is a write to wait for. For a minute."""
+
 LIMITS = f"{TAG}limits"
 """Prefix of the gateway's counts for each client: submissions, and wrong tokens at /ops."""
 

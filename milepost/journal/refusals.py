@@ -23,6 +23,11 @@ FULL = "OOM"
 OF_SERVER = frozenset({*LOOK_AGAIN, FULL, "MISCONF"})
 """The codes of refusals that any other command would meet too. The scripts have the same list (see `for_scripts`)."""
 
+NOT_HERE = ("a non local key in a cluster node", "while the cluster is down")
+"""Parts of the error that a command in a script gets from a node that hands our slot over, or has lost its Cluster. It
+has no code; Redis and Valkey word the rest of it differently.
+"""
+
 OF_KEYS = frozenset({"WRONGTYPE", "NOPERM"})
 """The codes of refusals for the keys of a command: a key of another type, or one that the user may not write. They last
 until an operator acts.
@@ -64,10 +69,13 @@ def code_of(fault: Exception) -> str:
 
 
 def _first_word(refusal: str) -> str:
+    if any(text in refusal for text in NOT_HERE):
+        return "TRYAGAIN"
     return refusal.removeprefix("ERR ").partition(" ")[0]
 
 
 def for_scripts() -> str:
-    """Return OF_SERVER as Lua source."""
+    """Return OF_SERVER and NOT_HERE as Lua source."""
     codes = ", ".join(f"{code} = true" for code in sorted(OF_SERVER))
-    return f"local OF_SERVER = {{ {codes} }}\n"
+    texts = ", ".join(f"'{text}'" for text in NOT_HERE)
+    return f"local OF_SERVER = {{ {codes} }}\nlocal NOT_HERE = {{ {texts} }}\n"

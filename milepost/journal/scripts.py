@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from importlib.resources import files
 from typing import Any, Concatenate, NamedTuple, ParamSpec, cast, get_args, get_origin, get_type_hints
 
@@ -217,20 +217,22 @@ def _arguments(plain: Sequence[str], rows: tuple[str, Any] | None, hints: dict[s
 class Scripts:
     """Runs the scripts on one connection to the server of `redis`. `redis` itself is for other commands.
 
-    Each method is described at the top of its Lua file. Durations and times are in milliseconds.
+    Each method is described at the top of its Lua file. Durations and times are in milliseconds. With `replicas` each
+    returns once so many replicas have what it wrote.
     """
 
-    def __init__(self, redis: Redis, connection: SharedConnection | None = None) -> None:
+    def __init__(self, redis: Redis, connection: SharedConnection | None = None, *, replicas: int = 0) -> None:
         self.redis = redis
         self.connection = connection or SharedConnection(redis)
+        self._call = partial(self.connection.call_replicated, replicas) if replicas else self.connection.call
 
     async def run(self, digest: str, text: str, arguments: Iterable[Text]) -> Any:
         """Run one script. Raises JournalUnavailable."""
         try:
             try:
-                return await self.connection.call("EVALSHA", digest, 1, keys.JOURNALS, *arguments)
+                return await self._call("EVALSHA", digest, 1, keys.JOURNALS, *arguments)
             except NoScriptError:
-                return await self.connection.call("EVAL", text, 1, keys.JOURNALS, *arguments)
+                return await self._call("EVAL", text, 1, keys.JOURNALS, *arguments)
         except (RedisError, OSError) as fault:
             raise unavailable(fault) from fault
 

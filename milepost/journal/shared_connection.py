@@ -12,13 +12,26 @@ from typing import Any
 import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as ConnectionLost
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as TimedOut
 
+from milepost.journal import keys
 from milepost.journal.connection import CANCEL_AGAIN, GONE, MOVED, pool_of
 from milepost.journal.refusals import wrong_server
 
 CLOSED = "the connection was closed"
+
+REPLICATED_WITHIN = 0.5
+"""Seconds that replicas may take to confirm a write."""
+
+_MARK = ("SET", keys.REPLICATED, "", "PX", 60_000)
+
+
+class NotReplicated(RedisError):
+    """Too few replicas confirmed a write in time. It was made, and may be made again."""
+
+    def __init__(self, confirmed: int, wanted: int) -> None:
+        super().__init__(f"{confirmed} of {wanted} replicas confirmed it within {REPLICATED_WITHIN:g} s")
 
 
 class SharedConnection:
@@ -51,6 +64,22 @@ class SharedConnection:
                 raise
         protocol = await self._connected()
         return await protocol.send(packed)
+
+    async def call_replicated(self, replicas: int, *command: str | bytes | int) -> Any:
+        """The reply to one command, once so many replicas have all that this server had written by then.
+
+        Also what an earlier, equal command wrote, if this one found nothing to do. Redis carries out nothing else of
+        this connection meanwhile. Raises as `call` does, and NotReplicated.
+        """
+        packed = hiredis.pack_command(command)  # type: ignore[arg-type]
+        protocol = await self._connected()
+        try:
+            return await _replicated(protocol, packed, replicas)
+        except ConnectionLost:
+            if not self._again:
+                raise
+        protocol = await self._connected()
+        return await _replicated(protocol, packed, replicas)
 
     async def _connected(self) -> "_RedisProtocol":
         """Return the connection. If there is none, make one, for all callers that wait."""
@@ -95,6 +124,23 @@ class SharedConnection:
             await asyncio.wait([opening], timeout=CANCEL_AGAIN)
         if self._protocol is not None:
             self._protocol.fail(ConnectionLost(CLOSED))
+
+
+async def _replicated(protocol: "_RedisProtocol", packed: bytes, replicas: int) -> Any:
+    """Send a command, a write that is always made, and WAIT, on one connection: WAIT counts the replicas that have the
+    connection's last write, and a script that recognises an event writes nothing.
+    """
+    wait = ("WAIT", replicas, round(REPLICATED_WITHIN * 1000))
+    sent = [protocol.send(packed)]
+    sent += [protocol.send(hiredis.pack_command(more)) for more in (_MARK, wait)]  # type: ignore[arg-type]
+    replies: list[Any] = await asyncio.gather(*sent, return_exceptions=True)
+    for answer in replies:
+        if isinstance(answer, BaseException):
+            raise answer
+    reply, _, confirmed = replies
+    if confirmed < replicas:
+        raise NotReplicated(confirmed, replicas)
+    return reply
 
 
 class _RedisProtocol(asyncio.Protocol):

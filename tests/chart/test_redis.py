@@ -9,6 +9,7 @@ import pytest
 import redis
 from redis.exceptions import AuthenticationError
 
+from milepost.settings import JournalSettings
 from tests.chart.rendering import SECRET, Object, container, environment, merged, only, render
 from tests.servers import HOST, ROOT, Valkey
 
@@ -48,6 +49,24 @@ def test_redis_keeps_acknowledged_writes_and_asks_for_the_password(tmp_path: Pat
             assert client.get("a") == b"1"
         with redis.Redis(port=server.port) as stranger, pytest.raises(AuthenticationError):
             stranger.ping()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rediss+sentinel://default:pw@one.example.org:26379,two.example.org:26379/mymaster",
+        "redis+cluster://one.example.org:6379,two.example.org:6379",
+    ],
+)
+def test_outside_redis_that_fails_over_is_reached_and_its_replicas_are_waited_for(url: str) -> None:
+    layer = {"redis": {"enabled": False, "url": url, "morePorts": [26379]}, "journal": {"replicas": 1}}
+    objects = render(merged(SECRET, layer))
+    for name in ("bridge", "gateway"):
+        env = environment(container(only(objects, "Deployment", f"milepost-{name}")), {"redis-url": url})
+        assert JournalSettings.read(redis_url=env["REDIS_URL"], replicas=env["REPLICAS"]).replicas == 1
+        open_to = str(only(objects, "NetworkPolicy", f"milepost-{name}")["spec"]["egress"])
+        assert "'port': 6379" in open_to
+        assert "'port': 26379" in open_to
 
 
 REDIS_CLI = shutil.which("redis-cli")

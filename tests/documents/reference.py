@@ -27,7 +27,8 @@ PATH = ROOT / "docs" / "reference.md"
 
 WORDS = {
     "redis_url": "`redis://`, or `rediss://` for TLS with `ssl_ca_certs`, `ssl_ca_path`, `ssl_certfile`, `ssl_keyfile`,"
-    " `ssl_password`, `ssl_cert_reqs` and `ssl_check_hostname`; database 0, since pub/sub ignores databases",
+    " `ssl_password`, `ssl_cert_reqs` and `ssl_check_hostname`; `unix://`; `redis+sentinel://` and `redis+cluster://`,"
+    " or with `rediss+`, [for failover](operations.md#redis-fails-over); database 0, since pub/sub ignores databases",
     "host": "the address to listen on",
     "port": "the port to listen on; 0: any free one",
     "routes": "the stages: a JSON list of objects, [see below](#an-entry-of-routes)",

@@ -54,7 +54,12 @@ class Pair:
     async def promote(self) -> None:
         """The replica becomes a primary, and new connections lead to it."""
         await self.to_new.replicaof("NO", "ONE")
+        await self.to_new.config_resetstat()
         self.proxy.target = self.new.port
+
+    async def looks(self) -> int:
+        """How often someone has asked the new primary who it is, since it was promoted."""
+        return int((await self.to_new.info("commandstats")).get("cmdstat_info", {"calls": 0})["calls"])
 
 
 async def demoted(pair: Pair) -> None:
@@ -85,6 +90,11 @@ async def without_replicas(pair: Pair) -> None:
     await pair.to_old.config_set("min-replicas-to-write", 1)
     await pair.promote()
 
+
+MOST_LOOKS = 5
+"""Looks at the new primary, one every two seconds, that a process may need until it works with it. The first of them
+closes the old connections.
+"""
 
 every_failover = pytest.mark.parametrize("fail_over", [demoted, demoted_first, frozen, cut_off, without_replicas])
 
@@ -165,6 +175,7 @@ async def test_gateway_accepts_submissions_again(
         await pair.caught_up()
         await fail_over(pair)
         await eventually(lambda: submit(client, pair.to_new), what="a submission accepted by the new primary")
+        assert await pair.looks() <= MOST_LOOKS
         await eventually(lambda: is_ready(client), what="ready")
 
 
@@ -180,6 +191,7 @@ async def test_bridge_accepts_delivers_and_adopts_again(
         await pair.caught_up()
         await fail_over(pair)
         await eventually(lambda: post(client, pair.to_new), what="an event accepted by the new primary")
+        assert await pair.looks() <= 2 * MOST_LOOKS  # the journal of this test looks too
         await rig.publish("in", "after")
         await eventually(lambda: last.count["after"], what="delivered by both stages")
 
@@ -227,6 +239,7 @@ async def test_commands_that_run_go_on(
             return word in watching.output and await pair.to_new.xlen(keys.journal("raw_input")) > 1
 
         await eventually(goes_on, what="a message that is published and watched")
+        assert await pair.looks() <= 3 * MOST_LOOKS  # by publish, and twice by watch
     publishing.stdin.close()
     assert await publishing.wait() == 0
 

@@ -1,0 +1,102 @@
+"""A Redis Cluster: everything goes to the node that owns Milepost's slot, and follows the slot."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from milepost.errors import JournalUnavailable
+from milepost.journal.connection import connect
+from milepost.journal.servers import SLOT
+from milepost.settings import JournalSettings
+from tests.bridge.rig import Rig
+from tests.failover.following import Publishing, following, publishing
+from tests.failover.test_sentinel import FEW
+from tests.replicated import RedisCluster, ask, is_primary
+from tests.servers import HOST, Valkey, eventually
+
+
+@pytest.fixture
+async def rig(cluster: RedisCluster, tmp_path: Path) -> AsyncIterator[Rig]:
+    """Two stages behind a bridge, which reach the Cluster by one node that does not own our slot."""
+    url = f"redis+cluster://{HOST}:{cluster.third.port}"
+    client = connect(JournalSettings.read(redis_url=url))
+    rig = Rig(url, client, tmp_path)
+    await rig.stage("stage", "in", "out")
+    await rig.stage("last", "out")
+    await rig.bridge()
+    yield rig
+    await rig.close()
+    await client.aclose()
+    assert not rig.faults
+
+
+def owner(cluster: RedisCluster) -> Valkey:
+    """The node that holds itself to own our slot."""
+    (found,) = [
+        node
+        for node in cluster.nodes
+        if is_primary(node)
+        for first, last, primary, *_ in ask(node, "CLUSTER", "SLOTS")
+        if first <= SLOT <= last and primary[1] == node.port
+    ]
+    return found
+
+
+async def test_server_that_is_no_cluster_is_named(tmp_path: Path) -> None:
+    with Valkey(tmp_path) as alone:
+        async with following(f"redis+cluster://{HOST}:{alone.port}") as journal:
+            with pytest.raises(JournalUnavailable, match=r"no node of the Cluster answers: .*cluster support disabled"):
+                await journal.ping()
+
+
+async def test_messages_published_at_any_node_are_adopted_once(cluster: RedisCluster, rig: Rig) -> None:
+    _, last = rig.stages
+    nodes = [*cluster.nodes[:3], cluster.twin]
+    for node in nodes:
+        ask(node, "PUBLISH", "in", f'"at {node.port}"')
+
+    def received() -> list[object]:
+        return sorted(str(event.data) for event in last.received)
+
+    await eventually(lambda: len(received()) == 4, what="four plain messages")
+    assert received() == sorted(
+        f"at {node.port}" for node in (cluster.owner, cluster.other, cluster.third, cluster.twin)
+    )
+
+
+async def delivered(rig: Rig, load: Publishing) -> None:
+    """Wait until all that was accepted has been through both stages."""
+    _, last = rig.stages
+    await eventually(lambda: set(load.accepted) <= set(last.count), what="all that was accepted is delivered")
+    for stage in rig.stages:
+        await eventually(lambda stage=stage: rig.settled(stage), what="nothing is left over")
+    assert not await rig.dead("stage")
+    assert not await rig.dead("last")
+
+
+async def test_slot_that_moves_under_load_takes_everything_along(cluster: RedisCluster, rig: Rig) -> None:
+    async with publishing(rig.journal, "in") as load:
+        await eventually(lambda: len(load.accepted) > 20)
+        source = owner(cluster)
+        target = cluster.other if source is cluster.owner else cluster.owner
+        await asyncio.to_thread(cluster.move, source, target, lambda: time.sleep(0.01))
+        load.decided, before = True, len(load.accepted)
+        await eventually(lambda: len(load.accepted) > before + 20, what="events accepted by the new owner")
+    assert len(load.refused) <= FEW
+    await delivered(rig, load)
+
+
+async def test_planned_failover_of_the_owner_is_followed(cluster: RedisCluster, rig: Rig) -> None:
+    old = owner(cluster)
+    twin = cluster.nodes[cluster.nodes.index(old) + 3]
+    async with rig.journal.watch.running(), publishing(rig.journal, "in") as load:
+        await eventually(lambda: len(load.accepted) > 20)
+        assert ask(twin, "CLUSTER", "FAILOVER")
+        await eventually(lambda: is_primary(twin) and not is_primary(old), what="the roles are exchanged")
+        load.decided, before = True, len(load.accepted)
+        await eventually(lambda: len(load.accepted) > before + 20, what="events accepted by the new owner")
+    assert len(load.refused) <= FEW
+    await delivered(rig, load)

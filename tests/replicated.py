@@ -1,0 +1,210 @@
+"""Replicated Redis in tests: a primary with replicas and Sentinels, and a Cluster. Each server is a process."""
+
+import contextlib
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.retry import Retry
+
+from milepost.journal import keys
+from tests.servers import HOST, Valkey, free_port, wait_for
+
+SERVICE = "milepost"
+
+DOWN_AFTER = 1000
+"""Milliseconds of silence after which a Sentinel holds a server to be down."""
+
+QUICK = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1", "repl-timeout": "10"}
+"""Replicas are in step soon after they were told to be replicas."""
+
+SLOT = key_slot(keys.JOURNALS.encode())
+
+
+def ask(server: Valkey, *command: Any) -> Any:
+    """The reply to one command, or None while the server does not answer."""
+    with redis.Redis(HOST, server.port, socket_timeout=1, protocol=2, retry=Retry(NoBackoff(), 0)) as client:
+        client.response_callbacks.clear()
+        try:
+            return client.execute_command(*command)
+        except (redis.ConnectionError, redis.TimeoutError):
+            return None
+
+
+def facts(server: Valkey) -> Mapping[str, str]:
+    """What it says of its replication."""
+    lines = (ask(server, "INFO", "replication") or b"").decode().splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def is_primary(server: Valkey) -> bool:
+    return facts(server).get("role") == "master"
+
+
+def sentinel(kind: type[Valkey], folder: Path, watches: Valkey, *lines: str) -> Valkey:
+    """A Sentinel of the same kind, not started yet, that watches a primary. `lines`: more of its configuration."""
+    config = [
+        f"bind {HOST}",
+        f"sentinel monitor {SERVICE} {HOST} {watches.port} 2",
+        f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER}",
+        f"sentinel failover-timeout {SERVICE} 2000",
+        f"sentinel parallel-syncs {SERVICE} 2",
+        *lines,
+    ]
+
+    class Sentinel(kind):  # type: ignore[valid-type, misc]
+        name = "sentinel"
+
+        def argv(self) -> list[str]:
+            path = self.folder / "sentinel.conf"
+            if not path.exists():  # it writes there what it knows
+                path.write_text("\n".join([f"port {self.port}", f"dir {self.folder}", *config, ""]))
+            return [self.binary(), str(path), "--sentinel"]
+
+        def is_ready(self) -> bool:
+            with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), timeout=1):
+                return True  # without a password it may refuse a PING
+            return False
+
+    return Sentinel(folder)
+
+
+class Watched:
+    """A primary, two replicas and three Sentinels. `link` gives the port by which a replica reaches the primary."""
+
+    def __init__(self, folder: Path, kind: type[Valkey] = Valkey, options: Mapping[str, str] | None = None) -> None:
+        self.servers = [kind(folder, options={**QUICK, **(options or {})}) for _ in range(3)]
+        self.sentinels = [sentinel(kind, folder, self.servers[0]) for _ in range(3)]
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://{','.join(f'{HOST}:{one.port}' for one in self.sentinels)}/{SERVICE}"
+
+    @property
+    def primary(self) -> Valkey:
+        """The one that the Sentinels name."""
+        for one in self.sentinels:
+            if one.alive and (named := ask(one, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)):
+                return next(server for server in self.servers if server.port == int(named[1]))
+        return next(server for server in self.servers if is_primary(server))
+
+    @property
+    def replicas(self) -> Sequence[Valkey]:
+        primary = self.primary
+        return [server for server in self.servers if server is not primary]
+
+    @property
+    def alive(self) -> bool:
+        return any(server.alive for server in self.servers)
+
+    def launch(self) -> None:
+        """Start the servers without waiting."""
+        for server in self.servers:
+            server.launch()
+
+    def is_ready(self) -> bool:
+        """Connect them, start the Sentinels, and wait until all know each other."""
+        first, *others = self.servers
+        wait_for(lambda: all(server.is_ready() for server in self.servers), what="the servers answer")
+        for server in others:
+            ask(server, "REPLICAOF", HOST, first.port)
+        wait_for(lambda: self.in_step(2), what="replicas")
+        for one in self.sentinels:
+            one.launch()
+        wait_for(self.complete, what="the Sentinels know each other")
+        return True
+
+    def in_step(self, count: int) -> bool:
+        """Whether so many replicas follow the primary."""
+        told = facts(self.primary)
+        return sum("state=online" in told.get(f"slave{n}", "") for n in range(len(self.servers))) >= count
+
+    def complete(self) -> bool:
+        """Whether each Sentinel knows the others and both replicas, and could begin a failover."""
+        return all(_is_complete(ask(one, "SENTINEL", "MASTER", SERVICE)) for one in self.sentinels)
+
+    def close(self) -> None:
+        for server in [*self.sentinels, *self.servers]:
+            server.kill()
+
+
+def _is_complete(state: Any) -> bool:
+    told = dict(zip(state[::2], state[1::2], strict=True)) if state else {}
+    return (told.get(b"num-other-sentinels"), told.get(b"num-slaves"), told.get(b"flags")) == (b"2", b"2", b"master")
+
+
+class RedisCluster:
+    """Three primaries with a replica each. `owner` has our slot, `twin` is its replica, `other` another primary."""
+
+    def __init__(self, folder: Path, kind: type[Valkey] = Valkey, options: Mapping[str, str] | None = None) -> None:
+        self.nodes: list[Valkey] = []
+        self._bus: list[int] = []
+        for _ in range(6):
+            bus = free_port()
+            cluster = {"cluster-enabled": "yes", "cluster-port": str(bus), "cluster-node-timeout": str(DOWN_AFTER)}
+            self.nodes.append(kind(folder, options={**QUICK, **cluster, **(options or {})}))
+            self._bus.append(bus)
+        self.other, self.owner, self.third, _, self.twin, _ = self.nodes  # the slot is among the last of them
+
+    @property
+    def url(self) -> str:
+        return f"redis+cluster://{','.join(f'{HOST}:{node.port}' for node in self.nodes[:3])}"
+
+    @property
+    def alive(self) -> bool:
+        return any(node.alive for node in self.nodes)
+
+    def launch(self) -> None:
+        """Start the nodes without waiting."""
+        for node in self.nodes:
+            node.launch()
+
+    def is_ready(self) -> bool:
+        """Make a Cluster of them, and wait until it serves."""
+        wait_for(lambda: all(node.is_ready() for node in self.nodes), what="the nodes answer")
+        for node, slots in zip(self.nodes, ((0, 5000), (10_000, 16_383), (5001, 9999)), strict=False):
+            ask(node, "CLUSTER", "ADDSLOTSRANGE", *slots)
+        for node, bus in zip(self.nodes[1:], self._bus[1:], strict=True):
+            ask(self.nodes[0], "CLUSTER", "MEET", HOST, node.port, bus)
+        wait_for(lambda: all(len(ids_of(node)) == len(self.nodes) for node in self.nodes), what="all nodes have met")
+        for primary, replica in zip(self.nodes[:3], self.nodes[3:], strict=True):
+            ask(replica, "CLUSTER", "REPLICATE", id_of(primary))
+        wait_for(self.complete, what="the Cluster is complete")
+        return True
+
+    def complete(self) -> bool:
+        """Whether every node serves, and every replica is connected."""
+        served = all(b"cluster_state:ok" in (ask(node, "CLUSTER", "INFO") or b"") for node in self.nodes)
+        linked = [facts(node).get("master_link_status", "up") for node in self.nodes]
+        return (
+            served and linked == ["up"] * len(self.nodes) and sum(map(is_primary, self.nodes)) == len(self.nodes) // 2
+        )
+
+    def move(self, source: Valkey, target: Valkey, pause: Callable[[], None] = lambda: None) -> None:
+        """Move our slot to another primary, as redis-cli does. `pause` is called after each key."""
+        ask(target, "CLUSTER", "SETSLOT", SLOT, "IMPORTING", id_of(source))
+        ask(source, "CLUSTER", "SETSLOT", SLOT, "MIGRATING", id_of(target))
+        while found := ask(source, "CLUSTER", "GETKEYSINSLOT", SLOT, 1):
+            ask(source, "MIGRATE", HOST, target.port, found[0], 0, 5000)
+            pause()
+        for node in (target, source, *self.nodes):
+            if is_primary(node):
+                ask(node, "CLUSTER", "SETSLOT", SLOT, "NODE", id_of(target))
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
+
+def id_of(node: Valkey) -> bytes:
+    """The name of a node in its Cluster."""
+    return bytes(ask(node, "CLUSTER", "MYID"))
+
+
+def ids_of(node: Valkey) -> list[bytes]:
+    """The names of all nodes that it knows."""
+    return [line.split()[0] for line in (ask(node, "CLUSTER", "NODES") or b"").splitlines()]
