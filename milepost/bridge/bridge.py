@@ -341,7 +341,8 @@ def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:
         ]
     consumed = sorted({stage.consumes for stage in settings.routes})
     emitted = sorted({stage.emits for stage in settings.routes if stage.emits})
-    return [(BROKER, Wiring(consumed, emitted, settings.k_sink))] if settings.k_sink else []
+    behind = {stage.name: [stage.consumes] for stage in settings.routes}
+    return [(BROKER, Wiring(consumed, emitted, settings.k_sink, behind))] if settings.k_sink else []
 
 
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -107,7 +107,10 @@ class Maintenance:
         """
         rows = [
             scripts.BeatRow(
-                name, dumps({"consumes": list(wiring.consumes), "emits": list(wiring.emits), "url": wiring.url})
+                name,
+                dumps(list(wiring.consumes)),
+                dumps({"emits": list(wiring.emits), "url": wiring.url}),
+                dumps(wiring.behind) if wiring.behind else "",
             )
             for name, wiring in routes.items()
         ]

@@ -125,11 +125,12 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """A route as the stages table shows it."""
+    """A route as the stages table shows it. `behind`: stages that get their events through it, with their channels."""
 
     consumes: Sequence[str]
     emits: Sequence[str]
     url: str
+    behind: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

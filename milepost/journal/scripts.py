@@ -126,10 +126,12 @@ class LetterRow(NamedTuple):
 
 
 class BeatRow(NamedTuple):
-    """A stage, and JSON of its wiring."""
+    """A stage, and as JSON what it consumes, what else the table shows, and which stages are behind it, or no text."""
 
     stage: str
+    consumes: str
     wiring: str
+    behind: str
 
 
 class RouteRow(NamedTuple):

@@ -95,6 +95,22 @@ async def test_bridge_of_the_new_mode_waits_while_the_old_one_serves(rig: Rig) -
     assert await groups(rig, "in") == ["broker"]
 
 
+async def test_bridges_with_different_stages_share_what_the_broker_left(rig: Rig) -> None:
+    store, audit = await rig.stage("store", "in"), await rig.stage("audit", "in")
+    sink = await Stage("sink", "in", "out", lambda _: status(503, retry_after="300")).open()
+    rig.sinks.append(sink)
+    of_broker = [await rig.bridge(routes=[stage.route()], **broker(sink)) for stage in (store, audit)]
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.parked("broker"))
+    for bridge in of_broker:
+        await rig.stop(bridge)
+    await silence(rig, "broker")
+    for stage in (store, audit):
+        await rig.bridge(routes=[stage.route()])
+        await eventually(lambda stage=stage: rig.settled(stage))  # type: ignore[misc]
+    assert store.count == audit.count == {"1": 1}
+
+
 async def test_metrics_show_the_backlog_of_a_stage_that_no_bridge_serves(rig: Rig) -> None:
     removed = await rig.stage("removed", "in", None, lambda _: status(503, retry_after="60"))
     kept = await rig.stage("kept", "in")

@@ -25,6 +25,9 @@ from tests.journal.events import (
 
 DIRECT = {"distance": Wiring([RAW], [CALCULATED], ""), "store": Wiring([CALCULATED], [], "")}
 BROKER = {"broker": Wiring([RAW, CALCULATED], [CALCULATED], "")}
+DAY = 86_400
+"""Seconds."""
+
 FAN_OUT = {**DIRECT, "audit": Wiring([RAW], [], "")}
 Routes = dict[str, Wiring]
 
@@ -153,6 +156,67 @@ async def test_event_that_the_broker_was_given_goes_to_every_stage_of_its_channe
     for name in ("distance", "audit"):
         assert sorted(await finish(direct[name])) == sorted([*pending, *unread])
     assert await finish(direct["store"]) == []
+
+
+def through(**stages: str) -> Routes:
+    """The route of a Broker, at a bridge that serves these stages: name=channel."""
+    behind = {name: [channel] for name, channel in stages.items()}
+    return {"broker": Wiring(sorted(set(stages.values())), [], "", behind)}
+
+
+@pytest.mark.parametrize("first", ["store", "audit"])
+async def test_stages_of_another_bridge_get_what_the_broker_left_and_nothing_that_it_finished(
+    journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers, first: str
+) -> None:
+    direct = {"store": Wiring([CALCULATED], [], ""), "audit": Wiring([CALCULATED], [], "")}
+    second = "audit" if first == "store" else "store"
+    broker = (await served(maintenance, consumers, through(store=CALCULATED)))["broker"]
+    await served(maintenance, consumers, through(audit=CALCULATED))
+    await published(journal, 2, CALCULATED)
+    await finish(broker)
+    left = await taken(journal, broker, 2)
+    await settled(broker, Park(left[1], "", failure(attempts=3), 60))
+    events = sorted([*(entry.event for entry in left), *await published(journal, 1, CALCULATED)])
+    await stopped(redis, BROKER)
+    one = await served(maintenance, consumers, {first: direct[first]})
+    assert sorted(await finish(one[first])) == events
+    await maintenance.trim(CALCULATED)
+    assert {stage.name: (stage.served, stage.backlog) for stage in await journal.admin.stages()} == {
+        first: (True, 0),
+        second: (False, 3),
+    }
+    other = await served(maintenance, consumers, {second: direct[second]})
+    assert sorted(await finish(other[second])) == events
+    await maintenance.trim(CALCULATED)
+    assert await journal.backlog() == 0
+    await assert_bounded(redis)
+
+
+async def test_channel_of_another_bridge_of_the_broker_refuses_no_switch(
+    journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers
+) -> None:
+    await served(maintenance, consumers, through(distance=RAW))
+    await served(maintenance, consumers, through(store=CALCULATED))
+    assert sorted((await journal.admin.table())["broker"]["consumes"]) == [CALCULATED, RAW]
+    events = await published(journal, 1, CALCULATED)
+    await stopped(redis, BROKER)
+    await served(maintenance, consumers, {"distance": DIRECT["distance"]})
+    store = (await served(maintenance, consumers, {"store": DIRECT["store"]}))["store"]
+    assert await finish(store) == events
+    assert (await groups(redis), await groups(redis, CALCULATED)) == (["distance"], ["store"])
+
+
+async def test_broker_forgets_a_stage_that_no_bridge_has_named_for_a_day(
+    maintenance: Maintenance, redis: Redis, consumers: Consumers
+) -> None:
+    await served(maintenance, consumers, through(gone=RAW))
+    row = json.loads(await redis.hget(keys.STAGES, "broker"))
+    row["behind"]["gone"]["beat"] -= DAY * 1000 + 1
+    await redis.hset(keys.STAGES, "broker", json.dumps(row))
+    await served(maintenance, consumers, through(distance=RAW))
+    await stopped(redis, BROKER)
+    await served(maintenance, consumers, {"distance": DIRECT["distance"]})
+    assert await groups(redis) == ["distance"]
 
 
 async def test_dead_letters_stay_and_are_replayed_in_the_new_mode(
@@ -295,6 +359,8 @@ async def test_finished_channel_that_the_new_mode_does_not_consume_is_switched(
     assert await groups(redis, SENT) == []
     await maintenance.trim(SENT)
     await assert_bounded(redis)
+    other = (await served(maintenance, consumers, {"broker": Wiring([SENT], [], "")}))["broker"]
+    assert await take_all(other) == [], "nor does another bridge of the Broker get them again"
 
 
 # a frozen bridge of the old mode

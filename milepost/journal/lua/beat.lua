@@ -1,6 +1,8 @@
--- beat(fresh, broker, routes[stage, wiring])
+-- beat(fresh, broker, routes[stage, consumes, wiring, behind])
 -- Writes this bridge's routes into the stages table, with the time (the beat). Then publishes, on the channel of the
--- stages table, the channels that served stages consume. `wiring` is a JSON object. Returns 1.
+-- stages table, the channels that served stages consume. `consumes` is a JSON list, `wiring` an object with what else
+-- the table shows of a route. For the Broker's route `behind` is an object with the channels of each stage that gets its
+-- events through the Broker. Returns 1.
 -- Returns 0 and writes nothing if the other delivery mode has taken over from this bridge (see switch), which may have
 -- been frozen meanwhile. Its routes in the table would make trim create its groups again.
 local known, bridge_alive = read_stages(fresh)
@@ -12,8 +14,28 @@ for _, route in ipairs(routes) do
   end
 end
 write_when_full()
+
+-- Several bridges may serve the Broker with different stages. So each adds its own to those of the last day, to all of
+-- which a switch gives their place, and consumes for those that another bridge serves now.
+local function join_broker(route)
+  local stages = known[broker] and known[broker].behind or {}
+  for name, stage in pairs(stages) do
+    if stage.beat < now() - 24 * HOUR then stages[name] = nil end
+  end
+  for name, channels in pairs(cjson.decode(route.behind)) do stages[name] = { consumes = channels, beat = now() } end
+  local channels, consumed = {}, {}
+  for _, stage in pairs(stages) do
+    for _, channel in ipairs(stage.beat > now() - fresh and stage.consumes or {}) do channels[channel] = true end
+  end
+  for channel in pairs(channels) do consumed[#consumed + 1] = channel end
+  return cjson.encode(consumed), ',"behind":' .. cjson.encode(stages)
+end
+
 for _, route in ipairs(routes) do
-  redis.call('HSET', STAGES, route.stage, string.sub(route.wiring, 1, -2) .. ',"beat":' .. whole(now()) .. '}')
+  local consumed, behind = route.consumes, ''
+  if route.behind ~= '' then consumed, behind = join_broker(route) end
+  redis.call('HSET', STAGES, route.stage, '{"consumes":' .. consumed .. ',' .. string.sub(route.wiring, 2, -2) .. behind
+    .. ',"beat":' .. whole(now()) .. '}')
 end
 redis.call('DEL', TAG .. 'announced')  -- version 0.1 kept it
 local served = {}

@@ -1,20 +1,29 @@
 -- switch(fresh, broker, routes[stage, channel])
 -- Changes the delivery mode. In broker mode `broker` has the only groups, in direct mode each stage has its own:
--- 1. Finds the groups of the other mode by the stages table. Without any, returns { 'nothing' }.
+-- 1. Finds the groups of the other mode by the stages table. Without any, returns { 'nothing' }. In direct mode the stages
+--    of other bridges take their place as well, if the Broker's bridges have named them (see beat).
 -- 2. If a bridge still serves the other mode, returns { 'served', stage, 0 }.
 -- 3. Lists the events under way: pending, retries and parked ones. Returns { 'unfinished', stage, how many events } if
 --    one of them would get no group here, if its channel had two groups in the other mode, or if such groups stand at
 --    different entries.
 -- 4. Makes this bridge's groups where the other mode's groups end, so that nothing is delivered twice.
 -- 5. Moves the events under way into its streams of retries, with their counts and deadlines.
--- 6. Deletes the groups, retries, parked events and table rows of the other mode, and writes this bridge's rows.
+-- 6. Deletes the groups, retries, parked events and table rows of the other mode, and writes the rows of the new one.
+--    Where a channel keeps no group all of its events are finished, and are deleted: a later group would get them again.
 -- Returns { 'done' }.
-local own, stages_of = {}, {}
+local here, own, stages_of, beats = {}, {}, {}, {}
+
+local function add_heir(stage, channel, beat)
+  own[stage] = own[stage] or {}
+  table.insert(own[stage], channel)
+  stages_of[channel] = stages_of[channel] or {}
+  table.insert(stages_of[channel], stage)
+  beats[stage] = beat
+end
+
 for _, route in ipairs(routes) do
-  own[route.stage] = own[route.stage] or {}
-  table.insert(own[route.stage], route.channel)
-  stages_of[route.channel] = stages_of[route.channel] or {}
-  table.insert(stages_of[route.channel], route.stage)
+  add_heir(route.stage, route.channel, now())
+  here[route.stage] = true
 end
 
 local stages, bridge_alive = read_stages(fresh)
@@ -23,10 +32,24 @@ for name, stage in pairs(stages) do
   if not own[name] and (name == broker) ~= (own[broker] ~= nil) then
     if bridge_alive and stage.served then return { 'served', name, 0 } end
     others[name] = stage
-    for _, channel in ipairs(stage.consumes) do others_on[channel] = (others_on[channel] or 0) + 1 end
   end
 end
 if not next(others) then return { 'nothing' } end
+for _, stage in pairs(others) do
+  local channels = {}
+  for _, channel in ipairs(stage.consumes) do channels[channel] = true end
+  for name, behind in pairs(stage.behind or {}) do
+    for _, channel in ipairs(behind.consumes) do
+      channels[channel] = true
+      if not here[name] then add_heir(name, channel, stage.beat) end
+    end
+  end
+  stage.channels = {}
+  for channel in pairs(channels) do
+    table.insert(stage.channels, channel)
+    others_on[channel] = (others_on[channel] or 0) + 1
+  end
+end
 
 local broken = {}
 
@@ -38,7 +61,7 @@ local function under_way(name, stage)
     found[#found + 1] = { channel, fields.event, fields.since or string.match(entry[1], '^%d+'),
       fields.attempts or '0', fields.crashes or '0' }
   end
-  for _, channel in ipairs(stage.consumes) do
+  for _, channel in ipairs(stage.channels) do
     for _, row in ipairs(unless_gone('XPENDING', journal_key(channel), name, '-', '+', 1000000) or {}) do
       local entry = redis.call('XRANGE', journal_key(channel), row[1], row[1])[1]
       if entry then keep(channel, entry) end
@@ -64,7 +87,7 @@ for name, stage in pairs(others) do
     if not stages_of[event[1]] or others_on[event[1]] > 1 then return { 'unfinished', name, #found } end
     moving[#moving + 1] = event
   end
-  for _, channel in ipairs(stage.consumes) do
+  for _, channel in ipairs(stage.channels) do
     local group = groups_of(journal_key(channel))[name]
     if group then
       local position = group['last-delivered-id']
@@ -94,16 +117,18 @@ for _, event in ipairs(moving) do
   end
 end
 for name, stage in pairs(others) do
-  for _, channel in ipairs(stage.consumes) do
+  for _, channel in ipairs(stage.channels) do
     redis.pcall('XGROUP', 'DESTROY', journal_key(channel), name)
     redis.call('DEL', retries_key(name, channel))
+    if not next(groups_of(journal_key(channel))) then redis.pcall('XTRIM', journal_key(channel), 'MAXLEN', 0) end
   end
   redis.call('DEL', parked_key(name))
   redis.call('HDEL', STAGES, name)
 end
--- At once, not with the first beat: a bridge that dies before it would leave groups that no later switch finds.
+-- At once, not with the first beat: a bridge that dies before it would leave groups that no later switch finds. A stage
+-- of another bridge is served once that bridge beats.
 for name, channels in pairs(own) do
   redis.call('HSET', STAGES, name, '{"consumes":' .. cjson.encode(channels) .. ',"emits":[],"url":"","beat":'
-    .. whole(now()) .. '}')
+    .. whole(beats[name]) .. '}')
 end
 return { 'done' }
