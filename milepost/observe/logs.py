@@ -1,9 +1,9 @@
-"""Logs: one line for each event, on standard error: `key=value`, or with LOG_FORMAT=json one JSON object.
+"""Logs: each is one line on standard error, of `key=value`, or of one JSON object with LOG_FORMAT=json.
 
     log.warning(Fields(stage="store", outcome="no-index", reason=str(fault)))
 
-The names in Fields are names in the object too; any other message is its `message`. While a function handles an event,
-each line has the stage, channel and id, whoever logs it. Only lines of level DEBUG show e-mail addresses in full.
+The names in Fields are names in the JSON object too. A message that is no Fields is its `message`. While a function
+handles an event, every line has the stage, channel and id. E-mail addresses are masked, except at level DEBUG.
 """
 
 import json
@@ -34,11 +34,11 @@ class Fields(dict[str, Any]):
 
 
 about: ContextVar[Mapping[str, Any]] = ContextVar("about")
-"""Fields for each line that is logged in this context, such as the event in hand."""
+"""Fields of every line that is logged in this context, such as the id of the event that is handled."""
 
 
 def masked(text: str) -> str:
-    """`text` with the local part of each e-mail address cut to its first letter: a***@example.org."""
+    """Return `text` with the local part of each e-mail address cut to its first letter: a***@example.org."""
     return _ADDRESS.sub(r"\1***\2", text)
 
 
@@ -61,7 +61,7 @@ def configure() -> None:
 
 
 class TextLine(logging.Formatter):
-    """`08:30:01 WARNING milepost.store stage=store outcome=no-index`, and a traceback below it, if there is one."""
+    """Formats `08:30:01 WARNING milepost.store stage=store outcome=no-index`, and below it the traceback, if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields, message = _content(record)
@@ -76,8 +76,8 @@ class TextLine(logging.Formatter):
 
 
 class JsonLine(TextLine):
-    """The same as one JSON object: `time` (RFC 3339, UTC), `level`, `logger`, then the fields, or `message`, or both;
-    `error` is the traceback.
+    """Formats a JSON object: `time` (RFC 3339, UTC), `level`, `logger`, the fields, `message`, and in `error` the
+    traceback; each only if there is one.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -91,7 +91,7 @@ class JsonLine(TextLine):
 
 
 def _content(record: logging.LogRecord) -> tuple[Fields, str]:
-    """The fields of a line, and its message if it has one beside them."""
+    """Return the fields of a line, and its message, or an empty text."""
     context = about.get({})
     if isinstance(record.msg, Fields):
         return Fields({**context, **record.msg}), ""

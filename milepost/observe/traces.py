@@ -1,11 +1,11 @@
-"""Traces, by OpenTelemetry: one from the form through every stage, where it is asked for.
+"""Traces by OpenTelemetry: one trace for each submission, from the form through every stage.
 
-`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` or `OTEL_TRACES_EXPORTER` (otlp, console or none)
-asks for it, and the extra `otel` brings the SDK, which is imported then and not before; other variables of
-OpenTelemetry hold too. Names and attributes are those of its semantic conventions for messaging and for CloudEvents.
+One of these variables turns traces on: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`,
+`OTEL_TRACES_EXPORTER` (otlp, console or none). The extra `otel` installs the SDK, which is imported only then. Other
+variables of OpenTelemetry work too. Names and attributes follow its semantic conventions for messaging and CloudEvents.
 
-The CloudEvents extension `traceparent` is the context in which a submission was made, and stays so on its whole way;
-the HTTP header `traceparent` is that of one hop (CloudEvents, Distributed Tracing extension).
+The event's extension `traceparent` is the context in which the submission was made; it stays the same on the whole way.
+The HTTP header `traceparent` is the context of one hop (CloudEvents, Distributed Tracing extension).
 """
 
 import functools
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("milepost.observe.traces")
 
 EXTENSIONS = ("traceparent", "tracestate")
-"""Extensions of an event that say where it was made, and that a stage's answer takes over."""
+"""Extensions of an event that say in which trace it was made. A stage copies them to its reply."""
 
 FLUSH_WITHIN = 1.0
-"""Seconds that a function's stop waits for its spans to get out."""
+"""Seconds that a function's stop waits for the export of its spans."""
 
 ASKING = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
 
 
 @functools.cache
 def tracer(component: str, *, shared: bool = False) -> "Tracer | None":
-    """The tracer of this process, its `service.name` that of the component; None unless traces are asked for, or
-    where the SDK is not installed, which is logged. `shared`: what else makes spans in this process has them exported
-    the same way; FastAPI does, of every request, so the gateway's is not.
+    """Return the tracer of this process, with the component as its `service.name`; None if traces are off, or if the
+    SDK is not installed, which is logged. `shared`: spans of other libraries in this process are exported too. The
+    gateway's tracer is not shared, because FastAPI would add a span for every request.
 
-    Raises ConfigurationError for an exporter that there is not.
+    Raises ConfigurationError for an unknown exporter.
     """
     asked = any(os.environ.get(name) for name in ASKING)
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or "otlp"
@@ -68,11 +68,11 @@ def _provider(component: str, exporter: str, *, shared: bool) -> "TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     present = trace.get_tracer_provider()
-    if isinstance(present, TracerProvider):  # somebody else's set-up, which has its exporter
+    if isinstance(present, TracerProvider):  # another library has set it up, with an exporter
         return present
     named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": component}
     provider = TracerProvider(resource=Resource.create({"service.namespace": "milepost", **named}))
-    # A process that is killed exports nothing more, so little waits: a second, and not the SDK's five.
+    # A process that is killed loses the spans that wait: so they wait for one second, not the SDK's five.
     delay = None if os.environ.get("OTEL_BSP_SCHEDULE_DELAY") else 1000
     provider.add_span_processor(BatchSpanProcessor(_exporter(exporter), schedule_delay_millis=delay))
     if shared:
@@ -82,15 +82,15 @@ def _provider(component: str, exporter: str, *, shared: bool) -> "TracerProvider
 
 
 def _flush_at_sigterm(provider: "TracerProvider") -> None:
-    """On SIGTERM export the waiting spans first, for at most FLUSH_WITHIN seconds, then pass the signal to the server.
-    uvicorn ends by the signal itself, so no exit handler runs.
+    """On SIGTERM export the waiting spans, for at most FLUSH_WITHIN seconds, then pass the signal to the server. An
+    exit handler would not run: uvicorn ends by the signal itself.
     """
     stop = signal.getsignal(signal.SIGTERM)
     if not callable(stop) or threading.current_thread() is not threading.main_thread():
         return
 
     def flush_first(number: int, frame: FrameType | None) -> None:
-        # In threads: a signal's handler must not wait, and an exporter takes no time limit.
+        # In threads: a signal handler must not wait, and an exporter has no time limit.
         flushing = threading.Thread(target=provider.force_flush, daemon=True)
         flushing.start()
 
@@ -114,7 +114,7 @@ def _exporter(name: str) -> "SpanExporter":
 
 
 class DeliverySpan:
-    """One POST of an event to its stage: what to send along, and where to note what came of it."""
+    """The span of one POST of an event to its stage: the headers to send, and the outcome."""
 
     def __init__(self, span: "Span", headers: Mapping[str, str], *, begun: bool) -> None:
         self.headers = headers
@@ -123,7 +123,7 @@ class DeliverySpan:
         self._begun = begun
 
     def answered(self, outcome: str, status: int | None = None) -> None:
-        """Note the verdict; `delivered` is the only one that is no error."""
+        """Set the outcome of the POST. Every outcome but `delivered` is an error of the span."""
         from opentelemetry.trace import StatusCode
 
         self._span.set_attribute("milepost.outcome", outcome)
@@ -134,13 +134,13 @@ class DeliverySpan:
             self._span.set_status(StatusCode.ERROR)
 
     def handed_on(self, reply: Event) -> Event:
-        """The reply. Where no trace was begun before, this delivery begins it: what follows belongs to it."""
+        """Return the reply. If the event had no trace, this delivery begins one, and the reply gets its context."""
         if self._begun or "traceparent" in reply.extensions:
             return reply
         traced = replace(reply, extensions={**reply.extensions, **self.headers})
         try:
             traced.to_json()
-        except TooLarge:  # by this alone
+        except TooLarge:  # with the context alone
             return reply
         return traced
 
@@ -158,8 +158,8 @@ class Tracer:
 
     @contextmanager
     def send(self, event: Event) -> Iterator[Event]:
-        """Around the publishing of a new event: it, with the context of its creation. What the event has as such was
-        sent by its maker's caller, and is the parent, unless somebody else's instrumentation made a span within it.
+        """Make a span around the publishing of a new event; yield the event with the span's context. Its parent is the
+        context that the event came with, unless another instrumentation made a span within that.
         """
         sent = self._context(event.extensions)
         above, here = (self._trace.get_current_span(context).get_span_context() for context in (sent, None))
@@ -174,7 +174,7 @@ class Tracer:
 
     @contextmanager
     def deliver(self, stage: str, text: bytes, attempts: int) -> Iterator[DeliverySpan]:
-        """Around one POST of a journaled event, after so many failed attempts. In the trace of its creation."""
+        """Make a span around one POST of an event, after so many failed attempts. It belongs to the event's trace."""
         event = _read(text)
         with self._tracer.start_as_current_span(
             f"deliver {event.type}" if event else "deliver",
@@ -187,7 +187,7 @@ class Tracer:
 
     @contextmanager
     def process(self, stage: str, channel: str, headers: Mapping[str, str]) -> Iterator["Span"]:
-        """Around one call of a stage: within the hop that the HTTP headers tell of."""
+        """Make a span around one call of a stage, within the hop that the HTTP headers name."""
         with self._tracer.start_as_current_span(
             f"process {channel}",
             context=self._context(headers),
@@ -197,7 +197,7 @@ class Tracer:
             yield span
 
     def took(self, event: Event) -> None:
-        """Say which event the current call is about, with a link to its creation."""
+        """Set which event the current span is about, with a link to the span that made the event."""
         span = self._trace.get_current_span()
         span.set_attributes(_attributes("process", "process", event))
         created = self._trace.get_current_span(self._context(event.extensions)).get_span_context()
@@ -205,7 +205,7 @@ class Tracer:
             span.add_link(created)
 
     def returned(self, status: int) -> None:
-        """Note what the current call answers. What is at fault with the event is no error of the stage."""
+        """Set the status with which the current call answers. A 4xx is the event's fault, and no error of the span."""
         span = self._trace.get_current_span()
         span.set_attribute("http.response.status_code", status)
         if status >= 500:
@@ -213,7 +213,7 @@ class Tracer:
             span.set_status(self._trace.StatusCode.ERROR)
 
     def _context(self, carrier: Mapping[str, Any]) -> "Context":
-        """The context that a carrier tells of; an empty one, not the current one, if it tells of none."""
+        """Return the context in a carrier; an empty one, not the current one, if it has none."""
         from opentelemetry.context import Context
 
         told = {name: str(carrier[name]) for name in EXTENSIONS if name in carrier}
@@ -228,7 +228,7 @@ class Tracer:
 def _read(text: bytes) -> Event | None:
     try:
         return Event.from_json(text)
-    except EventError:  # a foreign entry that no stage can take
+    except EventError:  # an entry that is no event
         return None
 
 
