@@ -234,7 +234,7 @@ def _doors() -> Iterator[str]:
     ]
     yield _table(["door", "what", "answers"], rows)
     yield (
-        "Those of the bridge are in [the architecture](architecture.md#the-http-endpoints-of-the-bridge). Of a function "
+        "[The architecture](architecture.md#the-http-endpoints-of-the-bridge) has those of the bridge. Of a function "
         "`POST /` takes an event, and `GET /` describes the stage.\n"
     )
 
