@@ -1,4 +1,4 @@
-"""`rig`: the run's Valkey, empty, with what a test starts on it. A test fails by a task or an error it left behind."""
+"""`rig`: the run's Valkey, empty, and all that a test starts on it. A test that leaves a task or an error fails."""
 
 import asyncio
 import gc

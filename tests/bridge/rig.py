@@ -1,4 +1,4 @@
-"""What the bridge's tests are made of: stages that answer as told, bridges, and what lies in Redis.
+"""Helpers of the bridge's tests: stages that answer as told, bridges, and the contents of Redis.
 
 async def test_something(rig: Rig) -> None:
     distance = await rig.stage("distance", "in", "out", lambda delivery: status(500))
@@ -268,7 +268,7 @@ class Rig:
         return int(await self.redis.zcard(keys.parked(name)))
 
     async def overdue(self, name: str) -> None:
-        """Make what is parked due, however long it was to wait."""
+        """Make parked events due, however long they were to wait."""
         for member in await self.redis.zrange(keys.parked(name), 0, -1):
             await self.redis.zadd(keys.parked(name), {member: 1})
 
@@ -332,7 +332,7 @@ async def ended(process: Module, within: float = WITHIN) -> int:
 
 @contextlib.asynccontextmanager
 async def subscribed(redis: redis_asyncio.Redis, *channels: str) -> AsyncIterator[list[dict[str, Any]]]:
-    """What is published on these channels, parsed, as it comes."""
+    """Yield the messages that are published on these channels, parsed, as they come."""
     heard: list[dict[str, Any]] = []
     async with redis.pubsub() as subscription:
         await subscription.subscribe(*channels)

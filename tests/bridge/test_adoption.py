@@ -1,4 +1,4 @@
-"""What foreign programs PUBLISH, each once, whoever leads."""
+"""Adoption: each message of another program is journaled once, whichever bridge leads."""
 
 import asyncio
 import urllib.request
@@ -147,7 +147,7 @@ async def test_bridge_does_not_subscribe_to_the_channel_of_an_unserved_stage(rig
 
 
 @pytest.mark.parametrize("message", [b"\xff", b"7", b"[7]", b"null"])
-async def test_foreign_message_on_the_channel_of_the_stages_table_changes_nothing(rig: Rig, message: bytes) -> None:
+async def test_message_of_another_program_on_the_stages_channel_changes_nothing(rig: Rig, message: bytes) -> None:
     stage = await rig.stage("stage", "in")
     await a_leader(await rig.bridge())
     await rig.redis.publish(keys.STAGES, message)
@@ -237,7 +237,7 @@ async def test_deeply_nested_messages_stop_no_bridge(rig: Rig) -> None:
     await eventually(lambda: "next" in data_of(stage))
 
 
-async def test_foreign_message_on_the_channel_of_the_lease_stops_no_bridge(rig: Rig) -> None:
+async def test_message_of_another_program_on_the_lease_channel_stops_no_bridge(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     bridge = await rig.bridge()
     await a_leader(bridge)
@@ -294,7 +294,7 @@ async def test_clean_stops_of_leaders_lose_and_double_no_plain_message(rig: Rig)
 
 
 async def test_stopping_leader_adopts_the_messages_it_has_not_read_yet(rig: Rig) -> None:
-    """The second leader was a follower once, and what lies in its socket when it stops is its own all the same."""
+    """The second leader was a follower before. The messages in its socket when it stops are its own all the same."""
     stage = await rig.stage("stage", "in", None)
     first = await rig.bridge()
     await a_leader(first)

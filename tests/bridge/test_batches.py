@@ -73,7 +73,7 @@ async def test_bad_event_of_a_batch_is_buried_by_its_own_response_and_the_others
 
 
 def multi(events: list[Event], **said: Any) -> Answer:
-    """207: what is said of the event of that id, with a leading `e`; a reply for each of the others."""
+    """207: this item for the event of that id, with a leading `e`; a reply for each of the others."""
     answers = []
     for event in events:
         answer = said.get(f"e{event.id}", {"status": 200, "event": json.loads(next_event(event).to_json())})
@@ -138,7 +138,7 @@ async def test_stage_that_emits_nothing_may_refuse_one_event_of_a_batch(rig: Rig
 
 
 async def test_503_for_some_events_of_a_batch_parks_those_for_its_retry_after(rig: Rig) -> None:
-    """And what went well beside it does not open the route before."""
+    """And a success beside it does not end the outage before."""
     stage = await rig.stage("stage", "in", "out")
     stage.batch_script = lambda events: multi(
         events, **{f"e{number}": {"status": 503, "retryAfter": 300} for number in (0, 2, 4)}

@@ -1,4 +1,4 @@
-"""Whether the events are at fault, or the stage that gets them."""
+"""A broken stage buries no event; a bad event is buried though its stage is sound."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Broker mode: one route to K_SINK, which carries every consumed channel."""
+"""Broker mode: one route to K_SINK, for the events of every consumed channel."""
 
 import asyncio
 import json
@@ -91,7 +91,7 @@ async def test_dead_letter_is_taken_while_the_backlog_is_over_its_limit(rig: Rig
 
 
 async def test_reply_through_the_broker_shows_on_its_channel_and_runs_once(rig: Rig) -> None:
-    """What a Trigger brings to /replies the Broker has carried on already, so the sink sees each event once."""
+    """The Broker has delivered an event that a Trigger brings to /replies, so the sink gets each event once."""
     sink = await broker(rig)
     bridge = await rig.bridge(delivery="broker", k_sink=sink.url, routes=ROUTES)
     async with door(bridge) as client:

@@ -1,4 +1,4 @@
-"""What a bridge tells of its work: metrics, and the stats it leaves in Redis."""
+"""The metrics of a bridge, and the statistics that it writes to Redis."""
 
 import asyncio
 import logging

@@ -88,7 +88,7 @@ async def test_journalid_is_stripped_at_the_door(rig: Rig, client: httpx.AsyncCl
         ({**binary(), "content-type": "application/xml"}, b"<a/>", "JSON"),
     ],
 )
-async def test_what_is_no_cloud_event_is_400(
+async def test_body_that_is_no_cloud_event_is_400(
     client: httpx.AsyncClient, headers: dict[str, str], body: bytes, word: str
 ) -> None:
     answer = await client.post("/", content=body, headers=headers)
@@ -140,7 +140,7 @@ async def test_more_than_a_megabyte_is_413(rig: Rig, client: httpx.AsyncClient) 
     assert not await rig.journaled("in")
 
 
-async def test_what_grows_over_a_megabyte_when_written_is_413_too(rig: Rig, client: httpx.AsyncClient) -> None:
+async def test_event_that_grows_over_a_megabyte_when_written_is_413(rig: Rig, client: httpx.AsyncClient) -> None:
     body = json.dumps("é" * 400_000, ensure_ascii=False).encode()
     assert len(body) < 1_000_000
     answer = await client.post("/", content=body, headers=binary())

@@ -135,7 +135,7 @@ async def test_bridge_recovers_from_a_frozen_redis(
 async def test_bridge_recovers_from_half_open_connections(
     own: Rig, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The shorter times make the test quick; what detects the silence is the same."""
+    """Shorter times make the test quick; the silence is detected in the same way."""
     monkeypatch.setattr(worker, "BLOCK", 0.5)
     monkeypatch.setattr(bridge_module, "BLOCK", 0.5)
     monkeypatch.setattr(bridge_module, "ANSWER_WITHIN", 0.5)

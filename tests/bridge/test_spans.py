@@ -161,7 +161,7 @@ async def test_a_retry_is_another_delivery_in_the_same_trace(rig: Rig, spans: Sp
     assert refused.status.status_code is StatusCode.ERROR
 
 
-async def test_what_was_made_without_a_trace_has_one_from_its_first_delivery_on(rig: Rig, spans: Spans) -> None:
+async def test_event_without_a_trace_gets_one_at_its_first_delivery(rig: Rig, spans: Spans) -> None:
     heard = []
 
     class First(Payload, channel="first"):
@@ -192,7 +192,7 @@ async def test_what_was_made_without_a_trace_has_one_from_its_first_delivery_on(
 
 
 @pytest.mark.parametrize("sent", [{}, {"traceparent": CALLER}], ids=["none", "another trace"])
-def test_what_is_made_within_a_span_of_somebody_else_is_in_its_trace_but_the_callers_comes_first(
+def test_event_made_within_another_span_is_in_its_trace_unless_the_caller_has_one(
     spans: Spans, sent: dict[str, str]
 ) -> None:
     with (

@@ -1,4 +1,4 @@
-"""How a bridge begins and how it ends: waiting for Redis, bad configuration, SIGTERM."""
+"""The start and the stop of a bridge: waiting for Redis, wrong settings, SIGTERM."""
 
 import asyncio
 import signal
@@ -82,7 +82,7 @@ async def test_a_clean_stop_exits_0_without_a_traceback(rig: Rig, number: int) -
     assert not await rig.redis.get(keys.LEASE)
 
 
-async def test_sigterm_lets_what_is_on_the_wire_finish(rig: Rig) -> None:
+async def test_sigterm_lets_requests_under_way_finish(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     go = asyncio.Event()
 
@@ -112,7 +112,7 @@ async def not_led(rig: Rig) -> bool:
     return await rig.redis.get(keys.LEASE) is None
 
 
-async def test_sigterm_hands_back_what_does_not_finish_and_the_next_bridge_has_it_at_once(rig: Rig) -> None:
+async def test_sigterm_hands_back_unfinished_entries_and_the_next_bridge_gets_them_at_once(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     never = asyncio.Event()
 
@@ -167,7 +167,7 @@ async def test_the_password_is_in_no_log(rig: Rig, tmp_path: Path) -> None:
             assert secret not in process.log
 
 
-async def test_it_says_loudly_which_redis_settings_break_a_promise(rig: Rig, tmp_path: Path) -> None:
+async def test_unsafe_redis_settings_are_logged(rig: Rig, tmp_path: Path) -> None:
     await rig.stage("stage", "in", "out")
     with Valkey(tmp_path, options={"appendonly": "no", "maxmemory-policy": "allkeys-lru"}) as valkey:
         process = await rig.running(REDIS_URL=valkey.url)

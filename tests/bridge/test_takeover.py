@@ -1,4 +1,4 @@
-"""What several bridges do to one another's work."""
+"""Takeover: several bridges, of which one dies, freezes or loses its claim."""
 
 import asyncio
 import json
@@ -79,13 +79,13 @@ async def test_entry_in_delivery_is_renewed_and_not_redelivered(rig: Rig) -> Non
 
 
 async def claims(rig: Rig) -> list[tuple[bytes, bytes]]:
-    """Each pending entry and who holds it."""
+    """Each pending entry and its consumer."""
     rows = await rig.redis.xpending_range(keys.journal("in"), "stage", "-", "+", 9)
     return [(row["message_id"], row["consumer"]) for row in rows]
 
 
 async def test_frozen_bridge_that_wakes_publishes_nothing_twice(rig: Rig) -> None:
-    """Its reply lies in its socket while another bridge carries the event: one of the two enters the next journal."""
+    """The response is unread in its socket while another bridge delivers the event: one of two replies is journaled."""
     stage = await rig.stage("stage", "in", "out")
     watcher = await rig.stage("watcher", "out")
     go = asyncio.Event()
@@ -118,14 +118,14 @@ async def test_frozen_bridge_that_wakes_publishes_nothing_twice(rig: Rig) -> Non
 
 
 def knows_of(process: Module, events: int) -> bool:
-    """Whether this process has found out that so many entries are someone else's: by the gate, or as it renewed."""
+    """Whether this process has found, when it settled or renewed, that so many entries belong to another bridge."""
     with urllib.request.urlopen(f"{process.url}/metrics", timeout=30) as answer:
         stale = re.search(r'^milepost_stale_total{stage="stage"} (\d+)', answer.read().decode(), re.MULTILINE)
     return process.log.count("lost-claim") + int(stale[1] if stale else 0) == events
 
 
 async def test_delivery_that_ends_after_its_event_was_settled_counts_stale_and_publishes_nothing(rig: Rig) -> None:
-    """The gate is closed by whoever settles first."""
+    """Only the first settlement of an entry counts."""
     stage = await rig.stage("stage", "in", "out")
     go = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Adoption: journal what foreign programs published, never PUBLISH it again. In broker mode: announce instead."""
+"""Adoption: messages of other programs are journaled, and not published again. In broker mode: announced."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Publish: journal, announce and note an event that was not seen before; do nothing for one that was."""
+"""Publishing: an event is journaled, published and written into its status; one that was published before is not."""
 
 import asyncio
 import json

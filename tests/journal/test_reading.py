@@ -160,7 +160,9 @@ async def test_pending_entry_without_a_body_is_not_reread(journal: Journal, redi
     assert await distance.reread() == [second]
 
 
-async def test_foreign_entry_reads_as_an_event_that_every_stage_refuses(redis: Redis, distance: Consumer) -> None:
+async def test_entry_of_another_program_reads_as_an_event_that_every_stage_refuses(
+    redis: Redis, distance: Consumer
+) -> None:
     """One bad event harms no other, and never kills a process: its stage refuses it, and it becomes a dead letter."""
     await redis.xadd(keys.journal(RAW), {"anything": "else"})
     (entry,) = (await distance.take(1)).entries

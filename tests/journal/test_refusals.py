@@ -312,9 +312,7 @@ async def test_reason_of_a_failure_may_hold_any_character(journal: Journal, dist
     assert reasons == ["?", "\0", '"\\', "é\n", ""]
 
 
-async def test_data_with_lone_surrogates_is_carried_as_it_is(
-    journal: Journal, redis: Redis, distance: Consumer
-) -> None:
+async def test_data_with_lone_surrogates_is_kept_as_it_is(journal: Journal, redis: Redis, distance: Consumer) -> None:
     """JSON may hold them as escapes, and so it is written."""
     event = submission(data={"email": "\ud800"})
     await journal.publish(event)

@@ -126,7 +126,7 @@ async def test_parked_event_is_woken_once_and_a_dead_one_replayed_once(
     assert len((await distance.take(9)).entries) == 1
 
 
-async def test_foreign_event_is_adopted_once_and_the_lease_is_kept(
+async def test_event_of_another_program_is_adopted_once_and_the_lease_is_kept(
     lossy_maintenance: Maintenance, proxy: Proxy, redis: Redis
 ) -> None:
     proxy.lose(SCRIPT)

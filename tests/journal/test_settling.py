@@ -1,4 +1,4 @@
-"""Settling a delivery: the gate, the write of its own, and the acknowledgement last."""
+"""Settling an entry: the check that it is pending, the write, and the acknowledgement last."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -124,7 +124,7 @@ async def test_settled_entry_stays_while_another_stage_needs_it(
 
 
 @each_kind
-async def test_full_redis_allows_the_first_write_the_gate_is_next_and_the_acknowledgement_last(
+async def test_full_redis_allows_the_first_write_the_check_is_next_and_the_acknowledgement_last(
     journal: Journal, redis: Redis, distance: Consumer, kind: str
 ) -> None:
     entries = await taken(journal, distance, 2)
@@ -214,7 +214,7 @@ async def test_deadline_is_looked_at_only_after_a_failed_attempt(
     assert await settled(distance, KINDS["park"](almost)) == "done"
 
 
-async def test_dead_letter_keeps_what_is_known_and_the_status_notes_it(
+async def test_dead_letter_keeps_the_failure_and_the_status_shows_it(
     journal: Journal, redis: Redis, distance: Consumer
 ) -> None:
     (entry,) = await taken(journal, distance)
@@ -228,7 +228,7 @@ async def test_dead_letter_keeps_what_is_known_and_the_status_notes_it(
     assert (await journal.status(event.id))["dead:distance"].data == {"reason": reason}
 
 
-# the gate
+# the check that an entry is pending
 
 
 @each_kind
@@ -310,7 +310,7 @@ async def test_entry_that_is_deleted_while_it_is_delivered_is_settled_all_the_sa
     assert await redis.xlen(keys.journal(CALCULATED)) == 1
 
 
-async def test_gate_finds_a_pending_entry_among_many_others_of_its_stage(journal: Journal, distance: Consumer) -> None:
+async def test_check_finds_a_pending_entry_among_many_others_of_its_stage(journal: Journal, distance: Consumer) -> None:
     """Entries that are settled together may lie far apart, with many pending ones between them."""
     entries = await taken(journal, distance, 60)
     await settled(distance, Complete(entries[30], "", None))

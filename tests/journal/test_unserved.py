@@ -70,7 +70,7 @@ async def finish(consumer: Consumer, *, emits: str | None = None) -> None:
     await consumer.settle([Complete(entry, "", reply) for entry, reply in zip(entries, replies, strict=True)])
 
 
-async def test_doors_stay_open_for_a_served_stage_whatever_waits_for_an_unserved_one(
+async def test_doors_stay_open_for_a_served_stage_however_many_events_wait_for_an_unserved_one(
     journal: Journal, maintenance: Maintenance, distance: Consumer
 ) -> None:
     for _ in range(3 * LIMIT):

@@ -1,4 +1,4 @@
-"""Waking: parked events that are due go to their stage's retries. Until then they hold nothing."""
+"""Waking: parked events that are due go to their stage's retries. Until then they are in no journal."""
 
 import asyncio
 

@@ -47,7 +47,7 @@ async def test_no_state_breaks_an_invariant(worlds: Worlds, bounds: Bounds, wiri
 
 
 async def test_search_finds_a_missing_gate(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the gate an event that two bridges hold is published twice."""
+    """Without the check an event that two bridges hold is published twice."""
     world = worlds(Bounds(parks=0, burials=0, replays=0, duplicates=0, refusals=0, lost_answers=0), a=OUT)
     text = "if pending[row.stream][row.entry] then"
     break_scripts(monkeypatch, text, "if true then")
