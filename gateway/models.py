@@ -115,7 +115,7 @@ def code_samples(**commands: str) -> dict[str, Any]:
 
 
 UNAVAILABLE = problem(
-    "Redis is away, or the backlog is over its limit",
+    "Redis is away, or the backlog is at its limit",
     503,
     "Service Unavailable",
     "The journal does not answer. Try again with the same Idempotency-Key: what it took nevertheless counts once.",

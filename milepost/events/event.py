@@ -110,6 +110,8 @@ class Event:
         Raises EventError.
         """
         content_type = headers.get("content-type", "")
+        if list(headers).count("content-type") > 1:
+            raise EventError("content-type: given twice")
         if media_type(content_type) == STRUCTURED_TYPE:
             return cls.from_json(body)
         if media_type(content_type).startswith("application/cloudevents"):

@@ -208,6 +208,10 @@ def another_type(delivery: Delivery) -> Answer:
     return replied(delivery.event, "elsewhere")
 
 
+def with_two_ids(delivery: Delivery) -> Answer:
+    return replied(delivery.event, "out").replace(b"ce-id:", b"ce-id: other\r\nCe-Id:", 1)
+
+
 def wrapped_in_lists(_: Delivery) -> Answer:
     fields = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "out"}
     return status(200, b"[" * 20_000 + b"]" * 20_000, content_type="application/json", **fields)
@@ -223,11 +227,12 @@ def wrapped_in_lists(_: Delivery) -> Answer:
         (lambda _: status(200, b"[]", content_type="application/cloudevents+json"), "a CloudEvent is a JSON object"),
         (lambda _: status(200, b"{}", content_type="application/cloudevents+json"), "specversion: must be 1.0"),
         (another_type, "type: elsewhere, not out"),
+        (with_two_ids, "ce-id: given twice"),
         (wrapped_in_lists, "nested too deeply"),
         (lambda _: status(200, b"x" * 1_000_001), "over 1000000 bytes"),
         (lambda _: status(200, b"x" * 3_000_000), "over 1000000 bytes"),
     ],
-    ids=["OK", "empty", "201", "garbage", "list", "no event", "other type", "deep", "1 MB", "3 MB"],
+    ids=["OK", "empty", "201", "garbage", "list", "no event", "other type", "two ids", "deep", "1 MB", "3 MB"],
 )
 async def test_unusable_reply_counts_like_500(rig: Rig, answer: Callable[[Delivery], Answer], reason: str) -> None:
     stage = await rig.stage("stage", "in", "out", answer)

@@ -88,7 +88,7 @@ async def backlog_of(journal: Journal, stage: str, channel: str = RAW) -> int:
 async def test_doors_close_when_a_served_stage_is_behind(journal: Journal, distance: Consumer) -> None:
     for _ in range(LIMIT):
         await publish(journal)
-    with pytest.raises(BacklogFull, match="the backlog is over its limit of 10 events"):
+    with pytest.raises(BacklogFull, match="the backlog is at its limit of 10 events"):
         await publish(journal)
 
 

@@ -103,9 +103,17 @@ def test_names_of_headers_are_read_in_any_case() -> None:
     assert Event.from_http(headers, b"") == Event(id="1", source="/s", type="t", extensions={"myextension": "x"})
 
 
-@pytest.mark.parametrize("name", ["ce-id", "CE-ID", "ce-subject", "ce-specversion", "ce-x"])
+@pytest.mark.parametrize("name", ["ce-id", "CE-ID", "ce-subject", "ce-specversion", "ce-x", "content-type"])
 def test_an_attribute_that_is_given_twice_is_refused_and_named(name: str) -> None:
-    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s", "ce-type": "t", "ce-subject": "s", "ce-x": "x"}
+    headers = {
+        "content-type": "application/json",
+        "ce-specversion": "1.0",
+        "ce-id": "1",
+        "ce-source": "/s",
+        "ce-type": "t",
+        "ce-subject": "s",
+        "ce-x": "x",
+    }
     twice = Headers(raw=[(key.encode(), value.encode()) for key, value in [*headers.items(), (name.lower(), "1.0")]])
     with pytest.raises(EventError, match=f"^{name.lower()}: given twice"):
         Event.from_http(twice, b"")

@@ -7,11 +7,12 @@ MilepostError
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from starlette.datastructures import Headers
 
 from milepost.errors import MilepostError
 
@@ -41,10 +42,10 @@ class ResponseTooLarge(MilepostError):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A complete response. Header names are in lower case; of a header that comes twice the last value counts."""
+    """A complete response. Header names are in lower case. A header that comes twice is there twice, when iterated."""
 
     status: int
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     body: bytes
 
 
@@ -75,7 +76,6 @@ class Connection(asyncio.Protocol):
         "deadline",
         "dropped",
         "lost",
-        "on_header",
         "usable",
     )
 
@@ -92,8 +92,7 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[Result] | None = None
-        self._raw: dict[bytes, bytes] = {}
-        self.on_header = self._raw.__setitem__  # no Python frame per header
+        self._raw: list[tuple[bytes, bytes]] = []
         self._reset()
         self._parser = HttpResponseParser(self)
 
@@ -101,7 +100,7 @@ class Connection(asyncio.Protocol):
         self._answered = False
         self._received = 0
         self._status = 0
-        self._headers: dict[str, str] | None = None
+        self._headers: Mapping[str, str] | None = None
         self._parts: list[bytes] = []
         self._size = 0
 
@@ -180,19 +179,23 @@ class Connection(asyncio.Protocol):
         self.lost.set_result(None)
         self._on_lost(self)
 
-    # What the parser calls, beside on_header
+    # What the parser calls
 
     def on_message_begin(self) -> None:
         if self._answered:
             raise ValueError("a second response")
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._raw.append((name, value))
+
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= 200:  # below 200 it is interim: the response is still to come
             self._status = status
-            self._headers = {
-                name.lower().decode("latin-1"): value.decode("latin-1") for name, value in self._raw.items()
-            }
+            lines = [(name.lower(), value) for name, value in self._raw]
+            self._headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in lines}
+            if len(self._headers) != len(lines):
+                self._headers = Headers(raw=lines)
         self._raw.clear()
 
     def on_body(self, part: bytes) -> None:
