@@ -83,7 +83,7 @@ class Subscriber:
         self._leasing = asyncio.Lock()
         self._subscribed = asyncio.Event()
         self._channels_known = asyncio.Event()
-        self._not_leading = asyncio.Event()
+        self._lead_ended = asyncio.Event()
         self.placed = asyncio.Event()
         """Set once this bridge is subscribed to all channels and knows the leader. A message on a channel that only it
         consumes can still be missed until the leader has subscribed to the channel too.
@@ -104,12 +104,19 @@ class Subscriber:
             async with asyncio.timeout(within):
                 self._adopter.released = self._token
                 async with self._leasing:  # wait for the answer of a request for the lease
-                    released = self.leading and await self._maintenance.release(self._token)
-                if released:
-                    await self._not_leading.wait()
+                    await self.release_lease()
+                await self._lead_ended.wait()
                 await self._adopter.idle.wait()
         except (JournalUnavailable, TimeoutError) as fault:
             log.warning(Fields(outcome="left-unadopted", messages=len(self._adopter), reason=str(fault)))
+
+    async def release_lease(self) -> None:
+        """Release the lease, also where its announcement has not arrived yet. `_lead_ended` is then set as soon as
+        every message from before the release has arrived.
+        """
+        self._lead_ended.clear()
+        if not await self._maintenance.release(self._token) and not self.leading:
+            self._lead_ended.set()
 
     async def _receive(self) -> None:
         while True:
@@ -189,15 +196,14 @@ class Subscriber:
         """Take note of a new leader; None: no leader is known on this connection."""
         if leader == self._token and not self.leading:
             log.info(Fields(outcome="leading"))
+        if leader is None or (self.leading and leader != self._token) or (leader == RELEASED and self._leader is None):
+            self._lead_ended.set()
         self._leader = leader
         self._metrics.leading.set(self.leading)
         unclaimed = self._unclaimed.clear()
         if self.leading:
-            self._not_leading.clear()
             for received in unclaimed:
                 self._adopter.add(ReceivedMessage(received.channel, received.message, self._token))
-        else:
-            self._not_leading.set()
         if leader == RELEASED:
             self._try_lease.set()
 
