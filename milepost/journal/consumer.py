@@ -18,6 +18,7 @@ from milepost.coalescer import Coalescer
 from milepost.errors import EventError, JournalUnavailable, MilepostError
 from milepost.events.event import Event
 from milepost.journal import keys
+from milepost.journal.admin import BROKER
 from milepost.journal.models import Entry, event_row, milliseconds
 from milepost.journal.refusals import code_of
 from milepost.journal.scripts import (
@@ -142,7 +143,8 @@ class Consumer:
 
     async def ensure(self) -> bool:
         """Make missing groups, at the beginning of their journals. True if one was missing."""
-        return bool(await self._scripts.ensure(stage=self.stage, channels=[ChannelRow(name) for name in self.channels]))
+        channels = [ChannelRow(name) for name in self.channels]
+        return bool(await self._scripts.ensure(stage=self.stage, broker=BROKER, channels=channels))
 
     async def take(self, most: int, *, extra: int = 0, claim: float = 0) -> Taken:
         """Read without waiting: up to `most` entries, redeliveries first, then retries, then unread events.

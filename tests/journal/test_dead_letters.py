@@ -14,6 +14,7 @@ from milepost.journal import (
     Park,
     StageNotServed,
     Unreadable,
+    Wiring,
     keys,
 )
 from milepost.journal.maintenance import LARGEST_UNREADABLE, MOST_UNREADABLE
@@ -129,11 +130,12 @@ async def test_dead_letters_of_one_mode_are_replayed_in_the_other(
     assert await journal.admin.replay("distance", [given_up.entry]) == 1
     assert len((await distance.take(9)).entries) == 1
     await unserved(redis, "distance")
+    await maintenance.switch({"broker": Wiring([RAW], [], "")})
     await table(broker=(RAW,))
     broker = consumers("broker")
     await made(broker)
     assert await journal.admin.replay("distance", [mine.entry]) == 1
-    assert (await broker.take(1)).entries[0].event == mine.event
+    assert mine.event in [entry.event for entry in (await broker.take(9)).entries]
 
 
 async def test_dead_letter_of_a_stage_that_no_bridge_serves_is_not_replayed(
@@ -151,6 +153,7 @@ async def test_dead_letter_of_a_stage_that_no_bridge_serves_is_not_replayed(
 
     await refused(entries, "no bridge serves distance on calculated_distance")
     await unserved(redis, "distance")
+    await maintenance.switch({"broker": Wiring([RAW], [], "")})
     await table(broker=(RAW,))
     await refused(entries, "no bridge serves distance on calculated_distance")
     await unserved(redis, "broker")

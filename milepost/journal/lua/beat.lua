@@ -4,14 +4,11 @@
 -- the table shows of a route. For the Broker's route `behind` is an object with the channels of each stage that gets its
 -- events through the Broker. Returns 1.
 -- Returns 0 and writes nothing if the other delivery mode has taken over from this bridge (see switch), which may have
--- been frozen meanwhile. Its routes in the table would make trim create its groups again.
-local known, bridge_alive = read_stages(fresh)
+-- been frozen meanwhile, even if that mode has ended since. The bridge must switch first: its routes in the table would
+-- make trim create its groups again, with events that the other mode has.
+local known = read_stages(fresh)
 for _, route in ipairs(routes) do
-  for name, stage in pairs(known) do
-    if bridge_alive and stage.served and not known[route.stage] and (name == broker) ~= (route.stage == broker) then
-      return 0
-    end
-  end
+  if is_replaced(known, route.stage, broker) then return 0 end
 end
 write_when_full()
 

@@ -208,6 +208,16 @@ local function is_served(stages, name, channel)
   return consumes(stages[name], channel) and stages[name].served
 end
 
+-- Whether the other delivery mode has taken over from a stage (see switch): the table has a stage of that mode, and not
+-- this one.
+local function is_replaced(stages, stage, broker)
+  if stages[stage] then return false end
+  for name in pairs(stages) do
+    if (name == broker) ~= (stage == broker) then return true end
+  end
+  return false
+end
+
 -- Lists the channels that these stages consume: channel → true.
 local function consumed_channels(stages)
   local consumed = {}
