@@ -1,42 +1,34 @@
-"""`make model`: the whole search, world by world, with the size of each."""
+"""`make model`: the whole search, world by world, with the size and the bounds of each."""
 
+import argparse
 import asyncio
+import logging
 import sys
 import tempfile
 from pathlib import Path
 
 from tests.model.search import FoundError, search
-from tests.model.world import OUT, Bounds, World
+from tests.model.worlds import SMALL, WHOLE
 from tests.servers import Valkey
-
-LINE: dict[str, str | None] = {"a": OUT}
-BRANCHES: dict[str, str | None] = {"a": OUT, "b": None}
-
-WORLDS = {
-    "one event, every fault once": (Bounds(), LINE),
-    "two events, a crash, a retry, a lost answer": (
-        Bounds(events=2, burials=0, duplicates=0, refusals=0, replays=0),
-        LINE,
-    ),
-    "two groups, a crash, a retry, a refusal": (
-        Bounds(burials=0, duplicates=0, replays=0, lost_answers=0),
-        BRANCHES,
-    ),
-    "two crashes and two retries": (
-        Bounds(crashes=2, parks=2, burials=0, duplicates=0, refusals=0, replays=0, lost_answers=0),
-        LINE,
-    ),
-}
 
 
 async def main() -> int:
+    parser = argparse.ArgumentParser(prog="make model", description=__doc__)
+    parser.add_argument("--only", default="", help="search worlds whose name contains this")
+    parser.add_argument("--small", action="store_true", help="search the small worlds of `make test`")
+    parser.add_argument("--script", type=Path, help="write the program that replays a violation to this file")
+    given = parser.parse_args()
+    logging.getLogger("milepost").setLevel(logging.CRITICAL)
+    worlds = {name: make for name, make in (SMALL if given.small else WHOLE).items() if given.only in name}
     with tempfile.TemporaryDirectory() as folder, Valkey(Path(folder), options={"appendfsync": "no"}) as server:
-        for name, (bounds, wirings) in WORLDS.items():
-            world = World(server.url, bounds, wirings)
+        for name, make in worlds.items():
+            world = make(server.url)
             try:
-                print(f"{name}: {await search(world)}", flush=True)
+                print(f"{name}: {await search(world)}\n    {world!r}", flush=True)
             except FoundError as found:
                 print(f"{name}: {found}", flush=True)
+                if given.script:
+                    given.script.write_text(found.script)
                 return 1
             finally:
                 await world.close()

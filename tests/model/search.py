@@ -1,14 +1,15 @@
 """An exhaustive search over the states of a world, breadth first, so that a violation has its shortest path."""
 
+import tempfile
 import time
 from collections import deque
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from tests.model.world import OF_ENTRIES, Move, State, ViolationError, World
-
-FAULTS = {*OF_ENTRIES, "crash", "publish_again"}
-"""Moves that are no progress: liveness holds without them."""
+from tests.model.world import Move, State, ViolationError, World
+from tests.servers import Valkey
 
 
 @dataclass
@@ -17,6 +18,7 @@ class Result:
 
     states: int = 0
     transitions: int = 0
+    refusals: int = 0
     depth: int = 0
     seconds: float = 0.0
     complete: bool = True
@@ -24,51 +26,85 @@ class Result:
 
     def __str__(self) -> str:
         kind = "complete" if self.complete else "cut off"
+        refused = f", {self.refusals:,} more on servers that refuse" if self.refusals else ""
         return (
-            f"{kind}: {self.states:,} states, {self.transitions:,} transitions, depth {self.depth}, "
+            f"{kind}: {self.states:,} states, {self.transitions:,} transitions{refused}, depth {self.depth}, "
             f"{self.seconds:.0f} s"
         )
 
 
 class FoundError(AssertionError):
-    """A violation, with the moves that lead to it."""
+    """A violation. `path`: the moves that lead to it; `script`: a Python program that makes them."""
 
-    def __init__(self, fault: str, path: tuple[Move, ...]) -> None:
-        steps = "\n".join(f"    {move!r}," for move in path)
-        super().__init__(f"{fault}\n\nreplay it with tests.model.search.replay(world, [\n{steps}\n])")
-        self.path = path
+    def __init__(self, fault: str, world: World[Any], path: Sequence[Move]) -> None:
+        self.path = list(path)
+        self.script = script_of(world, path)
+        super().__init__(f"{fault}\n\nThis program, in the project's folder, makes the same moves:\n\n{self.script}")
 
 
-async def search(world: World, *, seconds: float = 1e9) -> Result:
-    """Visit every state. Raises FoundError for the first violation, or for a state that cannot reach the end."""
+def script_of(world: World[Any], path: Sequence[Move]) -> str:
+    """Return a Python program that makes these moves from the first state of a world."""
+    steps = "\n".join(f"    {move!r}," for move in path)
+    return f"""import asyncio
+
+from {type(world).__module__} import *
+from tests.model.search import replay_on_valkey
+
+PATH = [
+{steps}
+]
+
+
+def world(url):
+    return {world!r}
+
+
+if __name__ == "__main__":
+    asyncio.run(replay_on_valkey(world, PATH))
+"""
+
+
+async def search(world: World[Any], *, seconds: float = 1e9) -> Result:
+    """Visit every state.
+
+    Raises FoundError for a state that breaks an invariant, for one that cannot reach the end by moves of PROGRESS, and
+    for an end from which such a move leads away.
+    """
     began = time.monotonic()
     result = Result()
     first = await world.start()
-    key, finished = await world.look(first)
+    view = await world.view()
+    key, finished = world.check(first.local, view)
     depth: dict[Any, int] = {key: 0}
     paths: dict[Any, tuple[Any, Move] | None] = {key: None}
     ends = {key} if finished else set()
     back: dict[Any, set[Any]] = {}
-    queue: deque[tuple[State, Any]] = deque([(first, key)])
+    queue: deque[tuple[State[Any], Any, Any]] = deque([(first, view, key)])
     while queue:
-        state, key = queue.popleft()
-        for move in world.moves(state):
-            await world.restore(state)
+        state, view, key = queue.popleft()
+        for move in world.moves(state.local, view):
             try:
-                following = await world.apply(state, move)
-                found, finished = await world.look(following)
+                local = await world.apply(state, move)
+                found_view = await world.view()
+                found, finished = world.check(local, found_view)
+                if found not in depth:
+                    await world.check_counts(local, found_view)
+                if world.refusals:
+                    result.refusals += await world.check_refusals(state, move, found)
             except ViolationError as fault:
-                raise FoundError(str(fault), (*path_to(paths, key), move)) from None
+                raise FoundError(str(fault), world, (*path_to(paths, key), move)) from None
+            if move[0] in world.PROGRESS and key in ends and not finished:
+                raise FoundError("a move without a fault leads away from the end", world, (*path_to(paths, key), move))
             result.transitions += 1
             result.moves[move[0]] = result.moves.get(move[0], 0) + 1
-            if move[0] not in FAULTS:
+            if move[0] in world.PROGRESS:
                 back.setdefault(found, set()).add(key)
             if found not in depth:
                 depth[found] = depth[key] + 1
                 paths[found] = key, move
                 if finished:
                     ends.add(found)
-                queue.append((replace(following, dump=await world.dump()), found))
+                queue.append((State(found_view.snapshot, local), found_view, found))
         if time.monotonic() - began > seconds:
             result.complete = False
             break
@@ -76,11 +112,12 @@ async def search(world: World, *, seconds: float = 1e9) -> Result:
     result.seconds = time.monotonic() - began
     if result.complete and (stuck := set(depth) - reaching(ends, back)):
         worst = min(stuck, key=depth.__getitem__)
-        raise FoundError(f"{len(stuck)} states cannot reach the end without a further fault", path_to(paths, worst))
+        fault = f"{len(stuck)} states cannot reach the end without a further fault"
+        raise FoundError(fault, world, path_to(paths, worst))
     return result
 
 
-def reaching(ends: set[Any], back: dict[Any, set[Any]]) -> set[Any]:
+def reaching(ends: set[Any], back: Mapping[Any, set[Any]]) -> set[Any]:
     """Return the states from which progress leads to one of `ends`."""
     found, queue = set(ends), deque(ends)
     while queue:
@@ -91,7 +128,7 @@ def reaching(ends: set[Any], back: dict[Any, set[Any]]) -> set[Any]:
     return found
 
 
-def path_to(paths: dict[Any, tuple[Any, Move] | None], key: Any) -> tuple[Move, ...]:
+def path_to(paths: Mapping[Any, tuple[Any, Move] | None], key: Any) -> tuple[Move, ...]:
     moves: list[Move] = []
     while step := paths[key]:
         key, move = step
@@ -99,11 +136,29 @@ def path_to(paths: dict[Any, tuple[Any, Move] | None], key: Any) -> tuple[Move, 
     return tuple(reversed(moves))
 
 
-async def replay(world: World, path: list[Move]) -> State:
-    """Make these moves from the start, with every invariant looked at after each."""
+async def replay(world: World[Any], path: Sequence[Move], *, tell: Callable[..., None] = lambda *_: None) -> None:
+    """Make these moves from the start. Raises ViolationError as soon as an invariant does not hold.
+
+    `tell` gets each move, and what it leaves outside Redis.
+    """
     state = await world.start()
+    tell("start", state.local)
     for move in path:
-        state = await world.apply(state, move)
-        await world.look(state)
-        state = replace(state, dump=await world.dump())
-    return state
+        local = await world.apply(state, move)
+        tell(move, local)
+        view = await world.view()
+        key, _ = world.check(local, view)
+        await world.check_counts(local, view)
+        if world.refusals:
+            await world.check_refusals(state, move, key)
+        state = State(view.snapshot, local)
+
+
+async def replay_on_valkey(make: Callable[[str], World[Any]], path: Sequence[Move]) -> None:
+    """Make these moves on a server of their own, and print them."""
+    with tempfile.TemporaryDirectory() as folder, Valkey(Path(folder), options={"appendfsync": "no"}) as server:
+        world = make(server.url)
+        try:
+            await replay(world, path, tell=print)
+        finally:
+            await world.close()

@@ -1,84 +1,151 @@
-"""The search in a small size. `make model` does the whole."""
+"""The search in a small size, and that it finds faults. `make model` does the whole."""
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
+from milepost.bridge.ingest.subscriber import Subscriber
 from milepost.journal import Scripts, keys
 from milepost.journal.scripts import SCRIPTS, Text
-from tests.model.__main__ import WORLDS
-from tests.model.search import FoundError, Result, replay, search
-from tests.model.world import OUT, Bounds, World
+from tests.model.delivery import DeliveryWorld
+from tests.model.search import FoundError, replay, search
+from tests.model.world import ViolationError, World
+from tests.model.worlds import LINE, SMALL, WHOLE, Make, adoptions, deliveries, switches
 
-Worlds = Callable[..., World]
+Open = Callable[[Make], World[Any]]
 
 
 @pytest.fixture
-async def worlds(redis_url: str, redis: object) -> AsyncIterator[Worlds]:
+async def opened(redis_url: str, redis: object) -> AsyncIterator[Open]:
     async with AsyncExitStack() as stack:
 
-        def make(bounds: Bounds, **wirings: str | None) -> World:
-            world = World(redis_url, bounds, wirings)
+        def opened(make: Make) -> World[Any]:
+            world = make(redis_url)
             stack.push_async_callback(world.close)
             return world
 
-        yield make
+        yield opened
 
 
-NONE = Bounds(crashes=0, parks=0, burials=0, lost_answers=0, duplicates=0, refusals=0, replays=0)
-
-
-@pytest.mark.parametrize(
-    ("bounds", "wirings"),
-    [
-        (Bounds(burials=0, replays=0, lost_answers=0, refusals=0), {"a": OUT}),
-        (Bounds(crashes=0, parks=0, duplicates=0, refusals=0), {"a": OUT}),
-        (Bounds(parks=0, burials=0, replays=0, duplicates=0), {"a": OUT}),
-        (Bounds(burials=0, replays=0, lost_answers=0, refusals=0, duplicates=0, parks=0), {"a": OUT, "b": None}),
-    ],
-    ids=["crash and park", "bury, replay, lost answer", "crash, lost answer, refusal", "two groups"],
-)
-async def test_no_state_breaks_an_invariant(worlds: Worlds, bounds: Bounds, wirings: dict[str, str | None]) -> None:
-    result: Result = await search(worlds(bounds, **wirings))
+@pytest.mark.parametrize("name", SMALL)
+async def test_no_state_breaks_an_invariant(opened: Open, name: str) -> None:
+    result = await search(opened(SMALL[name]))
     print(result)
     assert result.complete
-    assert result.states > 50
+    assert result.states > 20
 
 
-async def test_search_finds_a_missing_gate(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the check an event that two bridges hold is published twice."""
-    world = worlds(Bounds(parks=0, burials=0, replays=0, duplicates=0, refusals=0, lost_answers=0), a=OUT)
-    text = "if pending[row.stream][row.entry] then"
-    break_scripts(monkeypatch, text, "if true then")
-    with pytest.raises(FoundError, match="completed") as found:
-        await search(world)
-    assert len(found.value.path) <= 5
-    with pytest.raises(AssertionError, match="completed"):
-        await replay(world, list(found.value.path))
+FAULTS: dict[str, tuple[Make, str, str, str]] = {
+    "no gate": (deliveries(LINE), "if pending[row.stream][row.entry] then", "if true then", "completed"),
+    "no acknowledgement": (deliveries(LINE), "redis.call('XACK', stream, group, unpack(entries))", "", "completed"),
+    "no dedup": (deliveries(LINE, duplicates=1), "'NX', 'PX', dedup", "'PX', dedup", "duplicate was accepted"),
+    "a status that stays": (deliveries(LINE), "redis.call('PEXPIRE', status, time)", "", "neither counts nor expires"),
+    "a parked event that stays": (
+        deliveries(LINE, parks=1),
+        "redis.call('ZREM', parked_key(stage), member)",
+        "",
+        "'parked', 'retries'|'retries', 'parked'",
+    ),
+    "a dead letter that stays": (
+        deliveries(LINE, burials=1, replays=1),
+        "redis.call('XDEL', dead, letter.entry)",
+        "",
+        "'retries', 'dead'",
+    ),
+    "a trim behind a pending entry": (
+        deliveries(LINE, events=2),
+        "if not pending[row[1]] then",
+        "if true then",
+        "pending in .* without a body",
+    ),
+    "a hop that a full server refuses": (
+        deliveries(LINE, refusals=True),
+        "write_when_full()\nlocal channels = {}",
+        "local channels = {}",
+        "full server",
+    ),
+    "a reply that stays when it cannot be announced": (
+        deliveries(LINE, refusals=True),
+        "redis.call('XDEL', journal_key(event.channel), entry)",
+        "",
+        "was refused, and is .*journal",
+    ),
+    "a switch from the beginning": (
+        switches("a", stops=1),
+        "positions[channel] or '0'",
+        "'0'",
+        "completed by",
+    ),
+    "a frozen bridge that makes its groups again": (
+        switches("a", stops=1, crashes=1),
+        "if (name == broker) ~= (stage == broker) then return true end",
+        "",
+        "completed by no one, and in .*a: journal.*broker: journal",
+    ),
+}
 
 
-async def test_search_finds_an_event_that_nothing_moves_on(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without redeliveries an event of a crashed bridge stays where it is."""
-    world = worlds(Bounds(parks=0, burials=0, replays=0, duplicates=0, refusals=0, lost_answers=0), a=OUT)
-
-    async def nothing(_: World, *__: object) -> None:
-        return
-
-    monkeypatch.setattr(World, "do_take_over", nothing)
-    with pytest.raises(FoundError, match="cannot reach the end"):
-        await search(world)
-
-
-def break_scripts(monkeypatch: pytest.MonkeyPatch, text: str, instead: str) -> None:
-    """Have Redis run scripts in which this piece of text is another."""
+@pytest.mark.parametrize("name", FAULTS)
+async def test_search_finds_a_fault_in_the_scripts(opened: Open, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    make, text, instead, fault = FAULTS[name]
+    assert any(text in script for script in SCRIPTS.values())
 
     async def broken(self: Scripts, _: str, script: str, arguments: Iterable[Text]) -> object:
-        return await self.connection.call("EVAL", script.replace(text, instead), 1, keys.JOURNALS, *arguments)
+        return await self.call("EVAL", script.replace(text, instead), 1, keys.JOURNALS, *arguments)
 
-    assert text in SCRIPTS["complete"]
     monkeypatch.setattr(Scripts, "run", broken)
+    with pytest.raises(FoundError, match=fault) as found:
+        await search(opened(make))
+    assert len(found.value.path) <= 12
 
 
-def test_the_whole_search_has_a_bound_for_every_fault() -> None:
-    assert {name for bounds, _ in WORLDS.values() for name, value in vars(bounds).items() if value} == set(vars(NONE))
+async def test_violation_is_replayed_by_its_program(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program that a violation prints makes its moves on a server of its own, and meets it again."""
+
+    async def completed_twice(world: DeliveryWorld, local: Any, bridge: int, number: int) -> None:
+        local.done["a", "e0"] += 1
+        await complete(world, local, bridge, number)
+
+    complete = DeliveryWorld.do_complete
+    monkeypatch.setattr(DeliveryWorld, "do_complete", completed_twice)
+    with pytest.raises(FoundError) as found:
+        await search(opened(deliveries(LINE)))
+    assert found.value.path == [("publish", 0), ("read", 0, "a"), ("complete", 0, 0)]
+    program: dict[str, Any] = {"__name__": "program"}
+    exec(found.value.script, program)  # noqa: S102 - it is ours
+    with pytest.raises(ViolationError, match="completed"):
+        await replay(opened(program["world"]), program["PATH"])
+
+
+async def test_search_finds_an_event_that_nothing_moves_on(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without takeovers an event of a crashed bridge stays where it is."""
+
+    async def nothing(_: DeliveryWorld, *__: object) -> None:
+        return
+
+    monkeypatch.setattr(DeliveryWorld, "do_take_over", nothing)
+    with pytest.raises(FoundError, match="cannot reach the end"):
+        await search(opened(deliveries(LINE, crashes=1)))
+
+
+async def test_search_finds_a_lease_that_is_not_released(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bridge that stops between taking the lease and receiving its announcement releases it too."""
+    release = Subscriber.release_lease
+
+    async def only_if_leading(self: Subscriber) -> None:
+        if self.leading:
+            await release(self)
+
+    monkeypatch.setattr(Subscriber, "release_lease", only_if_leading)
+    with pytest.raises(FoundError, match="cannot reach the end"):
+        await search(opened(adoptions(0, stops=1, bridges=1)))
+
+
+def test_whole_search_has_every_act() -> None:
+    acts: set[str] = set()
+    for make in WHOLE.values():
+        acts |= {name for name, count in vars(make("redis://localhost:1").bounds).items() if count}  # type: ignore[attr-defined]
+    every = {name for make in SMALL.values() for name in vars(make("redis://localhost:1").bounds)}  # type: ignore[attr-defined]
+    assert acts == every

@@ -1,31 +1,27 @@
-"""A world for the search: the shipped scripts on a real Valkey, what two bridges hold, and what has truly happened.
+"""A world for the search: the shipped scripts on a real Valkey, and the part of the bridges that lies outside it.
 
-A state is a dump of every key, the entries that each bridge believes it holds, and the truth: which stage has completed
-which event. A move is one step of a bridge, of its maintenance, of a producer or of an operator. A state that breaks an
-invariant raises ViolationError.
+A state is a dump of every key together with what the bridges hold and what has truly happened. A move is one step of a
+bridge, of its maintenance, of a producer or of an operator. Times and ids are no part of a state: keys that expire keep
+whole minutes of their time, and the stages table only whether a stage is served.
 """
 
-import asyncio
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 from milepost.errors import JournalUnavailable
-from milepost.events.event import Event
-from milepost.journal import Bury, Complete, Consumer, Entry, Failure, Journal, Maintenance, Park, Wiring, keys
+from milepost.journal import BEAT_FRESH, Journal, Maintenance, keys
 from milepost.journal.connection import connect
-from milepost.journal.consumer import Settlement
-from milepost.journal.scripts import StreamRow
 from milepost.settings import JournalSettings
 
-IN, OUT = "in", "out"
+MINUTE = 60_000
 HOUR = 3_600_000
-VOLATILE = {keys.BACKLOG.encode()}
-"""Keys that are no part of a state: they end by themselves within a tenth of a second."""
 
-CONSTANT = {keys.JOURNALS, keys.STAGES, keys.DEAD}
+Move = tuple[Any, ...]
+"""The name of a method `do_…` of the world, and its arguments."""
 
 
 class ViolationError(AssertionError):
@@ -33,408 +29,251 @@ class ViolationError(AssertionError):
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """How often each fault may happen on one path, and how many events there are."""
+class Snapshot:
+    """Every key: name, milliseconds until it expires or 0, and dump. The stages table: stage, wiring, served or not."""
 
-    events: int = 1
-    crashes: int = 1
-    parks: int = 1
-    burials: int = 1
-    lost_answers: int = 1
-    duplicates: int = 1
-    refusals: int = 1
-    replays: int = 1
-
-
-Move = tuple[Any, ...]
-Key = tuple[str, str, str]
-"""Stage, stream and id of an entry."""
-
-OF_ENTRIES = {
-    "complete_and_lose_the_answer": "lost_answers",
-    "park": "parks",
-    "bury": "burials",
-    "complete_while_redis_is_full": "refusals",
-    "complete_while_redis_refuses": "refusals",
-}
-"""Moves with one entry that a bridge holds, and which bound counts each."""
+    rows: tuple[tuple[bytes, int, bytes], ...]
+    stages: tuple[tuple[bytes, bytes, bool], ...]
 
 
 @dataclass(frozen=True)
-class State:
-    """Where the world is. `done`: (stage, event) → how often it was completed; `buried`: how often buried."""
+class Group:
+    """A consumer group: the last entry it was given, and the pending ones, each with its consumer."""
 
-    dump: tuple[tuple[bytes, bytes, int], ...]
-    held: tuple[Mapping[Key, Entry], ...]
-    names: tuple[str, ...]
-    used: Mapping[str, int]
-    done: Mapping[tuple[str, str], int]
+    last: bytes
+    pending: Sequence[tuple[bytes, bytes]]
 
 
 @dataclass
-class Draft:
-    """A state in the making."""
+class View:
+    """What Redis holds, by key."""
 
-    held: list[dict[Key, Entry]]
-    names: list[str]
-    used: Counter[str]
-    done: Counter[tuple[str, str]]
+    snapshot: Snapshot
+    ttl: dict[str, int] = field(default_factory=dict)
+    streams: dict[str, list[tuple[bytes, dict[bytes, bytes]]]] = field(default_factory=dict)
+    groups: dict[str, dict[str, Group]] = field(default_factory=dict)
+    others: dict[str, Any] = field(default_factory=dict)
+
+    def unread(self, stream: str, group: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        last = ordinal(self.groups[stream][group].last)
+        return [row for row in self.streams[stream] if ordinal(row[0]) > last]
+
+    @property
+    def served(self) -> dict[str, bool]:
+        return {stage.decode(): served for stage, _, served in self.snapshot.stages}
 
 
-class World:
-    """Stages `wirings` (name → what it emits, or None) all consume `in`; `out` is consumed by a stage of its own."""
+class Local(Protocol):
+    """What lies outside Redis."""
 
-    def __init__(self, url: str, bounds: Bounds, wirings: Mapping[str, str | None]) -> None:
-        self.bounds = bounds
-        self.wirings = wirings
+    def copy(self) -> "Local": ...
+
+
+L = TypeVar("L", bound=Local)
+
+
+@dataclass(frozen=True)
+class State(Generic[L]):
+    snapshot: Snapshot
+    local: L
+
+
+class World(Generic[L]):
+    """A kind of world gives the methods that raise here, and one method `do_…` for each move."""
+
+    PROGRESS: frozenset[str]
+    """Moves of a bridge without a fault. From every state they alone must lead to the end."""
+
+    DOORS: frozenset[str] = frozenset()
+    """Moves that a full server may refuse. It must do all others."""
+
+    OUTSIDE: frozenset[str] = frozenset()
+    """Moves that do not touch Redis."""
+
+    SERVERS: Sequence[str] = ("read_only", "full", "silenced")
+    """Servers that refuse: methods of this class."""
+
+    refusals: bool = False
+    """Whether each move is also made on servers that refuse."""
+
+    def __init__(self, url: str) -> None:
         self.settings = JournalSettings.read(redis_url=url)
         self.journal = Journal(connect(self.settings), self.settings)
-        self.line = self.journal.scripts.connection
-        self.maintenance = Maintenance(self.journal.scripts, dedup=self.settings.dedup, limit=1000)
-        self.events = [Event(id=f"e{number}", source="/model", type=IN, data=number) for number in range(bounds.events)]
+        self.scripts = self.journal.scripts
+        self.connection = self.scripts.connection
+        self.maintenance = Maintenance(self.scripts, dedup=self.settings.dedup, limit=1000)
+        self._current: Snapshot | None = None
 
     async def close(self) -> None:
         await self.journal.close()
 
-    def consumer(self, stage: str, name: str) -> Consumer:
-        return Consumer(
-            stage, [IN], name, reader=self.line, scripts=self.journal.scripts, deadline=self.settings.deadline
-        )
+    async def begin(self) -> L:
+        """Fill an empty Redis. Returns the rest of the first state."""
+        raise NotImplementedError
 
-    async def start(self) -> State:
-        await self.line.call("FLUSHALL")
-        table = {name: Wiring([IN], [emits] if emits else [], "") for name, emits in self.wirings.items()}
-        await self.maintenance.beat({**table, "last": Wiring([OUT], [], "")})
-        await self.journal.scripts.ensure(stage="last", channels=[(OUT,)])
-        for stage in self.wirings:
-            await self.consumer(stage, "b0").ensure()
-        for event in self.events:
-            await self.journal.publish(event)
-        return State(await self.dump(), ({}, {}), ("b0", "b1"), Counter(), Counter())
+    def moves(self, local: L, view: View) -> Iterator[Move]:
+        """Yield every move that may follow."""
+        raise NotImplementedError
 
-    async def dump(self) -> tuple[tuple[bytes, bytes, int], ...]:
-        names = sorted(name for name in await self.line.call("KEYS", "*") if name not in VOLATILE)
-        rows = await asyncio.gather(
-            *(self.line.call("DUMP", name) for name in names), *(self.line.call("PTTL", name) for name in names)
-        )
-        return tuple(zip(names, rows[: len(names)], rows[len(names) :], strict=True))
-
-    async def restore(self, state: State) -> None:
-        await asyncio.gather(
-            self.line.call("FLUSHALL"),
-            *(self.line.call("RESTORE", name, max(0, ttl), data) for name, data, ttl in state.dump),
-        )
-
-    # moves
-
-    def moves(self, state: State) -> Iterator[Move]:
-        """Yield every move that may follow: the name of one of the methods `do_…`, and its arguments.
-
-        A number names one of the entries that a bridge holds, in their order.
-        """
-
-        def left(fault: str) -> bool:
-            return bool(state.used.get(fault, 0) < getattr(self.bounds, fault))
-
-        for bridge, held in enumerate(state.held):
-            for stage in self.wirings:
-                yield "read", bridge, stage
-                yield "take_over", bridge, stage
-            for stage in {key[0] for key in held}:
-                yield "renew", bridge, stage
-            for number in range(len(held)):
-                yield "complete", bridge, number
-                for move, fault in OF_ENTRIES.items():
-                    if left(fault):
-                        yield move, bridge, number
-            if held:
-                yield "hand_back", bridge
-                if left("crashes"):
-                    yield "crash", bridge
-        yield ("wake",)
-        yield "trim", IN
-        yield "trim", OUT
-        if left("replays"):
-            yield from (("replay", stage) for stage in self.wirings)
-        if left("duplicates"):
-            yield ("publish_again",)
-
-    async def apply(self, state: State, move: Move) -> State:
-        """Make a move from the state that Redis was restored to."""
-        draft = Draft([dict(one) for one in state.held], list(state.names), Counter(state.used), Counter(state.done))
-        await getattr(self, f"do_{move[0]}")(draft, *move[1:])
-        return State((), tuple(draft.held), tuple(draft.names), draft.used, draft.done)
-
-    async def do_read(self, draft: "Draft", bridge: int, stage: str) -> None:
-        consumer = self.consumer(stage, draft.names[bridge])
-        hold(draft.held[bridge], stage, (await consumer.take(1)).entries, fresh=True)
-
-    async def do_take_over(self, draft: "Draft", bridge: int, stage: str) -> None:
-        name = draft.names[bridge]
-        streams = [StreamRow(keys.retries(stage, IN)), StreamRow(keys.journal(IN))]
-        taken, destroyed = await self.journal.scripts.take_over(
-            stage=stage, consumer=name, most=8, claim=0, streams=streams
-        )
-        if destroyed:
-            raise ViolationError("an entry was pending without a body")
-        consumer = self.consumer(stage, name)
-        entries = [consumer._entry(stream.decode(), *row) for stream, *row in taken]
-        hold(draft.held[bridge], stage, entries, fresh=False)
-
-    async def do_complete(self, draft: "Draft", bridge: int, number: int) -> None:
-        key = sorted(draft.held[bridge])[number]
-        entry = draft.held[bridge].pop(key)
-        await self.settle(draft, bridge, key[0], self.completion(key[0], entry))
-
-    async def do_complete_and_lose_the_answer(self, draft: "Draft", bridge: int, number: int) -> None:
-        draft.used["lost_answers"] += 1
-        key = sorted(draft.held[bridge])[number]
-        await self.settle(draft, bridge, key[0], self.completion(key[0], draft.held[bridge][key]))
-
-    async def do_park(self, draft: "Draft", bridge: int, number: int) -> None:
-        draft.used["parks"] += 1
-        key = sorted(draft.held[bridge])[number]
-        entry = draft.held[bridge].pop(key)
-        failure = Failure("HTTP 500", 500, entry.attempts + 1, entry.crashes)
-        await self.settle(draft, bridge, key[0], Park(entry, event_of(entry), failure, 0))
-
-    async def do_bury(self, draft: "Draft", bridge: int, number: int) -> None:
-        draft.used["burials"] += 1
-        key = sorted(draft.held[bridge])[number]
-        entry = draft.held[bridge].pop(key)
-        failure = Failure("HTTP 422", 422, entry.attempts, entry.crashes)
-        await self.settle(draft, bridge, key[0], Bury(entry, event_of(entry), failure))
-
-    async def do_complete_while_redis_is_full(self, draft: "Draft", bridge: int, number: int) -> None:
-        draft.used["refusals"] += 1
-        await self.line.call("CONFIG", "SET", "maxmemory", 1)
-        try:
-            await self.do_complete(draft, bridge, number)
-        finally:
-            await self.line.call("CONFIG", "SET", "maxmemory", 0)
-
-    async def do_complete_while_redis_refuses(self, draft: "Draft", bridge: int, number: int) -> None:
-        """A server that refuses every write is left as it was."""
-        draft.used["refusals"] += 1
-        key = sorted(draft.held[bridge])[number]
-        before = await self.dump()
-        await self.line.call("CONFIG", "SET", "min-replicas-to-write", 1)
-        try:
-            consumer = self.consumer(key[0], draft.names[bridge])
-            (answer,) = await consumer.settle([self.completion(key[0], draft.held[bridge][key])])
-        finally:
-            await self.line.call("CONFIG", "SET", "min-replicas-to-write", 0)
-        if not isinstance(answer, JournalUnavailable):
-            raise ViolationError(f"a server that refuses writes answered {answer!r}")
-        if [row[:2] for row in await self.dump()] != [row[:2] for row in before]:
-            raise ViolationError("a refused settlement changed something")
-
-    async def do_renew(self, draft: "Draft", bridge: int, stage: str) -> None:
-        held = draft.held[bridge]
-        mine = [entry for key, entry in held.items() if key[0] == stage]
-        for lost in await self.consumer(stage, draft.names[bridge]).renew(mine):
-            del held[stage, lost.stream, lost.id]
-
-    async def do_hand_back(self, draft: "Draft", bridge: int) -> None:
-        for stage in self.wirings:
-            await self.consumer(stage, draft.names[bridge]).hand_back(claim=0.001)
-        draft.held[bridge] = {}
-
-    async def do_crash(self, draft: "Draft", bridge: int) -> None:
-        draft.used["crashes"] += 1
-        draft.held[bridge] = {}
-        draft.names[bridge] = f"b{bridge}{'+' * draft.used['crashes']}"
-
-    async def do_wake(self, _: "Draft") -> None:
-        _, _, refused = await self.maintenance.wake([*self.wirings], most=8)
-        if refused:
-            raise ViolationError(f"not woken: {refused}")
-
-    async def do_trim(self, _: "Draft", channel: str) -> None:
-        await self.maintenance.trim(channel)
-
-    async def do_replay(self, draft: "Draft", stage: str) -> None:
-        if letters := await self.journal.admin.dead_letters(stage):
-            draft.used["replays"] += 1
-            await self.journal.admin.replay(stage, [letter.entry for letter in letters])
-
-    async def do_publish_again(self, draft: "Draft") -> None:
-        draft.used["duplicates"] += 1
-        if await self.journal.publish(self.events[0]):
-            raise ViolationError("a duplicate was accepted")
-
-    def completion(self, stage: str, entry: Entry) -> Complete:
-        of = event_of(entry)
-        emits = self.wirings[stage]
-        reply = Event(id=of, source=f"/model/{stage}", type=emits, data=of) if emits else None
-        return Complete(entry, of, reply)
-
-    async def settle(self, draft: "Draft", bridge: int, stage: str, settlement: Settlement) -> None:
-        (answer,) = await self.consumer(stage, draft.names[bridge]).settle([settlement])
-        if answer not in {"done", "buried", "stale"}:
-            raise ViolationError(f"not settled: {answer!r}")
-        if isinstance(settlement, Complete) and answer == "done":
-            draft.done[stage, settlement.id] += 1
-
-    # what a state is
-
-    async def look(self, state: State) -> tuple[Any, bool]:
+    def check(self, local: L, view: View) -> tuple[Any, bool]:
         """Return what tells a state from others, with symmetric ones as one, and whether everything has its effect.
 
         Raises ViolationError.
         """
-        seen = View(await self.read_all(), state)
-        out = Counter(event_id(row) for row in seen.streams.get(keys.journal(OUT), []))
-        finished = True
-        for stage, emits in self.wirings.items():
-            for event in self.events:
-                places = seen.places(stage, event.id)
-                count = state.done.get((stage, event.id), 0)
-                if emits and out[event.id] != count:
-                    raise ViolationError(
-                        f"{stage} has completed {event.id} {count} times, and {out[event.id]} replies exist"
-                    )
-                if count > 1:
-                    raise ViolationError(f"{stage} has completed {event.id} {count} times")
-                if len(places) + count != 1:
-                    raise ViolationError(
-                        f"{event.id} of {stage}: completed {count} times, and in {places or 'no place'}"
-                    )
-                finished = finished and places in ([], ["dead"])
-        seen.check_bounded()
-        return seen.key(), finished
+        raise NotImplementedError
 
-    async def read_all(self) -> dict[str, Any]:
-        names = sorted(name.decode() for name in await self.line.call("KEYS", "*") if name not in VOLATILE)
-        streams = [name for name in names if name.startswith((keys.journal(""), keys.RETRIES, keys.dead("")))]
-        parked = [name for name in names if name.startswith(keys.parked(""))]
-        calls: list[Any] = [self.line.call("XRANGE", name, "-", "+") for name in streams]
-        calls += [self.line.call("ZRANGE", name, 0, -1) for name in parked]
-        calls += [self.line.call("PTTL", name) for name in names]
-        groups = [(name, row) for name in streams if not name.startswith(keys.dead("")) for row in self.readers(name)]
-        calls += [self.line.call("XPENDING", name, group, "-", "+", 100) for name, group in groups]
-        calls += [self.line.call("XINFO", "GROUPS", name) for name in streams if not name.startswith(keys.dead(""))]
-        rows = iter(await asyncio.gather(*calls))
-        found: dict[str, Any] = {"streams": {name: next(rows) for name in streams}}
-        found["parked"] = {name: next(rows) for name in parked}
-        found["ttl"] = {name: next(rows) for name in names}
-        found["pending"] = {pair: next(rows) for pair in groups}
-        found["groups"] = {name: next(rows) for name in streams if not name.startswith(keys.dead(""))}
-        return found
+    async def check_counts(self, local: L, view: View) -> None:
+        """Look at invariants that need further commands. Raises ViolationError."""
 
-    def readers(self, stream: str) -> list[str]:
-        if stream == keys.journal(OUT):
-            return ["last"]
-        return [stage for stage in self.wirings if stream in (keys.journal(IN), keys.retries(stage, IN))]
+    async def start(self) -> State[L]:
+        await self.connection.call("FLUSHALL")
+        local = await self.begin()
+        return State((await self.view()).snapshot, local)
+
+    async def apply(self, state: State[L], move: Move) -> L:
+        """Make a move from a state. Returns the new part outside Redis."""
+        await self.restore(state.snapshot)
+        local: L = state.local.copy()  # type: ignore[assignment]
+        self._current = None
+        await getattr(self, f"do_{move[0]}")(local, *move[1:])
+        return local
+
+    async def restore(self, snapshot: Snapshot) -> None:
+        if snapshot is self._current:
+            return
+        rows = [item for row in snapshot.rows for item in row]
+        stages = [item for name, wiring, served in snapshot.stages for item in (name, wiring, int(served))]
+        await self.connection.call("EVAL", RESTORE, 1, keys.STAGES, len(snapshot.rows), *rows, *stages)
+        self._current = snapshot
+
+    async def view(self) -> View:
+        time, *found = await self.connection.call("EVAL", LOOK, 1, keys.BACKLOG)
+        rows, stages, view = [], [], View(Snapshot((), ()))
+        for name, ttl, dump, content, groups in sorted(found):
+            key = name.decode()
+            view.ttl[key] = ttl
+            if key == keys.STAGES:
+                for stage, text in sorted(content):
+                    wiring, beat = re.fullmatch(rb'(.*),"beat":(\d+)\}', text).groups()  # type: ignore[union-attr]
+                    stages.append((stage, wiring + b"}", time - int(beat) < BEAT_FRESH * 1000))
+                continue
+            rows.append((name, max(0, -(-ttl // MINUTE) * MINUTE), dump))
+            if groups is None:
+                view.others[key] = content
+            else:
+                view.streams[key] = [(entry, dict(zip(body[::2], body[1::2], strict=True))) for entry, body in content]
+                view.groups[key] = {
+                    group.decode(): Group(last, [(row[0], row[1]) for row in pending])
+                    for group, last, pending in groups
+                }
+        view.snapshot = Snapshot(tuple(rows), tuple(stages))
+        return view
+
+    # servers that refuse
+
+    @asynccontextmanager
+    async def read_only(self) -> AsyncIterator[None]:
+        """The server becomes a replica of one that is not there."""
+        await self.connection.call("REPLICAOF", "127.0.0.1", 1)
+        try:
+            yield
+        finally:
+            await self.connection.call("REPLICAOF", "NO", "ONE")
+
+    @asynccontextmanager
+    async def full(self) -> AsyncIterator[None]:
+        await self.connection.call("CONFIG", "SET", "maxmemory", 1)
+        try:
+            yield
+        finally:
+            await self.connection.call("CONFIG", "SET", "maxmemory", 0)
+
+    @asynccontextmanager
+    async def silenced(self) -> AsyncIterator[None]:
+        """The user may not PUBLISH."""
+        await self.connection.call("ACL", "SETUSER", "default", "-publish")
+        try:
+            yield
+        finally:
+            await self.connection.call("ACL", "SETUSER", "default", "+publish")
+
+    async def check_refusals(self, state: State[L], move: Move, key: Any) -> int:
+        """Make a move, which leads to the state `key`, on servers that refuse. Returns on how many.
+
+        A read-only server must change nothing. A full one must do all of a hop, and may do nothing of a door. One
+        where the user may not PUBLISH must do a move whole or not at all.
+        """
+        if move[0] in self.OUTSIDE:
+            return 0
+        await self.restore(state.snapshot)
+        before, _ = self.check(state.local, await self.view())
+        full = {before, key} if move[0] in self.DOORS else {key}
+        for server in self.SERVERS:
+            expected = full if server == "full" else {before, key}
+            await self.restore(state.snapshot)
+            self._current = None
+            refused, local = "", state.local.copy()
+            async with getattr(self, server)():
+                try:
+                    await getattr(self, f"do_{move[0]}")(local, *move[1:])
+                except JournalUnavailable as fault:
+                    refused, local = str(fault), state.local.copy()
+            view = await self.view()
+            found, _ = self.check(local, view)
+            written = server == "read_only" and view.snapshot != state.snapshot
+            if found not in expected or (refused and found != before) or written:
+                raise ViolationError(f"{move!r} on a {server} server is half done: {refused or 'not refused'}")
+        return len(self.SERVERS)
 
 
-class View:
-    """What lies in Redis, with ids told as ordinals."""
+RESTORE = """
+redis.call('FLUSHALL')
+local count = tonumber(ARGV[1])
+for i = 2, count * 3 + 1, 3 do redis.call('RESTORE', ARGV[i], ARGV[i + 1], ARGV[i + 2]) end
+local time = redis.call('TIME')[1] .. '000'
+for i = count * 3 + 2, #ARGV, 3 do
+  local beat = ARGV[i + 2] == '1' and time or '0'
+  redis.call('HSET', KEYS[1], ARGV[i], string.sub(ARGV[i + 1], 1, -2) .. ',"beat":' .. beat .. '}')
+end
+"""
+"""Lua: Redis holds these keys alone."""
 
-    def __init__(self, found: dict[str, Any], state: State) -> None:
-        self.streams: dict[str, list[Any]] = found["streams"]
-        self.parked: dict[str, list[bytes]] = found["parked"]
-        self.ttl: dict[str, int] = found["ttl"]
-        self.pending: dict[tuple[str, str], list[Any]] = found["pending"]
-        self.groups: dict[str, dict[str, Any]] = {}
-        for stream, rows in found["groups"].items():
-            fields = [row if isinstance(row, dict) else dict(zip(row[::2], row[1::2], strict=True)) for row in rows]
-            self.groups[stream] = {row[b"name"].decode(): row for row in fields}
-        self.state = state
-
-    def unread(self, stream: str, group: str) -> list[Any]:
-        last = ordinal(self.groups[stream][group][b"last-delivered-id"])
-        return [row for row in self.streams.get(stream, []) if ordinal(row[0]) > last]
-
-    def places(self, stage: str, of: str) -> list[str]:
-        """Return every place where this stage has this event."""
-        places = []
-        for stream in (keys.journal(IN), keys.retries(stage, IN)):
-            rows = {row[0]: row for row in self.streams.get(stream, [])}
-            if stream not in self.groups or stage not in self.groups[stream]:
-                raise ViolationError(f"{stream} has no group {stage}")
-            places += ["unread in " + stream for row in self.unread(stream, stage) if event_id(row) == of]
-            for entry, *_ in self.pending[stream, stage]:
-                if entry not in rows:
-                    raise ViolationError(f"{entry!r} is pending in {stream} without a body")
-                places += ["pending in " + stream] * (event_id(rows[entry]) == of)
-        members = self.parked.get(keys.parked(stage), [])
-        places += ["parked" for member in members if json.loads(member.partition(b"\n")[2])["id"] == of]
-        places += ["dead" for row in self.streams.get(keys.dead(stage), []) if event_id(row) == of]
-        return places
-
-    def check_bounded(self) -> None:
-        for name, ttl in self.ttl.items():
-            bounded = name in CONSTANT or 0 <= ttl <= HOUR
-            counted = name.startswith((keys.RETRIES, keys.parked(""), keys.dead(""))) or name in self.groups
-            if not bounded and not counted:
-                raise ViolationError(f"{name} neither counts nor ends")
-            if name in self.groups and self.groups[name] and ttl >= 0:
-                raise ViolationError(f"{name} has a group and would end")
-
-    def key(self) -> Any:
-        """The same for states that differ in ids, times and in which bridge is which."""
-        return min((self._key(order) for order in ((0, 1), (1, 0))), key=repr)
-
-    def _key(self, order: tuple[int, int]) -> Any:
-        names = {self.state.names[bridge]: number for number, bridge in enumerate(order)}
-        place = {(stream, row[0]): number for stream, rows in self.streams.items() for number, row in enumerate(rows)}
-        return (
-            tuple((stream, tuple(map(essence, rows))) for stream, rows in self.streams.items()),
-            tuple(
-                (stream, group, len(self.unread(stream, group)))
-                for stream, groups in self.groups.items()
-                for group in sorted(groups)
-            ),
-            tuple(
-                (stream, group, tuple((place[stream, row[0]], names.get(row[1].decode(), 9)) for row in rows))
-                for (stream, group), rows in self.pending.items()
-            ),
-            tuple((name, tuple(sorted(map(essence_of_parked, rows)))) for name, rows in self.parked.items()),
-            tuple(
-                tuple(
-                    sorted(
-                        (stage, place.get((stream, of.encode()), -1), event_of(entry))
-                        for (stage, stream, of), entry in self.state.held[bridge].items()
-                    )
-                )
-                for bridge in order
-            ),
-            tuple(sorted(self.state.used.items())),
-            tuple(sorted(self.state.done.items())),
-        )
+LOOK = """
+local time = redis.call('TIME')
+local found = { time[1] * 1000 + math.floor(time[2] / 1000) }
+local reads = { zset = { 'ZRANGE', 0, -1 }, set = { 'SMEMBERS' }, string = { 'GET' } }
+for _, name in ipairs(redis.call('KEYS', '*')) do
+  local kind = redis.call('TYPE', name).ok
+  local content, groups = nil, false
+  if kind == 'stream' then
+    content, groups = redis.call('XRANGE', name, '-', '+'), {}
+    for i, row in ipairs(redis.call('XINFO', 'GROUPS', name)) do
+      local group = {}
+      for j = 1, #row, 2 do group[row[j]] = row[j + 1] end
+      groups[i] = { group.name, group['last-delivered-id'], redis.call('XPENDING', name, group.name, '-', '+', 1000) }
+    end
+  elseif kind == 'hash' then
+    local flat = redis.call('HGETALL', name)
+    content = {}
+    for i = 1, #flat, 2 do content[#content + 1] = { flat[i], flat[i + 1] } end
+  else
+    content = redis.call(reads[kind][1], name, unpack(reads[kind], 2))
+  end
+  if name ~= KEYS[1] then
+    found[#found + 1] = { name, redis.call('PTTL', name), redis.call('DUMP', name), content, groups }
+  end
+end
+return found
+"""
+"""Lua: the time, then every key but the count of the backlog, which is kept for a tenth of a second."""
 
 
 def ordinal(entry: bytes) -> tuple[int, int]:
+    """Return an entry's id as numbers."""
     ms, _, number = entry.partition(b"-")
     return int(ms), int(number)
 
 
-def fields_of(row: Any) -> dict[bytes, bytes]:
-    return row[1] if isinstance(row[1], dict) else dict(zip(row[1][::2], row[1][1::2], strict=True))
-
-
-def event_id(row: Any) -> str:
-    return str(json.loads(fields_of(row)[b"event"])["id"])
-
-
-def essence(row: Any) -> tuple[str, bytes, bytes]:
-    fields = fields_of(row)
-    return event_id(row), fields.get(b"attempts", b"0"), fields.get(b"crashes", b"0")
-
-
-def essence_of_parked(member: bytes) -> tuple[str, bytes]:
-    head, _, event = member.partition(b"\n")
-    return json.loads(event)["id"], head.split(b" ", 2)[2]
-
-
-def event_of(entry: Entry) -> str:
-    return str(json.loads(entry.event)["id"])
-
-
-def hold(held: dict[Key, Entry], stage: str, entries: list[Entry], *, fresh: bool) -> None:
-    for entry in entries:
-        key = stage, entry.stream, entry.id
-        if fresh and key in held:
-            raise ViolationError(f"an entry was read twice: {key}")
-        held.setdefault(key, entry)
+def event_id(event: bytes) -> str:
+    """Return the id in the JSON of an event."""
+    return str(json.loads(event)["id"])

@@ -1,0 +1,407 @@
+"""The world of adoption: two bridges receive the messages that a foreign program publishes, and lead by turns.
+
+Redis gives all subscribers the same messages in the same order. Here each bridge has an inbox of its own, so that it
+may handle them late; a bridge that loses its connection loses its inbox. The bridges are `Subscriber` and `Adopter`
+without their tasks: each move is one of their steps.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import permutations
+from typing import Any
+from uuid import uuid4
+
+from milepost.bridge.ingest.adopter import MOST_ADOPTED, ReceivedMessage, _read
+from milepost.bridge.ingest.subscriber import RELEASED, Subscriber
+from milepost.bridge.metrics import BridgeMetrics
+from milepost.journal import BROKER, Adoption, Wiring, keys
+from milepost.journal.connection import connect
+from milepost.journal.subscription import subscribed
+from tests.model.world import Move, View, ViolationError, World
+
+IN = "in"
+MARKER = "model:marker"
+TEXTS = [
+    b"plain 0",
+    b"plain 1",
+    b'{"specversion":"1.0","id":"e","source":"/foreign","type":"in","data":"event"}',
+]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Which messages are published, by their numbers in TEXTS, and how often each act may happen on one path.
+
+    `tokens`: how many announcements of the lease a bridge may leave unhandled while others are made. A bridge renews
+    its lease each few seconds.
+    """
+
+    messages: Sequence[int] = (0,)
+    stops: int = 0
+    lost_answers: int = 0
+    crashes: int = 0
+    disconnections: int = 0
+    expiries: int = 0
+    refusals: bool = False
+    bridges: int = 2
+    tokens: int = 1
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """`inbox`: messages that Redis has sent and the bridge has not handled. `in_hand`: a batch that is being adopted.
+
+    `since`: how many messages had been published when it connected.
+    `heard`: whether it has been connected since the last token was announced. `waits`: whether it stops and messages
+    from before the release may come.
+    """
+
+    token: str
+    since: int = 0
+    phase: str = "up"
+    connected: bool = True
+    heard: bool = False
+    leader: str | None = None
+    released: str | None = None
+    inbox: tuple[tuple[str, bytes], ...] = ()
+    unclaimed: tuple[ReceivedMessage, ...] = ()
+    queue: tuple[ReceivedMessage, ...] = ()
+    in_hand: tuple[tuple[ReceivedMessage, Adoption], ...] = ()
+    waits: bool = False
+
+    @property
+    def receives(self) -> bool:
+        return self.connected and self.phase != "down"
+
+
+@dataclass
+class Leading:
+    """What lies outside Redis. `last`: the token that was announced last. `excused`: messages that may be lost."""
+
+    bridges: list[Bridge]
+    published: int = 0
+    last: str | None = None
+    excused: frozenset[int] = frozenset()
+    used: dict[str, int] = field(default_factory=dict)
+
+    def copy(self) -> "Leading":
+        return replace(self, bridges=list(self.bridges), used=dict(self.used))
+
+    def count(self, act: str) -> None:
+        self.used[act] = self.used.get(act, 0) + 1
+
+
+class AdoptionWorld(World[Leading]):
+    """Nothing is adopted twice. Without a fault nothing is lost, whatever is late and whichever bridge stops.
+
+    A crash, a lost connection and a lease that expires although its holder lives may lose messages: those that are
+    not in the journal by then, and those published until the next leader has announced its token.
+    """
+
+    PROGRESS = frozenset({"publish", "deliver", "lease", "adopt", "end", "start", "pass_time", "connect"})
+    DOORS = frozenset({"adopt", "adopt_and_lose_the_answer"})
+    OUTSIDE = frozenset({"publish", "disconnect", "connect", "crash", "start", "expire", "pass_time", "deliver", "end"})
+    SERVERS = ("read_only", "full")
+
+    def __init__(self, url: str, bounds: Bounds) -> None:
+        super().__init__(url)
+        self.bounds = bounds
+        self.refusals = bounds.refusals
+        self._metrics = BridgeMetrics()
+        self._redis = connect(self.settings)
+        self._heard: Any = None
+
+    def __repr__(self) -> str:
+        return f"AdoptionWorld(url, {self.bounds!r})"
+
+    async def close(self) -> None:
+        if self._heard is not None:
+            await self._heard.aclose()
+        await self._redis.aclose()
+        await super().close()
+
+    async def begin(self) -> Leading:
+        if self._heard is None:
+            self._heard = self._messages()
+            await anext(self._heard)
+        await self.maintenance.beat({"a": Wiring([IN], [], "")})
+        await self.scripts.ensure(stage="a", broker=BROKER, channels=[(IN,)])
+        return Leading([Bridge(uuid4().hex) for _ in range(self.bounds.bridges)])
+
+    async def _messages(self) -> AsyncIterator[list[tuple[str, bytes]]]:
+        """Yield everything that was published since the last time, in Redis's order."""
+        async with subscribed(self._redis) as subscription:
+            await subscription.subscribe(IN, keys.LEASE, MARKER)
+            found: list[tuple[str, bytes]] = []
+            async for some in subscription.messages(silence=60):
+                for message in some:
+                    if message.channel == MARKER.encode():  # the first time: its subscription is confirmed
+                        yield found
+                        found = []
+                    elif message.kind == b"message":
+                        found.append((message.channel.decode(), message.data))
+
+    def moves(self, local: Leading, view: View) -> Iterator[Move]:
+        if local.published < len(self.bounds.messages):
+            yield ("publish",)
+        tokens = [sum(channel == keys.LEASE for channel, _ in bridge.inbox) for bridge in local.bridges]
+        for number, bridge in enumerate(local.bridges):
+            if bridge.phase == "down":
+                yield "start", number
+            else:
+                yield from self._steps(local, number, bridge, may_lease=max(tokens) < self.bounds.tokens)
+                yield from self._faults(local, number, bridge)
+        if keys.LEASE in view.others:
+            if self.expires(local, view.others[keys.LEASE].decode()):
+                yield ("pass_time",)
+            elif self.left(local, "expiries"):
+                yield ("expire",)
+
+    def left(self, local: Leading, act: str) -> bool:
+        return bool(local.used.get(act, 0) < getattr(self.bounds, act))
+
+    def _steps(self, local: Leading, number: int, bridge: Bridge, *, may_lease: bool) -> Iterator[Move]:
+        answers = ("", "_and_lose_the_answer") if self.left(local, "lost_answers") else ("",)
+        if bridge.inbox:
+            yield "deliver", number
+        for answer in answers:
+            if bridge.queue or bridge.in_hand:
+                yield f"adopt{answer}", number
+            if bridge.connected and bridge.phase == "up" and may_lease:
+                yield f"lease{answer}", number
+            if bridge.phase == "up" and self.left(local, "stops"):
+                yield f"stop{answer}", number
+        if bridge.phase == "stopping":
+            yield "end", number
+
+    def _faults(self, local: Leading, number: int, bridge: Bridge) -> Iterator[Move]:
+        if not bridge.connected:
+            yield "connect", number
+        elif self.left(local, "disconnections"):
+            yield "disconnect", number
+        if self.left(local, "crashes"):
+            yield "crash", number
+
+    def expires(self, local: Leading, holder: str) -> bool:
+        """Whether the lease expires without a fault: no bridge is there that would renew it, or take it before."""
+        if holder == RELEASED:
+            return not any(bridge.heard and bridge.connected and bridge.phase == "up" for bridge in local.bridges)
+        return not any(bridge.token == holder and bridge.receives and bridge.phase == "up" for bridge in local.bridges)
+
+    # the outside
+
+    async def do_publish(self, local: Leading) -> None:
+        number = self.bounds.messages[local.published]
+        local.published += 1
+        await self.connection.call("PUBLISH", IN, TEXTS[number])
+        await self.receive(local)
+        receivers = [bridge for bridge in local.bridges if bridge.receives]
+        if TEXTS[number].startswith(b"{"):
+            owned = any(bridge.phase == "up" for bridge in receivers)
+        elif local.last == RELEASED:
+            owned = any(bridge.heard and bridge.phase == "up" for bridge in receivers)
+        else:
+            owned = any(bridge.heard and bridge.token == local.last for bridge in receivers)
+        expired = await self.connection.call("GET", keys.LEASE) is None and not TEXTS[number].startswith(b"{")
+        if not owned or expired:
+            local.excused |= {number}
+
+    async def do_disconnect(self, local: Leading, number: int) -> None:
+        bridge = local.bridges[number]
+        local.count("disconnections")
+        self.excuse(local)
+        subscriber = self.subscriber(bridge)
+        subscriber._follow(None)
+        local.bridges[number] = self.after(replace(bridge, connected=False, heard=False, inbox=()), subscriber)
+
+    async def do_connect(self, local: Leading, number: int) -> None:
+        local.bridges[number] = replace(local.bridges[number], connected=True, since=local.published)
+
+    async def do_crash(self, local: Leading, number: int) -> None:
+        local.count("crashes")
+        self.excuse(local)
+        local.bridges[number] = Bridge("", phase="down", connected=False)
+
+    async def do_start(self, local: Leading, number: int) -> None:
+        local.bridges[number] = Bridge(uuid4().hex, since=local.published)
+
+    async def do_expire(self, local: Leading) -> None:
+        """The lease expires though a bridge would have renewed or taken it: that bridge was frozen."""
+        local.count("expiries")
+        self.excuse(local)
+        await self.connection.call("DEL", keys.LEASE)
+
+    async def do_pass_time(self, _: Leading) -> None:
+        await self.connection.call("DEL", keys.LEASE)
+
+    def excuse(self, local: Leading) -> None:
+        """A fault: what is published and not in the journal yet may be lost."""
+        local.excused |= set(self.bounds.messages[: local.published])
+
+    # steps of a bridge
+
+    async def do_deliver(self, local: Leading, number: int) -> None:
+        """A bridge handles the next message of its inbox."""
+        bridge = local.bridges[number]
+        (channel, data), *rest = bridge.inbox
+        subscriber = self.subscriber(bridge)
+        subscriber._sort(channel, data)
+        local.bridges[number] = self.after(replace(bridge, inbox=tuple(rest)), subscriber)
+
+    async def do_lease(self, local: Leading, number: int) -> None:
+        subscriber = self.subscriber(local.bridges[number])
+        await subscriber._hold_lease()
+        local.bridges[number] = self.after(local.bridges[number], subscriber)
+        await self.receive(local)
+
+    async def do_lease_and_lose_the_answer(self, local: Leading, number: int) -> None:
+        local.count("lost_answers")
+        await self.subscriber(local.bridges[number])._hold_lease()
+        await self.receive(local)
+
+    async def do_adopt(self, local: Leading, number: int) -> None:
+        bridge, left = await self.adopt(local, number)
+        local.bridges[number] = replace(bridge, in_hand=tuple(left))
+
+    async def do_adopt_and_lose_the_answer(self, local: Leading, number: int) -> None:
+        local.count("lost_answers")
+        bridge, _ = await self.adopt(local, number)
+        local.bridges[number] = bridge
+
+    async def adopt(self, local: Leading, number: int) -> tuple[Bridge, Sequence[tuple[ReceivedMessage, Adoption]]]:
+        bridge = local.bridges[number]
+        if not bridge.in_hand:
+            foreign, _ = _read(bridge.queue[:MOST_ADOPTED])
+            bridge = replace(bridge, queue=bridge.queue[MOST_ADOPTED:], in_hand=tuple(foreign))
+        left = await self.subscriber(bridge)._adopter._journal([], list(bridge.in_hand)) if bridge.in_hand else []
+        return bridge, left
+
+    async def do_stop(self, local: Leading, number: int) -> None:
+        bridge = local.bridges[number]
+        local.count("stops")
+        holder = await self.connection.call("GET", keys.LEASE)
+        if holder is None or holder.decode() != bridge.token:  # it waits for no message
+            others = [other for other in local.bridges if other is not bridge and other.receives and other.heard]
+            first = min((other.since for other in others if other.phase == "up"), default=local.published)
+            local.excused |= set(self.bounds.messages[:first])  # no other bridge has received these
+        subscriber = self.subscriber(bridge)
+        await subscriber.release_lease()
+        local.bridges[number] = self.after(replace(bridge, phase="stopping", released=bridge.token), subscriber)
+        await self.receive(local)
+
+    async def do_stop_and_lose_the_answer(self, local: Leading, number: int) -> None:
+        """The connection to Redis sends a command again whose answer was lost.
+
+        The second answer says that the lease is not ours. A bridge that has not received its own token by then does
+        not know that the first released it, and waits for no message: this loses messages of a few milliseconds.
+        """
+        local.count("lost_answers")
+        if not self.subscriber(local.bridges[number]).leading:
+            self.excuse(local)
+        await self.maintenance.release(local.bridges[number].token)
+        await self.do_stop(local, number)
+
+    async def do_end(self, local: Leading, number: int) -> None:
+        """A bridge that stops ends once it no longer leads and has adopted everything."""
+        bridge = local.bridges[number]
+        if not bridge.waits and not bridge.queue and not bridge.in_hand:
+            local.bridges[number] = Bridge("", phase="down", connected=False)
+
+    async def receive(self, local: Leading) -> None:
+        """Put everything that was published into the inboxes of the bridges that are connected."""
+        await self.connection.call("PUBLISH", MARKER, "")
+        for channel, data in await anext(self._heard):
+            if channel == keys.LEASE:
+                local.last = data.decode()
+            for number, bridge in enumerate(local.bridges):
+                if bridge.receives:
+                    heard = bridge.heard or channel == keys.LEASE
+                    local.bridges[number] = replace(bridge, inbox=(*bridge.inbox, (channel, data)), heard=heard)
+
+    def subscriber(self, bridge: Bridge) -> Subscriber:
+        """Return the bridge's subscriber in the state that it is in."""
+        subscriber = Subscriber(
+            self._redis,
+            [IN],
+            self.maintenance,
+            self._metrics,
+            lease=3600.0,
+            beat=None,  # type: ignore[arg-type]
+        )
+        subscriber._token, subscriber._leader = bridge.token, bridge.leader
+        subscriber._adopter.released = bridge.released
+        if not bridge.waits:
+            subscriber._lead_ended.set()
+        for received in bridge.unclaimed:
+            subscriber._unclaimed.add(received)
+        for received in bridge.queue:
+            subscriber._adopter.add(received)
+        return subscriber
+
+    def after(self, bridge: Bridge, subscriber: Subscriber) -> Bridge:
+        return replace(
+            bridge,
+            token=subscriber._token,
+            leader=subscriber._leader,
+            waits=not subscriber._lead_ended.is_set(),
+            unclaimed=tuple(subscriber._unclaimed.clear()),
+            queue=tuple(subscriber._adopter._buffer.clear()),
+        )
+
+    # what a state is
+
+    def check(self, local: Leading, view: View) -> tuple[Any, bool]:
+        numbers = {
+            b'"' + (text if not text.startswith(b"{") else b"event") + b'"': number for number, text in enumerate(TEXTS)
+        }
+        journal = [
+            numbers[body[b"event"].partition(b'"data":')[2].rstrip(b"}")] for _, body in view.streams[keys.journal(IN)]
+        ]
+        if len(set(journal)) < len(journal):
+            raise ViolationError(f"adopted twice: {sorted(journal)}")
+        published = set(self.bounds.messages[: local.published])
+        finished = len(published) == len(self.bounds.messages) and published <= local.excused | set(journal)
+        orders = permutations(range(self.bounds.bridges))
+        return min((self._key(local, view, journal, order) for order in orders), key=repr), finished
+
+    def _key(self, local: Leading, view: View, journal: Sequence[int], order: Sequence[int]) -> Any:
+        names: dict[str | None, Any] = {None: None, RELEASED: ""}
+        for number, at in enumerate(order):
+            bridge = local.bridges[at]
+            if bridge.released is not None:
+                names[bridge.released] = f"released by {number}"
+            if bridge.token:
+                names[bridge.token] = number
+
+        def name(token: str | None) -> Any:
+            return names.get(token, "another")
+
+        def message(received: ReceivedMessage) -> Any:
+            return received.message, name(received.token)
+
+        bridges = [
+            (
+                bridge.phase,
+                bridge.since,
+                bridge.connected,
+                bridge.heard,
+                bridge.waits,
+                name(bridge.leader),
+                name(bridge.released),
+                [(channel, name(data.decode()) if channel == keys.LEASE else data) for channel, data in bridge.inbox],
+                list(map(message, bridge.unclaimed)),
+                list(map(message, bridge.queue)),
+                [(message(received), name(adoption.token)) for received, adoption in bridge.in_hand],
+            )
+            for bridge in (local.bridges[at] for at in order)
+        ]
+        lease = view.others.get(keys.LEASE)
+        return (
+            repr(bridges),
+            None if lease is None else name(lease.decode()),
+            name(local.last),
+            tuple(sorted(journal)),
+            local.published,
+            tuple(sorted(local.excused - set(journal))),
+            tuple(sorted(local.used.items())),
+        )

@@ -1,0 +1,438 @@
+"""The world of deliveries: two bridges, one or two stages that consume `in`, and `out` with a stage of its own."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from milepost.errors import JournalUnavailable
+from milepost.events.event import Event
+from milepost.journal import (
+    BROKER,
+    Bury,
+    Complete,
+    Consumer,
+    Delay,
+    Entry,
+    Failure,
+    Park,
+    SettlementRefused,
+    Wiring,
+    keys,
+)
+from milepost.journal.consumer import Settlement
+from milepost.journal.scripts import StreamRow
+from tests.model.world import HOUR, Move, View, ViolationError, World, event_id
+
+IN, OUT = "in", "out"
+STAGES_AND_SETS = {keys.JOURNALS, keys.STAGES, keys.DEAD}
+"""Keys of a bounded size."""
+
+Key = tuple[str, str, str]
+"""Stage, stream and id of an entry."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How many events there are, and how often each act may happen on one path."""
+
+    events: int = 1
+    crashes: int = 0
+    parks: int = 0
+    burials: int = 0
+    lost_answers: int = 0
+    duplicates: int = 0
+    replays: int = 0
+    refusals: bool = False
+    """Whether each move is also made on servers that refuse."""
+
+
+OF_ENTRIES = {
+    "complete_and_lose_the_answer": "lost_answers",
+    "park": "parks",
+    "delay": "parks",
+    "bury": "burials",
+    "park_after_the_deadline": "burials",
+}
+"""Moves with one entry that a bridge holds, and which bound counts each."""
+
+
+@dataclass
+class Deliveries:
+    """What lies outside Redis. `held`: what each bridge believes that it holds. `done`: how often each stage has
+    completed each event, truly; no bridge knows it.
+    """
+
+    held: list[dict[Key, Entry]]
+    names: list[str]
+    published: set[str]
+    used: Counter[str]
+    done: Counter[tuple[str, str]]
+
+    def copy(self) -> "Deliveries":
+        return Deliveries(
+            [dict(held) for held in self.held],
+            list(self.names),
+            set(self.published),
+            Counter(self.used),
+            Counter(self.done),
+        )
+
+
+class DeliveryWorld(World[Deliveries]):
+    """`stages`: name → what it emits, or None."""
+
+    PROGRESS = frozenset({"read", "take_over", "complete", "complete_all", "renew", "wake", "trim", "publish"})
+    DOORS = frozenset({"publish", "publish_again"})
+    OUTSIDE = frozenset({"crash"})
+
+    def __init__(self, url: str, bounds: Bounds, stages: Mapping[str, str | None]) -> None:
+        super().__init__(url)
+        self.bounds = bounds
+        self.refusals = bounds.refusals
+        self.stages = stages
+        self.events = [Event(id=f"e{number}", source="/model", type=IN, data=number) for number in range(bounds.events)]
+
+    def __repr__(self) -> str:
+        return f"DeliveryWorld(url, {self.bounds!r}, {dict(self.stages)!r})"
+
+    def consumer(self, stage: str, name: str) -> Consumer:
+        return Consumer(
+            stage, [IN], name, reader=self.connection, scripts=self.scripts, deadline=self.settings.deadline
+        )
+
+    async def begin(self) -> Deliveries:
+        await self.beat()
+        await self.scripts.ensure(stage="last", broker=BROKER, channels=[(OUT,)])
+        for stage in self.stages:
+            await self.consumer(stage, "b0").ensure()
+        return Deliveries([{}, {}], ["b0", "b1"], set(), Counter(), Counter())
+
+    async def beat(self) -> None:
+        table = {name: Wiring([IN], [emits] if emits else [], "") for name, emits in self.stages.items()}
+        await self.maintenance.beat({**table, "last": Wiring([OUT], [], "")})
+
+    def left(self, local: Deliveries, act: str) -> bool:
+        return bool(local.used[act] < getattr(self.bounds, act))
+
+    def moves(self, local: Deliveries, _: View) -> Iterator[Move]:
+        """Yield every move. A number names one of the entries that a bridge holds, in their order."""
+        yield from self._publishes(local)
+        for bridge, held in enumerate(local.held):
+            for stage in self.stages:
+                yield "read", bridge, stage
+                yield "take_over", bridge, stage
+                if self.bounds.refusals:
+                    yield "reap", bridge, stage
+                    yield "start", bridge, stage
+            for stage in sorted({key[0] for key in held}):
+                yield "renew", bridge, stage
+                if sum(key[0] == stage for key in held) > 1:
+                    yield "complete_all", bridge, stage
+            yield from self._settlements(local, bridge)
+            yield "hand_back", bridge
+            if held and self.left(local, "crashes"):
+                yield "crash", bridge
+        yield ("wake",)
+        yield "trim", IN
+        yield "trim", OUT
+        if self.left(local, "replays"):
+            yield from (("replay", stage) for stage in self.stages)
+
+    def _publishes(self, local: Deliveries) -> Iterator[Move]:
+        for number, event in enumerate(self.events):
+            if event.id not in local.published:
+                yield "publish", number
+                break
+            if self.left(local, "duplicates"):
+                yield "publish_again", number
+
+    def _settlements(self, local: Deliveries, bridge: int) -> Iterator[Move]:
+        for number in range(len(local.held[bridge])):
+            yield "complete", bridge, number
+            for move, act in OF_ENTRIES.items():
+                if self.left(local, act):
+                    yield move, bridge, number
+
+    async def do_publish(self, local: Deliveries, number: int) -> None:
+        if not await self.journal.publish(self.events[number]):
+            raise ViolationError("a new event was taken for a duplicate")
+        local.published.add(self.events[number].id)
+
+    async def do_publish_again(self, local: Deliveries, number: int) -> None:
+        if await self.journal.publish(self.events[number]):
+            raise ViolationError("a duplicate was accepted")
+        local.used["duplicates"] += 1
+
+    async def do_start(self, local: Deliveries, bridge: int, stage: str) -> None:
+        """A bridge starts, and its maintenance runs for the first time."""
+        await self.beat()
+        await self.consumer(stage, local.names[bridge]).ensure()
+        await self.maintenance.keep_statuses(IN)
+
+    async def do_read(self, local: Deliveries, bridge: int, stage: str) -> None:
+        consumer = self.consumer(stage, local.names[bridge])
+        hold(local.held[bridge], stage, (await consumer.take(1)).entries, fresh=True)
+
+    async def do_take_over(self, local: Deliveries, bridge: int, stage: str) -> None:
+        name = local.names[bridge]
+        streams = [StreamRow(keys.retries(stage, IN)), StreamRow(keys.journal(IN))]
+        taken, destroyed = await self.scripts.take_over(stage=stage, consumer=name, most=8, claim=0, streams=streams)
+        if destroyed:
+            raise ViolationError("an entry was pending without a body")
+        consumer = self.consumer(stage, name)
+        entries = [consumer._entry(stream.decode(), *row) for stream, *row in taken]
+        hold(local.held[bridge], stage, entries, fresh=False)
+
+    async def do_complete(self, local: Deliveries, bridge: int, number: int) -> None:
+        await self.settle(local, bridge, number, self.completion)
+
+    async def do_complete_all(self, local: Deliveries, bridge: int, stage: str) -> None:
+        """In one step: everything that the bridge holds for a stage."""
+        held = {key: entry for key, entry in local.held[bridge].items() if key[0] == stage}
+        settlements = [self.completion(stage, entry) for entry in held.values()]
+        answers = await self.consumer(stage, local.names[bridge]).settle(settlements)
+        for key, settlement, answer in zip(held, settlements, answers, strict=True):
+            self.write_status(local, stage, settlement, answer)
+            del local.held[bridge][key]
+
+    async def do_complete_and_lose_the_answer(self, local: Deliveries, bridge: int, number: int) -> None:
+        local.used["lost_answers"] += 1
+        await self.settle(local, bridge, number, self.completion, lose=True)
+
+    async def do_park(self, local: Deliveries, bridge: int, number: int) -> None:
+        local.used["parks"] += 1
+        await self.settle(
+            local,
+            bridge,
+            number,
+            lambda _, entry: Park(
+                entry, event_id(entry.event), Failure("HTTP 500", 500, entry.attempts + 1, entry.crashes), 0
+            ),
+        )
+
+    async def do_delay(self, local: Deliveries, bridge: int, number: int) -> None:
+        local.used["parks"] += 1
+        await self.settle(local, bridge, number, lambda _, entry: Delay(entry, event_id(entry.event), 0))
+
+    async def do_park_after_the_deadline(self, local: Deliveries, bridge: int, number: int) -> None:
+        local.used["burials"] += 1
+        await self.settle(
+            local,
+            bridge,
+            number,
+            lambda _, entry: Park(
+                replace(entry, since=0), event_id(entry.event), Failure("HTTP 500", 500, 1, entry.crashes), 0
+            ),
+        )
+
+    async def do_bury(self, local: Deliveries, bridge: int, number: int) -> None:
+        local.used["burials"] += 1
+        await self.settle(
+            local,
+            bridge,
+            number,
+            lambda _, entry: Bury(
+                entry, event_id(entry.event), Failure("HTTP 422", 422, entry.attempts, entry.crashes)
+            ),
+        )
+
+    async def do_renew(self, local: Deliveries, bridge: int, stage: str) -> None:
+        held = local.held[bridge]
+        mine = [entry for key, entry in held.items() if key[0] == stage]
+        for lost in await self.consumer(stage, local.names[bridge]).renew(mine):
+            del held[stage, lost.stream, lost.id]
+
+    async def do_hand_back(self, local: Deliveries, bridge: int) -> None:
+        for stage in self.stages:
+            await self.consumer(stage, local.names[bridge]).hand_back(claim=0.001)
+        local.held[bridge] = {}
+
+    async def do_reap(self, local: Deliveries, bridge: int, stage: str) -> None:
+        await self.consumer(stage, local.names[bridge]).reap(idle=0)
+
+    async def do_crash(self, local: Deliveries, bridge: int) -> None:
+        """A bridge dies, and another takes its place."""
+        local.used["crashes"] += 1
+        local.held[bridge] = {}
+        local.names[bridge] = f"b{bridge}{'+' * local.used['crashes']}"
+
+    async def do_wake(self, _: Deliveries) -> None:
+        _, _, refused = await self.maintenance.wake([*self.stages], most=8)
+        if refused:
+            raise JournalUnavailable(str(refused))
+
+    async def do_trim(self, _: Deliveries, channel: str) -> None:
+        happened, *_ = await self.maintenance.trim(channel)
+        if happened != "trimmed":
+            raise ViolationError(f"trim: {happened}")
+
+    async def do_replay(self, local: Deliveries, stage: str) -> None:
+        if letters := await self.journal.admin.dead_letters(stage):
+            await self.journal.admin.replay(stage, [letter.entry for letter in letters])
+            local.used["replays"] += 1
+
+    def completion(self, stage: str, entry: Entry) -> Complete:
+        of = event_id(entry.event)
+        emits = self.stages[stage]
+        reply = Event(id=of, source=f"/model/{stage}", type=emits, data=of) if emits else None
+        return Complete(entry, of, reply)
+
+    async def settle(self, local: Deliveries, bridge: int, number: int, settlement: Any, *, lose: bool = False) -> None:
+        key = sorted(local.held[bridge])[number]
+        stage, entry = key[0], local.held[bridge][key]
+        made: Settlement = settlement(stage, entry)
+        (answer,) = await self.consumer(stage, local.names[bridge]).settle([made])
+        self.write_status(local, stage, made, answer)
+        if not lose:
+            del local.held[bridge][key]
+
+    def write_status(self, local: Deliveries, stage: str, settlement: Settlement, answer: object) -> None:
+        if isinstance(answer, JournalUnavailable):
+            raise answer
+        if isinstance(answer, SettlementRefused):
+            raise JournalUnavailable(str(answer))
+        if answer not in {"done", "buried", "stale"}:
+            raise ViolationError(f"not settled: {answer!r}")
+        if isinstance(settlement, Complete) and answer == "done":
+            local.done[stage, settlement.id] += 1
+
+    # what a state is
+
+    def check(self, local: Deliveries, view: View) -> tuple[Any, bool]:
+        finished = len(local.published) == len(self.events)
+        replies = Counter(event_id(body[b"event"]) for _, body in view.streams.get(keys.journal(OUT), []))
+        for stage, emits in self.stages.items():
+            for event in self.events:
+                places = places_of(view, stage, event.id)
+                count = local.done[stage, event.id]
+                if event.id not in local.published:
+                    if places or count:
+                        raise ViolationError(f"{event.id} was refused, and is {places}")
+                    continue
+                if emits and replies[event.id] != count:
+                    raise ViolationError(
+                        f"{stage} has completed {event.id} {count} times, and {replies[event.id]} replies exist"
+                    )
+                if count > 1:
+                    raise ViolationError(f"{stage} has completed {event.id} {count} times")
+                if len(places) + count != 1:
+                    raise ViolationError(
+                        f"{event.id} of {stage}: completed {count} times, and in {places or 'no place'}"
+                    )
+                finished = finished and places in ([], ["dead"])
+        check_bounded(view)
+        return self.key(local, view), finished
+
+    async def check_counts(self, _: Deliveries, view: View) -> None:
+        """The backlog and the depths of the stages count each event that is not finished once."""
+        waiting = {stage: [places_of(view, stage, event.id) for event in self.events] for stage in self.stages}
+        for depth in await self.journal.admin.depths({stage: [IN] for stage in self.stages}):
+            places = [place for of in waiting[depth.stage] for place in of]
+            counted = Counter(place if place in {"parked", "dead"} else "journaled" for place in places)
+            found = {"journaled": depth.backlog, "parked": depth.parked, "dead": depth.dead}
+            if found != {name: counted[name] for name in found}:
+                raise ViolationError(f"{depth} where {dict(counted)} wait")
+            if (depth.oldest is None) != (not counted["journaled"] and not counted["parked"]):
+                raise ViolationError(f"{depth}: the oldest")
+        journal, out = keys.journal(IN), len(view.unread(keys.journal(OUT), "last"))
+        expected = out + max(
+            len(view.unread(journal, stage)) + len(view.groups[journal][stage].pending) for stage in self.stages
+        )
+        expected += sum(place != "journal" for places in waiting.values() for of in places for place in of)
+        if (backlog := await self.journal.backlog()) != expected:
+            raise ViolationError(f"the backlog is {backlog}, and {expected} events wait")
+
+    def key(self, local: Deliveries, view: View) -> Any:
+        """Return the same for states that differ in which bridge is which."""
+        return min((self._key(local, view, order) for order in ((0, 1), (1, 0))), key=repr)
+
+    def _key(self, local: Deliveries, view: View, order: tuple[int, int]) -> Any:
+        names = {local.names[bridge].encode(): number for number, bridge in enumerate(order)}
+        place = {(stream, row[0].decode()): at for stream, rows in view.streams.items() for at, row in enumerate(rows)}
+        held = [
+            sorted(
+                (stage, place.get((stream, entry), -1), event_id(local.held[bridge][stage, stream, entry].event))
+                for stage, stream, entry in local.held[bridge]
+            )
+            for bridge in order
+        ]
+        return (
+            *key_of(view, names),
+            repr(held),
+            tuple(sorted(local.used.items())),
+            tuple(sorted(local.done.items())),
+            tuple(sorted(local.published)),
+        )
+
+
+def places_of(view: View, stage: str, of: str) -> list[str]:
+    """Return every place where a stage has an event: journal, retries, parked, dead."""
+    places = []
+    for kind, stream in (("journal", keys.journal(IN)), ("retries", keys.retries(stage, IN))):
+        if stream not in view.groups or stage not in view.groups[stream]:
+            continue
+        rows = dict(view.streams[stream])
+        waiting = [entry for entry, _ in view.unread(stream, stage)]
+        for entry, _ in view.groups[stream][stage].pending:
+            if entry not in rows:
+                raise ViolationError(f"{entry!r} is pending in {stream} without a body")
+            waiting.append(entry)
+        places += [kind for entry in waiting if event_id(rows[entry][b"event"]) == of]
+    places += ["parked" for member in view.others.get(keys.parked(stage), []) if parked_id(member) == of]
+    letters = view.streams.get(keys.dead(stage), [])
+    return places + ["dead" for _, body in letters if event_id(body[b"event"]) == of]
+
+
+def parked_id(member: bytes) -> str:
+    return event_id(member.partition(b"\n")[2])
+
+
+def check_bounded(view: View) -> None:
+    """Every key is of a bounded size, counts in the backlog, or expires."""
+    for name, ttl in view.ttl.items():
+        bounded = name in STAGES_AND_SETS or 0 <= ttl <= HOUR
+        counted = name.startswith((keys.RETRIES, keys.parked(""), keys.dead(""))) or view.groups.get(name)
+        if not bounded and not counted:
+            raise ViolationError(f"{name} neither counts nor expires")
+        if counted and ttl >= 0:
+            raise ViolationError(f"{name} counts, and would expire")
+
+
+def key_of(view: View, names: Mapping[bytes, int]) -> tuple[Any, ...]:
+    """Return what Redis holds, without ids and times. `names`: the number of each bridge that lives."""
+    found: list[Any] = [view.snapshot.stages]
+    for name, rows in view.streams.items():
+        place = {row[0]: number for number, row in enumerate(rows)}
+        essence = [
+            (event_id(body[b"event"]), *(body.get(field, b"0") for field in (b"attempts", b"crashes", b"channel")))
+            for _, body in rows
+        ]
+        groups = [
+            (
+                group,
+                len(view.unread(name, group)),
+                [(place.get(entry, -1), names.get(consumer, 9)) for entry, consumer in found.pending],
+            )
+            for group, found in sorted(view.groups[name].items())
+        ]
+        found.append((name, view.ttl[name] >= 0, repr(essence), repr(groups)))
+    found += [(name, view.ttl[name] >= 0, repr(content_of(name, content))) for name, content in view.others.items()]
+    return tuple(found)
+
+
+def content_of(name: str, content: Any) -> Any:
+    """Return the content of a key that is no stream, without ids and times."""
+    if name.startswith(keys.parked("")):
+        return sorted((parked_id(member), *member.partition(b"\n")[0].split(b" ")[2:]) for member in content)
+    if name.startswith(keys.status("")):
+        return sorted(field for field, _ in content)
+    return sorted(content) if isinstance(content, list) else content
+
+
+def hold(held: dict[Key, Entry], stage: str, entries: list[Entry], *, fresh: bool) -> None:
+    for entry in entries:
+        key = stage, entry.stream, entry.id
+        if fresh and key in held:
+            raise ViolationError(f"an entry was read twice: {key}")
+        held.setdefault(key, entry)

@@ -1,0 +1,66 @@
+"""The worlds that are searched: small ones with every `make test`, the whole with `make model`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.model import adoption, delivery, switching
+from tests.model.adoption import AdoptionWorld
+from tests.model.delivery import OUT, DeliveryWorld
+from tests.model.switching import SwitchWorld
+from tests.model.world import World
+
+Make = Callable[[str], World[Any]]
+
+LINE: dict[str, str | None] = {"a": OUT}
+BRANCHES: dict[str, str | None] = {"a": OUT, "b": None}
+
+
+def deliveries(stages: dict[str, str | None], **bounds: Any) -> Make:
+    return lambda url: DeliveryWorld(url, delivery.Bounds(**bounds), stages)
+
+
+def adoptions(*messages: int, **bounds: Any) -> Make:
+    return lambda url: AdoptionWorld(url, adoption.Bounds(messages, **bounds))
+
+
+def switches(*stages: str, **bounds: Any) -> Make:
+    return lambda url: SwitchWorld(url, switching.Bounds(**bounds), stages)
+
+
+SMALL: dict[str, Make] = {
+    "a crash, a retry, a duplicate": deliveries(LINE, crashes=1, parks=1, duplicates=1),
+    "a dead letter, a replay, a lost answer": deliveries(LINE, burials=1, replays=1, lost_answers=1),
+    "two stages of one channel, a crash": deliveries(BRANCHES, crashes=1),
+    "servers that refuse, a retry": deliveries(LINE, parks=1, refusals=True),
+    "adoption, a clean stop": adoptions(0, stops=1),
+    "adoption, servers that refuse": adoptions(0, refusals=True),
+    "a switch, a stop, a crash": switches("a", stops=1, crashes=1),
+    "a switch of two stages, a stop": switches("a", "b", stops=1),
+}
+
+WHOLE: dict[str, Make] = {
+    "one event, every act once": deliveries(
+        LINE, crashes=1, parks=1, burials=1, lost_answers=1, duplicates=1, replays=1
+    ),
+    "one event, two crashes, two retries": deliveries(LINE, crashes=2, parks=2),
+    "two events, a crash, a retry": deliveries(LINE, events=2, crashes=1, parks=1),
+    "two events, a lost answer, a dead letter": deliveries(LINE, events=2, lost_answers=1, burials=1),
+    "two stages of one channel, a crash, a retry": deliveries(BRANCHES, crashes=1, parks=1),
+    "two stages of one channel, a dead letter, a replay": deliveries(BRANCHES, burials=1, replays=1),
+    "servers that refuse, every act but a crash": deliveries(
+        LINE, parks=1, burials=1, replays=1, duplicates=1, refusals=True
+    ),
+    "a message, two stops, a lost answer": adoptions(0, stops=2, lost_answers=1, tokens=2),
+    "two messages, a stop": adoptions(0, 1, stops=1, tokens=2),
+    "a message and an event, a crash": adoptions(0, 2, crashes=1),
+    "a message, a stop, a crash": adoptions(0, stops=1, crashes=1),
+    "an event, a stop, a crash": adoptions(2, stops=1, crashes=1),
+    "a message, a stop, a lost connection": adoptions(0, stops=1, disconnections=1),
+    "a message, a stop, a lease that expires": adoptions(0, stops=1, expiries=1, tokens=2),
+    "adoption, servers that refuse, a stop": adoptions(0, stops=1, refusals=True),
+    "a switch, a stop, a freeze, a retry, a dead letter": switches("a", stops=1, freezes=1, parks=1, burials=1),
+    "a switch there and back, a crash": switches("a", stops=2, crashes=1),
+    "a switch with two events, a stop, a crash": switches("a", events=2, stops=1, crashes=1),
+    "a switch of two stages, a stop, a freeze, a retry": switches("a", "b", stops=1, freezes=1, parks=1),
+    "a switch, servers that refuse, a stop": switches("a", stops=1, refusals=True),
+}
