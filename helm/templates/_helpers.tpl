@@ -126,6 +126,17 @@ topologySpreadConstraints:
 {{- omit (mergeOverwrite (deepCopy .root.Values.broker.delivery) (deepCopy (.entry.delivery | default dict))) "crashRetry" "deadline" "delay" "batch" | toJson -}}
 {{- end -}}
 
+{{- /* The stages with their channels, as a JSON list. */ -}}
+{{- define "milepost.stageList" -}}
+{{- $stages := list -}}
+{{- range $name, $entry := .Values.stages -}}
+  {{- $stage := merge (dict "name" $name) (pick $entry "consumes" "emits") -}}
+  {{- if $entry.url }}{{ $_ := set $stage "external" true }}{{ end -}}
+  {{- $stages = append $stages $stage -}}
+{{- end -}}
+{{- $stages | toJson -}}
+{{- end -}}
+
 {{- /* Names of the stages that are functions of ours, as a JSON list. */ -}}
 {{- define "milepost.functions" -}}
 {{- $names := list -}}

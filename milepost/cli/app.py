@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from redis.exceptions import RedisError
 
-from milepost.cli import asyncapi, dead, new, publish, send, stages, up, watch
+from milepost.cli import asyncapi, check, dead, new, publish, send, stages, up, watch
 from milepost.cli.exits import EXIT_CODES, Exit, OutputClosed, exit_code
 from milepost.cli.text import installed_version, say
 from milepost.errors import MilepostError
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command(epilog=EXIT_CODES)(up.up)
 app.command(epilog=EXIT_CODES)(new.new)
 app.command(epilog=EXIT_CODES)(asyncapi.asyncapi)
+app.command(epilog=EXIT_CODES)(check.check)
 app.command(epilog=EXIT_CODES)(publish.publish)
 # An unknown option is taken for an argument, since a latitude may begin with a minus.
 app.command(epilog=EXIT_CODES, context_settings={"ignore_unknown_options": True})(send.send)

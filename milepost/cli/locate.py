@@ -38,6 +38,11 @@ def gateway_url(gateway: str | None, data: Path) -> str:
     return (gateway or _of_stack(data, "gateway") or GATEWAY).rstrip("/")
 
 
+def running_gateway(data: Path) -> str | None:
+    """The gateway in the data folder's stack.json, or None."""
+    return _of_stack(data, "gateway")
+
+
 @asynccontextmanager
 async def journal(settings: JournalSettings) -> AsyncIterator[Journal]:
     """Connect to Redis. Raises Unreachable with the address if it does not answer."""

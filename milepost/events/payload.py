@@ -4,7 +4,7 @@ import math
 import re
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, RootModel
+from pydantic import BaseModel, BeforeValidator, ConfigDict, RootModel, ValidationError
 
 from milepost.errors import ConfigurationError
 
@@ -72,3 +72,11 @@ Root = TypeVar("Root")
 
 class RootPayload(RootModel[Root], Payload):
     """A payload that is one bare JSON value: `class Recipient(RootPayload[Address], channel="user:email")`."""
+
+
+def faults_of(refusal: ValidationError) -> list[dict[str, str]]:
+    """Name each field that a payload class refused, and its fault, without the value."""
+    return [
+        {"field": ".".join(map(str, error["loc"])) or "data", "fault": error["msg"].removeprefix("Value error, ")}
+        for error in refusal.errors(include_url=False, include_context=False, include_input=False)
+    ]

@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response
 from milepost.errors import ConfigurationError, InvalidPayload, MilepostError, Reject
 from milepost.events.batch import is_batch, read_batch
 from milepost.events.event import Event
-from milepost.events.payload import Payload
+from milepost.events.payload import Payload, faults_of
 from milepost.function import logs
 from milepost.function.description import Description, describe
 from milepost.function.outage_log import OutageLog
@@ -140,10 +140,7 @@ def _payload(description: Description, event: Event) -> Payload:
     try:
         return description.consumes.model_validate(event.data)
     except ValidationError as fault:
-        raise InvalidPayload(
-            {"field": ".".join(map(str, error["loc"])) or "data", "fault": error["msg"].removeprefix("Value error, ")}
-            for error in fault.errors(include_url=False, include_context=False, include_input=False)
-        ) from None
+        raise InvalidPayload(faults_of(fault)) from None
 
 
 def _next_event(description: Description, event: Event, result: Any) -> Event | None:

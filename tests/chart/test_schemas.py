@@ -33,6 +33,7 @@ EVERYTHING = {
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
     "dashboard": {"enabled": True},
+    "upgrade": {"check": True, "accept": ["geocode"]},
     "gateway": {
         "opsTokenSecret": "ops",
         "ingress": {"enabled": True, "className": "kong", "host": "milepost.example.org", "annotations": {"a": "b"}},

@@ -13,7 +13,11 @@ from tests.servers import ROOT, STAGES
 BROKER = merged(SECRET, {"delivery": "broker"})
 
 
-@pytest.mark.parametrize("layers", [(SECRET,), (BROKER,), ("values-dev.yaml", SECRET), ("values-prod.yaml",)], ids=str)
+@pytest.mark.parametrize(
+    "layers",
+    [(SECRET,), (BROKER,), ("values-dev.yaml", SECRET), ("values-prod.yaml",), (SECRET, {"upgrade": {"check": True}})],
+    ids=str,
+)
 def test_every_pod_is_restricted(layers: tuple[Any, ...]) -> None:
     specs = pod_specs(render(*layers))
     assert len(specs) >= 6
@@ -100,6 +104,18 @@ INSIDE = {
 
 def test_only_the_arrows_of_the_design_pass() -> None:
     assert arrows(render(SECRET)) == INSIDE | KNATIVE
+
+
+def test_the_check_before_an_upgrade_reaches_redis_and_the_gateway_while_it_runs() -> None:
+    objects = render(merged(SECRET, {"upgrade": {"check": True}}))
+    assert arrows(objects) == INSIDE | KNATIVE | {("upgrade-check", "redis")}
+    assert outward(objects, "upgrade-check") == {("*", 53), ("redis", 6379), ("gateway", 8080)}
+    for found in objects:
+        if "upgrade-check" in found["metadata"]["name"]:
+            assert found["metadata"]["annotations"]["helm.sh/hook"] == "pre-upgrade"
+            assert (
+                found["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
+            )
 
 
 def test_a_broker_may_speak_to_the_bridge_as_well() -> None:

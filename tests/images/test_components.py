@@ -12,10 +12,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from redis import Redis
 
 from milepost import stages_table
+from milepost.journal import keys
 from milepost.testing.contract import StageContract
-from tests.chart.rendering import SECRET, environment, merged, only, render
+from tests.chart.rendering import SECRET, container, environment, merged, only, render
 from tests.images.component import Component
 from tests.servers import ROOT, Mongo, Valkey
 
@@ -105,6 +107,28 @@ def test_helms_test_fails_when_no_mail_is_sent(tmp_path: Path) -> None:
         found = helm_test(gateway.url, within=1)
     assert found.returncode == 1
     assert "no email:sent, only raw_input" in found.stderr
+
+
+def test_the_check_before_an_upgrade_runs_in_the_gateways_image(tmp_path: Path) -> None:
+    job = only(render(merged(SECRET, {"upgrade": {"check": True}})), "Job")
+    one = container(job)
+    with Valkey(tmp_path) as valkey, Component(tmp_path, "gateway", env={"REDIS_URL": valkey.url}) as gateway:
+        pod = environment(one, {"redis-password": "x"}) | {"REDIS_URL": valkey.url, "GATEWAY": gateway.url}
+        with Redis.from_url(valkey.url) as redis:
+            redis.xadd(
+                keys.journal("raw_input"), {"event": '{"specversion":"1.0","id":"1","source":"/me","type":"raw_input"}'}
+            )
+            redis.sadd(keys.JOURNALS, "raw_input")
+        found = subprocess.run(
+            [gateway.venv / "bin" / "python3", *one["command"][1:]],
+            cwd=gateway.app,
+            env={**gateway.environment, **pod},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert found.returncode == 1, found.stderr
+    assert "distance would refuse 1 events: data" in found.stdout
 
 
 def helm_test(gateway: str, within: int = 30) -> subprocess.CompletedProcess[str]:

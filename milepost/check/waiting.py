@@ -1,0 +1,156 @@
+"""Read every event that waits in Redis: journaled, parked, to be retried, dead. Only reading commands are used.
+
+Nothing is locked. An event that moves while it is read may be read twice or not at all; journals are read first, so an
+event that only goes on its way is not missed.
+"""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from milepost.journal import keys
+from milepost.journal.admin import BROKER
+from milepost.journal.scripts import unavailable
+
+FIRST_PAGE, LARGEST_PAGE = 10, 250
+"""Entries read together: few at first, then as many as make about PAGE_BYTES."""
+
+PAGE_BYTES = 2_000_000
+
+PENDING_PAGE = 1000
+PARKED_PAGE = 50
+
+_PARKED = re.compile(rb"(\S+) \d+ \d+ \d+ (\S+)\n(.*)", re.DOTALL)
+
+Place = Literal["journal", "parked", "retries", "dead"]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingEvent:
+    """An event, where it waits, and the stages that it waits for. `reason`: why a dead letter is one."""
+
+    place: Place
+    stages: tuple[str, ...]
+    channel: str
+    entry: str
+    event: bytes
+    reason: str = ""
+
+
+class Waiting:
+    """Reads one Redis. `table`: the stages table there. `to_come`: stage → the channel that it will consume."""
+
+    def __init__(self, redis: Redis, table: Mapping[str, Any], to_come: Mapping[str, str]) -> None:
+        self._redis = redis
+        self._table = table
+        self._to_come = to_come
+
+    async def events(self) -> AsyncIterator[WaitingEvent]:
+        """Every event that waits. Raises JournalUnavailable."""
+        try:
+            for channel in sorted(await self._members(keys.JOURNALS)):
+                async for event in self._journal(channel):
+                    yield event
+            names = sorted({*self._table, *await self._members(keys.DEAD)} - {"bridge"})
+            for stage in names:
+                async for event in self._parked(stage):
+                    yield event
+            for stage in names:
+                for channel in self._table.get(stage, {"consumes": ()})["consumes"]:
+                    async for entry, fields in self._stream(keys.retries(stage, channel)):
+                        yield WaitingEvent("retries", (stage,), channel, entry, fields.get(b"event", b""))
+            for stage in names:
+                async for entry, fields in self._stream(keys.dead(stage)):
+                    channel = fields.get(b"channel", b"").decode(errors="replace")
+                    reason = fields.get(b"reason", b"").decode(errors="replace")
+                    yield WaitingEvent("dead", (stage,), channel, entry, fields.get(b"event", b""), reason)
+        except (RedisError, OSError) as fault:
+            raise unavailable(fault) from fault
+
+    async def _journal(self, channel: str) -> AsyncIterator[WaitingEvent]:
+        """The entries of a journal that a stage has not finished."""
+        journal = keys.journal(channel)
+        groups = [
+            _Group(row["name"].decode(), _order(row["last-delivered-id"]), await self._pending(journal, row["name"]))
+            for row in await self._if_there(self._redis.xinfo_groups(journal))
+        ]
+        if all(group.stage != BROKER for group in groups):  # a new group begins with the oldest entry
+            begun = {group.stage for group in groups}
+            coming = [stage for stage, consumed in self._to_come.items() if consumed == channel]
+            groups += [_Group(stage, (0, 0), frozenset()) for stage in coming if stage not in begun]
+        if not groups and await self._redis.pttl(journal) != -1:
+            return  # nobody has to consume this channel: its journal expires
+        first = min((group.first for group in groups), default=(0, 0))
+        async for entry, fields in self._stream(journal, f"{first[0]}-{first[1]}"):
+            order = _order(entry)
+            stages = tuple(group.stage for group in groups if group.has_left(order))
+            if stages or not groups:
+                yield WaitingEvent("journal", stages, channel, entry, fields.get(b"event", b""))
+
+    async def _pending(self, journal: str, group: bytes) -> frozenset[tuple[int, int]]:
+        found: set[tuple[int, int]] = set()
+        start = "-"
+        while start:
+            rows: Any = await self._redis.xpending_range(journal, group, start, "+", PENDING_PAGE)
+            found |= {_order(row["message_id"]) for row in rows}
+            start = f"({rows[-1]['message_id'].decode()}" if rows else ""
+        return frozenset(found)
+
+    async def _parked(self, stage: str) -> AsyncIterator[WaitingEvent]:
+        """The parked events of a stage. A cursor finds each that stays, also while others come and go."""
+        cursor: int | None = None
+        rows: Any
+        while cursor != 0:
+            cursor, rows = await self._redis.zscan(keys.parked(stage), cursor or 0, count=PARKED_PAGE)
+            for member, _ in rows:
+                if found := _PARKED.fullmatch(member):
+                    entry, channel, event = found.groups()
+                    yield WaitingEvent("parked", (stage,), channel.decode(), entry.decode(), event)
+
+    async def _stream(self, key: str, start: str = "-") -> AsyncIterator[tuple[str, Mapping[bytes, bytes]]]:
+        count = FIRST_PAGE
+        while page := await self._if_there(self._redis.xrange(key, start, "+", count)):
+            for name, fields in page:
+                yield name.decode(), fields
+            start = f"({page[-1][0].decode()}"
+            size = sum(len(value) for _, fields in page for value in fields.values())
+            count = max(1, min(LARGEST_PAGE, PAGE_BYTES * len(page) // max(1, size)))
+
+    async def _members(self, key: str) -> Iterable[str]:
+        return [name.decode() for name in await self._if_there(self._redis.smembers(key))]
+
+    async def _if_there(self, call: Awaitable[Any]) -> Sequence[Any]:
+        """The answer, or nothing where the key is absent or of another type."""
+        try:
+            answer: Sequence[Any] = await call
+        except ResponseError as fault:
+            if "no such key" in str(fault) or "WRONGTYPE" in str(fault):
+                return ()
+            raise
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A consumer group: the entries after `delivered` are unread, and those of `pending` are not finished."""
+
+    stage: str
+    delivered: tuple[int, int]
+    pending: frozenset[tuple[int, int]]
+
+    @property
+    def first(self) -> tuple[int, int]:
+        return min(self.pending, default=self.delivered)
+
+    def has_left(self, entry: tuple[int, int]) -> bool:
+        return entry > self.delivered or entry in self.pending
+
+
+def _order(entry: bytes | str) -> tuple[int, int]:
+    text = entry.decode() if isinstance(entry, bytes) else entry
+    milliseconds, _, number = text.partition("-")
+    return int(milliseconds), int(number)

@@ -1,0 +1,195 @@
+"""What a checkout would break in a running pipeline: seeded changes are found, and compatible ones are not."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+from redis.asyncio import Redis
+
+from milepost import Payload
+from milepost.check.findings import SHOWN, Findings, NamedStage, check
+from milepost.events import asyncapi
+from milepost.events.event import Event
+from milepost.graph import Node
+from milepost.journal import Bury, Complete, Consumer, Failure, Journal, Park, Wiring
+from milepost.journal.connection import connect
+from milepost.journal.shared_connection import SharedConnection
+from milepost.settings import JournalSettings
+from tests.journal.events import everything, maintenance_of
+
+PLACE = {"name": "Tower Bridge", "lat": 51.5, "tags": ["bridge"]}
+
+
+class Place(Payload, channel="place"):
+    name: str
+    lat: float
+    tags: list[str] = Field(default_factory=list)
+
+
+class Named(Payload, channel="named"):
+    name: str
+
+
+RUNNING = {"name-it": NamedStage(name="name-it", consumes="place", emits="named")}
+SAME = list(RUNNING.values())
+
+
+class SameWithMore(Place, channel="place"):
+    country: str | None = None
+    lat: float | str  # type: ignore[assignment]
+
+
+class FewerFields(Payload, channel="place"):
+    name: str
+
+
+class FieldRequired(Place, channel="place"):
+    country: str
+
+
+class TypeNarrowed(Place, channel="place"):
+    name: int  # type: ignore[assignment]
+
+
+class BoundTightened(Place, channel="place"):
+    lat: Annotated[float, Field(le=45)]
+
+
+class ValuesChosen(Place, channel="place"):
+    tags: list[Literal["tower", "house"]]  # type: ignore[assignment]
+
+
+class PlaceRenamed(Payload, channel="place:v2"):
+    name: str
+
+
+Seen = tuple[set[tuple[str, str, int]], set[tuple[str, str]], dict[str, int], set[tuple[str, str, int]]]
+"""(stage, field, events) refused; (channel, field) incompatible; channels; (stage, channel, events) stranded."""
+
+
+@dataclass
+class Change:
+    payload: type[Payload]
+    stages: Sequence[NamedStage] = field(default_factory=lambda: SAME)
+    refused: set[tuple[str, str, int]] = field(default_factory=set)
+    schemas: set[tuple[str, str]] = field(default_factory=set)
+    channels: dict[str, int] = field(default_factory=dict)
+    stranded: set[tuple[str, str, int]] = field(default_factory=set)
+    accept: Sequence[str] = ()
+
+    def found(self) -> Seen:
+        return self.refused, self.schemas, self.channels, self.stranded
+
+
+def moved(consumes: str) -> list[NamedStage]:
+    return [NamedStage(name="name-it", consumes=consumes, emits="named")]
+
+
+ADDED = NamedStage(name="count", consumes="place")
+OTHER = [NamedStage(name="tell", consumes="named")]
+
+CHANGES = {
+    "nothing": Change(Place),
+    "an optional field and a wider type": Change(SameWithMore),
+    "a field that is read no more": Change(FewerFields),
+    "a stage more on the channel": Change(Place, [*SAME, ADDED]),
+    "a receiver of someone else's": Change(
+        FieldRequired,
+        [NamedStage(name="name-it", consumes="place", emits="named", external=True)],
+        schemas={("place", "country")},
+    ),
+    "a field required": Change(FieldRequired, refused={("name-it", "country", 4)}, schemas={("place", "country")}),
+    "a type narrowed": Change(TypeNarrowed, refused={("name-it", "name", 4)}, schemas={("place", "name")}),
+    "a bound tightened": Change(BoundTightened, refused={("name-it", "lat", 4)}, schemas={("place", "lat")}),
+    "values chosen": Change(
+        ValuesChosen, refused={("name-it", "tags.0", 4)}, schemas={("place", "tags"), ("place", "tags.*")}
+    ),
+    "a field required by a stage that is added": Change(
+        FieldRequired,
+        [*SAME, ADDED],
+        refused={("name-it", "country", 4), ("count", "country", 2)},
+        schemas={("place", "country")},
+    ),
+    "a channel renamed": Change(
+        PlaceRenamed, moved("place:v2"), channels={"place": 5}, stranded={("name-it", "place", 5)}
+    ),
+    "a stage removed": Change(Place, OTHER, channels={"place": 5}, stranded={("name-it", "place", 5)}),
+    "a stage removed, as is meant": Change(Place, OTHER, accept=["name-it", "place"]),
+    "a stage renamed": Change(Place, [ADDED], stranded={("name-it", "place", 5)}),
+}
+
+
+@pytest.fixture
+async def journal(redis: Redis, redis_url: str) -> AsyncIterator[Journal]:
+    """One event unread, one pending, one parked, two dead letters. Their stage refuses one of the letters already."""
+    del redis  # which has emptied the server
+    settings = JournalSettings.read(redis_url=redis_url)
+    journal = Journal(connect(settings), settings)
+    reader = SharedConnection(connect(settings, answer_within=30), again=False)
+    consumer = Consumer(
+        "name-it", ["place"], "bridge", reader=reader, scripts=journal.scripts, deadline=settings.deadline
+    )
+    maintenance = maintenance_of(journal, settings)
+    await maintenance.beat({"name-it": Wiring(["place"], ["named"], "http://name-it")})
+    await consumer.ensure()
+    for number, data in enumerate((PLACE, {}, PLACE, PLACE, PLACE, PLACE)):
+        await journal.publish(Event(id=str(number), source="/me", type="place", data=data))
+    dead, refused, parked, done, _ = (await consumer.take(5)).entries
+    steps = [
+        Bury(dead, "0", Failure("HTTP 500", 500, 1, 0)),
+        Bury(refused, "1", Failure("HTTP 422: name: Field required", 422, 0, 0)),
+        Park(parked, "2", Failure("HTTP 500", 500, 1, 0), 60),
+        Complete(done, "3", None),
+    ]
+    assert set(await consumer.settle(steps)) <= {"done", "buried"}
+    await maintenance.trim("place")
+    yield journal
+    await reader.close()
+    await journal.close()
+
+
+async def findings(journal: Journal, change: Change) -> Findings:
+    document = asyncapi.document([Place, Named], [Node("name-it", "place", "named")], {}, version="1")
+    running = await journal.admin.stages()
+    payloads = {change.payload.channel: change.payload, "named": Named}
+    return await check(journal.redis, running, payloads, change.stages, document=document, accept=change.accept)
+
+
+async def test_breaking_changes_are_found_and_compatible_ones_are_not(journal: Journal, redis: Redis) -> None:
+    before = await everything(redis)
+    for name, change in CHANGES.items():
+        found = await findings(journal, change)
+        seen = (
+            {(stage, field, events) for (stage, field), events in found.refused.items()},
+            {(one.channel, one.field) for one in found.schemas or ()},
+            found.channels,
+            {(one.stage, one.channel, one.events) for one in found.stages},
+        )
+        assert seen == change.found(), name
+        assert found.breaks == any(change.found()), name
+        assert found.events == 5, name
+        assert bool(found.lines()) == found.breaks, name
+    assert await everything(redis) == before, "it changes nothing"
+
+
+async def test_refused_events_are_shown_with_their_place(journal: Journal) -> None:
+    found = await findings(journal, CHANGES["a field required"])
+    assert {(one.place, one.id) for one in found.first} == {
+        ("dead", "0"),
+        ("parked", "2"),
+        ("journal", "4"),
+        ("journal", "5"),
+    }
+    assert found.again == 1, "a dead letter that is refused today is no fault of the change"
+    assert {one.fault for one in found.first} == {"Field required"}
+
+
+async def test_ten_refused_events_of_many_are_shown(journal: Journal) -> None:
+    events = [Event(id=f"more-{number}", source="/me", type="place", data=PLACE) for number in range(600)]
+    await asyncio.gather(*map(journal.publish, events))
+    found = await findings(journal, CHANGES["a field required"])
+    assert found.refused == {("name-it", "country"): 604}
+    assert len(found.first) == SHOWN
