@@ -71,7 +71,7 @@ class Journal:
             events=rows,
         )
         if answers == b"full":
-            raise BacklogFull(f"the backlog is over its limit of {self._limit} events")
+            raise BacklogFull(f"the backlog is at its limit of {self._limit} events")
         return list(answers)
 
     async def status(self, event_id: str) -> dict[str, Note]:
