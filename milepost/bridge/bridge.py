@@ -209,11 +209,11 @@ class Bridge:
         """
         logged = ""
         while True:
-            while reason := await self.maintenance.switch(self._wirings):
-                self.ready = "finish them" not in reason
-                if reason != logged:
-                    log.warning(Fields(outcome="waiting", reason=reason))
-                    logged = reason
+            while blocked := await self.maintenance.switch(self._wirings):
+                self.ready = not blocked.unfinished
+                if blocked.reason != logged:
+                    log.warning(Fields(outcome="waiting", reason=blocked.reason))
+                    logged = blocked.reason
                 await asyncio.sleep(SWITCH_PAUSE)
             if await self.maintenance.beat(self._wirings):
                 return  # else a bridge of the other mode has begun to serve meanwhile
@@ -284,9 +284,7 @@ class Bridge:
         while True:
             await asyncio.sleep(TRIM)
             since_all += TRIM
-            channels = set().union(*(worker.to_trim for worker in self.workers))
-            for worker in self.workers:
-                worker.to_trim.clear()
+            channels = {channel for worker in self.workers for channel in worker.channels_to_trim()}
             if since_all >= TRIM_ALL:
                 since_all = 0.0
                 try:

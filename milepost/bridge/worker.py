@@ -90,8 +90,7 @@ class Worker:
         self.consumer = consumer
         self.limit = limit
         self.in_delivery: dict[tuple[str, str], tuple[Entry, asyncio.Task[None]]] = {}
-        self.to_trim: set[str] = set()
-        """Channels of which something was settled since they were last trimmed."""
+        self._to_trim: set[str] = set()
         self._deliverer = deliverer
         self._policy = policy
         self._delay = spec.delay.total_seconds()
@@ -212,7 +211,7 @@ class Worker:
         """Forget a batch whose task has ended."""
         for entry in batch:
             del self.in_delivery[entry.key]
-            self.to_trim.add(entry.channel)
+            self._to_trim.add(entry.channel)
         self.limit.count_settled(outage, len(batch), size, redelivery=redelivery)
 
     async def _deliver(self, entries: Sequence[Entry], *, redelivery: bool) -> None:
@@ -396,6 +395,11 @@ class Worker:
             if keys <= lost and not keys & self._settling and not task.done():
                 log.warning(Fields(stage=self.stage, outcome="lost-claim", entries=len(keys)))
                 task.cancel()
+
+    def channels_to_trim(self) -> set[str]:
+        """Return the channels of which entries were settled since the last call."""
+        channels, self._to_trim = self._to_trim, set()
+        return channels
 
     async def reap(self) -> None:
         """Delete the consumers of dead bridges. Raises JournalUnavailable."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 from milepost.events.event import Event
 from milepost.events.strict_json import dumps
@@ -45,6 +46,15 @@ class Unreadable:
     channel: str
     message: bytes
     reason: str
+
+
+class SwitchBlocked(NamedTuple):
+    """Why this bridge cannot take over from the other delivery mode yet. `unfinished`: that mode must finish events
+    first; otherwise it only has to be stopped.
+    """
+
+    reason: str
+    unfinished: bool
 
 
 class Maintenance:
@@ -116,7 +126,7 @@ class Maintenance:
         ]
         return bool(await self._scripts.beat(fresh=FRESH, broker=BROKER, routes=rows))
 
-    async def switch(self, routes: Mapping[str, Wiring]) -> str | None:
+    async def switch(self, routes: Mapping[str, Wiring]) -> SwitchBlocked | None:
         """Take over from the groups of the other delivery mode, if there are any: their places and events under way.
 
         Returns why that is not possible yet, or None if it is done.
@@ -124,12 +134,14 @@ class Maintenance:
         rows = [RouteRow(name, channel) for name, wiring in routes.items() for channel in wiring.consumes]
         answer, *of = await self._scripts.switch(fresh=FRESH, broker=BROKER, routes=rows)
         if answer == b"served":
-            return f"the other delivery mode still serves {of[0].decode()}, or did less than a minute ago"
+            reason = f"the other delivery mode still serves {of[0].decode()}, or did less than a minute ago"
+            return SwitchBlocked(reason, unfinished=False)
         if answer == b"unfinished":
-            return (
+            reason = (
                 f"the other delivery mode left {of[1]} events of {of[0].decode()} that several stages would have to "
                 "share: finish them in that mode first"
             )
+            return SwitchBlocked(reason, unfinished=True)
         return None
 
     async def wake(self, stages: Sequence[str], *, most: int) -> tuple[int, float | None, dict[str, str]]:

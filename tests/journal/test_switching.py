@@ -255,9 +255,10 @@ async def test_switch_waits_while_the_other_mode_is_served(
     await served(maintenance, consumers, old)
     await published(journal, 1)
     before = await everything(redis)
-    reason = await maintenance.switch(new)
-    assert reason is not None
-    assert reason.startswith("the other delivery mode still serves ")
+    blocked = await maintenance.switch(new)
+    assert blocked is not None
+    assert blocked.reason.startswith("the other delivery mode still serves ")
+    assert not blocked.unfinished
     assert await everything(redis) == before
     first, *_ = old
     await unserved(redis, first)
@@ -272,10 +273,11 @@ async def test_switch_waits_while_the_other_mode_is_served(
 
 async def refused(maintenance: Maintenance, redis: Redis, routes: Routes, events: int, stage: str) -> None:
     before = await everything(redis)
-    assert await maintenance.switch(routes) == (
+    reason = (
         f"the other delivery mode left {events} events of {stage} that several stages would have to share: "
         "finish them in that mode first"
     )
+    assert await maintenance.switch(routes) == (reason, True)
     assert await everything(redis) == before, "a refusal leaves everything as it was"
 
 

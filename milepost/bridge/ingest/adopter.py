@@ -15,7 +15,7 @@ from milepost.journal import Adoption, Maintenance, Unreadable
 from milepost.journal.refusals import OF_KEYS
 from milepost.observe.logs import Fields
 
-Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 log = logging.getLogger("milepost.bridge")
 
@@ -100,51 +100,57 @@ class Adopter:
                 self._filled.clear()
                 await self._filled.wait()
             adoptions, unreadable = _read(self._buffer.take(MOST_ADOPTED))
-            await _repeat(partial(self._journal, unreadable), adoptions)
-            await _repeat(self._put_away, unreadable)
+            unreadable += await self._adopt(adoptions)
+            await self._keep(unreadable)
 
-    async def _journal(
-        self, unreadable: list[Unreadable], found: Sequence[tuple[ReceivedMessage, Adoption]]
-    ) -> list[tuple[ReceivedMessage, Adoption]]:
-        """Journal messages. Return those to try again; the leader appends those that Redis refuses to `unreadable`."""
-        left = []
-        answers = await self._maintenance.adopt([adoption for _, adoption in found])
-        for (received, adoption), answer in zip(found, answers, strict=True):
-            outcome = answer.replace(" ", "-")
-            if answer == "not leading" and adoption.token == self.released:
-                # We led until we released the lease, so messages from before the release are still ours.
-                left.append((received, replace(adoption, token=None)))
-                continue
-            if answer.startswith("error "):
-                outcome = "refused"
-                if received.token:
-                    unreadable.append(Unreadable(received.channel, received.message, f"Redis: {answer[6:]}"))
-            self._metrics.adopted.labels(adoption.event.type, outcome).inc()
-        return left
+    async def _adopt(self, adoptions: Sequence[tuple[ReceivedMessage, Adoption]]) -> list[Unreadable]:
+        """Journal these messages. Return those that Redis refuses for good, if we led when they came."""
+        refused = []
+        while adoptions:
+            step = partial(self._maintenance.adopt, [adoption for _, adoption in adoptions])
+            answers = await _persist(step, len(adoptions))
+            again = []
+            for (received, adoption), answer in zip(adoptions, answers, strict=True):
+                if answer == "not leading" and adoption.token == self.released:
+                    # We led until we released the lease, so messages from before the release are still ours.
+                    again.append((received, replace(adoption, token=None)))
+                    continue
+                outcome = answer.replace(" ", "-")
+                if answer.startswith("error "):
+                    outcome = "refused"
+                    if received.token:
+                        refused.append(Unreadable(received.channel, received.message, f"Redis: {answer[6:]}"))
+                self._metrics.adopted.labels(adoption.event.type, outcome).inc()
+            adoptions = again
+        return refused
 
-    async def _put_away(self, unreadable: list[Unreadable]) -> list[Unreadable]:
+    async def _keep(self, unreadable: Sequence[Unreadable]) -> None:
         """Keep these messages as dead letters. If Redis refuses the key of the dead letters, they are dropped."""
+        if not unreadable:
+            return
         outcome, refusal = "unreadable", {}
         try:
-            dropped = await self._maintenance.unreadable(unreadable)
+            step = partial(self._maintenance.unreadable, unreadable)
+            dropped = await _persist(step, len(unreadable), give_up_on=OF_KEYS)
         except JournalUnavailable as fault:
-            if fault.code not in OF_KEYS:
-                raise
             dropped, outcome, refusal = len(unreadable), "unreadable-dropped", {"reason": str(fault)}
         self._metrics.unreadable_dropped.inc(dropped)
         for message in unreadable:
             log.warning(Fields(channel=message.channel, outcome=outcome, **refusal))  # the reason may quote the message
-        return []
 
 
-async def _repeat(step: Callable[[list[Item]], Awaitable[list[Item]]], items: list[Item]) -> None:
-    """Repeat a step with the items that it returns, until it returns none. While Redis is away, try again."""
-    while items:
+async def _persist(
+    step: Callable[[], Awaitable[Result]], messages: int, *, give_up_on: frozenset[str] = frozenset()
+) -> Result:
+    """Return the result of a step. While Redis is away, try again. Raises JournalUnavailable for the codes given."""
+    while True:
         try:
-            items = await step(items)
+            return await step()
         except JournalUnavailable as fault:
-            log.warning(Fields(outcome="unadopted", messages=len(items), reason=str(fault)))
-            await asyncio.sleep(PAUSE)
+            if fault.code in give_up_on:
+                raise
+            log.warning(Fields(outcome="unadopted", messages=messages, reason=str(fault)))
+        await asyncio.sleep(PAUSE)
 
 
 def _read(batch: Iterable[ReceivedMessage]) -> tuple[list[tuple[ReceivedMessage, Adoption]], list[Unreadable]]:
