@@ -8,8 +8,6 @@ from typing import NoReturn
 from milepost.cli import streams
 from milepost.cli.exits import Exit
 
-SHOW_CURSOR = b"\x1b[?25h"
-
 
 def main() -> NoReturn:
     """The `milepost` command. Ctrl-C ends it at once from here on, also while the rest is imported (half a second).
@@ -36,6 +34,4 @@ def _end(*_: object) -> NoReturn:
     Not asyncio's way: before Python 3.12 redis-py can swallow the one cancellation that asyncio makes of Ctrl-C, and
     asyncio waits for a thread that reads stdin. Redis sees the connection close.
     """
-    if os.isatty(2):
-        os.write(2, SHOW_CURSOR)  # a progress bar hides it
     os._exit(Exit.INTERRUPTED)

@@ -2,13 +2,11 @@
 
 import json
 import re
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, Any
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import track
 
 from milepost.cli.exits import EXIT_CODES, CommandFailed, Exit
 from milepost.cli.local import data_folder
@@ -102,13 +100,7 @@ def replay_letters(
 
     `milepost dead replay email --all`; or name entries, or `--id` and an event's id.
     """
-    _check_choice(entries, event_id, everything=everything)
-
-    async def work(journal: Journal) -> Exit:
-        chosen = await _chosen(journal, stage, entries, event_id)
-        return await _settle(stage, chosen, journal.admin.replay, "replayed", none_is_done=everything)
-
-    run_on_journal(redis_url, data, work)
+    _settle("replay", stage, entries, event_id, everything=everything, redis_url=redis_url, data=data)
 
 
 @app.command("drop", epilog=EXIT_CODES)
@@ -126,43 +118,50 @@ def drop_letters(
 
     `milepost dead drop email 1763690000000-0`; `--all` asks first.
     """
-    _check_choice(entries, event_id, everything=everything)
+    ask = everything and not yes
+    _settle("drop", stage, entries, event_id, everything=everything, ask=ask, redis_url=redis_url, data=data)
+
+
+def _settle(
+    action: Literal["replay", "drop"],
+    stage: str,
+    entries: list[str] | None,
+    event_id: str | None,
+    *,
+    everything: bool,
+    ask: bool = False,
+    redis_url: str | None,
+    data: Path,
+) -> NoReturn:
+    """Replay or drop dead letters of a stage, and print how many: these entries, those of one event, or all.
+
+    Raises ConfigurationError unless they are chosen in exactly one of these ways.
+    """
+    if sum(map(bool, (entries, event_id, everything))) != 1:
+        raise ConfigurationError("name entries, or give --id ID, or --all: one of the three")
+    for entry in entries or ():
+        _check_entry(entry)
 
     async def work(journal: Journal) -> Exit:
-        chosen = await _chosen(journal, stage, entries, event_id)
-        if everything and chosen and not yes and not agreed(f"Delete the {len(chosen)} dead letters of {stage}?"):
+        await _check_stage(journal, stage)
+        chosen = entries or [letter.entry async for letter in _letters(journal, stage) if event_id in {None, letter.id}]
+        if ask and chosen and not agreed(f"Delete the {len(chosen)} dead letters of {stage}?"):
             return Exit.FAILED
-        return await _settle(stage, chosen, journal.admin.drop, "dropped", none_is_done=everything)
+        settle, done = {
+            "replay": (journal.admin.replay, "replayed"),
+            "drop": (journal.admin.drop, "dropped"),
+        }[action]
+        settled = 0
+        for begin in range(0, len(chosen), PAGE):
+            try:
+                settled += await settle(stage, chosen[begin : begin + PAGE])
+            except ValueError as fault:
+                raise CommandFailed(str(fault)) from None
+        gone = len(chosen) - settled
+        print(f"{settled} {done}" + (f", {gone} no longer there" if gone else ""))
+        return Exit.DONE if settled or everything else Exit.FAILED
 
     run_on_journal(redis_url, data, work)
-
-
-async def _chosen(journal: Journal, stage: str, entries: list[str] | None, event_id: str | None) -> list[str]:
-    """The chosen dead letters of a stage: these entries, those of one event, or all that there are now."""
-    await _check_stage(journal, stage)
-    return entries or [letter.entry async for letter in _letters(journal, stage) if event_id in {None, letter.id}]
-
-
-async def _settle(
-    stage: str,
-    entries: list[str],
-    settle: Callable[[str, list[str]], Awaitable[int]],
-    done: str,
-    *,
-    none_is_done: bool,
-) -> Exit:
-    """Replay or drop these entries, and print how many there were."""
-    pages = [entries[begin : begin + PAGE] for begin in range(0, len(entries), PAGE)]
-    settled = 0
-    hidden = len(pages) < 2 or not sys.stderr.isatty()
-    for page in track(pages, done, console=Console(stderr=True), disable=hidden):
-        try:
-            settled += await settle(stage, page)
-        except ValueError as fault:
-            raise CommandFailed(str(fault)) from None
-    gone = len(entries) - settled
-    print(f"{settled} {done}" + (f", {gone} no longer there" if gone else ""))
-    return Exit.DONE if settled or none_is_done else Exit.FAILED
 
 
 async def _letters(journal: Journal, stage: str) -> AsyncIterator[DeadLetter]:
@@ -182,14 +181,6 @@ async def _check_stage(journal: Journal, stage: str) -> None:
         raise CommandFailed(
             f"no stage is called {stage}, and none of that name has dead letters; see `milepost stages`"
         )
-
-
-def _check_choice(entries: list[str] | None, event_id: str | None, *, everything: bool) -> None:
-    """Raises ConfigurationError unless dead letters are chosen in exactly one way."""
-    if sum(map(bool, (entries, event_id, everything))) != 1:
-        raise ConfigurationError("name entries, or give --id ID, or --all: one of the three")
-    for entry in entries or ():
-        _check_entry(entry)
 
 
 def _check_entry(entry: str) -> None:

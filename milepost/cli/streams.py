@@ -9,28 +9,47 @@ import asyncio
 import contextlib
 import io
 import os
-import select
 import stat
 import sys
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn
 
 from milepost.cli.exits import CommandFailed, OutputClosed
 
 
-def install() -> None:
-    """Replace sys.stdout and sys.stderr, and open those of the descriptors 0, 1 and 2 that the caller closed.
+class _Stdout(io.FileIO):
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except (BrokenPipeError, ConnectionResetError):
+            raise OutputClosed("nobody reads standard output any more") from None
+        except OSError as fault:
+            raise CommandFailed(f"standard output: {fault.strerror}") from None
 
-    Otherwise the first socket would get the number of a closed one. They are opened in the wrong direction, so that
-    using them fails as it does on a closed descriptor.
+
+class _Stderr(io.FileIO):
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(OSError):
+            return super().write(data)
+        return len(data)
+
+
+def install() -> None:
+    """Replace sys.stdout and sys.stderr. Descriptors that the caller closed become /dev/null, so that no socket gets
+    the number of one.
     """
-    for descriptor, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
+    for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, mode)
+            os.open(os.devnull, os.O_RDWR)
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - a descriptor, open until the end
-    sys.stdout = _text(_Stdout(), sys.stdout)
-    sys.stderr = _text(_Stderr(), sys.stderr)
+    sys.stdout = _text(_Stdout(1, "w", closefd=False))
+    sys.stderr = _text(_Stderr(2, "w", closefd=False))
+
+
+def _text(raw: io.FileIO) -> io.TextIOWrapper:
+    encoding = getattr(sys.__stdout__, "encoding", None) or "utf-8"
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=True)
 
 
 async def stdout_closed() -> NoReturn:
@@ -52,54 +71,3 @@ def leave(code: int) -> NoReturn:
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _text(raw: io.RawIOBase, before: TextIO | None) -> io.TextIOWrapper:
-    encoding = (before and before.encoding) or "utf-8"
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=True)
-
-
-class _Descriptor(io.RawIOBase):
-    number: int
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self.number
-
-    def isatty(self) -> bool:
-        return os.isatty(self.number)
-
-
-class _Stdout(_Descriptor):
-    number = 1
-
-    def write(self, data: "memoryview") -> int:  # type: ignore[override]
-        return write_out(data)
-
-
-class _Stderr(_Descriptor):
-    number = 2
-
-    def write(self, data: "memoryview") -> int:  # type: ignore[override]
-        with contextlib.suppress(OSError):
-            os.write(self.number, data)
-        return len(data)
-
-
-def write_out(data: bytes | memoryview, descriptor: int = 1) -> int:
-    """Write to stdout (or another descriptor) and return how many bytes were taken.
-
-    Raises OutputClosed or CommandFailed.
-    """
-    try:
-        try:
-            return os.write(descriptor, data)
-        except BlockingIOError:  # someone who shares the pipe made it non-blocking
-            select.select([], [descriptor], [])
-            return os.write(descriptor, data)
-    except (BrokenPipeError, ConnectionResetError):
-        raise OutputClosed("nobody reads standard output any more") from None
-    except OSError as fault:
-        raise CommandFailed(f"standard output: {fault.strerror}") from None
