@@ -1,4 +1,4 @@
-"""The gateway's application, put together."""
+"""Assemble the gateway's ASGI application."""
 
 import asyncio
 import logging

@@ -50,7 +50,7 @@ async def _read(scope: Scope, receive: Receive) -> bytes | None:
     """Return the whole body, or None if the client has disconnected. Raises Refusal."""
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > LARGEST:
-            raise _too_large()
+            raise too_large()
     if encoding := content_encoding(Headers(scope=scope)):
         raise Refusal(415, f"{only_plain(encoding)} Nothing was accepted.")
     body = bytearray()
@@ -62,15 +62,19 @@ async def _read(scope: Scope, receive: Receive) -> bytes | None:
                     return None
                 body += message.get("body", b"")
                 if len(body) > LARGEST:
-                    raise _too_large()
+                    raise too_large()
                 if not message.get("more_body", False):
                     return bytes(body)
     except TimeoutError:
-        raise Refusal(408, f"The body did not arrive within {READ_WITHIN:g} s. Nothing was accepted.") from None
+        raise too_slow() from None
 
 
-def _too_large() -> Refusal:
+def too_large() -> Refusal:
     return Refusal(413, f"A body has at most {LARGEST:,} bytes. Nothing was accepted.")
+
+
+def too_slow() -> Refusal:
+    return Refusal(408, f"The body did not arrive within {READ_WITHIN:g} s. Nothing was accepted.")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -1,6 +1,6 @@
 """The channels of the pipeline: `/asyncapi.json` for programs, `/channels` for people."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from functions import payloads
 from gateway.pages import Pages
 from gateway.settings import WiredStage
 from milepost.events import asyncapi
+from milepost.graph import Graph
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,12 @@ class Channel:
     example: Any
 
 
-def router(stages: Iterable[WiredStage], pages: Pages, *, version: str) -> APIRouter:
+def router(stages: Sequence[WiredStage], pages: Pages, *, version: str) -> APIRouter:
     """Both routes, from the payload classes and the stages table."""
     doors = {"gateway": payloads.Submission.channel}
-    document = asyncapi.document(asyncapi.payloads_of(payloads), list(stages), doors, version=version)
-    shown = [_channel(name, channel, document["operations"].values()) for name, channel in document["channels"].items()]
+    document = asyncapi.document(asyncapi.payloads_of(payloads), stages, doors, version=version)
+    graph = Graph(stages)
+    shown = [_channel(name, channel, graph, doors) for name, channel in document["channels"].items()]
     schemas = {name: schema for name, schema in document["components"]["schemas"].items() if name != "CloudEvent"}
     routes = APIRouter()
 
@@ -44,24 +46,16 @@ def router(stages: Iterable[WiredStage], pages: Pages, *, version: str) -> APIRo
     return routes
 
 
-def _channel(name: str, channel: dict[str, Any], operations: Iterable[dict[str, Any]]) -> Channel:
+def _channel(name: str, channel: dict[str, Any], graph: Graph, doors: Mapping[str, str]) -> Channel:
+    """Read a channel of the AsyncAPI document."""
     (message,) = channel["messages"].values()
     (_, carried) = message["payload"]["allOf"]
     data = carried["properties"].get("data")
     return Channel(
         name=name,
         summary=channel.get("description", ""),
-        published_by=_parties("send", name, operations),
-        consumed_by=_parties("receive", name, operations),
+        published_by=[*(door for door, entered in doors.items() if entered == name), *graph.emitters(name)],
+        consumed_by=[stage for stage, consumed in graph.consumes.items() if name in consumed],
         data=data and data["$ref"].rpartition("/")[2],
         example=next((one["payload"] for one in message.get("examples", ())), None),
     )
-
-
-def _parties(action: str, channel: str, operations: Iterable[dict[str, Any]]) -> list[str]:
-    reference = asyncapi.reference(channel)
-    return [
-        operation["tags"][0]["name"]
-        for operation in operations
-        if operation["action"] == action and operation["channel"] == reference
-    ]

@@ -18,16 +18,15 @@ from gateway.models import (
     EXAMPLE_PLACE,
     PAGE,
     UNAVAILABLE,
-    UNKNOWN,
     ReachedNow,
     SubmissionStatus,
     code_samples,
     problem,
 )
-from gateway.notifier import OTHERWISE, Notifier
+from gateway.notifier import Notifier, too_many_of_client, too_many_watchers
 from gateway.pages import Pages
 from gateway.rate import client_of
-from gateway.refusal import JSON, Refusal, wants_page
+from gateway.refusal import JSON, unknown_submission, wants_page
 from milepost.errors import JournalUnavailable
 from milepost.events.strict_json import dumps
 from milepost.journal import Journal, Note
@@ -78,6 +77,8 @@ id: raw_input,calculated_distance,user:email,email:sent
 
 """
 
+UNKNOWN = problem("Unknown, forgotten, or no UUID", unknown_submission())
+
 FOLLOW: dict[str, Any] = {
     "summary": "Follow a submission",
     "response_model": SubmissionStatus,
@@ -106,18 +107,8 @@ WATCH: dict[str, Any] = {
         },
         204: {"description": "It is over, and Last-Event-ID says that you have it all: do not ask again"},
         404: UNKNOWN,
-        429: problem(
-            "Too many streams of one client",
-            429,
-            "Too Many Requests",
-            f"At most 20 live streams for one address at a time. {OTHERWISE}",
-        ),
-        503: problem(
-            "Redis is away, or too many are watching",
-            503,
-            "Service Unavailable",
-            f"Too many are watching just now. {OTHERWISE}",
-        ),
+        429: problem("Too many streams of one client", too_many_of_client(20)),
+        503: problem("Redis is away, or too many are watching", too_many_watchers()),
     },
     "openapi_extra": code_samples(Watch=f"curl --no-buffer http://127.0.0.1:8000/submissions/{EXAMPLE_ID}/events"),
 }
@@ -135,7 +126,7 @@ class Tracker:
         """The channels that the submission has reached, oldest first. Raises Refusal: 404."""
         notes = await self.journal.status(event_id)
         if not notes:
-            raise _unknown()
+            raise unknown_submission()
         return notes
 
 
@@ -251,12 +242,8 @@ def _id(sent: str) -> str:
     """The id as Milepost writes it. Raises Refusal: 404."""
     event_id = canonical_uuid(sent)
     if event_id is None:
-        raise _unknown()
+        raise unknown_submission()
     return event_id
-
-
-def _unknown() -> Refusal:
-    return Refusal(404, "No submission has this id, or it was forgotten by now.")
 
 
 def _as_json(channel: str, note: Note) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""What an orchestrator and Prometheus ask."""
+"""Routes for an orchestrator and for Prometheus."""
 
 from typing import Any
 

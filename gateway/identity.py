@@ -1,4 +1,4 @@
-"""The id of a submission, and the trace it belongs to."""
+"""Make the id of a submission, and read the headers that identify it or its trace."""
 
 import hashlib
 import re
@@ -17,9 +17,9 @@ _TRACEPARENT = re.compile(
 
 
 def identify(data: Mapping[str, Any], key: str | None) -> str:
-    """Return a new id (UUIDv7), or with a key the one that the same key and data always give.
+    """Return a new UUIDv7, or with a key a UUIDv8 (RFC 9562, section 5.8) made of the SHA-256 of the key and the data.
 
-    That is a UUIDv8 (RFC 9562, section 5.8) from the SHA-256 of the key and the data.
+    So the same key and data always have the same id.
     """
     if key is None:
         return new_id()
@@ -31,12 +31,12 @@ def identify(data: Mapping[str, Any], key: str | None) -> str:
 
 
 def canonical_uuid(text: str) -> str | None:
-    """A UUID as Milepost writes it; None if the text is none."""
+    """Return a UUID in lower case, as Milepost writes it, or None if the text is no UUID."""
     return text.lower() if _UUID.fullmatch(text) else None
 
 
 def traceparent(sent: Sequence[str]) -> dict[str, str]:
-    """The CloudEvents extension for the `traceparent` headers sent: none unless there is exactly one, and valid."""
+    """Return the CloudEvents extension for these `traceparent` headers: none unless there is one, and it is valid."""
     found = _TRACEPARENT.fullmatch(sent[0]) if len(sent) == 1 else None
     if not found or (found["more"] and sent[0].startswith("00")):
         return {}

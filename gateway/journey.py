@@ -1,4 +1,4 @@
-"""The way of a submission through the channels, as its page shows it."""
+"""The steps of a submission from channel to channel, as its page shows them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """Every step of a submission, and its `state`: underway, done or dead."""
+    """The steps of a submission, and its `state`: underway, done or dead."""
 
     steps: tuple[Step, ...]
     state: str

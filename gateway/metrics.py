@@ -1,4 +1,4 @@
-"""What the gateway counts, for Prometheus. docs/reference.md has the table."""
+"""The gateway's Prometheus metrics. docs/reference.md has the table."""
 
 import time
 

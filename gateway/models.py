@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from functions.payloads import Submission
+from gateway.refusal import Refusal, journal_away
 
 PROBLEM_JSON = "application/problem+json"
 HEADER = "Idempotency-Key"
@@ -100,11 +101,12 @@ class SubmissionStatus(BaseModel):
     channels: list[Reached] = Field(description="in the order in which they were reached")
 
 
-def problem(description: str, status: int, title: str, detail: str, **more: Any) -> dict[str, Any]:
-    """One error of a route's `responses`: problem details, or a page for clients that prefer HTML."""
-    example = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
+def problem(description: str, refusal: Refusal) -> dict[str, Any]:
+    """Describe a refusal in a route's `responses`: problem details, or a page for clients that prefer HTML."""
+    example = {"type": "about:blank", "title": refusal.title, "status": refusal.status, "detail": refusal.detail}
+    example |= {"errors": refusal.faults} if refusal.faults else {}
     schema = {"$ref": f"#/components/schemas/{ProblemDetails.__name__}"}
-    headers = {"headers": RETRY_AFTER} if status in {429, 503} else {}
+    headers = {"headers": RETRY_AFTER} if refusal.retry_after else {}
     content = {PROBLEM_JSON: {"schema": schema, "example": example}, **PAGE}
     return {"description": description, **headers, "content": content}
 
@@ -114,12 +116,4 @@ def code_samples(**commands: str) -> dict[str, Any]:
     return {"x-codeSamples": [{"lang": "curl", "label": name, "source": text} for name, text in commands.items()]}
 
 
-UNAVAILABLE = problem(
-    "Redis is away, or the backlog is at its limit",
-    503,
-    "Service Unavailable",
-    "The journal does not answer. Try again with the same Idempotency-Key: what it took nevertheless counts once.",
-)
-UNKNOWN = problem(
-    "Unknown, forgotten, or no UUID", 404, "Not Found", "No submission has this id, or it was forgotten by now."
-)
+UNAVAILABLE = problem("Redis is away, or the backlog is at its limit", journal_away())

@@ -47,6 +47,14 @@ OnMessage = Callable[[str, bytes], None]
 """Called with the channel and the text of each message, whoever published it. It must not wait."""
 
 
+def too_many_of_client(most: int) -> Refusal:
+    return Refusal(429, f"At most {most} live streams for one address at a time. {OTHERWISE}", retry_after=RETRY_AFTER)
+
+
+def too_many_watchers() -> Refusal:
+    return Refusal(503, f"Too many are watching just now. {OTHERWISE}", retry_after=RETRY_AFTER)
+
+
 class Notifier:
     """The subscription and its watchers, at most `most_of_client` of one client. `channels` returns the channels to
     subscribe to; `redis` must not retry by itself.
@@ -67,10 +75,9 @@ class Notifier:
         """An event that is set whenever the submission may have a new status. Raises Refusal: too many watch."""
         watching = self._watched.get(event_id, [])
         if self._watchers[client] >= self._most_of_client:
-            most = f"At most {self._most_of_client} live streams for one address at a time."
-            raise Refusal(429, f"{most} {OTHERWISE}", retry_after=RETRY_AFTER)
+            raise too_many_of_client(self._most_of_client)
         if self._watchers.total() >= MOST_WATCHERS or len(watching) >= MOST_OF_ONE or self.closed:
-            raise Refusal(503, f"Too many are watching just now. {OTHERWISE}", retry_after=RETRY_AFTER)
+            raise too_many_watchers()
         changed = asyncio.Event()
         self._watched[event_id] = [*watching, changed]
         self._watchers[client] += 1

@@ -1,4 +1,4 @@
-"""`/ops`: the state of the stages, for operators. It exists only if OPS_TOKEN is set, and reads Redis alone."""
+"""`/ops`: shows operators the state of the stages, and replays or drops dead letters. Served only with OPS_TOKEN."""
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -19,13 +19,13 @@ from gateway.tail import Tails
 from milepost.journal import Journal, StageNotServed, keys
 
 PAGE = 20
-"""Dead letters read in one step: each may have a megabyte."""
+"""Dead letters read from Redis at a time. Each may have a megabyte."""
 
 _ENTRY = re.compile(r"[0-9]{1,20}-[0-9]{1,20}|all")
 _COUNT = re.compile(r"[0-9]{1,4}")
 
 DeadLetterId = Annotated[str, Form()]
-"""The dead letter: an id of its stream, or `all`."""
+"""The form's field `entry`: the id of a dead letter, or `all`."""
 
 LetterAction = Callable[[str, list[str]], Awaitable[int]]
 
@@ -34,7 +34,7 @@ UNCACHED = {"cache-control": "no-store"}
 
 @dataclass(frozen=True)
 class Operations:
-    """What the routes of /ops work with."""
+    """The objects that the routes of /ops use."""
 
     journal: Journal
     operators: Operators
@@ -43,7 +43,7 @@ class Operations:
 
 
 def router(ops: Operations) -> APIRouter:
-    """The page, its figures as JSON, the live tail, and the two actions on dead letters."""
+    """Make the routes: the page, its figures as JSON, the live tail, and the two actions on dead letters."""
     routes = APIRouter(prefix="/ops", dependencies=[Depends(ops.operators.admit)], include_in_schema=False)
 
     @routes.api_route("", methods=["GET", "HEAD"])
@@ -95,8 +95,10 @@ def router(ops: Operations) -> APIRouter:
 
 
 async def _settle(journal: Journal, stage: str, entry: str, step: LetterAction) -> int:
-    """Replay or drop one dead letter, or all, and return how many. All are the oldest that are there now: a replayed
-    one may come back at once. Raises StageNotServed, ValueError: then nothing was done.
+    """Replay or drop one dead letter, or the oldest MOST_SETTLED. Returns how many.
+
+    It counts them first, because a replayed one may be dead again at once. Raises StageNotServed or ValueError if
+    nothing was done.
     """
     if entry != "all":
         return await step(stage, [entry])
@@ -115,7 +117,7 @@ async def _settle(journal: Journal, stage: str, entry: str, step: LetterAction) 
 
 
 def _notice(asked: Mapping[str, str]) -> str:
-    """The action that led to this page, in words of ours."""
+    """Describe the action that redirected to this page. The query may be anyone's, so only known words are shown."""
     done, count = asked.get("done", ""), asked.get("count", "")
     return f"{_letters(int(count))} {done}." if done in {"replayed", "dropped"} and _COUNT.fullmatch(count) else ""
 

@@ -48,8 +48,11 @@ class RateLimit:
             window = await self._limiter.get_window_stats(self._item, *client)
         except StorageError as fault:
             raise JournalUnavailable(f"Redis: {type(fault.storage_error).__name__}") from fault
-        wait = max(1, math.ceil(window.reset_time - time.time()))
-        raise Refusal(429, f"At most {self._item} from one address. Nothing was accepted.", retry_after=wait)
+        raise over_limit(str(self._item), retry_after=max(1, math.ceil(window.reset_time - time.time())))
+
+
+def over_limit(limit: str, *, retry_after: int) -> Refusal:
+    return Refusal(429, f"At most {limit} from one address. Nothing was accepted.", retry_after=retry_after)
 
 
 def client_of(request: Request) -> str:

@@ -52,9 +52,14 @@ class Refusal(HTTPException):
 
 
 def unavailable(fault: JournalUnavailable | BacklogFull) -> Refusal:
-    """The refusal for a journal that takes nothing. The cause is for the log, not for the visitor."""
+    """Refuse because the journal takes nothing. The cause is for the log, not for the visitor."""
     if isinstance(fault, BacklogFull):
         return Refusal(503, "Too much is waiting to be worked on. Nothing was accepted; try again.", retry_after=10)
+    return journal_away()
+
+
+def journal_away() -> Refusal:
+    """Refuse because Redis does not answer. It may have journaled the event, if only its reply was lost."""
     return Refusal(
         503,
         "The journal does not answer. Try again with the same Idempotency-Key: what it took nevertheless counts once.",
@@ -62,25 +67,35 @@ def unavailable(fault: JournalUnavailable | BacklogFull) -> Refusal:
     )
 
 
+def unknown_submission() -> Refusal:
+    """Refuse because there is no such submission."""
+    return Refusal(404, "No submission has this id, or it was forgotten by now.")
+
+
+def other_content_type() -> Refusal:
+    """Refuse a body that is neither JSON nor a form."""
+    return Refusal(415, f"Send {JSON}, or a form: {' or '.join(sorted(FORMS))}.")
+
+
 def invalid(faults: Faults, *, typed: FormData | None = None) -> Refusal:
-    """The refusal for fields at fault."""
+    """Refuse because fields are at fault."""
     detail = "; ".join(f"{fault['field']} {fault['fault']}" for fault in faults[:MOST_FAULTS])
     return Refusal(422, detail, faults=faults, typed=typed)
 
 
 def fault(field: object, text: str) -> dict[str, str]:
-    """The fault of one field. A name may be the client's own: it is made short and printable."""
+    """Describe the fault of one field. Its name may be the client's own, so it is made short and printable."""
     name = str(field).encode("ascii", "backslashreplace").decode() or '""'
     return {"field": name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…", "fault": text}
 
 
 def faults(errors: Sequence[Any], *, within: int = 0) -> list[dict[str, str]]:
-    """What is wrong with each field, by pydantic's errors; their locations begin with `within` names of no field."""
+    """Describe pydantic's errors. The first `within` parts of their locations are not names of fields."""
     return [fault(".".join(map(str, found["loc"][within:])) or "body", _words(found)) for found in errors]
 
 
 def _words(found: Mapping[str, Any]) -> str:
-    """What is wrong, in words that follow the field's name: "lat must be at most 90"."""
+    """Describe one error in words that follow the field's name: "lat must be at most 90"."""
     context = found.get("ctx", {})
     match found["type"]:
         case "missing":

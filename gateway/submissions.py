@@ -21,6 +21,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from functions.payloads import Submission
+from gateway.body_limit import too_large, too_slow
 from gateway.course import CourseReader
 from gateway.identity import identify, traceparent
 from gateway.models import (
@@ -41,7 +42,7 @@ from gateway.models import (
     problem,
 )
 from gateway.pages import Pages
-from gateway.rate import RateLimit
+from gateway.rate import RateLimit, over_limit
 from gateway.refusal import (
     FORMS,
     JSON,
@@ -51,6 +52,7 @@ from gateway.refusal import (
     faults,
     invalid,
     media_type,
+    other_content_type,
     unavailable,
     wants_page,
 )
@@ -240,42 +242,15 @@ SUBMIT: dict[str, Any] = {
             "content": {JSON: {"example": EXAMPLE_ACCEPTED}, **PAGE},
         },
         400: problem(
-            "Broken JSON, or a broken form",
-            400,
-            "Bad Request",
-            "The body is not JSON: Expecting value, line 1, column 10.",
+            "Broken JSON, or a broken form", Refusal(400, "The body is not JSON: Expecting value, line 1, column 10.")
         ),
-        408: problem(
-            "A body that does not arrive",
-            408,
-            "Request Timeout",
-            "The body did not arrive within 10 s. Nothing was accepted.",
-        ),
-        413: problem(
-            "A body that is too large",
-            413,
-            "Content Too Large",
-            "A body has at most 64,000 bytes. Nothing was accepted.",
-        ),
-        415: problem(
-            "Neither JSON nor a form, or an encoded body",
-            415,
-            "Unsupported Media Type",
-            f"Send {JSON}, or a form: {' or '.join(sorted(FORMS))}.",
-        ),
+        408: problem("A body that does not arrive", too_slow()),
+        413: problem("A body that is too large", too_large()),
+        415: problem("Neither JSON nor a form, or an encoded body", other_content_type()),
         422: problem(
-            "Fields at fault, each named",
-            422,
-            "Unprocessable Content",
-            "lat must be at most 90; long is missing",
-            errors=[{"field": "lat", "fault": "must be at most 90"}, {"field": "long", "fault": "is missing"}],
+            "Fields at fault, each named", invalid([fault("lat", "must be at most 90"), fault("long", "is missing")])
         ),
-        429: problem(
-            "Too many of one client, where the gateway counts",
-            429,
-            "Too Many Requests",
-            "At most 60 per 1 minute from one address. Nothing was accepted.",
-        ),
+        429: problem("Too many of one client, where the gateway counts", over_limit("60 per 1 minute", retry_after=60)),
         503: UNAVAILABLE,
     },
     "openapi_extra": {
@@ -344,7 +319,7 @@ def router(publisher: SubmissionPublisher, course: CourseReader, pages: Pages) -
     @routes.post("/distance", include_in_schema=False)
     @routes.post("/", include_in_schema=False)
     async def refuse_other_content_types() -> Response:
-        raise Refusal(415, f"Send {JSON}, or a form: {' or '.join(sorted(FORMS))}.")
+        raise other_content_type()
 
     routes.routes[:0] = [*from_form.routes, *from_json.routes]
     return routes

@@ -1,4 +1,4 @@
-"""The live tail of /ops: the messages on all channels, for a few operators, with addresses masked."""
+"""The live tail of /ops: shows operators the messages on all channels, with e-mail addresses masked."""
 
 import asyncio
 import re
@@ -18,29 +18,29 @@ from milepost.observe.logs import masked
 MOST_TAILS = 5
 
 MOST_AT_ONCE = 10
-"""Messages shown in one PAUSE. Of more, the latest are shown, and the number of the others."""
+"""Most messages shown for one PAUSE: the latest. The tail says how many others there were."""
 
 PAUSE = 0.5
-"""Seconds between two batches of messages."""
+"""Seconds from one batch of messages to the next."""
 
 BEAT = 15.0
 LONGEST = 900.0
-"""Seconds, as of the stream of a submission."""
+"""Seconds: see the same names in following.py."""
 
 LONGEST_DATA = 300
 """Characters of a message's data that are shown."""
 
 LOOKED_AT = 3000
-"""Characters of the data that are searched for addresses."""
+"""Characters of the data that are searched for addresses. The rest is not shown."""
 
-_BROKEN_OFF = re.compile(r"\S*\Z")
+_LAST_WORD = re.compile(r"\S*\Z")
 
 Received = tuple[str, bytes]
-"""A channel, and a message on it."""
+"""A channel and a message on it."""
 
 
 class Tails:
-    """Opens tails on the subscription of the process."""
+    """Makes tails, at most MOST_TAILS at a time, of the messages that the process's one subscription receives."""
 
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
@@ -48,7 +48,7 @@ class Tails:
 
     @contextmanager
     def tail(self) -> Iterator[AsyncIterator[bytes]]:
-        """Server-sent events of the messages from now on. Raises Refusal: too many tails are open."""
+        """Yield the server-sent events of a new tail. Raises Refusal (503) if too many are open."""
         if self._open >= MOST_TAILS:
             raise Refusal(503, "Too many tails are open just now.", retry_after=10)
         received: deque[Received] = deque(maxlen=MOST_AT_ONCE)
@@ -82,7 +82,9 @@ class Tails:
 
 
 def line(channel: str, message: bytes) -> dict[str, Any]:
-    """Channel, id and data of a message, with addresses masked. A message that is no event is shown as text."""
+    """Return channel, id and data of a message, with addresses masked. The data of a message that is no event is its
+    text.
+    """
     try:
         event = loads(message)
     except ValueError:
@@ -92,5 +94,5 @@ def line(channel: str, message: bytes) -> dict[str, Any]:
         found |= {"id": masked(str(event.get("id", "")))[:64], "data": event.get("data")}
     data = found["data"] if isinstance(found["data"], str) else dumps(found["data"])
     if len(data) > LOOKED_AT:
-        data = _BROKEN_OFF.sub("", data[:LOOKED_AT])  # its end may be half an address
+        data = _LAST_WORD.sub("", data[:LOOKED_AT])  # the last word may be half an address
     return {**found, "data": masked(data)[:LONGEST_DATA]}
