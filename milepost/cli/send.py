@@ -13,7 +13,7 @@ from milepost.cli import locate
 from milepost.cli.exits import CommandFailed, Exit, Unreachable
 from milepost.cli.local import data_folder
 from milepost.cli.loop import run
-from milepost.cli.options import Data, at_least
+from milepost.cli.options import Data
 from milepost.cli.text import brief, plain, say
 from milepost.errors import ConfigurationError
 
@@ -32,9 +32,7 @@ def send(
     lat: Annotated[str, typer.Argument(metavar="LAT", help="Degrees north.")],
     long: Annotated[str, typer.Argument(metavar="LONG", help="Degrees east.")],
     *,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", parser=at_least(0), help="How long to wait for the message.")
-    ] = 60,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for the message.")] = 60,
     gateway: Annotated[
         str | None,
         typer.Option(

@@ -16,7 +16,6 @@ from milepost.cli.local.console import Console
 from milepost.cli.local.layout import Layout, Rank
 from milepost.cli.local.supervisor import Supervisor
 from milepost.cli.options import ProjectFolder
-from milepost.cli.options import port as port_number
 from milepost.settings import JournalSettings
 
 SAME_INTERRUPT = 0.3
@@ -29,7 +28,7 @@ def up(
         Path, typer.Option("--data", metavar="DIR", help="Where data, e-mails, lock and stack.json are kept.")
     ] = data_folder.DEFAULT,
     port: Annotated[
-        int, typer.Option(metavar="PORT", parser=port_number, help="The gateway's port; 0: any free one.")
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="The gateway's port; 0: any free one.")
     ] = 8000,
     reload: Annotated[
         bool,

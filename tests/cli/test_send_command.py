@@ -34,8 +34,8 @@ def test_send_shows_each_channel_and_then_the_message(on_stack: Command) -> None
         ("\u206651.5074\u2069", "\u2013\u00a00.1278"),
     ],
 )
-def test_pasted_coordinates_and_timeout_are_read(on_stack: Command, lat: str, long: str) -> None:
-    done = on_stack("send", "ada@example.org", lat, long, "--timeout", "\u00a060\u200e")
+def test_pasted_coordinates_are_read(on_stack: Command, lat: str, long: str) -> None:
+    done = on_stack("send", "ada@example.org", lat, long)
     assert done.code == 0, done.stderr
     assert done.stdout.endswith("You are 2216.0742916592476 miles from Velocity.\n")
 
