@@ -231,7 +231,8 @@ class Bridge:
         stages |= {name: wiring.consumes for name, wiring in self._wirings.items()}
         try:
             stages |= {name: wired["consumes"] for name, wired in (await self.journal.admin.table()).items()}
-            self.metrics.show(await self.journal.admin.depths(stages))
+            left_behind = await self.journal.admin.left_behind()
+            self.metrics.show([*await self.journal.admin.depths(stages), *left_behind])
         except JournalUnavailable:
             self.metrics.show([])
             raise

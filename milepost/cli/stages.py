@@ -42,8 +42,9 @@ def forget(
 ) -> None:
     """Remove a stage that no bridge serves any more, with its parked and dead events.
 
-    NAME may also be a channel whose journal no stage consumes. `milepost stages forget geocode` shows how many events
-    would be deleted, and asks.
+    NAME may also be a channel whose journal no stage consumes, or `stage:channel`, as the table shows what a stage left
+    behind that consumes another channel now. `milepost stages forget geocode` shows how many events would be deleted,
+    and asks.
     """
     run_on_journal(redis_url, data, lambda journal: _forget(journal, name, sure=yes))
 

@@ -38,11 +38,14 @@ class Admin:
         return {name.decode(): loads(text) for name, text in sorted(table.items())}
 
     async def stages(self) -> list[StageStatus]:
-        """Return every stage of the stages table, by name, and what waits for it. Several steps."""
+        """Return every stage of the stages table, by name, and what waits for it. Several steps.
+
+        A place that a stage has left behind (see `left_behind`) comes after them, as a stage that is not served.
+        """
         stages = await self.table()
         seconds, _ = await self._ask(self._redis.time())
         depths = await self.depths({name: wired["consumes"] for name, wired in stages.items()})
-        return [
+        table = [
             StageStatus(
                 name=depth.stage,
                 consumes=tuple(wired["consumes"]),
@@ -55,6 +58,20 @@ class Admin:
             )
             for depth, wired in zip(depths, stages.values(), strict=True)
         ]
+        left_behind = [
+            StageStatus(
+                name=depth.stage,
+                consumes=(depth.stage.partition(":")[2],),
+                emits=(),
+                url="",
+                served=False,
+                backlog=depth.backlog,
+                parked=0,
+                dead=0,
+            )
+            for depth in await self.left_behind()
+        ]
+        return table + left_behind
 
     async def depths(self, stages: Mapping[str, Sequence[str]]) -> list[Depth]:
         """Return what waits for each of these stages. `stages`: name → the channels that it consumes."""
@@ -64,6 +81,17 @@ class Admin:
         return [
             Depth(stage, backlog, parked, dead, None if oldest < 0 else oldest / 1000)
             for stage, (backlog, parked, dead, oldest) in zip(stages, rows, strict=True)
+        ]
+
+    async def left_behind(self) -> list[Depth]:
+        """Return what waits in groups that nobody reads, because their stage consumes other channels now.
+
+        Each is named `stage:channel`.
+        """
+        rows = sorted(await self._scripts.left_behind())
+        return [
+            Depth(f"{stage.decode()}:{channel.decode()}", events, 0, 0, None if oldest < 0 else oldest / 1000)
+            for stage, channel, events, oldest in rows
         ]
 
     async def unconsumed(self) -> dict[str, int]:
@@ -88,9 +116,11 @@ class Admin:
     async def forget(self, stage: str) -> Forgotten:
         """Remove a stage's table entry, groups, retries, parked events and dead letters.
 
+        Of `stage:channel` only what the stage has left behind on that channel (see `left_behind`).
         Raises StageServed while a bridge serves it, LookupError if nothing of it exists.
         """
-        verdict, parked, dead = await self._scripts.forget(stage=stage, fresh=FRESH)
+        name, _, channel = stage.partition(":")
+        verdict, parked, dead = await self._scripts.forget(stage=name, channel=channel, fresh=FRESH)
         if verdict == b"served":
             raise StageServed(f"{stage} is served by a bridge: stop serving it first")
         if verdict == b"unknown":

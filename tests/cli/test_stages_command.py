@@ -52,6 +52,11 @@ def test_an_unserved_stage_is_forgotten_after_a_question(up: Up, on_stack: Comma
         assert "0 parked and 0 dead" in done.stderr
         assert done.stdout == "old is forgotten, with 0 parked and 0 dead events\n"
         assert not redis.hexists(keys.STAGES, "old")
+        redis.xgroup_create(keys.journal("raw_input"), "old", "$")
+        row = next(row for row in table(on_stack("stages")) if row[0] == "old:raw_input")
+        assert row[1:] == ["raw_input", "-", "-", "no", "-", "0", "0", "0"]
+        assert on_stack("stages", "forget", "old:raw_input", "--yes").code == 0
+        assert b"old" not in [group["name"] for group in redis.xinfo_groups(keys.journal("raw_input"))]
     unknown = on_stack("stages", "forget", "old")
     assert unknown.code == 1
     assert "no stage is called old" in unknown.stderr

@@ -8,12 +8,13 @@ from redis.asyncio import Redis
 
 from milepost.errors import BacklogFull
 from milepost.events.event import Event
-from milepost.journal import Bury, Complete, Consumer, Entry, Journal, Maintenance, Park, keys
+from milepost.journal import Bury, Complete, Consumer, Entry, Forgotten, Journal, Maintenance, Park, keys
 from milepost.settings import JournalSettings
 from tests.journal.conftest import Consumers, Table
 from tests.journal.events import (
     CALCULATED,
     RAW,
+    SENT,
     assert_bounded,
     event_of,
     failure,
@@ -83,6 +84,27 @@ async def test_doors_stay_open_for_a_served_stage_however_many_events_wait_for_a
 async def backlog_of(journal: Journal, stage: str, channel: str = RAW) -> int:
     (depth,) = await journal.admin.depths({stage: [channel]})
     return depth.backlog
+
+
+async def test_place_that_a_stage_left_behind_is_shown_and_forgotten(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, table: Table
+) -> None:
+    await publish(journal)
+    await table(distance=(SENT,))
+    await redis.xadd(keys.retries("distance", RAW), {"event": submission().to_json(), "since": 1})
+    left = {stage.name: (stage.served, stage.consumes, stage.backlog) for stage in await journal.admin.stages()}
+    assert left["distance:raw_input"] == (False, (RAW,), 2)
+    assert left["distance"] == (True, (SENT,), 0)
+    (depth,) = await journal.admin.left_behind()
+    assert depth.oldest is not None
+    assert depth.oldest > 1000
+    assert await journal.admin.forget("distance:raw_input") == Forgotten(parked=1, dead=0)
+    assert await journal.admin.left_behind() == []
+    assert not await redis.exists(keys.retries("distance", RAW))
+    for nothing in ("distance:raw_input", "old:raw_input", "nobody:raw_input"):
+        with pytest.raises(LookupError):
+            await journal.admin.forget(nothing)
+    assert sorted(row["name"] for row in await redis.xinfo_groups(keys.journal(RAW))) == [b"old"]
 
 
 async def test_doors_close_when_a_served_stage_is_behind(journal: Journal, distance: Consumer) -> None:

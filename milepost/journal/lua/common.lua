@@ -101,6 +101,35 @@ local function unfinished(stream, group)
   return group.lag and math.min(length, group.pending + group.lag) or length
 end
 
+-- When the first entry of a range was journaled, in milliseconds; math.huge if it is empty. A retry has that in `since`.
+local function journaled_at(stream, from, to)
+  local row = redis.call('XRANGE', stream, from, to, 'COUNT', 1)[1]
+  return row and tonumber(fields_of(row[2]).since or string.match(row[1], '^%d+')) or math.huge
+end
+
+-- Counts the events of a channel that a stage has not finished, retries included. Returns when the oldest was journaled,
+-- too.
+local function waiting_on(stage, channel)
+  local events, oldest = 0, math.huge
+  for _, stream in ipairs({ journal_key(channel), retries_key(stage, channel) }) do
+    if count('XLEN', stream) > 0 then
+      local group = groups_of(stream)[stage] or { pending = 0, ['last-delivered-id'] = '0-0' }
+      if group.pending > 0 then
+        local first = redis.call('XPENDING', stream, stage)[2]
+        oldest = math.min(oldest, journaled_at(stream, first, first))
+      end
+      oldest = math.min(oldest, journaled_at(stream, '(' .. group['last-delivered-id'], '+'))
+      events = events + unfinished(stream, group)
+    end
+  end
+  return events, oldest
+end
+
+-- How old something of that time is, in milliseconds; -1 if there is nothing.
+local function age(since)
+  return since < math.huge and math.max(0, now() - since) or -1
+end
+
 -- Whether an entry is pending in a group; false if there is no such group or stream.
 local function is_pending(stream, group, entry)
   local found = unless_gone('XPENDING', stream, group, entry, entry, 1)

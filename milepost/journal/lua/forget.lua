@@ -1,9 +1,18 @@
--- forget(stage, fresh)
+-- forget(stage, channel, fresh)
 -- Deletes a stage's row in the stages table, its groups, retries, parked events and dead letters. Returns
 -- { 'forgotten' | 'served' | 'unknown', parked events and retries, dead letters }. 'served': its beat is fresh, and
--- nothing was deleted.
+-- nothing was deleted. With a channel that the stage does not consume (any more) only what it has there is deleted.
 local text = redis.call('HGET', STAGES, stage)
-if text and now() - cjson.decode(text).beat < fresh then return { 'served', 0, 0 } end
+if channel == '' and text and now() - cjson.decode(text).beat < fresh then return { 'served', 0, 0 } end
+if channel ~= '' then
+  if consumes(text and cjson.decode(text), channel) then return { 'unknown', 0, 0 } end
+  local retries = count('XLEN', retries_key(stage, channel))
+  redis.call('DEL', retries_key(stage, channel))
+  if redis.pcall('XGROUP', 'DESTROY', journal_key(channel), stage) ~= 1 and retries == 0 then
+    return { 'unknown', 0, 0 }
+  end
+  return { 'forgotten', retries, 0 }
+end
 local parked = count('ZCARD', parked_key(stage))
 local dead = count('XLEN', dead_key(stage))
 redis.call('HDEL', STAGES, stage)
