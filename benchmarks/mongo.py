@@ -3,7 +3,7 @@ knows no more of the language than the pipeline's stages use, ours and the old k
 
 python -m benchmarks.mongo PORT
 
-Protocol: MongoDB manual, "Wire Protocol", OP_MSG; commands: hello, insert, update, find, findAndModify.
+Protocol: MongoDB manual, "Wire Protocol", OP_MSG; commands: hello, insert, update, find.
 """
 
 import asyncio
@@ -123,20 +123,10 @@ def _update(store: Store, command: Document) -> Document:
     return {"n": updated, "nModified": updated, "ok": 1.0}
 
 
-def _find_and_modify(store: Store, command: Document) -> Document:
-    query, update = command["query"], command["update"]
-    try:
-        document, there = store.modify(command["findAndModify"], query, update, upsert=command.get("upsert", False))
-    except KeyError:
-        return {"ok": 0.0, "code": 11000, "codeName": "DuplicateKey", "errmsg": "E11000 duplicate key error"}
-    return {"value": document, "lastErrorObject": {"n": 1, "updatedExisting": there}, "ok": 1.0}
-
-
 COMMANDS: dict[str, Callable[[Store, Document], Document]] = {
     "insert": _insert,
     "find": _find,
     "update": _update,
-    "findAndModify": _find_and_modify,
     "hello": lambda *_: HELLO,
     "ismaster": lambda *_: HELLO,
     "isMaster": lambda *_: HELLO,

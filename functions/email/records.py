@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pymongo
-from pymongo import ReturnDocument
 from pymongo.errors import AutoReconnect, PyMongoError
 
 from functions.mongo import OPERATION_TIMEOUT, Database, Document, Inserts, mongo_errors, single_operation
@@ -105,14 +104,14 @@ class MailRecords:
         # Two conditions and no $or: with that the embedded server would not find the record by its _id.
         is_free = {"holder": self._holder} if is_ours else {"until": {"$lte": now}}
         async with single_operation():
-            taken = await self._mails.find_one_and_update(
+            # For find_one_and_update the embedded server would read the whole collection.
+            taken = await self._mails.update_one(
                 {"_id": mail["_id"], "email": mail["email"], "state": "sending", **is_free},
                 {"$set": self._hold_fields(now), "$inc": {"taken": 1}},
-                return_document=ReturnDocument.AFTER,
             )
-            if taken is not None:
-                return taken
             record = await self._mails.find_one({"_id": mail["_id"]})
+        if record is not None and taken.matched_count and record["holder"] == self._holder:
+            return record
         if record is not None and (record["state"] == "sent" or record["email"] != mail["email"]):
             return record
         if record is not None and record["holder"] == self._holder and not is_ours:

@@ -8,7 +8,6 @@ import logging
 import os
 from datetime import UTC, datetime
 
-from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from functions.mongo import Database, Document, Inserts, mongo_url, once_per_loop, open_database, single_operation
@@ -49,9 +48,9 @@ class Users:
     async def _upsert(self, user: Document) -> Document | None:
         fields = {name: value for name, value in user.items() if name != "_id"}
         with contextlib.suppress(DuplicateKeyError):
-            return await self._users.find_one_and_update(
-                {"_id": user["_id"]}, {"$setOnInsert": fields}, upsert=True, return_document=ReturnDocument.AFTER
-            )
+            # For find_one_and_update the embedded server would read the whole collection.
+            await self._users.update_one({"_id": user["_id"]}, {"$setOnInsert": fields}, upsert=True)
+            return await self._users.find_one({"_id": user["_id"]})
         return None
 
     async def _index(self) -> None:

@@ -17,7 +17,7 @@ from tests.contract.together import Commands, each, proxied, watched
 from tests.servers import WITHIN, Mongo, eventually
 
 ADA = "ada@example.org"
-INSERT, UPSERT = ("insert", "users"), ("findAndModify", "users")
+INSERT, UPSERT, FIND = ("insert", "users"), ("update", "users"), ("find", "users")
 Store = Callable[..., Awaitable[Recipient]]
 
 
@@ -88,7 +88,7 @@ async def test_each_concurrent_event_gets_its_own_answer(
         True,
     ]
     assert "other" in str(answers[2])
-    assert commands.counts == {INSERT: 1, UPSERT: 4}
+    assert commands.counts == {INSERT: 1, UPSERT: 4, FIND: 4}
     assert await kept(mongo) == {"same": 1.5, "other": 1.5, "new-1": 1.5, "new-2": 1.5, "twin": 1.5, "rival": 2.0}
 
 
@@ -110,7 +110,7 @@ async def test_backlog_of_duplicates_keeps_the_limit_on_single_operations(
     monkeypatch.setattr(Users, "_upsert", upsert)
     for _ in range(2):
         assert all(isinstance(answer, Recipient) for answer in await each(store(f"{number}") for number in range(150)))
-    assert commands.counts == {INSERT: 2, UPSERT: 150}
+    assert commands.counts == {INSERT: 2, UPSERT: 150, FIND: 150}
     assert most == MOST_SINGLE_OPERATIONS
     assert len(await kept(mongo)) == 150
 

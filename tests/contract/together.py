@@ -16,14 +16,18 @@ DATA = frozenset({"find", "insert", "update", "findAndModify", "getMore", "delet
 
 
 class Commands(CommandListener):
-    """`counts`: how many commands of a name there were on a collection, since it was last cleared."""
+    """`counts`: how many commands of a name there were on a collection, since it was last cleared. An update of several
+    documents is an `updateMany`.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
 
     def started(self, event: CommandStartedEvent) -> None:
-        if event.command_name in DATA:
-            self.counts[event.command_name, event.command[event.command_name]] += 1
+        name = event.command_name
+        if name in DATA:
+            is_many = name == "update" and event.command["updates"][0].get("multi")
+            self.counts["updateMany" if is_many else name, event.command[name]] += 1
 
     def succeeded(self, event: CommandSucceededEvent) -> None: ...
 
