@@ -1,4 +1,4 @@
-"""The course of a submission: the channels that it will reach, by the stages table in Redis."""
+"""Read from the stages table in Redis which channels a submission will reach: its course."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ class Course:
 
     @classmethod
     def of(cls, stages: Iterable[Mapping[str, Any]]) -> "Course":
-        """From the rows of the table, each with `consumes` and `emits`."""
+        """Make the course from the rows of the table, each with `consumes` and `emits`."""
         graph = Graph(Node(str(number), row["consumes"], row["emits"]) for number, row in enumerate(stages))
         return cls(graph.reached(Submission.channel), graph.ends(Submission.channel))
 
@@ -55,11 +55,11 @@ class CourseReader:
         self._reading = asyncio.Lock()
 
     async def channels(self) -> tuple[str, ...]:
-        """Every channel of the course, in order."""
+        """Return every channel of the course, in order."""
         return (await self.course()).channels
 
     async def course(self) -> Course:
-        """The course; while Redis is away, the last one that was read."""
+        """Return the course. While Redis is away it is the last one that was read."""
         async with self._reading:
             if time.monotonic() - self._read_at >= KNOWN_FOR:
                 await self._read()

@@ -123,7 +123,7 @@ class Tracker:
     notifier: Notifier
 
     async def notes(self, event_id: str) -> dict[str, Note]:
-        """The channels that the submission has reached, oldest first. Raises Refusal: 404."""
+        """Return the channels that the submission has reached, oldest first. Raises Refusal: 404."""
         notes = await self.journal.status(event_id)
         if not notes:
             raise unknown_submission()
@@ -239,7 +239,7 @@ async def _wait(changed: asyncio.Event) -> None:
 
 
 def _id(sent: str) -> str:
-    """The id as Milepost writes it. Raises Refusal: 404."""
+    """Return the id as Milepost writes it. Raises Refusal: 404."""
     event_id = canonical_uuid(sent)
     if event_id is None:
         raise unknown_submission()

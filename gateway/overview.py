@@ -1,4 +1,4 @@
-"""The state of every stage, from Redis alone: what its bridges counted and what waits for it."""
+"""Read the state of every stage from Redis: what its bridges counted, and how many events wait for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -47,7 +47,7 @@ class Pages:
         self._templates.policies["json.dumps_kwargs"] = {"sort_keys": False}
 
     def form(self, refusal: Refusal | None = None) -> Response:
-        """The form: empty, or with the fields of a refused one and the faults beside them.
+        """Render the form: empty, or with the fields of a refused one and the faults beside them.
 
         A refused form keeps its key: if the journal has the event after all, the next try is the same submission.
         """
@@ -67,7 +67,7 @@ class Pages:
         )
 
     def submission(self, event_id: str, notes: Mapping[str, Note], course: Course, *, status: int = 200) -> Response:
-        """The status of a submission. In a browser with JavaScript the page updates itself."""
+        """Render the status of a submission. In a browser with JavaScript the page updates itself."""
         place = f"/submissions/{event_id}"
         journey = Journey.of(notes, course)
         headers = {"location": place} if status == 201 else {"vary": "accept"}
@@ -83,11 +83,11 @@ class Pages:
         )
 
     def refusal(self, refusal: Refusal) -> Response:
-        """A refusal, except of a form's fields."""
+        """Render a refusal, except of a form's fields."""
         return self._page("refusal.html", refusal.status, _retry_after(refusal), refusal=refusal)
 
     def ops(self, shown: overview.Overview, *, csrf_token: str, notice: str = "", status: int = 200) -> Response:
-        """The operators' page. Its forms have the `csrf_token`, `notice` says what was done or why nothing was."""
+        """Render the operators' page. Its forms hold the `csrf_token`; `notice` says what the last action did."""
         return self._page(
             "ops.html",
             status,
@@ -99,11 +99,11 @@ class Pages:
         )
 
     def channels(self, channels: Sequence[object], schemas: Mapping[str, Any], description: str) -> Response:
-        """The page of the channels, from the AsyncAPI description."""
+        """Render the page of the channels, from the AsyncAPI description."""
         return self._page("channels.html", channels=channels, all=schemas, description=description)
 
     def docs(self, api: Mapping[str, Any]) -> Response:
-        """The page of the API, from its OpenAPI description."""
+        """Render the page of the API, from its OpenAPI description."""
         return self._page("docs.html", api=api)
 
     def _page(self, name: str, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any) -> Response:
@@ -112,7 +112,7 @@ class Pages:
 
 
 def _fix(fields: Mapping[str, Any]) -> dial.Fix | None:
-    """The position on the dial of `lat` and `long`, or None where they are not valid."""
+    """Locate `lat` and `long` on the dial. Returns None where they are not valid."""
     try:
         lat, long = number(fields.get("lat")), number(fields.get("long"))
     except ValueError:
@@ -121,7 +121,7 @@ def _fix(fields: Mapping[str, Any]) -> dial.Fix | None:
 
 
 def asset(name: str) -> str:
-    """The URL of a static file. It changes with the content, so that no browser keeps an old file."""
+    """Return the URL of a static file. It changes with the content, so that no browser keeps an old file."""
     return f"/static/{name}?v={_digest(STATIC / name)}"
 
 

@@ -56,7 +56,7 @@ def over_limit(limit: str, *, retry_after: int) -> Refusal:
 
 
 def client_of(request: Request) -> str:
-    """The address of the connection, or the one that a trusted proxy names (FORWARDED_ALLOW_IPS); of IPv6 the /64."""
+    """Return the client's address, or the one that a trusted proxy names (FORWARDED_ALLOW_IPS); of IPv6 the /64."""
     host = request.client.host if request.client else "unknown"
     try:
         address = ip_address(host.partition("%")[0])  # without the zone of a link-local one

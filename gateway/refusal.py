@@ -118,7 +118,7 @@ def _words(found: Mapping[str, Any]) -> str:
 
 
 def media_type(headers: Mapping[str, str]) -> str:
-    """The media type of the body in lower case, without parameters; empty if there is none."""
+    """Return the media type of the body in lower case, without parameters; empty if there is none."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -133,7 +133,7 @@ def wants_page(headers: Mapping[str, str]) -> bool:
 
 
 def _quality(accept: str, media: str) -> float:
-    """The quality of this very type (RFC 9110, section 12.5.1); 0 if it is not named."""
+    """Return the quality of exactly this type (RFC 9110, section 12.5.1), or 0 if it is not named."""
     for part in accept.split(","):
         name, *parameters = (word.strip().lower() for word in part.split(";"))
         if name == media:

@@ -55,7 +55,7 @@ async def email(recipient: Recipient, event: Event) -> EmailSent:
 
 
 async def _draft(event_id: str, address: str) -> Document | None:
-    """A new record, if there is a distance for the address."""
+    """Make a new record, or return None if no distance is kept for the address."""
     user = await records().user(event_id, address)
     if user is None:
         return None

@@ -55,12 +55,12 @@ class MailRecords:
         self._mark_batch: Coalescer[str, PyMongoError | None] = Coalescer(self._mark_all, most_items=_MOST_MARKS)
 
     async def find(self, event_id: str) -> Document | None:
-        """The record of this mail, if there is one."""
+        """Return the record of this mail, or None."""
         async with single_operation():
             return await self._mails.find_one({"_id": event_id})
 
     async def user(self, event_id: str, address: str) -> Document | None:
-        """The user with this event id and address, else the newest user with the address."""
+        """Return the user with this event id and address, else the newest user with the address."""
         user = await self._user_batch.submit(event_id)
         if user is not None and user["email"] == address:
             return user

@@ -118,12 +118,12 @@ class SmtpSender:
 
 
 def _step(refusal: SMTPResponseException) -> str:
-    """The command that was refused, as the table in smtp_faults.py calls it."""
+    """Return the name of the refused command in the table of smtp_faults.py."""
     return next((step for kind, step in _STEPS.items() if isinstance(refusal, kind)), "connection")
 
 
 def compose(mail: Mail, sender: Address, to: Address) -> EmailMessage:
-    """The message, in plain text. The event's id is its Message-ID, so that a mail sent twice can be recognised."""
+    """Write the message in plain text. The event's id is its Message-ID, so that a second copy can be recognised."""
     message = EmailMessage(policy=ASCII_HEADERS)
     message["From"] = sender
     message["To"] = to

@@ -83,7 +83,7 @@ _ENHANCED = re.compile(r"^#?[245]\.(\d{1,3})\.(\d{1,3})(?!\.?\d)", re.MULTILINE)
 
 
 def rule_for(step: str, code: int, text: str) -> Rule:
-    """The first rule that fits a reply. `text` is the reply without its basic codes, its lines apart."""
+    """Return the first rule that fits a reply. `text` is the reply without its basic codes, one line for each."""
     found = _ENHANCED.search(text)
     # "Other or undefined", of anything or of the protocol, says nothing: Outlook has 550 5.5.0 for an unknown mailbox.
     says_something = found and found[1] != "0" and found.groups() != ("5", "0")
@@ -106,7 +106,7 @@ def error_for_route(reason: str, *, attempt: int, lone: bool) -> Defer | Unavail
 
 
 def error_for_reply(step: str, code: int, text: str, *, attempt: int, lone: bool) -> Defer | Reject | Unavailable:
-    """The exception for a reply that refuses a mail."""
+    """Make the exception for a reply that refuses a mail."""
     plain = " ".join(text.encode(errors="replace").decode().split())
     reason = f"SMTP {step}: {code} {plain}"
     if rule_for(step, code, text).fault is Fault.ROUTE:

@@ -54,7 +54,7 @@ class Users:
         return None
 
     async def _index(self) -> None:
-        """Once, index the fields that the stage `email` looks for. It works without the index, more slowly."""
+        """Index the fields that the stage `email` searches, once. Without the index it works more slowly."""
         if self._indexed:
             return
         self._indexed = True

@@ -217,7 +217,7 @@ def _row(letter: DeadLetter) -> list[str]:
 
 
 def _event(text: bytes) -> Any:
-    """The event as parsed JSON, or as text if it is not JSON."""
+    """Parse the event, or return it as text if it is not JSON."""
     try:
         return loads(text)
     except ValueError:

@@ -14,7 +14,7 @@ from milepost.errors import ConfigurationError
 
 
 def stages_table(text: str, name: str, consumes: str, emits: str | None) -> str:
-    """helm/values.yaml with one more entry at the end of `stages:`."""
+    """Add an entry to the end of `stages:` in helm/values.yaml."""
     stages = _at(yaml.compose(text), "stages")
     if not isinstance(stages, MappingNode) or stages.flow_style or not stages.value:
         raise ConfigurationError("has no `stages:` with a line for each stage; write the entry yourself")
@@ -32,7 +32,7 @@ def stages_table(text: str, name: str, consumes: str, emits: str | None) -> str:
 
 
 def skaffold(text: str, name: str, like: str) -> str:
-    """skaffold.yaml with an image, and its reference for the chart, behind and like those of the stage `like`."""
+    """Add an image, and its reference for the chart, to skaffold.yaml, after and like those of the stage `like`."""
     root, lines = yaml.compose(text), text.splitlines()
     artifacts = _at(root, "build", "artifacts")
     images = artifacts.value if isinstance(artifacts, SequenceNode) else []
@@ -53,7 +53,7 @@ def skaffold(text: str, name: str, like: str) -> str:
 
 
 def _at(node: Node | None, *keys: str) -> Node | None:
-    """The node under these keys; None if there is none."""
+    """Return the node under these keys, or None."""
     for wanted in keys:
         pairs = node.value if isinstance(node, MappingNode) else []
         node = next((value for key, value in pairs if key.value == wanted), None)
@@ -61,14 +61,14 @@ def _at(node: Node | None, *keys: str) -> Node | None:
 
 
 def _mappings(node: Any) -> list[MappingNode]:
-    """Every mapping in this node, itself among them."""
+    """Return every mapping in this node, itself included."""
     if isinstance(node, MappingNode):
         return [node, *(found for _, value in node.value for found in _mappings(value))]
     return [found for item in node.value for found in _mappings(item)] if isinstance(node, SequenceNode) else []
 
 
 def _last_line(node: Node) -> int:
-    """The number of the node's last line. A block's own end mark is where the next token begins."""
+    """Return the number of the node's last line. The end mark of a block is where the next token begins."""
     if isinstance(node, CollectionNode) and not node.flow_style:
         last = node.value[-1]
         return _last_line(last[1] if isinstance(last, tuple) else last)
@@ -81,6 +81,6 @@ def _after(text: str, line: int, new: list[str]) -> str:
 
 
 def _scalar(text: str) -> str:
-    """A YAML scalar that every parser takes for this string."""
+    """Write a YAML scalar that every parser reads as this string."""
     plain = re.fullmatch(r"[A-Za-z][\w:./-]*(?<!:)", text) and text.lower() not in {"y", "n"}
     return text if plain and yaml.safe_load(text) == text else f'"{text}"'

@@ -44,7 +44,7 @@ class CommandFailed(MilepostError):
 
 
 def exit_code(fault: MilepostError) -> Exit:
-    """The exit code for this error."""
+    """Return the exit code for an error."""
     match fault:
         case ConfigurationError() | EventError():
             return Exit.USAGE

@@ -18,7 +18,7 @@ GATEWAY = "http://127.0.0.1:8000"
 
 
 def redis_settings(redis_url: str | None, data: Path) -> JournalSettings:
-    """The Redis named by the option or REDIS_URL, else the one in the data folder's stack.json, else the default.
+    """Return the Redis named by the option or REDIS_URL, else the one in the folder's stack.json, else the default.
 
     Raises ConfigurationError if the URL cannot be used.
     """
@@ -27,7 +27,7 @@ def redis_settings(redis_url: str | None, data: Path) -> JournalSettings:
 
 
 def gateway_url(gateway: str | None, data: Path) -> str:
-    """The gateway named by the option, else the one in the data folder's stack.json, else port 8000 here.
+    """Return the gateway named by the option, else the one in the data folder's stack.json, else port 8000 here.
 
     Raises ConfigurationError if the pipeline of that folder has no gateway.
     """
@@ -59,7 +59,7 @@ async def journal(settings: JournalSettings) -> AsyncIterator[Journal]:
 
 
 def unreachable(settings: JournalSettings, fault: Exception) -> Unreachable:
-    """The fault for a Redis that does not answer."""
+    """Make the error for a Redis that does not answer."""
     url = shown(settings.redis_url.get_secret_value())
     why = str(fault).removeprefix("Redis: ").rstrip(".")
     return Unreachable(

@@ -27,13 +27,13 @@ from milepost.graph import Graph
 RESERVED = {*layout.OWN_NAMES, "broker"}
 
 LONGEST_NAME = 41
-"""With `milepost-` before it, the name of a Knative Service has at most 50 characters."""
+"""Most characters of a stage's name. A Knative Service has at most 50, `milepost-` included."""
 
 LONGEST_CHANNEL = 40
-"""Of a channel made here: its payload class is called after it."""
+"""Most characters of a new channel. Its payload class is named after it."""
 
 TAKEN = {*dir(builtins), *keyword.kwlist, "Fields", "log", "logging", "main", "stage"}
-"""What the function of a stage cannot be called."""
+"""Names that the function of a stage cannot have."""
 
 IMPORTED = ("ClassVar", "Path", "StageContract")
 """Names that the contract test of a new stage imports."""
@@ -120,7 +120,7 @@ def _templates(project: Project, name: str, on: str, emits: str | None) -> Stage
 
 
 def _class_of(project: Project, on: str, emits: str) -> str:
-    """The name of the payload class of the channel that the stage emits. The class may have to be written."""
+    """Return the name of the payload class of the emitted channel. The class need not exist yet."""
     if emits.startswith(("{", "dead:")):
         raise ConfigurationError(f"--emits {emits}: Milepost keeps such names for itself")
     graph = Graph(project.stages)
@@ -150,7 +150,7 @@ def _test_of(folder: Path, function: str) -> Path:
 
 
 def _drafts(project: Project, stage: StageTemplates) -> Files:
-    """Path in the project → its new text."""
+    """Return path in the project → its new text."""
     folder = project.folder
     test = _test_of(folder, stage.function)
     files = {
@@ -205,7 +205,7 @@ def write(files: Mapping[Path, str]) -> None:
 
 
 def _next(project: Project, stage: StageTemplates, files: Files) -> str:
-    """The next steps, in commands that this project has."""
+    """Return the next steps, in commands that this project has."""
     makefile = project.folder / "Makefile"
     targets = set(re.findall(r"^([\w-]+):", makefile.read_text(), re.MULTILINE)) if makefile.is_file() else set()
     steps = [f"functions/{stage.name}/main.py is yours: write what {stage.name} does"]

@@ -89,7 +89,7 @@ async def _lines(journal: Journal, naming: Naming, stream: BinaryIO) -> Exit:
 
 
 async def _batches(stream: BinaryIO) -> AsyncIterator[list[Line]]:
-    """The lines that are not blank, at most AT_ONCE together. Lines that have arrived do not wait for later ones."""
+    """Yield the lines that are not blank, at most AT_ONCE together, as soon as they arrive."""
     number, rest, chunk = 0, b"", b"\n"
     while chunk:
         try:

@@ -24,7 +24,7 @@ _IN_CLUSTER = re.compile(r"(?P<service>[^.]+)\.(?P<namespace>[^.]+)\.svc(\..+)?"
 
 
 async def scales(stages: Iterable[StageStatus], data: Path) -> dict[str, int]:
-    """Stage → processes, for the stages where that is known. `data`: the data folder of a `milepost up`."""
+    """Return stage → processes, for stages where that is known. `data`: the data folder of a `milepost up`."""
     stages = list(stages)
     found = _of_stack(stages, data_folder.read_stack(data))
     services: dict[str, dict[str, str]] = {}
@@ -46,7 +46,7 @@ def _of_stack(stages: Iterable[StageStatus], stack: Mapping[str, Any]) -> dict[s
 
 
 async def _pods(kubectl: str, namespace: str) -> Counter[str] | None:
-    """Knative Service → running pods, in kubectl's current context. If kubectl fails: None, and a line says why."""
+    """Return Knative Service → running pods in kubectl's current context. If kubectl fails, say why and return None."""
     query = urlencode({"labelSelector": LABEL, "fieldSelector": "status.phase=Running"})
     process = await asyncio.create_subprocess_exec(
         *(kubectl, "get", "--raw", f"/api/v1/namespaces/{namespace}/pods?{query}"),

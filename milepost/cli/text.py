@@ -34,7 +34,7 @@ def plain(text: str) -> str:
 
 
 def brief(data: Any) -> str:
-    """Data as JSON on one line, or a string as it is, its control characters escaped."""
+    """Write data as JSON on one line, or a string as it is with its control characters escaped."""
     return plain(data) if isinstance(data, str) else dumps(data)
 
 
@@ -54,7 +54,7 @@ def show(shown: Table) -> None:
 
 
 def installed_version() -> str:
-    """The version of the installed package."""
+    """Return the version of the installed package."""
     try:
         return version("milepost")
     except PackageNotFoundError:

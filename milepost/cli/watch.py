@@ -126,7 +126,7 @@ async def _follow_table(journal: Journal, watched: _Watched) -> None:
 
 
 def all_channels(stages: Iterable[StageStatus]) -> list[str]:
-    """Every channel that a stage consumes or emits."""
+    """Return every channel that a stage consumes or emits, sorted."""
     return sorted(Graph(stages).channels)
 
 

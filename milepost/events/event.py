@@ -44,12 +44,12 @@ _NO_EXTENSIONS = frozenset({*_FIELDS, *_DATA, "specversion", "datacontenttype", 
 
 
 def now() -> str:
-    """The current time as RFC 3339 UTC, to the microsecond."""
+    """Return the current time as RFC 3339 UTC, to the microsecond."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def media_type(content_type: str) -> str:
-    """The media type of a Content-Type, without its parameters."""
+    """Return the media type of a Content-Type, without its parameters."""
     return content_type.partition(";")[0].strip().lower()
 
 
@@ -145,7 +145,7 @@ class Event:
         return read_time(self.time) if self.time else None
 
     def attributes(self) -> Iterable[tuple[str, str | int | bool]]:
-        """Each context attribute that is present, without its data content type."""
+        """Yield each context attribute that is present, except datacontenttype."""
         yield "specversion", "1.0"
         for name in _FIELDS:
             if (value := getattr(self, name)) is not None:
@@ -153,7 +153,7 @@ class Event:
         yield from self.extensions.items()
 
     def to_json(self) -> str:
-        """The JSON event format, in ASCII, beginning with `{"specversion"`.
+        """Write the JSON event format, in ASCII, beginning with `{"specversion"`.
 
         Raises TooLarge: what came in may be smaller than it is when written with envelope and escapes.
         """
@@ -165,7 +165,7 @@ class Event:
         return self._text
 
     def to_sdk(self) -> "CloudEvent":
-        """The event as the CloudEvents SDK has it (package cloudevents 1.x)."""
+        """Convert to the event class of the CloudEvents SDK (package cloudevents 1.x)."""
         from cloudevents.http import CloudEvent
 
         attributes: dict[str, Any] = dict(self.attributes())
@@ -185,7 +185,7 @@ class Event:
         return cls.from_fields({**event.get_attributes(), "data": data})
 
     def to_http(self) -> tuple[dict[str, str], bytes]:
-        """Headers and body in binary mode."""
+        """Write headers and body in binary mode."""
         headers = {f"ce-{name}": to_header(value) for name, value in self.attributes()}
         return headers | {"content-type": JSON_TYPE}, dumps(self.data).encode()
 
@@ -195,7 +195,7 @@ def _is_json(media: str) -> bool:
 
 
 def _data_of(fields: Mapping[str, Any]) -> Any:
-    """The data of a JSON event. SDKs write JSON that they hold as bytes as `data_base64` (JSON format, section 3.1)."""
+    """Return the data of a JSON event. SDKs write JSON that they hold as bytes as `data_base64` (section 3.1)."""
     data, encoded = fields.get("data"), fields.get("data_base64")
     if encoded is None:
         return data
@@ -209,7 +209,7 @@ def _data_of(fields: Mapping[str, Any]) -> Any:
 
 
 def _attributes_of(headers: Mapping[str, str]) -> dict[str, Any]:
-    """The attributes in the ce- headers of a message."""
+    """Return the attributes in the ce- headers of a message."""
     attributes: dict[str, Any] = {}
     for header, value in headers.items():
         prefix, name = header[:3].lower(), header[3:].lower()

@@ -1,4 +1,4 @@
-"""How a message that a program PUBLISHes to Redis becomes an event."""
+"""Make an event of a message that a program PUBLISHes to Redis."""
 
 from urllib.parse import quote
 

@@ -25,7 +25,7 @@ class Description:
     envelope: Envelope
 
     def as_json(self) -> dict[str, Any]:
-        """Name, channels and JSON schemas of both payloads."""
+        """Return name, channels and the JSON schemas of both payloads."""
         payloads = [payload for payload in (self.consumes, self.emits) if payload is not None]
         return {
             "name": self.name,

@@ -1,4 +1,4 @@
-"""The answer of a stage to one event, written as a response, or as an item of the response to a batch."""
+"""Write a stage's answer to one event as a response, or as an item of the response to a batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _PROBLEMS: Sequence[tuple[type[MilepostError], int, str]] = (
     (Unavailable, 503, "Unavailable"),
     (MilepostError, 500, "Internal error"),
 )
-"""Status and title for each exception; the first class that fits."""
+"""Status and title for each exception class. The first class that fits counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class StageResponse:
 
     @classmethod
     def of_fault(cls, fault: MilepostError) -> Self:
-        """The problem that an exception stands for."""
+        """Make the problem for an exception."""
         status, title = next((status, title) for kind, status, title in _PROBLEMS if isinstance(fault, kind))
         problem = problem_fields(status, title, str(fault), errors=getattr(fault, "errors", None))
         return cls(problem=problem, retry_after=getattr(fault, "retry_after", None))
@@ -60,7 +60,7 @@ class StageResponse:
         return 200 if self.reply else 204
 
     def to_http(self) -> Response:
-        """The response to an event that came by itself; the next event in binary mode."""
+        """Make the response to an event that came by itself. The next event is in binary mode."""
         if self.problem is not None:
             return problem_response(self.problem, retry_after=self.retry_after)
         if self.reply is None:
@@ -70,7 +70,7 @@ class StageResponse:
 
 
 def batch_response(events: Sequence[Event], responses: Sequence[StageResponse]) -> Response:
-    """The response to a batch of events, in their order.
+    """Make the response to a batch of events, in their order.
 
     A batch if each has a next event; 204 if none has one and none failed. Otherwise 207, a JSON array of
     `{"id": "…", "status": 200, "event": {…}}`, `{"id": "…", "status": 204}`, or a problem with `id` and, in seconds,

@@ -1,1 +1,1 @@
-"""How every process of Milepost serves HTTP."""
+"""HTTP as every process of Milepost serves it: limits, bodies, problems."""

@@ -1,4 +1,4 @@
-"""The two things every HTTP face of Milepost does alike: read a bounded body, and answer with a problem."""
+"""Read a request's body within limits, and answer with a problem (RFC 9457): for every HTTP server of Milepost."""
 
 import asyncio
 import math
@@ -36,13 +36,13 @@ async def read_body(request: Request) -> bytes:
 
 
 def content_encoding(headers: Headers) -> str:
-    """How the body is encoded, as in `gzip`; empty if it is not."""
+    """Return the encodings of the body, as in `gzip`; empty if there are none."""
     codings = [coding.strip().lower() for value in headers.getlist("content-encoding") for coding in value.split(",")]
     return ", ".join(coding for coding in codings if coding not in {"", "identity"})
 
 
 def only_plain(encoding: str) -> str:
-    """Say what to do about such an encoding."""
+    """Return the sentence for a client whose body is encoded."""
     return f"Send the body as it is: Content-Encoding {encoding[:40]!a} is not read."
 
 
@@ -54,24 +54,24 @@ def problem(
     errors: list[dict[str, str]] | None = None,
     retry_after: float | None = None,
 ) -> Response:
-    """A problem as a response; `retry_after` in seconds."""
+    """Make the response for a problem. `retry_after` is in seconds."""
     return problem_response(problem_fields(status, title, detail, errors=errors), retry_after=retry_after)
 
 
 def problem_fields(
     status: int, title: str, detail: str, *, errors: list[dict[str, str]] | None = None
 ) -> dict[str, Any]:
-    """An RFC 9457 problem. `errors` has a field and a fault for each field that is at fault."""
+    """Make the fields of a problem. `errors` has `field` and `fault` for each field at fault."""
     fields: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail[:1000]}
     return {**fields, "errors": errors} if errors else fields
 
 
 def problem_response(fields: dict[str, Any], *, retry_after: float | None = None) -> Response:
-    """It as a response."""
+    """Return the problem as a JSON response."""
     headers = {} if retry_after is None else {"retry-after": str(whole_seconds(retry_after))}
     return JSONResponse(fields, fields["status"], headers, media_type="application/problem+json")
 
 
 def whole_seconds(seconds: float) -> int:
-    """For Retry-After: rounded up, and one at least (RFC 9110, section 10.2.3)."""
+    """Round up for Retry-After, to 1 at least (RFC 9110, section 10.2.3)."""
     return max(1, math.ceil(seconds))

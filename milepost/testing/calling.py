@@ -43,7 +43,7 @@ def load(path: Path) -> StageHandler:
 
 
 def described(stage: StageHandler) -> Description:
-    """The description of a stage, from its annotations."""
+    """Return the description of a stage, read from its annotations."""
     description: Description = stage.description  # type: ignore[attr-defined]
     return description
 

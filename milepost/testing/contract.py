@@ -74,7 +74,7 @@ class StageContract:
         return {name: value for name, value in event.items() if value is not None}
 
     def reply(self, response: httpx.Response) -> CloudEvent | None:
-        """The event in the response. For a stage that emits nothing, check that it is a bare 204 and return None."""
+        """Return the event in the response. For a stage that emits nothing, check for a bare 204 and return None."""
         if self.emits is not None:
             return answered(response)
         assert response.status_code == 204, response.text

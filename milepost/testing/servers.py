@@ -232,7 +232,7 @@ class Function(Server):
 
 
 def http_status(port: int, path: str) -> int | None:
-    """The status of a GET, or None if nothing answers HTTP."""
+    """Return the status of a GET, or None if nothing answers HTTP."""
     connection = HTTPConnection(HOST, port, timeout=2)
     try:
         connection.request("GET", path)

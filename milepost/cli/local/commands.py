@@ -19,7 +19,7 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on, another one each time."""
+    """Return a port of 127.0.0.1 that nothing listens on, another one each time."""
     while True:
         port = random.SystemRandom().choice(PORTS)  # independent of a seed that a test tool sets
         if port not in _given and why_taken(port) is None:
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 def why_taken(port: int) -> str | None:
-    """Why this port cannot be listened on; None if it can, and then `free_port` does not give it."""
+    """Return why this port cannot be listened on, or None if it can. `free_port` then does not return it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -39,7 +39,7 @@ def why_taken(port: int) -> str | None:
 
 
 def function(port: int) -> list[str]:
-    """A stage's function, of FUNCTION_SOURCE and FUNCTION_TARGET, served as its image serves it."""
+    """Return the command that serves a stage's function, of FUNCTION_SOURCE and FUNCTION_TARGET, as its image does."""
     # Without `--lifespan on`, uvicorn serves a function that cannot be loaded, and answers 500.
     options = {"host": HOST, "port": str(port), "http": "milepost.server.protocol:Protocol"}
     options |= {"ws": "none", "lifespan": "on", "log-level": "warning"}
@@ -48,7 +48,7 @@ def function(port: int) -> list[str]:
 
 
 def valkey(port: int, folder: Path, **more: str) -> list[str]:
-    """The embedded Valkey: every write is on disk before it is answered. `more`: other options, `_` for `-`."""
+    """Return the command of the embedded Valkey, which answers writes that are on disk. `more`: options, _ for -."""
     options = {"bind": HOST, "port": str(port), "dir": str(folder), "appendonly": "yes", "appendfsync": "always"}
     options |= {"save": "", **more}
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]

@@ -62,15 +62,15 @@ class Layout:
 
     @property
     def entrance(self) -> str:
-        """The URL where events come in: the gateway's, or the bridge's in a project without a gateway."""
+        """Return the URL where events come in: the gateway's, or the bridge's in a project without a gateway."""
         return self.urls.get("gateway") or self.urls["bridge"]
 
     def of(self, *ranks: Rank) -> list[Component]:
-        """The components of these ranks."""
+        """Return the components of these ranks."""
         return [component for component in self.components if component.rank in ranks]
 
     def stack(self, pids: Mapping[str, int]) -> dict[str, object]:
-        """The contents of stack.json while these processes run."""
+        """Return the contents of stack.json while these processes run."""
         found = {
             "gateway": self.urls.get("gateway"),
             "bridge": self.urls["bridge"],
@@ -106,7 +106,7 @@ def has_gateway(project: Path) -> bool:
 
 
 def source_of(project: Path, stage: str) -> Path:
-    """The file of a stage's function."""
+    """Return the file of a stage's function."""
     return project / "functions" / stage / "main.py"
 
 
@@ -176,7 +176,7 @@ def _wiring(entry: stages_table.StageEntry) -> dict[str, object]:
 
 
 def _headers(entries: Sequence[stages_table.StageEntry], environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables with headers for other people's stages: secrets, which only the bridge gets."""
+    """Return the variables with headers for other people's stages. They are secrets, which only the bridge gets."""
     found: dict[str, str] = {}
     for entry in entries:
         for header, variable in entry.variables.items():

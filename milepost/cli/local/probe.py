@@ -26,7 +26,7 @@ async def fault_of(url: str) -> str | None:
 
 
 async def bridges_on(redis_url: str) -> int:
-    """How many bridges are connected to this Redis now: each subscribes to the channel of the lease."""
+    """Count the bridges that are connected to this Redis. Each subscribes to the channel of the lease."""
     client = connect(JournalSettings(redis_url=SecretStr(redis_url)))
     try:
         ((_, bridges),) = await client.pubsub_numsub(keys.LEASE)
@@ -36,7 +36,7 @@ async def bridges_on(redis_url: str) -> int:
 
 
 def shown(url: str) -> str:
-    """The URL without user, password and query; only its scheme where a `/`, `?` or `#` may be part of a password."""
+    """Return the URL without user, password and query; only its scheme if a `/`, `?` or `#` may be of a password."""
     parts = urlsplit(url)
     if "@" in parts.path + parts.query + parts.fragment:
         return f"{parts.scheme}://…"

@@ -23,7 +23,7 @@ async def watch_sources(project: Path, layout: Layout, supervisor: Supervisor, c
 
 
 def affected(paths: Iterable[Path], layout: Layout) -> list[str]:
-    """The components that run one of these files: a stage's own file its function, any other all but the servers."""
+    """Return the components that run one of these files: of a stage's own file its function, else all but servers."""
     ours = {component.name for component in layout.components if component.rank is not Rank.SERVER}
     found: set[str] = set()
     for path in paths:
