@@ -20,6 +20,7 @@ from milepost.bridge.bridge import Bridge
 from milepost.errors import BacklogFull, Encoded, EventError, JournalUnavailable, TooLarge, TooSlow
 from milepost.events.event import Event
 from milepost.journal import Failure
+from milepost.journal.models import check_data
 from milepost.observe.logs import Fields
 from milepost.server.http import problem, read_body
 
@@ -84,10 +85,7 @@ class _Endpoints:
 
     async def publish(self, request: Request) -> Response:
         async def journal(event: Event) -> None:
-            if event.data is None and event.type in self._bridge.needs_data:
-                raise EventError(
-                    f"data: missing; a function consumes {event.type}, and none takes an event without data"
-                )
+            check_data(event, self._bridge.needs_data)
             await self._bridge.journal.publish(event)
 
         return await self._take(request, "events", journal)

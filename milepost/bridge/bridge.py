@@ -335,13 +335,23 @@ def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:
     """Return the routes by name: each stage in direct mode, or in broker mode the Broker alone."""
     if settings.delivery == "direct":
         return [
-            (stage.name, Wiring([stage.consumes], [stage.emits] if stage.emits else [], stage.url or ""))
+            (
+                stage.name,
+                Wiring(
+                    [stage.consumes],
+                    [stage.emits] if stage.emits else [],
+                    stage.url or "",
+                    needs_data=sorted({stage.consumes} & settings.needs_data),
+                ),
+            )
             for stage in settings.routes
         ]
     consumed = sorted({stage.consumes for stage in settings.routes})
     emitted = sorted({stage.emits for stage in settings.routes if stage.emits})
     behind = {stage.name: [stage.consumes] for stage in settings.routes}
-    return [(BROKER, Wiring(consumed, emitted, settings.k_sink, behind))] if settings.k_sink else []
+    if not settings.k_sink:
+        return []
+    return [(BROKER, Wiring(consumed, emitted, settings.k_sink, behind, sorted(settings.needs_data)))]
 
 
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -19,6 +19,7 @@ from milepost.errors import ConfigurationError, EventError
 from milepost.events.event import MAX_EVENT, Event
 from milepost.events.wrap import wrap
 from milepost.journal import Journal
+from milepost.journal.models import check_data
 
 AT_ONCE = 200
 """Lines that are published together."""
@@ -76,8 +77,15 @@ def publish(
 
 
 async def _one(journal: Journal, event: Event) -> Exit:
+    await _check_data(journal, event)
     _print(event, new=await journal.publish(event))
     return Exit.DONE
+
+
+async def _check_data(journal: Journal, event: Event) -> None:
+    """Raise EventError for an event without data, if a function would refuse it. Raises JournalUnavailable."""
+    if event.data is None:
+        check_data(event, await journal.admin.needs_data())
 
 
 async def _lines(journal: Journal, naming: Naming, stream: BinaryIO) -> Exit:
@@ -110,7 +118,9 @@ async def _publish(journal: Journal, naming: Naming, batch: list[Line]) -> int:
     events: list[tuple[int, Event]] = []
     for number, line in batch:
         try:
-            events.append((number, naming.event(line)))
+            event = naming.event(line)
+            await _check_data(journal, event)
+            events.append((number, event))
         except EventError as fault:
             say(f"line {number}: {fault}")
     answers = await asyncio.gather(*(journal.publish(event) for _, event in events), return_exceptions=True)

@@ -37,6 +37,10 @@ class Admin:
         table: dict[bytes, bytes] = await self._ask(self._redis.hgetall(keys.STAGES))
         return {name.decode(): loads(text) for name, text in sorted(table.items())}
 
+    async def needs_data(self) -> frozenset[str]:
+        """Return the channels of which functions refuse an event without data."""
+        return frozenset(channel for row in (await self.table()).values() for channel in row.get("needsData", ()))
+
     async def stages(self) -> list[StageStatus]:
         """Return every stage of the stages table, by name, and what waits for it. Several steps.
 

@@ -119,7 +119,7 @@ class Maintenance:
             scripts.BeatRow(
                 name,
                 dumps(list(wiring.consumes)),
-                dumps({"emits": list(wiring.emits), "url": wiring.url}),
+                dumps({"emits": list(wiring.emits), "url": wiring.url, "needsData": list(wiring.needs_data)}),
                 dumps(wiring.behind) if wiring.behind else "",
             )
             for name, wiring in routes.items()

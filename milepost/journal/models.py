@@ -1,10 +1,11 @@
 """The data of the journal: entries, dead letters, stages and their depth, the status of a submission."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from milepost.errors import EventError
 from milepost.events.event import Event
 from milepost.events.strict_json import dumps
 from milepost.journal import keys
@@ -125,12 +126,17 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """A route as the stages table shows it. `behind`: stages that get their events through it, with their channels."""
+    """A route as the stages table shows it.
+
+    `behind`: stages that get their events through it, with their channels. `needs_data`: channels of which functions
+    refuse an event without data.
+    """
 
     consumes: Sequence[str]
     emits: Sequence[str]
     url: str
     behind: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    needs_data: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +178,12 @@ class Forgotten:
 
 def _whole(field: bytes | None, otherwise: int) -> int:
     return int(field) if field and field.isdigit() and len(field) <= LONGEST_NUMBER else otherwise
+
+
+def check_data(event: Event, needs_data: Collection[str]) -> None:
+    """Raise EventError for an event without data on one of these channels, whose functions would refuse it."""
+    if event.data is None and event.type in needs_data:
+        raise EventError(f"data: missing; a function consumes {event.type}, and none takes an event without data")
 
 
 def moment(milliseconds: float) -> datetime:

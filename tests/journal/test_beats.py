@@ -39,13 +39,15 @@ async def test_beat_writes_what_a_route_consumes_and_emits_and_its_url(
     await maintenance.beat(
         {
             "broker": Wiring([RAW, "user:email"], [CALCULATED], "http://broker"),
-            "audit": Wiring([RAW], [], "http://audit"),
+            "audit": Wiring([RAW], [], "http://audit", needs_data=[RAW]),
         }
     )
     wired = json.loads(await redis.hget(keys.STAGES, "broker"))
     seconds, _ = await redis.time()
     assert abs(wired.pop("beat") - seconds * 1000) < 10_000
-    assert wired == {"consumes": [RAW, "user:email"], "emits": [CALCULATED], "url": "http://broker"}
+    url = "http://broker"
+    assert wired == {"consumes": [RAW, "user:email"], "emits": [CALCULATED], "url": url, "needsData": []}
+    assert await journal.admin.needs_data() == {RAW}
     audit, broker = await journal.admin.stages()
     assert (audit.name, audit.consumes, audit.emits, audit.url) == ("audit", (RAW,), (), "http://audit")
     assert broker.consumes == (RAW, "user:email")
