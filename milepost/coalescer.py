@@ -1,4 +1,4 @@
-"""Many callers, one round trip: items submitted while a batch is under way form the next one."""
+"""One round trip for many callers: items that are submitted while a batch is under way form the next batch."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,12 +9,12 @@ Result = TypeVar("Result")
 
 
 class Coalescer(Generic[Item, Result]):
-    """Runs items together: at most `most_items` of them, and of `most_bytes` by their `size`.
+    """Runs items in batches of at most `most_items`, which have at most `most_bytes` together by their `size`.
 
-    A lone item runs at once. `pace` is the least time in seconds between the starts of two batches: items that come
-    faster than that share a round trip. `run` returns one result per item, in order. When it raises, every caller of
-    that batch gets the exception. Callers already waiting fail with it, so that they do not sit through one time-out
-    after another. An item whose size cannot be computed fails alone.
+    A lone item runs at once. `pace` is the least time in seconds between the starts of two batches. `run` returns one
+    result for each item, in order. If it raises, every caller of that batch gets the exception. So does every
+    caller that waits for the next batch: else they would wait for one time-out after another. An item whose size cannot be
+    computed fails alone.
     """
 
     def __init__(

@@ -1,14 +1,14 @@
-"""What can go wrong, as one tree.
+"""The exceptions of Milepost, as one tree, with the status that a door or a stage answers.
 
 MilepostError
-  EventError           what came in is no CloudEvent we can carry: 400
+  EventError           it is no CloudEvent that Milepost takes: 400
     TooLarge           it is larger than an event may be: 413
     Encoded            its body has a Content-Encoding: 415
-  Reject               the event itself is at fault: 422, buried at once
+  Reject               the event is at fault: 422, a dead letter at once
     InvalidPayload     its data is not a payload of the channel
-  Defer                this event has to wait, others need not: 409, tried again later
+  Defer                this event has to wait, others do not: 409, tried again later
     InHand             it is being handled elsewhere
-  Unavailable          something the stage needs is away: 503, tried again
+  Unavailable          a thing that the stage needs is away: 503, tried again
   JournalUnavailable   Redis cannot be reached, or is full: the call may be repeated
   BacklogFull          the backlog is at its limit: nothing was written
   TooSlow              a request's body did not arrive in time: 408
@@ -19,11 +19,11 @@ from collections.abc import Iterable
 
 
 class MilepostError(Exception):
-    """Everything Milepost raises on purpose."""
+    """The base of all exceptions that Milepost raises."""
 
 
 class EventError(MilepostError):
-    """What came in is not a CloudEvent that Milepost can carry. The text names the attribute and the fault."""
+    """It is no CloudEvent that Milepost takes. The text names the attribute and the fault."""
 
 
 class TooLarge(EventError):
@@ -35,11 +35,11 @@ class Encoded(EventError):
 
 
 class Reject(MilepostError):
-    """The event is at fault and no retry can help: answered 422, buried at once with this text as its reason."""
+    """The event is at fault and no retry can help: answered 422, a dead letter at once with this text as its reason."""
 
 
 class InvalidPayload(Reject):
-    """The data is not a payload of the channel. `errors` has a field and its fault for each."""
+    """The data is not a payload of the channel. `errors` has `field` and `fault` of each error."""
 
     def __init__(self, errors: Iterable[dict[str, str]]) -> None:
         self.errors = list(errors)
@@ -48,7 +48,7 @@ class InvalidPayload(Reject):
 
 class Defer(MilepostError):
     """This event has to wait for a reason of its own: answered 409, tried again after `retry_after` seconds, uncounted.
-    Other events go on. At the event's deadline it is buried with this text as its reason.
+    Other events go on. At its deadline the event becomes a dead letter with this text as its reason.
     """
 
     def __init__(self, detail: str, *, retry_after: float) -> None:
@@ -57,11 +57,11 @@ class Defer(MilepostError):
 
 
 class InHand(Defer):
-    """This very event is being handled elsewhere."""
+    """This event is being handled by another process."""
 
 
 class Unavailable(MilepostError):
-    """Something the stage needs is away: answered 503, tried again after `retry_after` seconds."""
+    """A thing that the stage needs is away: answered 503, tried again after `retry_after` seconds."""
 
     def __init__(self, detail: str, *, retry_after: float = 1) -> None:
         super().__init__(detail)

@@ -1,4 +1,4 @@
-"""The graph of stages: which channels follow from which. Whatever walks it does so here."""
+"""The graph of stages: which channels follow from which. All code that walks the graph is here."""
 
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
@@ -65,7 +65,7 @@ class Graph:
 
     @property
     def in_order(self) -> list[str]:
-        """The stages as an event passes them: each after those that emit what it consumes, except in a circle."""
+        """The stages in the order of an event: each after those that emit its channel, except in a circle."""
         left, ordered = list(self.consumes), list[str]()
         while left:
             ahead = {channel for name in left for channel in self.emits[name]}

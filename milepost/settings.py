@@ -1,4 +1,4 @@
-"""Settings shared by whatever talks to Redis. Read once, at the edge, and handed in."""
+"""Settings of every component that uses Redis, read from the environment once, at the start."""
 
 import re
 from datetime import timedelta
@@ -26,7 +26,7 @@ class JournalSettings(BaseSettings):
     dedup: timedelta = Field(timedelta(hours=1), gt=timedelta(0))
     """How long a producer's retry is recognised."""
     deadline: timedelta = Field(timedelta(hours=24), gt=timedelta(0))
-    """Per hop, from the first journaling; looked at only after a failed attempt."""
+    """For each hop, from the first journaling; looked at only after a failed attempt."""
     backlog_limit: int = Field(1_000_000, gt=0)
     """Journaled, parked and dead events that served stages need, together; at this number doors answer 503."""
     replicas: int = Field(0, ge=0)
@@ -34,13 +34,13 @@ class JournalSettings(BaseSettings):
 
     @classmethod
     def read(cls, **given: Any) -> Self:
-        """From what is given, and else the environment.
+        """Return the settings: from `given`, else from the environment.
 
-        Raises ConfigurationError naming each variable, its fault, never its value.
+        Raises ConfigurationError, which names each wrong variable and the fault, never the value.
         """
         try:
             return cls(**given)
-        except SettingsError as fault:  # what is not JSON where JSON is due
+        except SettingsError as fault:  # a value that must be JSON and is not
             name = re.search('field "(.*?)"', str(fault))
             raise ConfigurationError(f"{name[1].upper() if name else 'settings'}: must be JSON") from None
         except ValidationError as fault:

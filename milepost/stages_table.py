@@ -1,4 +1,4 @@
-"""Read the `stages:` table of helm/values.yaml, the only list of a project's stages."""
+"""Reads the `stages:` table of helm/values.yaml, the only list of a project's stages."""
 
 import re
 from pathlib import Path
@@ -33,7 +33,7 @@ class StageEntry(BaseModel):
 
     @property
     def external(self) -> bool:
-        """Whether the receiver is someone else's, and no function of the project."""
+        """Whether the stage is someone else's receiver, and not a function of the project."""
         return self.url is not None
 
     @property

@@ -85,8 +85,8 @@ _COUNTERS = {
 }
 _DEPTHS = {
     "backlog": ("backlog_events", "Events journaled for a stage and not settled"),
-    "parked": ("parked_events", "Parked events"),
-    "dead": ("dead_events", "Dead letters"),
+    "parked": ("parked_events", "Events that wait for the next try or for their time"),
+    "dead": ("dead_events", "Dead letters that are kept"),
     "oldest": ("oldest_event_seconds", "Age of the oldest event that a stage has not settled"),
 }
 

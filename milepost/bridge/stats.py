@@ -1,4 +1,4 @@
-"""Statistics of a bridge: writes what its metrics counted in the last minute to Redis, for /ops."""
+"""Statistics of a bridge: writes the counts of its metrics in the last minute to Redis, for /ops."""
 
 from collections import deque
 from collections.abc import Callable, Mapping

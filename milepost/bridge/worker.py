@@ -142,7 +142,7 @@ class Worker:
             except JournalUnavailable as fault:
                 self._cannot_read(fault)
                 await self._reread()
-            await asyncio.sleep(0)  # send what was read before reading more
+            await asyncio.sleep(0)  # let the new tasks send before the next read
 
     async def _take(self, free: int, *, extra: int = 0, claim: float = 0) -> Taken:
         """Take entries without waiting and start their delivery."""

@@ -210,7 +210,7 @@ class _RedisProtocol(asyncio.Protocol):
 
     def _reply(self, answer: Any) -> None:
         if not self._awaited:
-            raise ConnectionLost("a reply that nobody asked for")
+            raise ConnectionLost("a reply without a command")
         reply, _ = self._awaited.popleft()
         refusal = wrong_server(answer)
         if refusal is not None:
