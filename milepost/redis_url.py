@@ -1,4 +1,4 @@
-"""The URL of Redis: its forms, and what each says."""
+"""Reads the URL of Redis in each of its forms: one server, Sentinels, a Cluster, a socket file."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ TLS_OPTIONS: dict[str, set[str] | None] = {
     "ssl_cert_reqs": {"none", "optional", "required"},
     "ssl_check_hostname": {"true", "false", "yes", "no", "1", "0"},
 }
-"""Options of a URL with TLS, and their values where they are few. Others of redis-py's would undo what Milepost relies
-on, such as `decode_responses`, or its time-outs.
+"""Options of a URL with TLS, with their values if they are few. Other options of redis-py are refused, because some
+change replies or time-outs that Milepost relies on, such as `decode_responses`.
 """
 
 SENTINEL_OPTIONS: dict[str, set[str] | None] = {"sentinel_username": None, "sentinel_password": None}
-"""Options of a URL that names Sentinels: what they themselves ask for, if it is not what Redis asks for."""
+"""Options of a URL that names Sentinels: user and password of the Sentinels, if these are not those of Redis."""
 
 FORMS = (
     "must look like redis://[user:password@]host:port, unix:///path, "
@@ -57,7 +57,7 @@ class RedisUrl:
     plain: str = field(repr=False)
     """A URL for redis-py with the same user, password and options, of the first server."""
     sentinel: Mapping[str, str] = field(repr=False)
-    """`username` and `password` for the Sentinels, where they have their own."""
+    """`username` and `password` of the Sentinels, if they have their own."""
 
 
 def read(text: str) -> RedisUrl:

@@ -20,7 +20,7 @@ from milepost.journal.models import StageStatus
 from milepost.observe.logs import masked
 
 SHOWN = 10
-"""Refused events that are shown one by one."""
+"""RefusedEvent events that are shown one by one."""
 
 
 class CheckedStage(Wired, Protocol):
@@ -42,7 +42,7 @@ class NamedStage(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedEvent:
     """An event that a stage would refuse."""
 
     stage: str
@@ -84,7 +84,7 @@ class Findings:
     events: int = 0
     again: int = 0
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)
-    first: list[Refused] = field(default_factory=list)
+    first: list[RefusedEvent] = field(default_factory=list)
     stages: list[Stranded] = field(default_factory=list)
     channels: dict[str, int] = field(default_factory=dict)
     schemas: list[Incompatible] | None = None
@@ -216,7 +216,7 @@ class _Judge:
             if len(self._found.first) < SHOWN:
                 fault = faults[0]
                 self._found.first.append(
-                    Refused(
+                    RefusedEvent(
                         stage,
                         waiting.place,
                         waiting.entry,

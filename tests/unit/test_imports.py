@@ -13,6 +13,7 @@ ORDER = [
     "errors",
     "graph",
     "coalescer",
+    "redis_url",
     "settings",
     "stages_table",
     "events",
@@ -20,11 +21,12 @@ ORDER = [
     "server",
     "function",
     "journal",
+    "check",
     "bridge",
     "cli",
     "testing",
 ]
-ROOT_MODULES = {"__init__", "coalescer", "errors", "graph", "settings", "stages_table"}
+ROOT_MODULES = {"__init__", "coalescer", "errors", "graph", "redis_url", "settings", "stages_table"}
 """Modules at the root of milepost/: those that several packages need and that belong to none."""
 
 
