@@ -69,7 +69,9 @@ class Deliverer:
         try:
             if len(entries) > 1:
                 return await self._deliver_batch(entries)
-            return [await self._deliver_one(entries[0])]
+            if self._tracer is None:
+                return [await self._post(entries[0])]
+            return [await self._post_traced(self._tracer, entries[0])]
         except Exception as fault:
             # A fault in the bridge, but these events cause it: uncounted they would be redelivered for ever.
             log.exception(Fields(stage=self._name, channel=entries[0].channel, outcome="not-posted"))
@@ -77,10 +79,8 @@ class Deliverer:
                 return [Undecided(type(fault).__name__)] * len(entries)
             return [Failed(None, f"the bridge failed at it: {type(fault).__name__}")]
 
-    async def _deliver_one(self, entry: Entry) -> Outcome:
-        if self._tracer is None:
-            return await self._post(entry)
-        with self._tracer.deliver(self._name, entry.event, entry.failures) as span:
+    async def _post_traced(self, tracer: traces.Tracer, entry: Entry) -> Outcome:
+        with tracer.deliver(self._name, entry.event, entry.failures) as span:
             outcome = await self._post(entry, span.headers)
             if isinstance(outcome, Delivered):
                 span.answered("delivered")

@@ -222,12 +222,12 @@ class Worker:
             if deliver:
                 outcomes, sent = await self._send(deliver, redelivery=redelivery)
                 for entry, outcome in zip(deliver, outcomes, strict=True):
-                    if isinstance(outcome, Undecided):
-                        alone.append(entry)
-                    else:
+                    if not isinstance(outcome, Undecided):
                         settlements.append(self._settlement(entry, outcome, sent))
-                if any(isinstance(outcome, Undecided) and outcome.timed_out for outcome in outcomes):
-                    self.limit.timed_out(sent.began, sent.ended)
+                        continue
+                    alone.append(entry)
+                    if outcome.timed_out:
+                        self.limit.timed_out(sent.began, sent.ended)  # it counts one of a batch
             await self._settle(settlements)
             if alone:
                 await asyncio.gather(*(self._deliver([entry], redelivery=redelivery) for entry in alone))
@@ -262,14 +262,15 @@ class Worker:
         return settlements, deliver
 
     async def _send(self, entries: Sequence[Entry], *, redelivery: bool) -> tuple[Sequence[Outcome | Undecided], Sent]:
-        outage = await self.limit.enter(len(entries), redelivery=redelivery)
+        events = len(entries)
+        outage = await self.limit.enter(events, redelivery=redelivery)
         began = time.perf_counter()  # uvloop's clock keeps whole milliseconds
-        self._metrics.began(len(entries))
+        self._metrics.began(events)
         try:
             outcomes = await self._deliverer.deliver(entries)
         finally:
-            self._metrics.ended(len(entries))
-            self.limit.leave(outage, len(entries))
+            self._metrics.ended(events)
+            self.limit.leave(outage, events)
         return outcomes, Sent(began, time.perf_counter(), outage)
 
     def _settlement(self, entry: Entry, outcome: Outcome, sent: Sent) -> Settlement:
@@ -370,6 +371,8 @@ class Worker:
     def _settled(self, settlement: Settlement, answer: str) -> None:
         if answer == "stale":
             self._metrics.stale += 1
+        elif isinstance(settlement, Complete):
+            return
         elif answer == "buried" and isinstance(settlement, Park | Bury):
             log.warning(self._fields(settlement.entry, "buried", status=settlement.failure.status))
             self._metrics.dead_letters += 1
@@ -389,9 +392,12 @@ class Worker:
         if not self.in_delivery:
             return
         lost = {entry.key for entry in await self.consumer.renew([entry for entry, _ in self.in_delivery.values()])}
-        tasks = {self.in_delivery[key][1] for key in lost if key in self.in_delivery}
-        for task in tasks:
-            keys = {key for key, (_, of) in self.in_delivery.items() if of is task}
+        if not lost:
+            return
+        deliveries: dict[asyncio.Task[None], set[tuple[str, str]]] = {}
+        for key, (_, task) in self.in_delivery.items():
+            deliveries.setdefault(task, set()).add(key)
+        for task, keys in deliveries.items():
             if keys <= lost and not keys & self._settling and not task.done():
                 log.warning(Fields(stage=self.stage, outcome="lost-claim", entries=len(keys)))
                 task.cancel()

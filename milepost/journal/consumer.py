@@ -30,6 +30,7 @@ from milepost.journal.scripts import (
     Scripts,
     StreamRow,
     Text,
+    size_of,
     unavailable,
 )
 from milepost.journal.shared_connection import SharedConnection
@@ -51,8 +52,7 @@ class Failure:
     crashes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Complete:
+class Complete(NamedTuple):
     """Acknowledge the entry, and journal the reply in the same step. `id` is the event's."""
 
     entry: Entry
@@ -60,8 +60,7 @@ class Complete:
     reply: Event | None
 
 
-@dataclass(frozen=True, slots=True)
-class Park:
+class Park(NamedTuple):
     """Park the event for `delay` seconds. If its deadline has passed, it becomes a dead letter instead."""
 
     entry: Entry
@@ -70,8 +69,7 @@ class Park:
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class Delay:
+class Delay(NamedTuple):
     """Park an event that was not tried until it is `delay` seconds old. Its deadline counts from that time."""
 
     entry: Entry
@@ -79,8 +77,7 @@ class Delay:
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class Bury:
+class Bury(NamedTuple):
     """Make a dead letter of the event."""
 
     entry: Entry
@@ -137,7 +134,7 @@ class Consumer:
         self._scripts = scripts
         self._takes = Scripts(scripts.redis, reader)
         self._deadline = milliseconds(deadline)
-        self._complete: Coalescer[CompleteRow, bytes] = Coalescer(self._complete_all, size=_size, pace=PACE)
+        self._complete: Coalescer[CompleteRow, bytes] = Coalescer(self._complete_all, size=size_of, pace=PACE)
         self._park: Coalescer[ParkRow, bytes] = Coalescer(self._park_all, size=_size, pace=PACE)
         self._bury: Coalescer[BuryRow, bytes] = Coalescer(self._bury_all, size=_size, pace=PACE)
 
@@ -174,7 +171,10 @@ class Consumer:
             if fault.code == "NOGROUP":
                 raise GroupMissing(str(fault)) from None
             raise
-        return [self._entry(stream.decode(), *row) for stream, *row in taken], int(destroyed)
+        entries: list[Entry] = []
+        for stream, *row in taken:
+            entries += self._entries(stream, [row])
+        return entries, int(destroyed)
 
     async def wait(self, count: int, *, block: float) -> list[Entry]:
         """Wait `block` seconds for an entry. Return up to `count` retries, then up to `count` unread events.
@@ -202,13 +202,24 @@ class Consumer:
             raise unavailable(fault) from fault
         except (RedisError, OSError) as fault:
             raise unavailable(fault) from fault
-        found = answer.items() if isinstance(answer, dict) else answer or []  # a dict in RESP3
-        return [self._entry(stream.decode(), *row) for stream, rows in found for row in rows if row[1]]
+        entries: list[Entry] = []
+        for stream, rows in answer.items() if isinstance(answer, dict) else answer or []:  # a dict in RESP3
+            entries += self._entries(stream, rows)
+        return entries
 
-    def _entry(self, stream: str, name: bytes, body: Sequence[bytes], deliveries: int = 1) -> Entry:
-        retried = stream in self._retries
-        channel = self._retries[stream] if retried else self._journals[stream]
-        return Entry.read(stream, channel, name, body, deliveries=deliveries, retried=retried)
+    def _entries(self, stream: bytes, rows: Iterable[Sequence[Any]]) -> list[Entry]:
+        """Read rows of one stream: entry id, fields, and perhaps the number of deliveries.
+
+        An entry that was deleted while it was pending has no fields, and is left out.
+        """
+        name = stream.decode()
+        retried = name in self._retries
+        channel = self._retries[name] if retried else self._journals[name]
+        return [
+            Entry.read(name, channel, row[0], row[1], deliveries=row[2] if len(row) > 2 else 1, retried=retried)
+            for row in rows
+            if row[1]
+        ]
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
         """Settle entries. Returns for each `done`, `buried`, or `stale` if another settlement came first.

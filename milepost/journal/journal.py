@@ -15,7 +15,7 @@ from milepost.journal import keys
 from milepost.journal.admin import Admin
 from milepost.journal.failover import FailoverWatch
 from milepost.journal.models import BEAT_FRESH, Note, event_row, milliseconds, moment
-from milepost.journal.scripts import EventRow, Scripts, checked, unavailable
+from milepost.journal.scripts import EventRow, Scripts, checked, size_of, unavailable
 from milepost.settings import JournalSettings
 
 BACKLOG_TRUSTED = timedelta(seconds=0.1)
@@ -41,9 +41,7 @@ class Journal:
         self.watch = FailoverWatch(redis)
         self._dedup = milliseconds(settings.dedup)
         self._limit = settings.backlog_limit
-        self._publishes: Coalescer[EventRow, bytes] = Coalescer(
-            self._publish_all, size=lambda row: sum(len(text.encode()) for text in row)
-        )
+        self._publishes: Coalescer[EventRow, bytes] = Coalescer(self._publish_all, size=size_of)
 
     async def publish(self, event: Event) -> bool:
         """Journal `event` and announce it on its channel, in one atomic step.

@@ -48,7 +48,9 @@ def wrong_server(reply: object) -> WrongServer | None:
     how common.lua answers for one item of a batch. What a script raises anew has `ERR` before its code.
     """
     for item in reply if isinstance(reply, list) else (reply,):
-        if type(item) is bytes and item.startswith(b"error "):
+        if type(item) is bytes:  # most items
+            if not item.startswith(b"error "):
+                continue
             code = _first_word(item[6:120].decode(errors="replace"))
         elif isinstance(item, ResponseError):
             code = code_of(item)

@@ -363,6 +363,11 @@ class Scripts:
     async def forget_journal(self, *, channel: str) -> Any: ...
 
 
+def size_of(row: Sequence[str]) -> int:
+    """Return the bytes of a row of texts. Raises UnicodeEncodeError for a text that UTF-8 cannot hold."""
+    return len("".join(row).encode())
+
+
 def checked(answers: Sequence[bytes]) -> list[str]:
     """Return a batch's answers as text. Raises JournalUnavailable if one of them is an error."""
     texts = [answer.decode() for answer in answers]

@@ -181,7 +181,7 @@ class DeliveryWorld(World[Deliveries]):
         if destroyed:
             raise ViolationError("an entry was pending without a body")
         consumer = self.consumer(stage, name)
-        entries = [consumer._entry(stream.decode(), *row) for stream, *row in taken]
+        entries = [entry for stream, *row in taken for entry in consumer._entries(stream, [row])]
         hold(local.held[bridge], stage, entries, fresh=False)
 
     async def do_complete(self, local: Deliveries, bridge: int, number: int) -> None:

@@ -10,12 +10,9 @@ end
 
 local microseconds
 
--- Microseconds of Redis TIME, the same all through a script.
+-- Microseconds of Redis TIME as text, the same all through a script.
 local function clock()
-  if not microseconds then
-    local time = redis.call('TIME')
-    microseconds = time[1] * 1000000 + time[2]
-  end
+  if not microseconds then microseconds = string.format('%s%06d', unpack(redis.call('TIME'))) end
   return microseconds
 end
 
@@ -141,8 +138,9 @@ local function split(id)
   return tonumber(ms), tonumber(seq)
 end
 
--- Whether one entry id is less than another.
+-- Whether one entry id is less than another. Ids whose parts have as many digits, as nearly all have, compare as text.
 local function before(a, b)
+  if #a == #b and string.find(a, '-', 1, true) == string.find(b, '-', 1, true) then return a < b end
   local a_ms, a_seq = split(a)
   local b_ms, b_seq = split(b)
   return a_ms < b_ms or (a_ms == b_ms and a_seq < b_seq)
@@ -304,7 +302,7 @@ end
 -- without.
 local function write_status(id, channel, data)
   local status = status_key(id)
-  local noted = redis.pcall('HSET', status, channel, '{"at":' .. whole(clock()) .. ',"data":' .. data .. '}')
+  local noted = redis.pcall('HSET', status, channel, '{"at":' .. clock() .. ',"data":' .. data .. '}')
   if type(noted) == 'table' and not string.find(noted.err, 'WRONGTYPE', 1, true) then error(noted, 0) end
   keep_status(status)
 end
