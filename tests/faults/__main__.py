@@ -2,7 +2,7 @@
 
 --list            the names of the rows
 --only NAME       rows whose name contains NAME; may be given more than once
---loaded          also every row's twin with events waiting; without it only some of them
+--all             also the rows that run on request: most with events waiting, and many on Debian's Redis
 --part K/N        the Kth of N parts of the rows, so that a run can be split
 --seed NUMBER     what the rows do at random; printed, and another one each time
 --n, --rate       submissions a row, and a second
@@ -38,7 +38,7 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--only", action="append", default=[])
-    parser.add_argument("--loaded", action="store_true")
+    parser.add_argument("--all", action="store_true")
     parser.add_argument("--part", default="1/1")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--n", type=int, default=2000)
@@ -50,12 +50,12 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen(only: list[str], *, loaded: bool, part: str) -> list[Fault]:
-    """The rows to run. A row that runs on request needs its whole name, or --loaded."""
+def chosen(only: list[str], *, everything: bool, part: str) -> list[Fault]:
+    """The rows to run. A row that runs on request needs its whole name, or --all."""
     exact = [FAULTS[name] for name in only if name in FAULTS]
     if only and len(exact) == len(only):
         return exact
-    asked = [fault for fault in FAULTS.values() if loaded or not fault.only_on_request]
+    asked = [fault for fault in FAULTS.values() if everything or not fault.only_on_request]
     found = [fault for fault in asked if not only or any(words in fault.name for words in only)]
     place, parts = map(int, part.split("/"))
     return found[len(found) * (place - 1) // parts : len(found) * place // parts]
@@ -87,7 +87,7 @@ def one(fault: Fault, given: argparse.Namespace, progress: Progress) -> Result:
 def main() -> int:
     given = options()
     console = Console(width=None if sys.stdout.isatty() else 200)
-    faults = [fault.on(EVERY_REDIS[given.redis]) for fault in chosen(given.only, loaded=given.loaded, part=given.part)]
+    faults = [fault.on(EVERY_REDIS[given.redis]) for fault in chosen(given.only, everything=given.all, part=given.part)]
     if given.list:
         for fault in faults:
             print(fault.name)

@@ -59,11 +59,10 @@ class Submission:
     """Accepted, or a try had no certain answer."""
 
     def add(self, attempt: Operation) -> None:
-        self.begin = min(self.begin, attempt.begin)
         if attempt.id is not None:
             self.ids.add(attempt.id)
-        if is_success(attempt) and attempt.end is not None:
-            self.accepted = attempt.end if self.accepted is None else min(self.accepted, attempt.end)
+        if is_success(attempt) and self.accepted is None:
+            self.accepted = attempt.end
         self.possible |= not is_refused(attempt)
 
 
@@ -79,7 +78,7 @@ def is_refused(operation: Operation) -> bool:
 
 
 def check(history: Iterable[Operation], *, may_lose: float = 0.0) -> Verdict:
-    """Judge a history. `may_lose`: seconds before a component ended whose accepted submissions may be lost."""
+    """Judge a history, sorted by `begin`. `may_lose`: seconds before a component ended whose accepted submissions may be lost."""
     return _Check(history).verdict(may_lose)
 
 

@@ -55,7 +55,7 @@ class Fault:
     waiting: int = 0
     """Events that wait when the load begins."""
     only_on_request: bool = False
-    """Whether the row runs only if it is named, or with --loaded."""
+    """Whether the row runs only if it is named, or with --all."""
 
     def on(self, server: type[Valkey]) -> Fault:
         """The same on another kind of Redis, unless the row names its own."""
@@ -122,11 +122,11 @@ def fault(
 
 
 def on_every_redis(name: str, **more: Any) -> Callable[[Act], Act]:
-    """Make the function below one row for each kind of Redis."""
+    """Make the function below one row for each kind of Redis. The one on Debian's Redis runs on request."""
 
     def register(act: Act) -> Act:
         for kind, server in EVERY_REDIS.items():
-            fault(f"{name} ({kind})", redis=server, **more)(act)
+            fault(f"{name} ({kind})", redis=server, only_on_request=server is Redis, **more)(act)
         return act
 
     return register

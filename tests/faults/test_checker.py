@@ -66,6 +66,7 @@ def test_a_good_history_breaks_no_rule() -> None:
         ),
         pytest.param("left in dead", [*GOOD, Operation("left", 9, 9, "b", by="dead")], {"stuck": 1}, id="left"),
         pytest.param("not asked for", changed(one("publish"), answer=422), {"doubled": 1}, id="refused and mailed"),
+        pytest.param("not asked for", changed(one("publish"), answer=400), {"doubled": 1}, id="bad and mailed"),
         pytest.param("not asked for", without(one("publish", "b")), {"doubled": 1}, id="never published"),
         pytest.param(
             "not asked for", [*GOOD, replace(one("deliver", by="distance"), id="x")], {}, id="a delivery of another id"
@@ -111,6 +112,8 @@ def test_a_bad_history_breaks_the_rule(rule: str, history: list[Operation], figu
         pytest.param(
             [one("publish", "b"), replace(one("publish"), answer=503), *submission("b", 1)[1:]], id="503 alone"
         ),
+        pytest.param(changed(one("publish"), id=None, answer=408), id="too slow, and mailed"),
+        pytest.param(changed(one("publish"), id=None, answer=500), id="failed, and mailed"),
         pytest.param([*GOOD, one("deliver", by="email"), one("deliver", by="store")], id="delivered twice"),
         pytest.param(
             [*GOOD, replace(one("deliver", by="email"), end=None, answer=None)], id="a delivery that was cut off"
@@ -140,6 +143,7 @@ def test_only_submissions_accepted_shortly_before_the_end_of_redis_may_be_lost()
         verdict = check([*gone, one("publish", event_id), end], may_lose=2.0)
         assert verdict.lost == 1
         assert ("lost" not in verdict.broken) is allowed
+        assert verdict.oldest_lost == (pytest.approx(1.4) if allowed else 0.0)
 
 
 def test_the_history_of_a_killed_process_has_the_delivery_that_did_not_end(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from tests.faults.power import Place, at_a_random_byte_after_it, at_the_last_syn
 from tests.faults.registry import EVERY_REDIS, fault
 from tests.faults.rows.processes import AWAY, MAY_LOSE
 from tests.faults.run import Run
+from tests.servers import Redis
 
 CUTS = 3
 """How often the power fails in a row."""
@@ -37,7 +38,7 @@ for _where, _place in PLACES.items():
                 fsync=_fsync,
                 power="redis",
                 may_lose=MAY_LOSE if _fsync == "everysec" else 0.0,
-                only_on_request=_kind != "valkey",
+                only_on_request=_server is Redis,
             )(partial(power_cut, component="redis", place=_place))
     fault(f"mongo: power cut, its log ends {_where}", power="mongo", resends=True)(
         partial(power_cut, component="mongo", place=_place)
