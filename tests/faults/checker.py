@@ -78,7 +78,9 @@ def is_refused(operation: Operation) -> bool:
 
 
 def check(history: Iterable[Operation], *, may_lose: float = 0.0) -> Verdict:
-    """Judge a history, sorted by `begin`. `may_lose`: seconds before a component ended whose accepted submissions may be lost."""
+    """Judge a history, sorted by `begin`. Submissions accepted in the last `may_lose` seconds before the end of a
+    component may be lost.
+    """
     return _Check(history).verdict(may_lose)
 
 
