@@ -18,6 +18,7 @@ local function park(row)
   end
   if row.reason == '' and due <= now() then
     retry(stage, row.channel, row.event, whole(row.since), row.attempts, row.crashes)
+    if row.id ~= '' then keep_status(status_key(row.id)) end
     return 'done'
   end
   local head = table.concat({ row.entry, whole(row.since), row.attempts, row.crashes, row.channel }, ' ')
