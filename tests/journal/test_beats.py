@@ -199,6 +199,7 @@ async def test_journal_that_no_stage_consumes_is_shown_and_can_be_forgotten(
     await journal.publish(submission())
     assert await journal.admin.unconsumed() == {"raw_imput": 3, RAW: 1}, "no bridge has made its group yet"
     assert await journal.admin.forget_journal("raw_imput") == 3
+    assert await redis.smembers(keys.JOURNALS) == {RAW.encode()}
     assert not await redis.exists(keys.journal("raw_imput"))
     with pytest.raises(StageServed):
         await journal.admin.forget_journal(RAW)

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from milepost.journal import Bury, Complete, Consumer, Depth, Journal, Park, keys
 from tests.journal.conftest import Consumers
-from tests.journal.events import RAW, event_of, failure, made, settled, submission, taken
+from tests.journal.events import CALCULATED, RAW, event_of, failure, made, settled, submission, taken
 
 LONG_AGO = 3_600_000
 
@@ -36,6 +36,13 @@ async def test_stage_that_nobody_has_sent_to_has_no_backlog(journal: Journal, re
     assert await look(journal) == EMPTY
     assert await journal.admin.depths({}) == []
     assert await journal.admin.depths({"bridge": []}) == [Depth("bridge", 0, 0, 0, None)]
+
+
+async def test_age_of_one_stage_is_not_that_of_the_next(journal: Journal, redis: Redis) -> None:
+    await journal.publish(submission())
+    first, second = await journal.admin.depths({"distance": [RAW], "store": [CALCULATED]})
+    assert first.oldest is not None
+    assert second == Depth("store", 0, 0, 0, None)
 
 
 async def test_unread_events_are_counted_before_the_group_is_made(journal: Journal, redis: Redis) -> None:

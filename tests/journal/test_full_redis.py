@@ -149,6 +149,17 @@ async def test_bridge_starts(
     assert (await distance.take(1)).entries == []
 
 
+async def test_trim_makes_a_missing_group(
+    journal: Journal, maintenance: Maintenance, redis: Redis, table: Table, full: Full
+) -> None:
+    await journal.publish(submission())
+    await table(distance=(RAW,))
+    await full()
+    happened, _, _ = await maintenance.trim(RAW)
+    assert happened == "trimmed"
+    assert [group["name"] for group in await redis.xinfo_groups(keys.journal(RAW))] == [b"distance"]
+
+
 async def test_change_of_the_delivery_mode_runs_through(
     maintenance: Maintenance,
     redis: Redis,

@@ -359,6 +359,18 @@ async def test_status_of_an_event_that_one_stage_has_not_finished_is_kept(
     assert await left(redis, unread) > HOUR - MINUTE
 
 
+async def test_status_of_the_last_event_is_not_kept_once_it_is_finished(
+    maintenance: Maintenance, redis: Redis, consumers: Consumers
+) -> None:
+    """Its entry stays in the journal until the next one comes."""
+    distance = consumers("distance")
+    await made(distance)
+    (event,) = await waiting(redis)
+    await distance.settle([Complete(entry, "", None) for entry in (await distance.take(9)).entries])
+    await maintenance.keep_statuses(RAW)
+    assert await left(redis, event) <= MINUTE
+
+
 async def test_status_of_a_retry_that_waits_for_hours_is_kept(
     journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers, table: Table
 ) -> None:

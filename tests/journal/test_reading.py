@@ -198,6 +198,17 @@ async def test_renewed_entry_is_not_taken_over(
     assert (await other.take(9, claim=CLAIM)).entries == []
 
 
+async def test_renewal_and_handing_back_count_as_no_delivery(
+    journal: Journal, distance: Consumer, consumers: Consumers
+) -> None:
+    entries = await taken(journal, distance)
+    for _ in range(3):
+        await distance.renew(entries)
+    await distance.hand_back(claim=CLAIM)
+    (entry,) = (await consumers("distance", "other").take(0, extra=1, claim=CLAIM)).entries
+    assert entry.deliveries == 2
+
+
 async def test_renewal_returns_lost_entries_and_never_takes_them_back(
     journal: Journal, redis: Redis, distance: Consumer, other: Consumer
 ) -> None:
