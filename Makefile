@@ -4,6 +4,7 @@
 # make newest every test, with the newest versions of the packages that Milepost is closest to: these may break it
 # make faults every fault and one table, in 40 minutes    make faults ARGS='--n 300 --only bridge'
 # make model  the exhaustive search over the scripts, whole
+# make mutants  change each call, condition and constant of the scripts, and see which test fails; up to an hour
 # make bench  against the alternatives, and one table     make bench ARGS='--only drain --repeat 5'
 # make fuzz   over 100,000 bad inputs, in ten minutes      make fuzz ARGS='--n 500 --only gateway'
 # make pictures  docs/pictures anew, from the page in a real browser
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 ARGS ?=
 COVERAGE ?= --cov --cov-report=term
 
-.PHONY: run setup test newest check faults model fuzz bench pictures cluster dev manifests documents lock clean
+.PHONY: run setup test newest check faults model mutants fuzz bench pictures cluster dev manifests documents lock clean
 
 run: setup
 	@exec $(BIN)/milepost up $(ARGS)
@@ -48,6 +49,9 @@ faults: $(VENV)/test.stamp
 
 model: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.model $(ARGS)
+
+mutants: $(VENV)/test.stamp
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 fuzz: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.fuzz $(ARGS)

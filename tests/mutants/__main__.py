@@ -1,0 +1,102 @@
+"""`make mutants`: change each call, condition and constant of the scripts in turn, and see which test fails.
+
+The tests of tests/journal first run on scripts that tell which lines they run. Then each mutant is given to the tests
+that run its line, those that killed others of its file first. docs/faults.md has the score and the survivors.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from milepost.journal.scripts import SCRIPTS
+from tests.mutants.killers import Test, first_failure, record
+from tests.mutants.lua import Mutant, marked_lines, mutants
+
+FOLDER = Path(__file__).resolve().parents[2] / "milepost" / "journal" / "lua"
+TESTS = ["tests/journal", "-k", "valkey"]
+SECONDS = 10.0
+"""Of tests that are given one mutant, at most."""
+
+
+def sources() -> dict[str, str]:
+    """Return the Lua source of each file, by its name without the ending."""
+    return {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.lua"))}
+
+
+def scripts_with(name: str, source: str, mutant: Mutant) -> dict[str, str]:
+    """Return the whole text of each script that a mutant of this file changes."""
+    names = SCRIPTS if name == "common" else (name,)
+    return {script: SCRIPTS[script].replace(source, mutant.source) for script in names}
+
+
+def chosen(tests: list[Test], line: str) -> list[Test]:
+    """Return the tests that run a line: those that killed before first, then the quick ones."""
+    found, seconds = [], 0.0
+    for test in sorted(tests, key=lambda test: (-test.kills, test.seconds)):
+        if line in test.lines and seconds + test.seconds <= SECONDS:
+            found.append(test)
+            seconds += test.seconds
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
+    parser.add_argument("--only", default="", help="mutate scripts whose name contains this")
+    parser.add_argument("--line", type=int, help="mutate this line")
+    parser.add_argument("--list", action="store_true", help="list the mutants")
+    parser.add_argument("--json", type=Path, help="write every mutant, and what killed it, to this file")
+    parser.add_argument("--known", type=Path, help="take over what killed the same mutant in this earlier file")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no mutant after this time")
+    given = parser.parse_args()
+
+    lua = sources()
+    found = [
+        (name, mutant)
+        for name in sorted(lua, key=lambda name: (name != "common", name))
+        if given.only in name
+        for mutant in mutants(lua[name])
+        if given.line in {None, mutant.line}
+    ]
+    if given.list:
+        for name, mutant in found:
+            print(f"{name}.lua:{mutant.line}: {mutant.change}")
+        return 0
+
+    known = {}
+    for row in json.loads(given.known.read_text()) if given.known else ():
+        if row["killer"]:
+            known[row["file"], row["change"]] = row["killer"]
+    began = time.monotonic()
+    tests, failed = record(TESTS, lua)
+    if failed:
+        print("left out, as they fail without a mutant:", *failed, sep="\n    ")
+    print(f"{len(found)} mutants; {len(tests)} tests take {sum(test.seconds for test in tests):.0f} s", flush=True)
+    rows: list[dict[str, object]] = []
+    by_script: dict[str, dict[str, int]] = {}
+    for number, (name, mutant) in enumerate(found, 1):
+        if time.monotonic() - began > given.seconds:
+            break
+        scripts = scripts_with(name, lua[name], mutant)
+        kills = by_script.setdefault(name, {})
+        for test in tests:
+            test.kills = kills.get(test.name, 0)
+        marked = max((line for line in marked_lines(lua[name]) if line <= mutant.line), default=0)
+        names = [test.name for test in chosen(tests, f"{name}:{marked}")]
+        killer = known.get((f"{name}.lua", mutant.change)) or first_failure(names, scripts, within=90)
+        if killer:
+            kills[killer] = kills.get(killer, 0) + 1
+        else:
+            by = f"{len(names)} tests" if names else "no test runs it"
+            print(f"{number}/{len(found)} survives ({by}): {name}.lua:{mutant.line}: {mutant.change}", flush=True)
+        rows.append({"file": f"{name}.lua", "line": mutant.line, "change": mutant.change, "killer": killer})
+        if given.json:
+            given.json.write_text(json.dumps(rows, indent=1))
+    killed = sum(row["killer"] is not None for row in rows)
+    print(f"{killed} of {len(rows)} mutants killed, {time.monotonic() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

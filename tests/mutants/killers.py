@@ -1,0 +1,169 @@
+"""Runs tests on changed scripts, each time in a child of this process, where everything is imported already."""
+
+import hashlib
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from redis.exceptions import ResponseError
+
+from milepost.journal.scripts import SCRIPTS, Scripts, Text, unavailable
+from tests.mutants.lua import traced
+
+BROKEN = "not a result"
+
+OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "--timeout", "30"]
+
+
+@dataclass
+class Test:
+    """A test, the seconds it takes, and the lines of the scripts that it runs: `FILE:LINE`."""
+
+    name: str
+    seconds: float = 0.0
+    lines: set[str] = field(default_factory=set)
+    kills: int = 0
+
+
+def use(scripts: Mapping[str, str]) -> None:
+    """Have this process send these texts instead of the scripts of the same names."""
+    changed = {SCRIPTS[name]: text for name, text in scripts.items()}
+    run = Scripts.run
+
+    async def run_changed(self: Scripts, digest: str, text: str, arguments: Iterable[Text]) -> Any:
+        text = changed.get(text, text)
+        return await run(self, digest_of(text), text, arguments)
+
+    Scripts.run = run_changed  # type: ignore[method-assign]
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+TRACED = """
+local lines, seen = {{}}, {{}}
+local function trace(line)
+  if not seen[line] then
+    seen[line] = true
+    lines[#lines + 1] = line
+  end
+end
+local ok, result = pcall(function()
+{text}
+end)
+if ok then return {{ 1, lines, result }} end
+return {{ 0, lines, type(result) == 'table' and result.err or tostring(result) }}
+"""
+"""Lua: the result of a script or the error that it raises, and which lines it ran."""
+
+
+class Recorder:
+    """A pytest plugin: which lines of the scripts a test runs, and how long it takes."""
+
+    def __init__(self, sources: Mapping[str, str]) -> None:
+        self.tests: dict[str, Test] = {}
+        self.failed: set[str] = set()
+        self._now: Test | None = None
+        traces: dict[str, str] = {}
+        for name, text in SCRIPTS.items():
+            for of in ("common", name):
+                text = text.replace(sources[of], traced(sources[of], of))  # noqa: PLW2901
+            traces[SCRIPTS[name]] = TRACED.format(text=text)
+        run = Scripts.run
+
+        async def run_traced(scripts: Scripts, _: str, text: str, arguments: Iterable[Text]) -> Any:
+            text = traces[text]
+            answer = await run(scripts, digest_of(text), text, arguments)
+            if self._now is not None:
+                self._now.lines.update(line.decode() for line in answer[1])
+            if not answer[0]:
+                raise unavailable(ResponseError(answer[2].decode()))
+            return answer[2] if len(answer) > 2 else None
+
+        Scripts.run = run_traced  # type: ignore[method-assign]
+        self._restore = lambda: setattr(Scripts, "run", run)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._now = self.tests[nodeid] = Test(nodeid)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.tests[report.nodeid].seconds += report.duration
+        if report.failed:
+            self.failed.add(report.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        self._restore()
+
+
+def record(arguments: list[str], sources: Mapping[str, str]) -> tuple[list[Test], list[str]]:
+    """Run the tests on scripts that tell which lines they run. Returns those that pass, and the names of the others."""
+    recorder = Recorder(sources)
+    pytest.main([*OPTIONS, *arguments], plugins=[recorder])
+    passed = [test for test in recorder.tests.values() if test.lines and test.name not in recorder.failed]
+    return passed, sorted(recorder.failed)
+
+
+class _Chosen:
+    """A pytest plugin: runs these tests alone, in this order, and reports the first that fails."""
+
+    def __init__(self, tests: list[str], write: Callable[[str], None]) -> None:
+        self._order = {name: number for number, name in enumerate(tests)}
+        self._write = write
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = sorted(
+            (item for item in items if item.nodeid in self._order), key=lambda item: self._order[item.nodeid]
+        )
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._write(report.nodeid)
+
+
+def first_failure(tests: list[str], scripts: Mapping[str, str], *, within: float) -> str | None:
+    """Return the first of these tests that fails on the changed scripts; None if all pass."""
+
+    def run(write: Callable[[str], None]) -> None:
+        files = sorted({name.partition("::")[0] for name in tests})
+        ended = pytest.main([*OPTIONS, "-x", *files], plugins=[_Chosen(tests, write)])
+        if ended not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
+            write(f"{BROKEN}: pytest ends with {ended}")
+
+    answer = in_child(run, scripts, within=within) if tests else None
+    if answer and answer.startswith(BROKEN):
+        raise SystemExit(answer)
+    return answer
+
+
+def in_child(run: Callable[[Callable[[str], None]], None], scripts: Mapping[str, str], *, within: float) -> str | None:
+    """Run this in a child process. Return the first text that it writes; None if it ends without one."""
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.close(readable)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        try:
+            use(scripts)
+            run(lambda text: os.write(writable, text.encode() + b"\n") and None)
+        finally:
+            sys.stdout.flush()
+            os._exit(0)
+    os.close(writable)
+    with os.fdopen(readable, "rb") as pipe:
+        ended, _, _ = select.select([pipe], [], [], within)
+        answer = pipe.readline().decode().strip() if ended else f"no end within {within:.0f} s"
+    if answer:
+        os.killpg(child, signal.SIGTERM)
+        os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return answer or None
