@@ -74,7 +74,10 @@ def sentinel(kind: type[Valkey], folder: Path, watches: Valkey, *lines: str) -> 
 
 
 class Watched:
-    """A primary, two replicas and three Sentinels. `link` gives the port by which a replica reaches the primary."""
+    """A primary, two replicas and three Sentinels."""
+
+    name = "redis"
+    log = ""
 
     def __init__(self, folder: Path, kind: type[Valkey] = Valkey, options: Mapping[str, str] | None = None) -> None:
         self.servers = [kind(folder, options={**QUICK, **(options or {})}) for _ in range(3)]
@@ -140,6 +143,9 @@ def _is_complete(state: Any) -> bool:
 class RedisCluster:
     """Three primaries with a replica each. `owner` has our slot, `twin` is its replica, `other` another primary."""
 
+    name = "redis"
+    log = ""
+
     def __init__(self, folder: Path, kind: type[Valkey] = Valkey, options: Mapping[str, str] | None = None) -> None:
         self.nodes: list[Valkey] = []
         self._bus: list[int] = []
@@ -184,6 +190,18 @@ class RedisCluster:
             served and linked == ["up"] * len(self.nodes) and sum(map(is_primary, self.nodes)) == len(self.nodes) // 2
         )
 
+    @property
+    def now_owner(self) -> Valkey | None:
+        """The node that holds itself to own our slot, of the latest epoch where two do; None: no such node answers."""
+        found = [
+            (int(_field(node, "cluster_my_epoch")), number)
+            for number, node in enumerate(self.nodes)
+            if is_primary(node)
+            for first, last, primary, *_ in ask(node, "CLUSTER", "SLOTS") or ()
+            if first <= SLOT <= last and primary[1] == node.port
+        ]
+        return self.nodes[max(found)[1]] if found else None
+
     def move(self, source: Valkey, target: Valkey, pause: Callable[[], None] = lambda: None) -> None:
         """Move our slot to another primary, as redis-cli does. `pause` is called after each key."""
         ask(target, "CLUSTER", "SETSLOT", SLOT, "IMPORTING", id_of(source))
@@ -198,6 +216,11 @@ class RedisCluster:
     def close(self) -> None:
         for node in self.nodes:
             node.kill()
+
+
+def _field(node: Valkey, name: str) -> str:
+    lines = (ask(node, "CLUSTER", "INFO") or b"").decode().splitlines()
+    return dict(line.split(":", 1) for line in lines).get(name, "-1")
 
 
 def id_of(node: Valkey) -> bytes:

@@ -106,6 +106,9 @@ class BridgeMetrics:
         self.adoption_overflow = self._counter(
             "adoption_overflow", "Messages of other programs that were dropped for want of room"
         )
+        self.leaderless = self._counter(
+            "leaderless_seconds", "Seconds in which a bridge had lost the leader: plain messages of then may be lost"
+        )
         self.unreadable_dropped = self._counter(
             "unreadable_dropped", "Unreadable messages that were removed for newer ones, or that Redis refused to keep"
         )

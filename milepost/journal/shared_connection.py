@@ -7,6 +7,7 @@ is two commands.
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -131,8 +132,7 @@ async def _replicated(protocol: "_RedisProtocol", packed: bytes, replicas: int) 
     connection's last write, and a script that recognises an event writes nothing.
     """
     wait = ("WAIT", replicas, round(REPLICATED_WITHIN * 1000))
-    sent = [protocol.send(packed)]
-    sent += [protocol.send(hiredis.pack_command(more)) for more in (_MARK, wait)]  # type: ignore[arg-type]
+    sent = protocol.send_together([packed, hiredis.pack_command(_MARK), hiredis.pack_command(wait)])  # type: ignore[arg-type]
     replies: list[Any] = await asyncio.gather(*sent, return_exceptions=True)
     for answer in replies:
         if isinstance(answer, BaseException):
@@ -168,6 +168,16 @@ class _RedisProtocol(asyncio.Protocol):
         if self._timer is None:
             self._timer = self._loop.call_later(self._within, self._look)
         return reply
+
+    def send_together(self, packed: Sequence[bytes]) -> list[asyncio.Future[Any]]:
+        """Write several commands at once, with nothing between them. Raises as `send` does, and then awaits none."""
+        sent = [self.send(b"".join(packed))]
+        deadline = self._awaited[-1][1]
+        for _ in packed[1:]:
+            reply: asyncio.Future[Any] = self._loop.create_future()
+            self._awaited.append((reply, deadline))
+            sent.append(reply)
+        return sent
 
     def _look(self) -> None:
         """Check the reply that is awaited longest. There is one timer for all."""

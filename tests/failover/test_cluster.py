@@ -9,7 +9,6 @@ import pytest
 
 from milepost.errors import JournalUnavailable
 from milepost.journal.connection import connect
-from milepost.journal.servers import SLOT
 from milepost.settings import JournalSettings
 from tests.bridge.rig import Rig
 from tests.failover.following import Publishing, following, publishing
@@ -31,18 +30,6 @@ async def rig(cluster: RedisCluster, tmp_path: Path) -> AsyncIterator[Rig]:
     await rig.close()
     await client.aclose()
     assert not rig.faults
-
-
-def owner(cluster: RedisCluster) -> Valkey:
-    """The node that holds itself to own our slot."""
-    (found,) = [
-        node
-        for node in cluster.nodes
-        if is_primary(node)
-        for first, last, primary, *_ in ask(node, "CLUSTER", "SLOTS")
-        if first <= SLOT <= last and primary[1] == node.port
-    ]
-    return found
 
 
 async def test_server_that_is_no_cluster_is_named(tmp_path: Path) -> None:
@@ -80,7 +67,7 @@ async def delivered(rig: Rig, load: Publishing) -> None:
 async def test_slot_that_moves_under_load_takes_everything_along(cluster: RedisCluster, rig: Rig) -> None:
     async with publishing(rig.journal, "in") as load:
         await eventually(lambda: len(load.accepted) > 20)
-        source = owner(cluster)
+        source = cluster.now_owner
         target = cluster.other if source is cluster.owner else cluster.owner
         await asyncio.to_thread(cluster.move, source, target, lambda: time.sleep(0.01))
         load.decided, before = True, len(load.accepted)
@@ -90,7 +77,7 @@ async def test_slot_that_moves_under_load_takes_everything_along(cluster: RedisC
 
 
 async def test_planned_failover_of_the_owner_is_followed(cluster: RedisCluster, rig: Rig) -> None:
-    old = owner(cluster)
+    old = cluster.now_owner
     twin = cluster.nodes[cluster.nodes.index(old) + 3]
     async with rig.journal.watch.running(), publishing(rig.journal, "in") as load:
         await eventually(lambda: len(load.accepted) > 20)

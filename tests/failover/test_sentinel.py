@@ -11,7 +11,7 @@ from milepost.events.event import Event
 from milepost.journal import keys
 from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
-from tests.bridge.rig import Rig
+from tests.bridge.rig import Rig, value
 from tests.cli.running import MILEPOST, environment
 from tests.failover.following import following, publishing
 from tests.gateway.samples import LONDON
@@ -75,6 +75,7 @@ async def test_all_components_follow_a_planned_failover(watched: Watched, tmp_pa
         await eventually(submitted, what="a submission accepted by the new primary")
         await eventually(adopted, what="a plain message adopted by way of the new primary")
         assert bridge.ready
+        assert value(bridge, "leaderless_seconds_total") > 0
         published = await asyncio.create_subprocess_exec(
             *[*MILEPOST, "publish", "in", "hello"], cwd=ROOT, env=environment(REDIS_URL=watched.url)
         )

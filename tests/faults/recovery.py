@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+from tests.faults.checker import is_success
 from tests.faults.history import Operation
 
 
@@ -42,3 +43,17 @@ def recovery(history: Iterable[Operation]) -> Recovery:
             longest = max(longest, max(begins) - ends[last])
             overtook += bisect_right(first, max(begins)) - bisect_right(first, min(begins))
     return Recovery(round(longest, 1), overtook)
+
+
+def closed(history: Iterable[Operation], decided: float) -> str:
+    """How long no door accepted anything, and how much of it came after the servers had `decided` on a primary."""
+    accepted = sorted(
+        operation.end
+        for operation in history
+        if operation.kind == "publish" and operation.end is not None and is_success(operation)
+    )
+    before, after = max(pairwise(accepted), key=lambda pair: pair[1] - pair[0])
+    later = next((moment for moment in accepted if moment > decided), decided) - decided
+    return (
+        f"nothing was accepted for {after - before:.1f} s; the first event after the decision came {later:.1f} s later"
+    )

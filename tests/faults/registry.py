@@ -48,6 +48,8 @@ class Fault:
     loaded: bool
     """Whether the load is begun before the function and awaited after it; else the function does that."""
     resends: bool
+    held: bool
+    """Whether the row must keep the promises; else it is shown."""
     may_lose: float
     """Seconds before Redis ends within which an accepted submission may be lost."""
     most: int
@@ -61,7 +63,7 @@ class Fault:
         """The same on another kind of Redis, unless the row names its own."""
         return (
             self
-            if any(f"({kind})" in self.name for kind in EVERY_REDIS)
+            if any(f"({kind})" in self.name for kind in EVERY_REDIS) or not issubclass(self.options.redis, Valkey)
             else replace(self, options=replace(self.options, redis=server))
         )
 
@@ -84,6 +86,8 @@ class Fault:
 
     def judge(self, verdict: Verdict) -> list[str]:
         """Each promise that the row broke."""
+        if not self.held:
+            return []
         wrong = verdict.lines()
         if verdict.resent and not self.resends:
             wrong.append(f"resent {verdict.resent}, where neither email nor MongoDB was ended, frozen or silent")
@@ -98,6 +102,7 @@ def fault(
     *,
     loaded: bool = True,
     resends: bool = False,
+    held: bool = True,
     may_lose: float = 0.0,
     most: int = 1_000_000,
     rate: float = 1e6,
@@ -111,7 +116,7 @@ def fault(
 
     def register(act: Act) -> Act:
         stack = Options(**options)
-        row = Fault(name, act, stack, loaded, resends, may_lose, most, rate, only_on_request=only_on_request)
+        row = Fault(name, act, stack, loaded, resends, held, may_lose, most, rate, only_on_request=only_on_request)
         for one in [row, row.twin()] if twin else [row]:
             if one.name in FAULTS:
                 raise ValueError(f"{one.name} is there already")

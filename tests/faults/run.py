@@ -16,7 +16,7 @@ from tests.faults import state
 from tests.faults.checker import check
 from tests.faults.history import Operation, write
 from tests.faults.load import Fate, Load, Sent
-from tests.faults.recovery import recovery
+from tests.faults.recovery import closed, recovery
 from tests.faults.registry import Fault
 from tests.faults.report import Result, Row
 from tests.faults.stack import Stack
@@ -52,6 +52,8 @@ class Run:
         self.wrong: list[str] = []
         self.notes: list[str] = []
         self.recovered = 0.0
+        self.decided: float | None = None
+        """When the servers had agreed on another primary, in the rows about that."""
         self._tell = tell
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -152,6 +154,8 @@ class Run:
             self.notes.append(f"{mailed} of {len(unanswered)} submissions without an answer have their mail")
         operations = history.read()
         write(self.stack.folder / "history.jsonl", operations)
+        if self.decided:
+            self.notes.append(closed(operations, self.decided))
         verdict = check(operations, may_lose=self.fault.may_lose)
         if verdict.oldest_lost:
             self.notes.append(f"the oldest lost submission was accepted {verdict.oldest_lost:.2f} s before Redis ended")
@@ -229,7 +233,7 @@ class Standstill:
         now = run.mailbox.look(), run.load.answered, await run._backlog()
         if now != self._seen:
             self._seen, self._since = now, time.monotonic()
-        some_are_lost = run.fault.may_lose and not now[2]
+        some_are_lost = (run.fault.may_lose or not run.fault.held) and not now[2]
         return time.monotonic() - self._since > (LOST_STANDSTILL if some_are_lost else self._longest)
 
 

@@ -19,6 +19,7 @@ from tests.faults.history import History, Operation
 from tests.faults.meddler import Meddler
 from tests.faults.power import Power
 from tests.proxy import Proxy
+from tests.replicated import RedisCluster, Watched
 from tests.servers import HOST, ROOT, WITHIN, Function, Module, Mongo, Server, Valkey, eventually
 
 QUICK_BRIDGE = {"CLAIM": "PT3S", "LEASE": "PT2S", "GRACE": "PT2S"}
@@ -38,7 +39,7 @@ ENDED_WITHIN = 20.0
 class Options:
     """What a row needs of its stack beyond the usual."""
 
-    redis: type[Valkey] = Valkey
+    redis: type[Valkey | Watched | RedisCluster] = Valkey
     fsync: str = "always"
     bridges: int = 1
     quick: bool = True
@@ -91,7 +92,8 @@ class Stack:
         await self._exits.aclose()
 
     async def _start(self) -> None:
-        self.settings = JournalSettings.read(redis_url=self.redis.url)
+        replicas = self.options.bridge.get("REPLICAS", 0)
+        self.settings = JournalSettings.read(redis_url=self.redis.url, replicas=replicas)
         self._exits.callback(self.redis.close)
         self._exits.callback(self.mongo.close)
         await asyncio.gather(up(self.redis), up(self.mongo))
@@ -102,6 +104,8 @@ class Stack:
         self.client = connect(self.settings)
         self.journal = Journal(self.client, self.settings)
         self._exits.push_async_callback(self.journal.close)
+        if not isinstance(self.redis, Valkey):
+            await self._exits.enter_async_context(self.journal.watch.running())
         for entry in self.table:
             await self._add_function(entry.name, entry.consumes, entry.emits)
         self.gateway = self._own(Module(self.folder, "gateway", env=self._environment()))
@@ -150,7 +154,8 @@ class Stack:
         ] + self.extra_routes
 
     def _environment(self) -> dict[str, str]:
-        return {"REDIS_URL": f"redis://{HOST}:{self._port('redis')}/0", **self.options.bridge}
+        url = f"redis://{HOST}:{self.wire.port}/0" if self.options.wired == "redis" else self.redis.url
+        return {"REDIS_URL": url, **self.options.bridge}
 
     def _port(self, server: str) -> int:
         if self.options.wired == server:

@@ -16,6 +16,7 @@
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from uuid import uuid4
 
@@ -77,6 +78,7 @@ class Subscriber:
         self._beat = beat
         self._token = uuid4().hex
         self._leader: str | None = None
+        self._leaderless_since: float | None = None
         self._adopter = Adopter(maintenance, metrics)
         self._unclaimed = Buffer()
         self._try_lease = asyncio.Event()
@@ -198,6 +200,13 @@ class Subscriber:
             log.info(Fields(outcome="leading"))
         if leader is None or (self.leading and leader != self._token) or (leader == RELEASED and self._leader is None):
             self._lead_ended.set()
+        if leader is None and self._leader is not None:
+            self._leaderless_since = time.monotonic()
+        elif leader is not None and self._leaderless_since is not None:
+            seconds = time.monotonic() - self._leaderless_since
+            self._leaderless_since = None
+            self._metrics.leaderless.inc(seconds)
+            log.warning(Fields(outcome="leader-known-again", seconds=round(seconds, 3)))
         self._leader = leader
         self._metrics.leading.set(self.leading)
         unclaimed = self._unclaimed.clear()

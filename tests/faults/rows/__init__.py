@@ -1,5 +1,29 @@
 """The rows, by what is at fault."""
 
-from tests.faults.rows import answers, bridges, outages, poison, power, processes, repeats, servers, stages, window
+from tests.faults.rows import (
+    answers,
+    bridges,
+    failover,
+    outages,
+    poison,
+    power,
+    processes,
+    repeats,
+    servers,
+    stages,
+    window,
+)
 
-__all__ = ["answers", "bridges", "outages", "poison", "power", "processes", "repeats", "servers", "stages", "window"]
+__all__ = [
+    "answers",
+    "bridges",
+    "failover",
+    "outages",
+    "poison",
+    "power",
+    "processes",
+    "repeats",
+    "servers",
+    "stages",
+    "window",
+]
