@@ -192,6 +192,17 @@ async def test_journal_that_gets_a_group_does_not_expire(
     await assert_bounded(redis)
 
 
+async def test_journal_that_got_a_group_of_another_program_does_not_expire_any_more(
+    journal: Journal, maintenance: Maintenance, redis: Redis, email: Consumer
+) -> None:
+    await journal.publish(submission(channel=SENT))
+    await redis.xgroup_create(keys.journal(SENT), "other", "0")
+    assert await redis.pttl(keys.journal(SENT)) > 0
+    await maintenance.trim(SENT)
+    assert await redis.pttl(keys.journal(SENT)) == -1
+    assert await redis.xlen(keys.journal(SENT)) == 1
+
+
 async def test_journal_whose_last_stage_is_forgotten_is_bounded_again(
     journal: Journal, maintenance: Maintenance, redis: Redis, email: Consumer, table: Table
 ) -> None:

@@ -68,6 +68,7 @@ if not wanted then
   bound_unconsumed(channel)
   return { 'unconsumed', redis.call('XLEN', journal), 0 }
 end
+redis.call('PERSIST', journal)  -- version 0.1, or an operator, may have made the group of one that was to expire
 local deleted, dropped = redis.call('XTRIM', journal, 'MINID', wanted), 0
 
 -- `given`: the last entry that every group has read. `pending`: the entries that are pending in some group.
