@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from milepost.errors import JournalUnavailable
-from milepost.journal import DeadLetter, keys
+from milepost.journal import DeadLetter
 from tests.cli.running import MILEPOST, environment
 from tests.faults import state
 from tests.faults.checker import check
@@ -213,9 +213,6 @@ class Run:
             notes = await self.stack.journal.status(one.id)
             seconds.append((notes["email:sent"].at - notes["raw_input"].at).total_seconds())
         return sorted(seconds)[len(seconds) * 99 // 100]
-
-    async def journaled(self, channel: str, at_least: int) -> bool:
-        return bool(await self.stack.client.xlen(keys.journal(channel)) >= at_least)
 
 
 class Standstill:

@@ -35,7 +35,12 @@ async def added_later(run: Run) -> None:
     store = stack.functions["store"]
     await stack.down(store, SIGKILL)
     await run.load.submit(run.n)
-    await eventually(lambda: run.journaled(CHANNEL, len(run.load.accepted)), what="all before store")
+
+    async def all_before_store() -> bool:
+        (depth,) = await stack.journal.admin.depths({"distance": ["raw_input"]})
+        return depth.backlog == depth.parked == 0
+
+    await eventually(all_before_store, what="all events wait for store")
     audit = await audited(run)
     await stack.up(stack.add_bridge())
     rows: Any = await run.stack.client.xrange(keys.journal(CHANNEL))
