@@ -11,10 +11,11 @@ from itertools import permutations
 from typing import Any
 from uuid import uuid4
 
-from milepost.bridge.ingest.adopter import MOST_ADOPTED, ReceivedMessage, _read
+from milepost.bridge.ingest.adopter import MOST_ADOPTED, Adopter, ReceivedMessage, _read
 from milepost.bridge.ingest.subscriber import RELEASED, Subscriber
 from milepost.bridge.metrics import BridgeMetrics
-from milepost.journal import BROKER, Adoption, Wiring, keys
+from milepost.errors import JournalUnavailable
+from milepost.journal import BROKER, Adoption, Maintenance, Wiring, keys
 from milepost.journal.connection import connect
 from milepost.journal.subscription import subscribed
 from tests.model.world import Move, View, ViolationError, World
@@ -91,6 +92,31 @@ class Leading:
         self.used[act] = self.used.get(act, 0) + 1
 
 
+class NextStepError(Exception):
+    """A bridge would call Redis again."""
+
+
+class Once:
+    """Lets an Adopter call Redis once. `left`: what it would adopt then. `fault`: why Redis refused."""
+
+    def __init__(self, maintenance: Maintenance) -> None:
+        self.left: Sequence[Adoption] = ()
+        self.fault: JournalUnavailable | None = None
+        self._maintenance = maintenance
+        self._called = False
+
+    async def adopt(self, batch: Sequence[Adoption]) -> list[str]:
+        if self._called:
+            self.left = batch
+            raise NextStepError
+        self._called = True
+        try:
+            return await self._maintenance.adopt(batch)
+        except JournalUnavailable as fault:
+            self.fault = fault
+            raise NextStepError from None
+
+
 class AdoptionWorld(World[Leading]):
     """Nothing is adopted twice. Without a fault nothing is lost, whatever is late and whichever bridge stops.
 
@@ -101,7 +127,7 @@ class AdoptionWorld(World[Leading]):
     PROGRESS = frozenset({"publish", "deliver", "lease", "adopt", "end", "start", "pass_time", "connect"})
     DOORS = frozenset({"adopt", "adopt_and_lose_the_answer"})
     OUTSIDE = frozenset({"publish", "disconnect", "connect", "crash", "start", "expire", "pass_time", "deliver", "end"})
-    SERVERS = ("read_only", "full")
+    SERVERS = ("read_only", "lost", "full")
 
     def __init__(self, url: str, bounds: Bounds) -> None:
         super().__init__(url)
@@ -273,7 +299,17 @@ class AdoptionWorld(World[Leading]):
         if not bridge.in_hand:
             foreign, _ = _read(bridge.queue[:MOST_ADOPTED])
             bridge = replace(bridge, queue=bridge.queue[MOST_ADOPTED:], in_hand=tuple(foreign))
-        left = await self.subscriber(bridge)._adopter._journal([], list(bridge.in_hand)) if bridge.in_hand else []
+        once = Once(self.maintenance)
+        adopter = Adopter(once, self._metrics)  # type: ignore[arg-type]
+        adopter.released = bridge.released
+        try:
+            await adopter._adopt(list(bridge.in_hand))
+        except NextStepError:
+            if once.fault:
+                raise once.fault from None
+        left = [
+            (received, again) for again in once.left for received, first in bridge.in_hand if first.event is again.event
+        ]
         return bridge, left
 
     async def do_stop(self, local: Leading, number: int) -> None:

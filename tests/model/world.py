@@ -90,7 +90,7 @@ class World(Generic[L]):
     OUTSIDE: frozenset[str] = frozenset()
     """Moves that do not touch Redis."""
 
-    SERVERS: Sequence[str] = ("read_only", "full", "silenced")
+    SERVERS: Sequence[str] = ("read_only", "lost", "full", "silenced")
     """Servers that refuse: methods of this class."""
 
     refusals: bool = False
@@ -181,6 +181,16 @@ class World(Generic[L]):
             await self.connection.call("REPLICAOF", "NO", "ONE")
 
     @asynccontextmanager
+    async def lost(self) -> AsyncIterator[None]:
+        """The same, and it refuses reads too."""
+        await self.connection.call("CONFIG", "SET", "replica-serve-stale-data", "no")
+        try:
+            async with self.read_only():
+                yield
+        finally:
+            await self.connection.call("CONFIG", "SET", "replica-serve-stale-data", "yes")
+
+    @asynccontextmanager
     async def full(self) -> AsyncIterator[None]:
         await self.connection.call("CONFIG", "SET", "maxmemory", 1)
         try:
@@ -200,8 +210,8 @@ class World(Generic[L]):
     async def check_refusals(self, state: State[L], move: Move, key: Any) -> int:
         """Make a move, which leads to the state `key`, on servers that refuse. Returns on how many.
 
-        A read-only server must change nothing. A full one must do all of a hop, and may do nothing of a door. One
-        where the user may not PUBLISH must do a move whole or not at all.
+        A replica must change nothing, and be named as one. A full server must do all of a hop, and may do nothing of a
+        door. One where the user may not PUBLISH must do a move whole or not at all.
         """
         if move[0] in self.OUTSIDE:
             return 0
@@ -220,8 +230,10 @@ class World(Generic[L]):
                     refused, local = str(fault), state.local.copy()
             view = await self.view()
             found, _ = self.check(local, view)
-            written = server == "read_only" and view.snapshot != state.snapshot
-            if found not in expected or (refused and found != before) or written:
+            replica = server in {"read_only", "lost"}
+            written = replica and view.snapshot != state.snapshot
+            unnamed = replica and refused and "replica" not in refused
+            if found not in expected or (refused and found != before) or written or unnamed:
                 raise ViolationError(f"{move!r} on a {server} server is half done: {refused or 'not refused'}")
         return len(self.SERVERS)
 
