@@ -16,7 +16,7 @@ from tests.mutants.lua import Mutant, marked_lines, mutants
 
 FOLDER = Path(__file__).resolve().parents[2] / "milepost" / "journal" / "lua"
 TESTS = ["tests/journal", "-k", "valkey"]
-SECONDS = 10.0
+SECONDS = 4.0
 """Of tests that are given one mutant, at most."""
 
 
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--line", type=int, help="mutate this line")
     parser.add_argument("--list", action="store_true", help="list the mutants")
     parser.add_argument("--json", type=Path, help="write every mutant, and what killed it, to this file")
-    parser.add_argument("--known", type=Path, help="take over what killed the same mutant in this earlier file")
+    parser.add_argument("--known", type=Path, help="take over what this earlier file says of the same mutants")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no mutant after this time")
     given = parser.parse_args()
 
@@ -66,8 +66,7 @@ def main() -> int:
 
     known = {}
     for row in json.loads(given.known.read_text()) if given.known else ():
-        if row["killer"]:
-            known[row["file"], row["change"]] = row["killer"]
+        known[row["file"], row["change"]] = row["killer"]
     began = time.monotonic()
     tests, failed = record(TESTS, lua)
     if failed:
@@ -84,7 +83,8 @@ def main() -> int:
             test.kills = kills.get(test.name, 0)
         marked = max((line for line in marked_lines(lua[name]) if line <= mutant.line), default=0)
         names = [test.name for test in chosen(tests, f"{name}:{marked}")]
-        killer = known.get((f"{name}.lua", mutant.change)) or first_failure(names, scripts, within=90)
+        key = f"{name}.lua", mutant.change
+        killer = known[key] if key in known else first_failure(names, scripts, within=60)
         if killer:
             kills[killer] = kills.get(killer, 0) + 1
         else:
