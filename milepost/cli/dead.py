@@ -1,28 +1,47 @@
-"""`milepost dead`: look at dead letters; replay or drop them."""
+"""`milepost dead`: look at dead letters; try, test, replay or drop them."""
 
 import json
 import re
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from milepost import stages_table
+from milepost.cli import dead_test
 from milepost.cli.exits import EXIT_CODES, CommandFailed, Exit
 from milepost.cli.local import data_folder
+from milepost.cli.local.layout import source_of
 from milepost.cli.loop import run_on_journal
-from milepost.cli.options import All, AsJson, Data, Entries, EventId, RedisUrl, StageName, Yes
+from milepost.cli.options import (
+    All,
+    AsJson,
+    Data,
+    Entries,
+    Entry,
+    EventId,
+    ProjectFolder,
+    RedisUrl,
+    StageName,
+    Yes,
+)
 from milepost.cli.text import agreed, plain, say, show, table
-from milepost.errors import ConfigurationError
+from milepost.errors import ConfigurationError, EventError
+from milepost.events.event import Event
 from milepost.events.strict_json import loads
+from milepost.function.calling import Problem, answer, load
+from milepost.function.stage import StageHandler
 from milepost.journal import DeadLetter, Journal
 from milepost.observe.logs import masked
+from milepost.stages_table import StageEntry
 
 PAGE = 100
 LONGEST_REASON = 100
 _ENTRY = re.compile(r"\d{1,20}-\d{1,20}")
 
-app = typer.Typer(help="Look at dead letters; replay or drop them.", epilog=EXIT_CODES, no_args_is_help=True)
+app = typer.Typer(help="Look at dead letters; try, test, replay or drop them.", epilog=EXIT_CODES, no_args_is_help=True)
 
 
 @app.command("list", epilog=EXIT_CODES)
@@ -62,7 +81,7 @@ def list_letters(
 @app.command("show", epilog=EXIT_CODES)
 def show_letter(
     stage: StageName,
-    entry: Annotated[str, typer.Argument(metavar="ENTRY", help="The entry, as listed.")],
+    entry: Entry,
     *,
     redis_url: RedisUrl = None,
     data: Data = data_folder.DEFAULT,
@@ -74,13 +93,71 @@ def show_letter(
     _check_entry(entry)
 
     async def work(journal: Journal) -> Exit:
-        found = await journal.admin.dead_letters(stage, start=entry, count=1)
-        if not found or found[0].entry != entry:
-            raise CommandFailed(
-                f"stage {stage} has no dead letter {entry}; `milepost dead list {stage}` shows which there are"
-            )
-        letter = found[0]
+        letter = await _letter(journal, stage, entry)
         print(json.dumps({**_summary(letter), "reason": letter.reason, "event": _event(letter.event)}, indent=2))
+        return Exit.DONE
+
+    run_on_journal(redis_url, data, work)
+
+
+@app.command("try", epilog=EXIT_CODES)
+def try_letter(
+    stage: StageName,
+    entry: Entry,
+    *,
+    project: ProjectFolder = Path(),
+    redis_url: RedisUrl = None,
+    data: Data = data_folder.DEFAULT,
+) -> None:
+    """Run one dead letter's event against this project's code, and print the next event. Nothing is replayed.
+
+    The function runs in this process with its settings, so what it does to a database or a mail server it does there.
+
+    `milepost dead try geocode 1763690000000-0` ends with 1 if the stage still refuses the event.
+    """
+    _check_entry(entry)
+
+    async def work(journal: Journal) -> Exit:
+        _, event = await _event_of(journal, stage, entry)
+        try:
+            reply = await answer(_code(project.resolve(), stage), event)
+        except Problem as refusal:
+            raise CommandFailed(f"{stage} refuses it: {refusal}") from None
+        if reply is None:
+            say(f"{stage} takes it, and emits nothing")
+        else:
+            print(json.dumps(loads(reply.to_json()), indent=2))
+        return Exit.DONE
+
+    run_on_journal(redis_url, data, work)
+
+
+@app.command("test", epilog=EXIT_CODES)
+def write_test(
+    stage: StageName,
+    entry: Entry,
+    *,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep e-mail addresses as they are.")] = False,
+    project: ProjectFolder = Path(),
+    redis_url: RedisUrl = None,
+    data: Data = data_folder.DEFAULT,
+) -> None:
+    """Write a test of one dead letter, which fails until the stage takes its event. E-mail addresses are masked.
+
+    `milepost dead test geocode 1763690000000-0` writes it under tests/dead/.
+    """
+    _check_entry(entry)
+    folder = project.resolve()
+
+    async def work(journal: Journal) -> Exit:
+        letter, event = await _event_of(journal, stage, entry)
+        emits = _stage_here(folder, stage).emits
+        path = Path("tests", "dead", f"test_{stage}_{entry}.py".replace("-", "_"))
+        if (folder / path).exists():
+            raise CommandFailed(f"{path} is there already")
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(dead_test.text(letter, event, emits, keep=keep))
+        print(f"wrote    {path}")
         return Exit.DONE
 
     run_on_journal(redis_url, data, work)
@@ -162,6 +239,46 @@ def _settle(
         return Exit.DONE if settled or everything else Exit.FAILED
 
     run_on_journal(redis_url, data, work)
+
+
+async def _letter(journal: Journal, stage: str, entry: str) -> DeadLetter:
+    found = await journal.admin.dead_letters(stage, start=entry, count=1)
+    if not found or found[0].entry != entry:
+        raise CommandFailed(
+            f"stage {stage} has no dead letter {entry}; `milepost dead list {stage}` shows which there are"
+        )
+    return found[0]
+
+
+async def _event_of(journal: Journal, stage: str, entry: str) -> tuple[DeadLetter, Event]:
+    letter = await _letter(journal, stage, entry)
+    try:
+        return letter, Event.from_json(letter.event)
+    except EventError as fault:
+        raise CommandFailed(
+            f"the dead letter {entry} of {stage} is no event that a stage could take: {fault}"
+        ) from None
+
+
+def _stage_here(project: Path, name: str) -> StageEntry:
+    """The stage in the project's table. Raises CommandFailed if there is none, or its code is someone else's."""
+    for stage in stages_table.read(project):
+        if stage.name == name and not stage.external:
+            return stage
+        if stage.name == name:
+            raise CommandFailed(f"{name} is a receiver at a url: its code is not in this project")
+    raise CommandFailed(f"{project / stages_table.VALUES} has no stage {name}")
+
+
+def _code(project: Path, stage: str) -> StageHandler:
+    """Load the stage's function. Raises ConfigurationError with the fault of its file."""
+    _stage_here(project, stage)
+    sys.path.insert(0, str(project))  # for what it imports
+    path = source_of(project, stage)
+    try:
+        return load(path)
+    except Exception as fault:  # noqa: BLE001 - whatever the project's code raises
+        raise ConfigurationError(f"{path}: {type(fault).__name__}: {fault}") from None
 
 
 async def _letters(journal: Journal, stage: str) -> AsyncIterator[DeadLetter]:

@@ -26,6 +26,7 @@ StageName = Annotated[
     str, typer.Argument(metavar="STAGE", help="The stage's name, or `bridge` for unreadable messages.")
 ]
 Entries = Annotated[list[str] | None, typer.Argument(metavar="ENTRY", help="Entries, as listed.")]
+Entry = Annotated[str, typer.Argument(metavar="ENTRY", help="The entry, as listed.")]
 EventId = Annotated[str | None, typer.Option("--id", help="All dead letters of this event id.")]
 All = Annotated[bool, typer.Option("--all", help="All dead letters of the stage.")]
 ProjectFolder = Annotated[Path, typer.Option(metavar="DIR", help="The project: its functions/ and helm/values.yaml.")]

@@ -1,14 +1,23 @@
 """`milepost dead`."""
 
 import json
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from functions.payloads import Submission
+from milepost import Event
+from milepost.cli import dead_test
+from milepost.journal import DeadLetter
 from tests.cli.conftest import Command
-from tests.cli.running import Up
-from tests.servers import wait_for
+from tests.cli.running import Ended, Up, environment
+from tests.servers import ROOT, wait_for
 
 
 @pytest.fixture
@@ -91,3 +100,72 @@ def test_wrong_choice_of_dead_letters_is_an_error(
     done = on_stack("dead", *arguments)
     assert done.code == code
     assert told in done.stderr
+
+
+def test_an_event_is_tried_against_the_code_here_and_stays_dead(on_stack: Command, fresh: str) -> None:
+    refused = on_stack("dead", "try", "distance", fresh)
+    assert refused.code == 1
+    assert "distance refuses it: 422 Invalid payload: lat: must be a number" in refused.stderr
+    assert on_stack("dead", "list", "distance", "--json").stdout.count("\n") == 1
+
+
+def test_a_dead_letter_becomes_a_test_that_fails_until_the_code_takes_its_event(
+    on_stack: Command, fresh: str, tmp_path: Path
+) -> None:
+    for folder in ("functions", "helm"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    arguments = ("dead", "test", "distance", fresh, "--project", str(tmp_path))
+    written = on_stack(*arguments).stdout.removeprefix("wrote    ").strip()
+    assert written == f"tests/dead/test_distance_{fresh.replace('-', '_')}.py"
+    text = (tmp_path / written).read_text()
+    assert "a***@example.org" in text
+    assert "HTTP 422: lat: must be a number" in text
+    assert on_stack(*arguments).code == 1, "it is not written again"
+
+    def run() -> Ended:
+        ran = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", written],
+            cwd=tmp_path,
+            env=environment(PYTHONPATH=f"{tmp_path}:{ROOT}", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Ended(ran.returncode, ran.stdout, ran.stderr)
+
+    failed = run()
+    assert failed.code == 1
+    assert "422 Invalid payload: lat: must be a number" in failed.stdout
+    code = tmp_path / "functions" / "payloads.py"
+    code.write_text(code.read_text().replace("    lat: Latitude\n", "    lat: Latitude | str\n"))
+    main = tmp_path / "functions" / "distance" / "main.py"
+    main.write_text(main.read_text().replace("(submission.lat,", "(90,"))
+    assert (mended := run()).code == 0, mended.stdout
+
+
+@pytest.fixture
+def fresh(on_stack: Command) -> str:
+    """The entry of a submission that the stage `distance` refuses."""
+    on_stack("dead", "drop", "distance", "--all", "--yes")
+    on_stack("publish", "raw_input", '{"email":"ada@example.org","lat":"north","long":0}')
+    wait_for(lambda: on_stack("dead", "list", "distance", "--json").stdout, what="a dead letter")
+    return str(json.loads(on_stack("dead", "list", "distance", "--json").stdout)["entry"])
+
+
+def test_masked_events_are_events_that_the_classes_take() -> None:
+    event = {"email": "ada@example.org", "lat": 1, "long": 2}
+    assert dead_test.mask({"data": [event]}) == {"data": [event | {"email": "a***@example.org"}]}
+    assert Submission.model_validate(dead_test.mask(event)).email == "a***@example.org"
+
+
+def test_the_written_test_is_python_whatever_the_dead_letter_holds() -> None:
+    event = Event(id='a"""b', source="/me", type="raw_input", data={"\\": '"""', "text": "\\u0000 {x} ü"})
+    letter = DeadLetter("a-b", "1-0", "raw_input", b"", None, 'no """ \\ ü\n{x}', 500, 1, 0, datetime.now(UTC))
+    names: dict[str, Any] = {}
+    exec(dead_test.text(letter, event, None, keep=True).replace("__file__", "'/a/b/c'"), names)  # noqa: S102
+    assert Event.from_json(names["EVENT"]) == event
+
+
+def test_an_entry_that_is_not_there_is_neither_tried_nor_tested(on_stack: Command) -> None:
+    assert "has no dead letter 1-0" in on_stack("dead", "try", "distance", "1-0").stderr
+    assert "an entry looks like" in on_stack("dead", "test", "distance", "first").stderr

@@ -13,7 +13,7 @@ from pathlib import Path
 COMMANDS = (
     *("cat", "cd", "cp", "curl", "docker", "export", "for", "git", "grep", "head", "helm", "kill", "kind", "knative/"),
     *("kubectl", "ls", "make", "minikube", "mkdir", "mongodump", "mongorestore", "pip", "python", "redis-cli", "rm"),
-    *("skaffold", "tail", "test", "trap", "wc", ".venv/bin/"),
+    *("sed", "skaffold", "tail", "test", "trap", "wc", ".venv/bin/"),
 )
 SHELL = ("", "sh", "console", "bash", "shell")
 

@@ -1,0 +1,58 @@
+"""Write the test of a dead letter."""
+
+import json
+from typing import Any
+
+from milepost.events.event import Event
+from milepost.events.strict_json import loads
+from milepost.journal import DeadLetter
+from milepost.observe.logs import masked
+
+
+def text(letter: DeadLetter, event: Event, emits: str | None, *, keep: bool) -> str:
+    """The module's text. `emits`: the channel of the stage's reply. `keep`: leave e-mail addresses as they are."""
+    fields = loads(event.to_json())
+    shown = json.dumps(fields if keep else mask(fields), indent=4)
+    reason = " ".join((letter.reason if keep else masked(letter.reason)).split())
+    name = letter.stage.replace("-", "_")
+    expected = (
+        "assert reply is None" if emits is None else f"assert reply is not None\n    assert reply.type == {emits!r}"
+    )
+    return f'''{_docstring(f"A dead letter of the stage {letter.stage}, buried {letter.at:%Y-%m-%d}: {reason}")}
+
+import asyncio
+from pathlib import Path
+
+from milepost import Event
+from milepost.testing import answer, load
+
+MAIN = Path(__file__).parents[2] / "functions" / {letter.stage!r} / "main.py"
+EVENT = r"""
+{shown}
+"""
+
+
+def test_{name}_takes_the_event_of_{letter.entry.replace("-", "_")}() -> None:
+    reply = asyncio.run(answer(load(MAIN), Event.from_json(EVENT)))
+    {expected}
+'''
+
+
+def mask(value: Any) -> Any:
+    """Mask e-mail addresses in JSON, as logs do: a***@example.org is an address too."""
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, dict):
+        return {masked(name): mask(item) for name, item in value.items()}
+    return [mask(item) for item in value] if isinstance(value, list) else value
+
+
+def _docstring(sentence: str) -> str:
+    """A docstring of lines that are not too long; the reason may hold anything."""
+    words = sentence.encode("ascii", "backslashreplace").decode().replace("\\", "/").replace('"', "'").split()
+    lines = [""]
+    for word in words:
+        if lines[-1] and len(lines[-1]) + len(word) > 110:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return '"""' + "\n".join(lines) + ('."""' if len(lines) == 1 else '.\n"""')
