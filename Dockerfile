@@ -79,7 +79,7 @@ ENV FUNCTION_SOURCE=/app/functions/${STAGE}/main.py \
     UVICORN_WS=none
 EXPOSE 8080
 USER 65532:65532
-CMD ["uvicorn", "functions_framework.aio:app"]
+CMD ["uvicorn", "milepost.function.app:app"]
 
 FROM python AS gateway
 ARG OWNER=0

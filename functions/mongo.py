@@ -51,8 +51,12 @@ def mongo_url(environ: Mapping[str, str]) -> str:
     )
 
 
-def open_database(url: str) -> Database:
-    """Open the database that the URL names, else `milepost`. A write returns when a majority has it on disk."""
+@asynccontextmanager
+async def open_database(url: str) -> AsyncIterator[Database]:
+    """Open the database that the URL names, else `milepost`. A write returns when a majority has it on disk.
+
+    The client connects at the first operation, so MongoDB need not be there yet.
+    """
     client: AsyncMongoClient[Document] = AsyncMongoClient(
         url,
         appname="milepost",
@@ -61,10 +65,11 @@ def open_database(url: str) -> Database:
         serverSelectionTimeoutMS=round(_CONNECT_TIMEOUT * 1000),
         connectTimeoutMS=round(_CONNECT_TIMEOUT * 1000),
     )
-    return client.get_default_database("milepost").with_options(
-        read_preference=ReadPreference.PRIMARY,
-        write_concern=WriteConcern("majority", j=True),
-    )
+    async with client:
+        yield client.get_default_database("milepost").with_options(
+            read_preference=ReadPreference.PRIMARY,
+            write_concern=WriteConcern("majority", j=True),
+        )
 
 
 def once_per_loop(make: Callable[[], Value]) -> Callable[[], Value]:

@@ -9,12 +9,14 @@ It consumes `user:email` (the address alone) and emits `email:sent` (email, dist
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from functions.email.mail import Mail
 from functions.email.mailer import Mailer, seconds
 from functions.email.records import MailRecords
-from functions.mongo import Document, mongo_url, once_per_loop, open_database
+from functions.mongo import Document, mongo_url, open_database
 from functions.payloads import EmailSent, Recipient
 from milepost import Event, InHand, Reject, Unavailable, stage
 
@@ -28,19 +30,34 @@ HOLD = timedelta(seconds=MAILER.timeout + REQUEST_TIMEOUT + 10)
 time-out. The last 10 s allow for clocks that differ.
 """
 
-records = once_per_loop(lambda: MailRecords(open_database(MONGO_URL), HOLD))
+
+class State:
+    """What the stage holds open while it is served."""
+
+    records: MailRecords
+
+
+state = State()
+
+
+@asynccontextmanager
+async def lifespan() -> AsyncIterator[None]:
+    """Open the database, and close it when the server stops."""
+    async with open_database(MONGO_URL) as database:
+        state.records = MailRecords(database, HOLD)
+        yield
 
 
 async def email(recipient: Recipient, event: Event) -> EmailSent:
     """Mail the distance that is kept under the event's id, else the newest of its address."""
     deadline = asyncio.get_running_loop().time() + REQUEST_TIMEOUT
     # Nearly every event is new, so the user is looked up first; `take` finds a record that exists.
-    record = await _draft(event.id, recipient.root) or await records().find(event.id)
+    record = await _draft(event.id, recipient.root) or await state.records.find(event.id)
     if record is None:
         raise Reject(f"no distance is kept for {recipient.root}")
     if _is_unsent(record, recipient.root):
-        with records().in_hand(event.id) as is_ours:
-            record = await records().take(record) if is_ours else await records().find(event.id) or record
+        with state.records.in_hand(event.id) as is_ours:
+            record = await state.records.take(record) if is_ours else await state.records.find(event.id) or record
             if _is_unsent(record, recipient.root):
                 if not is_ours:
                     raise InHand(f"the mail of {event.id} is being sent", retry_after=1)
@@ -56,7 +73,7 @@ async def email(recipient: Recipient, event: Event) -> EmailSent:
 
 async def _draft(event_id: str, address: str) -> Document | None:
     """Make a new record, or return None if no distance is kept for the address."""
-    user = await records().user(event_id, address)
+    user = await state.records.user(event_id, address)
     if user is None:
         return None
     miles = user["distance_from_velocity"]
@@ -78,9 +95,9 @@ async def _send(record: Document, deadline: float) -> None:
     try:
         await MAILER.send(Mail(record["_id"], record["email"], record["message"], attempt=record["taken"]))
     except Exception:
-        await records().release(record)
+        await state.records.release(record)
         raise
-    await records().mark_sent(record, deadline)
+    await state.records.mark_sent(record, deadline)
 
 
-main = stage(email)
+main = stage(email, lifespan=lifespan)

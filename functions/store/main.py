@@ -6,11 +6,12 @@ It consumes `calculated_distance` (email, distance_from_velocity) and emits `use
 import contextlib
 import logging
 import os
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from functions.mongo import Database, Document, Inserts, mongo_url, once_per_loop, open_database, single_operation
+from functions.mongo import Database, Document, Inserts, mongo_url, open_database, single_operation
 from functions.payloads import CalculatedDistance, Recipient
 from milepost import Event, Reject, Unavailable, stage
 from milepost.observe.logs import Fields
@@ -66,16 +67,32 @@ class Users:
 
 
 MONGO_URL = mongo_url(os.environ)
-users = once_per_loop(lambda: Users(open_database(MONGO_URL)))
+
+
+class State:
+    """What the stage holds open while it is served."""
+
+    users: Users
+
+
+state = State()
+
+
+@contextlib.asynccontextmanager
+async def lifespan() -> AsyncIterator[None]:
+    """Open the database, and close it when the server stops."""
+    async with open_database(MONGO_URL) as database:
+        state.users = Users(database)
+        yield
 
 
 async def store(distance: CalculatedDistance, event: Event) -> Recipient:
     """Keep the distance under the event's id, and emit its address. The same event again changes nothing."""
     contents = distance.model_dump()
-    kept = await users().keep({"_id": event.id, **contents, "created": event.timestamp or datetime.now(UTC)})
+    kept = await state.users.keep({"_id": event.id, **contents, "created": event.timestamp or datetime.now(UTC)})
     if any(kept.get(name) != value for name, value in contents.items()):
         raise Reject(f"id {event.id} is kept already, with other contents")
     return Recipient(distance.email)
 
 
-main = stage(store)
+main = stage(store, lifespan=lifespan)

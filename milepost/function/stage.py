@@ -21,12 +21,13 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from milepost.errors import ConfigurationError, InvalidPayload, MilepostError, Reject
+from milepost.errors import ConfigurationError, InvalidPayload, MilepostError, Reject, Unavailable
 from milepost.events.batch import is_batch, read_batch
 from milepost.events.event import Event
 from milepost.events.payload import Payload, faults_of
 from milepost.function import logs
 from milepost.function.description import Description, describe
+from milepost.function.lifespan import Lifespan, MakeLifespan
 from milepost.function.outage_log import OutageLog
 from milepost.function.responses import StageResponse, batch_response
 from milepost.observe import traces
@@ -40,16 +41,17 @@ with suppress(ConfigurationError):  # `stage` raises it again, when uvicorn can 
 StageHandler = Callable[[Request], Awaitable[Response]]
 
 
-def stage(function: Callable[..., Any], *, inline: bool = False) -> StageHandler:
+def stage(function: Callable[..., Any], *, inline: bool = False, lifespan: MakeLifespan | None = None) -> StageHandler:
     """Make the HTTP handler of a stage, for functions-framework (`FUNCTION_TARGET=main`, aio).
 
     `inline=True` runs a sync function on the event loop, if it is quick enough; other sync functions run in threads.
-    The handler's attribute `description` is its Description; `function` itself stays callable.
+    `lifespan` makes an async context manager, as FastAPI has it: entered before the first event, left when the server
+    stops. The handler's attribute `description` is its Description; `function` itself stays callable.
 
     Raises ConfigurationError when the annotations do not name the channels, or a setting is wrong.
     """
     logs.configure()
-    served = _ServedStage(function, inline=inline)
+    served = _ServedStage(function, inline=inline, lifespan=lifespan)
 
     async def main(request: Request) -> Response:  # functions-framework takes only a real function
         return await served.respond(request)
@@ -59,8 +61,9 @@ def stage(function: Callable[..., Any], *, inline: bool = False) -> StageHandler
 
 
 class _ServedStage:
-    def __init__(self, function: Callable[..., Any], *, inline: bool) -> None:
+    def __init__(self, function: Callable[..., Any], *, inline: bool, lifespan: MakeLifespan | None) -> None:
         self.description = describe(function)
+        self._lifespan = Lifespan(lifespan, self.description) if lifespan else None
         self._tracer = traces.tracer(self.description.name, shared=True)
         self._outages = OutageLog()
         self._about = {"stage": self.description.name, "channel": self.description.consumes.channel}
@@ -70,6 +73,9 @@ class _ServedStage:
 
     async def respond(self, request: Request) -> Response:
         if request.method in {"GET", "HEAD"}:
+            if self._lifespan:
+                with suppress(Unavailable):  # an event will be told
+                    await self._lifespan.enter()
             return JSONResponse(self.description.as_json())
         if request.method != "POST":
             return problem(405, "Method not allowed", "POST a CloudEvent, or GET the description")
@@ -87,6 +93,8 @@ class _ServedStage:
     async def _respond(self, request: Request) -> Response:
         """Answer one event with one response, a batch with a batch."""
         try:
+            if self._lifespan:
+                await self._lifespan.enter()
             body = await read_body(request)
             if is_batch(request.headers.get("content-type", "")):
                 events = read_batch(body)

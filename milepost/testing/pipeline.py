@@ -27,6 +27,7 @@ from milepost.errors import ConfigurationError, EventError
 from milepost.events.event import Event
 from milepost.events.payload import Payload
 from milepost.events.wrap import wrap
+from milepost.function.lifespan import leave_all
 from milepost.function.stage import StageHandler
 from milepost.journal import Journal
 from milepost.journal.connection import connect
@@ -193,3 +194,4 @@ async def _served(stages: Mapping[str, StageHandler]) -> AsyncIterator[str]:
         finally:
             server.should_exit = True
             await serving
+            await leave_all()

@@ -8,8 +8,6 @@ from uuid import uuid4
 import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
-from functions import mongo as mongo_module
-from functions.mongo import Database, open_database
 from functions.payloads import Recipient
 from milepost.journal import keys
 from milepost.testing import LocalPipeline, load
@@ -28,18 +26,9 @@ async def smtp() -> AsyncIterator[SmtpServer]:
 async def pipeline(monkeypatch: pytest.MonkeyPatch, mongo_url: str, smtp: SmtpServer) -> AsyncIterator[LocalPipeline]:
     monkeypatch.setenv("MONGO_URL", mongo_url)
     monkeypatch.setenv("SMTP_URL", smtp.url)
-    databases: list[Database] = []
-
-    def open_and_keep(url: str) -> Database:
-        databases.append(open_database(url))
-        return databases[-1]
-
-    monkeypatch.setattr(mongo_module, "open_database", open_and_keep)
     stage = load(ROOT / "functions" / "email" / "main.py")
     async with LocalPipeline(stage, delivery={"retry": 0, "crashRetry": 0, "batch": 4}) as pipeline:
         yield pipeline
-    for database in databases:
-        await database.client.close()
 
 
 async def publish(pipeline: LocalPipeline, mongo: AsyncDatabase[dict[str, Any]], address: str) -> str:

@@ -44,9 +44,17 @@ class Process:
         return await main.email(Recipient(address), Event(id=event_id, source="/tests", type="user:email"))
 
 
+class Processes:
+    """In place of the stage's state: the records of the process whose delivery this is."""
+
+    @property
+    def records(self) -> MailRecords:
+        return process.get()
+
+
 @pytest.fixture(autouse=True)
 def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(main, "records", process.get)
+    monkeypatch.setattr(main, "state", Processes())
     monkeypatch.setattr(main, "MAILER", Mailer(sent_emails=tmp_path / "sent"))
     return tmp_path / "sent"
 

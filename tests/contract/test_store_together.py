@@ -22,7 +22,7 @@ Store = Callable[..., Awaitable[Recipient]]
 
 
 def storing(users: Users, patch: pytest.MonkeyPatch) -> Store:
-    patch.setattr(main, "users", lambda: users)
+    patch.setattr(main.state, "users", users, raising=False)
 
     async def store(event_id: str, miles: float = 1.5) -> Recipient:
         event = Event(id=event_id, source="/tests", type="calculated_distance")

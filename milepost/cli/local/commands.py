@@ -44,7 +44,7 @@ def function(port: int) -> list[str]:
     options = {"host": HOST, "port": str(port), "http": "milepost.server.protocol:Protocol"}
     options |= {"ws": "none", "lifespan": "on", "log-level": "warning"}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    return [sys.executable, "-m", "uvicorn", "functions_framework.aio:app", "--no-access-log", *words]
+    return [sys.executable, "-m", "uvicorn", "milepost.function.app:app", "--no-access-log", *words]
 
 
 def valkey(port: int, folder: Path, **more: str) -> list[str]:

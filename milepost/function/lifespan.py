@@ -1,0 +1,99 @@
+"""Run a stage's own start and stop: an async context manager, as FastAPI has it.
+
+1. The first request enters it: the first event, or the `GET /` by which the bridge wakes the stage.
+2. Other requests wait until it is entered. If that fails, events are answered 503, and the next request tries again.
+3. When the server has answered everything and stops, milepost/function/app.py leaves it. Without that module it is left
+   when the event loop closes.
+
+One task enters and leaves it, because what it opens may demand that. Each event loop has its own, as tests need it.
+"""
+
+import asyncio
+import inspect
+import logging
+from asyncio import AbstractEventLoop, Event, Future, Task
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+from milepost.errors import ConfigurationError, Unavailable
+from milepost.observe.logs import Fields
+
+log = logging.getLogger("milepost.stage")
+
+MakeLifespan = Callable[..., AbstractAsyncContextManager[Any]]
+"""Makes the context manager. It is given the stage's description if it takes an argument."""
+
+_lifespans: "WeakSet[Lifespan]" = WeakSet()
+
+
+class Lifespan:
+    """The start and the stop of one stage."""
+
+    def __init__(self, make: MakeLifespan, description: Any) -> None:
+        parameters = len(inspect.signature(make).parameters)
+        if parameters > 1:
+            raise ConfigurationError(f"stage {description.name}: lifespan takes the stage's description, or nothing")
+        self._make = make
+        self._arguments = [description][:parameters]
+        self._started: WeakKeyDictionary[AbstractEventLoop, _Started] = WeakKeyDictionary()
+        _lifespans.add(self)
+
+    async def enter(self) -> None:
+        """Wait until it is entered in this event loop. Raises Unavailable if that fails."""
+        loop = asyncio.get_running_loop()
+        started = self._started.get(loop)
+        if started is None:
+            started = self._started[loop] = _Started(self._make(*self._arguments))
+        try:
+            await asyncio.shield(started.ready)
+        except Unavailable:
+            self._forget(loop, started)
+            raise
+        except Exception as fault:
+            if self._forget(loop, started):
+                log.exception(Fields(outcome="not-started"))
+            raise Unavailable("the stage could not start; its log says why") from fault
+
+    def _forget(self, loop: AbstractEventLoop, started: "_Started") -> bool:
+        """Let the next request try again. False if another request has done so."""
+        if self._started.get(loop) is not started:
+            return False
+        del self._started[loop]
+        return True
+
+    async def leave(self) -> None:
+        """Leave it, if it was entered in this event loop."""
+        started = self._started.pop(asyncio.get_running_loop(), None)
+        if started is not None:
+            started.stop.set()
+            await started.task
+
+
+class _Started:
+    """One entered context manager. `ready` is done when it is entered."""
+
+    def __init__(self, entered: AbstractAsyncContextManager[Any]) -> None:
+        self.ready: Future[None] = asyncio.get_running_loop().create_future()
+        self.stop = Event()
+        self.task: Task[None] = asyncio.create_task(self._run(entered))
+
+    async def _run(self, entered: AbstractAsyncContextManager[Any]) -> None:
+        try:
+            async with entered:
+                self.ready.set_result(None)
+                await self.stop.wait()
+        except Exception as fault:
+            if self.ready.done():
+                log.exception(Fields(outcome="not-stopped"))
+            else:
+                self.ready.set_exception(fault)
+        finally:
+            self.ready.cancel()
+
+
+async def leave_all() -> None:
+    """Leave what was entered in this event loop."""
+    for lifespan in list(_lifespans):
+        await lifespan.leave()

@@ -1,0 +1,50 @@
+"""A stage's own start and stop in the process that its image runs."""
+
+import signal
+from pathlib import Path
+
+import httpx
+
+from milepost.testing.posting import send
+from milepost.testing.servers import Function
+
+SOURCE = """
+from contextlib import asynccontextmanager
+
+from milepost import Payload, stage
+
+
+class Note(Payload, channel="note"):
+    text: str
+
+
+def say(line: str) -> None:
+    with open("steps", "a") as steps:
+        steps.write(line + " ")
+
+
+@asynccontextmanager
+async def lifespan():
+    say("start")
+    yield
+    say("stop")
+
+
+def note(note: Note) -> None:
+    say(note.text)
+
+
+main = stage(note, lifespan=lifespan)
+"""
+
+
+def test_it_starts_at_the_wake_up_and_stops_at_sigterm(tmp_path: Path) -> None:
+    source, steps = tmp_path / "main.py", tmp_path / "steps"
+    source.write_text(SOURCE.replace('"steps"', repr(str(steps))))
+    with Function(tmp_path, "note", source=source) as function:
+        assert httpx.get(function.url).status_code == 200
+        event = {"specversion": "1.0", "id": "1", "source": "/me", "type": "note", "data": {"text": "event"}}
+        assert send(function.url, event).status_code == 204
+        assert steps.read_text() == "start event "
+        assert function.stop() in {0, -signal.SIGTERM}
+    assert steps.read_text() == "start event stop "

@@ -1,0 +1,110 @@
+"""A stage's own start and stop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from starlette.datastructures import Headers
+from starlette.requests import Request
+
+from milepost import Payload, Unavailable, stage
+from milepost.errors import ConfigurationError
+from milepost.function.calling import Problem, answer
+from milepost.function.description import Description
+from milepost.function.lifespan import leave_all
+from milepost.function.stage import StageHandler
+from milepost.testing.calling import event_of
+
+
+class Note(Payload, channel="note"):
+    text: str
+
+
+class Recorded:
+    """A stage that writes down what happens. `faults`: what its next starts raise."""
+
+    def __init__(self, *faults: Exception) -> None:
+        self.steps: list[str] = []
+        self.faults = list(faults)
+        self.task: asyncio.Task[Any] | None = None
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        await asyncio.sleep(0)
+        if self.faults:
+            raise self.faults.pop(0)
+        self.steps.append("start")
+        self.task = asyncio.current_task()
+        try:
+            yield
+        finally:
+            await asyncio.sleep(0)
+            assert self.task is asyncio.current_task()
+            self.steps.append("stop")
+
+    def stage(self, lifespan: Callable[..., Any] | None = None) -> StageHandler:
+        def note(note: Note) -> None:
+            self.steps.append(note.text)
+
+        return stage(note, inline=True, lifespan=lifespan or self.lifespan)
+
+
+def an_event(text: str) -> Any:
+    return event_of("note", {"text": text})
+
+
+async def test_it_is_entered_once_before_the_first_event_and_left_at_the_stop() -> None:
+    recorded = Recorded()
+    main = recorded.stage()
+    await asyncio.gather(*(answer(main, an_event("event")) for _ in range(3)))
+    assert recorded.steps == ["start", "event", "event", "event"]
+    await leave_all()
+    assert recorded.steps[-1] == "stop"
+    await leave_all()
+    assert recorded.steps.count("stop") == 1
+
+
+async def test_the_wake_up_enters_it() -> None:
+    recorded = Recorded()
+    response = await recorded.stage()(Request({"type": "http", "method": "GET", "headers": Headers().raw}))
+    assert (response.status_code, recorded.steps) == (200, ["start"])
+    await leave_all()
+
+
+@pytest.mark.parametrize("fault", [Unavailable("MongoDB is away"), RuntimeError("a fault"), ConfigurationError("x")])
+async def test_while_it_fails_events_wait_and_the_next_one_tries_again(fault: Exception) -> None:
+    recorded = Recorded(fault)
+    main = recorded.stage()
+    refusals = await asyncio.gather(*(answer(main, an_event("event")) for _ in range(3)), return_exceptions=True)
+    assert [refusal.status for refusal in refusals if isinstance(refusal, Problem)] == [503] * 3
+    await answer(main, an_event("event"))
+    assert recorded.steps == ["start", "event"]
+    await leave_all()
+
+
+async def test_a_lifespan_that_takes_an_argument_gets_the_description() -> None:
+    given: list[Description] = []
+
+    @asynccontextmanager
+    async def lifespan(description: Description) -> AsyncIterator[None]:
+        given.append(description)
+        yield
+
+    await answer(Recorded().stage(lifespan), an_event("event"))
+    assert [description.name for description in given] == ["note"]
+    await leave_all()
+
+
+def test_a_lifespan_of_two_arguments_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="lifespan takes"):
+        Recorded().stage(divmod)
+
+
+def test_each_event_loop_has_its_own_and_its_end_leaves_it() -> None:
+    recorded = Recorded()
+    main = recorded.stage()
+    for _ in range(2):
+        asyncio.run(answer(main, an_event("event")))
+    assert recorded.steps == ["start", "event", "stop"] * 2
