@@ -240,8 +240,8 @@ async def test_the_probes_and_the_metrics(rig: Rig, client: httpx.AsyncClient) -
     await eventually(lambda: value(rig.bridges[0], "deliveries_total", stage="stage", outcome="delivered") == 1)
     await eventually(lambda: value(rig.bridges[0], "leading") == 1)
     metrics = (await client.get("/metrics")).text
-    assert 'milepost_accepted_total{door="events",outcome="202"} 1.0' in metrics
-    assert 'milepost_accepted_total{door="events",outcome="400"} 1.0' in metrics
+    assert 'milepost_accepted_total{door="events",status="202"} 1.0' in metrics
+    assert 'milepost_accepted_total{door="events",status="400"} 1.0' in metrics
     assert 'milepost_deliveries_total{outcome="delivered",stage="stage"} 1.0' in metrics
     assert "milepost_leading 1.0" in metrics
 
