@@ -107,7 +107,7 @@ class BridgeMetrics:
             "adoption_overflow", "Messages of other programs that were dropped for want of room"
         )
         self.leaderless = self._counter(
-            "leaderless_seconds", "Seconds in which a bridge had lost the leader: plain messages of then may be lost"
+            "leaderless_seconds", "Seconds that a bridge knew no leader: plain messages of that time may be lost"
         )
         self.unreadable_dropped = self._counter(
             "unreadable_dropped", "Unreadable messages that were removed for newer ones, or that Redis refused to keep"
