@@ -1,0 +1,1 @@
+"""The way of messages that other programs PUBLISH into the journal."""
