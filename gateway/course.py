@@ -9,9 +9,8 @@ from typing import Any
 
 from functions.payloads import Submission
 from milepost.errors import JournalUnavailable
-from milepost.events.strict_json import loads
 from milepost.graph import Graph, Node
-from milepost.journal import Journal, keys
+from milepost.journal import Journal
 from milepost.observe.logs import Fields
 
 DEAD = "dead:"
@@ -67,10 +66,10 @@ class CourseReader:
 
     async def _read(self) -> None:
         try:
-            table = await self._journal.ask(self._journal.redis.hgetall(keys.STAGES))
+            table = await self._journal.admin.table()
         except JournalUnavailable as fault:
             log.warning(Fields(outcome="course-unknown", reason=str(fault)))
             self._read_at = time.monotonic() - KNOWN_FOR + PAUSE
         else:
-            self._course = Course.of(loads(table[name]) for name in sorted(table))
+            self._course = Course.of(table.values())
             self._read_at = time.monotonic()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from milepost.events.strict_json import loads
 from milepost.graph import Graph, Node
 from milepost.journal import BEAT_FRESH, Depth, Journal, keys, stats
 from milepost.journal.stats import EVERY, KEPT, SLOTS, Counts, Slot
@@ -105,8 +104,7 @@ class Overview:
 
 async def overview(journal: Journal, *, letters: bool = True) -> Overview:
     """Read the overview from Redis. Raises JournalUnavailable."""
-    table = await journal.ask(journal.redis.hgetall(keys.STAGES))
-    wired = {name.decode(): loads(text) for name, text in sorted(table.items())}
+    wired = await journal.admin.table()
     graph = Graph(Node(name, row["consumes"], row["emits"]) for name, row in wired.items())
     seconds, _ = await journal.ask(journal.redis.time())
     dead_stages = await journal.admin.dead_stages()

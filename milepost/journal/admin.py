@@ -6,9 +6,17 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from milepost.errors import MilepostError
-from milepost.events.strict_json import loads
 from milepost.journal import keys
-from milepost.journal.models import BEAT_FRESH, DeadLetter, Depth, Forgotten, StageStatus, milliseconds
+from milepost.journal.models import (
+    BEAT_FRESH,
+    DeadLetter,
+    Depth,
+    Forgotten,
+    StageStatus,
+    milliseconds,
+    name_text,
+    read_row,
+)
 from milepost.journal.scripts import DepthRow, LetterRow, Scripts, unavailable
 
 BROKER = "broker"
@@ -35,7 +43,8 @@ class Admin:
     async def table(self) -> dict[str, Any]:
         """Return the stages table: name → what the stage consumes and emits, its url and its beat."""
         table: dict[bytes, bytes] = await self._ask(self._redis.hgetall(keys.STAGES))
-        return {name.decode(): loads(text) for name, text in sorted(table.items())}
+        rows = {name_text(name): read_row(text) for name, text in sorted(table.items())}
+        return {name: row for name, row in rows.items() if row is not None}
 
     async def needs_data(self) -> frozenset[str]:
         """Return the channels of which functions refuse an event without data."""
@@ -94,14 +103,14 @@ class Admin:
         """
         rows = sorted(await self._scripts.left_behind())
         return [
-            Depth(f"{stage.decode()}:{channel.decode()}", events, 0, 0, None if oldest < 0 else oldest / 1000)
+            Depth(f"{name_text(stage)}:{name_text(channel)}", events, 0, 0, None if oldest < 0 else oldest / 1000)
             for stage, channel, events, oldest in rows
         ]
 
     async def unconsumed(self) -> dict[str, int]:
         """Return the journals of channels that no stage consumes or emits: channel → events. Several steps."""
         emitted = {channel for wired in (await self.table()).values() for channel in wired["emits"]}
-        channels = {name.decode() for name in await self._ask(self._redis.smembers(keys.JOURNALS))}
+        channels = {name_text(name) for name in await self._ask(self._redis.smembers(keys.JOURNALS))}
         lengths: dict[str, int] = {}
         for channel in sorted(channels - emitted):
             journal = keys.journal(channel)
@@ -143,7 +152,7 @@ class Admin:
 
     async def dead_stages(self) -> list[str]:
         """Return the stages that have had dead letters; `bridge` for messages that were no events."""
-        return sorted(name.decode() for name in await self._ask(self._redis.smembers(keys.DEAD)))
+        return sorted(name_text(name) for name in await self._ask(self._redis.smembers(keys.DEAD)))
 
     async def dead_letters(self, stage: str, *, start: str = "-", count: int = 100) -> list[DeadLetter]:
         """Return up to `count` dead letters of `stage`, oldest first, from stream id `start` on (`(id`: after it)."""
@@ -162,7 +171,7 @@ class Admin:
             stage=stage, broker=BROKER, fresh=FRESH, letters=[LetterRow(entry) for entry in entries]
         )
         if isinstance(answer, list):
-            route, channel = (text.decode() for text in answer)
+            route, channel = map(name_text, answer)
             raise StageNotServed(f"no bridge serves {route} on {channel}: its dead letters stay until one does")
         return int(answer)
 

@@ -10,7 +10,7 @@ from milepost.events.strict_json import dumps
 from milepost.journal import keys, scripts
 from milepost.journal.admin import BROKER, FRESH
 from milepost.journal.consumer import Failure
-from milepost.journal.models import Wiring, event_row, milliseconds
+from milepost.journal.models import Wiring, event_row, milliseconds, name_text
 from milepost.journal.scripts import RouteRow, Scripts, StageRow
 
 MOST_UNREADABLE = 10_000
@@ -134,11 +134,11 @@ class Maintenance:
         rows = [RouteRow(name, channel) for name, wiring in routes.items() for channel in wiring.consumes]
         answer, *of = await self._scripts.switch(fresh=FRESH, broker=BROKER, routes=rows)
         if answer == b"served":
-            reason = f"the other delivery mode still serves {of[0].decode()}, or did less than a minute ago"
+            reason = f"the other delivery mode still serves {name_text(of[0])}, or did less than a minute ago"
             return SwitchBlocked(reason, unfinished=False)
         if answer == b"unfinished":
             reason = (
-                f"the other delivery mode left {of[1]} events of {of[0].decode()} that several stages would have to "
+                f"the other delivery mode left {of[1]} events of {name_text(of[0])} that several stages would have to "
                 "share: finish them in that mode first"
             )
             return SwitchBlocked(reason, unfinished=True)
@@ -155,7 +155,8 @@ class Maintenance:
 
     async def journals(self) -> list[str]:
         """The channels that have a journal."""
-        return sorted(name.decode() for name in await self._scripts.call("SMEMBERS", keys.JOURNALS))
+        names = await self._scripts.call("SMEMBERS", keys.JOURNALS)
+        return sorted(map(name_text, names))
 
     async def trim(self, channel: str) -> tuple[str, int, int]:
         """Delete the entries of a journal that every group has finished, and what is over the limit (see lua/trim.lua).
@@ -169,7 +170,10 @@ class Maintenance:
     async def keep_statuses(self, channel: str) -> None:
         """Keep the status of submissions whose events wait long in this journal or its retries. Several steps."""
         stages = await self._scripts.call("HKEYS", keys.STAGES)
-        for stream in (keys.journal(channel), *(keys.retries(stage.decode(), channel) for stage in stages)):
+        for stream in (
+            keys.journal(channel),
+            *(keys.retries(name_text(stage), channel) for stage in stages),
+        ):
             start = "-"
             while start:
                 answer = await self._scripts.keep_statuses(

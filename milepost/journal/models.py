@@ -7,7 +7,7 @@ from typing import Any
 
 from milepost.errors import EventError
 from milepost.events.event import Event
-from milepost.events.strict_json import dumps
+from milepost.events.strict_json import dumps, loads
 from milepost.journal import keys
 from milepost.journal.scripts import EventRow
 
@@ -111,19 +111,24 @@ class DeadLetter:
 
     @classmethod
     def read(cls, stage: str, row: tuple[bytes, Mapping[bytes, bytes]]) -> "DeadLetter":
-        """Read an XRANGE row."""
+        """Read an XRANGE row. A field that makes no sense counts as absent."""
         name, fields = row
+        entry = name.decode()
+
+        def text(field: bytes) -> str:
+            return fields.get(field, b"").decode(errors="replace")
+
         return cls(
             stage=stage,
-            entry=name.decode(),
-            channel=fields[b"channel"].decode(),
-            event=fields[b"event"],
-            id=fields[b"id"].decode() or None,
-            reason=fields[b"reason"].decode(),
-            status=int(fields[b"status"]) if fields[b"status"] else None,
-            attempts=int(fields[b"attempts"]),
-            crashes=int(fields[b"crashes"]),
-            at=moment(int(fields[b"time"])),
+            entry=entry,
+            channel=text(b"channel"),
+            event=fields.get(b"event", b""),
+            id=text(b"id") or None,
+            reason=text(b"reason"),
+            status=_whole(fields.get(b"status"), 0) or None,
+            attempts=_whole(fields.get(b"attempts"), 0),
+            crashes=_whole(fields.get(b"crashes"), 0),
+            at=moment(_whole(fields.get(b"time"), int(entry.partition("-")[0]))),
         )
 
 
@@ -181,6 +186,25 @@ class Forgotten:
 
 def _whole(field: bytes | None, otherwise: int) -> int:
     return int(field) if field and field.isdigit() and len(field) <= LONGEST_NUMBER else otherwise
+
+
+def name_text(name: bytes) -> str:
+    """Return a name in Redis as text, also if it is another program's and no UTF-8."""
+    return name.decode(errors="replace")
+
+
+def read_row(text: bytes) -> dict[str, Any] | None:
+    """Read a row of the stages table; None if no bridge has written it."""
+    try:
+        row = loads(text)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or type(row.get("beat")) is not int or not isinstance(row.get("url"), str):
+        return None
+    lists = [row.get("consumes"), row.get("emits"), row.get("needsData", [])]
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
+        return None
+    return row
 
 
 def check_data(event: Event, needs_data: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from milepost.bridge import worker as worker_module
 from milepost.bridge.delivery import Deliverer
 from milepost.bridge.http.client import Client
 from milepost.events.event import Event
-from milepost.journal import Entry, keys
+from milepost.journal import Entry, StageNotServed, keys
 from tests.bridge.rig import Answer, Delivery, Rig, replied, status, value
 from tests.servers import eventually
 
@@ -227,6 +227,30 @@ async def test_bridge_starts_beside_a_key_of_another_type_and_its_stage_heals(
     await eventually(lambda: first.count["2"] == 1)
     await eventually(lambda: rig.settled(first))
     assert value(bridge, "unread_channels", stage="broken") == 0
+
+
+@pytest.mark.parametrize("table", ["of another type", "with rows of others"])
+async def test_names_and_rows_of_another_program_stop_no_bridge_and_no_view(rig: Rig, table: str) -> None:
+    if table == "of another type":
+        await rig.redis.set(keys.STAGES, "no hash")
+    else:
+        rows = {"text": "no JSON", "list": "[]", "number": '{"beat":"now"}', b"\xff": "{}"}
+        await rig.redis.hset(keys.STAGES, mapping={**rows, "channels": '{"consumes":[1],"emits":0,"beat":1,"url":""}'})
+    stage = await rig.stage("stage", "in")
+    for names in (keys.JOURNALS, keys.DEAD):
+        await rig.redis.sadd(names, b"\xff", "no such")
+    await rig.redis.xgroup_create(keys.journal("in"), b"\xff", "0", mkstream=True)
+    await rig.redis.xadd(keys.dead("stage"), {"no": "letter"})
+    bridge = await rig.bridge()
+    await rig.publish("in", "1")
+    await eventually(lambda: stage.count["1"])
+    await eventually(lambda: value(bridge, "dead_events", stage="stage") == 1, what="the metrics are shown")
+    assert bridge.ready
+    assert [stage.name for stage in await rig.journal.admin.stages()] == ["stage", "\ufffd:in"]
+    letter, *_ = await rig.dead("stage")
+    assert (letter.channel, letter.event, letter.id, letter.status) == ("", b"", None, None)
+    with pytest.raises(StageNotServed):
+        await rig.journal.admin.replay("stage", [letter.entry])
 
 
 async def test_first_failure_of_a_route_is_logged_with_its_status_and_detail_and_then_now_and_then(

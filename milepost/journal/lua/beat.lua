@@ -11,6 +11,7 @@ for _, route in ipairs(routes) do
   if is_replaced(known, route.stage, broker) then return 0 end
 end
 write_when_full()
+if not unless_gone('HGETALL', STAGES) then redis.call('DEL', STAGES) end  -- a key of another type
 
 -- Several bridges may serve the Broker with different stages. So each adds its own to those of the last day, to all of
 -- which a switch gives their place, and consumes for those that another bridge serves now.

@@ -203,17 +203,28 @@ local function settle(group, rows, step)
   return answers
 end
 
+-- Whether this is a row of the stages table as a bridge writes it.
+local function is_row(stage)
+  if type(stage) ~= 'table' or type(stage.beat) ~= 'number' or type(stage.consumes) ~= 'table' then return false end
+  for _, channel in ipairs(stage.consumes) do
+    if type(channel) ~= 'string' then return false end
+  end
+  return true
+end
+
 -- Reads the stages table. Returns name → { consumes, emits, url, beat, served }, and whether any bridge is alive.
 -- A stage is served while its beat is younger than `fresh`. If no stage has a fresh beat, all bridges are away: then
 -- every stage counts as served, so that nothing that waits for it is deleted.
 local function read_stages(fresh)
   local stages, oldest, bridge_alive = {}, now() - fresh, false
-  local table_rows = redis.call('HGETALL', STAGES)
+  local table_rows = unless_gone('HGETALL', STAGES) or {}
   for i = 1, #table_rows, 2 do
-    local stage = cjson.decode(table_rows[i + 1])
-    stage.served = stage.beat > oldest
-    bridge_alive = bridge_alive or stage.served
-    stages[table_rows[i]] = stage
+    local ok, stage = pcall(cjson.decode, table_rows[i + 1])
+    if ok and is_row(stage) then
+      stage.served = stage.beat > oldest
+      bridge_alive = bridge_alive or stage.served
+      stages[table_rows[i]] = stage
+    end
   end
   if not bridge_alive then
     for _, stage in pairs(stages) do stage.served = true end

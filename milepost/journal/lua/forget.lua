@@ -3,9 +3,10 @@
 -- { 'forgotten' | 'served' | 'unknown', parked events and retries, dead letters }. 'served': its beat is fresh, and
 -- nothing was deleted. With a channel that the stage does not consume (any more) only what it has there is deleted.
 local text = redis.call('HGET', STAGES, stage)
-if channel == '' and text and now() - cjson.decode(text).beat < fresh then return { 'served', 0, 0 } end
+local row = read_stages(fresh)[stage]
+if channel == '' and row and now() - row.beat < fresh then return { 'served', 0, 0 } end
 if channel ~= '' then
-  if consumes(text and cjson.decode(text), channel) then return { 'unknown', 0, 0 } end
+  if consumes(row, channel) then return { 'unknown', 0, 0 } end
   local retries = count('XLEN', retries_key(stage, channel))
   redis.call('DEL', retries_key(stage, channel))
   if redis.pcall('XGROUP', 'DESTROY', journal_key(channel), stage) ~= 1 and retries == 0 then

@@ -16,15 +16,15 @@ for _, row in ipairs(letters) do
       local served = bridge_alive and is_served(table_rows, route, letter.channel)
       if served and not letter.route then letter.route = route end
     end
-    if not letter.route then return { stage, letter.channel } end
+    if not letter.route then return { stage, letter.channel or '' } end
     found[#found + 1] = letter
   end
 end
 write_when_full()
 for _, letter in ipairs(found) do
-  redis.call('XADD', retries_key(letter.route, letter.channel), '*', 'event', letter.event)
+  redis.call('XADD', retries_key(letter.route, letter.channel), '*', 'event', letter.event or '')
   redis.call('XDEL', dead, letter.entry)
-  if letter.id ~= '' then
+  if letter.id and letter.id ~= '' then
     redis.pcall('HDEL', status_key(letter.id), 'dead:' .. stage)  -- it may be of another type
     keep_status(status_key(letter.id))
   end
