@@ -19,7 +19,7 @@ def main() -> int:
     try:
         logs.configure()
         settings = BridgeSettings.read()
-        traces.tracer("bridge")  # a wrong setting of it is told here too
+        traces.tracer("bridge")  # raises for a wrong setting of traces
     except ConfigurationError as fault:
         print(f"milepost.bridge: {fault}", file=sys.stderr)
         return 2

@@ -151,7 +151,7 @@ class Bridge:
         `failed` is called if serving ends with an exception: a bridge that serves nothing must not look alive.
         """
         if self._settings.delivery == "broker" and not self._settings.k_sink:
-            reason = "K_SINK is not set: no SinkBinding has told this bridge its Broker yet"
+            reason = "K_SINK is not set: no SinkBinding has named the Broker yet"
             log.error(Fields(outcome="waiting", reason=reason))
             return
         serving = asyncio.create_task(self._serve())

@@ -39,7 +39,7 @@ FIRST_PAUSE = 2.0
 """Seconds for which a Retry-After stops its route at first; each failed probe doubles that, up to the Retry-After."""
 
 MOMENT = 0.002
-"""Seconds that a busy worker waits before it reads again, so that a read carries more."""
+"""Seconds that a busy worker waits before it reads again, so that one read brings more entries."""
 
 
 class Limits(NamedTuple):
@@ -50,7 +50,7 @@ class Limits(NamedTuple):
 
 
 class ConcurrencyLimit:
-    """The limit of one route. The worker tells it what it reads, sends and settles.
+    """The limit of one route. The worker reports to it each read, POST and settlement.
 
     `size` is the limit, in events. `unsettled` counts entries read and not settled since the latest outage began,
     `unsettled_bytes` the bytes of all that are not settled, `in_flight` the events that are being POSTed.

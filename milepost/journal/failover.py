@@ -98,16 +98,16 @@ class FailoverWatch:
             async with asyncio.timeout(LOOK_WITHIN):
                 await connection.connect()
                 await connection.send_command("INFO")
-                told = _facts(await connection.read_response(disable_decoding=True))
+                facts = _facts(await connection.read_response(disable_decoding=True))
         except ResponseError:  # this user may not ask
-            told = {}
+            facts = {}
         except TimeoutError:
             raise TimedOut(f"no answer within {LOOK_WITHIN:g} s") from None
         finally:
             await connection.disconnect(nowait=True)
-        if told.get("role", "master") != "master":
+        if facts.get("role", "master") != "master":
             raise WrongServer("READONLY")
-        self._follow(told.get("run_id", ""))
+        self._follow(facts.get("run_id", ""))
 
     def _follow(self, server: str) -> None:
         if self._server and server and server != self._server:

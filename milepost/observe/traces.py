@@ -216,8 +216,8 @@ class Tracer:
         """Return the context in a carrier; an empty one, not the current one, if it has none."""
         from opentelemetry.context import Context
 
-        told = {name: str(carrier[name]) for name in EXTENSIONS if name in carrier}
-        return self._propagator.extract(told, Context())
+        found = {name: str(carrier[name]) for name in EXTENSIONS if name in carrier}
+        return self._propagator.extract(found, Context())
 
     def _carrier(self) -> dict[str, str]:
         carrier: MutableMapping[str, str] = {}
