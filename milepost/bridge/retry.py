@@ -8,7 +8,7 @@
 5. If the last 20 deliveries failed, of at least 10 different events, the stage is broken and not the events: rule 2
    applies.
 6. If the stage seems away three times for one event, while other events succeed in between, that event may end the
-   stage's process each time. It is parked, uncounted, with backoff, and the route counts as up.
+   stage's process each time. It is parked, uncounted, with backoff, and begins no outage.
 7. An event that is to be parked after its deadline becomes a dead letter instead (journal/lua/park.lua).
 8. An event that Redis refuses to park stays pending and is redelivered after the claim time. If rule 4 counted the
    latest delivery, it counts the earlier ones too. If Redis refuses its dead letter, it is parked for 60 s.
