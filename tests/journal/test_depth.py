@@ -93,6 +93,16 @@ async def test_parked_event_counts_from_its_first_journaling(
         assert found.oldest >= LONG_AGO / 1000
 
 
+async def test_age_is_that_of_the_oldest_pending_event(journal: Journal, redis: Redis, distance: Consumer) -> None:
+    seconds, _ = await redis.time()
+    for age in (LONG_AGO, 0):
+        await redis.xadd(keys.journal(RAW), {"event": submission().to_json()}, id=f"{seconds * 1000 - age}-1")
+    assert len((await distance.take(2)).entries) == 2
+    found = await look(journal)
+    assert found.oldest is not None
+    assert found.oldest >= LONG_AGO / 1000
+
+
 async def test_dead_letters_are_counted_and_have_no_age(journal: Journal, distance: Consumer) -> None:
     [entry] = await taken(journal, distance)
     await settled(distance, Bury(entry, event_of(entry).id, failure()))

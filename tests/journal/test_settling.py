@@ -88,6 +88,12 @@ async def test_delivery_without_a_reply_is_acknowledged_and_publishes_nothing(
     assert await redis.smembers(keys.JOURNALS) == {RAW.encode()}
 
 
+async def test_deliveries_are_settled_together_in_any_order(journal: Journal, distance: Consumer) -> None:
+    first, second, third = await taken(journal, distance, 3)
+    answers = await distance.settle([Complete(entry, "", None) for entry in (second, third, first)])
+    assert answers == ["done"] * 3
+
+
 @each_kind
 async def test_settled_retry_is_deleted_at_once(
     journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, kind: str

@@ -42,6 +42,7 @@ class SwitchWorld(DeliveryWorld):
         {"publish", "register", "show", "ensure", "beat", "read", "take_over", "complete", "wake", "trim", "pass_time"}
     )
     OUTSIDE = frozenset({"crash", "freeze", "pass_time"})
+    SERVERS = ("read_only", "lost", "full")  # a beat that cannot be announced is written all the same, and made again
 
     def __init__(self, url: str, bounds: Bounds, stages: Sequence[str] = ("a",)) -> None:
         super().__init__(url, bounds, dict.fromkeys(stages))

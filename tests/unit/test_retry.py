@@ -9,6 +9,7 @@ from milepost.bridge.retry import (
     BROKEN_AFTER,
     BROKEN_EVENTS,
     LONGEST_PROBE,
+    MOST_AWAY,
     Decision,
     GiveUp,
     Retry,
@@ -49,6 +50,42 @@ def test_deferred_event_is_retried_when_it_asks_uncounted(policy: RetryPolicy) -
 def test_event_of_a_route_that_is_down_waits_for_it_uncounted(policy: RetryPolicy) -> None:
     away = RouteDown(503, "HTTP 503", 7.0)
     assert decide(policy, away, attempts=99) == RetryWhenUp(Failure("HTTP 503", 503, 99, 0), 7.0)
+
+
+def test_event_that_meets_a_third_outage_is_retried_by_itself(policy: RetryPolicy) -> None:
+    away = RouteDown(503, "HTTP 503")
+    for _ in range(2):
+        assert isinstance(decide(policy, away), RetryWhenUp)
+        policy.succeeded()
+    assert isinstance(decide(policy, away, "another"), RetryWhenUp)
+    alone = decide(policy, away)
+    assert isinstance(alone, Retry)
+    assert alone.failure == Failure("HTTP 503", 503, 0, 0)
+
+
+def test_outage_counts_once_for_an_event_until_another_succeeds(policy: RetryPolicy) -> None:
+    for _ in range(9):
+        assert isinstance(decide(policy, RouteDown(503, "HTTP 503")), RetryWhenUp)
+
+
+def test_event_without_an_answer_meets_no_outage_of_its_own(policy: RetryPolicy) -> None:
+    for _ in range(9):
+        assert isinstance(decide(policy, RouteDown(None, "no connection")), RetryWhenUp)
+        policy.succeeded()
+
+
+def test_oldest_event_is_forgotten_beyond_the_most_that_are_remembered(policy: RetryPolicy) -> None:
+    away = RouteDown(503, "HTTP 503")
+    for _ in range(2):
+        decide(policy, away)
+        decide(policy, away, "kept")
+        policy.succeeded()
+    decide(policy, away, "kept")
+    for number in range(MOST_AWAY - 1):
+        decide(policy, away, f"other {number}")
+    policy.succeeded()
+    assert isinstance(decide(policy, away, "kept"), Retry)
+    assert isinstance(decide(policy, away), RetryWhenUp)
 
 
 def test_failed_event_is_retried_until_its_attempts_are_used_up(policy: RetryPolicy) -> None:
