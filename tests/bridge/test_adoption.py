@@ -224,7 +224,7 @@ async def test_unreadable_message_that_redis_refuses_to_keep_is_dropped_and_coun
     await rig.redis.publish("in", b"\xff")
     await rig.redis.publish("in", '"plain"')
     await eventually(lambda: data_of(stage) == ["plain"])
-    assert value(bridge, "unreadable_dropped_total") == 1
+    await eventually(lambda: value(bridge, "unreadable_dropped_total") == 1)
     assert "channel=in outcome=unreadable-dropped reason='Redis: WRONGTYPE" in caplog.text
 
 
