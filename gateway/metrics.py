@@ -31,11 +31,21 @@ class GatewayMetrics:
             buckets=SECONDS,
             registry=made,
         )
+        self._counters: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.in_flight = Gauge(
             "milepost_gateway_in_flight",
             "Requests whose response is not complete, live streams among them",
             registry=made,
         )
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a response. The label values are few, so each set of them is looked up once."""
+        key = route, method, status
+        if key not in self._counters:
+            self._counters[key] = self.requests.labels(route, method, str(status)), self.seconds.labels(route)
+        requests, histogram = self._counters[key]
+        requests.inc()
+        histogram.observe(seconds)
 
 
 class RequestMetrics:
@@ -57,8 +67,7 @@ class RequestMetrics:
             answered = True
             route = _route(scope)
             method = scope["method"] if scope["method"] in METHODS else UNROUTED
-            self.metrics.requests.labels(route, method, str(status)).inc()
-            self.metrics.seconds.labels(route).observe(time.perf_counter() - began)
+            self.metrics.answered(route, method, status, time.perf_counter() - began)
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":

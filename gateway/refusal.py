@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from starlette.datastructures import FormData
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from milepost.errors import BacklogFull, JournalUnavailable
@@ -24,6 +24,9 @@ _VERBS = ("must ", "cannot ", "contains ", "is ")
 _SUBJECT = re.compile(rf"^(?:An|The) email address (?={'|'.join(_VERBS)})")
 """The subject of email-validator's messages, which the field's name replaces."""
 
+Typed = Mapping[str, str | UploadFile]
+"""The fields of a form by name, as they were typed."""
+
 Faults = Sequence[Mapping[str, str]]
 """For each faulty field its name as `field`, and `fault`, which reads on from the name."""
 
@@ -41,7 +44,7 @@ class Refusal(HTTPException):
         faults: Faults = (),
         retry_after: int | None = None,
         headers: Mapping[str, str] | None = None,
-        typed: FormData | None = None,
+        typed: Typed | None = None,
     ) -> None:
         super().__init__(status, detail, headers)
         self.status = status
@@ -77,7 +80,7 @@ def other_content_type() -> Refusal:
     return Refusal(415, f"Send {JSON}, or a form: {' or '.join(sorted(FORMS))}.")
 
 
-def invalid(faults: Faults, *, typed: FormData | None = None) -> Refusal:
+def invalid(faults: Faults, *, typed: Typed | None = None) -> Refusal:
     """Refuse because fields are at fault."""
     detail = "; ".join(f"{fault['field']} {fault['fault']}" for fault in faults[:MOST_FAULTS])
     return Refusal(422, detail, faults=faults, typed=typed)

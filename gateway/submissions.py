@@ -5,15 +5,16 @@ One path takes three content types, so three routes share it and `matches` choos
 
 import json
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Depends, Header, Response
+from fastapi import APIRouter, Header, Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
-from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -48,6 +49,7 @@ from gateway.refusal import (
     JSON,
     URLENCODED,
     Refusal,
+    Typed,
     fault,
     faults,
     invalid,
@@ -175,7 +177,7 @@ class SubmittedForm:
 
     submission: FormSubmission
     key: str | None
-    typed: FormData
+    typed: Typed
 
 
 async def submitted_form(request: Request) -> SubmittedForm:
@@ -189,9 +191,11 @@ async def submitted_form(request: Request) -> SubmittedForm:
     except UnicodeError:
         raise Refusal(400, "The form cannot be read: its text is not UTF-8.") from None
     # Blanks and no more: a line break in an address is not an accident to be tidied away.
-    typed = FormData([(name, value.strip(" \t") if isinstance(value, str) else value) for name, value in fields])
-    twice = len(typed) < len(fields)
-    found = [fault(name, "must be given once") for name in typed if twice and len(typed.getlist(name)) > 1]
+    typed = {name: value.strip(" \t") if isinstance(value, str) else value for name, value in fields}
+    found = []
+    if len(typed) < len(fields):
+        times = Counter(name for name, _ in fields)
+        found = [fault(name, "must be given once") for name in typed if times[name] > 1]
     given = {name: value for name, value in typed.items() if value or name == KEY_FIELD}
     key = request.headers.get(HEADER)
     if key is not None:
@@ -303,7 +307,8 @@ def router(publisher: SubmissionPublisher, course: CourseReader, pages: Pages) -
 
     @from_form.post("/distance", include_in_schema=False)
     @from_form.post("/", include_in_schema=False)
-    async def submit_form(request: Request, form: Annotated[SubmittedForm, Depends(submitted_form)]) -> Response:
+    async def submit_form(request: Request) -> Response:
+        form = await submitted_form(request)
         try:
             event_id = await publisher.publish(request, form.submission, form.key)
         except Refusal as refusal:
