@@ -1,5 +1,6 @@
 """The retry rule: whether an event that was not delivered is tried again, and when."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -8,6 +9,7 @@ from milepost.bridge.outcome import Crashed, Deferred, Failed, Refused, RouteDow
 from milepost.bridge.retry import (
     BROKEN_AFTER,
     BROKEN_EVENTS,
+    LONGEST_BACKOFF,
     LONGEST_PROBE,
     MOST_AWAY,
     Decision,
@@ -132,6 +134,36 @@ def test_failures_of_few_events_are_no_sign_of_a_broken_stage(policy: RetryPolic
 def test_event_that_failed_twice_is_no_sign_of_a_broken_stage(policy: RetryPolicy) -> None:
     poison = [decide(policy, FAILED, f"{number}", attempts=2) for number in range(3 * BROKEN_AFTER)]
     assert all(isinstance(decision, GiveUp) for decision in poison)
+
+
+def refused(policy: RetryPolicy, outcome: Undelivered, deliveries: int, **counted: int) -> Decision | None:
+    """Return what becomes of an event that was delivered so often, if Redis refuses the decision."""
+    one = replace(entry(**counted), deliveries=deliveries)
+    decided = policy.decide(one, "1", outcome)
+    assert isinstance(decided, Retry | GiveUp)
+    return policy.decide_refusal(one, decided, "WRONGTYPE")
+
+
+def test_dead_letter_that_redis_refuses_is_retried_as_late_as_possible(policy: RetryPolicy) -> None:
+    assert refused(policy, Refused(422, "HTTP 422"), 1) == Retry(Failure("HTTP 422", 422, 0, 0), LONGEST_BACKOFF)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "deliveries", "attempts", "crashes"), [(FAILED, 3, 3, 0), (Crashed("timeout"), 4, 0, 4)]
+)
+def test_event_that_cannot_be_parked_is_given_up_once_its_deliveries_are_used_up(
+    policy: RetryPolicy, outcome: Undelivered, deliveries: int, attempts: int, crashes: int
+) -> None:
+    """Redis does not keep its count, so each delivery of the pending entry counts."""
+    assert refused(policy, outcome, deliveries - 1) is None
+    given_up = refused(policy, outcome, deliveries)
+    assert isinstance(given_up, GiveUp)
+    assert (given_up.failure.attempts, given_up.failure.crashes) == (attempts, crashes)
+    assert given_up.failure.reason.endswith("; and it cannot be parked: WRONGTYPE")
+
+
+def test_deferred_event_that_cannot_be_parked_stays_pending(policy: RetryPolicy) -> None:
+    assert refused(policy, Deferred(409, "HTTP 409", 2.0), 99, attempts=9) is None
 
 
 @pytest.mark.parametrize(("kind", "failures", "most"), [("exponential", 4, 8.0), ("linear", 4, 4.0)])
