@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import io
 import os
+import select
 import stat
 import sys
 from typing import Any, NoReturn
@@ -19,17 +20,19 @@ from milepost.cli.exits import CommandFailed, OutputClosed
 class _Stdout(io.FileIO):
     def write(self, data: Any) -> int:
         try:
-            return super().write(data)
+            while (written := super().write(data)) is None:  # a program that shares the pipe made it non-blocking
+                select.select([], [self], [])
         except (BrokenPipeError, ConnectionResetError):
             raise OutputClosed("nobody reads standard output any more") from None
         except OSError as fault:
             raise CommandFailed(f"standard output: {fault.strerror}") from None
+        return written
 
 
 class _Stderr(io.FileIO):
     def write(self, data: Any) -> int:
         with contextlib.suppress(OSError):
-            return super().write(data)
+            super().write(data)
         return len(data)
 
 

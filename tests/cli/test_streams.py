@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from fcntl import F_SETPIPE_SZ, fcntl
 from pathlib import Path
 from uuid import uuid4
 
@@ -103,6 +104,17 @@ def test_output_that_cannot_be_written_ends_the_command(up: Up, printing: str, o
     assert ended == code, stderr
     said = [line for line in stderr.splitlines() if "watching unheard" not in line and "no stage consumes" not in line]
     assert said == told.splitlines()
+
+
+def test_whole_output_arrives_through_a_pipe_that_does_not_block() -> None:
+    reader, writer = os.pipe()
+    fcntl(writer, F_SETPIPE_SZ, 4096)
+    os.set_blocking(writer, False)
+    with start("", "asyncapi", stdout=writer) as process, os.fdopen(reader) as output:
+        os.close(writer)
+        read = output.read(1)  # more than the pipe holds is to come
+        assert json.loads(read + output.read())["asyncapi"]
+        assert process.wait(WITHIN) == 0
 
 
 def test_watch_ends_when_its_reader_does_though_nothing_is_published(up: Up) -> None:
