@@ -5,7 +5,7 @@ Every component must work again with the new primary by itself. Until it does, i
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +15,7 @@ import pytest
 import redis.asyncio as redis_asyncio
 
 from gateway.submissions import SOURCE
+from milepost.errors import JournalUnavailable
 from milepost.events.event import Event
 from milepost.journal import keys
 from tests.bridge.rig import Rig, ready
@@ -192,8 +193,17 @@ async def test_bridge_accepts_delivers_and_adopts_again(
         await fail_over(pair)
         await eventually(lambda: post(client, pair.to_new), what="an event accepted by the new primary")
         assert await pair.looks() <= 2 * MOST_LOOKS  # the journal of this test looks too
-        await rig.publish("in", "after")
-        await eventually(lambda: last.count["after"], what="delivered by both stages")
+        after: list[str] = []
+
+        async def published() -> bool:
+            """The journal of this test has followed too: until then a primary that is cut off may take its events."""
+            after.append(uuid4().hex)
+            with suppress(JournalUnavailable):
+                await rig.publish("in", after[-1])
+            return bool(await pair.to_new.exists(keys.seen("/test", after[-1])))
+
+        await eventually(published, what="an event published to the new primary")
+        await eventually(lambda: last.count[after[-1]], what="delivered by both stages")
 
         async def adopted() -> bool:
             await pair.to_new.publish("in", '"plain"')

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from milepost import redis_url
+from milepost.cli.local.probe import shown
 from milepost.errors import ConfigurationError
 from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
@@ -196,3 +197,10 @@ def test_settings_do_not_show_the_password_and_cannot_be_changed() -> None:
     assert PASSWORD not in repr(client)
     with pytest.raises(ValidationError):
         read.backlog_limit = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("behind", ["", f"?sentinel_password={PASSWORD}"])
+def test_url_of_several_servers_is_shown_without_user_and_password(behind: str) -> None:
+    url = f"redis+sentinel://user:{PASSWORD}@one:1,[::1]:2/mymaster{behind}"
+    assert shown(url) == "redis+sentinel://one:1,[::1]:2/mymaster"
+    assert shown(f"redis+cluster://user:/{PASSWORD}@one:1,two") == "redis+cluster://…"

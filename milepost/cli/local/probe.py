@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -16,7 +17,7 @@ ANSWER_WITHIN = 5.0
 
 async def fault_of(url: str) -> str | None:
     """Try the server once. Returns what is in the way, or None."""
-    scheme = urlsplit(url).scheme
+    scheme = url.partition("://")[0].lower()  # urlsplit takes no list of servers with brackets
     probe = _http if scheme == "http" else _mongo if scheme.startswith("mongodb") else _redis
     try:
         async with asyncio.timeout(ANSWER_WITHIN):
@@ -37,10 +38,11 @@ async def bridges_on(redis_url: str) -> int:
 
 def shown(url: str) -> str:
     """Return the URL without user, password and query; only its scheme if a `/`, `?` or `#` may be of a password."""
-    parts = urlsplit(url)
-    if "@" in parts.path + parts.query + parts.fragment:
-        return f"{parts.scheme}://…"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, _, rest = url.partition("://")
+    authority, path, behind = re.fullmatch(r"([^/?#]*)([^?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
+    if "@" in path + behind:
+        return f"{scheme}://…"
+    return f"{scheme}://{authority.rpartition('@')[2]}{path}"
 
 
 async def _http(url: str) -> str | None:
