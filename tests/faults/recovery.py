@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,16 +15,19 @@ class Recovery:
     """`again_s`: the longest time from the end of a process to the next delivery of an event delivered before it.
 
     `overtook`: events delivered for the first time between the first and the last of these deliveries to a stage.
+    `closed_s`: the longest time between two accepted submissions.
     """
 
     again_s: float = 0.0
     overtook: int = 0
+    closed_s: float = 0.0
 
 
 def recovery(history: Iterable[Operation]) -> Recovery:
     """A redelivery belongs to the last end of a process before it."""
     deliveries: defaultdict[str, defaultdict[str | None, list[float]]] = defaultdict(lambda: defaultdict(list))
     ends: list[float] = []
+    history = list(history)
     for operation in history:  # they are sorted by `begin`
         if operation.kind == "end":
             ends.append(operation.begin)
@@ -42,18 +45,24 @@ def recovery(history: Iterable[Operation]) -> Recovery:
         for last, begins in again.items():
             longest = max(longest, max(begins) - ends[last])
             overtook += bisect_right(first, max(begins)) - bisect_right(first, min(begins))
-    return Recovery(round(longest, 1), overtook)
+    return Recovery(round(longest, 1), overtook, gap(accepted_at(history)))
 
 
-def closed(history: Iterable[Operation], decided: float) -> str:
-    """How long no door accepted anything, and how much of it came after the servers had `decided` on a primary."""
-    accepted = sorted(
+def gap(accepted: Sequence[float]) -> float:
+    """The longest time between two accepted submissions."""
+    return round(max((after - before for before, after in pairwise(accepted)), default=0.0), 1)
+
+
+def after_decision(history: Iterable[Operation], decided: float) -> str:
+    """How soon a submission was accepted once the servers had `decided` on a primary."""
+    later = next((moment for moment in accepted_at(history) if moment > decided), None)
+    return "nothing was accepted after the decision" if later is None else f"accepted {later - decided:.1f} s after it"
+
+
+def accepted_at(history: Iterable[Operation]) -> list[float]:
+    """When submissions were accepted, in this order."""
+    return sorted(
         operation.end
         for operation in history
         if operation.kind == "publish" and operation.end is not None and is_success(operation)
-    )
-    before, after = max(pairwise(accepted), key=lambda pair: pair[1] - pair[0])
-    later = next((moment for moment in accepted if moment > decided), decided) - decided
-    return (
-        f"nothing was accepted for {after - before:.1f} s; the first event after the decision came {later:.1f} s later"
     )

@@ -28,6 +28,7 @@ class Row:
     recover_s: float
     again_s: float
     overtook: int
+    closed_s: float
 
     @classmethod
     def of(cls, fault: str, verdict: Verdict, recover_s: float, recovery: Recovery) -> Self:

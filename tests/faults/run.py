@@ -16,7 +16,7 @@ from tests.faults import state
 from tests.faults.checker import check
 from tests.faults.history import Operation, write
 from tests.faults.load import Fate, Load, Sent
-from tests.faults.recovery import closed, recovery
+from tests.faults.recovery import after_decision, recovery
 from tests.faults.registry import Fault
 from tests.faults.report import Result, Row
 from tests.faults.stack import Stack
@@ -155,7 +155,7 @@ class Run:
         operations = history.read()
         write(self.stack.folder / "history.jsonl", operations)
         if self.decided:
-            self.notes.append(closed(operations, self.decided))
+            self.notes.append(after_decision(operations, self.decided))
         verdict = check(operations, may_lose=self.fault.may_lose)
         if verdict.oldest_lost:
             self.notes.append(f"the oldest lost submission was accepted {verdict.oldest_lost:.2f} s before Redis ended")
