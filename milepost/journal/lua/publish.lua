@@ -9,16 +9,17 @@
 
 -- Counting reads every journal, so it is done once in `trusted` milliseconds. Meanwhile doors add the events that they
 -- journal; events that hops add or finish are counted the next time.
+-- The time of the count is in it, because keys expire late when the clock of Redis is set back.
 local known = unless_gone('GET', BACKLOG)  -- of another type it is written anew
-local counted = known and tonumber(string.match(known, '^%d+'))
-if not counted then
-  local _, closed
-  _, counted, closed = count_backlog(fresh, limit)
-  known = whole(counted) .. '\n' .. table.concat(closed, '\n') .. '\n'
-  redis.pcall('SET', BACKLOG, known, 'PX', trusted)  -- a full Redis refuses it, and then every event
+local counted, counted_at, closed = string.match(known or '', '^(%d+) (%d+)(\n.*)$')
+counted = tonumber(counted)
+if not counted or math.abs(now() - tonumber(counted_at)) > trusted then
+  local _, channels
+  _, counted, channels = count_backlog(fresh, limit)
+  counted_at, closed = whole(now()), '\n' .. table.concat(channels, '\n') .. '\n'
+  redis.pcall('SET', BACKLOG, whole(counted) .. ' ' .. counted_at .. closed, 'PX', trusted)  -- refused by a full Redis
 end
 if counted >= limit then return 'full' end
-local closed = string.match(known, '^%d+(.*)$')
 
 local consumed
 
@@ -52,5 +53,5 @@ for _, event in ipairs(events) do
   answers[#answers + 1] = answer
 end
 for channel in pairs(channels) do bound_unconsumed(channel) end
-if added > 0 then redis.call('SET', BACKLOG, whole(counted + added) .. closed, 'XX', 'KEEPTTL') end
+if added > 0 then redis.call('SET', BACKLOG, whole(counted + added) .. ' ' .. counted_at .. closed, 'XX', 'KEEPTTL') end
 return answers
