@@ -202,12 +202,14 @@ class RedisCluster:
         ]
         return self.nodes[max(found)[1]] if found else None
 
-    def move(self, source: Valkey, target: Valkey, pause: Callable[[], None] = lambda: None) -> None:
-        """Move our slot to another primary, as redis-cli does. `pause` is called after each key."""
+    def move(
+        self, source: Valkey, target: Valkey, pause: Callable[[], None] = lambda: None, *, at_once: int = 100
+    ) -> None:
+        """Move our slot to another primary, as redis-cli does. `pause` is called after each `at_once` keys."""
         ask(target, "CLUSTER", "SETSLOT", SLOT, "IMPORTING", id_of(source))
         ask(source, "CLUSTER", "SETSLOT", SLOT, "MIGRATING", id_of(target))
-        while found := ask(source, "CLUSTER", "GETKEYSINSLOT", SLOT, 1):
-            ask(source, "MIGRATE", HOST, target.port, found[0], 0, 5000)
+        while found := ask(source, "CLUSTER", "GETKEYSINSLOT", SLOT, at_once):
+            ask(source, "MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *found)
             pause()
         for node in (target, source, *self.nodes):
             if is_primary(node):

@@ -69,7 +69,7 @@ async def test_slot_that_moves_under_load_takes_everything_along(cluster: RedisC
         await eventually(lambda: len(load.accepted) > 20)
         source = cluster.now_owner
         target = cluster.other if source is cluster.owner else cluster.owner
-        await asyncio.to_thread(cluster.move, source, target, lambda: time.sleep(0.01))
+        await asyncio.to_thread(cluster.move, source, target, lambda: time.sleep(0.01), at_once=1)
         load.decided, before = True, len(load.accepted)
         await eventually(lambda: len(load.accepted) > before + 20, what="events accepted by the new owner")
     assert len(load.refused) <= FEW

@@ -10,6 +10,7 @@ from milepost.errors import JournalUnavailable
 from milepost.events.event import Event
 from milepost.journal import keys
 from milepost.journal.connection import connect
+from milepost.journal.shared_connection import NotReplicated
 from milepost.settings import JournalSettings
 from tests.bridge.rig import Rig, value
 from tests.cli.running import MILEPOST, environment
@@ -88,9 +89,13 @@ async def test_all_components_follow_a_planned_failover(watched: Watched, tmp_pa
 
 
 async def test_door_refuses_until_replicas_have_the_event_and_recognises_the_retry(watched: Watched) -> None:
-    """A retry writes nothing new, and waits all the same."""
+    """A connection that has written nothing itself waits too: WAIT alone would count what it has written."""
     event = Event(id="replicated", source="/test", type="replicated", data=1)
-    async with following(watched.url, replicas=1) as journal, following(watched.url) as other:
+    async with (
+        following(watched.url, replicas=1) as journal,
+        following(watched.url, replicas=1) as second,
+        following(watched.url) as other,
+    ):
         await eventually(lambda: watched.in_step(1), what="a replica")
         primary = watched.primary
         await journal.publish(Event(id="before", source="/test", type="replicated", data=1))
@@ -101,6 +106,8 @@ async def test_door_refuses_until_replicas_have_the_event_and_recognises_the_ret
             for _ in range(2):
                 with pytest.raises(JournalUnavailable, match=r"0 of 1 replicas confirmed it within 0\.5 s"):
                     await journal.publish(event)
+            with pytest.raises(NotReplicated):
+                await second.doors.connection.call_replicated(1, "EXISTS", keys.seen("/test", event.id))
             assert not await other.publish(event)  # it is journaled, and this door does not wait
             await journal.scripts.call("PING")
         finally:

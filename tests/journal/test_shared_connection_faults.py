@@ -186,6 +186,29 @@ def test_refusal_for_another_server_is_followed_by_a_new_connection(
 
 
 @on_both_loops
+@pytest.mark.parametrize("begin", ["-ERR ", "*1\r\n${length}\r\nerror ERR "], ids=["an error", "text in a result"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        "Script attempted to access a non local key in a cluster node script: on @user_script:1.",
+        "Attempted to access a non local key in a cluster node script: on @user_script:1.",
+        "Script attempted to execute a write command while the cluster is down and readonly",
+    ],
+)
+def test_error_of_a_node_without_our_keys_is_followed_by_a_new_connection(loop: Loop, told: str, begin: str) -> None:
+    """Redis gives it no code, and Valkey words it differently."""
+    reply = begin.replace("{length}", str(len(f"error ERR {told}"))) + told + "\r\n"
+
+    async def test() -> None:
+        async with lined(refusing(reply.encode())) as (line, server):
+            with pytest.raises(WrongServer, match="a node of a Redis Cluster"):
+                await line.call("SET", "key", "value")
+            assert server.connections == 2
+
+    run(loop, test())
+
+
+@on_both_loops
 @pytest.mark.parametrize("code", ["ERR", "NOPERM", "OOM", "WRONGTYPE"])
 def test_other_refusals_leave_the_connection(loop: Loop, code: str) -> None:
     async def test() -> None:
