@@ -105,7 +105,7 @@ async def test_event_that_a_broker_gave_up_on_is_replayed_through_the_broker(
     event = submission()
     await maintenance.bury_given_up("distance", event, failure())
     (dead,) = await journal.admin.dead_letters("distance")
-    assert (dead.id, dead.event) == (event.id, event.to_json().encode())
+    assert (dead.id, dead.event, dead.crashes) == (event.id, event.to_json().encode(), 0)
     assert "dead:distance" in await journal.status(event.id)
     await table(broker=(RAW,))
     broker = consumers("broker")
