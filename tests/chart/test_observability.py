@@ -116,6 +116,7 @@ def test_each_alert_has_a_summary_and_a_description(rules: list[dict[str, Any]])
         "MilepostBridgeAbsent",
         "MilepostNoLeaseHolder",
         "MilepostBacklogUnknown",
+        "MilepostStageUnread",
         "MilepostBacklogOld",
         "MilepostDeadLetters",
         "MilepostUnservedDropped",
