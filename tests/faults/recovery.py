@@ -12,7 +12,8 @@ from tests.faults.history import Operation
 
 @dataclass(frozen=True)
 class Recovery:
-    """`again_s`: the longest time from the end of a process to the next delivery of an event delivered before it.
+    """`again_s`: the longest time from the end of a process to the next delivery of an event that was in hand: its
+    delivery before that had no answer, or a success that the bridge did not settle.
 
     `overtook`: events delivered for the first time between the first and the last of these deliveries to a stage.
     `closed_s`: the longest time between two accepted submissions.
@@ -25,23 +26,24 @@ class Recovery:
 
 def recovery(history: Iterable[Operation]) -> Recovery:
     """A redelivery belongs to the last end of a process before it."""
-    deliveries: defaultdict[str, defaultdict[str | None, list[float]]] = defaultdict(lambda: defaultdict(list))
+    deliveries: defaultdict[str, defaultdict[str | None, list[Operation]]] = defaultdict(lambda: defaultdict(list))
     ends: list[float] = []
     history = list(history)
     for operation in history:  # they are sorted by `begin`
         if operation.kind == "end":
             ends.append(operation.begin)
         elif operation.kind == "deliver":
-            deliveries[operation.by][operation.id].append(operation.begin)
+            deliveries[operation.by][operation.id].append(operation)
     longest, overtook = 0.0, 0
-    for times in deliveries.values():
+    for by_event in deliveries.values():
         again: defaultdict[int, list[float]] = defaultdict(list)
-        for begins in times.values():
-            for before, after in pairwise(begins):
-                last = bisect_right(ends, after) - 1
-                if last >= 0 and before <= ends[last]:
-                    again[last].append(after)
-        first = sorted(begins[0] for begins in times.values())
+        for repeated in by_event.values():
+            for before, after in pairwise(repeated):
+                last = bisect_right(ends, after.begin) - 1
+                in_hand = before.answer is None or is_success(before)
+                if in_hand and last >= 0 and before.begin <= ends[last]:
+                    again[last].append(after.begin)
+        first = sorted(repeated[0].begin for repeated in by_event.values())
         for last, begins in again.items():
             longest = max(longest, max(begins) - ends[last])
             overtook += bisect_right(first, max(begins)) - bisect_right(first, min(begins))

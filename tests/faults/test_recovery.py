@@ -4,8 +4,8 @@ from tests.faults.history import Operation
 from tests.faults.recovery import Recovery, recovery
 
 
-def delivered(event_id: str, begin: float, stage: str = "store") -> Operation:
-    return Operation("deliver", begin, begin + 0.1, event_id, 200, stage)
+def delivered(event_id: str, begin: float, stage: str = "store", answer: int | None = 200) -> Operation:
+    return Operation("deliver", begin, begin + 0.1, event_id, answer, stage)
 
 
 def ended(begin: float) -> Operation:
@@ -19,6 +19,11 @@ def test_a_history_without_a_redelivery_has_no_recovery() -> None:
 def test_a_redelivery_counts_from_the_last_end_of_a_process_before_it() -> None:
     history = [delivered("a", 0), delivered("b", 0.5), ended(1), delivered("a", 3), ended(4), delivered("b", 7.5)]
     assert recovery(history) == Recovery(3.5, 0)
+
+
+def test_an_event_that_was_parked_before_the_end_of_a_process_is_not_counted() -> None:
+    assert recovery([delivered("a", 0, answer=503), ended(1), delivered("a", 9)]) == Recovery(0.0, 0)
+    assert recovery([delivered("a", 0, answer=None), ended(1), delivered("a", 9)]) == Recovery(8.0, 0)
 
 
 def test_new_events_delivered_between_redeliveries_to_the_same_stage_are_counted() -> None:
