@@ -17,7 +17,7 @@ from tests.faults.load import Fate
 from tests.faults.registry import fault
 from tests.faults.run import Run
 from tests.replicated import SERVICE, RedisCluster, Watched, ask
-from tests.servers import REDIS_SERVER, Redis, Valkey, eventually, free_port
+from tests.servers import HOST, REDIS_SERVER, Redis, Valkey, eventually, free_port
 
 KIND: type[Valkey] = Redis if REDIS_SERVER else Valkey
 """Debian's Redis where it is installed."""
@@ -94,7 +94,7 @@ async def behind(run: Run) -> None:
     old = redis.primary
     nobody = free_port()
     for replica in redis.replicas:
-        ask(replica, "REPLICAOF", "127.0.0.1", nobody)
+        ask(replica, "REPLICAOF", HOST, nobody)
     await asyncio.sleep(BEHIND)
     await run.stack.down(old, SIGKILL)
     await another_primary(run, old)
@@ -147,7 +147,10 @@ async def without_replicas(run: Run) -> None:
     replicas = redis.replicas
     await asyncio.gather(*(run.stack.down(replica, SIGKILL) for replica in replicas))
     await asyncio.sleep(3)
+    now = redis.primary
     await asyncio.gather(*(run.stack.up(replica) for replica in replicas))
+    for replica in replicas:  # a configuration file would say so
+        ask(replica, "REPLICAOF", HOST, now.port)
     run.decided = time.monotonic()
 
 
