@@ -3,6 +3,8 @@
 from itertools import chain
 
 from benchmarks.bench import Bench
-from benchmarks.rows import drain, function, hop, latency, pipeline
+from benchmarks.rows import drain, function, hop, latency, pipeline, redis
 
-BENCHES: list[Bench] = list(chain.from_iterable(module.BENCHES for module in (drain, latency, hop, pipeline, function)))
+_ROWS = (drain, latency, hop, redis, pipeline, function)
+
+BENCHES: list[Bench] = list(chain.from_iterable(module.BENCHES for module in _ROWS))
