@@ -77,6 +77,12 @@ async def test_beat_announces_no_channel_while_no_stage_is_served(
     assert messages == [(keys.STAGES, b"[]")]
 
 
+async def test_beat_replaces_a_table_of_another_type(journal: Journal, redis: Redis, table: Table) -> None:
+    await redis.set(keys.STAGES, "of another type")
+    await table(distance=(RAW, CALCULATED))
+    assert [stage.name for stage in await journal.admin.stages()] == ["distance"]
+
+
 async def test_beat_removes_a_key_of_version_0_1(maintenance: Maintenance, redis: Redis) -> None:
     await redis.sadd("{milepost}:announced", SENT)
     await maintenance.beat({})
