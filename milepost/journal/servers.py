@@ -24,9 +24,8 @@ from redis.crc import key_slot
 from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as ConnectionLost
 
-from milepost import redis_url
 from milepost.journal import keys
-from milepost.redis_url import Address, RedisUrl
+from milepost.settings import Address, RedisUrl, read_redis_url
 
 ASK_WITHIN = 1.0
 """Seconds for one server to answer where the primary is."""
@@ -196,6 +195,6 @@ def _quick(options: Options) -> dict[str, Any]:
 @cache
 def servers_of(text: str) -> tuple[RedisUrl, Servers | None]:
     """What a URL says, and who finds its server if it does not name the server itself. Raises ValueError."""
-    url = redis_url.read(text)
+    url = read_redis_url(text)
     kinds: Mapping[str, type[Servers]] = {"sentinel": Sentinels, "cluster": Cluster}
     return url, kinds[url.kind](url) if url.kind in kinds else None

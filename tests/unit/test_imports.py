@@ -13,7 +13,6 @@ ORDER = [
     "errors",
     "graph",
     "coalescer",
-    "redis_url",
     "settings",
     "stages_table",
     "events",
@@ -26,7 +25,7 @@ ORDER = [
     "cli",
     "testing",
 ]
-ROOT_MODULES = {"__init__", "coalescer", "errors", "graph", "redis_url", "settings", "stages_table"}
+ROOT_MODULES = {"__init__", "coalescer", "errors", "graph", "settings", "stages_table"}
 """Modules at the root of milepost/: those that several packages need and that belong to none."""
 
 

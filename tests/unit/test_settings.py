@@ -7,11 +7,10 @@ import pytest
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from milepost import redis_url
 from milepost.cli.local.probe import shown
 from milepost.errors import ConfigurationError
 from milepost.journal.connection import connect
-from milepost.settings import JournalSettings
+from milepost.settings import JournalSettings, read_redis_url
 
 PASSWORD = "hush-hush"
 
@@ -150,14 +149,14 @@ def test_another_database_than_0_is_refused(begin: str, end: str) -> None:
 
 
 def test_url_of_sentinels_or_a_cluster_says_who_is_asked_and_how() -> None:
-    sentinel = redis_url.read(
+    sentinel = read_redis_url(
         "rediss+sentinel://u:p%40@one,[::1]:2/my%20master?sentinel_password=s%40&ssl_ca_certs=/ca"
     )
     assert (sentinel.kind, sentinel.service) == ("sentinel", "my master")
     assert sentinel.servers == [("one", 26379), ("::1", 2)]
     assert sentinel.sentinel == {"password": "s@"}
     assert sentinel.plain == "rediss://u:p%40@one:26379/0?ssl_ca_certs=%2Fca"
-    cluster = redis_url.read("redis+cluster://[::1],two:7000")
+    cluster = read_redis_url("redis+cluster://[::1],two:7000")
     assert (cluster.kind, cluster.servers) == ("cluster", [("::1", 6379), ("two", 7000)])
     assert cluster.plain == "redis://[::1]:6379/0"
     assert "p%40" not in repr(sentinel)
