@@ -91,7 +91,30 @@ def router(ops: Operations) -> APIRouter:
     async def drop(request: Request, stage: str, entry: DeadLetterId = "") -> Response:
         return await settle(request, stage, entry, ops.journal.admin.drop, "dropped")
 
+    _add_pauses(routes, ops)
     return routes
+
+
+def _add_pauses(routes: APIRouter, ops: Operations) -> None:
+    """Add the two actions on a stage."""
+    own_form = [Depends(ops.operators.check_form)]
+
+    async def switch(request: Request, step: Awaitable[bool], done: str) -> Response:
+        try:
+            changed = await step
+        except LookupError:
+            raise Refusal(404, "No stage is called that. Nothing was done.") from None
+        if not wants_page(request.headers):
+            return JSONResponse({done: changed}, headers=UNCACHED)
+        return RedirectResponse(f"/ops?{urlencode({'done': done})}", 303, UNCACHED)
+
+    @routes.post("/{stage}/pause", dependencies=own_form)
+    async def pause(request: Request, stage: str) -> Response:
+        return await switch(request, ops.journal.admin.pause(stage), "paused")
+
+    @routes.post("/{stage}/resume", dependencies=own_form)
+    async def resume(request: Request, stage: str) -> Response:
+        return await switch(request, ops.journal.admin.resume(stage), "resumed")
 
 
 async def _settle(journal: Journal, stage: str, entry: str, step: LetterAction) -> int:
@@ -119,6 +142,8 @@ async def _settle(journal: Journal, stage: str, entry: str, step: LetterAction) 
 def _notice(asked: Mapping[str, str]) -> str:
     """Describe the action that redirected to this page. The query may be anyone's, so only known words are shown."""
     done, count = asked.get("done", ""), asked.get("count", "")
+    if done in {"paused", "resumed"}:
+        return f"The stage is {done}."
     return f"{_letters(int(count))} {done}." if done in {"replayed", "dropped"} and _COUNT.fullmatch(count) else ""
 
 

@@ -30,6 +30,7 @@ class Row:
     consumes: Sequence[str]
     emits: Sequence[str]
     served: bool
+    paused: bool
     depth: Depth
     counts: Counts
     recent: Sequence[int]
@@ -44,6 +45,8 @@ class Row:
         """The state in one word."""
         if not self.served:
             return "not served"
+        if self.paused:
+            return "paused"
         return "failing" if self.counts.undelivered > self.counts.delivered else "served"
 
     @property
@@ -112,6 +115,7 @@ async def overview(journal: Journal, *, letters: bool = True) -> Overview:
         {**dict.fromkeys(dead_stages, ()), **{name: row["consumes"] for name, row in wired.items()}}
     )
     by_stage = {depth.stage: depth for depth in found}
+    paused = await journal.admin.paused()
     left = await stats.read(journal.scripts)
     dead = {depth.stage: depth.dead for depth in found if depth.dead}
     return Overview(
@@ -121,6 +125,7 @@ async def overview(journal: Journal, *, letters: bool = True) -> Overview:
                 consumes=row["consumes"],
                 emits=row["emits"],
                 served=seconds * 1000 - row["beat"] < BEAT_FRESH * 1000,
+                paused=name in paused,
                 depth=by_stage[name],
                 counts=sum((slot.counts for slot in left.get(name, ())), Counts()),
                 recent=_recent(left.get(name, ())),

@@ -42,6 +42,9 @@ log = logging.getLogger("milepost.bridge")
 BEAT = 10.0
 """Seconds between two beats in the stages table."""
 
+PAUSE_LOOK = 1.0
+"""Seconds between two looks for stages that are paused or resumed."""
+
 LOOK = 2.0
 """Longest wait between two looks for due parked events; another bridge may have parked some."""
 
@@ -175,6 +178,7 @@ class Bridge:
                 self._wake(),
                 self._trim(),
                 _every(BEAT, self._beat, "beat"),
+                _every(PAUSE_LOOK, self._pause, "pauses"),
                 _every(STATS_EVERY, self._stats.write, "stats"),
                 _every(STATS_EVERY, self._show_depths, "depths"),
                 _every(KEEP_STATUSES, self._keep_statuses, "statuses"),
@@ -191,6 +195,7 @@ class Bridge:
         while True:
             try:
                 await self._register()
+                await self._pause()
                 for worker in self.workers:
                     await worker.open()
                 await self._warn_of_server()
@@ -221,6 +226,12 @@ class Bridge:
     async def _beat(self) -> None:
         """Write a beat for our routes into the stages table. Raises JournalUnavailable."""
         await self.maintenance.beat(self._wirings)
+
+    async def _pause(self) -> None:
+        """Pause the stages that are to be paused, and resume the others. Raises JournalUnavailable."""
+        paused = await self.journal.admin.paused()
+        for worker in self.workers:
+            worker.pause(paused=worker.stage in paused)
 
     async def _show_depths(self) -> None:
         """Show in the metrics how many events wait for each stage, also for stages that no bridge serves.

@@ -34,6 +34,7 @@ class StageMetrics:
     attempts: int = 0
     in_flight: int = 0
     unread: int = 0
+    paused: int = 0
     outcomes: Counter[type] = field(default_factory=Counter)
     buckets: list[int] = field(default_factory=lambda: [0] * (len(SECONDS) + 1))
     seconds: float = 0.0
@@ -143,14 +144,18 @@ class BridgeMetrics:
         unread = GaugeMetricFamily(
             "milepost_unread_channels", "Channels that the bridge cannot read for the stage", labels=["stage"]
         )
+        paused = GaugeMetricFamily(
+            "milepost_paused", "1 while this bridge delivers nothing to a paused stage", labels=["stage"]
+        )
         for stage, counts in self._stages.items():
+            paused.add_metric([stage], min(1, counts.paused))
             for kind in get_args(Outcome):
                 outcomes.add_metric([stage, kind.__name__.lower()], counts.outcomes[kind])
             buckets = zip([*map(str, SECONDS), "+Inf"], accumulate(counts.buckets), strict=True)
             seconds.add_metric([stage], [*buckets], counts.seconds)
             in_flight.add_metric([stage], counts.in_flight)
             unread.add_metric([stage], counts.unread)
-        yield from (outcomes, seconds, in_flight, unread)
+        yield from (outcomes, seconds, in_flight, unread, paused)
         for field_name, (name, text) in _DEPTHS.items():
             gauge = GaugeMetricFamily(f"milepost_{name}", text, labels=["stage"])
             for depth in self._depths:

@@ -24,7 +24,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from milepost.bridge.concurrency import MOST_EXTRA, ConcurrencyLimit
 from milepost.bridge.delivery import Deliverer, event_id
@@ -99,6 +99,10 @@ class Worker:
         self._newly_parked = newly_parked
         self._register = register
         self._settling: set[tuple[str, str]] = set()
+        self._resumed = asyncio.Event()
+        self._resumed.set()
+        self._held: set[asyncio.Future[Any]] = set()
+        """What deliveries wait for during a pause."""
         self._outage_logged = -LOG_OUTAGE_EVERY
         self._unread = ""
         """Why nothing can be read; empty while something can."""
@@ -119,6 +123,7 @@ class Worker:
         now = asyncio.get_running_loop().time
         look_at, retries = now(), False
         while True:
+            await self._resumed.wait()
             free = await self.limit.room(look_at - now())
             due = now() >= look_at
             try:
@@ -264,6 +269,10 @@ class Worker:
     async def _send(self, entries: Sequence[Entry], *, redelivery: bool) -> tuple[Sequence[Outcome | Undecided], Sent]:
         events = len(entries)
         outage = await self.limit.enter(events, redelivery=redelivery)
+        while not self._resumed.is_set():
+            self.limit.leave(outage, events)
+            await self._wait_while_paused()
+            outage = await self.limit.enter(events, redelivery=redelivery)
         began = time.perf_counter()  # uvloop's clock keeps whole milliseconds
         self._metrics.began(events)
         try:
@@ -272,6 +281,25 @@ class Worker:
             self._metrics.ended(events)
             self.limit.leave(outage, events)
         return outcomes, Sent(began, time.perf_counter(), outage)
+
+    async def _wait_while_paused(self) -> None:
+        waiting = asyncio.ensure_future(self._resumed.wait())
+        self._held.add(waiting)
+        try:
+            await waiting
+        finally:
+            self._held.discard(waiting)
+
+    def pause(self, *, paused: bool) -> None:
+        """Begin or end a pause: nothing is read and nothing is POSTed meanwhile. A POST that is under way ends."""
+        if paused != self._resumed.is_set():
+            return
+        self._metrics.paused += 1 if paused else -1
+        log.warning(Fields(stage=self.stage, outcome="paused" if paused else "resumed"))
+        if paused:
+            self._resumed.clear()
+        else:
+            self._resumed.set()
 
     def _settlement(self, entry: Entry, outcome: Outcome, sent: Sent) -> Settlement:
         """Return how to settle an entry after this outcome. Also counts the outcome in metrics, limit and policy."""
@@ -413,6 +441,8 @@ class Worker:
 
     async def finish(self, *, grace: float) -> None:
         """Wait `grace` seconds for the deliveries to end, cancel the others, and hand back their entries."""
+        for held in list(self._held):
+            held.cancel()
         tasks = {task for _, task in self.in_delivery.values()}
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=grace)

@@ -15,6 +15,8 @@ from milepost.cli.options import AsJson, Data, RedisUrl, Yes
 from milepost.cli.text import agreed, plain, say, show, table
 from milepost.journal import Journal
 
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The stage's name.")]
+
 app = typer.Typer(help="Show the stages that bridges serve or served, and how many events wait for each.")
 
 
@@ -32,9 +34,43 @@ def stages(
         run_on_journal(redis_url, data, lambda journal: _print_stages(journal, data, as_json=as_json))
 
 
+@app.command("pause", epilog=EXIT_CODES)
+def pause(name: Name, *, redis_url: RedisUrl = None, data: Data = data_folder.DEFAULT) -> None:
+    """Deliver nothing to a stage until it is resumed, also after restarts. Its events wait; other stages go on.
+
+    `milepost stages pause email` holds from a second later; what is being delivered ends.
+    """
+
+    async def work(journal: Journal) -> Exit:
+        try:
+            new = await journal.admin.pause(name)
+        except LookupError:
+            raise CommandFailed(f"no stage is called {name}; see `milepost stages`") from None
+        print(f"{name} is paused" if new else f"{name} was paused already")
+        return Exit.DONE
+
+    run_on_journal(redis_url, data, work)
+
+
+@app.command("resume", epilog=EXIT_CODES)
+def resume(name: Name, *, redis_url: RedisUrl = None, data: Data = data_folder.DEFAULT) -> None:
+    """Deliver to a paused stage again.
+
+    `milepost stages resume email`: the events that wait are delivered now.
+    """
+
+    async def work(journal: Journal) -> Exit:
+        if not await journal.admin.resume(name):
+            raise CommandFailed(f"{name} is not paused")
+        print(f"{name} is resumed")
+        return Exit.DONE
+
+    run_on_journal(redis_url, data, work)
+
+
 @app.command("forget", epilog=EXIT_CODES)
 def forget(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The stage's name.")],
+    name: Name,
     *,
     yes: Yes = False,
     redis_url: RedisUrl = None,
@@ -72,7 +108,7 @@ async def _print_stages(journal: Journal, data: Path, *, as_json: bool) -> Exit:
             plain(", ".join(stage.consumes)),
             plain(", ".join(stage.emits)) or "-",
             plain(stage.url or "-"),
-            "yes" if stage.served else "no",
+            "paused" if stage.paused else "yes" if stage.served else "no",
             str(scales.get(stage.name, "-")),
             str(stage.backlog),
             str(stage.parked),

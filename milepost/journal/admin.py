@@ -5,7 +5,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from milepost.errors import MilepostError
+from milepost.errors import JournalUnavailable, MilepostError
 from milepost.journal import keys
 from milepost.journal.models import (
     BEAT_FRESH,
@@ -17,6 +17,7 @@ from milepost.journal.models import (
     name_text,
     read_row,
 )
+from milepost.journal.refusals import OF_KEYS
 from milepost.journal.scripts import DepthRow, LetterRow, Scripts, unavailable
 
 BROKER = "broker"
@@ -57,6 +58,7 @@ class Admin:
         """
         stages = await self.table()
         seconds, _ = await self._ask(self._redis.time())
+        paused = await self.paused()
         depths = await self.depths({name: wired["consumes"] for name, wired in stages.items()})
         table = [
             StageStatus(
@@ -68,6 +70,7 @@ class Admin:
                 backlog=depth.backlog,
                 parked=depth.parked,
                 dead=depth.dead,
+                paused=depth.stage in paused,
             )
             for depth, wired in zip(depths, stages.values(), strict=True)
         ]
@@ -85,6 +88,28 @@ class Admin:
             for depth in await self.left_behind()
         ]
         return table + left_behind
+
+    async def paused(self) -> frozenset[str]:
+        """Return the names of the stages that are paused. None are while that key is of another type."""
+        try:
+            return frozenset(name.decode() for name in await self._ask(self._redis.smembers(keys.PAUSED)))
+        except JournalUnavailable as fault:
+            if fault.code not in OF_KEYS:
+                raise
+            return frozenset()
+
+    async def pause(self, stage: str) -> bool:
+        """Let no bridge deliver to a stage until `resume`. False if it was paused already.
+
+        Bridges look once a second, and end what they have POSTed. Raises LookupError for an unknown stage.
+        """
+        if stage not in await self.table():
+            raise LookupError(stage)
+        return bool(await self._ask(self._redis.sadd(keys.PAUSED, stage)))
+
+    async def resume(self, stage: str) -> bool:
+        """Let bridges deliver to a stage again. False if it was not paused."""
+        return bool(await self._ask(self._redis.srem(keys.PAUSED, stage)))
 
     async def depths(self, stages: Mapping[str, Sequence[str]]) -> list[Depth]:
         """Return what waits for each of these stages. `stages`: name → the channels that it consumes."""

@@ -16,6 +16,9 @@ LEASE = f"{TAG}lease"
 DEAD = f"{TAG}dead"
 """Set: the stages that have had dead letters, `bridge` among them."""
 
+PAUSED = f"{TAG}paused"
+"""Set: the stages that are paused."""
+
 BACKLOG = f"{TAG}backlog"
 """String: the latest count of the backlog for the doors, and the channels that they refuse, for a tenth of a second."""
 
@@ -74,7 +77,7 @@ def stats(stage: str, bridge: str) -> str:
 def for_scripts() -> str:
     """Return the keys as Lua source: constants such as JOURNALS, and functions such as journal_key(channel)."""
     constants = {"TAG": TAG, "JOURNALS": JOURNALS, "STAGES": STAGES, "LEASE": LEASE, "DEAD": DEAD, "BACKLOG": BACKLOG}
-    constants |= {"STATS": STATS, "RETRIES": RETRIES}
+    constants |= {"STATS": STATS, "RETRIES": RETRIES, "PAUSED": PAUSED}
     families = {"journal": journal(""), "parked": parked(""), "dead": dead("")}
     families |= {"status": status(""), "seen": SEEN}
     lines = [f"local {name} = '{text}'" for name, text in constants.items()]

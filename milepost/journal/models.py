@@ -174,6 +174,7 @@ class StageStatus:
     backlog: int
     parked: int
     dead: int
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,7 @@ def test_each_alert_has_a_summary_and_a_description(rules: list[dict[str, Any]])
         "MilepostBacklogUnknown",
         "MilepostStageUnread",
         "MilepostBacklogOld",
+        "MilepostStagePaused",
         "MilepostDeadLetters",
         "MilepostUnservedDropped",
         "MilepostStageFailing",

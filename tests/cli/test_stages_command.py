@@ -32,7 +32,29 @@ def test_the_table(up: Up, on_stack: Command) -> None:
 def test_json(on_stack: Command) -> None:
     stages = json.loads(on_stack("stages", "--json").stdout)
     assert {stage["name"] for stage in stages} >= {"distance", "store", "email"}
-    assert stages[0].keys() == {"name", "consumes", "emits", "url", "served", "backlog", "parked", "dead", "scale"}
+    assert stages[0].keys() == {
+        "name",
+        "consumes",
+        "emits",
+        "url",
+        "served",
+        "backlog",
+        "parked",
+        "dead",
+        "paused",
+        "scale",
+    }
+
+
+def test_a_stage_is_paused_and_resumed(on_stack: Command) -> None:
+    assert on_stack("stages", "pause", "email").stdout == "email is paused\n"
+    try:
+        assert on_stack("stages", "pause", "email").stdout == "email was paused already\n"
+        assert ["email", "paused"] in [[row[0], row[4]] for row in table(on_stack("stages"))]
+    finally:
+        assert on_stack("stages", "resume", "email").stdout == "email is resumed\n"
+    assert on_stack("stages", "resume", "email").code == 1
+    assert "no stage is called geo" in on_stack("stages", "pause", "geo").stderr
 
 
 def test_a_served_stage_is_not_forgotten(on_stack: Command) -> None:

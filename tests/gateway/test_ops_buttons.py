@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 
 from gateway.overview import MOST_SETTLED
 from milepost.journal import Journal, keys
-from tests.gateway.operating import buried
+from tests.gateway.operating import ROUTES, buried, serve
 from tests.gateway.test_page import Tags
 
 
@@ -24,6 +24,23 @@ async def test_a_dead_letter_is_replayed_from_the_page(browser: httpx.AsyncClien
     assert "1 dead letter replayed." in (await browser.get(answer.headers["location"])).text
     assert [letter.entry for letter in await journal.admin.dead_letters("distance")] == [second]
     assert await journal.redis.xlen(keys.retries("distance", "raw_input")) == 1
+
+
+async def test_a_stage_is_paused_and_resumed_from_the_page(browser: httpx.AsyncClient, journal: Journal) -> None:
+    await serve(journal, ROUTES)
+    form = {"csrf_token": await csrf_token(browser)}
+    paused = await browser.post("/ops/distance/pause", data=form)
+    assert (paused.status_code, paused.headers["location"]) == (303, "/ops?done=paused")
+    page = (await browser.get(paused.headers["location"])).text
+    assert "The stage is paused." in page
+    assert 'action="/ops/distance/resume"' in page
+    assert await journal.admin.paused() == {"distance"}
+    assert (await browser.get("/ops.json")).json()["stages"][0]["state"] == "paused"
+    await browser.post("/ops/distance/resume", data=form)
+    assert await journal.admin.paused() == frozenset()
+    assert (await browser.post("/ops/unknown/pause", data=form)).status_code == 404
+    assert (await browser.post("/ops/distance/pause")).status_code == 403
+    assert await journal.admin.paused() == frozenset()
 
 
 async def test_all_of_them_are_dropped(browser: httpx.AsyncClient, journal: Journal) -> None:

@@ -94,7 +94,7 @@ async def assert_bounded(redis: Redis) -> None:
     """
     table = {name.decode(): json.loads(text) for name, text in (await redis.hgetall(keys.STAGES)).items()}
     known = [*table, *(name.decode() for name in await redis.smembers(keys.DEAD))]
-    bounded = {keys.JOURNALS, keys.STAGES, keys.DEAD, keys.STATS}
+    bounded = {keys.JOURNALS, keys.STAGES, keys.DEAD, keys.STATS, keys.PAUSED}
     bounded |= {family(stage) for family in (keys.parked, keys.dead) for stage in known}
     bounded |= {keys.retries(stage, channel) for stage, wired in table.items() for channel in wired["consumes"]}
     for name in await redis.smembers(keys.JOURNALS):

@@ -25,7 +25,7 @@ from milepost.journal.scripts import StreamRow
 from tests.model.world import HOUR, Move, View, ViolationError, World, event_id
 
 IN, OUT = "in", "out"
-STAGES_AND_SETS = {keys.JOURNALS, keys.STAGES, keys.DEAD}
+STAGES_AND_SETS = {keys.JOURNALS, keys.STAGES, keys.DEAD, keys.PAUSED}
 """Keys of a bounded size."""
 
 Key = tuple[str, str, str]

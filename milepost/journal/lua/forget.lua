@@ -1,5 +1,5 @@
 -- forget(stage, channel, fresh)
--- Deletes a stage's row in the stages table, its groups, retries, parked events and dead letters. Returns
+-- Deletes a stage's row in the stages table, its pause, groups, retries, parked events and dead letters. Returns
 -- { 'forgotten' | 'served' | 'unknown', parked events and retries, dead letters }. 'served': its beat is fresh, and
 -- nothing was deleted. With a channel that the stage does not consume (any more) only what it has there is deleted.
 local text = redis.call('HGET', STAGES, stage)
@@ -26,5 +26,6 @@ for _, channel in ipairs(redis.call('SMEMBERS', JOURNALS)) do
 end
 redis.call('DEL', parked_key(stage), dead_key(stage))
 redis.call('SREM', DEAD, stage)
+redis.pcall('SREM', PAUSED, stage)
 if not text and groups + parked + dead == 0 then return { 'unknown', 0, 0 } end
 return { 'forgotten', parked, dead }
