@@ -23,6 +23,7 @@ from milepost.journal import Failure
 from milepost.journal.models import check_data
 from milepost.observe.logs import Fields
 from milepost.server.http import problem, read_body
+from milepost.server.protocol import freeze_heap
 
 log = logging.getLogger("milepost.bridge")
 
@@ -43,6 +44,7 @@ def create_app(bridge: Bridge, *, failed: Callable[[], None]) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        freeze_heap()  # also where no connection, which does it otherwise, ever comes
         bridge.start(failed=failed)
         try:
             yield

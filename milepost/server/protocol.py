@@ -38,7 +38,7 @@ class Protocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        _freeze()
+        freeze_heap()
         super().connection_made(transport)
         self.parser = _Parser(self)
         self._begin_head()
@@ -163,7 +163,7 @@ class _UntilClose(RequestResponseCycle):
 
 
 @cache
-def _freeze() -> None:
+def freeze_heap() -> None:
     """Call gc.freeze() once start-up is done, so that the collector does not rescan long-lived modules. Later calls do
     nothing: they would freeze garbage.
     """
