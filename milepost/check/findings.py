@@ -141,8 +141,10 @@ async def check(
 ) -> Findings:
     """Read everything that waits, and judge it. `document`: the running pipeline's AsyncAPI, or None.
 
-    `accept`: stages and channels that may go. Raises JournalUnavailable.
+    `accept`: stages and channels that may go. Events of a place that a stage has left behind wait for nobody in the
+    running pipeline either, and are no finding. Raises JournalUnavailable.
     """
+    running = [stage for stage in running if not stage.left_behind]
     judge = _Judge(running, payloads, stages, accept)
     table = {stage.name: {"consumes": stage.consumes} for stage in running}
     async for event in Waiting(redis, table, judge.consumes).events():

@@ -84,6 +84,7 @@ class Admin:
                 backlog=depth.backlog,
                 parked=0,
                 dead=0,
+                left_behind=True,
             )
             for depth in await self.left_behind()
         ]

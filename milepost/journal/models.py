@@ -175,6 +175,8 @@ class StageStatus:
     parked: int
     dead: int
     paused: bool = False
+    left_behind: bool = False
+    """Whether it is a place that a stage has left behind on a channel; its name is `stage:channel` then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ def test_json(on_stack: Command) -> None:
         "parked",
         "dead",
         "paused",
+        "left_behind",
         "scale",
     }
 

@@ -10,8 +10,8 @@ NAMES = re.compile(f"{_ID}|{_ENTRY}")
 _VOLATILE = (
     (re.compile(_ID), "<id>"),
     (re.compile(_ENTRY), "<entry>"),
+    (re.compile(r"\b\d+(\.\d+)? ?(ms|s)\b( \(\d+:\d\d:\d\d\))?"), "<duration>"),  # pytest adds (0:01:37) to 97.92s
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?|\b\d\d:\d\d:\d\d(\.\d+)?"), "<time>"),
-    (re.compile(r"\b\d+(\.\d+)? ?(ms|s)\b"), "<duration>"),
     (re.compile(r"\d+ (passed|deselected|warnings?)"), r"<n> \1"),
 )
 

@@ -17,6 +17,7 @@ HEAD = "HTTP/1.1 200 OK\r\nce-id: 7\r\nce-type: place\r\ndate: today\r\n\r\n"
         ("raw_input   0 ms", "raw_input     17 ms"),
         ("1795250018760-0  2026-11-21 08:33:38  422", "1795250018771-3 2027-01-01 00:00:00 422"),
         ("first\n…\nlast", "first\nanything\nat all\nlast"),
+        ("53 passed in 2.10s", "53 passed in 97.92s (0:01:37)"),
     ],
 )
 def test_ids_and_times_are_compared_as_equal(expected: str, printed: str) -> None:
