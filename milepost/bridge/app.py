@@ -93,7 +93,7 @@ class _Endpoints:
         return await self._take(request, "events", journal)
 
     async def replies(self, request: Request) -> Response:
-        return await self._take(request, "replies", self._bridge.doors.announce)
+        return await self._take(request, "replies", self._bridge.broker_doors.announce)
 
     async def dead(self, request: Request) -> Response:
         stage = request.path_params["stage"]
@@ -101,7 +101,7 @@ class _Endpoints:
         async def bury(event: Event) -> None:
             if stage not in self._bridge.stages:
                 raise HTTPException(404, f"ROUTES names no stage {stage}")
-            await self._bridge.doors.bury_given_up(stage, *_given_up(event))
+            await self._bridge.broker_doors.bury_given_up(stage, *_given_up(event))
             self._bridge.metrics.of_stage(stage).dead_letters += 1
 
         return await self._take(request, "dead", bury)

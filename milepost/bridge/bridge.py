@@ -65,7 +65,10 @@ CANCEL_AGAIN = 0.1
 
 
 class Bridge:
-    """Serves the routes of its settings. Its HTTP endpoints use `journal`, `doors` and `metrics`."""
+    """Serves the routes of its settings. Its HTTP endpoints use `journal`, `broker_doors` and `metrics`.
+
+    `broker_doors` has the steps of broker mode's two doors: like `journal.publish`, they wait for REPLICAS.
+    """
 
     def __init__(self, settings: BridgeSettings) -> None:
         self.metrics = BridgeMetrics()
@@ -74,12 +77,12 @@ class Bridge:
         self._settings = settings
         self._scripts = Scripts(connect(settings))  # of its own: the lease must not wait behind large settlements
         self.maintenance = Maintenance(self._scripts, dedup=settings.dedup, limit=settings.backlog_limit)
-        self.doors = Maintenance(self.journal.doors, dedup=settings.dedup, limit=settings.backlog_limit)
+        self.broker_doors = Maintenance(self.journal.doors, dedup=settings.dedup, limit=settings.backlog_limit)
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
-        self._reader = connect(settings, answer_within=BLOCK + ANSWER_WITHIN, retries=0)
+        self._reader_redis = connect(settings, answer_within=BLOCK + ANSWER_WITHIN, retries=0)
         self._readers: list[SharedConnection] = []
         self._subscriber_redis = connect(settings, retries=0)
-        self.journal.watch.add(self._scripts.redis, self._reader, self._subscriber_redis)
+        self.journal.watch.add(self._scripts.redis, self._reader_redis, self._subscriber_redis)
         self._newly_parked = asyncio.Event()
         self._wirings = dict(_wirings(settings))
         self._stats = Stats(
@@ -107,7 +110,7 @@ class Bridge:
         stage = None if name == BROKER else next(stage for stage in self._settings.routes if stage.name == name)
         spec = stage or DeliverySpec(timeout=self._settings.broker_timeout)
         headers = stage.headers_from if stage else {}
-        reader = SharedConnection(self._reader, again=False)  # a second read would not bring the same entries
+        reader = SharedConnection(self._reader_redis, again=False)  # a second read would not bring the same entries
         self._readers.append(reader)
         client = Client(wiring.url, headers={header: value.get_secret_value() for header, value in headers.items()})
         return Worker(

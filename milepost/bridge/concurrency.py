@@ -27,7 +27,7 @@ MOST_READ = 128
 """Most entries read in one step. Their sizes are known only after the read."""
 
 MOST_EXTRA, LEAST_EXTRA = 64, 4
-"""Redeliveries taken over in one step beyond the limit, and how many while those in hand have too many bytes."""
+"""Redeliveries taken over in one step beyond the limit; the second while those in hand have too many bytes."""
 
 QUICK = 0.1
 """A response within these seconds raises the limit, however quick the quickest one was."""
@@ -99,8 +99,8 @@ class ConcurrencyLimit:
     def extra(self) -> int:
         """How many redeliveries may be taken over in one step beyond `free`: none while the route is down.
 
-        Redelivered events have a bound of bytes of their own, so what else hangs does not delay them. It is what two
-        bridges hold; beyond it, as when several have died, they come a few at a time.
+        Redelivered events have a bound of bytes of their own, so that other events which hang do not delay them. The
+        bound is as much as two bridges hold. Beyond it, as when several have died, they come a few at a time.
         """
         if self.down:
             return 0

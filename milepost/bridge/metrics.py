@@ -54,7 +54,7 @@ class StageMetrics:
         self.in_flight -= events
 
     def delivered(self, outcome: Outcome, began: float, now: float) -> None:
-        """Count the outcome for one event of a POST that was sent at `began`, in seconds of any clock."""
+        """Count any outcome of one event, a failure too. `began`: when it was POSTed, in seconds of any clock."""
         kind = type(outcome)
         seconds = now - began
         self.outcomes[kind] += 1
@@ -124,11 +124,11 @@ class BridgeMetrics:
         return self._stages.setdefault(stage, StageMetrics())
 
     def show(self, depths: Sequence[Depth]) -> None:
-        """Set what waits for each stage. A stage that is not among `depths` is left out of the metrics."""
+        """Set the numbers of events that wait. A stage that is not among `depths` is left out of the metrics."""
         self._depths = tuple(depths)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the counts of the stages and what waits for them; prometheus_client calls this."""
+        """Yield the counts and depths of the stages; prometheus_client calls this."""
         for name, text in _COUNTERS.items():
             counter = CounterMetricFamily(f"milepost_{name}", text, labels=["stage"])
             for stage, counts in self._stages.items():

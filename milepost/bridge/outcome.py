@@ -34,7 +34,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The stage took the event; its reply goes on."""
+    """The stage took the event. `reply` is to be journaled; None: there is none."""
 
     reply: Event | None = None
 
@@ -87,7 +87,7 @@ class RouteDown:
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """The response to a batch does not say what became of this event: it is to be delivered alone.
+    """A batch left the outcome of this event open: it is to be delivered alone.
 
     `timed_out`: there was no response in time.
     """

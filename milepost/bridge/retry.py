@@ -6,9 +6,10 @@
 4. Failed and Crashed are counted: `attempts` if there was a response, `crashes` if not. After `retry` repeats
    (`crash_retry` for crashes) the event becomes a dead letter. Until then it is parked, with Knative's backoff.
 5. If the last 20 deliveries failed, of at least 10 different events, the stage is broken and not the events: rule 2
-   applies.
-6. If the stage seems away three times for one event, while other events succeed in between, that event may end the
-   stage's process each time. It is parked, uncounted, with backoff, and begins no outage.
+   applies. Events that have failed twice before do not count here.
+6. If the response to one event says three times that the stage is away (RouteDown with a status), while other events
+   succeed in between, that event may end the stage's process each time. It is parked, uncounted, with backoff, and
+   begins no outage.
 7. An event that is to be parked after its deadline becomes a dead letter instead (journal/lua/park.lua).
 8. An event that Redis refuses to park stays pending and is redelivered after the claim time. If rule 4 counted the
    latest delivery, it counts the earlier ones too. If Redis refuses its dead letter, it is parked for 60 s.
@@ -33,8 +34,8 @@ BROKEN_EVENTS = 10
 """When BROKEN_AFTER deliveries in a row failed, of at least BROKEN_EVENTS different events, the stage is broken."""
 
 SUSPECT_AFTER = 2
-"""An event that has failed so often says nothing about the stage. Else the last poison events of a backlog would look
-like a broken stage, and would never become dead letters.
+"""After so many failures an event says nothing about the stage any more (rules 5 and 6). Else the last poison events of
+a backlog would look like a broken stage, and would never become dead letters.
 """
 
 MOST_AWAY = 1000
@@ -74,7 +75,7 @@ class RetryPolicy:
         self._spec = spec
         self._failures: deque[str] = deque(maxlen=BROKEN_AFTER)
         self._successes = 0
-        self._away: dict[str, tuple[int, int]] = {}  # event id → times away, successes until the latest
+        self._away: dict[str, tuple[int, int]] = {}  # event id → times away, `_successes` at the latest time
 
     def succeeded(self) -> None:
         """Count a success: the stage is not broken."""
@@ -82,7 +83,7 @@ class RetryPolicy:
         self._failures.clear()
 
     def decide(self, entry: Entry, event_id: str, outcome: Undelivered) -> Decision:
-        """Return what is to be done with the event after this outcome of its latest delivery."""
+        """Decide about the event after this outcome of its latest delivery."""
         match outcome:
             case Refused():
                 self._failures.clear()
@@ -122,7 +123,7 @@ class RetryPolicy:
         return Retry(failure, backoff(self._spec, failure.attempts + failure.crashes))
 
     def decide_refusal(self, entry: Entry, decided: Retry | GiveUp, reason: str) -> Retry | GiveUp | None:
-        """Return what is to be done with the event if Redis refuses `decided`; None: it stays pending."""
+        """Decide about the event if Redis refuses `decided`. None: it stays pending."""
         failure = decided.failure
         if isinstance(decided, GiveUp):
             return Retry(failure, LONGEST_BACKOFF)

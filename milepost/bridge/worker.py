@@ -5,15 +5,18 @@ The loop:
 1. Wait for room under the concurrency limit, or until step 2 is due.
 2. Once a second, take over entries that another bridge has not renewed for the claim time: redeliveries. They need no
    room, because the bridge that died had counted them under its limit. While the route is down none are taken over.
+   Then read without waiting, into the room that is left.
 3. Otherwise block until an event comes, or until step 2 is due. One read brings retries (parked events that are due,
    replayed dead letters) and unread events, up to the room for each.
-4. If a read brought retries there may be more: read those before any unread event.
+4. If a read brought retries there may be more: the next reads bring unread events only when no retry is left.
 
 Each task:
 
 5. Waits until the limit lets it send. POSTs one event, or a batch.
 6. Decides how to settle each event by the outcome; for a failure it asks the retry policy.
 7. Settles the entries, and repeats that while Redis is away.
+
+While the stage is paused, steps 1 and 5 wait.
 
 Entries stay pending until they are settled. The bridge renews its claim on them until it stops. If it dies, step 2 of
 another bridge finds them. A redelivery is not counted as a failure.
@@ -102,10 +105,10 @@ class Worker:
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._held: set[asyncio.Future[Any]] = set()
-        """What deliveries wait for during a pause."""
+        """The end of the pause, once for each delivery that waits for it; `finish` cancels them."""
         self._outage_logged = -LOG_OUTAGE_EVERY
         self._unread = ""
-        """Why nothing can be read; empty while something can."""
+        """Why reads fail; empty while they succeed."""
 
     async def open(self) -> None:
         """Make the groups where they are missing. Raises JournalUnavailable.
@@ -130,7 +133,7 @@ class Worker:
                 if due:
                     extra = self.limit.extra
                     taken = await self._take(free, extra=extra, claim=0 if self.limit.down else self._claim)
-                    more = taken.redelivered == free + extra  # there may be
+                    more = taken.redelivered == free + extra  # perhaps more: look again at once
                     if not more or extra < MOST_EXTRA:
                         look_at = now() + LOOK_EVERY
                 elif free and retries:
@@ -179,7 +182,7 @@ class Worker:
             await self._register()
             if await self.consumer.ensure():
                 log.warning(Fields(stage=self.stage, outcome="groups-made"))
-            # A take may have read one stream before it met the missing group of the next.
+            # A take may have read one stream before it failed at the missing group of the next.
             self._start([entry for entry in await self.consumer.reread() if entry.key not in self.in_delivery])
         except GroupMissing:
             return  # gone again: the next read finds out
@@ -213,7 +216,7 @@ class Worker:
     def _delivery_ended(
         self, batch: Sequence[Entry], outage: int, size: int, _task: "asyncio.Task[None]", *, redelivery: bool
     ) -> None:
-        """Forget a batch whose task has ended."""
+        """Forget a batch whose task has ended, also entries that it left pending."""
         for entry in batch:
             del self.in_delivery[entry.key]
             self._to_trim.add(entry.channel)
@@ -283,6 +286,7 @@ class Worker:
         return outcomes, Sent(began, time.perf_counter(), outage)
 
     async def _wait_while_paused(self) -> None:
+        """Wait until the pause ends. Raises CancelledError when the bridge stops: the entries are then handed back."""
         waiting = asyncio.ensure_future(self._resumed.wait())
         self._held.add(waiting)
         try:

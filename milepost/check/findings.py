@@ -1,4 +1,4 @@
-"""Judge what waits in a running pipeline by the payload classes and the stages of a checkout."""
+"""Judge the events that wait in a running pipeline by the payload classes and the stages of a checkout."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from milepost.journal.models import StageStatus
 from milepost.observe.logs import masked
 
 SHOWN = 10
-"""RefusedEvent events that are shown one by one."""
+"""Most refused events that are shown one by one."""
 
 
 class CheckedStage(Wired, Protocol):

@@ -177,7 +177,7 @@ class Consumer:
         return entries, int(destroyed)
 
     async def wait(self, count: int, *, block: float) -> list[Entry]:
-        """Wait `block` seconds for an entry. Return up to `count` retries, then up to `count` unread events.
+        """Wait up to `block` seconds for an entry. Return up to `count` retries, then up to `count` unread events.
 
         The channels share `count`; each may return one at least. Raises as `take` does.
         """
@@ -275,7 +275,10 @@ class Consumer:
         return [held[index] for index in lost]
 
     async def hand_back(self, *, claim: float) -> int:
-        """Let other consumers take over all entries that this one has pending, at once. Returns how many."""
+        """Let other consumers take over all entries that this one has pending, at once. Returns how many.
+
+        `claim`: the claim time in seconds; the entries are marked as not renewed for so long.
+        """
         return int(
             await self._scripts.hand_back(
                 stage=self.stage,

@@ -33,9 +33,10 @@ class Note:
 class Entry:
     """One entry of a stream, claimed by this consumer.
 
-    `since` in milliseconds of Redis TIME: from when the deadline counts. `retried`: it comes from the stream of
-    retries. `deliveries`: how often it was given out as this entry. `only`: version 0.1 journaled retries for one stage
-    alone, whose name this is; empty for every stage.
+    `since` in milliseconds of Redis TIME: from when the deadline counts. `attempts` and `crashes`: failures that were
+    counted, with and without a response. `retried`: it comes from the stream of retries. `deliveries`: how often Redis
+    has given out this entry. `only`: version 0.1 journaled retries for one stage alone, whose name this is; empty for
+    every stage.
     """
 
     stream: str
@@ -51,7 +52,7 @@ class Entry:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What identifies it among all entries of a consumer."""
+        """Identifies it among all entries of a consumer."""
         return self.stream, self.id
 
     @property
@@ -164,7 +165,7 @@ class Depth:
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
-    """A stage as the stages table has it, and what waits for it. Counts are events."""
+    """A stage as the stages table has it, and how many events wait for it."""
 
     name: str
     consumes: tuple[str, ...]
@@ -181,7 +182,7 @@ class StageStatus:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What was removed with a stage. Counts are events."""
+    """How many events were removed with a stage."""
 
     parked: int
     dead: int

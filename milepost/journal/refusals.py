@@ -1,4 +1,4 @@
-"""What a refusal of Redis means: by its code it is about the server, the memory, or one key."""
+"""The meaning of Redis's refusals: by its code a refusal is about the server, the memory, or one key."""
 
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
@@ -16,7 +16,7 @@ LOOK_AGAIN = {
     "READONLY": "is a read-only replica",
     "TRYAGAIN": _CLUSTER,
 }
-"""Code of a refusal that another server would not give, or this one not later → what such a server is."""
+"""Code of a refusal that another server would not give, or this server not later → the server's state in words."""
 
 FULL = "OOM"
 

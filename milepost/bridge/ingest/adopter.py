@@ -73,7 +73,7 @@ class Adopter:
 
     def __init__(self, maintenance: Maintenance, metrics: BridgeMetrics) -> None:
         self.released: str | None = None
-        """Our own token, once the lease is to be released: messages that we received under it are still ours."""
+        """None until the bridge stops, then its own token: messages that it received under this token stay its own."""
         self.idle = asyncio.Event()
         """Set while no message is queued."""
         self._maintenance = maintenance

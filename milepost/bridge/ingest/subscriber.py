@@ -184,7 +184,11 @@ class Subscriber:
             self._try_lease.set()
 
     def _sort(self, channel: str, message: bytes) -> None:
-        """Decide which bridge a message belongs to, and queue it. No more, because Redis cuts off a slow subscriber."""
+        """Decide which bridge a message belongs to, and queue it. No more, because Redis cuts off a slow subscriber.
+
+        After a release a message is queued twice: for the adopter, which can adopt a CloudEvent at once, and as
+        unclaimed, which a plain message is until a token comes.
+        """
         if channel == keys.LEASE:
             if TOKEN.fullmatch(message):  # else another program published it
                 self._follow(message.decode())
