@@ -25,6 +25,7 @@ from milepost.cli.options import (
     ProjectFolder,
     RedisUrl,
     StageName,
+    StageOrBridge,
     Yes,
 )
 from milepost.cli.text import agreed, plain, say, show, table
@@ -80,7 +81,7 @@ def list_letters(
 
 @app.command("show", epilog=EXIT_CODES)
 def show_letter(
-    stage: StageName,
+    stage: StageOrBridge,
     entry: Entry,
     *,
     redis_url: RedisUrl = None,
@@ -111,7 +112,8 @@ def try_letter(
 ) -> None:
     """Run one dead letter's event against this project's code, and print the next event. Nothing is replayed.
 
-    The function runs in this process with its settings, so what it does to a database or a mail server it does there.
+    The function runs in this process, with this shell's settings: it writes to the database and sends the mails that
+    these name.
 
     `milepost dead try geocode 1763690000000-0` ends with 1 if the stage still refuses the event.
     """
@@ -182,7 +184,7 @@ def replay_letters(
 
 @app.command("drop", epilog=EXIT_CODES)
 def drop_letters(
-    stage: StageName,
+    stage: StageOrBridge,
     entries: Entries = None,
     *,
     event_id: EventId = None,

@@ -22,7 +22,8 @@ RedisUrl = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-StageName = Annotated[
+StageName = Annotated[str, typer.Argument(metavar="STAGE", help="The stage's name.")]
+StageOrBridge = Annotated[
     str, typer.Argument(metavar="STAGE", help="The stage's name, or `bridge` for unreadable messages.")
 ]
 Entries = Annotated[list[str] | None, typer.Argument(metavar="ENTRY", help="Entries, as listed.")]

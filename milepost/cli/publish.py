@@ -61,11 +61,11 @@ def publish(
     """Publish a message durably, and print its event's id.
 
     An object with `specversion` is a CloudEvent, whose type must be CHANNEL; other JSON is an event's data; any
-    other text is its data as a JSON string, without the blanks around it. What begins with `{`, `[` or `"` must
-    be JSON.
+    other text is its data as a JSON string, without the blanks around it. A message that begins with `{`, `[` or
+    `"` must be JSON.
 
-    `milepost publish raw_input '{"email":"a@b.co","lat":40.7,"long":-74}'` is one;
-    `milepost publish user:email - < addresses` is one for each line.
+    `milepost publish raw_input '{"email":"a@b.co","lat":40.7,"long":-74}'` publishes one message;
+    `milepost publish user:email - < addresses` publishes one for each line.
     """
     naming = Naming(channel, event_id, source)
     if message != "-":

@@ -38,7 +38,7 @@ def stages(
 def pause(name: Name, *, redis_url: RedisUrl = None, data: Data = data_folder.DEFAULT) -> None:
     """Deliver nothing to a stage until it is resumed, also after restarts. Its events wait; other stages go on.
 
-    `milepost stages pause email` holds from a second later; what is being delivered ends.
+    `milepost stages pause email` takes effect within a second. Deliveries under way end as usual.
     """
 
     async def work(journal: Journal) -> Exit:
@@ -70,7 +70,7 @@ def resume(name: Name, *, redis_url: RedisUrl = None, data: Data = data_folder.D
 
 @app.command("forget", epilog=EXIT_CODES)
 def forget(
-    name: Name,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A stage, a channel, or stage:channel.")],
     *,
     yes: Yes = False,
     redis_url: RedisUrl = None,
@@ -78,9 +78,9 @@ def forget(
 ) -> None:
     """Remove a stage that no bridge serves any more, with its parked and dead events.
 
-    NAME may also be a channel whose journal no stage consumes, or `stage:channel`, as the table shows what a stage left
-    behind that consumes another channel now. `milepost stages forget geocode` shows how many events would be deleted,
-    and asks.
+    NAME may also be a channel whose journal no stage consumes, or `stage:channel`: the table shows such a name where a
+    stage that now consumes another channel has left events. `milepost stages forget geocode` shows how many events
+    would be deleted, and asks.
     """
     run_on_journal(redis_url, data, lambda journal: _forget(journal, name, sure=yes))
 

@@ -42,12 +42,12 @@ def up(
     """Run the whole pipeline on this machine.
 
     Starts an embedded Valkey and MongoDB-compatible server (or uses REDIS_URL and MONGO_URL), the functions, the
-    bridge and the gateway, all on 127.0.0.1; says when each is ready, and then `ready` and the gateway's address. A
-    project without gateway/ is reached by its bridge, and one whose stages use no MongoDB has none.
+    bridge and the gateway, all on 127.0.0.1; says when each is ready, and then `ready` and the gateway's address. In a
+    project without gateway/ that is the bridge's address. MongoDB is started only if a stage uses it.
     A process that dies is started again. DIR/stack.json has all addresses while the pipeline runs, and is deleted
     at a clean end. Ctrl-C ends everything in order, a second one at once.
 
-    `milepost up --port 9000 --data /var/tmp/milepost` has another port and data folder; the other commands then need
+    `milepost up --port 9000 --data /var/tmp/milepost` uses another port and data folder; the other commands then need
     the same `--data`.
     """
     folder, data, environment = project.resolve(), data.resolve(), dict(os.environ)
