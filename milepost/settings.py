@@ -79,9 +79,9 @@ class JournalSettings(BaseSettings):
 
     redis_url: Annotated[SecretStr, AfterValidator(usable)] = SecretStr("redis://127.0.0.1:6379/0")
     dedup: timedelta = Field(timedelta(hours=1), gt=timedelta(0))
-    """How long a producer's retry is recognised."""
+    """How long an event that is published again is recognised, by its source and id."""
     deadline: timedelta = Field(timedelta(hours=24), gt=timedelta(0))
-    """For each hop, from the first journaling; looked at only after a failed attempt."""
+    """How long after its journaling on a channel a failing event is tried; checked only when a delivery fails."""
     backlog_limit: int = Field(1_000_000, gt=0)
     """Journaled, parked and dead events that served stages need, together; at this number doors answer 503."""
     replicas: int = Field(0, ge=0)

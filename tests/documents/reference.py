@@ -42,7 +42,7 @@ WORDS = {
     "url": "where it is reached; in broker mode the Broker knows",
     "backoff_policy": "how the wait grows from one attempt to the next, to 60 s at most",
     "backoff_delay": "the first wait",
-    "timeout": "how long an answer may take; a cold start fits in",
+    "timeout": "how long a response may take, a cold start included",
 }
 """What a setting is whose field says no more than its name."""
 
@@ -62,14 +62,14 @@ def reference() -> str:
 
 def _settings() -> Iterator[str]:
     yield "## Settings\n"
-    yield "### Of whatever talks to Redis: gateway, bridge, CLI\n"
+    yield "### Of gateway, bridge and commands, which talk to Redis\n"
     yield _fields(JournalSettings, str.upper)
     yield "### Of the gateway\n"
     yield _fields(GatewaySettings, str.upper, but=JournalSettings)
     yield "### Of the bridge\n"
     yield _fields(BridgeSettings, str.upper, but=JournalSettings)
     yield "### An entry of ROUTES\n"
-    yield "`milepost up` and the chart make it of `stages:` in the values, the last seven of its `delivery:`.\n"
+    yield "`milepost up` and the chart make it of `stages:` in the values, from `retry` on of its `delivery:`.\n"
     yield _fields(Stage, _camel, first=("name", "consumes", "emits", "url", "external", "headers_from"))
     yield "### Of the functions\n"
     rows = [
