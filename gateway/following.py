@@ -116,7 +116,7 @@ WATCH: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Tracker:
-    """What the routes of a submission read from."""
+    """Gives the routes of a submission its status, its course, and a signal when the status may have changed."""
 
     journal: Journal
     course: CourseReader
@@ -162,7 +162,7 @@ def router(tracker: Tracker, pages: Pages) -> APIRouter:
         if wants_page(request.headers):
             return pages.submission(event_id, notes, course)
         reached = [_as_json(channel, note) for channel, note in notes.items()]
-        # ASCII: what a foreign program published may hold characters that UTF-8 cannot.
+        # In ASCII, because a message of another program may have characters that UTF-8 cannot hold.
         text = dumps({"id": event_id, "over": course.is_over(notes), "channels": reached})
         return Response(text, media_type=JSON, headers={"cache-control": "no-store", "vary": "accept"})
 

@@ -32,8 +32,8 @@ MOST_WATCHERS = 1000
 MOST_OF_ONE = 10
 """Watchers of one submission."""
 
-OTHERWISE = "GET /submissions/{id} tells the same whenever it is asked, and the submission goes on all the same."
-"""What a refused watcher is told."""
+OTHERWISE = "GET /submissions/{id} returns the same at any time, and the submission goes on."
+"""The end of the text for a refused watcher."""
 
 RETRY_AFTER = 10
 """Seconds that a refused watcher is asked to wait."""

@@ -58,7 +58,7 @@ class GatewaySettings(JournalSettings):
     ops_token: Annotated[
         Annotated[SecretStr, AfterValidator(hard_to_guess)] | None, BeforeValidator(lambda text: text or None)
     ] = None
-    """Opens /ops to whoever has it, 16 characters or more; without it there is no /ops."""
+    """The password of /ops, 16 characters or more; without it there is no /ops."""
     stages: tuple[WiredStage, ...] = ()
     """The stages, for /channels and /asyncapi.json: a JSON list of `name`, `consumes`, `emits`. `milepost up` and the
     chart make it.

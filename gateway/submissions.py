@@ -86,8 +86,10 @@ class SubmissionPublisher:
     rate: RateLimit | None
 
     async def publish(self, request: Request, submission: Submission, key: str | None) -> str:
-        """Publish, and return the id; a submission that was published before is as good. Raises Refusal. A 503 may hide
-        an event that is journaled, if Redis's reply was lost: a retry with the same key is recognised.
+        """Publish, and return the id, also of a submission that was published before. Raises Refusal.
+
+        If Redis's reply was lost that is a 503 though the event is journaled. A second try with the same key is then
+        recognised.
         """
         data = submission.model_dump(mode="json", include=_FIELDS)
         event = Event(
@@ -148,7 +150,7 @@ class _JsonRoute(_ByContentType):
 
 
 class _StrictJson(Request):
-    """A request whose JSON is UTF-8 alone, and must be there."""
+    """A request whose body must be JSON, in UTF-8."""
 
     async def body(self) -> bytes:
         body = await super().body()
@@ -287,7 +289,7 @@ SUBMIT: dict[str, Any] = {
 
 
 def router(publisher: SubmissionPublisher, course: CourseReader, pages: Pages) -> APIRouter:
-    """The routes for JSON, for forms, and for what is neither."""
+    """The routes for JSON, for forms, and for any other content type."""
     from_json, from_form = APIRouter(route_class=_JsonRoute), APIRouter(route_class=_FormRoute)
     routes = APIRouter()
 

@@ -32,7 +32,7 @@ time-out. The last 10 s allow for clocks that differ.
 
 
 class State:
-    """What the stage holds open while it is served."""
+    """The records, while the stage is served."""
 
     records: MailRecords
 

@@ -18,7 +18,7 @@ from milepost.observe.logs import Fields
 log = logging.getLogger("milepost.email")
 
 _LONGEST_RETRY_AFTER = 5.0
-"""Seconds until a mail that another process is sending is asked for again, at most."""
+"""Most seconds until the next try for a mail that another process is sending."""
 
 _MOST_MARKS = 4096
 """Mails marked by one operation: more than are in hand, so that a mark waits for one other operation at most."""

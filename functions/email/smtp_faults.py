@@ -92,13 +92,14 @@ def rule_for(step: str, code: int, text: str) -> Rule:
 
 
 def retry_after(attempt: int) -> float:
-    """Seconds until a mail is tried again that was refused for now. The first attempt is 1."""
+    """Return the seconds until a mail that was refused for now is tried again. The first attempt is 1."""
     return min(FIRST_RETRY_AFTER * 2.0 ** min(attempt - 1, 10), LONGEST_RETRY_AFTER)
 
 
 def error_for_route(reason: str, *, attempt: int, lone: bool) -> Defer | Unavailable:
-    """The exception for a fault of the route. `lone`: the relay took another mail since it refused this one, which a
-    fault of the route would have met too. So it is this mail's, and may pass.
+    """Make the exception for a fault of the route. `lone`: since the relay refused this mail, it took another one.
+
+    A fault of the route would have met that one too, so the fault is this mail's, and may pass.
     """
     if lone:
         return Defer(reason, retry_after=retry_after(attempt))

@@ -70,7 +70,7 @@ MONGO_URL = mongo_url(os.environ)
 
 
 class State:
-    """What the stage holds open while it is served."""
+    """The users, while the stage is served."""
 
     users: Users
 

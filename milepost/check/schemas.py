@@ -1,4 +1,4 @@
-"""Find what a newer JSON schema of a payload refuses and an older one took.
+"""Find values that an older JSON schema of a payload took and a newer one refuses.
 
 It compares the keywords that pydantic writes. Rules in a validator's code are in no schema: events show them. A field
 that is new and optional is compatible, and so is a field that goes: payload classes ignore fields they do not name.
@@ -32,7 +32,7 @@ class Comparison:
     new: Mapping[str, Schema]
 
     def narrowed(self, old: Schema, new: Schema) -> list[Narrowed]:
-        """What `new` refuses and `old` took, at least one for each field that is narrower."""
+        """Return the fields in which `new` refuses values that `old` took, each at least once."""
         return list(dict.fromkeys(self._narrowed("", old, new, frozenset())))
 
     def _narrowed(self, field: str, old: Schema, new: Schema, seen: frozenset[tuple[str, str]]) -> Iterator[Narrowed]:
@@ -125,7 +125,7 @@ def _reference(schema: Schema) -> str:
 
 
 def _resolved(schema: Schema, schemas: Mapping[str, Schema]) -> dict[str, Any]:
-    """The schema with what it refers to, and the parts of `allOf`, in one object."""
+    """Return the schema, the schema that it refers to, and the parts of `allOf` in one object."""
     if not isinstance(schema, dict):
         return {} if schema else {"enum": []}
     made: dict[str, Any] = {}

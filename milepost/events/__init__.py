@@ -1,4 +1,4 @@
-"""Events and what they carry: the codec, batches, plain messages, payload classes, and their description.
+"""Events and their payloads: the codec, batches, plain messages, payload classes, and their description.
 
 Nothing here knows Redis, HTTP servers or functions.
 """

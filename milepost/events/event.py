@@ -155,7 +155,7 @@ class Event:
     def to_json(self) -> str:
         """Write the JSON event format, in ASCII, beginning with `{"specversion"`.
 
-        Raises TooLarge: what came in may be smaller than it is when written with envelope and escapes.
+        Raises TooLarge: envelope and escapes can make the text larger than the message that was read.
         """
         if not self._text:
             text = dumps({**dict(self.attributes()), "datacontenttype": JSON_TYPE, "data": self.data})

@@ -14,7 +14,7 @@ minus U+2212, dashes and wide forms; gateway/static/milepost.js has the same cla
 """
 
 AROUND = r"\t \u00a0\u2000-\u200b\u202f\u205f\u2060\u3000\ufeff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-"""What may stand around a number in text and before its digits: blanks, no-break spaces, and direction marks."""
+"""Characters that may stand around a number in text and before its digits: blanks, no-break spaces, direction marks."""
 
 _DECIMAL = re.compile(rf"[{AROUND}]*([+{MINUS}]?)[{AROUND}]*(\d+(?:\.\d*)?|\.\d+)[{AROUND}]*", re.ASCII)
 _LONGEST_DECIMAL = 64

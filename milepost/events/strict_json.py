@@ -1,11 +1,11 @@
-"""Strict JSON (RFC 8259): what is read can be written again, and read by every other parser."""
+"""Strict JSON (RFC 8259): every value that is read can be written again, and every other parser reads it."""
 
 import json
 import math
 from typing import Any, NoReturn
 
 DEEPEST = 200
-"""Levels that data may be nested; what wraps data in turn may have a few more."""
+"""Levels that data may be nested; an envelope around data may add a few."""
 
 
 def decode(body: bytes) -> str:
@@ -18,7 +18,7 @@ def decode(body: bytes) -> str:
 
 def loads(text: bytes | str, *, deepest: int = DEEPEST) -> Any:
     """Parse strict JSON: no NaN, no infinite number, at most `deepest` levels. Bytes are UTF-8, with or without a byte
-    order mark. Whatever it returns, `dumps` can write.
+    order mark. `dumps` can write every value that it returns.
 
     Raises ValueError.
     """
@@ -38,7 +38,7 @@ def loads(text: bytes | str, *, deepest: int = DEEPEST) -> Any:
 def dumps(value: Any) -> str:
     """Write JSON compactly, in ASCII, floats at full precision.
 
-    Raises ValueError for NaN, infinities and what nests too deeply.
+    Raises ValueError for NaN, infinities and values that are nested too deeply.
     """
     try:
         return _encode(value)

@@ -13,8 +13,8 @@ def wrap(channel: str, message: bytes) -> tuple[Event, bool]:
 
     A JSON object with `specversion` is a CloudEvent. Other JSON is the data of a new event. So is other text, as a JSON
     string without the blanks and line ends around it; but text that begins like JSON, with `{`, `[` or `"`, is broken
-    JSON. A byte order mark counts for nothing. Raises EventError for broken JSON, a broken CloudEvent or one of another
-    type, what is not UTF-8, and what is too large.
+    JSON. A byte order mark is ignored. Raises EventError for broken JSON, for a CloudEvent that is broken or of another
+    type, and for a message that is not UTF-8 or is too large.
     """
     if len(message) > MAX_EVENT:
         raise TooLarge(f"larger than {MAX_EVENT} bytes")

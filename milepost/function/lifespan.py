@@ -94,6 +94,6 @@ class _Started:
 
 
 async def leave_all() -> None:
-    """Leave what was entered in this event loop."""
+    """Leave the lifespans that were entered in this event loop."""
     for lifespan in list(_lifespans):
         await lifespan.leave()

@@ -1,4 +1,4 @@
-"""The journal for operators: stages and what waits for them, dead letters, what `forget` deletes."""
+"""The journal for operators: stages and the events that wait for them, pauses, dead letters, `forget`."""
 
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
@@ -42,7 +42,7 @@ class Admin:
         self._redis = scripts.redis
 
     async def table(self) -> dict[str, Any]:
-        """Return the stages table: name → what the stage consumes and emits, its url and its beat."""
+        """Return the stages table: name → the stage's `consumes`, `emits`, `url` and `beat`."""
         table: dict[bytes, bytes] = await self._ask(self._redis.hgetall(keys.STAGES))
         rows = {name_text(name): read_row(text) for name, text in sorted(table.items())}
         return {name: row for name, row in rows.items() if row is not None}
@@ -52,7 +52,7 @@ class Admin:
         return frozenset(channel for row in (await self.table()).values() for channel in row.get("needsData", ()))
 
     async def stages(self) -> list[StageStatus]:
-        """Return every stage of the stages table, by name, and what waits for it. Several steps.
+        """Return every stage of the stages table, by name, and how many events wait for it. Several steps.
 
         A place that a stage has left behind (see `left_behind`) comes after them, as a stage that is not served.
         """
@@ -113,7 +113,7 @@ class Admin:
         return bool(await self._ask(self._redis.srem(keys.PAUSED, stage)))
 
     async def depths(self, stages: Mapping[str, Sequence[str]]) -> list[Depth]:
-        """Return what waits for each of these stages. `stages`: name → the channels that it consumes."""
+        """Return how many events wait for each of these stages. `stages`: name → the channels that it consumes."""
         rows = await self._scripts.depth(
             stages=[DepthRow(stage, " ".join(channels)) for stage, channels in stages.items()]
         )
@@ -123,7 +123,7 @@ class Admin:
         ]
 
     async def left_behind(self) -> list[Depth]:
-        """Return what waits in groups that nobody reads, because their stage consumes other channels now.
+        """Return how many events wait in groups that nobody reads, because their stage consumes other channels now.
 
         Each is named `stage:channel`.
         """
@@ -153,7 +153,7 @@ class Admin:
             raise unavailable(fault) from fault
 
     async def forget(self, stage: str) -> Forgotten:
-        """Remove a stage's table entry, groups, retries, parked events and dead letters.
+        """Remove a stage's row in the table, its pause, groups, retries, parked events and dead letters.
 
         Of `stage:channel` only what the stage has left behind on that channel (see `left_behind`).
         Raises StageServed while a bridge serves it, LookupError if nothing of it exists.

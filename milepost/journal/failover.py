@@ -119,6 +119,6 @@ class FailoverWatch:
 
 
 def _facts(text: Any) -> dict[str, str]:
-    """Return what INFO says, as a mapping."""
+    """Return the fields of INFO as a mapping."""
     lines = text.decode(errors="replace").splitlines() if isinstance(text, bytes) else []
     return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}

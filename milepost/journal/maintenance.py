@@ -159,7 +159,7 @@ class Maintenance:
         return sorted(map(name_text, names))
 
     async def trim(self, channel: str) -> tuple[str, int, int]:
-        """Delete the entries of a journal that every group has finished, and what is over the limit (see lua/trim.lua).
+        """Delete the entries of a journal that every group has finished, and those over the limit (see lua/trim.lua).
 
         Returns `trimmed`, `absent`, `unconsumed` or why Redis refused; how many entries were deleted, or are left if
         refused; how many of those deleted an unserved stage had not finished.

@@ -126,7 +126,7 @@ class LetterRow(NamedTuple):
 
 
 class BeatRow(NamedTuple):
-    """A stage, and as JSON what it consumes, what else the table shows, and which stages are behind it, or no text."""
+    """A stage, and as JSON: its channels, the rest of its row, and the stages behind it (empty text: none)."""
 
     stage: str
     consumes: str
@@ -220,7 +220,7 @@ class Scripts:
     """Runs the scripts on one connection to the server of `redis`. `redis` itself is for other commands.
 
     Each method is described at the top of its Lua file. Durations and times are in milliseconds. With `replicas` each
-    returns once so many replicas have what it wrote.
+    returns once so many replicas have its writes.
     """
 
     def __init__(self, redis: Redis, connection: SharedConnection | None = None, *, replicas: int = 0) -> None:

@@ -44,7 +44,7 @@ Options = Mapping[str, Any]
 
 
 class Answer(NamedTuple):
-    """What one server says. A greater `epoch` is a newer view; no address: it knows no primary, and says why."""
+    """The view of one server; a greater `epoch` is newer. No address: it knows no primary, and `reason` says why."""
 
     epoch: tuple[int, ...]
     address: Address | None
@@ -194,7 +194,7 @@ def _quick(options: Options) -> dict[str, Any]:
 
 @cache
 def servers_of(text: str) -> tuple[RedisUrl, Servers | None]:
-    """What a URL says, and who finds its server if it does not name the server itself. Raises ValueError."""
+    """Return the URL's parts, and the Servers that find its server (None: it names the server). Raises ValueError."""
     url = read_redis_url(text)
     kinds: Mapping[str, type[Servers]] = {"sentinel": Sentinels, "cluster": Cluster}
     return url, kinds[url.kind](url) if url.kind in kinds else None

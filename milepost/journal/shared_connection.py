@@ -1,8 +1,7 @@
 """One connection to Redis that many calls share: each command is sent at once, replies come in the order of commands.
 
-redis-py connects it (TLS, user, password, database). After that this module sends and parses. A command
-costs less than half of its cost on redis-py's pool, where each connection has a lock, a reader and a time-out. A hop
-is two commands.
+redis-py connects it (TLS, user, password, database). After that this module sends and parses. A command costs a small
+part of its cost on redis-py's pool, where each connection has a lock, a reader and a time-out (docs/decisions.md).
 """
 
 import asyncio
@@ -69,8 +68,8 @@ class SharedConnection:
     async def call_replicated(self, replicas: int, *command: str | bytes | int) -> Any:
         """The reply to one command, once so many replicas have all that this server had written by then.
 
-        Also what an earlier, equal command wrote, if this one found nothing to do. Redis carries out nothing else of
-        this connection meanwhile. Raises as `call` does, and NotReplicated.
+        If this command found nothing to do, they also have the writes of an earlier, equal one. Redis runs nothing else
+        of this connection meanwhile. Raises as `call` does, and NotReplicated.
         """
         packed = hiredis.pack_command(command)  # type: ignore[arg-type]
         protocol = await self._connected()

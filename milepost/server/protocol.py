@@ -135,7 +135,7 @@ class _Parser(httptools.HttpRequestParser):
         self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn sets it
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]
-        """Parse what arrived. Raises HttpParserError, also for CONNECT: what follows its head is no HTTP."""
+        """Parse received bytes. Raises HttpParserError, also for CONNECT, whose head no HTTP follows."""
         while True:
             try:
                 super().feed_data(data)

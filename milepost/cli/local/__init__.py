@@ -1,1 +1,1 @@
-"""The whole pipeline on one machine: which processes it has, how each is started, and what keeps them running."""
+"""The whole pipeline on one machine: its processes, the start of each, and the supervisor that keeps them running."""

@@ -70,7 +70,7 @@ def read_stack(folder: Path) -> dict[str, Any]:
 
 
 def _lock(lock: int, folder: Path) -> None:
-    """Lock the folder. Raises ConfigurationError if another `up`, or what a killed one started, does not end."""
+    """Lock the folder. Raises ConfigurationError if another `up`, or a process of a killed `up`, does not end."""
     end = time.monotonic() + FREE_WITHIN
     while True:
         try:

@@ -16,7 +16,7 @@ ANSWER_WITHIN = 5.0
 
 
 async def fault_of(url: str) -> str | None:
-    """Try the server once. Returns what is in the way, or None."""
+    """Try the server once. Returns why it is not ready, or None if it is."""
     scheme = url.partition("://")[0].lower()  # urlsplit takes no list of servers with brackets
     probe = _http if scheme == "http" else _mongo if scheme.startswith("mongodb") else _redis
     try:

@@ -1,4 +1,4 @@
-"""Keep the components running, and print what they print.
+"""Keep the components running, and print their output.
 
 1. Each component has a task: it starts the process, prints its output, and starts it again when it ends.
 2. A component that ends before it was ever ready makes `start` fail.

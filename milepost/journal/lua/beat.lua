@@ -1,7 +1,7 @@
 -- beat(fresh, broker, routes[stage, consumes, wiring, behind])
 -- Writes this bridge's routes into the stages table, with the time (the beat). Then publishes, on the channel of the
--- stages table, the channels that served stages consume. `consumes` is a JSON list, `wiring` an object with what else
--- the table shows of a route. For the Broker's route `behind` is an object with the channels of each stage that gets its
+-- stages table, the channels that served stages consume. `consumes` is a JSON list, `wiring` an object with the other
+-- fields of the route's row. For the Broker's route `behind` is an object with the channels of each stage that gets its
 -- events through the Broker. Returns 1.
 -- Returns 0 and writes nothing if the other delivery mode has taken over from this bridge (see switch), which may have
 -- been frozen meanwhile, even if that mode has ended since. The bridge must switch first: its routes in the table would

@@ -1,7 +1,7 @@
 -- forget(stage, channel, fresh)
 -- Deletes a stage's row in the stages table, its pause, groups, retries, parked events and dead letters. Returns
 -- { 'forgotten' | 'served' | 'unknown', parked events and retries, dead letters }. 'served': its beat is fresh, and
--- nothing was deleted. With a channel that the stage does not consume (any more) only what it has there is deleted.
+-- nothing was deleted. With a channel (one that the stage does not consume) only its group and retries are deleted.
 local text = redis.call('HGET', STAGES, stage)
 local row = read_stages(fresh)[stage]
 if channel == '' and row and now() - row.beat < fresh then return { 'served', 0, 0 } end
