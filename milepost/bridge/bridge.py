@@ -54,7 +54,7 @@ TRIM, TRIM_ALL = 1.0, 10.0
 KEEP_STATUSES = 600.0
 """Seconds between two looks for submissions whose events wait for long."""
 
-SWITCH_PAUSE = 1.0
+SWITCH_LOOK = 1.0
 """Seconds between two looks whether the other delivery mode has ended."""
 
 MOST_WOKEN = 256
@@ -222,7 +222,7 @@ class Bridge:
                 if blocked.reason != logged:
                     log.warning(Fields(outcome="waiting", reason=blocked.reason))
                     logged = blocked.reason
-                await asyncio.sleep(SWITCH_PAUSE)
+                await asyncio.sleep(SWITCH_LOOK)
             if await self.maintenance.beat(self._wirings):
                 return  # else a bridge of the other mode has begun to serve meanwhile
 

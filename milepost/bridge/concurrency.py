@@ -35,8 +35,8 @@ QUICK = 0.1
 DRIFT = 1.001
 """Factor by which the quickest response time grows with each success, so that an old one is forgotten."""
 
-FIRST_PAUSE = 2.0
-"""Seconds for which a Retry-After stops its route at first; each failed probe doubles that, up to the Retry-After."""
+FIRST_PROBE_AFTER = 2.0
+"""Most seconds until the first probe of a route that named a Retry-After; each failed probe doubles that, up to it."""
 
 MOMENT = 0.002
 """Seconds that a busy worker waits before it reads again, so that one read brings more entries."""
@@ -205,10 +205,10 @@ class ConcurrencyLimit:
             self.failed_probes += 1
             self.size = 1
             self._quickest = math.inf
-            pause = route_pause(self.failed_probes, retry_after, self._probe_delay)
+            wait = seconds_to_probe(self.failed_probes, retry_after, self._probe_delay)
             self.close()
-            self._probe_timer = loop.call_later(pause, self._start_probe)
-            return max(pause, retry_after or 0.0)
+            self._probe_timer = loop.call_later(wait, self._start_probe)
+            return max(wait, retry_after or 0.0)
         if self._probe_timer:
             return max(0.0, self._probe_timer.when() - loop.time(), retry_after or 0.0)
         return self._probe_delay(1) if retry_after is None else retry_after
@@ -233,8 +233,8 @@ class ConcurrencyLimit:
                 return
 
 
-def route_pause(failed_probes: int, retry_after: float | None, probe_delay: Callable[[int], float]) -> float:
+def seconds_to_probe(failed_probes: int, retry_after: float | None, probe_delay: Callable[[int], float]) -> float:
     """Return the seconds until the next probe, after so many that failed; `retry_after` as the latest was answered."""
     if retry_after is None:
         return probe_delay(failed_probes)
-    return min(retry_after, FIRST_PAUSE * 2.0 ** min(failed_probes - 1, 30))
+    return min(retry_after, FIRST_PROBE_AFTER * 2.0 ** min(failed_probes - 1, 30))

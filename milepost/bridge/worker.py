@@ -57,7 +57,7 @@ LOG_EVERY = 120
 LOG_OUTAGE_EVERY = 60.0
 """Seconds between two log lines about the same outage of a route."""
 
-UNREACHABLE_PAUSE = 0.25
+TRY_AGAIN_AFTER = 0.25
 """Seconds between two tries to reach a Redis that is away."""
 
 
@@ -193,7 +193,7 @@ class Worker:
     async def _reread(self) -> None:
         """After a read that failed: once Redis is back, start the entries that the lost reply may have brought."""
         while True:
-            await asyncio.sleep(UNREACHABLE_PAUSE)
+            await asyncio.sleep(TRY_AGAIN_AFTER)
             try:
                 self._start([entry for entry in await self.consumer.reread() if entry.key not in self.in_delivery])
             except GroupMissing:
@@ -350,7 +350,7 @@ class Worker:
                     if tries % LOG_EVERY == 0:
                         log.warning(self._fields(settlements[0].entry, "unsettled", reason=reason))
                     tries += 1
-                    await asyncio.sleep(UNREACHABLE_PAUSE)
+                    await asyncio.sleep(TRY_AGAIN_AFTER)
         finally:
             self._settling -= keys
 

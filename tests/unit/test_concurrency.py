@@ -6,14 +6,14 @@ import pytest
 
 from milepost.bridge.concurrency import (
     FIRST,
-    FIRST_PAUSE,
+    FIRST_PROBE_AFTER,
     LEAST_EXTRA,
     MOST_EXTRA,
     MOST_READ,
     QUICK,
     ConcurrencyLimit,
     Limits,
-    route_pause,
+    seconds_to_probe,
 )
 from tests.servers import WITHIN, eventually
 
@@ -218,12 +218,12 @@ async def test_probe_does_not_wait_for_posts_sent_before_the_outage() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "pauses"),
+    ("asked", "waits"),
     [(None, [9, 9, 9]), (0.1, [0.1] * 3), (7.0, [2, 4, 7, 7]), (300.0, [2, 4, 8, 16, 32, 64, 128, 256, 300])],
 )
-def test_pause_of_a_route_doubles_up_to_its_retry_after(asked: float | None, pauses: list[float]) -> None:
-    probes = range(1, len(pauses) + 1)
-    assert [route_pause(failed, asked, lambda _: 9.0) for failed in probes] == pauses
+def test_time_to_the_next_probe_doubles_up_to_the_retry_after(asked: float | None, waits: list[float]) -> None:
+    probes = range(1, len(waits) + 1)
+    assert [seconds_to_probe(failed, asked, lambda _: 9.0) for failed in probes] == waits
 
 
 async def test_event_waits_for_its_retry_after_though_the_route_is_probed_sooner() -> None:
@@ -231,7 +231,7 @@ async def test_event_waits_for_its_retry_after_though_the_route_is_probed_sooner
     first, second = await down.enter(1), await down.enter(1)
     assert down.went_down(first, 30.0) == 30.0
     assert down.went_down(second, 20.0) == 20.0
-    assert 0 < down.went_down(second, None) <= FIRST_PAUSE
+    assert 0 < down.went_down(second, None) <= FIRST_PROBE_AFTER
     down.close()
 
 

@@ -26,7 +26,7 @@ MOST_BUFFERED_BYTES = 32_000_000
 MOST_ADOPTED = 256
 """Most messages that are adopted in one step."""
 
-PAUSE = 0.25
+TRY_AGAIN_AFTER = 0.25
 """Seconds between two tries while Redis is away or refuses."""
 
 
@@ -150,7 +150,7 @@ async def _persist(
             if fault.code in give_up_on:
                 raise
             log.warning(Fields(outcome="unadopted", messages=messages, reason=str(fault)))
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(TRY_AGAIN_AFTER)
 
 
 def _read(batch: Iterable[ReceivedMessage]) -> tuple[list[tuple[ReceivedMessage, Adoption]], list[Unreadable]]:

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from milepost.bridge.ingest.adopter import PAUSE, Adopter, Buffer, ReceivedMessage
+from milepost.bridge.ingest.adopter import TRY_AGAIN_AFTER, Adopter, Buffer, ReceivedMessage
 from milepost.bridge.metrics import BridgeMetrics
 from milepost.errors import JournalUnavailable
 from milepost.events.event import JOURNAL_MARK
@@ -133,7 +133,7 @@ class Subscriber:
                 self._subscribed.clear()
                 self._channels_known.clear()
                 self._follow(None)
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(TRY_AGAIN_AFTER)
 
     async def _receive_from(self, subscription: Subscription) -> None:
         async for messages in subscription.messages(silence=QUIET):
@@ -234,14 +234,14 @@ class Subscriber:
                     continue
                 async with self._leasing:
                     if self._adopter.released is None and await self._hold_lease() == RELEASED:
-                        pause = PAUSE
+                        pause = TRY_AGAIN_AFTER
                 async with asyncio.timeout(pause):
                     await self._try_lease.wait()
             except TimeoutError:
                 continue
             except JournalUnavailable as fault:
                 log.warning(Fields(outcome="lease-unknown", reason=str(fault)))
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(TRY_AGAIN_AFTER)
 
     async def _hold_lease(self) -> str:
         """Take the lease, or renew it. Return the token that holds it, or RELEASED."""
