@@ -73,7 +73,7 @@ class ProblemDetails(BaseModel):
 
 
 class Accepted(BaseModel):
-    """A submission that is kept: it was published before this was answered."""
+    """An accepted submission: it was published before this response was sent."""
 
     id: str = Field(description="a UUID; every event that follows from the submission has it")
     status: str = Field(description="where to follow it")

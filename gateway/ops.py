@@ -1,4 +1,4 @@
-"""`/ops`: shows operators the state of the stages, and replays or drops dead letters. Served only with OPS_TOKEN."""
+"""`/ops`, served only with OPS_TOKEN: shows operators the stages, pauses them, and replays or drops dead letters."""
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -96,7 +96,7 @@ def router(ops: Operations) -> APIRouter:
 
 
 def _add_pauses(routes: APIRouter, ops: Operations) -> None:
-    """Add the two actions on a stage."""
+    """Add the actions that pause and resume a stage."""
     own_form = [Depends(ops.operators.check_form)]
 
     async def switch(request: Request, step: Awaitable[bool], done: str) -> Response:

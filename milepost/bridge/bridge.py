@@ -231,7 +231,7 @@ class Bridge:
         await self.maintenance.beat(self._wirings)
 
     async def _pause(self) -> None:
-        """Pause the stages that are to be paused, and resume the others. Raises JournalUnavailable."""
+        """Pause the workers of paused stages, and resume the others. Raises JournalUnavailable."""
         paused = await self.journal.admin.paused()
         for worker in self.workers:
             worker.pause(paused=worker.stage in paused)

@@ -295,7 +295,7 @@ class Worker:
             self._held.discard(waiting)
 
     def pause(self, *, paused: bool) -> None:
-        """Begin or end a pause: nothing is read and nothing is POSTed meanwhile. A POST that is under way ends."""
+        """Begin or end a pause: nothing is read and nothing is POSTed meanwhile. Requests under way are not cut off."""
         if paused != self._resumed.is_set():
             return
         self._metrics.paused += 1 if paused else -1

@@ -38,7 +38,7 @@ def stages(
 def pause(name: Name, *, redis_url: RedisUrl = None, data: Data = data_folder.DEFAULT) -> None:
     """Deliver nothing to a stage until it is resumed, also after restarts. Its events wait; other stages go on.
 
-    `milepost stages pause email` takes effect within a second. Deliveries under way end as usual.
+    `milepost stages pause email` takes effect within a second. Requests under way are not cut off.
     """
 
     async def work(journal: Journal) -> Exit:

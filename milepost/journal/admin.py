@@ -91,7 +91,7 @@ class Admin:
         return table + left_behind
 
     async def paused(self) -> frozenset[str]:
-        """Return the names of the stages that are paused. None are while that key is of another type."""
+        """Return the names of the paused stages; an empty set if that key is of another type."""
         try:
             return frozenset(name.decode() for name in await self._ask(self._redis.smembers(keys.PAUSED)))
         except JournalUnavailable as fault:
@@ -102,7 +102,7 @@ class Admin:
     async def pause(self, stage: str) -> bool:
         """Let no bridge deliver to a stage until `resume`. False if it was paused already.
 
-        Bridges look once a second, and end what they have POSTed. Raises LookupError for an unknown stage.
+        Bridges look once a second. Requests under way are not cut off. Raises LookupError for an unknown stage.
         """
         if stage not in await self.table():
             raise LookupError(stage)
