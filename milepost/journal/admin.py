@@ -93,7 +93,7 @@ class Admin:
     async def paused(self) -> frozenset[str]:
         """Return the names of the paused stages; an empty set if that key is of another type."""
         try:
-            return frozenset(name.decode() for name in await self._ask(self._redis.smembers(keys.PAUSED)))
+            return frozenset(map(name_text, await self._ask(self._redis.smembers(keys.PAUSED))))
         except JournalUnavailable as fault:
             if fault.code not in OF_KEYS:
                 raise
@@ -197,7 +197,7 @@ class Admin:
             stage=stage, broker=BROKER, fresh=FRESH, letters=[LetterRow(entry) for entry in entries]
         )
         if isinstance(answer, list):
-            route, channel = map(name_text, answer)
+            route, channel = map(name_text, answer[0])
             raise StageNotServed(f"no bridge serves {route} on {channel}: its dead letters stay until one does")
         return int(answer)
 

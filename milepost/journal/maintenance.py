@@ -1,9 +1,11 @@
 """The bridge's steps in Redis other than delivery: adoption, lease, stages table, delivery mode, waking, trimming."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from redis.exceptions import RedisError
 
 from milepost.events.event import Event
 from milepost.events.strict_json import dumps
@@ -155,8 +157,7 @@ class Maintenance:
 
     async def journals(self) -> list[str]:
         """The channels that have a journal."""
-        names = await self._scripts.call("SMEMBERS", keys.JOURNALS)
-        return sorted(map(name_text, names))
+        return sorted(map(name_text, await self._ask(self._scripts.redis.smembers(keys.JOURNALS))))
 
     async def trim(self, channel: str) -> tuple[str, int, int]:
         """Delete the entries of a journal that every group has finished, and those over the limit (see lua/trim.lua).
@@ -169,7 +170,7 @@ class Maintenance:
 
     async def keep_statuses(self, channel: str) -> None:
         """Keep the status of submissions whose events wait long in this journal or its retries. Several steps."""
-        stages = await self._scripts.call("HKEYS", keys.STAGES)
+        stages = await self._ask(self._scripts.redis.hkeys(keys.STAGES))
         for stream in (
             keys.journal(channel),
             *(keys.retries(name_text(stage), channel) for stage in stages),
@@ -180,3 +181,10 @@ class Maintenance:
                     stream=stream, start=start, most=STATUS_PAGE, age=milliseconds(STATUS_AGE)
                 )
                 start = answer.decode()
+
+    async def _ask(self, call: Awaitable[Any]) -> Any:
+        """Await a command that returns names. `Scripts.call` would take the name `error READONLY` for a refusal."""
+        try:
+            return await call
+        except (RedisError, OSError) as fault:
+            raise scripts.unavailable(fault) from fault

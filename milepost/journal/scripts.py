@@ -239,7 +239,10 @@ class Scripts:
             raise unavailable(fault) from fault
 
     async def call(self, *command: Text) -> Any:
-        """Run one command on the connection of the scripts. Raises JournalUnavailable."""
+        """Run one command on the connection of the scripts, which must return no list of names: see `wrong_server`.
+
+        Raises JournalUnavailable.
+        """
         try:
             return await self.connection.call(*command)
         except (RedisError, OSError) as fault:

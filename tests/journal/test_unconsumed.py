@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from milepost.errors import BacklogFull
 from milepost.events.event import Event
-from milepost.journal import Adoption, Complete, Consumer, Journal, Maintenance, Wiring, keys
+from milepost.journal import Adoption, Complete, Consumer, Journal, Maintenance, StageNotServed, Wiring, keys
 from milepost.settings import JournalSettings
 from tests.journal.conftest import Consumers, Table
 from tests.journal.events import (
@@ -17,6 +17,7 @@ from tests.journal.events import (
     SENT,
     assert_bounded,
     event_of,
+    failure,
     heard,
     made,
     reply_to,
@@ -275,3 +276,15 @@ async def test_journal_of_a_stage_that_no_bridge_serves_now_does_not_expire(
     assert await redis.pttl(keys.journal(RAW)) == -1
     await maintenance.trim(RAW)
     assert len(await redis.xinfo_groups(keys.journal(RAW))) == 1
+
+
+async def test_channel_named_like_a_refusal_of_redis_is_trimmed_and_replayed_as_any_other(
+    journal: Journal, maintenance: Maintenance
+) -> None:
+    channel = "error READONLY perhaps"
+    await journal.publish(submission(channel=channel))
+    assert await maintenance.journals() == [channel]
+    await maintenance.bury_given_up("distance", submission(channel=channel), failure())
+    (letter,) = await journal.admin.dead_letters("distance")
+    with pytest.raises(StageNotServed, match=channel):
+        await journal.admin.replay("distance", [letter.entry])

@@ -1,7 +1,7 @@
 -- replay(stage, broker, fresh, letters[entry])
 -- Moves dead letters into the stream of retries of their stage (in broker mode: of the Broker). Their counts and
 -- deadline begin afresh. Returns how many. If no bridge serves the stage of one of them on its channel, returns
--- { stage, channel } and moves none.
+-- { { stage, channel } } and moves none.
 local dead = dead_key(stage)
 local table_rows, bridge_alive = read_stages(fresh)
 
@@ -16,7 +16,7 @@ for _, row in ipairs(letters) do
       local served = bridge_alive and is_served(table_rows, route, letter.channel)
       if served and not letter.route then letter.route = route end
     end
-    if not letter.route then return { stage, letter.channel or '' } end
+    if not letter.route then return { { stage, letter.channel or '' } } end
     found[#found + 1] = letter
   end
 end
