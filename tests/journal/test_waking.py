@@ -128,14 +128,31 @@ async def test_stage_whose_keys_are_of_another_type_holds_up_no_other(
     for consumer in stages:
         await parked(journal, consumer)
     await redis.set(broken, "of another type")
-    for woken in (2, 0):
-        count, due, refused = await maintenance.wake(["broken", "distance", "store"], most=9)
-        assert (count, due, [*refused]) == (woken, None, ["broken"])
-        assert "WRONGTYPE" in refused["broken"]
+    count, due, refused = await maintenance.wake(["broken", "distance", "store"], most=9)
+    assert (count, [*refused]) == (2, ["broken"])
+    assert "WRONGTYPE" in refused["broken"]
     for consumer in stages[1:]:
         assert len((await consumer.take(9)).entries) == 1
     if broken == keys.retries("broken", "broken"):
         assert await redis.zcard(keys.parked("broken")) == 1, "the event is not lost"
+        assert due is not None
+        assert 50 < due <= 60
+
+
+async def test_channel_whose_retries_redis_refuses_holds_up_no_other_channel_of_the_broker(
+    journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers
+) -> None:
+    broker = consumers("broker", channels=[RAW, CALCULATED])
+    await made(broker)
+    for channel in (RAW, CALCULATED):
+        await journal.publish(submission(channel=channel))
+        (entry,) = (await broker.take(9)).entries
+        await settled(broker, Park(entry, event_of(entry).id, failure(), 0))
+    await redis.set(keys.retries("broker", RAW), "of another type")
+    woken, _, refused = await maintenance.wake(["broker"], most=1)
+    assert (woken, [*refused]) == (0, ["broker"])
+    assert (await maintenance.wake(["broker"], most=1))[0] == 1
+    assert await redis.xlen(keys.retries("broker", CALCULATED)) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 -- wake(most, stages[stage])
 -- Moves parked events that are due into the stream of retries of their stage, up to `most` of each stage. A member that
 -- is not a parked event becomes a dead letter. So does an event of a channel that its stage no longer consumes, because
--- no bridge would read that retry. If Redis refuses the dead letter, the member is due again after a minute. If Redis
--- refuses to move the events of one stage, the other stages go on. Returns { how many were moved, milliseconds until
--- the next is due or -1, then stage and error of each stage that was refused }.
+-- no bridge would read that retry. If Redis refuses the retry or the dead letter, the member is due again after a
+-- minute, so that it holds up no other: the Broker has events of several channels. If Redis refuses to look at the
+-- parked events of one stage, the other stages go on. Returns { how many were moved, milliseconds until the next is due
+-- or -1, then stage and error of each stage that was refused }.
 local time, stages_table = now(), read_stages(0)
 local woken, next_due, faults = 0, -1, {}
 write_when_full()
@@ -15,8 +16,8 @@ local function wake_one(stage, member)
     fault = attempt(bury, stage, { event = event, channel = channel, id = id_of(event) or '', reason = 'the stage no longer consumes '
       .. channel, status = '', attempts = attempts, crashes = crashes })
   elseif event then
-    retry(stage, channel, event, since, attempts, crashes)
-    local id = id_of(event)
+    fault = attempt(retry, stage, channel, event, since, attempts, crashes)
+    local id = not fault and id_of(event)
     if id then keep_status(status_key(id)) end  -- it may have been due for hours, while no bridge ran
   else
     fault = attempt(bury_unparsed, stage, member)
