@@ -14,6 +14,7 @@ import logging
 from asyncio import AbstractEventLoop, Event, Future, Task
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -45,7 +46,7 @@ class Lifespan:
         loop = asyncio.get_running_loop()
         started = self._started.get(loop)
         if started is None:
-            started = self._started[loop] = _Started(self._make(*self._arguments))
+            started = self._started[loop] = _Started(partial(self._make, *self._arguments))
         try:
             await asyncio.shield(started.ready)
         except Unavailable:
@@ -67,30 +68,41 @@ class Lifespan:
         """Leave it, if it was entered in this event loop."""
         started = self._started.pop(asyncio.get_running_loop(), None)
         if started is not None:
-            started.stop.set()
-            await started.task
+            await started.end()
 
 
 class _Started:
     """One entered context manager. `ready` is done when it is entered."""
 
-    def __init__(self, entered: AbstractAsyncContextManager[Any]) -> None:
+    def __init__(self, make: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
         self.ready: Future[None] = asyncio.get_running_loop().create_future()
-        self.stop = Event()
-        self.task: Task[None] = asyncio.create_task(self._run(entered))
+        self._stop = Event()
+        self._task: Task[None] = asyncio.create_task(self._run(make))
+        self._task.add_done_callback(self._ended)
 
-    async def _run(self, entered: AbstractAsyncContextManager[Any]) -> None:
+    async def end(self) -> None:
+        """Leave it. A start that is under way is cancelled: one that hangs would keep the process."""
+        self._stop.set()
+        if not self.ready.done():
+            self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _run(self, make: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
         try:
-            async with entered:
+            async with make():
                 self.ready.set_result(None)
-                await self.stop.wait()
+                await self._stop.wait()
         except Exception as fault:
             if self.ready.done():
                 log.exception(Fields(outcome="not-stopped"))
             else:
                 self.ready.set_exception(fault)
-        finally:
-            self.ready.cancel()
+
+    def _ended(self, _task: "Task[None]") -> None:
+        """Tell those who wait that the start was cancelled, perhaps before it began."""
+        if not self.ready.done():
+            self.ready.set_exception(Unavailable("the stage's start was cancelled"))
+            self.ready.exception()  # nobody may wait for it any more
 
 
 async def leave_all() -> None:

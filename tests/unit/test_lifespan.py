@@ -108,3 +108,44 @@ def test_each_event_loop_has_its_own_and_its_end_leaves_it() -> None:
     for _ in range(2):
         asyncio.run(answer(main, an_event("event")))
     assert recorded.steps == ["start", "event", "stop"] * 2
+
+
+@asynccontextmanager
+async def hanging() -> AsyncIterator[None]:
+    await asyncio.Event().wait()
+    yield
+
+
+async def test_a_start_that_hangs_does_not_hold_up_the_stop() -> None:
+    main = Recorded().stage(hanging)
+    waiting = asyncio.create_task(answer(main, an_event("event")))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(30):
+        await leave_all()
+    with pytest.raises(Problem) as refused:
+        await waiting
+    assert refused.value.status == 503
+
+
+async def test_a_start_that_is_cancelled_or_cannot_be_made_is_tried_again() -> None:
+    recorded = Recorded()
+    faults = [asyncio.CancelledError(), KeyError("DATABASE")]
+
+    @asynccontextmanager
+    async def cancelled(fault: BaseException) -> AsyncIterator[None]:
+        raise fault
+        yield
+
+    def make() -> Any:
+        if len(faults) == 1:
+            raise faults.pop()
+        return cancelled(faults.pop(0)) if faults else recorded.lifespan()
+
+    main = recorded.stage(make)
+    for _ in range(2):
+        with pytest.raises(Problem) as refused:
+            await answer(main, an_event("event"))
+        assert refused.value.status == 503
+    await answer(main, an_event("event"))
+    assert recorded.steps == ["start", "event"]
+    await leave_all()
