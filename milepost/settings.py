@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Any, Literal, NamedTuple, Self
-from urllib.parse import parse_qs, unquote, urlencode
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -114,7 +114,7 @@ def read_redis_url(text: str) -> RedisUrl:
     if (
         found is None
         or "@" in (found["path"] or "") + (found["query"] or "")
-        or re.search(r"[\[\]]", found["user"] or "")
+        or re.search(r"[\[\]\t\r\n]", found["user"] or "")
     ):
         raise ValueError(FORMS)
     scheme, path = found["scheme"].lower(), (found["path"] or "").strip("/")
@@ -141,9 +141,12 @@ def read_redis_url(text: str) -> RedisUrl:
     _check(options, known, scheme)
     given = {name: values[0] for name, values in options.items()}
     sentinel = {name.removeprefix("sentinel_"): given.pop(name) for name in SENTINEL_OPTIONS if name in given}
-    return RedisUrl(
-        kind, servers, unquote(service), _plain(base, found["user"], servers, found["path"], given), sentinel
-    )
+    plain = _plain(base, found["user"], servers, found["path"], given)
+    try:
+        urlsplit(plain)  # as redis-py does; its fault may hold the password
+    except ValueError:
+        raise ValueError(FORMS) from None
+    return RedisUrl(kind, servers, unquote(service), plain, sentinel)
 
 
 def _server(text: str, port: int) -> Address:

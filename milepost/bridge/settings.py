@@ -18,7 +18,10 @@ from milepost.settings import JournalSettings
 
 def http_url(url: str) -> str:
     """Return the URL. Raises ValueError if no event can be POSTed to it."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its text may hold a password
+        raise ValueError("its host cannot be read") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must look like http://host[:port]/path, or https://")
     if parts.username or parts.password:

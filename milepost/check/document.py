@@ -23,10 +23,14 @@ async def fetch(gateway: str) -> dict[str, Any]:
 
 
 def _fetch(gateway: str) -> dict[str, Any]:
-    url = urlsplit(gateway)
-    kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+    shown = gateway.rpartition("@")[2]  # without user and password
     try:
+        url = urlsplit(gateway)
+        kind = {"https": http.client.HTTPSConnection, "http": http.client.HTTPConnection}[url.scheme]
         connection = kind(url.netloc.rpartition("@")[2], timeout=ANSWER_WITHIN)
+    except (KeyError, ValueError, http.client.InvalidURL):  # the text may hold a part of a password
+        raise NoDocument(f"{shown}: must look like http://host:port") from None
+    try:
         try:
             connection.request("GET", url.path.rstrip("/") + PATH)
             response = connection.getresponse()
@@ -34,10 +38,10 @@ def _fetch(gateway: str) -> dict[str, Any]:
         finally:
             connection.close()
         if response.status != http.HTTPStatus.OK:
-            raise NoDocument(f"{gateway}{PATH} answered {response.status}")
+            raise NoDocument(f"{shown}{PATH} answered {response.status}")
         document = loads(body)
     except (OSError, ValueError, http.client.HTTPException) as fault:
-        raise NoDocument(f"no gateway answers at {gateway}: {fault or type(fault).__name__}") from None
+        raise NoDocument(f"no gateway answers at {shown}: {fault or type(fault).__name__}") from None
     if not isinstance(document, dict) or "channels" not in document:
-        raise NoDocument(f"{gateway}{PATH} is no AsyncAPI document")
+        raise NoDocument(f"{shown}{PATH} is no AsyncAPI document")
     return document

@@ -12,6 +12,7 @@ import typer
 from milepost.cli import locate
 from milepost.cli.exits import CommandFailed, Exit, Unreachable
 from milepost.cli.local import data_folder
+from milepost.cli.local.probe import shown
 from milepost.cli.loop import run
 from milepost.cli.options import Data
 from milepost.cli.text import brief, plain, say
@@ -50,7 +51,11 @@ def send(
 
 async def _send(gateway: str, submission: dict[str, str], within: float) -> Exit:
     reached: dict[str, Any] = {}
-    async with httpx.AsyncClient(base_url=gateway, trust_env=False, timeout=SILENCE) as client:
+    try:
+        opened = httpx.AsyncClient(base_url=gateway, trust_env=False, timeout=SILENCE)
+    except httpx.InvalidURL:  # its text may hold a part of a password
+        raise ConfigurationError("--gateway: must look like http://host:port") from None
+    async with opened as client:
         place = await _submit(client, submission)
         try:
             async with asyncio.timeout(within):
@@ -76,7 +81,7 @@ async def _submit(client: httpx.AsyncClient, submission: dict[str, str]) -> str:
         answer = await client.post("/distance", json=submission)
     except (httpx.HTTPError, httpx.InvalidURL) as fault:
         raise Unreachable(
-            f"no gateway at {client.base_url}: {fault}; start `milepost up`, or name another with --gateway"
+            f"no gateway at {shown(str(client.base_url))}: {fault}; start `milepost up`, or name another with --gateway"
         ) from None
     if answer.status_code == 422:
         raise ConfigurationError(_detail(answer))

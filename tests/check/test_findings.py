@@ -10,6 +10,7 @@ from pydantic import Field
 from redis.asyncio import Redis
 
 from milepost import Payload
+from milepost.check import document
 from milepost.check.findings import SHOWN, Findings, NamedStage, check
 from milepost.events import asyncapi
 from milepost.events.event import Event
@@ -202,3 +203,11 @@ async def test_events_that_a_stage_has_left_behind_already_are_no_finding(journa
     assert [depth.stage for depth in await journal.admin.left_behind()] == ["name-it:old"]
     found = await findings(journal, CHANGES["an optional field and a wider type"])
     assert not found.breaks, found.lines()
+
+
+@pytest.mark.parametrize("gateway", ["http://me:secret@127.0.0.1:1", "http://me:secret/word@127.0.0.1:1", "here:8000"])
+async def test_gateway_that_does_not_answer_is_named_without_its_password(gateway: str) -> None:
+    with pytest.raises(document.NoDocument) as caught:
+        await document.fetch(gateway)
+    assert "secret" not in str(caught.value)
+    assert gateway.rpartition("@")[2] in str(caught.value)

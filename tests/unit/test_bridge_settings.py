@@ -68,6 +68,8 @@ def test_routes_that_are_not_json_are_named(monkeypatch: pytest.MonkeyPatch, tex
         ([{**ROW, "url": "http://dist ance/"}], "URL"),
         ([{**ROW, "url": "http://distance/#top"}], "URL"),
         ([{**ROW, "url": "http://me:secret@distance"}], "must not hold a user or password"),
+        ([{**ROW, "url": "http://me:secret/word@distance"}], "its host or port cannot be read"),
+        ([{**ROW, "url": "http://me:secret℀@distance"}], "its host cannot be read"),
         ([{**ROW, "retry": -1}], "RETRY"),
         ([{**ROW, "backoffDelay": "PT0S"}], "BACKOFFDELAY"),
         ([{**ROW, "timeout": "PT0S"}], "TIMEOUT"),

@@ -106,7 +106,7 @@ def test_a_wrong_url_is_refused_by_name_and_never_shown(url: str) -> None:
 
 @pytest.mark.parametrize("user", ["", "user", "user@home", "7"])
 @pytest.mark.parametrize("begin", ["", "6379", "p@ss", "p%40ss"])
-@pytest.mark.parametrize("mark", ["/", "#", "?", "?db=1&", "/#", "@/", "@#", "@?", "[", "]", "@["])
+@pytest.mark.parametrize("mark", ["/", "#", "?", "?db=1&", "/#", "@/", "@#", "@?", "[", "]", "@[", "℀", "\t"])
 def test_password_with_an_unencoded_mark_is_refused_and_no_part_of_it_shown(user: str, begin: str, mark: str) -> None:
     password = f"{begin}{mark}{PASSWORD}"
     with pytest.raises(ConfigurationError, match=r"^REDIS_URL: must look like redis://.* %23") as caught:

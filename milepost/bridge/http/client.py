@@ -187,8 +187,8 @@ def _split(url: str) -> tuple[str, str, int, str, str]:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as fault:
-        raise ConfigurationError(f"{shown}: {fault}") from None
+    except ValueError:  # its text may hold a part of a password
+        raise ConfigurationError(f"{shown}: its host or port cannot be read") from None
     host = parts.hostname
     if not _PRINTABLE.fullmatch(url) or parts.scheme not in _PORTS or not host or port == 0 or parts.fragment:
         raise ConfigurationError(f"{shown}: must look like http://host:port/path, or https://, percent-encoded")
