@@ -395,6 +395,19 @@ async def test_refused_announcement_leaves_the_event_where_it_was(
     assert len(await journaled(redis, CALCULATED)) == 1
 
 
+async def test_refused_status_leaves_no_dead_letter(
+    journal: Journal, redis: Redis, distance: Consumer, mute: Consumer
+) -> None:
+    """Each further try must not add another one."""
+    (entry,) = await taken(journal, distance)
+    await redis.execute_command("ACL", "SETUSER", "mute", "-hset")
+    for _ in range(3):
+        assert isinstance(await settled(mute, KINDS["bury"](entry)), SettlementRefused)
+    assert await redis.xlen(keys.dead("distance")) == 0
+    assert await pending(redis, distance) == 1
+    assert await settled(distance, KINDS["bury"](entry)) == "buried"
+
+
 async def test_settlement_without_a_reply_is_done_beside_one_that_is_refused(
     journal: Journal, distance: Consumer, mute: Consumer
 ) -> None:

@@ -350,15 +350,18 @@ local function journal_once(event, announce, dedup)
   return 'done'
 end
 
--- Makes a dead letter, and writes it into the status of its submission. The letter comes after the write that Redis may
--- refuse, because Lua does not roll back.
+-- Makes a dead letter, and writes it into the status of its submission. If Redis refuses the status (a user without the
+-- right to HSET), the letter is deleted again: Lua does not roll back, and each retry would add one.
 local function bury(stage, letter)
   redis.call('SADD', DEAD, stage)
-  redis.call('XADD', dead_key(stage), '*', 'event', letter.event, 'channel', letter.channel, 'id', letter.id,
+  local entry = redis.call('XADD', dead_key(stage), '*', 'event', letter.event, 'channel', letter.channel, 'id', letter.id,
     'reason', letter.reason, 'status', letter.status, 'attempts', letter.attempts, 'crashes', letter.crashes,
     'time', whole(now()))
-  if letter.id ~= '' then
-    write_status(letter.id, 'dead:' .. stage, '{"reason":' .. cjson.encode(letter.reason) .. '}')
+  if letter.id == '' then return end
+  local ok, fault = pcall(write_status, letter.id, 'dead:' .. stage, '{"reason":' .. cjson.encode(letter.reason) .. '}')
+  if not ok then
+    redis.call('XDEL', dead_key(stage), entry)
+    error(fault, 0)
   end
 end
 
