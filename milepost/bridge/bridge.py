@@ -29,7 +29,7 @@ from milepost.bridge.metrics import BridgeMetrics
 from milepost.bridge.retry import RetryPolicy, probe_delay
 from milepost.bridge.settings import BridgeSettings, DeliverySpec
 from milepost.bridge.stats import Stats
-from milepost.bridge.worker import BLOCK, Worker
+from milepost.bridge.worker import BLOCK, LOG_OUTAGE_EVERY, Worker
 from milepost.errors import JournalUnavailable
 from milepost.journal import BROKER, Consumer, Journal, Maintenance, Scripts, Wiring
 from milepost.journal.connection import ANSWER_WITHIN, LEAST_VERSION, connect
@@ -378,9 +378,14 @@ async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
 
 
 async def _every(seconds: float, step: Callable[[], Awaitable[None]], name: str) -> None:
+    """Take a step again and again. Log the first time that Redis is not available, then once a minute."""
+    logged = -LOG_OUTAGE_EVERY
     while True:
         try:
             await step()
+            logged = -LOG_OUTAGE_EVERY
         except JournalUnavailable as fault:
-            log.warning(Fields(outcome=f"no-{name}", reason=str(fault)))
+            if time.monotonic() - logged >= LOG_OUTAGE_EVERY:
+                logged = time.monotonic()
+                log.warning(Fields(outcome=f"no-{name}", reason=str(fault)))
         await asyncio.sleep(seconds)

@@ -17,7 +17,9 @@ from typing import Any, NoReturn
 from milepost.cli.exits import CommandFailed, OutputClosed
 
 
-class _Stdout(io.FileIO):
+class Stdout(io.FileIO):
+    """A descriptor, unbuffered. `write` may write a part. Raises OutputClosed or CommandFailed."""
+
     def write(self, data: Any) -> int:
         try:
             while (written := super().write(data)) is None:  # a program that shares the pipe made it non-blocking
@@ -46,7 +48,7 @@ def install() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - a descriptor, open until the end
-    sys.stdout = _text(_Stdout(1, "w", closefd=False))
+    sys.stdout = _text(Stdout(1, "w", closefd=False))
     sys.stderr = _text(_Stderr(2, "w", closefd=False))
 
 

@@ -16,6 +16,7 @@ from milepost.cli.local.console import Console
 from milepost.cli.local.layout import Layout, Rank
 from milepost.cli.local.supervisor import Supervisor
 from milepost.cli.options import ProjectFolder
+from milepost.errors import MilepostError
 from milepost.settings import JournalSettings
 
 SAME_INTERRUPT = 0.3
@@ -73,14 +74,19 @@ class _Pipeline:
         self._stop = asyncio.Event()
         self._stopped_at = 0.0
         self._complete = False
+        self._output_fault: MilepostError | None = None
 
     async def run(self, lock: int) -> Exit:
         """Run it until a signal comes or a component cannot be kept running. Raises MilepostError."""
-        self._console = Console(["milepost", *self._layout.urls], on_failure=self._stop.set)
+        loop = asyncio.get_running_loop()
+        self._console = Console(
+            ["milepost", *self._layout.urls],
+            on_failure=lambda fault: loop.call_soon_threadsafe(self._output_failed, fault),
+        )
         self._supervisor = Supervisor(self._console, lock=lock, on_change=self._write_stack)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
-                asyncio.get_running_loop().add_signal_handler(number, partial(self._signalled, number))
+                loop.add_signal_handler(number, partial(self._signalled, number))
         tasks = [asyncio.create_task(self._stop.wait()), asyncio.create_task(self._run())]
         if self._reload:
             from milepost.cli.local.reload import watch_sources
@@ -98,8 +104,9 @@ class _Pipeline:
             data_folder.remove_stack(self._data)
             self._log("stopping")
             await self._supervisor.stop()
-        if self._console.fault:
-            raise self._console.fault
+            await asyncio.to_thread(self._console.close)
+        if self._output_fault:
+            raise self._output_fault
         return Exit.INTERRUPTED if self._supervisor.killed else Exit.DONE
 
     async def _run(self) -> None:
@@ -128,6 +135,12 @@ class _Pipeline:
                 "REDIS_URL: another pipeline uses this Redis; each would take events whose records are in the MongoDB "
                 "of the other. Stop it, name another Redis, or give both the same MONGO_URL"
             )
+
+    def _output_failed(self, fault: MilepostError) -> None:
+        """Stop, because nobody reads the output any more. A signal that came before decides the exit status."""
+        if not self._stop.is_set():
+            self._output_fault = fault
+            self._stop.set()
 
     def _signalled(self, number: signal.Signals) -> None:
         """The first signal stops everything in order. A second Ctrl-C kills it."""

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from milepost.cli.local import layout
 from milepost.errors import ConfigurationError
 from tests.cli.conftest import Command
-from tests.cli.running import WITHIN, Up, is_alive
+from tests.cli.running import MILEPOST, WITHIN, Up, environment, is_alive
 from tests.servers import ROOT, STAGES, Valkey, http_status, wait_for
 
 COMPONENTS = ["redis", "mongo", *STAGES, "bridge", "gateway"]
@@ -191,6 +192,21 @@ def check_order_of_the_end(ended: Up) -> None:
     last = {line.partition(" ")[0]: number for number, line in enumerate(ended.lines) if number > stopping}
     assert last["gateway"] < last["bridge"] < last["redis"]
     assert not any("did not end within" in line for line in ended.lines)
+
+
+def test_reader_that_leaves_after_ready_does_not_change_the_end(tmp_path: Path, redis_url: str, mongo_url: str) -> None:
+    """As `milepost up | sed /^ready/q` does; the line `stopping` is then written to nobody."""
+    command = [*MILEPOST, "up", "--data", str(tmp_path), "--port", "0"]
+    env = environment(REDIS_URL=redis_url, MONGO_URL=mongo_url)
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as up:
+        assert up.stdout
+        while not up.stdout.readline().startswith("ready "):
+            assert up.poll() is None
+        up.send_signal(signal.SIGSTOP)
+        up.stdout.close()
+        up.send_signal(signal.SIGINT)
+        up.send_signal(signal.SIGCONT)
+        assert up.wait(WITHIN) == 0
 
 
 def test_real_servers_replace_the_embedded_ones(tmp_path: Path, mongo_url: str, command: Command) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
+from milepost.cli.exits import Unreachable
 from milepost.journal import keys
 from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
@@ -27,10 +28,15 @@ async def fault_of(url: str) -> str | None:
 
 
 async def bridges_on(redis_url: str) -> int:
-    """Count the bridges that are connected to this Redis. Each subscribes to the channel of the lease."""
+    """Count the bridges that are connected to this Redis. Each subscribes to the channel of the lease.
+
+    Raises Unreachable.
+    """
     client = connect(JournalSettings(redis_url=SecretStr(redis_url)))
     try:
         ((_, bridges),) = await client.pubsub_numsub(keys.LEASE)
+    except (OSError, RedisError) as fault:
+        raise Unreachable(f"REDIS_URL: cannot ask for the bridges on {shown(redis_url)}: {fault}") from None
     finally:
         await client.aclose()
     return int(bridges)
