@@ -112,16 +112,22 @@ async def test_parking_burying_waking_and_replaying_run_through(
     assert len((await distance.take(9)).entries) == 3
 
 
-async def test_unreadable_messages_and_given_up_ones_wait_for_room(
-    journal: Journal, maintenance: Maintenance, full: Full
-) -> None:
+async def test_unreadable_messages_and_announcements_wait_for_room(maintenance: Maintenance, full: Full) -> None:
     await full()
     with pytest.raises(JournalUnavailable, match="full"):
         await maintenance.unreadable([Unreadable(RAW, b"\xff", "not UTF-8")])
     with pytest.raises(JournalUnavailable, match="full"):
-        await maintenance.bury_given_up("distance", submission(), failure())
-    with pytest.raises(JournalUnavailable, match="full"):
         await maintenance.announce(submission())
+
+
+async def test_event_that_a_broker_gave_up_becomes_a_dead_letter(
+    journal: Journal, maintenance: Maintenance, full: Full
+) -> None:
+    """The Broker sends it a few times only, and it was accepted once."""
+    await full()
+    event = submission()
+    await maintenance.bury_given_up("distance", event, failure())
+    assert [letter.id for letter in await journal.admin.dead_letters("distance")] == [event.id]
 
 
 async def test_renewing_taking_over_handing_back_and_reaping_run_through(
