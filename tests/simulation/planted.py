@@ -1,0 +1,95 @@
+"""Faults that are put into the bridge, to see that the simulation finds them."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from milepost.bridge.ingest.subscriber import Subscriber
+from milepost.bridge.worker import Worker
+from milepost.journal import Scripts, Taken, keys
+from milepost.journal.consumer import Consumer
+from milepost.journal.scripts import SCRIPTS, Text
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+class _Forgetful(dict[Any, Any]):
+    """Has every entry, and says that it has none."""
+
+    def __contains__(self, _: object) -> bool:
+        return False
+
+    def __delitem__(self, key: Any) -> None:
+        self.pop(key, None)
+
+
+def no_renewal(patch: pytest.MonkeyPatch) -> None:
+    """A bridge does not renew its claims."""
+
+    async def renew(_: Worker) -> None:
+        return
+
+    patch.setattr(Worker, "renew", renew)
+
+
+def no_look_at_deliveries(patch: pytest.MonkeyPatch) -> None:
+    """A bridge starts entries that it delivers already: after a failed read it rereads all that it has pending."""
+    made = Worker.__init__
+
+    def init(self: Worker, *given: Any, **named: Any) -> None:
+        made(self, *given, **named)
+        self.in_delivery = _Forgetful()
+
+    patch.setattr(Worker, "__init__", init)
+
+
+def no_takeover(patch: pytest.MonkeyPatch) -> None:
+    """Nobody takes over the entries of a crashed bridge."""
+    take = Consumer.take
+
+    async def without(self: Consumer, most: int, *, extra: int = 0, claim: float = 0) -> Taken:
+        return await take(self, most, extra=extra)
+
+    patch.setattr(Consumer, "take", without)
+
+
+def settled_by_anyone(patch: pytest.MonkeyPatch) -> None:
+    """A settlement that is repeated after a lost reply is made twice."""
+    _in_scripts(patch, "if pending[row.stream][row.entry] then", "if true then")
+
+
+def no_dedup(patch: pytest.MonkeyPatch) -> None:
+    """A producer's retry is journaled twice."""
+    _in_scripts(patch, "'NX', 'PX', dedup", "'PX', dedup")
+
+
+def lease_kept(patch: pytest.MonkeyPatch) -> None:
+    """A bridge that stops announces no release, so messages are nobody's until the lease ends."""
+
+    async def release(self: Subscriber) -> None:
+        self._lead_ended.set()
+
+    patch.setattr(Subscriber, "release_lease", release)
+
+
+def _in_scripts(patch: pytest.MonkeyPatch, text: str, instead: str) -> None:
+    assert any(text in script for script in SCRIPTS.values())
+
+    async def broken(self: Scripts, _: str, script: str, arguments: Iterable[Text]) -> object:
+        return await self.call("EVAL", script.replace(text, instead), 1, keys.JOURNALS, *arguments)
+
+    patch.setattr(Scripts, "run", broken)
+
+
+PLANTED: dict[Plant, str] = {
+    no_renewal: "which had no trouble",
+    no_look_at_deliveries: "both from",
+    no_takeover: "without effect",
+    settled_by_anyone: "published 2 times",
+    no_dedup: "published 2 times",
+    lease_kept: "adopted 0 times",
+}
+"""What is planted, and a part of the violation that is found."""
+
+BY_NAME = {plant.__name__.replace("_", "-"): plant for plant in PLANTED}

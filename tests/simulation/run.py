@@ -1,0 +1,412 @@
+"""One run: a seed decides the settings, what happens to whom and when. Then the invariants are checked.
+
+The bridges and the producer are the real ones. For CALM seconds things happen; after that there are no more faults, and
+within SETTLED seconds everything must have its effect. What is checked:
+
+1. Accepted ⇒ effect: each accepted event was taken by each stage that it is for, or is a dead letter there with cause.
+2. Effect ⇒ accepted: stages get only events that were published.
+3. Once: each event is announced once on each channel.
+4. One bridge at a time: two POSTs of one event to one stage are under way together only after a fault that explains it:
+   a bridge that could not renew its claims, or that reads late what another has taken over meanwhile.
+5. Nothing stays: journals, retries and parked events are empty, and all other keys expire or are of a bounded size.
+6. Plain messages that other programs PUBLISH are adopted once at most; exactly once in a run in which bridges only stop
+   cleanly, one after the other.
+7. No task of a bridge ends with an exception.
+"""
+
+import asyncio
+import gc
+import json
+import random
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from milepost.bridge.bridge import Bridge
+from milepost.bridge.settings import BridgeSettings
+from milepost.errors import JournalUnavailable
+from milepost.events.event import JOURNAL_MARK, Event
+from milepost.journal import Journal, keys
+from milepost.journal.connection import connect
+from milepost.settings import JournalSettings
+from tests.simulation.loop import StuckError, VirtualLoop, deterministic, owner, run
+from tests.simulation.redis_server import REDIS, Redis, Server
+from tests.simulation.stages import CONSUMES, EMITS, Stages, host_of
+
+CALM = 15.0
+"""Seconds after which nothing goes wrong any more."""
+
+SETTLED = 60.0
+"""Seconds after that within which everything must have its effect."""
+
+CLAIM = 3.0
+RETRY = 2
+
+URL = f"redis://{REDIS}:6379/0"
+
+Act = Callable[[], Awaitable[None]]
+
+BOUNDED = {keys.JOURNALS, keys.STAGES, keys.DEAD, keys.PAUSED, keys.STATS}
+
+
+@dataclass
+class Result:
+    """What a run came to. `digest`: of every command to Redis with its time."""
+
+    seed: int
+    violations: list[str] = field(default_factory=list)
+    digest: str = ""
+    seconds: float = 0.0
+    commands: int = 0
+    deliveries: int = 0
+    story: list[str] = field(default_factory=list)
+
+
+def simulate(server: Server, seed: int) -> Result:
+    """Run one seed."""
+    rng = random.Random(f"milepost {seed}")
+    loop = VirtualLoop(random.Random(rng.random()))
+    collecting = gc.isenabled()
+    gc.disable()  # when it collects depends on what ran before
+    try:
+        with warnings.catch_warnings(), deterministic(loop, random.Random(rng.random())):
+            warnings.simplefilter("ignore", ResourceWarning)  # a bridge that crashes closes nothing
+            redis = Redis(server, loop)
+            try:
+                world = _World(loop, redis, rng, Result(seed))
+                try:
+                    run(loop, world.play())
+                except StuckError:
+                    world.result.violations.append("stuck: nothing is ready and no timer is set")
+            finally:
+                redis.close()
+            result = world.result
+            result.violations += loop.faults
+            result.digest = redis.digest.hexdigest()
+            result.seconds = loop.time()
+            result.commands = redis.commands
+            result.deliveries = len(world.stages.deliveries)
+            return result
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+        if collecting:
+            gc.enable()
+
+
+class _World:
+    def __init__(self, loop: VirtualLoop, redis: Redis, rng: random.Random, result: Result) -> None:
+        self.loop = loop
+        self.redis = redis
+        self.rng = rng
+        self.result = result
+        self.stages = Stages(loop, random.Random(rng.random()), trouble=rng.choice([0.0, 0.05, 0.3]))
+        self.batch = rng.choice([1, 4])
+        self.gentle = rng.random() < 0.3
+        """Whether bridges only stop cleanly, one after the other, and Redis has no trouble."""
+        self.plain = [f"plain {number}" for number in range(rng.randint(0, 10))]
+        self._stopping = asyncio.Lock()
+        self.events = [self._event(number) for number in range(rng.randint(5, 25))]
+        self.accepted: set[str] = set()
+        self.bridges: dict[str, Bridge] = {}
+        self._started = 0
+        self.disturbed: defaultdict[str, list[float]] = defaultdict(list)
+        """When something happened to a bridge after which another may take its events over."""
+
+    def _event(self, number: int) -> Event:
+        kind = self.rng.choices(["good", "refused", "poison"], [10, 1, 1])[0]
+        return Event(id=f"{kind}-{number}", source="/simulation", type="in", time="2027-01-01T00:00:00Z", data=number)
+
+    def say(self, what: str) -> None:
+        self.result.story.append(f"{self.loop.time():8.3f} {what}")
+
+    async def play(self) -> None:
+        acts = [self._publish(event) for event in self.events]
+        acts += [self._publish_plainly(text) for text in self.plain]
+        acts += [self._trouble() for _ in range(self.rng.choice([0, 1, 2, 4, 8]))]
+        for _ in range(2):
+            self._start()
+        await asyncio.gather(*acts)
+        await asyncio.sleep(max(0.0, CALM - self.loop.time()))
+        self.stages.trouble = 0.0
+        end = self.loop.time() + SETTLED
+        self.say("calm")
+        while (left := self._left()) and self.loop.time() < end:
+            await asyncio.sleep(1)
+        self.result.violations += left
+        self._check()
+        for name in list(self.bridges):
+            await self._stop(name)
+
+    # components
+
+    def _start(self) -> None:
+        self._started += 1
+        name = f"bridge {self._started}"
+        token = owner.set(name)
+        try:
+            bridge = self.bridges[name] = Bridge(_settings(self.batch))
+            bridge.start(failed=lambda: self.result.violations.append(f"{name} ended with an exception"))
+        finally:
+            owner.reset(token)
+        self.say(f"{name} starts")
+
+    async def _crash(self, name: str) -> None:
+        self.say(f"{name} crashes")
+        del self.bridges[name]
+        self.disturbed[name].append(self.loop.time())
+        await self.loop.crash(name)
+
+    async def _stop(self, name: str) -> None:
+        self.say(f"{name} stops")
+        bridge = self.bridges.pop(name)
+        self.disturbed[name].append(self.loop.time())
+        token = owner.set(name)
+        stopping = asyncio.create_task(bridge.stop())
+        owner.reset(token)
+        await asyncio.wait([stopping], timeout=20)
+        if not stopping.done():
+            self.result.violations.append(f"{name} does not stop")
+        await self.loop.crash(name)
+
+    async def _publish(self, event: Event) -> None:
+        """As a producer does: with the same id until the door says yes."""
+        await asyncio.sleep(self.rng.uniform(0.5, CALM * 0.8))
+        name = f"producer of {event.id}"
+        token = owner.set(name)
+        task = asyncio.create_task(self._publish_until_accepted(event))
+        owner.reset(token)
+        await task
+        await self.loop.crash(name)
+
+    async def _publish_until_accepted(self, event: Event) -> None:
+        settings = JournalSettings.read(redis_url=URL)
+        journal = Journal(connect(settings), settings)
+        while True:
+            try:
+                await journal.publish(event)
+            except JournalUnavailable:
+                await asyncio.sleep(0.2)
+                continue
+            self.accepted.add(event.id)
+            await journal.close()
+            return
+
+    async def _publish_plainly(self, text: str) -> None:
+        await asyncio.sleep(self.rng.uniform(3.0, CALM * 0.8))
+        self.redis.call("PUBLISH", "in", text)
+
+    # trouble
+
+    async def _trouble(self) -> None:
+        await asyncio.sleep(self.rng.uniform(0.5, CALM * 0.8))
+        acts: list[Act] = [
+            self._stop_one,
+            self._flaky_producers,
+            self._stage_away,
+            self._function_dies,
+        ]
+        if not self.gentle:
+            acts += [self._crash_one, self._cut_one, self._flaky_one, self._stall_one, self._restart_redis]
+        await self.rng.choice(acts)()
+
+    def _one(self) -> str | None:
+        return self.rng.choice(sorted(self.bridges)) if self.bridges else None
+
+    async def _crash_one(self) -> None:
+        if name := self._one():
+            await self._crash(name)
+            await asyncio.sleep(self.rng.uniform(0.0, 4.0))
+            self._start()
+
+    async def _stop_one(self) -> None:
+        async with self._stopping:
+            while self.gentle and not all(bridge.ready for bridge in self.bridges.values()):
+                await asyncio.sleep(0.1)
+            if name := self._one():
+                await self._stop(name)
+                await asyncio.sleep(self.rng.uniform(0.0, 2.0))
+                self._start()
+
+    async def _cut_one(self) -> None:
+        if name := self._one():
+            self.say(f"connections of {name} to Redis break")
+            self.disturbed[name].append(self.loop.time())
+            self.loop.network.cut(name=name, host=REDIS)
+
+    async def _flaky_one(self) -> None:
+        if name := self._one():
+            self.say(f"connections of {name} to Redis break often")
+            self.loop.network.flaky[name, REDIS] = 0.1
+            for _ in range(4):
+                self.disturbed[name].append(self.loop.time())
+                await asyncio.sleep(1)
+            self.loop.network.flaky.pop((name, REDIS), None)
+            self.disturbed[name].append(self.loop.time())
+
+    async def _flaky_producers(self) -> None:
+        self.say("connections of producers to Redis break often")
+        names = [(f"producer of {event.id}", REDIS) for event in self.events]
+        self.loop.network.flaky.update(dict.fromkeys(names, 0.2))
+        await asyncio.sleep(4)
+        for name in names:
+            self.loop.network.flaky.pop(name, None)
+
+    async def _stall_one(self) -> None:
+        if name := self._one():
+            seconds = self.rng.uniform(0.5, 8.0)
+            self.say(f"{name} and Redis do not hear each other for {seconds:.1f} s")
+            self.disturbed[name].append(self.loop.time())
+            self.loop.network.stalled[name, REDIS] = self.loop.time() + seconds
+            await asyncio.sleep(seconds)
+            self.disturbed[name].append(self.loop.time())
+
+    async def _restart_redis(self) -> None:
+        self.say("Redis restarts")
+        seconds = self.rng.uniform(0.0, 4.0)
+        self.loop.network.refusing.add(REDIS)
+        self.loop.network.cut(host=REDIS)
+        await asyncio.sleep(seconds)
+        self.redis.restart()
+        self.loop.network.refusing.discard(REDIS)
+        for name in self.bridges:
+            self.disturbed[name] += [self.loop.time() - seconds, self.loop.time()]
+
+    async def _stage_away(self) -> None:
+        host = host_of(self.rng.choice(sorted(EMITS)))
+        self.say(f"{host} is away")
+        self.loop.network.refusing.add(host)
+        self.loop.network.cut(host=host)
+        await asyncio.sleep(self.rng.uniform(0.0, 5.0))
+        self.loop.network.refusing.discard(host)
+
+    async def _function_dies(self) -> None:
+        host = host_of(self.rng.choice(sorted(EMITS)))
+        self.say(f"{host} dies")
+        self.loop.network.cut(host=host)
+
+    # what must hold
+
+    def _left(self) -> list[str]:
+        """Return what has no effect yet."""
+        taken = {(one.stage, one.id) for one in self.stages.deliveries if one.status == 200}
+        dead = {(stage, event_id) for stage in EMITS for event_id in self._dead(stage)}
+        done = taken | dead
+        accepted = self.accepted | {event_id for ids in self._adopted().values() for event_id in ids}
+        needed = {(stage, event_id) for stage in ("first", "side") for event_id in accepted}
+        needed |= {("second", event_id) for stage, event_id in taken - dead if stage == "first"}
+        left = [f"without effect: {event_id} at {stage}" for stage, event_id in sorted(needed - done)]
+        counted = [("XLEN", keys.journal(channel)) for channel in sorted(set(CONSUMES.values()))]
+        counted += [("XLEN", keys.retries(stage, channel)) for stage, channel in CONSUMES.items()]
+        counted += [("ZCARD", keys.parked(stage)) for stage in CONSUMES]
+        return left + [f"left in {key}" for command, key in counted if self.redis.call(command, key)]
+
+    def _announced(self, channel: str) -> list[dict[str, Any]]:
+        return [
+            json.loads(data)
+            for _, on, data in self.redis.published
+            if on == channel.encode() and data.startswith(JOURNAL_MARK)
+        ]
+
+    def _adopted(self) -> dict[str, set[str]]:
+        """Return the ids that each plain message got."""
+        found: dict[str, set[str]] = {text: set() for text in self.plain}
+        for one in self.stages.deliveries:
+            if isinstance(one.data, str):
+                found[one.data].add(one.id)
+        return found
+
+    def _dead(self, stage: str) -> Counter[str]:
+        rows = self.redis.call("XRANGE", keys.dead(stage), "-", "+")
+        return Counter(dict(zip(row[::2], row[1::2], strict=True))[b"id"].decode() for _, row in rows)
+
+    def _check(self) -> None:
+        self._check_dead_letters()
+        self._check_accepted()
+        self._check_adopted()
+        self._check_announced_once()
+        self._check_overlaps()
+        self._check_keys()
+
+    def _check_dead_letters(self) -> None:
+        failed = Counter((one.stage, one.id) for one in self.stages.deliveries if one.status in {0, 500})
+        for stage in EMITS:
+            for event_id, times in self._dead(stage).items():
+                refused = stage == "first" and event_id.startswith("refused")
+                if times > 1 or not (refused or failed[stage, event_id] > RETRY):
+                    self._note(f"{times} dead letters of {event_id} at {stage}: {failed[stage, event_id]} failures")
+
+    def _check_accepted(self) -> None:
+        known = {event.id for event in self.events} | {one for ids in self._adopted().values() for one in ids}
+        for one in self.stages.deliveries:
+            if one.id not in known:
+                self._note(f"not published: {one.id} at {one.stage}")
+
+    def _check_adopted(self) -> None:
+        for text, ids in self._adopted().items():
+            if len(ids) > 1 or (self.gentle and not ids):
+                self._note(f"adopted {len(ids)} times: {text}")
+
+    def _check_announced_once(self) -> None:
+        for channel in ("in", "mid", "out"):
+            for event_id, times in Counter(event["id"] for event in self._announced(channel)).items():
+                if times > 1:
+                    self._note(f"published {times} times: {event_id} on {channel}")
+
+    def _check_overlaps(self) -> None:
+        for earlier, later in self.stages.overlaps:
+            what = f"{later.id} is with {later.stage} twice at {later.begin:.3f}"
+            if earlier.bridge == later.bridge:
+                between = [
+                    one
+                    for one in self.stages.deliveries
+                    if (one.stage, one.id) == (later.stage, later.id)
+                    and one.bridge != later.bridge
+                    and earlier.begin - CLAIM <= one.begin <= later.begin
+                ]
+                if not between:
+                    self._note(f"{what}, both from {later.bridge}")
+            elif not any(
+                earlier.begin - CLAIM <= at <= later.begin
+                for at in self.disturbed[earlier.bridge] + self.disturbed[later.bridge]
+            ):
+                self._note(f"{what}, from {earlier.bridge} and {later.bridge}, which had no trouble")
+
+    def _check_keys(self) -> None:
+        for key in sorted(self.redis.call("KEYS", "*")):
+            name = key.decode()
+            counted = name.startswith((keys.journal(""), keys.RETRIES, keys.dead("")))
+            if name not in BOUNDED and not counted and self.redis.call("PTTL", key) == -1:
+                self._note(f"neither counted nor expires: {name}")
+
+    def _note(self, what: str) -> None:
+        self.result.violations.append(what)
+
+
+def _settings(batch: int) -> BridgeSettings:
+    routes = [
+        {
+            "name": stage,
+            "consumes": CONSUMES[stage],
+            "emits": EMITS[stage],
+            "url": f"http://{host_of(stage)}/",
+            "retry": RETRY,
+            "crashRetry": RETRY,
+            "backoffDelay": "PT0.1S",
+            "timeout": "PT5S",
+            "batch": batch,
+        }
+        for stage in EMITS
+    ]
+    return BridgeSettings.read(
+        redis_url=URL,
+        routes=routes,
+        claim=timedelta(seconds=CLAIM),
+        lease=timedelta(seconds=2),
+        grace=timedelta(seconds=1),
+        window=16,
+    )

@@ -1,0 +1,97 @@
+"""A few seeds, and that the simulation finds faults. `make simulate` runs thousands."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import ROOT
+from tests.simulation.planted import PLANTED, Plant, no_renewal
+from tests.simulation.redis_server import WHY_NOT, Server
+from tests.simulation.run import Result, simulate
+
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+
+SEEDS = 40
+"""Seeds within which a planted fault must be found."""
+
+FIRST = {
+    "no_renewal": 2,
+    "no_look_at_deliveries": 2,
+    "no_takeover": 2,
+    "settled_by_anyone": 6,
+    "no_dedup": 1,
+    "lease_kept": 7,
+}
+"""Where the search for some of them begins, so that it is short."""
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    log = logging.getLogger("milepost")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    yield
+    log.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("simulation")) as server:
+        yield server
+
+
+def find(server: Server, pattern: str, first: int) -> Result | None:
+    for seed in range(first, first + SEEDS):
+        result = simulate(server, seed)
+        if any(pattern in violation for violation in result.violations):
+            return result
+    return None
+
+
+def test_server_tells_the_virtual_time(server: Server) -> None:
+    line = server.open()
+    try:
+        for now in (1.5, 7200.25, 3.0):
+            server.set_clock(now)
+            line.call("DEL", "stream")
+            assert line.call("XADD", "stream", "*", "a", "b") == b"%d-0" % (1_800_000_000_000 + now * 1000)
+            line.call("SET", "key", "value", "PX", 1000)
+            server.set_clock(now + 0.999)
+            assert line.call("GET", "key") == b"value"
+            server.set_clock(now + 1.001)
+            assert line.call("GET", "key") is None
+    finally:
+        line.close()
+
+
+def test_promises_hold_in_a_few_runs(server: Server) -> None:
+    results = [simulate(server, seed) for seed in range(3)]
+    assert [result.violations for result in results] == [[]] * 3
+    assert all(result.deliveries > 20 for result in results)
+    assert len({result.digest for result in results}) == 3
+
+
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+def test_planted_fault_is_found(server: Server, monkeypatch: pytest.MonkeyPatch, plant: Plant) -> None:
+    plant(monkeypatch)
+    found = find(server, PLANTED[plant], FIRST.get(plant.__name__, 0))
+    assert found is not None
+
+
+def test_seed_reproduces_a_violation(server: Server) -> None:
+    """In the same process, and in one of its own whose sets of texts have another order."""
+    with pytest.MonkeyPatch.context() as patch:
+        no_renewal(patch)
+        found = find(server, PLANTED[no_renewal], FIRST["no_renewal"])
+        assert found is not None
+        assert simulate(server, found.seed) == found
+    assert simulate(server, found.seed).violations == []
+    command = [sys.executable, "-m", "tests.simulation", "--plant", "no-renewal", "--seed", str(found.seed)]
+    env = {**os.environ, "PYTHONHASHSEED": "1"}
+    said = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False).stdout
+    assert found.violations == [line.partition(": ")[2] for line in said.splitlines() if line.startswith("seed ")]
+    assert f"digest {found.digest[:16]} " in said
