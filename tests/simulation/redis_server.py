@@ -78,7 +78,8 @@ class Line:
     """A real connection to the server."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection((HOST, port))
+        self.socket = socket.socket()
+        self.socket.connect((HOST, port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self.id = self.call("CLIENT", "ID")

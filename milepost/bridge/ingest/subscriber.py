@@ -124,7 +124,7 @@ class Subscriber:
         while True:
             try:
                 async with subscribed(self._redis) as subscription:
-                    await subscription.subscribe(*self._wanted)
+                    await subscription.subscribe(*sorted(self._wanted))
                     await self._receive_from(subscription)
             except (RedisError, OSError) as fault:
                 log.warning(Fields(outcome="unsubscribed", reason=str(fault)))
@@ -162,9 +162,9 @@ class Subscriber:
             return
         if new := wanted - self._wanted:
             self._subscribed.clear()
-            await subscription.subscribe(*new)
+            await subscription.subscribe(*sorted(new))
         if gone := self._wanted - wanted:
-            await subscription.unsubscribe(*gone)
+            await subscription.unsubscribe(*sorted(gone))
         self._wanted = wanted
         self._channels_known.set()
         self._check_subscribed()
