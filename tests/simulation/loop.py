@@ -105,7 +105,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         future = self.create_future()
         try:
             future.set_result(function(*given))
-        except Exception as fault:
+        except (OSError, ValueError) as fault:
             future.set_exception(fault)
         return future
 
