@@ -92,11 +92,12 @@ def _is_unsent(record: Document, address: str) -> bool:
 async def _send(record: Document, deadline: float) -> None:
     if asyncio.get_running_loop().time() > deadline:  # the process was suspended: its hold may be over
         raise Unavailable("the request's time was over before the mail could be sent")
-    try:
-        await MAILER.send(Mail(record["_id"], record["email"], record["message"], attempt=record["taken"]))
-    except Exception:
-        await state.records.release(record)
-        raise
+    if not state.records.is_unmarked(record):
+        try:
+            await MAILER.send(Mail(record["_id"], record["email"], record["message"], attempt=record["taken"]))
+        except Exception:
+            await state.records.release(record)
+            raise
     await state.records.mark_sent(record, deadline)
 
 

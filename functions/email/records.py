@@ -39,6 +39,8 @@ class MailRecords:
        so a record whose time is over was left by a process that died; another process may take it.
     3. A process knows the events that it has in hand. Another record with its own name is left over from an attempt
        whose answer from MongoDB was lost, and the process takes it again at once.
+    4. A process remembers the mails that it has sent and could not mark. It marks them at the redelivery, and does not
+       send them again.
 
     Concurrent mails share three operations: find their users, insert their records, mark them as sent. Everything
     else is done for each mail by itself.
@@ -50,6 +52,7 @@ class MailRecords:
         self._hold = hold
         self._holder = uuid4().hex
         self._in_hand: set[str] = set()
+        self._unmarked: set[str] = set()
         self._user_batch: Coalescer[str, Document | None] = Coalescer(self._find_users)
         self._inserts = Inserts(self._mails)
         self._mark_batch: Coalescer[str, PyMongoError | None] = Coalescer(self._mark_all, most_items=_MOST_MARKS)
@@ -113,6 +116,7 @@ class MailRecords:
         if record is not None and taken.matched_count and record["holder"] == self._holder:
             return record
         if record is not None and (record["state"] == "sent" or record["email"] != mail["email"]):
+            self._unmarked.discard(record["_id"])  # another process has marked it meanwhile
             return record
         if record is not None and record["holder"] == self._holder and not is_ours:
             return await self._take_again(record)
@@ -133,6 +137,7 @@ class MailRecords:
 
     async def mark_sent(self, record: Document, deadline: float) -> None:
         """Mark the mail as sent; while MongoDB is away, try until `deadline` (the loop's clock). Raises Unavailable."""
+        self._unmarked.add(record["_id"])
         loop = asyncio.get_running_loop()
         pause = 0.1
         while (fault := await self._mark_batch.submit(record["_id"])) is not None:
@@ -141,6 +146,11 @@ class MailRecords:
                 raise Unavailable("MongoDB: the mail was sent, and could not be marked so") from fault
             await asyncio.sleep(pause)
             pause = min(2 * pause, 2.0)
+        self._unmarked.discard(record["_id"])
+
+    def is_unmarked(self, record: Document) -> bool:
+        """Whether this process has sent the mail and could not mark it."""
+        return record["_id"] in self._unmarked
 
     async def _mark_all(self, ids: Sequence[str]) -> list[PyMongoError | None]:
         """Return the error instead of raising it: raised, it would also fail the marks that wait for the next batch."""
