@@ -35,6 +35,20 @@ def ask(server: Valkey, *command: Any) -> Any:
             return None
 
 
+def ask_again(server: Valkey, *command: Any) -> Any:
+    """The reply to a command that may be repeated, once the server answers."""
+    replies: list[Any] = []
+
+    def answered() -> bool:
+        reply = ask(server, *command)
+        if reply is not None:
+            replies.append(reply)
+        return bool(replies)
+
+    wait_for(answered, what=f"an answer to {command[:2]}")
+    return replies[0]
+
+
 def facts(server: Valkey) -> Mapping[str, str]:
     """What it says of its replication."""
     lines = (ask(server, "INFO", "replication") or b"").decode().splitlines()
@@ -206,14 +220,14 @@ class RedisCluster:
         self, source: Valkey, target: Valkey, pause: Callable[[], None] = lambda: None, *, at_once: int = 100
     ) -> None:
         """Move our slot to another primary, as redis-cli does. `pause` is called after each `at_once` keys."""
-        ask(target, "CLUSTER", "SETSLOT", SLOT, "IMPORTING", id_of(source))
-        ask(source, "CLUSTER", "SETSLOT", SLOT, "MIGRATING", id_of(target))
-        while found := ask(source, "CLUSTER", "GETKEYSINSLOT", SLOT, at_once):
-            ask(source, "MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *found)
+        ask_again(target, "CLUSTER", "SETSLOT", SLOT, "IMPORTING", id_of(source))
+        ask_again(source, "CLUSTER", "SETSLOT", SLOT, "MIGRATING", id_of(target))
+        while found := ask_again(source, "CLUSTER", "GETKEYSINSLOT", SLOT, at_once):
+            ask_again(source, "MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *found)
             pause()
         for node in (target, source, *self.nodes):
             if is_primary(node):
-                ask(node, "CLUSTER", "SETSLOT", SLOT, "NODE", id_of(target))
+                ask_again(node, "CLUSTER", "SETSLOT", SLOT, "NODE", id_of(target))
 
     def close(self) -> None:
         for node in self.nodes:
@@ -227,7 +241,7 @@ def _field(node: Valkey, name: str) -> str:
 
 def id_of(node: Valkey) -> bytes:
     """The name of a node in its Cluster."""
-    return bytes(ask(node, "CLUSTER", "MYID"))
+    return bytes(ask_again(node, "CLUSTER", "MYID"))
 
 
 def ids_of(node: Valkey) -> list[bytes]:
