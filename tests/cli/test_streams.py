@@ -71,9 +71,8 @@ def run(redirection: str, *arguments: str, stdin: str = "", closed_pipe: bool = 
 @pytest.fixture
 def buried(on_stack: Command) -> None:
     """A dead letter, so that `dead list` has something to print."""
-    if not on_stack("dead", "list").stdout:
-        on_stack("publish", "user:email", "nobody-knows@example.org")
-        wait_for(lambda: on_stack("dead", "list").stdout, what="a dead letter")
+    on_stack("publish", "user:email", "nobody-knows@example.org")
+    wait_for(lambda: on_stack("dead", "list").stdout, what="a dead letter")
 
 
 CHATTER = """
@@ -86,9 +85,9 @@ while True:
 
 
 @pytest.fixture(scope="module")
-def chatter(up: Up) -> Iterator[None]:
+def chatter(stack: Up) -> Iterator[None]:
     """A process that publishes all the time, so that `watch` has something to print."""
-    process = subprocess.Popen([sys.executable, "-c", CHATTER, up.stack["redis"]])
+    process = subprocess.Popen([sys.executable, "-c", CHATTER, stack.stack["redis"]])
     yield
     process.kill()
     process.wait()
