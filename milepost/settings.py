@@ -46,7 +46,7 @@ PORT, SENTINEL_PORT = 6379, 26379
 Kind = Literal["server", "sentinel", "cluster"]
 
 
-class Address(NamedTuple):
+class ServerAddress(NamedTuple):
     """Where a server listens."""
 
     host: str
@@ -58,7 +58,7 @@ class RedisUrl:
     """A URL, read. `servers`: one Redis, the Sentinels, or some nodes of a Cluster; none for a socket file."""
 
     kind: Kind
-    servers: Sequence[Address]
+    servers: Sequence[ServerAddress]
     service: str
     plain: str = field(repr=False)
     """A URL for redis-py with the same user, password and options, of the first server."""
@@ -121,7 +121,7 @@ def read_redis_url(text: str) -> RedisUrl:
     base, _, behind = scheme.partition("+")
     kinds: Mapping[str, Kind] = {"": "server", "sentinel": "sentinel", "cluster": "cluster"}
     kind = kinds.get(behind, "server")
-    servers: list[Address] = []
+    servers: list[ServerAddress] = []
     if scheme == "unix":
         is_sound = bool(path) and not found["hosts"]
     else:
@@ -149,11 +149,11 @@ def read_redis_url(text: str) -> RedisUrl:
     return RedisUrl(kind, servers, unquote(service), plain, sentinel)
 
 
-def _server(text: str, port: int) -> Address:
+def _server(text: str, port: int) -> ServerAddress:
     found = _HOST.fullmatch(text)
     if found is None or not 0 < int(found["port"] or port) < 65536:
         raise ValueError(FORMS)
-    return Address(found["host"].strip("[]"), int(found["port"] or port))
+    return ServerAddress(found["host"].strip("[]"), int(found["port"] or port))
 
 
 def _check(options: Mapping[str, Sequence[str]], known: Mapping[str, set[str] | None], scheme: str) -> None:
@@ -167,7 +167,7 @@ def _check(options: Mapping[str, Sequence[str]], known: Mapping[str, set[str] | 
 
 
 def _plain(
-    base: str, user: str | None, servers: Sequence[Address], path: str | None, options: Mapping[str, str]
+    base: str, user: str | None, servers: Sequence[ServerAddress], path: str | None, options: Mapping[str, str]
 ) -> str:
     before = f"{user}@" if user else ""
     query = f"?{urlencode(options)}" if options else ""

@@ -31,7 +31,6 @@ class StageMetrics:
     `buckets` is a histogram of delivery times: one count for each bound in SECONDS and one above.
     """
 
-    attempts: int = 0
     in_flight: int = 0
     unread: int = 0
     paused: int = 0
@@ -46,7 +45,6 @@ class StageMetrics:
 
     def began(self, events: int) -> None:
         """Count a POST of so many events that begins."""
-        self.attempts += events
         self.in_flight += events
 
     def ended(self, events: int) -> None:
@@ -68,7 +66,6 @@ class StageMetrics:
         """Return the counts that /ops shows."""
         delivered = self.outcomes[Delivered]
         return Counts(
-            attempts=self.attempts,
             delivered=delivered,
             undelivered=self.outcomes.total() - delivered,
             dead=self.dead_letters,
@@ -78,14 +75,13 @@ class StageMetrics:
 
 
 _COUNTERS = {
-    "attempts": "Events POSTed, repeats included",
     "cold_starts": f"First responses after {COLD_AFTER:g} s without one that took {COLD_START:g} s or more",
     "stale": "Deliveries whose entry another bridge had settled already",
     "dead_letters": "Dead letters that this bridge has made",
     "destroyed": "Pending entries that an operator had deleted",
 }
 _DEPTHS = {
-    "backlog": ("backlog_events", "Events journaled for a stage and not settled"),
+    "journaled": ("journaled_events", "Events journaled for a stage and not settled"),
     "parked": ("parked_events", "Events that wait for the next try or for their time"),
     "dead": ("dead_events", "Dead letters that are kept"),
     "oldest": ("oldest_event_seconds", "Age of the oldest event that a stage has not settled"),

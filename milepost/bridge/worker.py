@@ -334,7 +334,7 @@ class Worker:
         now = time.monotonic()
         if now - self._outage_logged >= LOG_OUTAGE_EVERY:
             self._outage_logged = now
-            log.warning(Fields(stage=self.stage, outcome="route-down", status=status, reason=reason))
+            log.warning(Fields(stage=self.stage, outcome="routedown", status=status, reason=reason))
 
     async def _settle(self, settlements: Sequence[Settlement]) -> None:
         """Settle entries. While Redis is away, try again."""

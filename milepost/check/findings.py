@@ -16,7 +16,7 @@ from milepost.events.event import Event
 from milepost.events.payload import Payload, faults_of
 from milepost.graph import Graph, Wired
 from milepost.journal.admin import BROKER
-from milepost.journal.models import StageStatus
+from milepost.journal.models import StageState
 from milepost.observe.logs import masked
 
 SHOWN = 10
@@ -132,7 +132,7 @@ class Findings:
 
 async def check(
     redis: Redis,
-    running: Sequence[StageStatus],
+    running: Sequence[StageState],
     payloads: Mapping[str, type[Payload]],
     stages: Sequence[CheckedStage],
     *,
@@ -160,7 +160,7 @@ async def check(
 class _Judge:
     def __init__(
         self,
-        running: Sequence[StageStatus],
+        running: Sequence[StageState],
         payloads: Mapping[str, type[Payload]],
         stages: Sequence[CheckedStage],
         accept: Collection[str],

@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 
 from milepost.cli.local import data_folder
 from milepost.cli.text import plain, say
-from milepost.journal import StageStatus
+from milepost.journal import StageState
 
 ANSWER_WITHIN = 5.0
 """Seconds to wait for kubectl."""
@@ -23,7 +23,7 @@ LABEL = "serving.knative.dev/service"
 _IN_CLUSTER = re.compile(r"(?P<service>[^.]+)\.(?P<namespace>[^.]+)\.svc(\..+)?")
 
 
-async def scales(stages: Iterable[StageStatus], data: Path) -> dict[str, int]:
+async def scales(stages: Iterable[StageState], data: Path) -> dict[str, int]:
     """Return stage → processes, for stages where that is known. `data`: the data folder of a `milepost up`."""
     stages = list(stages)
     found = _of_stack(stages, data_folder.read_stack(data))
@@ -39,7 +39,7 @@ async def scales(stages: Iterable[StageStatus], data: Path) -> dict[str, int]:
     return found
 
 
-def _of_stack(stages: Iterable[StageStatus], stack: Mapping[str, Any]) -> dict[str, int]:
+def _of_stack(stages: Iterable[StageState], stack: Mapping[str, Any]) -> dict[str, int]:
     urls, pids = stack.get("functions", {}), stack.get("pids", {})
     local = [stage.name for stage in stages if urls.get(stage.name) == stage.url]
     return {name: int(name in pids and data_folder.is_alive(pids[name])) for name in local}

@@ -26,9 +26,9 @@ def stages(
 ) -> None:
     """Show the stages that bridges serve or served, and how many events wait for each.
 
-    SCALE: processes of `milepost up`, or pods if there is kubectl; `-`: unknown. BACKLOG: events that are journaled
-    and not settled; PARKED: events that wait for another attempt; DEAD: dead letters. SERVED: whether a bridge served
-    it within the last minute. `milepost stages --json` is the same for programs.
+    SCALE: processes of `milepost up`, or pods if there is kubectl; `-`: unknown. JOURNALED: events in journals that
+    it has not settled; PARKED: events that wait for the next try or for their time; DEAD: dead letters. SERVED:
+    whether a bridge served it within the last minute. `milepost stages --json` is the same for programs.
     """
     if context.invoked_subcommand is None:
         run_on_journal(redis_url, data, lambda journal: _print_stages(journal, data, as_json=as_json))
@@ -101,7 +101,7 @@ async def _print_stages(journal: Journal, data: Path, *, as_json: bool) -> Exit:
     if not stages:
         say("no bridge has named any stage yet")
         return Exit.DONE
-    made = table("NAME", "CONSUMES", "EMITS", "URL", "SERVED", numbers=("SCALE", "BACKLOG", "PARKED", "DEAD"))
+    made = table("NAME", "CONSUMES", "EMITS", "URL", "SERVED", numbers=("SCALE", "JOURNALED", "PARKED", "DEAD"))
     for stage in stages:
         made.add_row(
             plain(stage.name),
@@ -110,7 +110,7 @@ async def _print_stages(journal: Journal, data: Path, *, as_json: bool) -> Exit:
             plain(stage.url or "-"),
             "paused" if stage.paused else "yes" if stage.served else "no",
             str(scales.get(stage.name, "-")),
-            str(stage.backlog),
+            str(stage.journaled),
             str(stage.parked),
             str(stage.dead),
         )

@@ -21,7 +21,7 @@ from milepost.cli.text import brief, plain, say
 from milepost.errors import JournalUnavailable
 from milepost.events.strict_json import dumps, loads
 from milepost.graph import Graph
-from milepost.journal import Journal, StageStatus
+from milepost.journal import Journal, StageState
 from milepost.journal.connection import CANCEL_AGAIN
 from milepost.journal.failover import FailoverWatch
 from milepost.journal.subscription import Message, Subscription, subscribed
@@ -125,7 +125,7 @@ async def _follow_table(journal: Journal, watched: _Watched) -> None:
                 say(f"watching {', '.join(map(plain, new))} too")
 
 
-def all_channels(stages: Iterable[StageStatus]) -> list[str]:
+def all_channels(stages: Iterable[StageState]) -> list[str]:
     """Return every channel that a stage consumes or emits, sorted."""
     return sorted(Graph(stages).channels)
 

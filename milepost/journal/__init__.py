@@ -15,7 +15,7 @@ from milepost.journal.consumer import (
 )
 from milepost.journal.journal import Journal
 from milepost.journal.maintenance import Adoption, Maintenance, Unreadable
-from milepost.journal.models import BEAT_FRESH, DeadLetter, Depth, Entry, Forgotten, Note, StageStatus, Wiring
+from milepost.journal.models import BEAT_FRESH, DeadLetter, Depth, Entry, Forgotten, Note, StageState, Wiring
 from milepost.journal.scripts import Scripts
 
 __all__ = [
@@ -42,7 +42,7 @@ __all__ = [
     "SettlementRefused",
     "StageNotServed",
     "StageServed",
-    "StageStatus",
+    "StageState",
     "Taken",
     "Unreadable",
     "Wiring",

@@ -12,7 +12,7 @@ from milepost.journal.models import (
     DeadLetter,
     Depth,
     Forgotten,
-    StageStatus,
+    StageState,
     milliseconds,
     name_text,
     read_row,
@@ -51,7 +51,7 @@ class Admin:
         """Return the channels of which functions refuse an event without data."""
         return frozenset(channel for row in (await self.table()).values() for channel in row.get("needsData", ()))
 
-    async def stages(self) -> list[StageStatus]:
+    async def stages(self) -> list[StageState]:
         """Return every stage of the stages table, by name, and how many events wait for it. Several steps.
 
         A place that a stage has left behind (see `left_behind`) comes after them, as a stage that is not served.
@@ -61,13 +61,13 @@ class Admin:
         paused = await self.paused()
         depths = await self.depths({name: wired["consumes"] for name, wired in stages.items()})
         table = [
-            StageStatus(
+            StageState(
                 name=depth.stage,
                 consumes=tuple(wired["consumes"]),
                 emits=tuple(wired["emits"]),
                 url=wired["url"],
                 served=seconds * 1000 - wired["beat"] < FRESH,
-                backlog=depth.backlog,
+                journaled=depth.journaled,
                 parked=depth.parked,
                 dead=depth.dead,
                 paused=depth.stage in paused,
@@ -75,13 +75,13 @@ class Admin:
             for depth, wired in zip(depths, stages.values(), strict=True)
         ]
         left_behind = [
-            StageStatus(
+            StageState(
                 name=depth.stage,
                 consumes=(depth.stage.partition(":")[2],),
                 emits=(),
                 url="",
                 served=False,
-                backlog=depth.backlog,
+                journaled=depth.journaled,
                 parked=0,
                 dead=0,
                 left_behind=True,
@@ -118,8 +118,8 @@ class Admin:
             stages=[DepthRow(stage, " ".join(channels)) for stage, channels in stages.items()]
         )
         return [
-            Depth(stage, backlog, parked, dead, None if oldest < 0 else oldest / 1000)
-            for stage, (backlog, parked, dead, oldest) in zip(stages, rows, strict=True)
+            Depth(stage, journaled, parked, dead, None if oldest < 0 else oldest / 1000)
+            for stage, (journaled, parked, dead, oldest) in zip(stages, rows, strict=True)
         ]
 
     async def left_behind(self) -> list[Depth]:

@@ -150,21 +150,21 @@ class Wiring:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How many events wait for a stage. `backlog`: journaled and not settled, retries included.
+    """How many events wait for a stage. `journaled`: in the journals and not settled, retries included.
 
     `oldest`: seconds since the oldest of these events was journaled, or None. Of the parked ones only the next due is
     looked at.
     """
 
     stage: str
-    backlog: int
+    journaled: int
     parked: int
     dead: int
     oldest: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class StageStatus:
+class StageState:
     """A stage as the stages table has it, and how many events wait for it."""
 
     name: str
@@ -172,7 +172,7 @@ class StageStatus:
     emits: tuple[str, ...]
     url: str
     served: bool
-    backlog: int
+    journaled: int
     parked: int
     dead: int
     paused: bool = False

@@ -25,7 +25,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as ConnectionLost
 
 from milepost.journal import keys
-from milepost.settings import Address, RedisUrl, read_redis_url
+from milepost.settings import RedisUrl, ServerAddress, read_redis_url
 
 ASK_WITHIN = 1.0
 """Seconds for one server to answer where the primary is."""
@@ -47,7 +47,7 @@ class Answer(NamedTuple):
     """The view of one server; a greater `epoch` is newer. No address: it knows no primary, and `reason` says why."""
 
     epoch: tuple[int, ...]
-    address: Address | None
+    address: ServerAddress | None
     reason: str = ""
 
 
@@ -58,9 +58,9 @@ class Servers:
 
     def __init__(self, url: RedisUrl) -> None:
         self.url = url
-        self._last: Address | None = None
+        self._last: ServerAddress | None = None
 
-    async def find(self, options: Options) -> Address:
+    async def find(self, options: Options) -> ServerAddress:
         """The address of the server that has our keys. Raises RedisError."""
         faults: list[str] = []
         for group in self._groups():
@@ -75,7 +75,7 @@ class Servers:
             raise ConnectionLost(f"no {self.what} answers: {'; '.join(sorted(set(faults)))}")
         return self._last
 
-    async def _ask_all(self, servers: Sequence[Address], options: Options, faults: list[str]) -> list[Answer]:
+    async def _ask_all(self, servers: Sequence[ServerAddress], options: Options, faults: list[str]) -> list[Answer]:
         pending = {asyncio.create_task(self._ask(server, options)) for server in servers}
         answers: list[Answer] = []
         end = asyncio.get_running_loop().time() + ASK_WITHIN
@@ -100,10 +100,10 @@ class Servers:
                 _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
         return answers
 
-    def _groups(self) -> Iterable[Sequence[Address]]:
+    def _groups(self) -> Iterable[Sequence[ServerAddress]]:
         raise NotImplementedError
 
-    async def _ask(self, server: Address, options: Options) -> Answer:
+    async def _ask(self, server: ServerAddress, options: Options) -> Answer:
         raise NotImplementedError
 
 
@@ -112,10 +112,10 @@ class Sentinels(Servers):
 
     what = "Sentinel"
 
-    def _groups(self) -> Iterable[Sequence[Address]]:
+    def _groups(self) -> Iterable[Sequence[ServerAddress]]:
         yield self.url.servers
 
-    async def _ask(self, server: Address, options: Options) -> Answer:
+    async def _ask(self, server: ServerAddress, options: Options) -> Answer:
         own = {"username": None, "password": None} | dict(self.url.sentinel)
         try:
             return await self._ask_as(server, {**options, **own})
@@ -124,7 +124,7 @@ class Sentinels(Servers):
                 raise
             return await self._ask_as(server, options)  # many have the password of Redis
 
-    async def _ask_as(self, server: Address, options: Options) -> Answer:
+    async def _ask_as(self, server: ServerAddress, options: Options) -> Answer:
         sentinel = Sentinel([server], sentinel_kwargs=_quick(options))  # type: ignore[no-untyped-call]
         (states,) = await _replies(sentinel.sentinels[0], "SENTINEL MASTERS")
         state = states.get(self.url.service)
@@ -133,7 +133,7 @@ class Sentinels(Servers):
         epoch = (int(state["config-epoch"]),)
         if not sentinel.check_master_state(state, self.url.service):
             return Answer(epoch, None, f"the Sentinels hold the primary of {self.url.service!r} to be down")
-        return Answer(epoch, Address(state["ip"], int(state["port"])))
+        return Answer(epoch, ServerAddress(state["ip"], int(state["port"])))
 
 
 class Cluster(Servers):
@@ -143,15 +143,15 @@ class Cluster(Servers):
 
     def __init__(self, url: RedisUrl) -> None:
         super().__init__(url)
-        self._known: list[Address] = []
+        self._known: list[ServerAddress] = []
         """Nodes that an answer named: those of our slot first."""
 
-    def _groups(self) -> Iterable[Sequence[Address]]:
+    def _groups(self) -> Iterable[Sequence[ServerAddress]]:
         nodes = [*dict.fromkeys([*self._known[:2], *self.url.servers[:2], *self._known, *self.url.servers])]
         for begin in range(0, len(nodes), MOST_ASKED):
             yield nodes[begin : begin + MOST_ASKED]
 
-    async def _ask(self, server: Address, options: Options) -> Answer:
+    async def _ask(self, server: ServerAddress, options: Options) -> Answer:
         node = Redis(host=server.host, port=server.port, **_quick(options))
         facts, owners = await _replies(node, "CLUSTER INFO", "CLUSTER SLOTS")
         slots = parse_cluster_slots(owners, current_host=server.host)
@@ -160,12 +160,14 @@ class Cluster(Servers):
         shards.sort(key=lambda shard: not shard[0])
         self._known = [
             *dict.fromkeys(
-                Address(host, port) for _, shard in shards for host, port in [shard["primary"], *shard["replicas"]]
+                ServerAddress(host, port)
+                for _, shard in shards
+                for host, port in [shard["primary"], *shard["replicas"]]
             )
         ]
         if not shards or not shards[0][0]:
             return Answer(epoch, None, f"no node of the Cluster serves slot {SLOT}, which has Milepost's keys")
-        return Answer(epoch, Address(*shards[0][1]["primary"]))
+        return Answer(epoch, ServerAddress(*shards[0][1]["primary"]))
 
 
 async def _replies(client: Redis, *commands: str) -> list[Any]:

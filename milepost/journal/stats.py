@@ -29,7 +29,6 @@ class Counts:
     SECONDS and one above.
     """
 
-    attempts: int = 0
     delivered: int = 0
     undelivered: int = 0
     dead: int = 0

@@ -263,12 +263,12 @@ async def test_first_failure_of_a_route_is_logged_with_its_status_and_detail_and
     bridge = await rig.bridge(HASTY)
 
     def lines() -> list[str]:
-        return [record.message for record in caplog.records if "outcome=route-down" in record.message]
+        return [record.message for record in caplog.records if "outcome=routedown" in record.message]
 
     await rig.publish_all("in", ["1", "2", "3"])
     await eventually(lambda: bridge.workers[0].limit.failed_probes > 5)
-    assert lines() == ["stage=stage outcome=route-down status=503 reason='HTTP 503: MongoDB does not answer'"]
-    assert [record.levelno for record in caplog.records if "route-down" in record.message] == [logging.WARNING]
+    assert lines() == ["stage=stage outcome=routedown status=503 reason='HTTP 503: MongoDB does not answer'"]
+    assert [record.levelno for record in caplog.records if "routedown" in record.message] == [logging.WARNING]
     monkeypatch.setattr(worker_module, "LOG_OUTAGE_EVERY", 0.0)
     await eventually(lambda: len(lines()) > 1, what="one line more after a while")
     stage.script = stage.succeed

@@ -29,7 +29,7 @@ async def test_a_paused_stage_gets_nothing_until_it_is_resumed_and_others_go_on(
     await eventually(lambda: len(other.received) == 3)
     assert one.received == []
     [row] = [row for row in await rig.journal.admin.stages() if row.name == "one"]
-    assert (row.paused, row.served, row.backlog) == (True, True, 3)
+    assert (row.paused, row.served, row.journaled) == (True, True, 3)
     assert await rig.journal.admin.resume("one")
     await eventually(lambda: sorted(one.ids) == ["1", "2", "3"])
     assert value(bridge, "paused", stage="one") == 0
@@ -53,7 +53,7 @@ async def test_what_is_on_the_wire_ends_and_its_retry_waits(rig: Rig) -> None:
 
     async def good_is_out_and_bad_waits() -> bool:
         [depth] = await rig.journal.admin.depths({"one": ["in"]})
-        return await rig.journaled("out") == ["good"] and depth.backlog + depth.parked == 1
+        return await rig.journaled("out") == ["good"] and depth.journaled + depth.parked == 1
 
     await eventually(good_is_out_and_bad_waits)
     assert one.count["bad"] == 1

@@ -117,4 +117,4 @@ async def test_event_that_outlasts_knatives_retries_is_delivered_when_it_is_repl
 
 
 async def drained(pipeline: Pipeline) -> bool:
-    return all(row.backlog == row.parked == 0 for row in await pipeline.journal.admin.stages())
+    return all(row.journaled == row.parked == 0 for row in await pipeline.journal.admin.stages())

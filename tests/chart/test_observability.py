@@ -115,6 +115,7 @@ def test_each_alert_has_a_summary_and_a_description(rules: list[dict[str, Any]])
     assert {rule["alert"] for rule in rules} == {
         "MilepostBridgeAbsent",
         "MilepostNoLeaseHolder",
+        "MilepostLeaderless",
         "MilepostBacklogUnknown",
         "MilepostStageUnread",
         "MilepostBacklogOld",

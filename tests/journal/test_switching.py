@@ -181,7 +181,7 @@ async def test_stages_of_another_bridge_get_what_the_broker_left_and_nothing_tha
     one = await served(maintenance, consumers, {first: direct[first]})
     assert sorted(await finish(one[first])) == events
     await maintenance.trim(CALCULATED)
-    assert {stage.name: (stage.served, stage.backlog) for stage in await journal.admin.stages()} == {
+    assert {stage.name: (stage.served, stage.journaled) for stage in await journal.admin.stages()} == {
         first: (True, 0),
         second: (False, 3),
     }

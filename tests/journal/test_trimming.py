@@ -155,7 +155,7 @@ async def test_pending_entry_keeps_no_finished_one_but_the_last(
     first, last = await redis.xrange(keys.journal(RAW))
     assert first[0].decode() == pinned.id
     await published(journal, 2)
-    assert [depth.backlog for depth in await journal.admin.depths({"distance": [RAW], "audit": [RAW]})] == [3, 2]
+    assert [depth.journaled for depth in await journal.admin.depths({"distance": [RAW], "audit": [RAW]})] == [3, 2]
     await distance.settle([Complete(pinned, "", None)])
     await finished(distance, 2)
     await finished(audit, 2)

@@ -83,7 +83,7 @@ async def test_doors_stay_open_for_a_served_stage_however_many_events_wait_for_a
 
 async def backlog_of(journal: Journal, stage: str, channel: str = RAW) -> int:
     (depth,) = await journal.admin.depths({stage: [channel]})
-    return depth.backlog
+    return depth.journaled
 
 
 async def test_place_that_a_stage_left_behind_is_shown_and_forgotten(
@@ -92,7 +92,7 @@ async def test_place_that_a_stage_left_behind_is_shown_and_forgotten(
     await publish(journal)
     await table(distance=(SENT,))
     await redis.xadd(keys.retries("distance", RAW), {"event": submission().to_json(), "since": 1})
-    left = {stage.name: (stage.served, stage.consumes, stage.backlog) for stage in await journal.admin.stages()}
+    left = {stage.name: (stage.served, stage.consumes, stage.journaled) for stage in await journal.admin.stages()}
     assert left["distance:raw_input"] == (False, (RAW,), 2)
     assert left["distance"] == (True, (SENT,), 0)
     (depth,) = await journal.admin.left_behind()

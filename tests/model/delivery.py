@@ -330,7 +330,7 @@ class DeliveryWorld(World[Deliveries]):
         for depth in await self.journal.admin.depths({stage: [IN] for stage in self.stages}):
             places = [place for of in waiting[depth.stage] for place in of]
             counted = Counter(place if place in {"parked", "dead"} else "journaled" for place in places)
-            found = {"journaled": depth.backlog, "parked": depth.parked, "dead": depth.dead}
+            found = {"journaled": depth.journaled, "parked": depth.parked, "dead": depth.dead}
             if found != {name: counted[name] for name in found}:
                 raise ViolationError(f"{depth} where {dict(counted)} wait")
             if (depth.oldest is None) != (not counted["journaled"] and not counted["parked"]):

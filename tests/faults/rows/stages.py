@@ -38,7 +38,7 @@ async def added_later(run: Run) -> None:
 
     async def all_before_store() -> bool:
         (depth,) = await stack.journal.admin.depths({"distance": ["raw_input"]})
-        return depth.backlog == depth.parked == 0
+        return depth.journaled == depth.parked == 0
 
     await eventually(all_before_store, what="all events wait for store")
     audit = await audited(run)
