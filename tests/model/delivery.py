@@ -1,8 +1,9 @@
 """The world of deliveries: two bridges, one or two stages that consume `in`, and `out` with a stage of its own."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import Any
 
 from milepost.errors import JournalUnavailable
@@ -43,6 +44,7 @@ class Bounds:
     lost_answers: int = 0
     duplicates: int = 0
     replays: int = 0
+    bridges: int = 2
     refusals: bool = False
     """Whether each move is also made on servers that refuse."""
 
@@ -106,7 +108,8 @@ class DeliveryWorld(World[Deliveries]):
         await self.scripts.ensure(stage="last", broker=BROKER, channels=[(OUT,)])
         for stage in self.stages:
             await self.consumer(stage, "b0").ensure()
-        return Deliveries([{}, {}], ["b0", "b1"], set(), Counter(), Counter())
+        bridges = range(self.bounds.bridges)
+        return Deliveries([{} for _ in bridges], [f"b{bridge}" for bridge in bridges], set(), Counter(), Counter())
 
     async def beat(self) -> None:
         table = {name: Wiring([IN], [emits] if emits else [], "") for name, emits in self.stages.items()}
@@ -345,9 +348,10 @@ class DeliveryWorld(World[Deliveries]):
 
     def key(self, local: Deliveries, view: View) -> Any:
         """Return the same for states that differ in which bridge is which."""
-        return min((self._key(local, view, order) for order in ((0, 1), (1, 0))), key=repr)
+        orders = permutations(range(self.bounds.bridges))
+        return min((self._key(local, view, order) for order in orders), key=repr)
 
-    def _key(self, local: Deliveries, view: View, order: tuple[int, int]) -> Any:
+    def _key(self, local: Deliveries, view: View, order: Sequence[int]) -> Any:
         names = {local.names[bridge].encode(): number for number, bridge in enumerate(order)}
         place = {(stream, row[0].decode()): at for stream, rows in view.streams.items() for at, row in enumerate(rows)}
         held = [

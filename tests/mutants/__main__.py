@@ -1,7 +1,8 @@
 """`make mutants`: change each call, condition and constant of the scripts in turn, and see which test fails.
 
-The tests of tests/journal first run on scripts that tell which lines they run. Then each mutant is given to the tests
-that run its line, those that killed others of its file first. docs/faults.md has the score and the survivors.
+The tests of tests/journal and the small searches of tests/model first run on scripts that tell which lines they run.
+Then each mutant is given to those that run its line: quick ones and those that killed others of its file first.
+docs/faults.md has the score and the survivors.
 """
 
 import argparse
@@ -15,9 +16,10 @@ from tests.mutants.killers import Test, first_failure, record
 from tests.mutants.lua import Mutant, marked_lines, mutants
 
 FOLDER = Path(__file__).resolve().parents[2] / "milepost" / "journal" / "lua"
-TESTS = ["tests/journal", "-k", "valkey"]
+SEARCH = "test_no_state_breaks_an_invariant"
+TESTS = ["tests/journal", "tests/model", "-k", f"valkey or {SEARCH}"]
 SECONDS = 4.0
-"""Of tests that are given one mutant, at most."""
+"""Of tests that are given one mutant, at most. The searches come on top."""
 
 
 def sources() -> dict[str, str]:
@@ -32,12 +34,12 @@ def scripts_with(name: str, source: str, mutant: Mutant) -> dict[str, str]:
 
 
 def chosen(tests: list[Test], line: str) -> list[Test]:
-    """Return the tests that run a line: those that killed before first, then the quick ones."""
+    """Return the tests that run a line: first those that killed most in the shortest time."""
     found, seconds = [], 0.0
-    for test in sorted(tests, key=lambda test: (-test.kills, test.seconds)):
-        if line in test.lines and seconds + test.seconds <= SECONDS:
+    for test in sorted(tests, key=lambda test: (test.seconds + 0.02) / (test.kills + 0.1)):
+        if line in test.lines and (SEARCH in test.name or seconds + test.seconds <= SECONDS):
             found.append(test)
-            seconds += test.seconds
+            seconds += 0 if SEARCH in test.name else test.seconds
     return found
 
 
@@ -82,9 +84,11 @@ def main() -> int:
         for test in tests:
             test.kills = kills.get(test.name, 0)
         marked = max((line for line in marked_lines(lua[name]) if line <= mutant.line), default=0)
-        names = [test.name for test in chosen(tests, f"{name}:{marked}")]
+        given_tests = chosen(tests, f"{name}:{marked}")
+        names = [test.name for test in given_tests]
         key = f"{name}.lua", mutant.change
-        killer = known[key] if key in known else first_failure(names, scripts, within=60)
+        within = 30 + 10 * sum(test.seconds for test in given_tests)
+        killer = known[key] if key in known else first_failure(names, scripts, within=within)
         if killer:
             kills[killer] = kills.get(killer, 0) + 1
         else:

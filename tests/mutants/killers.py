@@ -17,7 +17,7 @@ from tests.mutants.lua import traced
 
 BROKEN = "not a result"
 
-OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "--timeout", "30"]
+OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "--timeout", "120"]
 
 
 @dataclass

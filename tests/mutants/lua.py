@@ -1,6 +1,7 @@
 """Mutants of a Lua source: copies that each differ from it in one call, condition or constant."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -87,11 +88,14 @@ def traced(source: str, name: str) -> str:
 
 
 def mutants(source: str) -> Iterator[Mutant]:
-    """Yield every mutant of a source, from its first line to its last."""
+    """Yield every mutant of a source, from its first line to its last. No two have the same `change`."""
     tokens = tokens_of(source)
+    seen: Counter[str] = Counter()
     for index, token in enumerate(tokens):
         for start, end, text, change in _changes(tokens, index, source):
-            yield Mutant(token.line, change, source[:start] + text + source[end:])
+            seen[change] += 1
+            number = f" ({seen[change]})" if seen[change] > 1 else ""
+            yield Mutant(token.line, change + number, source[:start] + text + source[end:])
 
 
 def _changes(tokens: Sequence[Token], index: int, source: str) -> Iterator[tuple[int, int, str, str]]:
