@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.planted import BY_NAME
+from tests.simulation.planted import BY_NAME, PLANTED
 from tests.simulation.redis_server import WHY_NOT, Server
-from tests.simulation.run import Result, simulate
+from tests.simulation.run import Plan, Result, simulate
 
 
 def main() -> int:
@@ -33,10 +33,12 @@ def main() -> int:
     seeds = range(given.first, given.first + given.n) if given.seed is None else [given.seed]
     began, results = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder)) as server, pytest.MonkeyPatch.context() as patch:
+        plan = Plan()
         if given.plant:
             BY_NAME[given.plant](patch)
+            _, plan = PLANTED[BY_NAME[given.plant]]
         for seed in seeds:
-            result = simulate(server, seed)
+            result = simulate(server, seed, plan)
             results.append(result)
             if given.seed is not None:
                 print("\n".join(result.story))

@@ -10,6 +10,7 @@ from milepost.bridge.worker import Worker
 from milepost.journal import Scripts, Taken, keys
 from milepost.journal.consumer import Consumer
 from milepost.journal.scripts import SCRIPTS, Text
+from tests.simulation.run import Plan
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -54,6 +55,16 @@ def no_takeover(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Consumer, "take", without)
 
 
+def late_takeover(patch: pytest.MonkeyPatch) -> None:
+    """A bridge takes over what nobody has renewed for twice the claim time."""
+    take = Consumer.take
+
+    async def later(self: Consumer, most: int, *, extra: int = 0, claim: float = 0) -> Taken:
+        return await take(self, most, extra=extra, claim=2 * claim)
+
+    patch.setattr(Consumer, "take", later)
+
+
 def settled_by_anyone(patch: pytest.MonkeyPatch) -> None:
     """A settlement that is repeated after a lost reply is made twice."""
     _in_scripts(patch, "if pending[row.stream][row.entry] then", "if true then")
@@ -82,14 +93,15 @@ def _in_scripts(patch: pytest.MonkeyPatch, text: str, instead: str) -> None:
     patch.setattr(Scripts, "run", broken)
 
 
-PLANTED: dict[Plant, str] = {
-    no_renewal: "which had no trouble",
-    no_look_at_deliveries: "both from",
-    no_takeover: "without effect",
-    settled_by_anyone: "published 2 times",
-    no_dedup: "published 2 times",
-    lease_kept: "adopted 0 times",
+PLANTED: dict[Plant, tuple[str, Plan]] = {
+    no_renewal: ("which had no trouble", Plan(acts=(), trouble=0.3, slow=True)),
+    no_look_at_deliveries: ("both from", Plan(acts=("_flaky_one",) * 4, gentle=False, trouble=0.3, slow=True)),
+    no_takeover: ("without effect", Plan(acts=("_crash_one",) * 4, gentle=False, trouble=0.3, slow=True)),
+    late_takeover: ("delivered again late", Plan(acts=("_crash_one",), gentle=False, trouble=0.3, slow=True)),
+    settled_by_anyone: ("published 2 times", Plan(acts=("_flaky_one",) * 8, gentle=False)),
+    no_dedup: ("published 2 times", Plan(acts=("_flaky_producers",) * 4, gentle=False)),
+    lease_kept: ("adopted 0 times", Plan(acts=("_stop_one",) * 4, gentle=True)),
 }
-"""What is planted, and a part of the violation that is found."""
+"""What is planted, a part of the violation that is found, and runs in which most seeds find it."""
 
 BY_NAME = {plant.__name__.replace("_", "-"): plant for plant in PLANTED}

@@ -12,11 +12,14 @@ within SETTLED seconds everything must have its effect. What is checked:
 6. Plain messages that other programs PUBLISH are adopted once at most; exactly once in a run in which bridges only stop
    cleanly, one after the other.
 7. No task of a bridge ends with an exception.
+8. What a crashed bridge had sent to a function is delivered again within the claim time plus 2 s, and before newer
+   events, if another bridge and the function had no trouble meanwhile.
 """
 
 import asyncio
 import gc
 import json
+import math
 import random
 import warnings
 from collections import Counter, defaultdict
@@ -34,7 +37,7 @@ from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.simulation.loop import StuckError, VirtualLoop, deterministic, owner, run
 from tests.simulation.redis_server import REDIS, Redis, Server
-from tests.simulation.stages import CONSUMES, EMITS, Stages, host_of
+from tests.simulation.stages import BAD, CONSUMES, EMITS, SLOW, Delivery, Stages, host_of
 
 CALM = 15.0
 """Seconds after which nothing goes wrong any more."""
@@ -45,11 +48,27 @@ SETTLED = 60.0
 CLAIM = 3.0
 RETRY = 2
 
+AGAIN_WITHIN = CLAIM + 2.0
+"""Seconds from a crash until what the bridge had sent to functions is delivered again."""
+
+LONGEST = 10.0
+"""Seconds that a trouble lasts, at most."""
+
 URL = f"redis://{REDIS}:6379/0"
 
 Act = Callable[[], Awaitable[None]]
 
 BOUNDED = {keys.JOURNALS, keys.STAGES, keys.DEAD, keys.PAUSED, keys.STATS}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the seed does not decide. `acts`: the troubles, by the names of methods of the world."""
+
+    acts: tuple[str, ...] | None = None
+    gentle: bool | None = None
+    trouble: float | None = None
+    slow: bool | None = None
 
 
 @dataclass
@@ -65,7 +84,7 @@ class Result:
     story: list[str] = field(default_factory=list)
 
 
-def simulate(server: Server, seed: int) -> Result:
+def simulate(server: Server, seed: int, plan: Plan = Plan()) -> Result:
     """Run one seed."""
     rng = random.Random(f"milepost {seed}")
     loop = VirtualLoop(random.Random(rng.random()))
@@ -76,7 +95,7 @@ def simulate(server: Server, seed: int) -> Result:
             warnings.simplefilter("ignore", ResourceWarning)  # a bridge that crashes closes nothing
             redis = Redis(server, loop)
             try:
-                world = _World(loop, redis, rng, Result(seed))
+                world = _World(loop, redis, rng, Result(seed), plan)
                 try:
                     run(loop, world.play())
                 except StuckError:
@@ -99,15 +118,18 @@ def simulate(server: Server, seed: int) -> Result:
 
 
 class _World:
-    def __init__(self, loop: VirtualLoop, redis: Redis, rng: random.Random, result: Result) -> None:
+    def __init__(self, loop: VirtualLoop, redis: Redis, rng: random.Random, result: Result, plan: Plan) -> None:
         self.loop = loop
         self.redis = redis
         self.rng = rng
         self.result = result
-        self.stages = Stages(loop, random.Random(rng.random()), trouble=rng.choice([0.0, 0.05, 0.3]))
+        self.stages = Stages(loop, random.Random(rng.random()))
+        self.stages.trouble = _either(plan.trouble, rng.choice([0.0, 0.05, 0.3]))
+        self.stages.bad = SLOW if _either(plan.slow, rng.random() < 0.25) else BAD
         self.batch = rng.choice([1, 4])
-        self.gentle = rng.random() < 0.3
+        self.gentle = _either(plan.gentle, rng.random() < 0.3)
         """Whether bridges only stop cleanly, one after the other, and Redis has no trouble."""
+        self.acts = _either(plan.acts, self._acts())
         self.plain = [f"plain {number}" for number in range(rng.randint(0, 10))]
         self._stopping = asyncio.Lock()
         self.events = [self._event(number) for number in range(rng.randint(5, 25))]
@@ -116,6 +138,17 @@ class _World:
         self._started = 0
         self.disturbed: defaultdict[str, list[float]] = defaultdict(list)
         """When something happened to a bridge after which another may take its events over."""
+        self.away: defaultdict[str, list[float]] = defaultdict(list)
+        """When something happened to a stage after which a bridge waits before it sends more."""
+        self.crashes: list[tuple[float, list[Delivery], list[str]]] = []
+        """When a bridge crashed, what it had sent to functions, and the other bridges."""
+
+    def _acts(self) -> tuple[str, ...]:
+        """Return the troubles of this run, as the seed decides."""
+        acts = ["_stop_one", "_flaky_producers", "_stage_away", "_function_dies"]
+        if not self.gentle:
+            acts += ["_crash_one", "_cut_one", "_flaky_one", "_stall_one", "_restart_redis"]
+        return tuple(self.rng.choices(acts, k=self.rng.choice([0, 1, 2, 4, 8])))
 
     def _event(self, number: int) -> Event:
         kind = self.rng.choices(["good", "refused", "poison"], [10, 1, 1])[0]
@@ -127,7 +160,7 @@ class _World:
     async def play(self) -> None:
         acts = [self._publish(event) for event in self.events]
         acts += [self._publish_plainly(text) for text in self.plain]
-        acts += [self._trouble() for _ in range(self.rng.choice([0, 1, 2, 4, 8]))]
+        acts += [self._trouble(getattr(self, name)) for name in self.acts]
         for _ in range(2):
             self._start()
         await asyncio.gather(*acts)
@@ -158,6 +191,8 @@ class _World:
     async def _crash(self, name: str) -> None:
         self.say(f"{name} crashes")
         del self.bridges[name]
+        sent = [one for one in self.stages.deliveries if one.under_way and one.bridge == name]
+        self.crashes.append((self.loop.time(), sent, list(self.bridges)))
         self.disturbed[name].append(self.loop.time())
         await self.loop.crash(name)
 
@@ -202,17 +237,9 @@ class _World:
 
     # trouble
 
-    async def _trouble(self) -> None:
+    async def _trouble(self, act: Act) -> None:
         await asyncio.sleep(self.rng.uniform(0.5, CALM * 0.8))
-        acts: list[Act] = [
-            self._stop_one,
-            self._flaky_producers,
-            self._stage_away,
-            self._function_dies,
-        ]
-        if not self.gentle:
-            acts += [self._crash_one, self._cut_one, self._flaky_one, self._stall_one, self._restart_redis]
-        await self.rng.choice(acts)()
+        await act()
 
     def _one(self) -> str | None:
         return self.rng.choice(sorted(self.bridges)) if self.bridges else None
@@ -279,14 +306,17 @@ class _World:
     async def _stage_away(self) -> None:
         host = host_of(self.rng.choice(sorted(EMITS)))
         self.say(f"{host} is away")
+        self.away[host].append(self.loop.time())
         self.loop.network.refusing.add(host)
         self.loop.network.cut(host=host)
         await asyncio.sleep(self.rng.uniform(0.0, 5.0))
         self.loop.network.refusing.discard(host)
+        self.away[host].append(self.loop.time())
 
     async def _function_dies(self) -> None:
         host = host_of(self.rng.choice(sorted(EMITS)))
         self.say(f"{host} dies")
+        self.away[host].append(self.loop.time())
         self.loop.network.cut(host=host)
 
     # what must hold
@@ -330,6 +360,7 @@ class _World:
         self._check_adopted()
         self._check_announced_once()
         self._check_overlaps()
+        self._check_recovery()
         self._check_keys()
 
     def _check_dead_letters(self) -> None:
@@ -376,6 +407,35 @@ class _World:
             ):
                 self._note(f"{what}, from {earlier.bridge} and {later.bridge}, which had no trouble")
 
+    def _check_recovery(self) -> None:
+        for at, sent, others in self.crashes:
+            alive = [name for name in others if not _within(self.disturbed[name], at)]
+            for lost in sent:
+                if any(not self._has_trouble(lost.stage, name, at) for name in alive):
+                    self._check_redelivery(lost, at)
+
+    def _has_trouble(self, stage: str, bridge: str, at: float) -> bool:
+        """Whether a bridge may have held this stage to be down around that time."""
+        bad = [
+            one.end
+            for one in self.stages.deliveries
+            if (one.stage, one.bridge) == (stage, bridge) and one.status in {0, 503} and one.end
+        ]
+        return _within([*bad, *self.away[host_of(stage)]], at)
+
+    def _check_redelivery(self, lost: Delivery, at: float) -> None:
+        of_stage = [one for one in self.stages.deliveries if one.stage == lost.stage]
+        same = [one for one in of_stage if one.id == lost.id and one is not lost]
+        if any((one.status == 200 and one.begin <= at) or one.begin <= at <= (one.end or at) for one in same):
+            return  # another bridge had taken it over before
+        again = min((one.begin for one in same if one.begin > at), default=math.inf)
+        what = f"{lost.id} at {lost.stage}, with a bridge that crashed at {at:.3f}"
+        if again > at + AGAIN_WITHIN:
+            self._note(f"delivered again late: {what}: at {again:.3f}")
+        earlier = {one.id for one in of_stage if one.begin <= at + AGAIN_WITHIN - 0.5}
+        if newer := {one.id for one in of_stage if one.begin < again} - earlier - {lost.id}:
+            self._note(f"newer events were delivered before it: {what}: {sorted(newer)}")
+
     def _check_keys(self) -> None:
         for key in sorted(self.redis.call("KEYS", "*")):
             name = key.decode()
@@ -385,6 +445,15 @@ class _World:
 
     def _note(self, what: str) -> None:
         self.result.violations.append(what)
+
+
+def _either(planned: Any, decided: Any) -> Any:
+    return decided if planned is None else planned
+
+
+def _within(times: list[float], crash: float) -> bool:
+    """Whether one of these times lies around a crash and the redeliveries after it."""
+    return any(crash - LONGEST <= at <= crash + AGAIN_WITHIN for at in times)
 
 
 def _settings(batch: int) -> BridgeSettings:

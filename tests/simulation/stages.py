@@ -22,6 +22,10 @@ CONSUMES = {"first": "in", "second": "mid", "side": "in"}
 SLOWEST = 4.5
 """Seconds that a response may take. It is more than the claim time, so that claims must be renewed."""
 
+SLOW = [(SLOWEST, 200)]
+BAD = [(0.01, 500), (0.01, 503), (0.01, 409), (0.5, None), *SLOW, (SLOWEST, 500), (60.0, 200)]
+"""How requests fare badly: after how many seconds each is answered, and how; None: the connection is closed instead."""
+
 
 @dataclass
 class Delivery:
@@ -48,12 +52,13 @@ class Delivery:
 class Stages:
     """All three stages. After `calm` every event is taken but those that are to become dead letters."""
 
-    def __init__(self, loop: VirtualLoop, rng: random.Random, *, trouble: float) -> None:
+    def __init__(self, loop: VirtualLoop, rng: random.Random) -> None:
         self.loop = loop
         self.deliveries: list[Delivery] = []
         self.overlaps: list[tuple[Delivery, Delivery]] = []
-        self.trouble = trouble
+        self.trouble = 0.0
         """Fraction of requests that fare badly."""
+        self.bad = BAD
         self._rng = rng
         for stage in EMITS:
             loop.network.listeners[host_of(stage)] = lambda wire, stage=stage: _Session(self, stage, wire)  # type: ignore[misc]
@@ -70,16 +75,14 @@ class Stages:
         return begun
 
     def answer(self, stage: str, ids: Sequence[str]) -> tuple[float, int | None]:
-        """Return after how many seconds a request is answered, and how; None: the connection is closed instead."""
+        """Return after how many seconds a request is answered, and how (see BAD)."""
         if stage == "first" and any("refused" in event_id for event_id in ids):
             return 0.01, 400
         if stage == "first" and any("poison" in event_id for event_id in ids):
             return 0.01, 500
         if self._rng.random() >= self.trouble:
             return self._rng.uniform(0.001, 0.1), 200
-        return self._rng.choice(
-            [(0.01, 500), (0.01, 503), (0.01, 409), (0.5, None), (SLOWEST, 200), (SLOWEST, 500), (60.0, 200)]
-        )
+        return self._rng.choice(self.bad)
 
 
 def host_of(stage: str) -> str:
