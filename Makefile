@@ -22,6 +22,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 ARGS ?=
+# A process that compiles our modules each time it starts takes longer.
+export PYTHONDONTWRITEBYTECODE =
 COVERAGE ?= --cov --cov-report=term
 
 .PHONY: run setup test newest check faults model simulate mutants fuzz bench pictures cluster dev manifests documents lock clean

@@ -39,27 +39,34 @@ _running: weakref.WeakSet["Server"] = weakref.WeakSet()
 
 def wait_for(condition: Callable[[], object], within: float = WITHIN, what: str = "") -> None:
     """Wait until `condition()` is true. Raises AssertionError after `within` seconds."""
-    end = time.monotonic() + within
+    begun = time.monotonic()
     while not condition():
-        if time.monotonic() > end:
+        waited = time.monotonic() - begun
+        if waited > within:
             raise AssertionError(f"not within {within} s: {what or getattr(condition, '__name__', condition)}")
-        time.sleep(0.01)
+        time.sleep(_pause(waited))
 
 
 async def eventually(
     condition: Callable[[], Awaitable[object] | object], within: float = WITHIN, what: str = ""
 ) -> None:
     """Wait likewise without blocking the event loop; `condition` may be a coroutine function."""
-    end = time.monotonic() + within
+    begun = time.monotonic()
     while True:
         found = condition()
         if isinstance(found, Awaitable):
             found = await found
         if found:
             return
-        if time.monotonic() > end:
+        waited = time.monotonic() - begun
+        if waited > within:
             raise AssertionError(f"not within {within} s: {what or getattr(condition, '__name__', condition)}")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(_pause(waited))
+
+
+def _pause(waited: float) -> float:
+    """Seconds until a condition is looked at again: a tenth of the wait so far, so that long waits cost little CPU."""
+    return min(max(waited / 10, 0.005), 0.05)
 
 
 class Server:

@@ -76,7 +76,7 @@ def test_new_changes_no_other_service(grown: Grown) -> None:
 def test_tests_of_the_new_stages_the_chart_and_the_images_pass(grown: Grown) -> None:
     own = ["tests/contract/test_specimen_stage.py", "tests/contract/test_specimen_log_stage.py"]
     chart = ["tests/chart/test_stages.py", "tests/chart/test_skaffold.py", "tests/chart/test_manifests.py"]
-    quick = ["-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile"]
+    quick = ["-q", "-p", "no:cacheprovider"]
     others = ["tests/images/test_dockerfile.py", "tests/unit/test_stages_table.py", "tests/gateway/test_channels.py"]
     others += ["tests/documents/test_commands.py"]  # each is skipped: it shows the pipeline without them
     run(grown.folder, "tests.chart.manifests")

@@ -1,6 +1,7 @@
-import asyncio
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import httpx
 import pytest
 
 from tests.gateway.samples import LONDON
-from tests.servers import ANSWER_WITHIN, ROOT, Module, Valkey, eventually, http_status
+from tests.servers import ANSWER_WITHIN, HOST, ROOT, Module, Valkey, http_status, wait_for
 
 
 async def test_healthz_says_alive_and_readyz_asks_redis(tmp_path: Path) -> None:
@@ -32,17 +33,20 @@ def test_a_signal_ends_it_cleanly(redis_url: str, tmp_path: Path, name: str) -> 
         assert "/readyz" not in gateway.log, "no access log"
 
 
-async def test_a_stop_finishes_what_is_under_way(tmp_path: Path) -> None:
-    with Valkey(tmp_path) as valkey, Module(tmp_path, "gateway", env={"REDIS_URL": valkey.url}) as gateway:
-        async with httpx.AsyncClient(base_url=gateway.url, timeout=ANSWER_WITHIN) as client:
-            valkey.freeze()
-            answer = asyncio.create_task(client.post("/distance", json=LONDON))
-            await eventually(lambda: waits_for(valkey.port), what="the publish has reached Redis")
-            gateway._process().terminate()
-            await eventually(lambda: http_status(gateway.port, "/healthz") is None, what="it takes no more")
-            valkey.thaw()
-            assert (await answer).status_code == 202
-            await eventually(lambda: not gateway.alive)
+def test_a_stop_finishes_what_is_under_way(redis_url: str, tmp_path: Path) -> None:
+    body = json.dumps(LONDON).encode()
+    head = f"POST /distance HTTP/1.1\r\nhost: it\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    with (
+        Module(tmp_path, "gateway", env={"REDIS_URL": redis_url}) as gateway,
+        socket.create_connection((HOST, gateway.port), ANSWER_WITHIN) as client,
+    ):
+        client.sendall(f"{head}expect: 100-continue\r\n\r\n".encode())
+        assert client.recv(1000).startswith(b"HTTP/1.1 100 ")
+        gateway._process().terminate()
+        wait_for(lambda: http_status(gateway.port, "/healthz") is None, what="it takes no more")
+        client.sendall(body)
+        assert client.recv(1000).startswith(b"HTTP/1.1 202 ")
+        wait_for(lambda: not gateway.alive)
 
 
 def test_a_redis_that_hangs_does_not_hold_up_the_stop(tmp_path: Path) -> None:
@@ -62,9 +66,3 @@ def test_a_wrong_setting_is_named_at_start() -> None:
     assert "PORT" in found.stderr
     assert "hush" not in found.stderr
     assert "Traceback" not in found.stderr
-
-
-def waits_for(port: int) -> bool:
-    """Whether bytes lie unread before whoever listens on this port: local address, remote, state, tx:rx queues."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return any(row[1].endswith(f":{port:04X}") and row[3] == "01" and int(row[4][9:], 16) for row in rows)
