@@ -4,12 +4,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from functions.payloads import Submission
 from milepost.errors import JournalUnavailable
-from milepost.graph import Graph, Node
+from milepost.graph import Graph, nodes
 from milepost.journal import Journal
 from milepost.observe.logs import Fields
 
@@ -27,21 +27,28 @@ log = logging.getLogger("gateway")
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """The channels that a submission reaches, in order, and those of them on which it ends."""
+    """The channels that a submission may reach, in order, and those of them on which it may end."""
 
     channels: tuple[str, ...] = (Submission.channel,)
     ends: frozenset[str] = frozenset()
+    graph: Graph = field(default_factory=lambda: Graph(()), repr=False, compare=False)
 
     @classmethod
     def of(cls, stages: Iterable[Mapping[str, Any]]) -> "Course":
         """Make the course from the rows of the table, each with `consumes` and `emits`."""
-        graph = Graph(Node(str(number), row["consumes"], row["emits"]) for number, row in enumerate(stages))
-        return cls(graph.reached(Submission.channel), graph.ends(Submission.channel))
+        graph = Graph(nodes((str(number), row) for number, row in enumerate(stages)))
+        return cls(graph.reached(Submission.channel), graph.ends(Submission.channel), graph)
+
+    def ahead(self, reached: Iterable[str]) -> tuple[str, ...]:
+        """Return the channels that a submission which has reached these may still reach, in order."""
+        return self.graph.ahead(Submission.channel, set(reached))
 
     def is_over(self, reached: Iterable[str]) -> bool:
-        """Whether the submission is finished: all ends are reached, or a stage gave it up."""
+        """Whether the submission is finished: it has reached an end of every branch, or a stage gave it up."""
         names = set(reached)
-        return any(name.startswith(DEAD) for name in names) or (bool(self.ends) and self.ends <= names)
+        if any(name.startswith(DEAD) for name in names):
+            return True
+        return bool(self.ends) and self.graph.is_finished(Submission.channel, names)
 
 
 class CourseReader:

@@ -53,7 +53,7 @@ class Journey:
         dead = next((name for name in notes if name.startswith(DEAD)), "")
         reached = {name: note for name, note in notes.items() if not name.startswith(DEAD)}
         over = course.is_over(notes)
-        names = [*reached, *(name for name in course.channels if name not in reached)]
+        names = [*reached, *course.ahead(reached)]
         before: datetime | None = None
         steps: list[Step] = []
         for index, name in enumerate(names):

@@ -6,6 +6,7 @@ from limits import parse
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from gateway.notifier import MOST_WATCHERS
+from milepost.graph import Emits
 from milepost.settings import JournalSettings
 
 
@@ -36,7 +37,7 @@ class WiredStage(BaseModel):
 
     name: str
     consumes: str
-    emits: str | None = None
+    emits: Emits = ()
     external: bool = False
     """Whether the receiver is someone else's, and no function of the project."""
 

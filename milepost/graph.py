@@ -1,18 +1,60 @@
 """The graph of stages: which channels follow from which. All code that walks the graph is here."""
 
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Annotated, Any, NamedTuple, Protocol
+
+from pydantic import AfterValidator, BeforeValidator
+
+BEHIND_FRESH = 60_000
+"""Milliseconds after which a stage behind the Broker, which no bridge has named again, has gone."""
 
 Channels = str | Iterable[str] | None
 """One channel, several, or none."""
 
 
+def several(channels: Any) -> Any:
+    """Return the channels of a table's entry as a tuple: an entry has one as text, several as a list, or none."""
+    if channels is None:
+        return ()
+    return (channels,) if isinstance(channels, str) else channels
+
+
+def distinct(channels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the channels. Raises ValueError if one of them is named twice."""
+    for channel in channels:
+        if channels.count(channel) > 1:
+            raise ValueError(f"names {channel} twice")
+    return channels
+
+
+Emits = Annotated[tuple[str, ...], BeforeValidator(several), AfterValidator(distinct)]
+"""The field `emits` of a table: `approved`, or `[approved, declined]` for a stage that emits one of them."""
+
+
 class Node(NamedTuple):
-    """A stage: its name, and the channels that it consumes and emits."""
+    """A stage: its name, and the channels that it consumes and emits. It answers an event on one of those."""
 
     name: str
     consumes: Channels
     emits: Channels
+
+
+def nodes(table: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Node]:
+    """Yield the stages of the stages table in Redis, from its rows by name.
+
+    In broker mode that has one row, the Broker's. The stages behind it are in this row, if its bridge is new enough.
+    """
+    for name, row in table:
+        yield from _behind(row) or [Node(name, row["consumes"], row["emits"])]
+
+
+def _behind(row: Mapping[str, Any]) -> list[Node]:
+    """Return the stages behind a route; none if an older bridge, or another program, has written the row."""
+    try:
+        fresh = [(name, one) for name, one in row["behind"].items() if row["beat"] - one["beat"] < BEHIND_FRESH]
+        return [Node(name, tuple(one["consumes"]), tuple(one["emits"].split())) for name, one in fresh]
+    except (AttributeError, KeyError, TypeError):
+        return []
 
 
 class Wired(Protocol):
@@ -33,8 +75,8 @@ class Graph:
         self.consumes: dict[str, tuple[str, ...]] = {}
         self.emits: dict[str, tuple[str, ...]] = {}
         for stage in stages:
-            self.consumes[stage.name] = _several(stage.consumes)
-            self.emits[stage.name] = _several(stage.emits)
+            self.consumes[stage.name] = tuple(several(stage.consumes))
+            self.emits[stage.name] = tuple(several(stage.emits))
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -63,6 +105,39 @@ class Graph:
         """The channels on which an event that began on `first` ends: they lead to no other."""
         return frozenset(channel for channel in self.reached(first)[1:] if not self._following(channel))
 
+    def ahead(self, first: str, reached: Collection[str]) -> tuple[str, ...]:
+        """The channels that an event which began on `first` may still reach, nearest first. Where a stage has chosen
+        one of its channels, the others are not among them.
+        """
+        walked = [first]
+        for channel in walked:  # grows meanwhile
+            for name in self.consumes:
+                if channel in self.consumes[name]:
+                    chosen = [emitted for emitted in self.emits[name] if emitted in reached]
+                    emits = self.emits[name] if len(self.consumes[name]) > 1 or not chosen else chosen
+                    walked += [emitted for emitted in emits if emitted not in walked]
+        return tuple(channel for channel in walked if channel not in reached)
+
+    def is_finished(self, first: str, reached: Collection[str]) -> bool:
+        """Whether an event that began on `first` has no channel to come. Each stage on its way emits one channel of
+        its `emits`, and that channel's stages have to finish it, too. A route that stands for several stages says
+        nothing about each: then all ends have to be reached.
+        """
+        if any(len(consumed) > 1 for consumed in self.consumes.values()):
+            return self.ends(first) <= set(reached)
+        return self._is_finished(first, reached, frozenset())
+
+    def _is_finished(self, channel: str, reached: Collection[str], before: frozenset[str]) -> bool:
+        if channel in before:
+            return False  # a circle ends nowhere
+        emitting = [name for name in self.consumes if channel in self.consumes[name] and self.emits[name]]
+        if not emitting:
+            return channel in reached
+        before |= {channel}
+        return all(
+            any(self._is_finished(emitted, reached, before) for emitted in self.emits[name]) for name in emitting
+        )
+
     @property
     def in_order(self) -> list[str]:
         """The stages in the order of an event: each after those that emit its channel, except in a circle."""
@@ -76,9 +151,3 @@ class Graph:
 
     def _following(self, channel: str) -> list[str]:
         return [emitted for name in self.consumes if channel in self.consumes[name] for emitted in self.emits[name]]
-
-
-def _several(channels: Channels) -> tuple[str, ...]:
-    if channels is None:
-        return ()
-    return (channels,) if isinstance(channels, str) else tuple(channels)

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from milepost.errors import ConfigurationError
-from milepost.graph import Graph
+from milepost.graph import Emits, Graph
 
 VALUES = Path("helm/values.yaml")
 
@@ -20,7 +20,8 @@ class StageEntry(BaseModel):
 
     name: str
     consumes: str
-    emits: str | None = None
+    emits: Emits = ()
+    """The channels of its answers. It answers an event on one of them."""
     url: str | None = None
     """URL of a receiver that is someone else's; a stage without one is a function of the project."""
     headers_from: dict[str, Any] = Field({}, alias="headersFrom")

@@ -267,6 +267,8 @@ function watch(section) {
       mark(item, "ahead");
       find(".took", item).textContent = "";
     }
+    // A stage has chosen other channels.
+    if (state === "done") for (const item of [...items.children]) if (!item.dataset.at) item.remove();
     document.title = `${find(`h1 [data-when=${state}]`).textContent} – Milepost`;
     news.textContent = words;
     stopWatching();

@@ -7,10 +7,11 @@
   {{- if has $name (list "milepost" "redis" "mongo" "bridge" "gateway" "broker") -}}
     {{- fail (printf "stages.%s: no stage can be called that: a component has the name" $name) -}}
   {{- end -}}
-  {{- if and (eq $.Values.delivery "broker") (hasKey $.Values.stages (trimSuffix "-reply" $name)) (hasSuffix "-reply" $name) -}}
-    {{- fail (printf "stages.%s: the Trigger of %s's replies has that name" $name (trimSuffix "-reply" $name)) -}}
+  {{- $before := regexReplaceAll "-reply(-[0-9]+)?$" $name "" -}}
+  {{- if and (eq $.Values.delivery "broker") (ne $before $name) (hasKey $.Values.stages $before) -}}
+    {{- fail (printf "stages.%s: the Trigger of %s's replies has that name" $name $before) -}}
   {{- end -}}
-  {{- with $entry.emits -}}
+  {{- range include "milepost.emits" $entry | fromJsonArray -}}
     {{- if hasKey $emitters . -}}
       {{- fail (printf "stages: %s is emitted by %s and %s; one channel is emitted by at most one stage" . (get $emitters .) $name) -}}
     {{- end -}}

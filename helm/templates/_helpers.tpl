@@ -126,6 +126,11 @@ topologySpreadConstraints:
 {{- omit (mergeOverwrite (deepCopy .root.Values.broker.delivery) (deepCopy (.entry.delivery | default dict))) "crashRetry" "deadline" "delay" "batch" | toJson -}}
 {{- end -}}
 
+{{- /* The channels that an entry emits, as a JSON list: an entry has one as text, several as a list, or none. */ -}}
+{{- define "milepost.emits" -}}
+{{- if kindIs "slice" .emits }}{{ .emits | toJson }}{{ else if .emits }}{{ list .emits | toJson }}{{ else }}[]{{ end -}}
+{{- end -}}
+
 {{- /* The stages with their channels, as a JSON list. */ -}}
 {{- define "milepost.stageList" -}}
 {{- $stages := list -}}

@@ -122,9 +122,7 @@ class Bridge:
                 scripts=self.journal.scripts,
                 deadline=spec.deadline or self._settings.deadline,
             ),
-            deliverer=Deliverer(
-                client, name, spec=spec, emits=None if name == BROKER else next(iter(wiring.emits), None)
-            ),
+            deliverer=Deliverer(client, name, spec=spec, emits=() if name == BROKER else wiring.emits),
             policy=RetryPolicy(spec),
             limit=ConcurrencyLimit(
                 Limits(self._settings.window, self._settings.window_bytes), probe_delay=partial(probe_delay, spec)
@@ -353,7 +351,7 @@ def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:
                 stage.name,
                 Wiring(
                     [stage.consumes],
-                    [stage.emits] if stage.emits else [],
+                    stage.emits,
                     stage.url or "",
                     needs_data=sorted({stage.consumes} & settings.needs_data),
                 ),
@@ -361,8 +359,8 @@ def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:
             for stage in settings.routes
         ]
     consumed = sorted({stage.consumes for stage in settings.routes})
-    emitted = sorted({stage.emits for stage in settings.routes if stage.emits})
-    behind = {stage.name: [stage.consumes] for stage in settings.routes}
+    emitted = sorted({channel for stage in settings.routes for channel in stage.emits})
+    behind = {stage.name: Wiring([stage.consumes], stage.emits, "") for stage in settings.routes}
     if not settings.k_sink:
         return []
     return [(BROKER, Wiring(consumed, emitted, settings.k_sink, behind, sorted(settings.needs_data)))]

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from milepost.bridge.http.client import Client, Lost, NotSent, ResponseTooLarge
 from milepost.bridge.outcome import (
@@ -34,9 +34,9 @@ _ID = re.compile(rb'\{"specversion":"1\.0","id":"([^"\\]+)"')
 
 
 class Deliverer:
-    """POSTs to the route `name`, which emits on the channel `emits`, or nothing if None."""
+    """POSTs to the route `name`, which emits on one of the channels `emits`."""
 
-    def __init__(self, client: Client, name: str, *, spec: DeliverySpec, emits: str | None) -> None:
+    def __init__(self, client: Client, name: str, *, spec: DeliverySpec, emits: Collection[str]) -> None:
         self._client = client
         self._name = name
         self._emits = emits
@@ -98,7 +98,7 @@ class Deliverer:
         except Lost as fault:
             return Crashed(str(fault), timed_out=fault.timed_out)
         except ResponseTooLarge as fault:
-            if self._emits is None or not 200 <= fault.status < 300:
+            if not self._emits or not 200 <= fault.status < 300:
                 return outcome_of(fault.status, {}, b"", emits=self._emits)
             return Failed(fault.status, f"unusable reply: {fault}")
         return outcome_of(response.status, response.headers, response.body, emits=self._emits)
@@ -110,7 +110,7 @@ class Deliverer:
         except NotSent as fault:
             return [RouteDown(None, str(fault))] * len(entries)
         except ResponseTooLarge as fault:
-            if self._emits is None and 200 <= fault.status < 300 and fault.status != MULTI_STATUS:
+            if not self._emits and 200 <= fault.status < 300 and fault.status != MULTI_STATUS:
                 return [Delivered()] * len(entries)  # the body of such a stage is not read
             self._now = max(2.0, len(entries) // 2)
             return self._undecided(entries, str(fault))

@@ -4,7 +4,7 @@ docs/architecture.md has the same table for users.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -101,8 +101,8 @@ Outcome = Delivered | Undelivered
 """Of one event in one delivery."""
 
 
-def outcome_of(status: int, headers: Mapping[str, str], body: bytes, *, emits: str | None) -> Outcome:
-    """Return the outcome of a complete response of a stage that emits on `emits`, or emits nothing if None."""
+def outcome_of(status: int, headers: Mapping[str, str], body: bytes, *, emits: Collection[str]) -> Outcome:
+    """Return the outcome of a complete response of a stage that emits one of `emits`, or nothing if that is empty."""
     if 200 <= status < 300:
         return _accepted(status, headers, body, emits)
     return _undelivered(status, retry_after(headers.get("retry-after")), _reason(status, _detail(headers, body)))
@@ -118,15 +118,15 @@ def _undelivered(status: int, wait: float | None, reason: str) -> Undelivered:
     return Failed(status, reason, wait)
 
 
-def _accepted(status: int, headers: Mapping[str, str], body: bytes, emits: str | None) -> Outcome:
-    if emits is None or (status == 204 and not body):
+def _accepted(status: int, headers: Mapping[str, str], body: bytes, emits: Collection[str]) -> Outcome:
+    if not emits or (status == 204 and not body):
         return Delivered()
     try:
         if status != 200:
             raise EventError(f"{status} where 200 or 204 was due")
         reply = Event.from_http(headers, body)
-        if reply.type != emits:
-            raise EventError(f"type: {reply.type}, not {emits}")
+        if reply.type not in emits:
+            raise EventError(f"type: {reply.type}, not {' or '.join(emits)}")
         reply.to_json()  # may be too large, though the body was not
     except (MilepostError, ValueError) as fault:
         return Failed(status, f"unusable reply: {fault}")
@@ -134,7 +134,7 @@ def _accepted(status: int, headers: Mapping[str, str], body: bytes, emits: str |
 
 
 def outcomes_of_batch(
-    status: int, headers: Mapping[str, str], body: bytes, ids: Sequence[str], *, emits: str | None
+    status: int, headers: Mapping[str, str], body: bytes, ids: Sequence[str], *, emits: Collection[str]
 ) -> Sequence[Outcome | Undecided]:
     """Return an outcome for each event of a batch, in the order of `ids`, from the response to the batch.
 
@@ -148,7 +148,7 @@ def outcomes_of_batch(
         return [outcome_of(status, headers, body, emits=emits)] * len(ids)
     if status == MULTI_STATUS and len(items := _items(body)) == len(ids):
         return [_of_item(item, of, emits) for item, of in zip(items, ids, strict=True)]
-    if 200 <= status < 300 and (emits is None or (status == 204 and not body)):
+    if 200 <= status < 300 and (not emits or (status == 204 and not body)):
         return [Delivered()] * len(ids)
     if status != 200 or not is_batch(headers.get("content-type", "")):
         return undecided
@@ -169,13 +169,13 @@ def _items(body: bytes) -> Sequence[Any]:
     return items if isinstance(items, list) else []
 
 
-def _of_item(item: Any, of: str, emits: str | None) -> Outcome | Undecided:
+def _of_item(item: Any, of: str, emits: Collection[str]) -> Outcome | Undecided:
     """Return the outcome that a 207 gives for one event."""
     if not isinstance(item, dict) or type(item.get("status")) is not int or item.get("id") != of:
         return Undecided("an item of the 207 names no event")
     status, wait = item["status"], item.get("retryAfter")
     if 200 <= status < 300:
-        if emits is None or status == 204:
+        if not emits or status == 204:
             return Delivered()
         try:
             return _of_reply(Event.from_fields(item.get("event")), of, emits)
@@ -186,12 +186,12 @@ def _of_item(item: Any, of: str, emits: str | None) -> Outcome | Undecided:
     return _undelivered(status, _bounded(wait) if type(wait) is int else None, _reason(status, item.get("detail")))
 
 
-def _of_reply(reply: Event, of: str, emits: str | None) -> Outcome | Undecided:
+def _of_reply(reply: Event, of: str, emits: Collection[str]) -> Outcome | Undecided:
     try:
         reply.to_json()  # may be too large, though the body was not
     except TooLarge as fault:
         return Undecided(str(fault))
-    if reply.type != emits or reply.id != of:
+    if reply.type not in emits or reply.id != of:
         return Undecided("a reply is of another event")
     return Delivered(reply)
 

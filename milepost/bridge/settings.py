@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from milepost.bridge.http.client import Client
 from milepost.errors import ConfigurationError
-from milepost.graph import Graph
+from milepost.graph import Graph, distinct, several
 from milepost.journal import BROKER
 from milepost.settings import JournalSettings
 
@@ -78,7 +78,7 @@ class Stage(DeliverySpec):
 
     name: ValidName
     consumes: ValidChannel
-    emits: ValidChannel | None = None
+    emits: Annotated[tuple[ValidChannel, ...], BeforeValidator(several), AfterValidator(distinct)] = ()
     url: ValidUrl | None = None
     external: bool = False
     """Whether the stage is someone else's receiver, and not a function of the project."""

@@ -14,7 +14,7 @@ from milepost.errors import EventError
 from milepost.events import asyncapi
 from milepost.events.event import Event
 from milepost.events.payload import Payload, faults_of
-from milepost.graph import Graph, Wired
+from milepost.graph import Emits, Graph, Wired
 from milepost.journal.admin import BROKER
 from milepost.journal.models import StageState
 from milepost.observe.logs import masked
@@ -37,7 +37,7 @@ class NamedStage(BaseModel):
 
     name: str
     consumes: str
-    emits: str | None = None
+    emits: Emits = ()
     external: bool = False
 
 

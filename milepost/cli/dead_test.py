@@ -1,6 +1,7 @@
 """Write the test of a dead letter."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from milepost.events.event import Event
@@ -9,15 +10,14 @@ from milepost.journal import DeadLetter
 from milepost.observe.logs import masked
 
 
-def text(letter: DeadLetter, event: Event, emits: str | None, *, keep: bool) -> str:
-    """The module's text. `emits`: the channel of the stage's reply. `keep`: leave e-mail addresses as they are."""
+def text(letter: DeadLetter, event: Event, emits: Sequence[str], *, keep: bool) -> str:
+    """The module's text. `emits`: the channels of the stage's reply. `keep`: leave e-mail addresses as they are."""
     fields = loads(event.to_json())
     shown = json.dumps(fields if keep else mask(fields), indent=4)
     reason = " ".join((letter.reason if keep else masked(letter.reason)).split())
     name = letter.stage.replace("-", "_")
-    expected = (
-        "assert reply is None" if emits is None else f"assert reply is not None\n    assert reply.type == {emits!r}"
-    )
+    channel = f"== {emits[0]!r}" if len(emits) == 1 else f"in {set(emits)!r}"
+    expected = f"assert reply is not None\n    assert reply.type {channel}" if emits else "assert reply is None"
     return f'''{_docstring(f"A dead letter of the stage {letter.stage}, buried {letter.at:%Y-%m-%d}: {reason}")}
 
 import asyncio

@@ -5,6 +5,7 @@ and raises ConfigurationError for a file that is laid out in another way.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -13,7 +14,7 @@ from yaml.nodes import CollectionNode, MappingNode, Node, SequenceNode
 from milepost.errors import ConfigurationError
 
 
-def stages_table(text: str, name: str, consumes: str, emits: str | None) -> str:
+def stages_table(text: str, name: str, consumes: str, emits: Sequence[str]) -> str:
     """Add an entry to the end of `stages:` in helm/values.yaml."""
     stages = _at(yaml.compose(text), "stages")
     if not isinstance(stages, MappingNode) or stages.flow_style or not stages.value:
@@ -22,10 +23,13 @@ def stages_table(text: str, name: str, consumes: str, emits: str | None) -> str:
     column = key.start_mark.column
     inner = fields.start_mark.column if isinstance(fields, MappingNode) and not fields.flow_style else 2 * column
     entry = [f"{' ' * column}{_scalar(name)}:", f"{' ' * inner}consumes: {_scalar(consumes)}"]
-    entry += [f"{' ' * inner}emits: {_scalar(emits)}"] if emits else []
+    written = _scalar(emits[0]) if len(emits) == 1 else f"[{', '.join(map(_scalar, emits))}]"
+    entry += [f"{' ' * inner}emits: {written}"] if emits else []
     made = _after(text, _last_line(fields), entry)
     wanted = yaml.safe_load(text)
-    wanted["stages"][name] = {"consumes": consumes, **({"emits": emits} if emits else {})}
+    wanted["stages"][name] = {"consumes": consumes}
+    if emits:
+        wanted["stages"][name]["emits"] = emits[0] if len(emits) == 1 else list(emits)
     if yaml.safe_load(made) != wanted:
         raise ConfigurationError("is laid out in a way that the stage cannot be put in; write the entry yourself")
     return made

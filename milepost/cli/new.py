@@ -64,7 +64,11 @@ def new(
     *,
     on: Annotated[str, typer.Option(metavar="CHANNEL", help="The channel that it consumes.")],
     emits: Annotated[
-        str | None, typer.Option(metavar="CHANNEL", help="The channel that it emits; made if there is none.")
+        str | None,
+        typer.Option(
+            metavar="CHANNEL[,…]",
+            help="The channel that it emits, or several of which it chooses one; made if there is none.",
+        ),
     ] = None,
     project: ProjectFolder = Path(),
 ) -> None:
@@ -72,12 +76,15 @@ def new(
 
     It writes all of that or nothing.
 
-    `milepost new geocode --on raw_input --emits place` makes `functions/geocode/main.py`, to be filled in.
+    `milepost new geocode --on raw_input --emits place` makes `functions/geocode/main.py`, to be filled in. A stage with
+    `--emits approved,declined` answers on one of the two.
     """
-    write_stage(project.resolve(), name, on, emits)
+    write_stage(
+        project.resolve(), name, on, [channel.strip() for channel in emits.split(",")] if emits is not None else []
+    )
 
 
-def write_stage(folder: Path, name: str, on: str, emits: str | None) -> None:
+def write_stage(folder: Path, name: str, on: str, emits: Sequence[str]) -> None:
     """Write a stage. Raises ConfigurationError for a wrong name, CommandFailed if something cannot be written."""
     project = Project.read(folder)
     _check_name(project, name)
@@ -99,7 +106,7 @@ def _check_name(project: Project, name: str) -> None:
         (function in TAKEN, "cannot be the name of a Python function here"),
         (name in project.extras, "is the name of an extra in pyproject.toml"),
         (any(name == entry.name for entry in project.stages), f"is a stage already: see {stages_table.VALUES}"),
-        (name.endswith("-reply"), "ends like the Trigger of a stage's replies in broker mode"),
+        (re.search("-reply(-[0-9]+)?$", name) is not None, "ends like the Trigger of a stage's replies in broker mode"),
     ]
     files = (Path("functions", name), Path("functions", f"{function}.py"), _test_of(project.folder, function))
     faults += [((project.folder / path).exists(), f"{path} is there already") for path in files]
@@ -111,12 +118,17 @@ def _check_name(project: Project, name: str) -> None:
             raise ConfigurationError(f"{name}: {why}")
 
 
-def _templates(project: Project, name: str, on: str, emits: str | None) -> StageTemplates:
+def _templates(project: Project, name: str, on: str, emits: Sequence[str]) -> StageTemplates:
     known = project.payloads.by_channel
     if on not in known:
         raise ConfigurationError(f"--on {on}: no payload class has that channel; {PAYLOADS} has {', '.join(known)}")
-    gives = None if emits is None else _class_of(project, on, emits)
-    return StageTemplates(name, on, known[on].__name__, project.payloads.is_bare(on), emits, gives)
+    gives: dict[str, str] = {}
+    for channel in emits:
+        made = _class_of(project, on, channel)
+        if channel in gives or made in gives.values():
+            raise ConfigurationError(f"--emits {','.join(emits)}: each channel needs a name, and a class, of its own")
+        gives[channel] = made
+    return StageTemplates(name, on, known[on].__name__, project.payloads.is_bare(on), gives)
 
 
 def _class_of(project: Project, on: str, emits: str) -> str:
@@ -157,13 +169,14 @@ def _drafts(project: Project, stage: StageTemplates) -> Files:
         Path("functions", stage.name, "main.py"): stage.main(),
         test: stage.contract(len(test.parts) - 1),
         stages_table.VALUES: _edited(
-            folder / stages_table.VALUES, edit.stages_table, stage.name, stage.consumes, stage.emits
+            folder / stages_table.VALUES, edit.stages_table, stage.name, stage.consumes, list(stage.gives)
         ),
     }
-    if stage.emits is not None and stage.emits not in project.payloads.by_channel:
+    made = [channel for channel in stage.gives if channel not in project.payloads.by_channel]
+    if made:
         if "Payload" not in project.payloads.names:
             raise ConfigurationError(f"{PAYLOADS}: must import Payload from milepost")
-        files[PAYLOADS] = project.payloads.text.rstrip("\n") + "\n" + stage.payload()
+        files[PAYLOADS] = project.payloads.text.rstrip("\n") + "\n" + "".join(map(stage.payload, made))
     skaffold = Path("skaffold.yaml")
     if (folder / skaffold).is_file():
         files[skaffold] = _edited(folder / skaffold, edit.skaffold, stage.name, project.stages[-1].name)
@@ -173,7 +186,7 @@ def _drafts(project: Project, stage: StageTemplates) -> Files:
     return files
 
 
-def _edited(path: Path, edit: Callable[..., str], *arguments: str | None) -> str:
+def _edited(path: Path, edit: Callable[..., str], *arguments: object) -> str:
     try:
         return edit(path.read_text(), *arguments)
     except ConfigurationError as fault:
@@ -210,7 +223,7 @@ def _next(project: Project, stage: StageTemplates, files: Files) -> str:
     targets = set(re.findall(r"^([\w-]+):", makefile.read_text(), re.MULTILINE)) if makefile.is_file() else set()
     steps = [f"functions/{stage.name}/main.py is yours: write what {stage.name} does"]
     if PAYLOADS in files:
-        steps.append(f"{stage.gives}, in {PAYLOADS}, is its answer: give it fields")
+        steps.append(f"in {PAYLOADS} give fields to what it answers: {', '.join(stage.gives.values())}")
     if project.extras:
         then = "`make lock`, online" if "lock" in targets else f"`pip install -e '.[{stage.name}]'`"
         steps.append(f"if it imports a package, name that in an extra {stage.name} of pyproject.toml; then {then}")

@@ -1,5 +1,6 @@
 """The files that `milepost new` writes for a stage: a working function, its payload class, its contract test."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 LONGEST_LINE = 120
@@ -7,14 +8,13 @@ LONGEST_LINE = 120
 
 @dataclass(frozen=True)
 class StageTemplates:
-    """A new stage and the names of its payload classes. `emits` and `gives` are None for one that emits nothing."""
+    """A new stage and the names of its payload classes. `gives`: each channel that it emits, with its class."""
 
     name: str
     consumes: str
     takes: str
     takes_bare: bool
-    emits: str | None
-    gives: str | None
+    gives: Mapping[str, str]
 
     @property
     def function(self) -> str:
@@ -23,42 +23,66 @@ class StageTemplates:
 
     def main(self) -> str:
         """functions/NAME/main.py."""
-        if self.gives is None:
+        if not self.gives:
             return _END.format(name=self.name, head=self._head("None"), takes=self.takes, function=self.function)
-        classes = sorted({self.takes, self.gives})
+        gives = list(self.gives.values())
+        classes = sorted({self.takes, *gives})
         line = f"from functions.payloads import {', '.join(classes)}"
         if len(line) > LONGEST_LINE:
             line = "from functions.payloads import (\n" + "".join(f"    {one},\n" for one in classes) + ")"
         return _HOP.format(
-            name=self.name, head=self._head(self.gives), imports=line, gives=self.gives, function=self.function
+            name=self.name,
+            head=self._head(" | ".join(gives)),
+            imports=line,
+            gives=gives[0],
+            function=self.function,
+            choice="" if len(gives) == 1 else _CHOICE,
         )
 
-    def payload(self) -> str:
+    def payload(self, channel: str) -> str:
         """The payload class of a new channel, for the end of functions/payloads.py."""
-        return _PAYLOAD.format(gives=self.gives, emits=self.emits, name=self.name)
+        return _PAYLOAD.format(gives=self.gives[channel], emits=channel, name=self.name)
 
     def contract(self, depth: int) -> str:
         """The contract test, `depth` folders below the project's."""
-        classes = sorted({self.takes, self.gives or self.takes})
+        first = next(iter(self.gives.values()), "")
+        classes = sorted({self.takes, first or self.takes})
+        channels = [f'"{channel}"' for channel in self.gives]
+        answers = f"    answers: ClassVar = {{{channels[0]}: example({self.takes})}}\n" if len(channels) > 1 else ""
         return _CONTRACT.format(
             name=self.name,
             title="".join(part.capitalize() for part in self.name.split("-")),
             imports=", ".join(classes),
             consumes=self.consumes,
-            emits=f'"{self.emits}"' if self.emits else "None",
+            emits=f"emits: ClassVar = {_list(channels)}" if channels[1:] else f"emits = {''.join(channels) or None}",
+            answers=answers,
             takes=self.takes,
             invalid="{}" if self.takes_bare else "[]",
             function=self.function,
             depth=depth,
-            expected=f"isinstance(run(main, example({self.takes})), {self.gives})"
-            if self.gives
+            expected=f"isinstance(run(main, example({self.takes})), {first})"
+            if first
             else f"run(main, example({self.takes})) is None",
-            does="returns_its_payload" if self.gives else "returns_nothing",
+            does="returns_its_payload" if first else "returns_nothing",
         )
 
     def _head(self, gives: str) -> str:
         line = f"def {self.function}(payload: {self.takes}) -> {gives}:"
-        return line if len(line) <= LONGEST_LINE else line.replace("(", "(\n    ").replace(")", ",\n)")
+        if len(line) <= LONGEST_LINE:
+            return line
+        start = f"def {self.function}(\n    payload: {self.takes},\n) -> "
+        if len(gives) + 6 <= LONGEST_LINE:
+            return f"{start}{gives}:"
+        inside = gives if len(gives) + 4 <= LONGEST_LINE else gives.replace(" | ", "\n    | ")
+        return f"{start}(\n    {inside}\n):"
+
+
+def _list(channels: list[str]) -> str:
+    """A list of channels behind `    emits: ClassVar = `, on one line if that is short enough."""
+    line = f"[{', '.join(channels)}]"
+    if len(line) + 22 <= LONGEST_LINE:
+        return line
+    return "[\n" + "".join(f"        {channel},\n" for channel in channels) + "    ]"
 
 
 _HOP = '''"""The stage {name}."""
@@ -68,12 +92,17 @@ from milepost import stage
 
 
 {head}
-    """Return the submitted data as text. Write here what your stage makes of it."""
+    """Return the submitted data as text. Write here what your stage makes of it.{choice}"""
     return {gives}(text=payload.model_dump_json())
 
 
 main = stage({function}, inline=True)
 '''
+
+_CHOICE = """
+
+    The class of what it returns chooses the channel.
+    """
 
 _END = '''"""The stage {name}."""
 
@@ -117,9 +146,9 @@ main = load(Path(__file__).parents[{depth}] / "functions" / "{name}" / "main.py"
 class Test{title}(StageContract):
     stage = "{name}"
     consumes = "{consumes}"
-    emits = {emits}
+    {emits}
     data = example({takes})
-    invalid: ClassVar = [({invalid}, "data")]
+{answers}    invalid: ClassVar = [({invalid}, "data")]
 
 
 def test_{function}_{does}() -> None:

@@ -144,8 +144,12 @@ def _operations(graph: Graph, doors: Mapping[str, str]) -> Iterator[tuple[str, d
     for stage in graph.consumes:
         for channel in graph.consumes[stage]:
             yield f"{stage}.receive", _operation("receive", stage, channel, f"{stage} consumes it.")
-        for channel in graph.emits[stage]:
-            yield f"{stage}.send", _operation("send", stage, channel, f"{stage} answers with it.")
+        emits = graph.emits[stage]
+        for channel in emits:
+            name = f"{stage}.send" if len(emits) == 1 else f"{stage}.send.{channel}"
+            others = [other for other in emits if other != channel]
+            instead = f", or with {' or '.join(others)}" if others else ""
+            yield name, _operation("send", stage, channel, f"{stage} answers with it{instead}.")
 
 
 def _operation(action: str, who: str, channel: str, summary: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import NoneType
-from typing import Any, Literal, TypeGuard, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 from milepost.errors import ConfigurationError
 from milepost.events.event import Event
@@ -20,19 +20,22 @@ class Description:
 
     name: str
     consumes: type[Payload]
-    emits: type[Payload] | None
+    emits: tuple[type[Payload], ...]
+    """The classes of what it returns. An answer is of one of them, and goes to that one's channel."""
+    may_be_none: bool
+    """Whether it may return None, and so emit nothing."""
     summary: str
     envelope: Envelope
 
     def as_json(self) -> dict[str, Any]:
-        """Return name, channels and the JSON schemas of both payloads."""
-        payloads = [payload for payload in (self.consumes, self.emits) if payload is not None]
+        """Return name, channels and the JSON schemas of the payloads. `emits` is null, a channel, or a list of them."""
+        emits = [payload.channel for payload in self.emits]
         return {
             "name": self.name,
             "summary": self.summary,
             "consumes": self.consumes.channel,
-            "emits": self.emits.channel if self.emits else None,
-            "schemas": {payload.channel: payload.model_json_schema() for payload in payloads},
+            "emits": emits if len(emits) > 1 else emits[0] if emits else None,
+            "schemas": {payload.channel: payload.model_json_schema() for payload in (self.consumes, *self.emits)},
         }
 
 
@@ -46,8 +49,7 @@ def describe(function: Callable[..., Any]) -> Description:
     consumes, emits = hints.get(parameters[0]), hints.get("return", inspect.Parameter.empty)
     if not _is_payload(consumes):
         raise ConfigurationError(f"stage {name}: annotate {parameters[0]} with a Payload that has a channel")
-    if emits is not NoneType and not _is_payload(emits):
-        raise ConfigurationError(f"stage {name}: annotate the return value with a Payload that has a channel, or None")
+    classes, may_be_none = _classes(name, emits)
     envelope: Envelope = "none"
     if len(parameters) == 2:
         second = hints.get(parameters[1])
@@ -57,10 +59,42 @@ def describe(function: Callable[..., Any]) -> Description:
     return Description(
         name=name.replace("_", "-"),
         consumes=consumes,
-        emits=emits if _is_payload(emits) else None,
+        emits=classes,
+        may_be_none=may_be_none,
         summary=inspect.getdoc(function) or "",
         envelope=envelope,
     )
+
+
+def _classes(name: str, annotation: Any) -> tuple[tuple[type[Payload], ...], bool]:
+    """Return the payload classes of a return value, each with a channel of its own, and whether it may be None."""
+    members = list(dict.fromkeys(_members(annotation)))
+    classes: dict[str, type[Payload]] = {}
+    for member in members:
+        if member is NoneType:
+            continue
+        if not _is_payload(member):
+            named = getattr(member, "__name__", str(member)) if len(members) > 1 else "the return value"
+            raise ConfigurationError(
+                f"stage {name}: annotate the return value with a Payload that has a channel, with several of them "
+                f"(A | B), or None; {named} has no channel"
+            )
+        if other := classes.get(member.channel):
+            raise ConfigurationError(
+                f"stage {name}: returns {other.__name__} and {member.__name__}, which both have the channel "
+                f"{member.channel}: give one of them a channel of its own, or return only the more general one"
+            )
+        classes[member.channel] = member
+    return tuple(classes.values()), NoneType in members
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Return the members of a union, also of one that has a name (`type Decision = Approved | Declined`)."""
+    if hasattr(annotation, "__value__"):
+        return _members(annotation.__value__)
+    if get_origin(annotation) in {Union, UnionType}:
+        return [member for one in get_args(annotation) for member in _members(one)]
+    return [annotation]
 
 
 def _is_payload(annotation: Any) -> TypeGuard[type[Payload]]:

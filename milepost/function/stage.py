@@ -1,8 +1,9 @@
 """`@stage`: serve a plain function as an HTTP handler of CloudEvents.
 
 The annotations are the wiring. `def distance(s: Submission) -> CalculatedDistance` consumes Submission's channel and
-emits on CalculatedDistance's; `-> None` emits nothing. A second parameter, annotated with `Event` or with the
-CloudEvents SDK's `CloudEvent`, gets the envelope.
+emits on CalculatedDistance's; `-> None` emits nothing. `-> Approved | Declined` emits on the channel of the class of
+what is returned. A second parameter, annotated with `Event` or with the CloudEvents SDK's `CloudEvent`, gets the
+envelope.
 
 A request with one event or a batch takes this way: read the body, read the events, and for each event check its type,
 validate the payload, call the function, and make its return value the next event. A failure at any step is a problem
@@ -152,16 +153,28 @@ def _payload(description: Description, event: Event) -> Payload:
 
 
 def _next_event(description: Description, event: Event, result: Any) -> Event | None:
-    if description.emits is None:
+    if not description.emits or (result is None and description.may_be_none):
         return None
-    if not isinstance(result, description.emits):
-        returned = type(result).__name__
-        raise MilepostError(f"{description.name} returned {returned}, not its {description.emits.__name__}")
+    channel = _channel_of(description, result)
     return Event(
         id=event.id,
         source=f"/milepost/{description.name}",
-        type=description.emits.channel,
+        type=channel,
         time=event.time,  # its own time, or none, so that a redelivery gets the same answer
         data=result.model_dump(mode="json"),
         extensions={name: event.extensions[name] for name in traces.EXTENSIONS if name in event.extensions},
     )
+
+
+def _channel_of(description: Description, result: Any) -> str:
+    """Return the channel of a payload's class, its own or the one that it has inherited.
+
+    Raises MilepostError if the stage does not emit on it: the function returned what its annotation does not say.
+    """
+    channel = getattr(type(result), "channel", None)
+    for payload in description.emits:
+        if payload.channel == channel and isinstance(result, payload):
+            return payload.channel
+    returned = type(result).__name__ + (f" (channel {channel})" if isinstance(result, Payload) and channel else "")
+    named = " or ".join([payload.__name__ for payload in description.emits] + ["None"] * description.may_be_none)
+    raise MilepostError(f"{description.name} returned {returned}, not its {named}")

@@ -122,7 +122,7 @@ class Maintenance:
                 name,
                 dumps(list(wiring.consumes)),
                 dumps({"emits": list(wiring.emits), "url": wiring.url, "needsData": list(wiring.needs_data)}),
-                dumps(wiring.behind) if wiring.behind else "",
+                dumps({stage: _behind(one) for stage, one in wiring.behind.items()}) if wiring.behind else "",
             )
             for name, wiring in routes.items()
         ]
@@ -188,3 +188,8 @@ class Maintenance:
             return await call
         except (RedisError, OSError) as fault:
             raise scripts.unavailable(fault) from fault
+
+
+def _behind(stage: Wiring) -> dict[str, Any]:
+    """Return a stage behind the Broker for its row. Lua writes an empty list as an object, so `emits` is a text."""
+    return {"consumes": list(stage.consumes), "emits": " ".join(stage.emits)}

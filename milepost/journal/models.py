@@ -137,14 +137,14 @@ class DeadLetter:
 class Wiring:
     """A route as the stages table shows it.
 
-    `behind`: stages that get their events through it, with their channels. `needs_data`: channels of which functions
-    refuse an event without data.
+    It answers an event on one of `emits`. `behind`: stages that get their events through it. `needs_data`: channels of
+    which functions refuse an event without data.
     """
 
     consumes: Sequence[str]
     emits: Sequence[str]
     url: str
-    behind: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    behind: "Mapping[str, Wiring]" = field(default_factory=dict)
     needs_data: Sequence[str] = ()
 
 

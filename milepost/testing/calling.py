@@ -32,6 +32,7 @@ def run(stage: StageHandler, payload: Any) -> Payload | None:
     """
     description = described(stage)
     reply = asyncio.run(answer(stage, event_of(description.consumes.channel, payload)))
-    if reply is None or description.emits is None:
+    if reply is None:
         return None
-    return description.emits.model_validate(reply.data)
+    returned = next(payload for payload in description.emits if payload.channel == reply.type)
+    return returned.model_validate(reply.data)

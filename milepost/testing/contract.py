@@ -10,7 +10,7 @@ CloudEvents SDK, which shares no code with Milepost.
 """
 
 import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ import pytest
 from cloudevents.http import CloudEvent, from_dict
 
 from milepost import Payload, stages_table
+from milepost.graph import several
 from milepost.testing.posting import BATCH, answered, batched, binary, ce_headers, refused, send, structured
 from milepost.testing.servers import Function
 
@@ -31,12 +32,14 @@ class StageContract:
 
     stage: ClassVar[str]
     consumes: ClassVar[str]
-    emits: ClassVar[str | None]
-    """None if it answers 204, without an event."""
+    emits: ClassVar[str | Sequence[str] | None]
+    """Several if it answers on one of them; None if it answers 204, without an event."""
     data: ClassVar[Any]
     """A payload that the stage accepts: a Payload, or its JSON."""
     invalid: ClassVar[Sequence[tuple[Any, str]]]
     """JSON that it refuses, each with the field at fault, or `data` if the whole is."""
+    answers: ClassVar[Mapping[str, Any]] = {}
+    """For a stage of several channels: for each of them a payload that it answers there."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -69,13 +72,15 @@ class StageContract:
             "source": "/tests",
             "type": self.consumes,
             "time": "2026-05-04T03:02:01.123456Z",
-            "data": self.data.model_dump(mode="json") if isinstance(self.data, Payload) else self.data,
+            "data": self.data,
         } | changes
+        if isinstance(event["data"], Payload):
+            event["data"] = event["data"].model_dump(mode="json")
         return {name: value for name, value in event.items() if value is not None}
 
     def reply(self, response: httpx.Response) -> CloudEvent | None:
         """Return the event in the response. For a stage that emits nothing, check for a bare 204 and return None."""
-        if self.emits is not None:
+        if several(self.emits):
             return answered(response)
         assert response.status_code == 204, response.text
         assert response.content == b""
@@ -91,10 +96,19 @@ class StageContract:
             return
         assert reply["id"] == event["id"]
         assert reply["source"] == f"/milepost/{self.stage}"
-        assert reply["type"] == self.emits
+        assert reply["type"] in several(self.emits)
         assert reply["specversion"] == "1.0"
         assert reply["time"] == event["time"]
         assert reply["datacontenttype"] == "application/json"
+
+    def test_each_channel_of_several_gets_its_answer(self, url: str, env: dict[str, str]) -> None:
+        for channel, data in self.answers.items():
+            event = self.make(data=data)
+            self.prepare(event, env)
+            for mode in (binary, structured):
+                assert answered(send(url, event, mode))["type"] == channel
+        if len(several(self.emits)) > 1 and (untold := sorted({*several(self.emits)} - set(self.answers))):
+            pytest.skip(f"{self.stage}: `answers` names no payload that is answered on {' or '.join(untold)}")
 
     @pytest.mark.parametrize("time", ["2026-05-04T03:02:01.123456Z", None])
     def test_a_redelivery_gets_the_same_answer(self, url: str, time: str | None, env: dict[str, str]) -> None:
@@ -138,7 +152,7 @@ class StageContract:
             self.prepare(event, env)
         response = send(url, events, batched)
         alone = [self.reply(send(url, event, structured)) for event in events]
-        if self.emits is None:
+        if not several(self.emits):
             assert (response.status_code, response.content) == (204, b"")
             return
         assert response.status_code == 200, response.text
@@ -151,8 +165,8 @@ class StageContract:
         description = response.json()
         assert description["name"] == self.stage
         assert description["consumes"] == self.consumes
-        assert description["emits"] == self.emits
-        assert set(description["schemas"]) == {self.consumes, self.emits} - {None}
+        assert several(description["emits"]) == several(self.emits)
+        assert set(description["schemas"]) == {self.consumes, *several(self.emits)}
         assert description["summary"]
         assert httpx.head(url).status_code == 200
 
@@ -275,4 +289,4 @@ class StageContract:
 
     def test_stages_table_agrees(self) -> None:
         entry = next(entry for entry in stages_table.read(Function.project) if entry.name == self.stage)
-        assert (entry.consumes, entry.emits) == (self.consumes, self.emits)
+        assert (entry.consumes, set(entry.emits)) == (self.consumes, set(several(self.emits)))

@@ -93,7 +93,7 @@ class LocalPipeline:
     def channels(self) -> list[str]:
         """The channels that the stages consume or emit."""
         found = [described(stage) for stage in self._stages.values()]
-        return sorted({payload.channel for one in found for payload in (one.consumes, one.emits) if payload})
+        return sorted({payload.channel for one in found for payload in (one.consumes, *one.emits)})
 
     async def publish(self, payload: Payload, *, event_id: str | None = None) -> str:
         """Journal a payload on its channel. Returns the event's id, which the events that follow from it keep."""
@@ -134,7 +134,7 @@ class LocalPipeline:
     def _routes(self, functions: str) -> Iterator[dict[str, Any]]:
         for name, stage in self._stages.items():
             found = described(stage)
-            emits = found.emits.channel if found.emits else None
+            emits = [payload.channel for payload in found.emits]
             yield {"name": name, "consumes": found.consumes.channel, "emits": emits, "url": f"{functions}/{name}"}
 
     @asynccontextmanager

@@ -10,6 +10,7 @@ import pytest
 from gateway.settings import GatewaySettings
 from milepost.bridge.settings import BridgeSettings
 from milepost.function.description import Description
+from milepost.graph import several
 from milepost.testing import described, load
 from tests.chart.rendering import SECRET, Object, container, environment, functions, merged, of_kind, only, read, render
 from tests.servers import ROOT, Module, Valkey
@@ -40,7 +41,7 @@ def test_the_routes_rendered_are_the_codes_annotations(stage: str, values: dict[
     route = routes(render(values))[stage]
     assert told.name == stage
     assert route["consumes"] == told.consumes.channel
-    assert route.get("emits") == (told.emits.channel if told.emits else None)
+    assert list(several(route.get("emits"))) == [payload.channel for payload in told.emits]
 
 
 def test_a_direct_route_leads_to_its_own_knative_service() -> None:
@@ -73,6 +74,22 @@ def test_one_entry_is_two_more_triggers_in_broker_mode() -> None:
     names = [{found["metadata"]["name"] for found in of_kind(objects, "Trigger")} for objects in (before, after)]
     assert names[1] - names[0] == {"milepost-mine", "milepost-mine-reply"}
     assert "url" not in routes(after)["mine"]
+
+
+def test_stage_of_several_channels_has_a_reply_trigger_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    decide = {"stages": {"decide": {"consumes": "email:sent", "emits": ["approved", "declined"]}}}
+    assert routes(render(merged(SECRET, decide)))["decide"]["emits"] == ["approved", "declined"]
+    objects = render(merged(BROKER, decide))
+    filters = {found["metadata"]["name"]: found["spec"]["filter"] for found in of_kind(objects, "Trigger")}
+    assert filters["milepost-decide-reply"] == {"attributes": {"type": "approved"}}
+    assert filters["milepost-decide-reply-2"] == {"attributes": {"type": "declined"}}
+    for deployment, settings in (("bridge", BridgeSettings), ("gateway", GatewaySettings)):
+        env = environment(container(only(objects, "Deployment", f"milepost-{deployment}")), SECRETS)
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        read_back = settings.read()
+        stages = read_back.routes if isinstance(read_back, BridgeSettings) else read_back.stages
+        assert {stage.name: stage.emits for stage in stages}["decide"] == ("approved", "declined")
 
 
 def test_a_stage_that_emits_nothing_has_no_reply() -> None:
@@ -145,7 +162,7 @@ def test_the_gateway_knows_the_stages(values: dict[str, Any], monkeypatch: pytes
         monkeypatch.setenv(name, value)
     stages = {stage.name: (stage.consumes, stage.emits) for stage in GatewaySettings.read().stages}
     assert stages.keys() == set(functions(objects))
-    assert stages["distance"] == ("raw_input", "calculated_distance")
+    assert stages["distance"] == ("raw_input", ("calculated_distance",))
 
 
 def test_every_process_logs_json_by_default() -> None:

@@ -64,6 +64,9 @@ def test_values_file_has_no_unknown_key(file: str) -> None:
         ({"stages": {"mine": {"consumes": "x", "delivery": {"retries": 3}}}}, "retries"),
         ({"stages": {"mine": {"consumes": "x", "delivery": {"timeout": "PT10M"}}}}, "PT570S"),
         ({"stages": {"mine": {"consumes": "x", "emits": "x"}}}, "for ever"),
+        ({"stages": {"mine": {"consumes": "x", "emits": ["y", "x"]}}}, "for ever"),
+        ({"stages": {"mine": {"consumes": "x", "emits": ["y", "y"]}}}, "emits"),
+        ({"stages": {"mine": {"consumes": "x", "emits": []}}}, "emits"),
         ({"stages": {"m" * 50: {"consumes": "x"}}}, "50 characters"),
         ({"redis": {"enabled": False}, "existingSecret": ""}, "redis-url"),
         ({"mongo": {"enabled": False}, "existingSecret": ""}, "mongo-url"),
@@ -75,10 +78,11 @@ def test_a_wrong_value_is_refused_with_its_name(layer: dict[str, Any], told: str
 
 
 def test_a_channel_emitted_twice_is_refused() -> None:
-    told = refused(stage(emits="user:email"))
-    assert "user:email is emitted by" in told
-    assert "mine" in told
-    assert "store" in told
+    for emits in ("user:email", ["other", "user:email"]):
+        told = refused(stage(emits=emits))
+        assert "user:email is emitted by" in told
+        assert "mine" in told
+        assert "store" in told
 
 
 @pytest.mark.parametrize("name", ["bridge", "gateway", "redis", "mongo", "broker", "milepost"])
@@ -90,6 +94,8 @@ def test_stage_name_that_collides_with_a_reply_trigger_is_refused() -> None:
     named = merged(SECRET, {"stages": {"store-reply": {"consumes": "x"}}})
     assert "stages.store-reply" in refused(merged(named, {"delivery": "broker"}))
     render(named)
+    second = merged(SECRET, {"delivery": "broker", "stages": {"store-reply-2": {"consumes": "x"}}})
+    assert "stages.store-reply-2" in refused(second)
 
 
 @pytest.mark.parametrize(

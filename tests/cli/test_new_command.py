@@ -90,11 +90,16 @@ def test_written_files_pass_the_linters_with_the_longest_names(grown: Grown, tmp
     long = LONG_CHANNEL.title().translate({ord(mark): None for mark in ".:/-"})
     written = ["functions/specimen/main.py", "functions/specimen-log/main.py", "functions/payloads.py"]
     written += ["tests/contract/test_specimen_stage.py", "tests/contract/test_specimen_log_stage.py"]
-    for takes, gives in (("Submission", f"{long}Payload"), (f"{long}Payload", "Place"), (f"{long}Payload", None)):
-        stage = StageTemplates(
-            LONG, "raw_input", takes, takes_bare=False, emits=LONG_CHANNEL if gives else None, gives=gives
-        )
-        payload = f"from milepost import Payload\n{stage.payload()}"
+    several = {f"{LONG_CHANNEL[:-1]}{digit}": f"{long[:-1]}{digit}Payload" for digit in range(4)}
+    for takes, gives in (
+        ("Submission", {LONG_CHANNEL: f"{long}Payload"}),
+        (f"{long}Payload", {LONG_CHANNEL: "Place"}),
+        (f"{long}Payload", {}),
+        ("Submission", {"approved": "Approved", "declined": "Declined"}),
+        *(("Submission", dict(list(several.items())[:most])) for most in (2, 3, 4)),
+    ):
+        stage = StageTemplates(LONG, "raw_input", takes, takes_bare=False, gives=gives)
+        payload = f"from milepost import Payload\n{''.join(map(stage.payload, gives))}"
         for text in (stage.main(), stage.contract(2), *([payload] if gives else [])):
             path = tmp_path / f"{len(written)}.py"
             path.write_text(text)
@@ -140,13 +145,25 @@ def test_new_works_in_a_project_of_three_files(tmp_path: Path) -> None:
     assert written == {*kept, "functions/thumbnail/main.py", "tests/test_thumbnail_stage.py"}
     entry = "    thumbnail:\n        consumes: uploaded\n        emits: made\n"
     assert (tmp_path / "helm/values.yaml").read_text().endswith(entry)
+    judge = make(tmp_path, "judge", "--on", "uploaded", "--emits", "approved,declined", library=ROOT)
+    assert judge.code == 0, judge.stderr
+    assert "give fields to what it answers: Approved, Declined" in judge.stdout
+    entry = "    judge:\n        consumes: uploaded\n        emits: [approved, declined]\n"
+    assert (tmp_path / "helm/values.yaml").read_text().endswith(entry)
+    main, test = tmp_path / "functions/judge/main.py", tmp_path / "tests/test_judge_stage.py"
+    assert "-> Approved | Declined:" in main.read_text()
+    chosen = '    if payload.url == "bad":\n        return Declined(text="no")\n    return Approved('
+    main.write_text(main.read_text().replace("    return Approved(", chosen))
+    both = '"approved": example(Upload), "declined": {"url": "bad"}'
+    test.write_text(test.read_text().replace('"approved": example(Upload)', both))
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
-    run(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:cloudcoil", "tests", library=ROOT)
+    chosen = "not judge or several or table or batch or describes or payload"
+    run(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:cloudcoil", "tests", "-k", chosen, library=ROOT)
 
 
 def test_yaml_keywords_stay_strings() -> None:
     for name, channel in (("on", "Off"), ("y", "12:30:45"), ("a", "1e3"), ("b", "user:email"), ("c", "true")):
-        table = edit.stages_table("stages:\n  # first\n  one:\n    consumes: x\n", name, "x", channel)
+        table = edit.stages_table("stages:\n  # first\n  one:\n    consumes: x\n", name, "x", [channel])
         assert yaml.safe_load(table)["stages"] == {"one": {"consumes": "x"}, name: {"consumes": "x", "emits": channel}}
 
 

@@ -35,6 +35,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("store", "an extra in pyproject.toml"),
         ("payloads", "functions/payloads.py is there already"),
         ("store-reply", "Trigger"),
+        ("store-reply-2", "Trigger"),
         ("broken", "tests/bridge/test_broken_stage.py has the name of its test"),
     ],
 )
@@ -59,6 +60,10 @@ def test_a_bad_name_is_refused(copy: Path, command: Command, name: str, told: st
         ("raw_input", "two words", "cannot be the name of a channel"),
         ("raw_input", "", "cannot be the name of a channel"),
         ("raw_input", "x" * 41, "at most 40 characters"),
+        ("raw_input", "yes,calculated_distance", "distance emits it"),
+        ("raw_input", "yes,no,yes", "each channel needs a name, and a class, of its own"),
+        ("raw_input", "a-b,a.b", "each channel needs a name, and a class, of its own"),
+        ("raw_input", "yes,", "cannot be the name of a channel"),
         ("raw_input", "7up", "cannot be the name of its payload class"),
         ("raw_input", "test-result", "TestResult cannot be the name of its payload class"),
     ],

@@ -38,7 +38,7 @@ WORDS = {
     "lease": "how long leadership lasts unrenewed; renewed every three tenths of it",
     "name": "the stage's name",
     "consumes": "the channel it consumes",
-    "emits": "the channel it emits",
+    "emits": "the channel it emits, or a list of channels of which it emits one",
     "url": "where it is reached; in broker mode the Broker knows",
     "backoff_policy": "how the wait grows from one attempt to the next, to 60 s at most",
     "backoff_delay": "the first wait",

@@ -47,6 +47,21 @@ def test_in_broker_mode_one_route_is_all_stages() -> None:
     assert course.ends == {"email:sent"}
 
 
+def test_stage_of_several_channels_ends_on_one_of_them() -> None:
+    decide = {"consumes": ["email:sent"], "emits": ["approved", "declined"]}
+    course = Course.of([*STAGES, decide, {"consumes": ["approved"], "emits": ["shipped"]}])
+    assert course.ends == {"shipped", "declined"}
+    assert course.is_over([*CHANNELS, "declined"])
+    assert not course.is_over([*CHANNELS, "approved"])
+    assert course.is_over([*CHANNELS, "approved", "shipped"])
+
+
+def test_in_broker_mode_the_stages_behind_the_broker_have_ends_of_their_own() -> None:
+    behind = {"decide": {"consumes": ["raw_input"], "emits": "approved declined", "beat": 1}}
+    row = {"consumes": ["raw_input"], "emits": ["approved", "declined"], "beat": 1, "behind": behind}
+    assert Course.of([row]).is_over(["raw_input", "declined"])
+
+
 def test_where_no_bridge_has_told_of_a_stage_nothing_is_over() -> None:
     assert not Course.of([]).is_over(["raw_input"])
 
@@ -75,6 +90,15 @@ def test_a_journey_that_ended_early_names_stage_and_reason() -> None:
     journey = Journey.of(noted(("raw_input", 0, "?"), ("dead:distance", 5, {"reason": "422"})), Course.of(STAGES))
     assert (journey.state, journey.gave_up, journey.reason) == ("dead", "distance", "422")
     assert journey.submitted == {}
+
+
+def test_a_journey_shows_no_channel_that_a_stage_did_not_choose() -> None:
+    decide = {"consumes": ["raw_input"], "emits": ["approved", "declined"]}
+    course = Course.of([decide, {"consumes": ["approved"], "emits": ["shipped"]}])
+    under_way = Journey.of(noted(("raw_input", 0, {})), course)
+    assert [step.channel for step in under_way.steps] == ["raw_input", "approved", "declined", "shipped"]
+    done = Journey.of(noted(("raw_input", 0, {}), ("declined", 5, {})), course)
+    assert ([step.channel for step in done.steps], done.state, done.share) == (["raw_input", "declined"], "done", 100)
 
 
 def test_a_channel_of_ones_own_is_a_step_too() -> None:

@@ -160,7 +160,7 @@ async def test_event_that_the_broker_was_given_goes_to_every_stage_of_its_channe
 
 def through(**stages: str) -> Routes:
     """The route of a Broker, at a bridge that serves these stages: name=channel."""
-    behind = {name: [channel] for name, channel in stages.items()}
+    behind = {name: Wiring([channel], [], "") for name, channel in stages.items()}
     return {"broker": Wiring(sorted(set(stages.values())), [], "", behind)}
 
 

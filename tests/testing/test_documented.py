@@ -1,4 +1,4 @@
-"""The examples of docs/testing.md are tests, and pass."""
+"""The examples of docs/testing.md, and the tests in docs/stages.md, pass."""
 
 import os
 import re
@@ -10,7 +10,12 @@ from tests.servers import ROOT
 
 
 def test_every_example_passes(tmp_path: Path) -> None:
-    examples = re.findall("```python\n(.*?)```", (ROOT / "docs/testing.md").read_text(), re.DOTALL)
+    testing, stages = [
+        re.findall("```python\n(.*?)```", (ROOT / "docs" / name).read_text(), re.DOTALL)
+        for name in ("testing.md", "stages.md")
+    ]
+    tests = [code for code in stages if "def test_" in code]
+    examples = testing + tests
     for number, code in enumerate(examples):
         (tmp_path / f"test_example_{number}.py").write_text(code)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
@@ -23,5 +28,5 @@ def test_every_example_passes(tmp_path: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stdout[-6000:]
-    assert len(examples) == 3
+    assert (len(testing), len(tests)) == (3, 1)
     assert "warning" not in ran.stdout

@@ -74,7 +74,7 @@ def test_every_reference_resolves(document: dict[str, Any]) -> None:
 
 def test_channels_publishers_and_consumers_are_those_of_the_table(document: dict[str, Any]) -> None:
     consumed = {entry.consumes: {one.name for one in STAGES if one.consumes == entry.consumes} for entry in STAGES}
-    emitted = {entry.emits: {entry.name} for entry in STAGES if entry.emits}
+    emitted = {channel: {entry.name} for entry in STAGES for channel in entry.emits}
     assert who(document, "receive") == consumed
     assert who(document, "send") == {"raw_input": {"gateway"}} | emitted
     assert set(document["channels"]) == {*consumed, *emitted, "raw_input"}
@@ -101,7 +101,7 @@ def test_each_channel_has_its_payload_and_an_example_that_fits(
 
 
 def test_channels_with_slashes_and_without_a_payload_class_are_described() -> None:
-    stages = [StageEntry(name="one", consumes="a/b~c", emits="d"), StageEntry(name="two", consumes="d")]
+    stages = [StageEntry(name="one", consumes="a/b~c", emits=("d",)), StageEntry(name="two", consumes="d")]
     document = asyncapi.document([], stages, {}, version="1")
     for reference in references(document):
         assert found(document, reference)

@@ -58,10 +58,10 @@ def replies(*types: str) -> bytes:
 
 
 def test_each_event_of_a_batch_that_went_well_is_delivered_with_its_reply() -> None:
-    outcomes = outcomes_of_batch(200, BATCH, replies("out", "out"), IDS, emits="out")
+    outcomes = outcomes_of_batch(200, BATCH, replies("out", "out"), IDS, emits=("out",))
     assert [outcome.reply.id for outcome in outcomes if isinstance(outcome, Delivered) and outcome.reply] == ["0", "1"]
-    assert outcomes_of_batch(204, {}, b"", IDS, emits="out") == [Delivered(), Delivered()]
-    assert outcomes_of_batch(202, {}, b"thanks", IDS, emits=None) == [Delivered(), Delivered()]
+    assert outcomes_of_batch(204, {}, b"", IDS, emits=("out",)) == [Delivered(), Delivered()]
+    assert outcomes_of_batch(202, {}, b"thanks", IDS, emits=()) == [Delivered(), Delivered()]
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
@@ -102,14 +102,14 @@ def undecided(outcomes: Sequence[Outcome | Undecided]) -> list[bool]:
     ],
 )
 def test_unclear_response_leaves_every_event_undecided(status: int, headers: Mapping[str, str], body: bytes) -> None:
-    assert all(undecided(outcomes_of_batch(status, headers, body, IDS, emits="out")))
+    assert all(undecided(outcomes_of_batch(status, headers, body, IDS, emits=("out",))))
     said_each = status == 207 and body.startswith(b"[") and b"status" in body and body != b'[{"status": 204}]'
     if said_each or not 200 <= status < 300:
-        assert all(undecided(outcomes_of_batch(status, headers, body, IDS, emits=None)))
+        assert all(undecided(outcomes_of_batch(status, headers, body, IDS, emits=())))
 
 
 def test_foreign_207_of_a_stage_that_emits_nothing_is_any_2xx() -> None:
-    assert outcomes_of_batch(207, {}, b"<multistatus/>", IDS, emits=None) == [Delivered(), Delivered()]
+    assert outcomes_of_batch(207, {}, b"<multistatus/>", IDS, emits=()) == [Delivered(), Delivered()]
 
 
 @pytest.mark.parametrize(
@@ -124,16 +124,16 @@ def test_foreign_207_of_a_stage_that_emits_nothing_is_any_2xx() -> None:
 )
 def test_unusable_reply_leaves_its_own_event_undecided_only(said: Any) -> None:
     body = json.dumps([{"id": "0", **said}, {"id": "1", "status": 204}]).encode()
-    first, second = outcomes_of_batch(207, {}, body, IDS, emits="out")
+    first, second = outcomes_of_batch(207, {}, body, IDS, emits=("out",))
     assert isinstance(first, Undecided)
     assert second == Delivered()
 
 
 def test_reply_of_another_type_or_event_leaves_its_own_event_undecided_only() -> None:
-    elsewhere = outcomes_of_batch(200, BATCH, replies("out", "elsewhere"), IDS, emits="out")
+    elsewhere = outcomes_of_batch(200, BATCH, replies("out", "elsewhere"), IDS, emits=("out",))
     assert [type(outcome) for outcome in elsewhere] == [Delivered, Undecided]
     misordered = json.dumps([*reversed(json.loads(replies("out", "out")))]).encode()
-    assert all(undecided(outcomes_of_batch(200, BATCH, misordered, IDS, emits="out")))
+    assert all(undecided(outcomes_of_batch(200, BATCH, misordered, IDS, emits=("out",))))
 
 
 def test_reply_that_is_too_large_when_written_leaves_its_event_undecided() -> None:

@@ -89,4 +89,4 @@ def test_it_is_the_geodesic_of_wgs84(lat: float, long: float) -> None:
 def test_the_stage_says_what_it_is() -> None:
     description = described(main)
     assert (description.name, description.consumes.channel) == ("distance", "raw_input")
-    assert description.emits is CalculatedDistance
+    assert description.emits == (CalculatedDistance,)

@@ -1,4 +1,4 @@
-from milepost.graph import Graph, Node
+from milepost.graph import Graph, Node, nodes
 
 LINE = [Node("distance", "raw", "miles"), Node("store", "miles", "kept"), Node("email", "kept", "sent")]
 
@@ -47,3 +47,40 @@ def test_a_channel_that_two_stages_emit_is_found() -> None:
     assert graph.emitted_twice == ["kept"]
     assert graph.emitters("kept") == ["store", "copy"]
     assert Graph(LINE).emitted_twice == []
+
+
+def test_event_is_finished_when_each_stage_has_emitted_one_of_its_channels() -> None:
+    graph = Graph(
+        [
+            Node("decide", "raw", ["approved", "declined"]),
+            Node("audit", "raw", "audited"),
+            Node("ship", "approved", "shipped"),
+            Node("log", "declined", None),
+        ]
+    )
+    assert not graph.is_finished("raw", ["raw", "approved", "audited"])
+    assert graph.is_finished("raw", ["raw", "approved", "shipped", "audited"])
+    assert graph.is_finished("raw", ["raw", "declined", "audited"])
+    assert not graph.is_finished("raw", ["raw", "declined"])
+    assert graph.ahead("raw", ["raw"]) == ("approved", "declined", "audited", "shipped")
+    assert graph.ahead("raw", ["raw", "declined"]) == ("audited",)
+    assert graph.ahead("raw", ["raw", "approved"]) == ("audited", "shipped")
+
+
+def test_event_in_a_circle_is_finished_when_a_stage_has_let_it_out() -> None:
+    graph = Graph([Node("try", "raw", ["again", "done"]), Node("back", "again", "raw")])
+    assert not graph.is_finished("raw", ["raw", "again"])
+    assert graph.is_finished("raw", ["raw", "again", "done"])
+
+
+def test_table_in_broker_mode_names_the_stages_behind_the_broker() -> None:
+    behind = {
+        "decide": {"consumes": ["raw"], "emits": "yes no", "beat": 90_000},
+        "log": {"consumes": ["no"], "emits": "", "beat": 90_000},
+        "gone": {"consumes": ["raw"], "emits": "old", "beat": 10_000},
+    }
+    row = {"consumes": ["raw", "no"], "emits": ["yes", "no"], "beat": 90_000, "behind": behind}
+    assert list(nodes([("broker", row)])) == [Node("decide", ("raw",), ("yes", "no")), Node("log", ("no",), ())]
+    for old in ({"decide": {"consumes": ["raw"], "beat": 90_000}}, {"decide": 7}, {}, 7):
+        route = Node("broker", ["raw", "no"], ["yes", "no"])
+        assert list(nodes([("broker", row | {"behind": old})])) == [route]

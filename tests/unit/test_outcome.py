@@ -21,18 +21,26 @@ def binary(event: Event = EVENT) -> tuple[dict[str, str], bytes]:
 
 def test_200_with_an_event_is_delivered_in_either_mode() -> None:
     headers, body = binary()
-    assert outcome_of(200, headers, body, emits="out") == Delivered(EVENT)
+    assert outcome_of(200, headers, body, emits=("out",)) == Delivered(EVENT)
     structured = {"content-type": "application/cloudevents+json; charset=utf-8"}
-    assert outcome_of(200, structured, EVENT.to_json().encode(), emits="out") == Delivered(EVENT)
+    assert outcome_of(200, structured, EVENT.to_json().encode(), emits=("out",)) == Delivered(EVENT)
 
 
 def test_204_is_delivered_without_a_reply() -> None:
-    assert outcome_of(204, {}, b"", emits="out") == Delivered()
+    assert outcome_of(204, {}, b"", emits=("out",)) == Delivered()
 
 
 @pytest.mark.parametrize("status", range(200, 300))
 def test_any_2xx_of_a_stage_that_emits_nothing_is_delivered(status: int) -> None:
-    assert outcome_of(status, {"content-type": "text/plain"}, b"OK", emits=None) == Delivered()
+    assert outcome_of(status, {"content-type": "text/plain"}, b"OK", emits=()) == Delivered()
+
+
+def test_type_of_the_reply_is_one_of_the_channels_that_the_stage_emits() -> None:
+    for channel in ("approved", "declined"):
+        reply = Event(id="1", source="/x", type=channel, data=1)
+        assert outcome_of(200, *binary(reply), emits=("approved", "declined")) == Delivered(reply)
+    outcome = outcome_of(200, *binary(), emits=("approved", "declined"))
+    assert outcome == Failed(200, "unusable reply: type: out, not approved or declined")
 
 
 def unusable() -> dict[str, tuple[int, dict[str, str], bytes]]:
@@ -54,7 +62,7 @@ def unusable() -> dict[str, tuple[int, dict[str, str], bytes]]:
 @pytest.mark.parametrize("name", unusable())
 def test_unusable_reply_is_a_failure(name: str) -> None:
     status, headers, body = unusable()[name]
-    outcome = outcome_of(status, headers, body, emits="out")
+    outcome = outcome_of(status, headers, body, emits=("out",))
     assert isinstance(outcome, Failed)
     assert outcome.status == status
     assert outcome.reason.startswith("unusable reply: ")
@@ -64,8 +72,8 @@ ROUTE = [*range(300, 400), 401, 403, 404, 405, 407, 408, 425, 429, 502, 503, 504
 
 
 @pytest.mark.parametrize("status", range(300, 600))
-@pytest.mark.parametrize("emits", ["out", None])
-def test_status_decides_whose_fault_it_is(status: int, emits: str | None) -> None:
+@pytest.mark.parametrize("emits", [("out",), ()])
+def test_status_decides_whose_fault_it_is(status: int, emits: tuple[str, ...]) -> None:
     outcome = outcome_of(status, {}, b"", emits=emits)
     kind = RouteDown if status in ROUTE else Refused if status < 500 else Failed
     assert type(outcome) is kind
@@ -74,14 +82,14 @@ def test_status_decides_whose_fault_it_is(status: int, emits: str | None) -> Non
 
 
 def test_409_is_deferred_only_with_retry_after() -> None:
-    assert outcome_of(409, {"retry-after": "3"}, b"", emits="out") == Deferred(409, "HTTP 409", 3.0)
-    assert outcome_of(409, {"retry-after": "soon"}, b"", emits="out") == Refused(409, "HTTP 409")
-    assert outcome_of(409, {}, b"", emits="out") == Refused(409, "HTTP 409")
+    assert outcome_of(409, {"retry-after": "3"}, b"", emits=("out",)) == Deferred(409, "HTTP 409", 3.0)
+    assert outcome_of(409, {"retry-after": "soon"}, b"", emits=("out",)) == Refused(409, "HTTP 409")
+    assert outcome_of(409, {}, b"", emits=("out",)) == Refused(409, "HTTP 409")
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_retry_after_is_kept_for_outcomes_that_are_tried_again(status: int) -> None:
-    outcome = outcome_of(status, {"retry-after": "7"}, b"", emits="out")
+    outcome = outcome_of(status, {"retry-after": "7"}, b"", emits=("out",))
     assert isinstance(outcome, Failed | RouteDown)
     assert outcome.retry_after == 7.0
 
@@ -134,7 +142,7 @@ def problem(detail: Any) -> bytes:
     ],
 )
 def test_reason_is_the_detail_of_the_problem_on_one_line(body: bytes, reason: str) -> None:
-    outcome = outcome_of(422, {"content-type": "application/problem+json; charset=utf-8"}, body, emits="out")
+    outcome = outcome_of(422, {"content-type": "application/problem+json; charset=utf-8"}, body, emits=("out",))
     assert outcome == Refused(422, reason)
 
 
@@ -147,6 +155,6 @@ def test_reason_is_the_detail_of_the_problem_on_one_line(body: bytes, reason: st
     st.binary(),
 )
 def test_no_response_raises_and_every_reason_can_be_stored(status: int, headers: dict[str, str], body: bytes) -> None:
-    outcome = outcome_of(status, headers, body, emits="out")
+    outcome = outcome_of(status, headers, body, emits=("out",))
     if not isinstance(outcome, Delivered):
         outcome.reason.encode()

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from cloudevents.abstract import CloudEvent as AnyEvent
@@ -89,6 +89,81 @@ async def test_a_function_that_emits_nothing_answers_204_without_a_body() -> Non
     response = await deliver(stage(watch))
     assert response.status_code == 204
     assert response.body == b""
+
+
+class Approved(Payload, channel="approved"):
+    number: int
+
+
+class Urgent(Approved):
+    hours: int = 2
+
+
+class Reviewed(Approved, channel="reviewed"):
+    pass
+
+
+class Declined(RootPayload[str], channel="declined"):
+    pass
+
+
+def decide(asked: Asked) -> Approved | Declined | None:
+    """Approve, decline, or say nothing."""
+    results: list[Any] = [Approved(number=0), Urgent(number=1), Declined("no"), None, {"number": 4}]
+    return [*results, Reviewed(number=5), Answered(number=6), [Approved(number=7)]][asked.number]  # type: ignore[no-any-return]
+
+
+async def test_class_of_the_return_value_chooses_the_channel() -> None:
+    main = stage(decide)
+    responses = [await deliver(main, {"number": number}) for number in range(4)]
+    assert [response.headers.get("ce-type") for response in responses] == ["approved", "approved", "declined", None]
+    assert [response.status_code for response in responses] == [200, 200, 200, 204]
+    assert [json.loads(bytes(one.body)) for one in responses[:3]] == [{"number": 0}, {"number": 1, "hours": 2}, "no"]
+    for number, returned in (
+        (4, "dict"),
+        (5, r"Reviewed (channel reviewed)"),
+        (6, "Answered (channel answered)"),
+        (7, "list"),
+    ):
+        response = await deliver(main, {"number": number})
+        told = f"decide returned {returned}, not its Approved or Declined or None"
+        assert (response.status_code, json.loads(bytes(response.body))["detail"]) == (500, told)
+
+
+async def test_description_of_a_stage_of_several_channels_lists_them() -> None:
+    description = json.loads(bytes((await deliver(stage(decide), method="GET")).body))
+    assert description["emits"] == ["approved", "declined"]
+    assert set(description["schemas"]) == {"asked", "approved", "declined"}
+
+    def perhaps(_asked: Asked) -> Optional[Approved]:  # noqa: UP045 - as some write it
+        return None
+
+    description = json.loads(bytes((await deliver(stage(perhaps), method="GET")).body))
+    assert (description["emits"], (await deliver(stage(perhaps))).status_code) == ("approved", 204)
+
+
+async def test_none_where_the_annotation_does_not_say_so_gets_500() -> None:
+    def never(_asked: Asked) -> Approved | Declined:
+        return None  # type: ignore[return-value]
+
+    response = await deliver(stage(never))
+    assert json.loads(bytes(response.body))["detail"] == "never returned NoneType, not its Approved or Declined"
+
+
+def same_channel(_asked: Asked) -> Approved | Urgent: ...  # type: ignore[empty-body]
+def no_channel(_asked: Asked) -> Approved | int: ...  # type: ignore[empty-body]
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (same_channel, "Approved and Urgent, which both have the channel approved"),
+        (no_channel, "int has no channel"),
+    ],
+)
+def test_union_whose_classes_do_not_name_a_channel_each_is_refused(function: Any, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        stage(function)
 
 
 async def test_second_parameter_receives_the_event() -> None:

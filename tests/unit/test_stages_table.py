@@ -25,9 +25,9 @@ def written(folder: Path, values: str) -> Path:
 
 def test_stages_are_read_in_order_and_unknown_fields_ignored(tmp_path: Path) -> None:
     assert stages_table.read(written(tmp_path, THREE)) == [
-        StageEntry(name="distance", consumes="raw_input", emits="calculated_distance", env={"LOG": "debug"}),
-        StageEntry(name="store", consumes="calculated_distance", emits="user:email", delivery={"retry": 3}),
-        StageEntry(name="audit", consumes="calculated_distance", emits=None),
+        StageEntry(name="distance", consumes="raw_input", emits=("calculated_distance",), env={"LOG": "debug"}),
+        StageEntry(name="store", consumes="calculated_distance", emits=("user:email",), delivery={"retry": 3}),
+        StageEntry(name="audit", consumes="calculated_distance"),
     ]
 
 
@@ -52,6 +52,30 @@ def test_two_headers_never_share_a_variable(tmp_path: Path) -> None:
     values = f"stages:\n  a: {{consumes: c, {url}, headersFrom: {{B-C: {secret}}}}}\n"
     values += f"  a-b: {{consumes: c, {url}, headersFrom: {{C: {secret}}}}}\n"
     with pytest.raises(ConfigurationError, match="HEADER_A_B_C would hold two headers"):
+        stages_table.read(written(tmp_path, values))
+
+
+def test_stage_may_emit_one_of_several_channels(tmp_path: Path) -> None:
+    values = (
+        "stages:\n  decide: {consumes: a, emits: [approved, declined]}\n  ship: {consumes: approved, emits: sent}\n"
+    )
+    assert [entry.emits for entry in stages_table.read(written(tmp_path, values))] == [
+        ("approved", "declined"),
+        ("sent",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("emits", "told"), [("[b, b]", "names b twice"), ("{b: c}", "emits"), ("[b, 7]", "emits"), ("7", "emits")]
+)
+def test_emits_that_are_no_channels_are_refused(tmp_path: Path, emits: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"stages\.decide: (.|\n)*{told}"):
+        stages_table.read(written(tmp_path, f"stages:\n  decide: {{consumes: a, emits: {emits}}}\n"))
+
+
+def test_channel_among_several_is_emitted_by_one_stage(tmp_path: Path) -> None:
+    values = "stages:\n  one: {consumes: a, emits: [b, c]}\n  two: {consumes: a, emits: [d, c]}\n"
+    with pytest.raises(ConfigurationError, match="c is emitted by one and two"):
         stages_table.read(written(tmp_path, values))
 
 
@@ -96,8 +120,8 @@ def test_the_projects_own_table_is_read(project: Path) -> None:
     assert (
         wired.items()
         >= {
-            "distance": ("raw_input", "calculated_distance"),
-            "store": ("calculated_distance", "user:email"),
-            "email": ("user:email", "email:sent"),
+            "distance": ("raw_input", ("calculated_distance",)),
+            "store": ("calculated_distance", ("user:email",)),
+            "email": ("user:email", ("email:sent",)),
         }.items()
     )

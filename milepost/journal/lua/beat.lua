@@ -1,8 +1,8 @@
 -- beat(fresh, broker, routes[stage, consumes, wiring, behind])
 -- Writes this bridge's routes into the stages table, with the time (the beat). Then publishes, on the channel of the
 -- stages table, the channels that served stages consume. `consumes` is a JSON list, `wiring` an object with the other
--- fields of the route's row. For the Broker's route `behind` is an object with the channels of each stage that gets its
--- events through the Broker. Returns 1.
+-- fields of the route's row. For the Broker's route `behind` is an object with `consumes`, a list, and `emits`, a text, of
+-- each stage that gets its events through the Broker. Returns 1.
 -- Returns 0 and writes nothing if the other delivery mode has taken over from this bridge (see switch), which may have
 -- been frozen meanwhile, even if that mode has ended since. The bridge must switch first: its routes in the table would
 -- make trim create its groups again, with events that the other mode has.
@@ -20,7 +20,10 @@ local function join_broker(route)
   for name, stage in pairs(stages) do
     if stage.beat < now() - 24 * HOUR then stages[name] = nil end
   end
-  for name, channels in pairs(cjson.decode(route.behind)) do stages[name] = { consumes = channels, beat = now() } end
+  for name, stage in pairs(cjson.decode(route.behind)) do
+    stage.beat = now()
+    stages[name] = stage
+  end
   local channels, consumed = {}, {}
   for _, stage in pairs(stages) do
     for _, channel in ipairs(stage.beat > now() - fresh and stage.consumes or {}) do channels[channel] = true end
