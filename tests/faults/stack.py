@@ -107,7 +107,7 @@ class Stack:
         if not isinstance(self.redis, Valkey):
             await self._exits.enter_async_context(self.journal.watch.running())
         for entry in self.table:
-            await self._add_function(entry.name, entry.consumes, entry.emits)
+            await self._add_function(entry.name, entry.consumes, next(iter(entry.emits), None))
         self.gateway = self._own(Module(self.folder, "gateway", env=self._environment()))
         for _ in range(self.options.bridges):
             self.add_bridge()

@@ -53,7 +53,7 @@ def redis_server(certificate: Path, tls_port: int, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("redis")
     with Redis(folder, options=options) as server, redis.Redis.from_url(server.url) as admin:
         admin.execute_command(*(word.replace("PASSWORD", PASSWORD) for word in ACL))
-        of_stages = [f"&{channel}" for stage in STAGES for channel in (stage.consumes, stage.emits) if channel]
+        of_stages = [f"&{channel}" for stage in STAGES for channel in (stage.consumes, *stage.emits)]
         admin.execute_command("ACL", "SETUSER", "milepost", *of_stages)  # those that someone has added since
         yield server
         assert not admin.acl_log(), "the user needs more than SECURITY.md says"
