@@ -38,7 +38,7 @@ async def test_no_state_breaks_an_invariant(opened: Open, name: str) -> None:
 
 
 FAULTS: dict[str, tuple[Make, str, str, str]] = {
-    "no gate": (deliveries(LINE), "if pending[row.stream][row.entry] then", "if true then", "completed"),
+    "no gate": (deliveries(LINE), "if known[entry] then", "if true then", "completed"),
     "no acknowledgement": (deliveries(LINE), "redis.call('XACK', stream, group, unpack(entries))", "", "completed"),
     "no dedup": (deliveries(LINE, duplicates=1), "'NX', 'PX', dedup", "'PX', dedup", "duplicate was accepted"),
     "a status that stays": (deliveries(LINE), "redis.call('PEXPIRE', status, time)", "", "neither counts nor expires"),

@@ -67,7 +67,7 @@ def late_takeover(patch: pytest.MonkeyPatch) -> None:
 
 def settled_by_anyone(patch: pytest.MonkeyPatch) -> None:
     """A settlement that is repeated after a lost reply is made twice."""
-    _in_scripts(patch, "if pending[row.stream][row.entry] then", "if true then")
+    _in_scripts(patch, "if known[entry] then", "if true then")
 
 
 def no_dedup(patch: pytest.MonkeyPatch) -> None:
