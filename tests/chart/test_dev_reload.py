@@ -6,7 +6,7 @@ import pytest
 
 from tests.chart.rendering import SECRET, container, environment, only, render
 from tests.images.component import Component
-from tests.servers import Valkey, wait_for
+from tests.servers import wait_for
 
 
 class Reloading(Component):
@@ -28,24 +28,20 @@ class Reloading(Component):
 @pytest.mark.parametrize(
     ("target", "path"), [("gateway", "gateway/__main__.py"), ("bridge", "milepost/journal/__init__.py")], ids=str
 )
-def test_synced_code_runs_at_once(target: str, path: str, tmp_path: Path) -> None:
-    with Valkey(tmp_path) as valkey, Reloading(tmp_path, target, valkey.url) as component:
-        component.sync(path, 'print("here I am")\n' + (component.app / path).read_text())
-        wait_for(lambda: "here I am" in component.log)
-        assert f"reload: {path} changed" in component.log
-        wait_for(component.is_ready)
-        assert component.stop() == 0
-
-
-def test_process_waits_for_the_next_change_after_a_syntax_error(tmp_path: Path) -> None:
-    """If the process ended, the container would start again with the image's files."""
-    with Valkey(tmp_path) as valkey, Reloading(tmp_path, "gateway", valkey.url) as component:
-        source = (component.app / "gateway" / "pages.py").read_text()
-        component.sync("gateway/pages.py", "this is no Python")
+def test_synced_code_runs_at_once_and_after_a_syntax_error_at_the_next_change(
+    target: str, path: str, tmp_path: Path, redis_url: str
+) -> None:
+    """If the process ended at an error, the container would start again with the image's files."""
+    with Reloading(tmp_path, target, redis_url) as component:
+        source = (component.app / path).read_text()
+        component.sync(path, "this is no Python")
         wait_for(lambda: "SyntaxError" in component.log)
+        assert f"reload: {path} changed" in component.log
         assert component.alive
-        component.sync("gateway/pages.py", source)
+        component.sync(path, f'print("here I am")\n{source}')
+        wait_for(lambda: "here I am" in component.log)
         wait_for(component.is_ready, what=component.log)
+        assert component.stop() == 0
 
 
 def test_reloading_pods_have_no_liveness_probe() -> None:

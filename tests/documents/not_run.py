@@ -8,7 +8,7 @@ NOT_RUN = (
     (r"# on the cluster$|Host: milepost-|://milepost-[a-z]+\.milepost", "needs a cluster"),
     (r"^make (test|check)$", "runs these tests"),
     (r"^git clone|^cd milepost$", "the tests run on a copy of this checkout"),
-    (r"^REDIS_URL=redis://127\.0\.0\.1:6379 ", "tests/pipeline/test_stopping.py runs it, with servers of its own"),
+    (r"^REDIS_URL=redis://127\.0\.0\.1:6379 ", "tests/cli/test_up.py runs it, with servers of its own"),
 )
 """Pattern of a command, reason."""
 

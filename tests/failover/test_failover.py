@@ -98,6 +98,10 @@ closes the old connections.
 """
 
 every_failover = pytest.mark.parametrize("fail_over", [demoted, demoted_first, frozen, cut_off, without_replicas])
+hardest_failovers = pytest.mark.parametrize("fail_over", [frozen, cut_off])
+"""Those in which the old primary does not say that it is none. All connections are of one kind, so the bridge alone
+meets every failover.
+"""
 
 
 @pytest.fixture
@@ -166,7 +170,7 @@ async def post(client: httpx.AsyncClient, server: redis_asyncio.Redis) -> bool:
     return answer.status_code == 202 and bool(await server.exists(keys.seen("/test", event.id)))
 
 
-@every_failover
+@hardest_failovers
 async def test_gateway_accepts_submissions_again(
     pair: Pair, tmp_path: Path, fail_over: Callable[[Pair], Awaitable[None]]
 ) -> None:
@@ -214,7 +218,7 @@ async def test_bridge_accepts_delivers_and_adopts_again(
         await eventually(lambda: is_ready(client), what="ready")
 
 
-@every_failover
+@hardest_failovers
 async def test_commands_that_run_go_on(
     pair: Pair, tmp_path: Path, fail_over: Callable[[Pair], Awaitable[None]]
 ) -> None:

@@ -14,10 +14,8 @@ N, RATE = 150, 75.0
 
 TELLING = [
     "all of it: SIGKILL",
-    "one of two bridges: SIGKILL",
     "one of two bridges: SIGKILL, with a backlog and the other one's places taken",
     "email closes the connection in mid-reply",
-    "consumer groups destroyed (valkey)",
     "every event delivered 1 to 5 times, in random order, concurrently",
 ]
 

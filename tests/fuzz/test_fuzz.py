@@ -8,7 +8,7 @@ from tests.fuzz.registry import TARGETS, run
 from tests.fuzz.target import Target
 from tests.fuzz.world import World
 
-N = 400
+N = 150
 
 
 @pytest.fixture(scope="module")

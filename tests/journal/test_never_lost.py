@@ -224,8 +224,8 @@ def test_every_event_is_completed_once_by_each_stage_and_none_is_lost(bridges: t
         run_state_machine_as_test(
             bridges,
             settings=settings(
-                max_examples=30,
-                stateful_step_count=60,
+                max_examples=15,
+                stateful_step_count=50,
                 deadline=None,
                 database=None,
                 phases=[Phase.explicit, Phase.generate, Phase.shrink],
