@@ -30,8 +30,10 @@ MOST_SINGLE_OPERATIONS = 32
 redeliveries after an outage would all queue in MongoDB and time out, and with them the marks of mails that were sent.
 """
 
-_URL = re.compile(r"mongodb(\+srv)?://([^\s@/?]+@)?[^\s@/?#]+(/[^\s@/?#]*)?(\?\S*)?")
-"""A URL without an @ after its hosts. Otherwise `mongodb://ada:12/34@host` would be the host `ada`, port 12."""
+_URL = re.compile(r"mongodb(\+srv)?://([^\s\x00-\x1f\x7f@/?#\[\]]+@)?[^\s@/?#]+(/[^\s@/?#]*)?(\?[^\s@#]*)?")
+"""A URL without an @ after its hosts. Otherwise `mongodb://ada:12/34@host` would be the host `ada`, port 12. The driver
+would take # [ ] in a password as they are, where other readers of the same URL see its end, or an address.
+"""
 
 _DUPLICATE_KEY = 11000
 
@@ -47,7 +49,7 @@ def mongo_url(environ: Mapping[str, str]) -> str:
             return url
     raise ConfigurationError(
         "MONGO_URL: must look like mongodb://[user:password@]host:port/database; "
-        "in user and password, @ : / ? # % are written as %40 %3A %2F %3F %23 %25"
+        "in user and password, @ : / ? # [ ] % are written as %40 %3A %2F %3F %23 %5B %5D %25"
     )
 
 

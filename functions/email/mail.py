@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from milepost.errors import ConfigurationError
 
 _PORTS = {"smtp": 25, "smtps": 465, "smtp+starttls": 587}
-_URL = re.compile(r"[A-Za-z+]+://([^\s/?#]+@)?[^\s/?#@]+/?")
+_URL = re.compile(r"[A-Za-z+]+://([^\s\x00-\x1f\x7f/?#\[\]]+@)?[^\s/?#@]+/?")
 _HELO = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+|\[[A-Za-z0-9:.]+\]")
 
 
@@ -52,7 +52,7 @@ class SmtpServer:
             schemes = ", ".join(f"{scheme}://" for scheme in _PORTS)
             raise ConfigurationError(
                 f"SMTP_URL: must look like smtps://[user:password@]host:port, with one of {schemes}; "
-                "in user and password, : / ? # % are written as %3A %2F %3F %23 %25"
+                "in user and password, : / ? # [ ] % are written as %3A %2F %3F %23 %5B %5D %25"
             )
         return cls(
             scheme=url.scheme,

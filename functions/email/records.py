@@ -60,7 +60,10 @@ class MailRecords:
     async def find(self, event_id: str) -> Document | None:
         """Return the record of this mail, or None."""
         async with single_operation():
-            return await self._mails.find_one({"_id": event_id})
+            record = await self._mails.find_one({"_id": event_id})
+        if record is not None and record["state"] == "sent":
+            self._unmarked.discard(event_id)  # another process has marked it meanwhile
+        return record
 
     async def user(self, event_id: str, address: str) -> Document | None:
         """Return the user with this event id and address, else the newest user with the address."""

@@ -249,6 +249,10 @@ async def test_mark_waiting_behind_a_failed_one_is_tried_by_itself(
         assert isinstance(raised.value.__cause__, AutoReconnect)
         assert commands.counts[MARK] == 3
         assert (await taken(mongo))["2"] == ("sent", 1)
+        assert mails.is_unmarked(record(1))
+        await MailRecords(database, HOLD).mark_sent(record(1), deadline=0)
+        await mails.find("1")
+        assert not mails.is_unmarked(record(1)), "another process has marked it: the id is not kept for ever"
 
 
 class Gated(Mailer):

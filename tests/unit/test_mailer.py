@@ -160,6 +160,8 @@ def test_smtp_urls(url: str, server: SmtpServer) -> None:
         ("SMTP_URL", "smtp://ada:x@secret/y@mail", "SMTP_URL: must look like smtps://"),
         ("SMTP_URL", "smtp://ada:sec ret@mail", "SMTP_URL: must look like smtps://"),
         ("SMTP_URL", "smtp://ada:[secret@mail", "SMTP_URL: must look like smtps://"),
+        ("SMTP_URL", "smtp://secret:[::1]@mail", "SMTP_URL: must look like smtps://"),
+        ("SMTP_URL", "smtp://ada:sec\x00ret@mail", "SMTP_URL: must look like smtps://"),
         ("SMTP_URL", f"smtp://{'a' * 64}.example.org", "SMTP_URL: must look like smtps://"),
         ("SMTP_URL", "mail.example.org", "SMTP_URL: must look like smtps://"),
         ("SMTP_TIMEOUT", "soon", "SMTP_TIMEOUT: must be a number of seconds"),
