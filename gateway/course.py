@@ -10,11 +10,8 @@ from typing import Any
 from functions.payloads import Submission
 from milepost.errors import JournalUnavailable
 from milepost.graph import Graph, nodes
-from milepost.journal import Journal
+from milepost.journal import GAVE_UP, Journal
 from milepost.observe.logs import Fields
-
-DEAD = "dead:"
-"""Prefix of a stage that gave a submission up, among the channels of its status."""
 
 KNOWN_FOR = 10.0
 """Seconds after which the table is read again."""
@@ -46,7 +43,7 @@ class Course:
     def is_over(self, reached: Iterable[str]) -> bool:
         """Whether the submission is finished: it has reached an end of every branch, or a stage gave it up."""
         names = set(reached)
-        if any(name.startswith(DEAD) for name in names):
+        if any(name.startswith(GAVE_UP) for name in names):
             return True
         return bool(self.ends) and self.graph.is_finished(Submission.channel, names)
 

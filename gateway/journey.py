@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from functions.payloads import Submission
-from gateway.course import DEAD, Course
-from milepost.journal import Note
+from gateway.course import Course
+from milepost.journal import GAVE_UP, Note
 
 _WORDS = {
     "raw_input": ("gateway", "keeps the place you gave"),
@@ -50,8 +50,8 @@ class Journey:
     @classmethod
     def of(cls, notes: Mapping[str, Note], course: Course) -> "Journey":
         """Make it from the status of the submission, oldest channel first, and from the expected course."""
-        dead = next((name for name in notes if name.startswith(DEAD)), "")
-        reached = {name: note for name, note in notes.items() if not name.startswith(DEAD)}
+        dead = next((name for name in notes if name.startswith(GAVE_UP)), "")
+        reached = {name: note for name, note in notes.items() if not name.startswith(GAVE_UP)}
         over = course.is_over(notes)
         names = [*reached, *course.ahead(reached)]
         before: datetime | None = None
@@ -66,7 +66,7 @@ class Journey:
             state="dead" if dead else "done" if over else "underway",
             submitted=_mapping(reached.get(Submission.channel)),
             answer=next((data for data in map(_mapping, reached.values()) if isinstance(data.get("message"), str)), {}),
-            gave_up=dead.removeprefix(DEAD),
+            gave_up=dead.removeprefix(GAVE_UP),
             reason=str(_mapping(notes.get(dead)).get("reason", "")),
         )
 

@@ -43,10 +43,9 @@ class Refusal(HTTPException):
         *,
         faults: Faults = (),
         retry_after: int | None = None,
-        headers: Mapping[str, str] | None = None,
         typed: Typed | None = None,
     ) -> None:
-        super().__init__(status, detail, headers)
+        super().__init__(status, detail)
         self.status = status
         self.title = _PHRASES.get(status) or HTTPStatus(status).phrase
         self.faults = faults[:MOST_FAULTS]

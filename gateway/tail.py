@@ -10,9 +10,10 @@ from typing import Any
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
+from gateway.following import BEAT, LONGEST, RETRY
 from gateway.notifier import Notifier
 from gateway.refusal import Refusal
-from milepost.events.strict_json import dumps, loads
+from milepost.events.strict_json import dumps, loads_or_text
 from milepost.observe.logs import masked
 
 MOST_TAILS = 5
@@ -22,10 +23,6 @@ MOST_AT_ONCE = 10
 
 PAUSE = 0.5
 """Seconds from one batch of messages to the next."""
-
-BEAT = 15.0
-LONGEST = 900.0
-"""Seconds: see the same names in following.py."""
 
 LONGEST_DATA = 300
 """Characters of a message's data that are shown."""
@@ -67,7 +64,7 @@ class Tails:
 
     async def _events(self, received: deque[Received], skipped: list[int]) -> AsyncIterator[bytes]:
         began = sent_at = time.monotonic()
-        yield format_sse_event(retry=2000)
+        yield format_sse_event(retry=RETRY)
         while not self._notifier.closed and time.monotonic() - began < LONGEST:
             if skipped[0]:
                 yield format_sse_event(data_str=dumps({"passed": skipped[0]}))
@@ -85,10 +82,7 @@ def line(channel: str, message: bytes) -> dict[str, Any]:
     """Return channel, id and data of a message, with addresses masked. The data of a message that is no event is its
     text.
     """
-    try:
-        event = loads(message)
-    except ValueError:
-        event = message.decode(errors="replace")
+    event = loads_or_text(message)
     found: dict[str, Any] = {"channel": channel, "id": "", "data": event}
     if isinstance(event, dict) and "specversion" in event:
         found |= {"id": masked(str(event.get("id", "")))[:64], "data": event.get("data")}

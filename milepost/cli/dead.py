@@ -31,7 +31,7 @@ from milepost.cli.options import (
 from milepost.cli.text import agreed, plain, say, show, table
 from milepost.errors import ConfigurationError, EventError
 from milepost.events.event import Event
-from milepost.events.strict_json import loads
+from milepost.events.strict_json import loads, loads_or_text
 from milepost.function.calling import Problem, answer, load
 from milepost.function.stage import StageHandler
 from milepost.journal import DeadLetter, Journal
@@ -95,7 +95,7 @@ def show_letter(
 
     async def work(journal: Journal) -> Exit:
         letter = await _letter(journal, stage, entry)
-        print(json.dumps({**_summary(letter), "reason": letter.reason, "event": _event(letter.event)}, indent=2))
+        print(json.dumps({**_summary(letter), "reason": letter.reason, "event": loads_or_text(letter.event)}, indent=2))
         return Exit.DONE
 
     run_on_journal(redis_url, data, work)
@@ -333,11 +333,3 @@ def _row(letter: DeadLetter) -> list[str]:
         f"{letter.attempts}+{letter.crashes}",
         plain(reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}…"),
     ]
-
-
-def _event(text: bytes) -> Any:
-    """Parse the event, or return it as text if it is not JSON."""
-    try:
-        return loads(text)
-    except ValueError:
-        return text.decode(errors="backslashreplace")

@@ -17,9 +17,7 @@ from milepost.cli.loop import run
 from milepost.cli.options import Data
 from milepost.cli.text import brief, plain, say
 from milepost.errors import ConfigurationError
-
-DEAD = "dead:"
-"""Before the name of the stage that gave the submission up, in the place of a channel."""
+from milepost.journal import GAVE_UP
 
 PAUSE = 0.5
 """Seconds between a stream that ended early and the next."""
@@ -65,9 +63,9 @@ async def _send(gateway: str, submission: dict[str, str], within: float) -> Exit
             say(f"not finished within {within:g} s: {last}; `milepost stages` shows what waits where")
             return Exit.UNFINISHED
     for channel, data in reached.items():
-        if channel.startswith(DEAD):
+        if channel.startswith(GAVE_UP):
             reason = data.get("reason") if isinstance(data, dict) else data
-            say(f"stage {plain(channel.removeprefix(DEAD))} gave it up: {plain(str(reason))}")
+            say(f"stage {plain(channel.removeprefix(GAVE_UP))} gave it up: {plain(str(reason))}")
             return Exit.BURIED
     messages = [data["message"] for data in reached.values() if isinstance(data, dict) and "message" in data]
     for message in messages or [*reached.values()][-1:]:

@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from redis.exceptions import RedisError
@@ -19,11 +18,10 @@ from milepost.cli.loop import run_on_journal
 from milepost.cli.options import AsJson, Data, RedisUrl
 from milepost.cli.text import brief, plain, say
 from milepost.errors import JournalUnavailable
-from milepost.events.strict_json import dumps, loads
+from milepost.events.strict_json import dumps, loads_or_text
 from milepost.graph import Graph
 from milepost.journal import Journal, StageState
 from milepost.journal.connection import CANCEL_AGAIN
-from milepost.journal.failover import FailoverWatch
 from milepost.journal.subscription import Message, Subscription, subscribed
 
 LONGEST_PAUSE = 2.0
@@ -58,7 +56,7 @@ async def _watch(journal: Journal, channels: Sequence[str], *, as_json: bool) ->
     watched = _Watched(sorted(set(channels)) or all_channels(await journal.admin.stages()))
     if not watched.channels:
         raise CommandFailed("no bridge has named any stage yet: start one, or name the channels to watch")
-    work = [streams.stdout_closed(), _show(journal, watched, as_json=as_json), FailoverWatch(journal.redis).run()]
+    work = [streams.stdout_closed(), _show(journal, watched, as_json=as_json)]
     if not channels:
         work.append(_follow_table(journal, watched))
     tasks = [asyncio.create_task(one) for one in work]
@@ -131,15 +129,15 @@ def all_channels(stages: Iterable[StageState]) -> list[str]:
 
 
 def _json(message: Message) -> str:
-    return dumps({"channel": _text(message.channel), "at": _now().isoformat(), "message": _parsed(message.data)})
+    return dumps({"channel": _text(message.channel), "at": _now().isoformat(), "message": loads_or_text(message.data)})
 
 
 def _line(message: Message, channels: Sequence[str], *, coloured: bool) -> str:
-    value = _parsed(message.data)
+    value = loads_or_text(message.data)
     event_id, data = "-", value
     if isinstance(value, dict) and "specversion" in value:
         event_id, data = str(value.get("id", "-")), value.get("data")
-    at = _now().astimezone().strftime("%H:%M:%S.%f")[:-3]
+    at = _now().strftime("%H:%M:%S.%f")[:-3]
     name = _text(message.channel)
     channel = f"{plain(name):<{max(map(len, channels))}}"
     if coloured:
@@ -149,13 +147,6 @@ def _line(message: Message, channels: Sequence[str], *, coloured: bool) -> str:
 
 def _text(name: bytes) -> str:
     return name.decode(errors="replace")
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        return loads(body)
-    except (ValueError, json.JSONDecodeError):
-        return body.decode(errors="backslashreplace")
 
 
 def _now() -> datetime:

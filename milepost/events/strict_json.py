@@ -35,6 +35,14 @@ def loads(text: bytes | str, *, deepest: int = DEEPEST) -> Any:
     return value
 
 
+def loads_or_text(body: bytes) -> Any:
+    """Parse strict JSON, or return the text if it is not JSON."""
+    try:
+        return loads(body)
+    except ValueError:
+        return body.decode(errors="backslashreplace")
+
+
 def dumps(value: Any) -> str:
     """Write JSON compactly, in ASCII, floats at full precision.
 

@@ -15,12 +15,13 @@ from milepost.journal.consumer import (
 )
 from milepost.journal.journal import Journal
 from milepost.journal.maintenance import Adoption, Maintenance, Unreadable
-from milepost.journal.models import BEAT_FRESH, DeadLetter, Depth, Entry, Forgotten, Note, StageState, Wiring
+from milepost.journal.models import BEAT_FRESH, GAVE_UP, DeadLetter, Depth, Entry, Forgotten, Note, StageState, Wiring
 from milepost.journal.scripts import Scripts
 
 __all__ = [
     "BEAT_FRESH",
     "BROKER",
+    "GAVE_UP",
     "Admin",
     "Adoption",
     "Bury",

@@ -14,6 +14,9 @@ from milepost.journal.scripts import EventRow
 BEAT_FRESH = 60.0
 """Seconds without a beat after which a stage is not served."""
 
+GAVE_UP = "dead:"
+"""Prefix of a stage that gave a submission up, among the channels of its status."""
+
 LARGEST_NOTE = 64_000
 """Most characters of an event's data that a status keeps. Larger data is null there."""
 

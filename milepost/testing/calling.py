@@ -19,10 +19,10 @@ def described(stage: StageHandler) -> Description:
     return description
 
 
-def event_of(channel: str, payload: Any, *, event_id: str | None = None, source: str = "/test") -> Event:
+def event_of(channel: str, payload: Any, *, event_id: str | None = None) -> Event:
     """Make an event on `channel` with `payload` as data: a Payload, or any JSON."""
     data = payload.model_dump(mode="json") if isinstance(payload, Payload) else payload
-    return Event(id=event_id or str(uuid4()), source=source, type=channel, time=now(), data=data)
+    return Event(id=event_id or str(uuid4()), source="/test", type=channel, time=now(), data=data)
 
 
 def run(stage: StageHandler, payload: Any) -> Payload | None:

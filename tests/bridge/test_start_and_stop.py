@@ -1,6 +1,7 @@
 """The start and the stop of a bridge: waiting for Redis, wrong settings, SIGTERM."""
 
 import asyncio
+import gc
 import signal
 from pathlib import Path
 
@@ -8,9 +9,25 @@ import pytest
 import redis.asyncio as redis_asyncio
 
 from milepost.bridge import bridge as bridge_module
+from milepost.bridge.app import create_app
 from milepost.journal import keys
+from milepost.server.protocol import freeze_heap
 from tests.bridge.rig import Answer, Delivery, Rig, ended, probed, ready
 from tests.servers import WITHIN, Module, Valkey, eventually, free_port
+
+
+async def test_heap_is_frozen_when_the_bridge_starts(rig: Rig) -> None:
+    await rig.stage("stage", "in")
+    app = create_app(bridge_module.Bridge(rig.settings()), failed=lambda: None)
+    threshold = gc.get_threshold()
+    gc.unfreeze()
+    freeze_heap.cache_clear()
+    try:
+        async with app.router.lifespan_context(app):
+            assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*threshold)
 
 
 @pytest.mark.parametrize(

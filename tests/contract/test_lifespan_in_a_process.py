@@ -9,6 +9,7 @@ from milepost.testing.posting import send
 from milepost.testing.servers import Function
 
 SOURCE = """
+import gc
 from contextlib import asynccontextmanager
 
 from milepost import Payload, stage
@@ -31,20 +32,20 @@ async def lifespan():
 
 
 def note(note: Note) -> None:
-    say(note.text)
+    say(note.text + (" frozen" if gc.get_freeze_count() else ""))
 
 
 main = stage(note, lifespan=lifespan)
 """
 
 
-def test_it_starts_at_the_wake_up_and_stops_at_sigterm(tmp_path: Path) -> None:
+def test_it_starts_at_the_wake_up_with_its_heap_frozen_and_stops_at_sigterm(tmp_path: Path) -> None:
     source, steps = tmp_path / "main.py", tmp_path / "steps"
     source.write_text(SOURCE.replace('"steps"', repr(str(steps))))
     with Function(tmp_path, "note", source=source) as function:
         assert httpx.get(function.url).status_code == 200
         event = {"specversion": "1.0", "id": "1", "source": "/me", "type": "note", "data": {"text": "event"}}
         assert send(function.url, event).status_code == 204
-        assert steps.read_text() == "start event "
+        assert steps.read_text() == "start event frozen "
         assert function.stop() in {0, -signal.SIGTERM}
-    assert steps.read_text() == "start event stop "
+    assert steps.read_text() == "start event frozen stop "
