@@ -25,7 +25,7 @@ OF_SERVER = frozenset({*LOOK_AGAIN, FULL, "MISCONF"})
 
 NOT_HERE = ("a non local key in a cluster node", "while the cluster is down")
 """Parts of the error that a command in a script gets from a node that hands our slot over, or has lost its Cluster. It
-has no code; Redis and Valkey word the rest of it differently.
+has no code; Redis and Valkey word the rest of it differently. Plain words: the scripts use them as patterns.
 """
 
 OF_KEYS = frozenset({"WRONGTYPE", "NOPERM"})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis, from_url
+from redis.exceptions import ResponseError
 
 from milepost.errors import EventError, JournalUnavailable
 from milepost.events.event import MAX_EVENT, Event
@@ -29,6 +30,8 @@ from milepost.journal import (
     keys,
 )
 from milepost.journal.connection import connect
+from milepost.journal.refusals import NOT_HERE
+from milepost.journal.scripts import SCRIPTS
 from milepost.settings import JournalSettings
 from tests.journal.conftest import Consumers
 from tests.journal.events import (
@@ -118,6 +121,13 @@ CALLS: dict[str, Callable[[Side], Awaitable[object]]] = {
     "forget_journal": lambda side: side.journal.admin.forget_journal("other"),
 }
 
+READS: dict[str, Callable[[Side], Awaitable[object]]] = {
+    **CALLS,
+    "depths": lambda side: side.journal.admin.depths({"distance": [RAW]}),
+    "keep_statuses": lambda side: side.maintenance.keep_statuses(RAW),
+    "reap": lambda side: side.consumer.reap(idle=1),
+}
+
 
 @pytest.mark.parametrize("call", CALLS)
 async def test_read_only_server_is_an_error_of_the_whole_call(side: Side, call: str) -> None:
@@ -128,6 +138,45 @@ async def test_read_only_server_is_an_error_of_the_whole_call(side: Side, call: 
     assert await everything(side.redis) == before
     await side.promote()
     await CALLS[call](side)
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "call"),
+    [
+        ("get", "lease"),
+        ("hgetall", "trim"),
+        ("xinfo", "trim"),
+        ("xinfo", "keep_statuses"),
+        ("xinfo", "reap"),
+        ("xlen", "forget_journal"),
+        ("xlen", "depths"),
+        ("xpending", "hand_back"),
+        ("xpending", "renew"),
+        ("xrange", "keep_statuses"),
+    ],
+)
+async def test_forbidden_read_is_not_taken_for_a_missing_key(side: Side, forbidden: str, call: str) -> None:
+    """A bridge that took it for one would believe that it has lost its claims, or that no stage consumes a channel."""
+    before = await everything(side.redis)
+    await side.redis.execute_command("ACL", "SETUSER", "default", f"-{forbidden}")
+    with pytest.raises(JournalUnavailable, match="no permissions"):
+        await READS[call](side)
+    await side.redis.execute_command("ACL", "SETUSER", "default", f"+{forbidden}")
+    assert await everything(side.redis) == before
+
+
+@pytest.mark.parametrize("told", [f"ERR Script attempted to access {NOT_HERE[0]} script", f"ERR Script {NOT_HERE[1]}"])
+async def test_refusal_of_a_node_without_our_keys_is_of_the_server(redis: Redis, told: str) -> None:
+    """Were it the answer of one item, the bridge would count it as that event's failure."""
+    script = SCRIPTS["backlog"].replace(
+        "return (count_backlog(fresh, math.huge))",
+        f"""
+        if not is_of_server('{told}') or is_of_server('ERR no such key') then return 0 end
+        return attempt(function() error({{ err = '{told}' }}) end)
+        """,
+    )
+    with pytest.raises(ResponseError, match="^" + told.removeprefix("ERR ")):
+        await redis.eval(script, 1, keys.JOURNALS, 60_000)
 
 
 async def test_read_only_server_answers_reads(side: Side) -> None:

@@ -33,6 +33,7 @@ class Test:
 def use(scripts: Mapping[str, str]) -> None:
     """Have this process send these texts instead of the scripts of the same names."""
     changed = {SCRIPTS[name]: text for name, text in scripts.items()}
+    SCRIPTS.update(scripts)
     run = Scripts.run
 
     async def run_changed(self: Scripts, digest: str, text: str, arguments: Iterable[Text]) -> Any:
@@ -109,7 +110,7 @@ def record(arguments: list[str], sources: Mapping[str, str]) -> tuple[list[Test]
     return passed, sorted(recorder.failed)
 
 
-class _Chosen:
+class Chosen:
     """A pytest plugin: runs these tests alone, in this order, and reports the first that fails."""
 
     def __init__(self, tests: list[str], write: Callable[[str], None]) -> None:
@@ -131,18 +132,19 @@ def first_failure(tests: list[str], scripts: Mapping[str, str], *, within: float
     """Return the first of these tests that fails on the changed scripts; None if all pass."""
 
     def run(write: Callable[[str], None]) -> None:
+        use(scripts)
         files = sorted({name.partition("::")[0] for name in tests})
-        ended = pytest.main([*OPTIONS, "-x", *files], plugins=[_Chosen(tests, write)])
+        ended = pytest.main([*OPTIONS, "-x", *files], plugins=[Chosen(tests, write)])
         if ended not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
             write(f"{BROKEN}: pytest ends with {ended}")
 
-    answer = in_child(run, scripts, within=within) if tests else None
+    answer = in_child(run, within=within) if tests else None
     if answer and answer.startswith(BROKEN):
         raise SystemExit(answer)
     return answer
 
 
-def in_child(run: Callable[[Callable[[str], None]], None], scripts: Mapping[str, str], *, within: float) -> str | None:
+def in_child(run: Callable[[Callable[[str], None]], None], *, within: float) -> str | None:
     """Run this in a child process. Return the first text that it writes; None if it ends without one."""
     readable, writable = os.pipe()
     child = os.fork()
@@ -153,7 +155,6 @@ def in_child(run: Callable[[Callable[[str], None]], None], scripts: Mapping[str,
         os.dup2(null, 1)
         os.dup2(null, 2)
         try:
-            use(scripts)
             run(lambda text: os.write(writable, text.encode() + b"\n") and None)
         finally:
             sys.stdout.flush()

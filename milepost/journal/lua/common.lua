@@ -31,25 +31,30 @@ end
 local function is_of_server(fault)
   if OF_SERVER[string.match(fault, '^%u+')] then return true end
   for _, text in ipairs(NOT_HERE) do
-    if string.find(fault, text, 1, true) then return true end
+    if string.find(fault, text) then return true end
   end
   return false
 end
 
--- Runs a command and returns its reply, or nil if there is no such stream or group. Raises any other error: a replica
--- that has lost its primary refuses reads too, and that must not look like an empty journal.
+-- The text of an error that pcall caught: Redis raises tables, and Lua texts.
+local function text_of(fault)
+  return type(fault) == 'table' and fault.err or fault
+end
+
+-- Raises an error that pcall caught, as a table: Redis would put 'ERR ' before the code of a text.
+local function raise(fault)
+  error({ err = text_of(fault) })
+end
+
+-- Runs a command and returns its reply, or nil if there is no such key or group, or the key is of another type. Raises
+-- any other error: a user who may not read a journal must not take it for an empty one.
 local function unless_gone(...)
   local found = redis.pcall(...)
   if type(found) ~= 'table' or not found.err then return found end
-  local code = string.match(found.err, '^%u+')
-  local gone = code == 'NOGROUP' or code == 'ERR' or code == 'WRONGTYPE'
-  if not gone or is_of_server(found.err) then error(found, 0) end
-  return nil
-end
-
--- Raises an error that pcall caught, as a table: Redis would put 'ERR ' before the code of a plain string.
-local function raise(fault)
-  error({ err = type(fault) == 'table' and fault.err or tostring(fault) }, 0)
+  for _, gone in ipairs({ '^NOGROUP', '^WRONGTYPE', '^ERR no such key' }) do
+    if string.find(found.err, gone) then return nil end
+  end
+  raise(found)
 end
 
 -- Runs a step for one item of a batch. Returns its result, or 'error …' and true if it failed, so that the other items
@@ -57,7 +62,7 @@ end
 local function attempt(step, ...)
   local ok, result = pcall(step, ...)
   if ok then return result end
-  local fault = type(result) == 'table' and result.err or tostring(result)
+  local fault = text_of(result)
   if is_of_server(fault) then raise(fault) end
   return 'error ' .. fault, true
 end
@@ -88,7 +93,7 @@ end
 local function count(command, key)
   local found = redis.pcall(command, key)
   if type(found) == 'number' then return found end
-  if not string.find(found.err, 'WRONGTYPE', 1, true) then error(found, 0) end
+  if not string.find(found.err, 'WRONGTYPE') then raise(found) end
   return 0
 end
 
@@ -301,7 +306,7 @@ end
 -- group existed.
 local function make_group(stream, group, from)
   local made = redis.pcall('XGROUP', 'CREATE', stream, group, from, 'MKSTREAM')
-  if made.err and not string.find(made.err, 'BUSYGROUP') then error(made, 0) end
+  if made.err and not string.find(made.err, 'BUSYGROUP') then raise(made) end
   redis.call('PERSIST', stream)
   return not made.err
 end
@@ -319,7 +324,7 @@ end
 local function write_status(id, channel, data)
   local status = status_key(id)
   local noted = redis.pcall('HSET', status, channel, '{"at":' .. clock() .. ',"data":' .. data .. '}')
-  if type(noted) == 'table' and not string.find(noted.err, 'WRONGTYPE', 1, true) then error(noted, 0) end
+  if type(noted) == 'table' and not string.find(noted.err, 'WRONGTYPE') then raise(noted) end
   keep_status(status)
 end
 
@@ -339,7 +344,7 @@ local function journal_event(event, announce)
   local ok, fault = pcall(announce_event, event, entry, announce)
   if not ok then
     redis.call('XDEL', journal_key(event.channel), entry)
-    error(fault, 0)
+    raise(fault)
   end
 end
 
@@ -350,7 +355,7 @@ local function journal_once(event, announce, dedup)
   local ok, fault = pcall(journal_event, event, announce)
   if not ok then
     redis.call('DEL', seen)
-    error(fault, 0)
+    raise(fault)
   end
   return 'done'
 end
@@ -366,7 +371,7 @@ local function bury(stage, letter)
   local ok, fault = pcall(write_status, letter.id, 'dead:' .. stage, '{"reason":' .. cjson.encode(letter.reason) .. '}')
   if not ok then
     redis.call('XDEL', dead_key(stage), entry)
-    error(fault, 0)
+    raise(fault)
   end
 end
 

@@ -32,7 +32,7 @@ for name, stage in pairs(stages) do
   for _, consumed in ipairs(stage.consumes) do
     if consumed == channel and not present[name] then
       local ok, fault = pcall(make_group, journal, name, '0')
-      if not ok then return { fault.err or tostring(fault), redis.call('XLEN', journal), 0 } end
+      if not ok then return { text_of(fault), redis.call('XLEN', journal), 0 } end
     end
   end
 end
