@@ -143,14 +143,6 @@ local function split(id)
   return tonumber(ms), tonumber(seq)
 end
 
--- Whether one entry id is less than another. Ids whose parts have as many digits, as nearly all have, compare as text.
-local function before(a, b)
-  if #a == #b and string.find(a, '-', 1, true) == string.find(b, '-', 1, true) then return a < b end
-  local a_ms, a_seq = split(a)
-  local b_ms, b_seq = split(b)
-  return a_ms < b_ms or (a_ms == b_ms and a_seq < b_seq)
-end
-
 -- Finds which rows, each with `stream` and `entry`, are pending in the group. Returns stream → entry → true. It takes one
 -- command a stream, which lists the pending entries from the first to the last millisecond of the rows. Text puts entries
 -- in order quickly and nearly always rightly. `settle` looks at each row by itself that is not found here.

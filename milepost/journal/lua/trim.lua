@@ -12,6 +12,13 @@
 local MOST_PENDING, MOST_DELETED = 100000, 5000
 local journal = journal_key(channel)
 
+-- Whether one entry id is less than another.
+local function before(a, b)
+  local a_ms, a_seq = split(a)
+  local b_ms, b_seq = split(b)
+  return a_ms < b_ms or (a_ms == b_ms and a_seq < b_seq)
+end
+
 local function oldest_unfinished(group)
   local ms, seq = split(group['last-delivered-id'])
   local unread = whole(ms) .. '-' .. whole(seq + 1)
