@@ -9,9 +9,8 @@ from starlette.responses import JSONResponse, Response
 
 from functions import payloads
 from gateway.pages import Pages
-from gateway.settings import WiredStage
 from milepost.events import asyncapi
-from milepost.graph import Graph
+from milepost.graph import Graph, WiredStage
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 from limits import parse
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from gateway.notifier import MOST_WATCHERS
-from milepost.graph import Emits
+from milepost.graph import WiredStage
 from milepost.settings import JournalSettings
 
 
@@ -28,18 +28,6 @@ def hard_to_guess(token: SecretStr) -> SecretStr:
     if len(text) < SHORTEST_TOKEN or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError(f"must have {SHORTEST_TOKEN} visible ASCII characters or more, as of openssl rand -hex 24")
     return token
-
-
-class WiredStage(BaseModel):
-    """A stage of the table, as far as the page of the channels shows it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    consumes: str
-    emits: Emits = ()
-    external: bool = False
-    """Whether the receiver is someone else's, and no function of the project."""
 
 
 class GatewaySettings(JournalSettings):

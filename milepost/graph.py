@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, Protocol
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 BEHIND_FRESH = 60_000
 """Milliseconds after which a stage behind the Broker, which no bridge has named again, has gone."""
@@ -66,6 +66,18 @@ class Wired(Protocol):
     def consumes(self) -> Channels: ...
     @property
     def emits(self) -> Channels: ...
+
+
+class WiredStage(BaseModel):
+    """A stage of the table as `milepost up` and the chart give it to the gateway, in JSON."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    consumes: str
+    emits: Emits = ()
+    external: bool = False
+    """Whether the receiver is someone else's, and no function of the project."""
 
 
 class Graph:

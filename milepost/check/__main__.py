@@ -13,15 +13,16 @@ from importlib import import_module
 from pydantic import TypeAdapter, ValidationError
 
 from milepost.check import document
-from milepost.check.findings import Findings, NamedStage, check
+from milepost.check.findings import Findings, check
 from milepost.errors import ConfigurationError, JournalUnavailable
 from milepost.events import asyncapi
+from milepost.graph import WiredStage
 from milepost.journal import Journal
 from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 
 
-async def _check(settings: JournalSettings, stages: list[NamedStage]) -> Findings:
+async def _check(settings: JournalSettings, stages: list[WiredStage]) -> Findings:
     payloads = {found.channel: found for found in asyncapi.payloads_of(import_module("functions.payloads"))}
     gateway = os.environ.get("GATEWAY")
     published = await document.fetch(gateway) if gateway else None
@@ -38,7 +39,7 @@ def main() -> int:
     """Print what would break, and return the exit code."""
     try:
         try:
-            stages = TypeAdapter(list[NamedStage]).validate_json(os.environ.get("STAGES", ""))
+            stages = TypeAdapter(list[WiredStage]).validate_json(os.environ.get("STAGES", ""))
         except ValidationError as fault:
             raise ConfigurationError(f"STAGES: {fault}") from None
         found = asyncio.run(_check(JournalSettings.read(), stages))

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from milepost.check.schemas import Comparison
@@ -14,7 +14,7 @@ from milepost.errors import EventError
 from milepost.events import asyncapi
 from milepost.events.event import Event
 from milepost.events.payload import Payload, faults_of
-from milepost.graph import Emits, Graph, Wired
+from milepost.graph import Graph, Wired
 from milepost.journal.admin import BROKER
 from milepost.journal.models import StageState
 from milepost.observe.logs import masked
@@ -28,17 +28,6 @@ class CheckedStage(Wired, Protocol):
 
     @property
     def external(self) -> bool: ...
-
-
-class NamedStage(BaseModel):
-    """A stage as the chart names it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    consumes: str
-    emits: Emits = ()
-    external: bool = False
 
 
 @dataclass(frozen=True, slots=True)

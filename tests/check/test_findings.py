@@ -11,10 +11,10 @@ from redis.asyncio import Redis
 
 from milepost import Payload
 from milepost.check import document
-from milepost.check.findings import SHOWN, Findings, NamedStage, check
+from milepost.check.findings import SHOWN, Findings, check
 from milepost.events import asyncapi
 from milepost.events.event import Event
-from milepost.graph import Node
+from milepost.graph import Node, WiredStage
 from milepost.journal import Bury, Complete, Consumer, Failure, Journal, Park, Wiring
 from milepost.journal.connection import connect
 from milepost.journal.shared_connection import SharedConnection
@@ -34,7 +34,7 @@ class Named(Payload, channel="named"):
     name: str
 
 
-RUNNING = {"name-it": NamedStage(name="name-it", consumes="place", emits="named")}
+RUNNING = {"name-it": WiredStage(name="name-it", consumes="place", emits="named")}
 SAME = list(RUNNING.values())
 
 
@@ -74,7 +74,7 @@ Seen = tuple[set[tuple[str, str, int]], set[tuple[str, str]], dict[str, int], se
 @dataclass
 class Change:
     payload: type[Payload]
-    stages: Sequence[NamedStage] = field(default_factory=lambda: SAME)
+    stages: Sequence[WiredStage] = field(default_factory=lambda: SAME)
     refused: set[tuple[str, str, int]] = field(default_factory=set)
     schemas: set[tuple[str, str]] = field(default_factory=set)
     channels: dict[str, int] = field(default_factory=dict)
@@ -85,12 +85,12 @@ class Change:
         return self.refused, self.schemas, self.channels, self.stranded
 
 
-def moved(consumes: str) -> list[NamedStage]:
-    return [NamedStage(name="name-it", consumes=consumes, emits="named")]
+def moved(consumes: str) -> list[WiredStage]:
+    return [WiredStage(name="name-it", consumes=consumes, emits="named")]
 
 
-ADDED = NamedStage(name="count", consumes="place")
-OTHER = [NamedStage(name="tell", consumes="named")]
+ADDED = WiredStage(name="count", consumes="place")
+OTHER = [WiredStage(name="tell", consumes="named")]
 
 CHANGES = {
     "nothing": Change(Place),
@@ -99,7 +99,7 @@ CHANGES = {
     "a stage more on the channel": Change(Place, [*SAME, ADDED]),
     "a receiver of someone else's": Change(
         FieldRequired,
-        [NamedStage(name="name-it", consumes="place", emits="named", external=True)],
+        [WiredStage(name="name-it", consumes="place", emits="named", external=True)],
         schemas={("place", "country")},
     ),
     "a field required": Change(FieldRequired, refused={("name-it", "country", 4)}, schemas={("place", "country")}),

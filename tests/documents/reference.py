@@ -14,10 +14,11 @@ from pydantic.fields import FieldInfo
 
 from functions.email.smtp_faults import RULES
 from gateway.app import create_app
-from gateway.settings import GatewaySettings, WiredStage
+from gateway.settings import GatewaySettings
 from milepost.bridge.settings import BridgeSettings, Stage
 from milepost.cli.app import app
 from milepost.cli.exits import EXIT_CODES
+from milepost.graph import WiredStage
 from milepost.settings import JournalSettings
 from tests.documents.function_settings import FUNCTION_SETTINGS, found
 from tests.metrics import COMPONENTS
