@@ -1,4 +1,6 @@
-"""`/ops`, served only with OPS_TOKEN: shows operators the stages, pauses them, and replays or drops dead letters."""
+"""`/ops`, served only with OPS_TOKEN: shows operators the stages and the way of one event, pauses stages, and settles
+dead letters.
+"""
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -16,6 +18,8 @@ from gateway.overview import MOST_SETTLED, overview
 from gateway.pages import Pages
 from gateway.refusal import Refusal, wants_page
 from gateway.tail import Tails
+from gateway.way import Way, check_id, read_way
+from milepost.errors import EventError
 from milepost.journal import Journal, StageNotServed, keys
 
 PAGE = 20
@@ -43,7 +47,7 @@ class Operations:
 
 
 def router(ops: Operations) -> APIRouter:
-    """Make the routes: the page, its figures as JSON, the live tail, and the two actions on dead letters."""
+    """Make the routes: the page, its figures as JSON, the way of an event, the live tail, and the actions."""
     routes = APIRouter(prefix="/ops", dependencies=[Depends(ops.operators.admit)], include_in_schema=False)
 
     @routes.api_route("", methods=["GET", "HEAD"])
@@ -92,7 +96,31 @@ def router(ops: Operations) -> APIRouter:
         return await settle(request, stage, entry, ops.journal.admin.drop, "dropped")
 
     _add_pauses(routes, ops)
+    _add_ways(routes, ops)
     return routes
+
+
+def _add_ways(routes: APIRouter, ops: Operations) -> None:
+    """Add the way of one event, as a page and as JSON. Both only read."""
+
+    async def way_of(event_id: str) -> Way:
+        try:
+            check_id(event_id)
+        except EventError as fault:
+            raise Refusal(422, f"No event can have this id. {fault}.") from None
+        return await read_way(ops.journal, event_id)
+
+    @routes.api_route("/event", methods=["GET", "HEAD"])
+    async def show_way(id: str = "") -> Response:
+        way = await way_of(id.strip())
+        return ops.pages.way(way, status=404 if way.state == "unknown" else 200)
+
+    @routes.api_route("/event.json", methods=["GET", "HEAD"])
+    async def way_as_json(id: str = "") -> Response:
+        way = await way_of(id)
+        if way.state == "unknown":
+            raise Refusal(404, f"No status has this id, and none of {way.searched} waiting events.")
+        return JSONResponse(way.as_json(), headers=UNCACHED)
 
 
 def _add_pauses(routes: APIRouter, ops: Operations) -> None:

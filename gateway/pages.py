@@ -14,6 +14,7 @@ from gateway.course import Course
 from gateway.journey import Journey, took
 from gateway.models import KEY_FIELD, is_key
 from gateway.refusal import Refusal
+from gateway.way import Way
 from milepost.events.ids import new_id
 from milepost.events.payload import number
 from milepost.journal import Note
@@ -97,6 +98,10 @@ class Pages:
             notice=notice,
             refused=status >= 400,
         )
+
+    def way(self, way: Way, *, status: int = 200) -> Response:
+        """Render the way of one event, for operators."""
+        return self._page("way.html", status, way=way)
 
     def channels(self, channels: Sequence[object], schemas: Mapping[str, Any], description: str) -> Response:
         """Render the page of the channels, from the AsyncAPI description."""

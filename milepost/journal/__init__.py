@@ -15,7 +15,19 @@ from milepost.journal.consumer import (
 )
 from milepost.journal.journal import Journal
 from milepost.journal.maintenance import Adoption, Maintenance, Unreadable
-from milepost.journal.models import BEAT_FRESH, GAVE_UP, DeadLetter, Depth, Entry, Forgotten, Note, StageState, Wiring
+from milepost.journal.models import (
+    BEAT_FRESH,
+    GAVE_UP,
+    DeadLetter,
+    Depth,
+    Entry,
+    Forgotten,
+    History,
+    HistoryStep,
+    Note,
+    StageState,
+    Wiring,
+)
 from milepost.journal.scripts import Scripts
 
 __all__ = [
@@ -34,6 +46,8 @@ __all__ = [
     "Failure",
     "Forgotten",
     "GroupMissing",
+    "History",
+    "HistoryStep",
     "Journal",
     "Maintenance",
     "Note",

@@ -14,7 +14,7 @@ from milepost.events.strict_json import DEEPEST, loads
 from milepost.journal import keys
 from milepost.journal.admin import Admin
 from milepost.journal.failover import FailoverWatch
-from milepost.journal.models import BEAT_FRESH, Note, event_row, milliseconds, moment
+from milepost.journal.models import BEAT_FRESH, History, Note, event_row, milliseconds, moment
 from milepost.journal.scripts import EventRow, Scripts, checked, size_of, unavailable
 from milepost.settings import JournalSettings
 
@@ -74,10 +74,24 @@ class Journal:
 
     async def status(self, event_id: str) -> dict[str, Note]:
         """Return the channels that a submission has reached, oldest first; empty if there is no status of this id."""
+        return (await self.whole_status(event_id))[0]
+
+    async def whole_status(self, event_id: str) -> tuple[dict[str, Note], dict[str, History]]:
+        """Return the same, and for operators what each stage did with the events of this id."""
         fields = await self.ask(self.redis.hgetall(keys.status(event_id)))
-        notes = {channel.decode(): loads(text, deepest=DEEPEST + 4) for channel, text in fields.items()}
+        found = {name.decode(): text for name, text in fields.items()}
+        histories = {
+            name.removeprefix(keys.HISTORY): History.read(text)
+            for name, text in found.items()
+            if name.startswith(keys.HISTORY)
+        }
+        notes = {
+            channel: loads(text, deepest=DEEPEST + 4)
+            for channel, text in found.items()
+            if not channel.startswith(keys.HISTORY)
+        }
         ordered = sorted(notes.items(), key=lambda item: int(item[1]["at"]))
-        return {channel: Note(moment(note["at"] / 1000), note["data"]) for channel, note in ordered}
+        return {channel: Note(moment(note["at"] / 1000), note["data"]) for channel, note in ordered}, histories
 
     async def backlog(self) -> int:
         """Return the number of journaled, parked and dead events."""

@@ -65,8 +65,12 @@ def seen(source: str, event_id: str) -> str:
 
 
 def status(event_id: str) -> str:
-    """Hash: channel → JSON of the time and the data with which a submission reached it."""
+    """Hash: channel → JSON of the time and the data with which a submission reached it; and see HISTORY."""
     return f"{TAG}status:{event_id}"
+
+
+HISTORY = "\t"
+"""Prefix of a stage, among the fields of a status: JSON of what it did with the event. No channel begins so."""
 
 
 def stats(stage: str, bridge: str) -> str:
@@ -77,7 +81,7 @@ def stats(stage: str, bridge: str) -> str:
 def for_scripts() -> str:
     """Return the keys as Lua source: constants such as JOURNALS, and functions such as journal_key(channel)."""
     constants = {"TAG": TAG, "JOURNALS": JOURNALS, "STAGES": STAGES, "LEASE": LEASE, "DEAD": DEAD, "BACKLOG": BACKLOG}
-    constants |= {"STATS": STATS, "RETRIES": RETRIES, "PAUSED": PAUSED}
+    constants |= {"STATS": STATS, "RETRIES": RETRIES, "PAUSED": PAUSED, "HISTORY": HISTORY}
     families = {"journal": journal(""), "parked": parked(""), "dead": dead("")}
     families |= {"status": status(""), "seen": SEEN}
     lines = [f"local {name} = '{text}'" for name, text in constants.items()]

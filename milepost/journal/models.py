@@ -32,6 +32,48 @@ class Note:
     data: Any
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryStep:
+    """Something that happened to an event at a stage.
+
+    `did`: `delivered`, `failed`, `delayed`, `buried` or `replayed`. `answer`: the reason of a failure. `due`: when the
+    event is tried again. `times`: how often its entry was given out, more than once if a bridge died or stopped.
+    """
+
+    at: datetime
+    did: str
+    answer: str = ""
+    due: datetime | None = None
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What happened to an event at a stage: the first step and the latest ones, of `count` in all."""
+
+    count: int = 0
+    steps: tuple[HistoryStep, ...] = ()
+
+    @classmethod
+    def read(cls, text: bytes) -> "History":
+        """Read what the scripts wrote (`note` in common.lua). Any other text is an empty history."""
+        try:
+            history = loads(text.decode(errors="replace"))
+            steps = [
+                HistoryStep(
+                    at=moment(step["at"]),
+                    did=step["did"],
+                    answer=step.get("answer", ""),
+                    due=moment(step["due"]) if "due" in step else None,
+                    times=step.get("times", 1),
+                )
+                for step in history["steps"]
+            ]
+            return cls(int(history["count"]), tuple(steps))
+        except (ValueError, KeyError, TypeError, OverflowError):
+            return cls()
+
+
 @dataclass(slots=True)  # frozen, each would take five times as long to make
 class Entry:
     """One entry of a stream, claimed by this consumer.

@@ -238,7 +238,8 @@ async def test_replay_long_after_the_status_has_ended_makes_no_key_without_an_en
     (dead,) = await journal.admin.dead_letters("distance")
     await redis.delete(keys.status(event.id))
     await journal.admin.replay("distance", [dead.entry])
-    assert not await redis.exists(keys.status(event.id))
+    assert HOUR - MINUTE < await left(redis, event) <= HOUR
+    assert await journal.status(event.id) == {}, "its history alone is there, and ends"
     await hop(distance, CALCULATED)
     assert [*await journal.status(event.id)] == [CALCULATED]
     await drained(journal, maintenance, redis)

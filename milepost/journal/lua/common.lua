@@ -3,6 +3,8 @@
 
 local HOUR = 3600000
 local MOST_UNCONSUMED_EVENTS = 10000
+local MOST_STEPS = 12
+local LONGEST_ANSWER = 300
 
 local function whole(number)
   return string.format('%.0f', number)
@@ -132,10 +134,10 @@ local function age(since)
   return since < math.huge and math.max(0, now() - since) or -1
 end
 
--- Whether an entry is pending in a group; false if there is no such group or stream.
+-- How often a pending entry was given out; false if it is not pending, or if there is no such group or stream.
 local function is_pending(stream, group, entry)
   local found = unless_gone('XPENDING', stream, group, entry, entry, 1)
-  return found ~= nil and #found > 0
+  return found ~= nil and #found > 0 and found[1][4]
 end
 
 local function split(id)
@@ -143,9 +145,10 @@ local function split(id)
   return tonumber(ms), tonumber(seq)
 end
 
--- Finds which rows, each with `stream` and `entry`, are pending in the group. Returns stream → entry → true. It takes one
--- command a stream, which lists the pending entries from the first to the last millisecond of the rows. Text puts entries
--- in order quickly and nearly always rightly. `settle` looks at each row by itself that is not found here.
+-- Finds which rows, each with `stream` and `entry`, are pending in the group. Returns stream → entry → how often it was
+-- given out. It takes one command a stream, which lists the pending entries from the first to the last millisecond of the
+-- rows. Text puts entries in order quickly and nearly always rightly. `settle` looks at each row by itself that is not
+-- found here.
 local function pending_of(group, rows)
   local ranges, pending = {}, {}
   for _, row in ipairs(rows) do
@@ -163,15 +166,43 @@ local function pending_of(group, rows)
     if range.count > 1 then
       local first, last = split(range.first), split(range.last)
       local found = unless_gone('XPENDING', stream, group, whole(first), whole(last), range.count * 4)
-      for _, row in ipairs(found or {}) do pending[stream][row[1]] = true end
+      for _, row in ipairs(found or {}) do pending[stream][row[1]] = row[4] end
     end
   end
   return pending
 end
 
+-- Makes the status of a submission expire no earlier than `time` from now, and no earlier than an hour from now. Writes
+-- once a minute at most.
+local function keep_status(status, time)
+  time = math.max(time or 0, HOUR)
+  if redis.call('PTTL', status) < time - 60000 then redis.call('PEXPIRE', status, time) end
+end
+
+-- Adds a step to the history of an event at a stage, which its status has for operators: how many steps there were, the
+-- first and the latest ones. A step is a table: `did`, perhaps an `answer`, `due` (when the event is tried again), and
+-- `times`, how often its entry was given out. An event goes on without a history that cannot be written.
+local function note(id, stage, step)
+  if not id or id == '' then return end
+  local status, field = status_key(id), HISTORY .. stage
+  step.at = now()
+  if step.times == 1 then step.times = nil end
+  step.answer = step.answer ~= '' and step.answer and string.sub(step.answer, 1, LONGEST_ANSWER) or nil
+  pcall(function()
+    if redis.call('HSETNX', status, field, cjson.encode({ count = 1, steps = { step } })) == 1 then return end
+    local history = cjson.decode(redis.call('HGET', status, field))
+    history.count = history.count + 1
+    table.insert(history.steps, step)
+    if #history.steps > MOST_STEPS then table.remove(history.steps, 2) end
+    redis.call('HSET', status, field, cjson.encode(history))
+  end)
+  keep_status(status)
+end
+
 -- Settles rows of one group, each with `stream` and `entry`:
 -- 1. If the entry is not pending any more, someone else has settled it. The result is 'stale'.
 -- 2. step(row) makes the write that Redis may refuse (a reply, a parked event, a dead letter) and returns the result.
+--    `row.times` is how often the entry was given out.
 -- 3. The entry is acknowledged last: Lua does not roll back, so an event whose write was refused stays pending.
 -- 4. Retries are deleted too, because no other group reads them. trim deletes entries of journals.
 local function settle(group, rows, step)
@@ -181,6 +212,7 @@ local function settle(group, rows, step)
       local known, entry = pending[row.stream], row.entry
       if known[entry] == nil then known[entry] = is_pending(row.stream, group, entry) end
       if known[entry] then
+        row.times = known[entry]
         local answer, failed = attempt(step, row)
         answers[i] = answer
         if not failed then
@@ -303,13 +335,6 @@ local function make_group(stream, group, from)
   return not made.err
 end
 
--- Makes the status of a submission expire no earlier than `time` from now, and no earlier than an hour from now. Writes
--- once a minute at most.
-local function keep_status(status, time)
-  time = math.max(time or 0, HOUR)
-  if redis.call('PTTL', status) < time - 60000 then redis.call('PEXPIRE', status, time) end
-end
-
 -- Writes into the status of a submission that it has reached a channel, when (in microseconds, so that channels keep
 -- their order), and with which data. The status is only for display: if its key is of another type, the event goes on
 -- without.
@@ -365,6 +390,7 @@ local function bury(stage, letter)
     redis.call('XDEL', dead_key(stage), entry)
     raise(fault)
   end
+  note(letter.id, stage, { did = 'buried', answer = letter.reason, times = letter.times })
 end
 
 -- Puts an event into its stage's stream of retries, which is read before unread events.

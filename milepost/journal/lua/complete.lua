@@ -8,9 +8,8 @@ local function complete(row)
   if row.channel ~= '' then
     journal_event(row, true)
     channels[row.channel] = true
-  elseif row.id ~= '' then
-    keep_status(status_key(row.id))
   end
+  if row.channel == '' or row.times ~= 1 then note(row.id, stage, { did = 'delivered', times = row.times }) end
   return 'done'
 end
 

@@ -23,6 +23,7 @@ local function park(row)
   end
   local head = table.concat({ row.entry, whole(row.since), row.attempts, row.crashes, row.channel }, ' ')
   redis.call('ZADD', parked_key(stage), whole(due), head .. '\n' .. row.event)
+  note(row.id, stage, { did = row.reason == '' and 'delayed' or 'failed', answer = row.reason, due = due, times = row.times })
   if row.id ~= '' then keep_status(status_key(row.id), due - now() + HOUR) end
   return 'done'
 end

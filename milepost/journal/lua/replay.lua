@@ -26,7 +26,7 @@ for _, letter in ipairs(found) do
   redis.call('XDEL', dead, letter.entry)
   if letter.id and letter.id ~= '' then
     redis.pcall('HDEL', status_key(letter.id), 'dead:' .. stage)  -- it may be of another type
-    keep_status(status_key(letter.id))
+    note(letter.id, stage, { did = 'replayed' })
   end
 end
 return #found

@@ -1,0 +1,324 @@
+"""Read the way of one event by its id: the channels that it has reached, and what each stage did with it, or does.
+
+1. The status of the event has the channels, the failed deliveries, and how the last stages ended.
+2. It also says when each of these was written. So the event is looked up in the journals, parked events, retries and
+   dead letters near that time, and not by reading all of them.
+3. A status ends an hour after the last activity. Without one, every event that waits is read, up to MOST_READ.
+
+Only reading commands are used.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from gateway.course import DEAD
+from milepost.check.waiting import Place, Waiting, WaitingEvent
+from milepost.errors import JournalUnavailable
+from milepost.events.attributes import check_required
+from milepost.events.strict_json import dumps
+from milepost.journal import BEAT_FRESH, BROKER, History, HistoryStep, Journal, Note, keys
+from milepost.journal.models import name_text
+from milepost.observe.logs import masked
+
+MOST_READ = 100_000
+"""Most events that are read for an id without a status."""
+
+EPOCH = datetime.fromtimestamp(0, UTC)
+
+PAGE, PAGES = 250, 40
+"""Entries that are read together near a time, and how often at most."""
+
+EARLIER = timedelta(milliseconds=5)
+"""How much earlier than the time in its status an entry may be: Redis takes the two times one after the other."""
+
+State = Literal[
+    "waiting", "in delivery", "parked", "to be retried", "dead letter", "dropped", "delivered", "not to be found"
+]
+"""`to be retried`: due or replayed. `dropped`: its dead letter is gone. `not to be found`: it ended, unnoted."""
+
+PLACES: Mapping[Place, State] = {
+    "journal": "waiting",
+    "parked": "parked",
+    "retries": "to be retried",
+    "dead": "dead letter",
+}
+
+ENDED = frozenset({"delivered", "dropped", "not to be found"})
+
+
+@dataclass(frozen=True, slots=True)
+class AtStage:
+    """An event at one stage. `entry`: of its journal, retries or dead letters. `bridge`: which delivers it.
+
+    `times`: how often this entry was given out. `hidden`: steps after the first one that were not kept.
+    """
+
+    stage: str
+    channel: str
+    state: State
+    steps: Sequence[HistoryStep] = ()
+    hidden: int = 0
+    entry: str = ""
+    bridge: str = ""
+    times: int = 0
+    due: datetime | None = None
+    paused: bool = False
+    served: bool = True
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs: what does not apply is null."""
+        return {
+            "stage": self.stage,
+            "channel": self.channel,
+            "state": self.state,
+            "due": self.due and self.due.isoformat(),
+            "entry": self.entry or None,
+            "bridge": self.bridge or None,
+            "given_out": self.times or None,
+            "paused": self.paused,
+            "served": self.served,
+            "steps_left_out": self.hidden,
+            "steps": [
+                {
+                    "time": step.at.isoformat(),
+                    "did": step.did,
+                    "answer": step.answer,
+                    "due": step.due and step.due.isoformat(),
+                    "given_out": step.times,
+                }
+                for step in self.steps
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class OnChannel:
+    """A channel that the event has reached, the stage that emitted it there (empty: a door), and its consumers."""
+
+    channel: str
+    at: datetime
+    emitted_by: str
+    stages: Sequence[AtStage]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The way of an event. `elsewhere`: at stages that consume no channel it has reached, or no channel any more.
+
+    `known`: whether it has a status. Without one `elsewhere` has every place where it waits, and `searched` tells how
+    many events were read.
+    """
+
+    id: str
+    known: bool
+    channels: Sequence[OnChannel] = ()
+    elsewhere: Sequence[AtStage] = ()
+    searched: int = 0
+
+    @property
+    def stages(self) -> list[AtStage]:
+        """The event at every stage."""
+        return [*(stage for channel in self.channels for stage in channel.stages), *self.elsewhere]
+
+    @property
+    def state(self) -> str:
+        """The state of the whole in a word or two."""
+        states = {stage.state for stage in self.stages}
+        if not self.channels and not states:
+            return "unknown"
+        if "dead letter" in states:
+            return "dead letter"
+        return "finished" if states <= ENDED else "under way"
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "id": self.id,
+            "state": self.state,
+            "status_known": self.known,
+            "events_searched": self.searched,
+            "channels": [
+                {
+                    "channel": channel.channel,
+                    "time": channel.at.isoformat(),
+                    "emitted_by": channel.emitted_by or None,
+                    "stages": [stage.as_json() for stage in channel.stages],
+                }
+                for channel in self.channels
+            ],
+            "elsewhere": [stage.as_json() for stage in self.elsewhere],
+        }
+
+
+def check_id(event_id: str) -> None:
+    """Raise EventError, a ValueError, unless an event can have this id."""
+    check_required("id", event_id)
+
+
+async def read_way(journal: Journal, event_id: str) -> Way:
+    """Read the way of an event from Redis. Raises JournalUnavailable."""
+    reader = _Reader(journal, event_id, await journal.admin.table())
+    notes, histories = await journal.whole_status(event_id)
+    if not notes and not histories:
+        return await reader.search()
+    way = await reader.follow(notes, histories)
+    if all(stage.state != "not to be found" for stage in way.stages):
+        return way
+    return await reader.follow(*await journal.whole_status(event_id))  # it may have moved while it was looked up
+
+
+class _Reader:
+    """Looks for one event in Redis. `table`: the stages table."""
+
+    def __init__(self, journal: Journal, event_id: str, table: Mapping[str, Any]) -> None:
+        self._journal = journal
+        self._redis = journal.redis
+        self._id = event_id
+        self._table = table
+        self._begin = b'{"specversion":"1.0","id":' + dumps(event_id).encode()
+        """The beginning of the event, as Milepost writes it."""
+
+    async def search(self) -> Way:
+        """Look for the event among all that wait."""
+        found: list[AtStage] = []
+        read = 0
+        async for event in Waiting(self._redis, self._table, {}).events():
+            read += 1
+            if event.event.startswith(self._begin):
+                found += _waits(event)
+            if read == MOST_READ:
+                break
+        return Way(self._id, known=False, elsewhere=found, searched=read)
+
+    async def follow(self, notes: Mapping[str, Note], histories: Mapping[str, History]) -> Way:
+        """Follow the event from channel to channel."""
+        paused = await self._journal.admin.paused()
+        seconds, _ = await self._journal.ask(self._redis.time())
+        reached = {name: note for name, note in notes.items() if not name.startswith(DEAD)}
+        dead = {name.removeprefix(DEAD): note.at for name, note in notes.items() if name.startswith(DEAD)}
+        channels: list[OnChannel] = []
+        shown: set[str] = set()
+        for channel, note in reached.items():
+            stages: list[AtStage] = []
+            for name, row in self._table.items():
+                if channel not in row["consumes"] or (name == BROKER and channels):
+                    continue  # a Broker delivers the replies by itself
+                shown.add(name)
+                history = histories.get(name, History())
+                emitted = [(at, reached[at].at) for at in row["emits"] if at in reached and name != BROKER]
+                at = await self._at(name, channel, note.at, history, emitted, dead.get(name))
+                served = seconds * 1000 - row["beat"] < BEAT_FRESH * 1000
+                stages.append(replace(_masked(at), paused=name in paused, served=served))
+            emitters = [name for name, row in self._table.items() if channel in row["emits"] and channels]
+            channels.append(OnChannel(channel, note.at, next(iter(emitters), ""), stages))
+        elsewhere = [
+            _masked(await self._at(name, "", None, histories.get(name, History()), (), dead.get(name)))
+            for name in sorted((histories.keys() | dead.keys()) - shown)
+        ]
+        return Way(self._id, known=True, channels=channels, elsewhere=elsewhere)
+
+    async def _at(
+        self,
+        stage: str,
+        channel: str,
+        since: datetime | None,
+        history: History,
+        emitted: Sequence[tuple[str, datetime]],
+        died: datetime | None,
+    ) -> AtStage:
+        """Tell where the event is at a stage. `since`: when it reached the channel. `emitted`: the stage's replies."""
+        steps = list(history.steps)
+        last = steps[-1] if steps else None
+        if last is None and died:  # the status is of an older version
+            last = HistoryStep(died, "buried")
+            steps = [last]
+        at = AtStage(stage, channel, "not to be found", steps, hidden=max(0, history.count - len(history.steps)))
+        begun = max(moment for moment in (since, last and last.at, EPOCH) if moment)
+        replies = [(name, when) for name, when in emitted if when >= begun]
+        if last and last.did == "delivered" and (since is None or last.at >= since):
+            reply = f"2xx, reply on {', '.join(name for name, _ in replies)}" if replies else "2xx, no reply"
+            return replace(at, state="delivered", steps=[*steps[:-1], replace(last, answer=reply)])
+        if replies:
+            delivered = [HistoryStep(when, "delivered", f"2xx, reply on {name}") for name, when in replies]
+            return replace(at, state="delivered", steps=[*steps, *delivered])
+        if last and last.did == "buried":
+            if entry := await self._seek(keys.dead(stage), last.at):
+                return replace(at, state="dead letter", entry=entry)
+            return replace(at, state="dropped")
+        if last and last.due and await self._is_parked(stage, last.due):
+            return replace(at, state="parked", due=last.due)
+        if last:
+            for name in [channel] if channel else self._table.get(stage, {"consumes": ()})["consumes"]:
+                retries = keys.retries(stage, name)
+                if entry := await self._seek(retries, last.at):
+                    return await self._in_stream(at, retries, entry, "to be retried")
+        if since and (last is None or last.at < since) and (entry := await self._seek(keys.journal(channel), since)):
+            return await self._in_stream(at, keys.journal(channel), entry, "waiting")
+        return at
+
+    async def _in_stream(self, at: AtStage, stream: str, entry: str, unread: State) -> AtStage:
+        """Tell whether an entry is unread, pending or finished."""
+        rows = await self._rows(self._redis.xinfo_groups(stream))
+        group = next((row for row in rows if name_text(row["name"]) == at.stage), None)
+        if group is None or _order(entry) > _order(name_text(group["last-delivered-id"])):
+            return replace(at, state=unread, entry=entry)
+        held = await self._rows(self._redis.xpending_range(stream, at.stage, entry, entry, 1))
+        if not held:
+            return replace(at, state="delivered")
+        bridge = name_text(held[0]["consumer"])
+        return replace(at, state="in delivery", entry=entry, bridge=bridge, times=int(held[0]["times_delivered"]))
+
+    async def _is_parked(self, stage: str, due: datetime) -> bool:
+        score = round(due.timestamp() * 1000)
+        found = await self._rows(self._redis.zrangebyscore(keys.parked(stage), score, score))
+        return any(member.partition(b"\n")[2].startswith(self._begin) for member in found)
+
+    async def _seek(self, stream: str, since: datetime) -> str:
+        """Return the first entry of a stream from this time on that has the event; empty if there is none."""
+        async for entry, event in self._entries(stream, since - EARLIER):
+            if event.startswith(self._begin):
+                return entry
+        return ""
+
+    async def _entries(self, stream: str, since: datetime) -> AsyncIterator[tuple[str, bytes]]:
+        start = str(round(since.timestamp() * 1000))
+        for _ in range(PAGES):
+            rows = await self._rows(self._redis.xrange(stream, start, "+", PAGE))
+            for name, fields in rows:
+                yield name.decode(), fields.get(b"event", b"")
+            if len(rows) < PAGE:
+                return
+            start = f"({rows[-1][0].decode()}"
+
+    async def _rows(self, call: Any) -> Sequence[Any]:
+        """Await a command. A key that is of another type, or gone, has no rows."""
+        try:
+            rows: Sequence[Any] = await self._journal.ask(call)
+        except JournalUnavailable as fault:
+            if fault.code not in {"WRONGTYPE", "NOGROUP", "ERR"}:
+                raise
+            return ()
+        return rows
+
+
+def _waits(event: WaitingEvent) -> list[AtStage]:
+    steps = [HistoryStep(_time_of(event.entry), "buried", event.reason)] if event.place == "dead" else []
+    return [
+        _masked(AtStage(name, event.channel, PLACES[event.place], steps, entry=event.entry)) for name in event.stages
+    ]
+
+
+def _masked(at: AtStage) -> AtStage:
+    """Mask e-mail addresses in the answers: they may quote the event."""
+    return replace(at, steps=[replace(step, answer=masked(step.answer)) for step in at.steps])
+
+
+def _order(entry: str) -> tuple[int, int]:
+    milliseconds, _, number = entry.partition("-")
+    return int(milliseconds), int(number)
+
+
+def _time_of(entry: str) -> datetime:
+    return datetime.fromtimestamp(_order(entry)[0] / 1000).astimezone()
