@@ -34,7 +34,15 @@ EARLIER = timedelta(milliseconds=5)
 """How much earlier than the time in its status an entry may be: Redis takes the two times one after the other."""
 
 State = Literal[
-    "waiting", "in delivery", "parked", "to be retried", "dead letter", "dropped", "delivered", "not to be found"
+    "waiting",
+    "in delivery",
+    "parked",
+    "to be retried",
+    "dead letter",
+    "dropped",
+    "delivered",
+    "at the Broker",
+    "not to be found",
 ]
 """`to be retried`: due or replayed. `dropped`: its dead letter is gone. `not to be found`: it ended, unnoted."""
 
@@ -198,20 +206,24 @@ class _Reader:
         seconds, _ = await self._journal.ask(self._redis.time())
         reached = {name: note for name, note in notes.items() if not name.startswith(DEAD)}
         dead = {name.removeprefix(DEAD): note.at for name, note in notes.items() if name.startswith(DEAD)}
+        behind: Mapping[str, Any] = self._table.get(BROKER, {}).get("behind", {})
+        rows = {**self._table, **{name: {**row, "emits": row.get("emits", "").split()} for name, row in behind.items()}}
         channels: list[OnChannel] = []
         shown: set[str] = set()
         for channel, note in reached.items():
             stages: list[AtStage] = []
-            for name, row in self._table.items():
+            for name, row in rows.items():
                 if channel not in row["consumes"] or (name == BROKER and channels):
                     continue  # a Broker delivers the replies by itself
                 shown.add(name)
                 history = histories.get(name, History())
                 emitted = [(at, reached[at].at) for at in row["emits"] if at in reached and name != BROKER]
                 at = await self._at(name, channel, note.at, history, emitted, dead.get(name))
+                if name not in self._table and at.state == "not to be found":
+                    at = replace(at, state="at the Broker")
                 served = seconds * 1000 - row["beat"] < BEAT_FRESH * 1000
                 stages.append(replace(_masked(at), paused=name in paused, served=served))
-            emitters = [name for name, row in self._table.items() if channel in row["emits"] and channels]
+            emitters = [name for name, row in rows.items() if channel in row["emits"] and channels and name != BROKER]
             channels.append(OnChannel(channel, note.at, next(iter(emitters), ""), stages))
         elsewhere = [
             _masked(await self._at(name, "", None, histories.get(name, History()), (), dead.get(name)))
@@ -254,7 +266,8 @@ class _Reader:
                 retries = keys.retries(stage, name)
                 if entry := await self._seek(retries, last.at):
                     return await self._in_stream(at, retries, entry, "to be retried")
-        if since and (last is None or last.at < since) and (entry := await self._seek(keys.journal(channel), since)):
+        known = stage in self._table and since and (last is None or last.at < since)
+        if since and known and (entry := await self._seek(keys.journal(channel), since)):
             return await self._in_stream(at, keys.journal(channel), entry, "waiting")
         return at
 

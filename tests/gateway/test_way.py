@@ -220,7 +220,7 @@ async def test_broker_mode_shows_what_the_broker_took_and_gave_up(
 ) -> None:
     settings = JournalSettings()
     maintenance = Maintenance(journal.scripts, dedup=settings.dedup, limit=settings.backlog_limit)
-    behind = {"distance": ["raw_input"], "store": ["calculated_distance"]}
+    behind = {name: LINE[name] for name in ("distance", "store")}
     consumed = ["raw_input", "calculated_distance"]
     await maintenance.beat({"broker": Wiring(consumed, ["calculated_distance"], "http://b", behind)})
     await publish(journal)
@@ -236,11 +236,14 @@ async def test_broker_mode_shows_what_the_broker_took_and_gave_up(
     (entry,) = (await broker.take(9)).entries
     await settle((broker, entry), lambda entry: Complete(entry, "one", None))
     reply = Event(id="one", source="/tests/distance", type="calculated_distance", data=None)
+    assert at(await way(operator), "distance")["state"] == "at the Broker"
     await maintenance.announce(reply)
+    assert at(await way(operator), "store")["state"] == "at the Broker"
     await maintenance.bury_given_up("store", reply, WRONG)
     found = await way(operator)
     assert [channel["channel"] for channel in found["channels"]] == consumed
     assert did(at(found, "broker")) == [("delivered", "2xx, no reply")]
+    assert did(at(found, "distance")) == [("delivered", "2xx, reply on calculated_distance")]
     assert (found["state"], did(at(found, "store"))) == ("dead letter", [("buried", WRONG.reason)])
 
 
