@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from gateway.course import DEAD
 from milepost.check.waiting import Place, Waiting, WaitingEvent
 from milepost.errors import JournalUnavailable
 from milepost.events.attributes import check_required
 from milepost.events.strict_json import dumps
-from milepost.journal import BEAT_FRESH, BROKER, History, HistoryStep, Journal, Note, keys
+from milepost.journal import BEAT_FRESH, BROKER, GAVE_UP, History, HistoryStep, Journal, Note, keys
 from milepost.journal.models import name_text
 from milepost.observe.logs import masked
 
@@ -204,8 +203,8 @@ class _Reader:
         """Follow the event from channel to channel."""
         paused = await self._journal.admin.paused()
         seconds, _ = await self._journal.ask(self._redis.time())
-        reached = {name: note for name, note in notes.items() if not name.startswith(DEAD)}
-        dead = {name.removeprefix(DEAD): note.at for name, note in notes.items() if name.startswith(DEAD)}
+        reached = {name: note for name, note in notes.items() if not name.startswith(GAVE_UP)}
+        dead = {name.removeprefix(GAVE_UP): note.at for name, note in notes.items() if name.startswith(GAVE_UP)}
         behind: Mapping[str, Any] = self._table.get(BROKER, {}).get("behind", {})
         rows = {**self._table, **{name: {**row, "emits": row.get("emits", "").split()} for name, row in behind.items()}}
         channels: list[OnChannel] = []
@@ -310,7 +309,7 @@ class _Reader:
         try:
             rows: Sequence[Any] = await self._journal.ask(call)
         except JournalUnavailable as fault:
-            if fault.code not in {"WRONGTYPE", "NOGROUP", "ERR"}:
+            if fault.code not in {"WRONGTYPE", "NOGROUP"} and "no such key" not in str(fault):
                 raise
             return ()
         return rows
