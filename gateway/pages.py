@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
-from gateway import dial, overview
+from gateway import overview, world_map
 from gateway.course import Course
 from gateway.journey import Journey, took
 from gateway.models import KEY_FIELD, is_key
@@ -38,10 +38,10 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.globals["asset"] = asset
-        self._templates.globals["dial"] = {
-            "land": dial.land(),
-            "graticule": dial.graticule(),
-            "rings": [(miles, dial.radius(miles)) for miles in dial.RINGS],
+        self._templates.globals["map"] = {
+            "land": world_map.land(),
+            "graticule": world_map.graticule(),
+            "rings": [(miles, world_map.radius(miles)) for miles in world_map.RINGS],
         }
         self._templates.globals["spark"] = {"width": overview.WIDTH, "height": overview.HEIGHT}
         self._templates.filters["took"] = took
@@ -61,7 +61,7 @@ class Pages:
             refusal.status if refusal else 200,
             _retry_after(refusal),
             typed=typed,
-            fix=_fix(typed),
+            point=_point(typed),
             key=key if is_key(key) else new_id(),
             refusal=refusal,
             faults=faults,
@@ -79,7 +79,7 @@ class Pages:
             place=place,
             event_id=event_id,
             journey=journey,
-            fix=_fix(journey.submitted),
+            point=_point(journey.submitted),
             now=round(time.time() * 1000),
         )
 
@@ -116,13 +116,13 @@ class Pages:
         return HTMLResponse(page, status, {**_UNCACHED, **(headers or {})})
 
 
-def _fix(fields: Mapping[str, Any]) -> dial.Fix | None:
-    """Locate `lat` and `long` on the dial. Returns None where they are not valid."""
+def _point(fields: Mapping[str, Any]) -> world_map.Point | None:
+    """Locate `lat` and `long` on the map. Returns None where they are not valid."""
     try:
         lat, long = number(fields.get("lat")), number(fields.get("long"))
     except ValueError:
         return None
-    return dial.locate(lat, long) if abs(lat) <= 90 and abs(long) <= 180 else None
+    return world_map.locate(lat, long) if abs(lat) <= 90 and abs(long) <= 180 else None
 
 
 def asset(name: str) -> str:

@@ -1,4 +1,4 @@
-// The page goes on by itself: submits without leaving, watches the submission live, moves the dial as you type.
+// The page goes on by itself: submits without leaving, watches the submission live, moves the map as you type.
 // Without it every page works all the same; nothing here is shown that the server would not show on a reload.
 
 const EQUATOR = 3963.190592, FLATTENING = 1 / 298.257223563; // WGS-84; miles
@@ -15,7 +15,7 @@ const ASKING = "Live updates are busy just now, so this page checks every few se
 const find = (selector, within = document) => within.querySelector(selector);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
-// Lambert's formula for long lines, as gateway/dial.py has it.
+// Lambert's formula for long lines, as gateway/world_map.py has it.
 export function locate(lat, long) {
   const radians = Math.PI / 180;
   const [here, there] = [OFFICE[0], lat].map((north) => Math.atan((1 - FLATTENING) * Math.tan(north * radians)));
@@ -55,22 +55,22 @@ function took(ms) {
 // ---- the form
 
 function ask(form) {
-  const { lat, long } = form.elements, fix = find("#fix"), caption = find("#bearing"), idle = caption.textContent;
+  const { lat, long } = form.elements, point = find("#point"), caption = find("#bearing"), idle = caption.textContent;
   let saying;
   const draw = () => {
     const [north, east] = [degrees(lat, 90), degrees(long, 180)];
     clearTimeout(saying);
     if (north === null || east === null) {
-      fix.setAttribute("display", "none");
+      point.setAttribute("display", "none");
       saying = setTimeout(() => { caption.textContent = idle; }, 400);
       return;
     }
     const { miles, bearing, wind, x, y } = locate(north, east), at = `${x.toFixed(1)} ${y.toFixed(1)}`;
-    find(".route", fix).setAttribute("d", `M0 0L${at}`);
-    find(".way", fix).setAttribute("d", `M${at}L0 0`);
-    find(".pin", fix).setAttribute("cx", x.toFixed(1));
-    find(".pin", fix).setAttribute("cy", y.toFixed(1));
-    fix.removeAttribute("display");
+    find(".route", point).setAttribute("d", `M0 0L${at}`);
+    find(".way", point).setAttribute("d", `M${at}L0 0`);
+    find(".pin", point).setAttribute("cx", x.toFixed(1));
+    find(".pin", point).setAttribute("cy", y.toFixed(1));
+    point.removeAttribute("display");
     const strong = document.createElement("strong");
     strong.textContent = `${grouped(miles)} miles`;
     // A little later: whoever listens hears it once, not at every key.
@@ -233,7 +233,7 @@ function watch(section) {
       const next = [...items.children].find((one) => !one.dataset.at);
       if (next) mark(next, last ? "ahead" : "next");
       news.textContent = `${find(".does", item).textContent}: ${find(".took", item).textContent}`;
-      find("#fix .way").setAttribute("stroke-dashoffset", 100 - Math.round(100 * reached().length / items.children.length));
+      find("#point .way").setAttribute("stroke-dashoffset", 100 - Math.round(100 * reached().length / items.children.length));
     }
     if (typeof data?.message === "string") {
       find("#message").textContent = data.message;

@@ -7,7 +7,7 @@ import signal
 import pytest
 from playwright.sync_api import expect
 
-from gateway import dial
+from gateway import world_map
 from milepost.events.event import Event
 from milepost.events.payload import number
 from tests.browser.visitor import (
@@ -178,7 +178,7 @@ def test_without_javascript(visitor: Visitors, up: Up) -> None:
         wait_for_state(page, "underway")
         page.wait_for_load_state()
         assert reached(page)[:1] == CHANNELS[:1]
-        assert page.locator("#fix .pin").get_attribute("cx") == f"{dial.locate(float(LAT), float(LONG)).x:.1f}"
+        assert page.locator("#point .pin").get_attribute("cx") == f"{world_map.locate(float(LAT), float(LONG)).x:.1f}"
     look_again = page.get_by_role("link", name="Check progress")
 
     def is_done() -> bool:
@@ -231,18 +231,18 @@ PASTED = ("\u200e51.5074\u00a0", "\u202a\u22120.1278\u202c")
 @pytest.mark.parametrize(
     "place", [("51.5074", "-0.1278"), PASTED, ("-33.9", "18.4"), ("-32", "-145"), ("90", "0"), ("0", "0")]
 )
-def test_the_dial_follows_what_is_typed(visitor: Visitors, place: tuple[str, str]) -> None:
+def test_the_map_follows_what_is_typed(visitor: Visitors, place: tuple[str, str]) -> None:
     page = visitor()
-    expect(page.locator("#fix")).to_be_hidden()
+    expect(page.locator("#point")).to_be_hidden()
     page.get_by_label("Latitude").type(place[0])
     page.get_by_label("Longitude").type(place[1])
-    fix = dial.locate(*map(number, place))
-    pin = page.locator("#fix .pin")
-    assert float(pin.get_attribute("cx") or "nan") == pytest.approx(fix.x, abs=0.11)
-    assert float(pin.get_attribute("cy") or "nan") == pytest.approx(fix.y, abs=0.11)
-    expect(page.locator("#bearing")).to_contain_text(f"About {fix.miles:,.0f} miles")
+    point = world_map.locate(*map(number, place))
+    pin = page.locator("#point .pin")
+    assert float(pin.get_attribute("cx") or "nan") == pytest.approx(point.x, abs=0.11)
+    assert float(pin.get_attribute("cy") or "nan") == pytest.approx(point.y, abs=0.11)
+    expect(page.locator("#bearing")).to_contain_text(f"About {point.miles:,.0f} miles")
     page.get_by_label("Latitude").fill("north")
-    expect(page.locator("#fix")).to_be_hidden()
+    expect(page.locator("#point")).to_be_hidden()
 
 
 def test_use_my_location(visitor: Visitors) -> None:

@@ -1,4 +1,4 @@
-"""The dial: an azimuthal equidistant map centred on the office, true in distance and bearing from there.
+"""The map of the page: azimuthal equidistant, centred on the office, true in distance and bearing from there.
 
 The land is Natural Earth's, 1:110 million, simplified: public domain, no permission needed. land.json has one ring a
 line, longitude and latitude in turn, in tenths of a degree.
@@ -15,7 +15,7 @@ OFFICE = (32.080058, 34.864535)
 """Velocity: degrees north, degrees east."""
 
 RADIUS = 200
-"""Radius of the dial, in its own units."""
+"""Radius of the map, in its own units."""
 
 FARTHEST = 12_450
 """Miles from the office to the rim: half of the circumference."""
@@ -34,8 +34,8 @@ _WINDS = ("N", "NE", "E", "SE", "S", "SW", "W", "NW")
 
 
 @dataclass(frozen=True, slots=True)
-class Fix:
-    """A place seen from the office: miles along the ellipsoid, degrees clockwise from north, x and y on the dial."""
+class Point:
+    """A place seen from the office: miles along the ellipsoid, degrees clockwise from north, x and y on the map."""
 
     miles: float
     bearing: float
@@ -47,7 +47,7 @@ class Fix:
         return _WINDS[round(self.bearing / 45) % 8]
 
 
-def locate(lat: float, long: float) -> Fix:
+def locate(lat: float, long: float) -> Point:
     """Locate a place. Exact to a hundredth of a mile nearly everywhere, to half a mile near the antipode.
 
     Lambert's formula for long lines, on reduced latitudes. The e-mail has the exact figure of the function.
@@ -57,7 +57,7 @@ def locate(lat: float, long: float) -> Fix:
     half = math.hypot(math.sin((there - here) / 2), math.sqrt(math.cos(here) * math.cos(there)) * math.sin(turn / 2))
     angle = 2 * math.asin(min(1.0, half))
     if angle == 0:
-        return Fix(0, 0, 0, 0)
+        return Point(0, 0, 0, 0)
     middle, apart = (here + there) / 2, (there - here) / 2
     far = (angle - math.sin(angle)) * (math.sin(middle) * math.cos(apart) / max(math.cos(angle / 2), 1e-6)) ** 2
     near = (angle + math.sin(angle)) * (math.cos(middle) * math.sin(apart) / math.sin(angle / 2)) ** 2
@@ -67,7 +67,7 @@ def locate(lat: float, long: float) -> Fix:
         math.cos(here) * math.sin(there) - math.sin(here) * math.cos(there) * math.cos(turn),
     )
     out = RADIUS * miles / FARTHEST
-    return Fix(miles, math.degrees(bearing) % 360, out * math.sin(bearing), -out * math.cos(bearing))
+    return Point(miles, math.degrees(bearing) % 360, out * math.sin(bearing), -out * math.cos(bearing))
 
 
 def radius(miles: float) -> float:
@@ -95,8 +95,8 @@ def _steps(first: int, last: int) -> Iterator[float]:
 
 
 def _path(places: Iterable[Sequence[float]]) -> str:
-    """A line through these places, cut where it would cross the dial from rim to rim."""
-    points = [(round(fix.x * _FINE), round(fix.y * _FINE)) for fix in (locate(*place) for place in places)]
+    """A line through these places, cut where it would cross the map from rim to rim."""
+    points = [(round(point.x * _FINE), round(point.y * _FINE)) for point in (locate(*place) for place in places)]
     pieces = [f"M{points[0][0]} {points[0][1]}l"]
     for (x, y), (next_x, next_y) in pairwise(points):
         if math.hypot(next_x - x, next_y - y) > RADIUS * _FINE / 2:
