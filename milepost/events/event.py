@@ -5,10 +5,12 @@ Protocol Binding 1.0.2, sections 3.1 and 3.2). The codec checks each attribute b
 it as it was read. It invents nothing: a missing attribute is an error if it is required, and else stays missing.
 """
 
+import re
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as quoted
 from typing import TYPE_CHECKING, Any, Self
 
 from milepost.errors import EventError, TooLarge
@@ -23,7 +25,7 @@ from milepost.events.attributes import (
     read_time,
     to_header,
 )
-from milepost.events.strict_json import DEEPEST, dumps, loads
+from milepost.events.strict_json import DEEPEST, dumps, is_plain, loads, scan
 
 if TYPE_CHECKING:
     from cloudevents.http import CloudEvent
@@ -40,6 +42,14 @@ STRUCTURED_TYPE = "application/cloudevents+json"
 _RESERVED = "{milepost}"
 _FIELDS = ("id", "source", "type", "time", "subject", "dataschema")
 _DATA = ("data", "data_base64")
+_WRITTEN = re.compile(
+    r'\{"specversion":"1\.0","id":"([ !#-\[\]-~]{1,256})","source":"([A-Za-z0-9._~:/?#\[\]@!$&\'()*+,;=%-]{1,1024})"'
+    r',"type":"((?!\{milepost\})[ !#-\[\]-~]{1,256})"'
+    r'(?:,"time":"([0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]+)?Z)")?'
+    r',"datacontenttype":"application/json","data":'
+)
+"""How `to_json` begins for nearly every event: without other attributes. The values are valid, but perhaps the date."""
+
 _NO_EXTENSIONS = frozenset({*_FIELDS, *_DATA, "specversion", "datacontenttype", "journalid"})
 
 
@@ -69,6 +79,7 @@ class Event:
     dataschema: str | None = None
     extensions: Mapping[str, str | int | bool] = field(default_factory=dict)
     _text: str = field(default="", init=False, repr=False, compare=False)
+    _data: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in LONGEST:
@@ -93,6 +104,33 @@ class Event:
         except ValueError as fault:
             raise EventError(f"not JSON: {fault}") from None
         return cls.from_fields(fields)
+
+    @classmethod
+    def read_written(cls, text: str, start: int) -> tuple[Self, int] | None:
+        """Read an event that begins at `start` if it is in the form of `to_json`. Return it, and where it ends.
+
+        `to_json` will return this part of `text`, and not write it anew. None: the event is in another form, or at
+        fault; `from_json` can tell.
+        """
+        head = _WRITTEN.match(text, start)
+        if head is None:
+            return None
+        of, source, channel, time = head.groups()
+        at = head.end()
+        try:
+            if time is not None:
+                datetime.fromisoformat(time)
+            data, end = scan(text, at)
+        except ValueError:
+            return None
+        written = text[at:end]
+        if text[end : end + 1] != "}" or end - start >= MAX_EVENT or not is_plain(written, data):
+            return None
+        event = cls.__new__(cls)  # without the checks that the pattern has made
+        values: tuple[Any, ...] = (of, source, channel, data, time, None, None, {}, text[start : end + 1], written)
+        for name, value in zip(cls.__slots__, values, strict=True):
+            object.__setattr__(event, name, value)
+        return event, end + 1
 
     @classmethod
     def from_fields(cls, fields: Any) -> Self:
@@ -122,9 +160,13 @@ class Event:
         if content_type:
             attributes["datacontenttype"] = content_type
         try:
-            return cls._from_attributes(attributes, loads(body) if body else None)
+            data = loads(body) if body else None
         except ValueError as fault:
             raise EventError(f"data: not JSON: {fault}") from None
+        event = cls._from_attributes(attributes, data)
+        if body.isascii() and is_plain(text := body.decode(), data):
+            object.__setattr__(event, "_data", text)  # so that it is not written anew
+        return event
 
     @classmethod
     def _from_attributes(cls, attributes: dict[str, Any], data: Any) -> Self:
@@ -158,11 +200,23 @@ class Event:
         Raises TooLarge: envelope and escapes can make the text larger than the message that was read.
         """
         if not self._text:
-            text = dumps({**dict(self.attributes()), "datacontenttype": JSON_TYPE, "data": self.data})
+            text = f'{{"specversion":"1.0","id":{quoted(self.id)},"source":{quoted(self.source)}'
+            for name in _FIELDS[2:]:
+                if (value := getattr(self, name)) is not None:
+                    text += f',"{name}":{quoted(value)}'
+            for name, value in self.extensions.items():
+                text += f',"{name}":{dumps(value)}'
+            text += f',"datacontenttype":"{JSON_TYPE}","data":{self.data_json()}}}'
             if len(text) > MAX_EVENT:
                 raise TooLarge(f"larger than {MAX_EVENT} bytes, written as ASCII with its envelope")
             object.__setattr__(self, "_text", text)  # an event does not change; one is weighed, then written
         return self._text
+
+    def data_json(self) -> str:
+        """Write the data as JSON, in ASCII."""
+        if not self._data:
+            object.__setattr__(self, "_data", dumps(self.data))
+        return self._data
 
     def to_sdk(self) -> "CloudEvent":
         """Convert to the event class of the CloudEvents SDK (package cloudevents 1.x)."""
@@ -187,7 +241,7 @@ class Event:
     def to_http(self) -> tuple[dict[str, str], bytes]:
         """Write headers and body in binary mode."""
         headers = {f"ce-{name}": to_header(value) for name, value in self.attributes()}
-        return headers | {"content-type": JSON_TYPE}, dumps(self.data).encode()
+        return headers | {"content-type": JSON_TYPE}, self.data_json().encode()
 
 
 def _is_json(media: str) -> bool:

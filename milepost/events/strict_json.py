@@ -43,6 +43,30 @@ def loads_or_text(body: bytes) -> Any:
         return body.decode(errors="backslashreplace")
 
 
+def scan(text: str, start: int) -> tuple[Any, int]:
+    """Parse the strict JSON value that begins at `start`. Return it, and where it ends. Raises ValueError."""
+    try:
+        value, end = _decoder.raw_decode(text, start)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if text.count("[", start, end) + text.count("{", start, end) > DEEPEST and _is_deep(value, DEEPEST):
+        raise ValueError("nested too deeply")
+    return value, end
+
+
+def is_plain(text: str, value: Any) -> bool:
+    """Whether `text`, from which `value` was parsed, can be passed on as it is: it is ASCII on one line, and no object
+    has two members of one name. It may say no in doubt.
+    """
+    return text.isascii() and text.isprintable() and '" ' not in text and text.count('":') == _members(value)
+
+
+def _members(value: Any) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(map(_members, value.values()))
+    return sum(map(_members, value)) if isinstance(value, list) else 0
+
+
 def dumps(value: Any) -> str:
     """Write JSON compactly, in ASCII, floats at full precision.
 
@@ -78,5 +102,6 @@ def _is_deep(value: Any, deepest: int) -> bool:
 
 
 # Made once: json.loads and json.dumps with options make one each time.
-_decode = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite).decode
+_decoder = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
+_decode = _decoder.decode
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode

@@ -19,7 +19,7 @@ from milepost.errors import EventError, JournalUnavailable, MilepostError
 from milepost.events.event import Event
 from milepost.journal import keys
 from milepost.journal.admin import BROKER
-from milepost.journal.models import Entry, event_row, milliseconds
+from milepost.journal.models import Entry, milliseconds, note_of
 from milepost.journal.refusals import code_of
 from milepost.journal.scripts import (
     BuryRow,
@@ -241,8 +241,8 @@ class Consumer:
                 case Complete(entry, event_id, None):
                     return self._complete.put(CompleteRow(entry.stream, entry.id, event_id, "", "", ""))
                 case Complete(entry, _, Event() as reply):
-                    channel, _, of, event, data = event_row(reply)
-                    return self._complete.put(CompleteRow(entry.stream, entry.id, of, channel, event, data))
+                    row = CompleteRow(entry.stream, entry.id, reply.id, reply.type, reply.to_json(), note_of(reply))
+                    return self._complete.put(row)
                 case Bury(entry, event_id, failure):
                     return self._bury.put(
                         BuryRow(entry.stream, entry.id, entry.channel, entry.event, event_id, *_failure_fields(failure))

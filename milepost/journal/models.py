@@ -7,7 +7,7 @@ from typing import Any
 
 from milepost.errors import EventError
 from milepost.events.event import Event
-from milepost.events.strict_json import dumps, loads
+from milepost.events.strict_json import loads
 from milepost.journal import keys
 from milepost.journal.scripts import EventRow
 
@@ -275,6 +275,11 @@ def milliseconds(duration: timedelta | float) -> int:
 
 def event_row(event: Event) -> EventRow:
     """Return an event as a row for the scripts."""
-    data = dumps(event.data)
     seen = keys.seen(event.source, event.id).removeprefix(keys.SEEN)
-    return EventRow(event.type, seen, event.id, event.to_json(), data if len(data) <= LARGEST_NOTE else "null")
+    return EventRow(event.type, seen, event.id, event.to_json(), note_of(event))
+
+
+def note_of(event: Event) -> str:
+    """Return an event's data for its status."""
+    data = event.data_json()
+    return data if len(data) <= LARGEST_NOTE else "null"

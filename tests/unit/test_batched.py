@@ -17,6 +17,7 @@ from milepost.function.responses import StageResponse, batch_response
 from milepost.server.http import problem_fields
 
 GOOD = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
+WRITTEN = Event(id="1", source="/s", type="t", time="2026-02-28T03:02:01Z").to_json()
 BATCH = {"content-type": BATCH_TYPE}
 IDS = ["0", "1"]
 
@@ -29,6 +30,69 @@ def test_batch_is_read_in_the_order_it_was_written(events: list[Event]) -> None:
         assert read_batch(text) == events
 
 
+PIECES = [
+    '"',
+    "\\",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    " ",
+    "\n",
+    "é",
+    "\\u0061",
+    "NaN",
+    "1e999",
+    "1.50",
+    "null",
+    '"a":1',
+    "0",
+    "a",
+]
+
+
+@given(
+    st.builds(Event, id=st.just("1"), source=st.just("/s"), type=st.just("t"), data=st.just({"a": 1.5, "b": "c"})),
+    st.integers(0, 150),
+    st.integers(0, 12),
+    st.sampled_from(PIECES),
+)
+def test_event_of_a_batch_is_read_like_one_alone(event: Event, at: int, removed: int, piece: str) -> None:
+    text = event.to_json()
+    text = (text[:at] + piece + text[at + removed :]).encode()
+    try:
+        alone = Event.from_json(text)
+    except EventError:
+        with pytest.raises(EventError):
+            read_batch(b"[%b]" % text)
+    else:
+        (read,) = read_batch(b"[%b]" % text)
+        assert read == alone
+        assert Event.from_json(read.to_json()) == alone
+
+
+def test_event_of_a_batch_is_passed_on_byte_for_byte() -> None:
+    head = '{"specversion":"1.0","id":"1","source":"/s","type":"t","time":"2026-05-04T03:02:01Z"'
+    text = head + ',"datacontenttype":"application/json","data":{"a":[1.50, 2E0],"b":"\\u00e9\\ud800"}}'
+    assert [event.to_json() for event in read_batch(f"[{text},{text}]".encode())] == [text, text]
+
+
+@pytest.mark.parametrize(
+    "data", ['{"c":1,"c":2}', '[{"c":1,"c" :2}]', '{"c":1, "\\u0063":2}', '{"c":\n2}', '{"c":"é"}']
+)
+def test_data_that_others_may_read_differently_is_written_anew(data: str) -> None:
+    text = (
+        f'{{"specversion":"1.0","id":"1","source":"/s","type":"t","datacontenttype":"application/json","data":{data}}}'
+    )
+    (event,) = read_batch(f"[{text}]".encode())
+    alone = Event.from_http({"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s", "ce-type": "t"}, data.encode())
+    assert event.to_json() == alone.to_json() == Event.from_json(text).to_json()
+    assert event.to_json().isascii()
+    assert event.to_json().count("c") == text.count("c") - data.count("c") + 1
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -39,6 +103,14 @@ def test_batch_is_read_in_the_order_it_was_written(events: list[Event]) -> None:
         (b"[]", "a JSON array of one CloudEvent or more"),
         (b"{}", "a JSON array"),
         (b"null", "a JSON array"),
+        (b"[%b]" % WRITTEN.replace("/s", "/ s").encode(), "event 0: source: not a URI reference"),
+        (b"[%b]" % WRITTEN.replace('"t"', '"{milepost}:t"').encode(), "event 0: type: names that begin with"),
+        (b"[%b]" % WRITTEN.replace("02-28", "02-30").encode(), "event 0: time: no such time"),
+        (b"[%b]" % WRITTEN.replace('"1"', f'"{"1" * 257}"').encode(), "event 0: id: longer than 256"),
+        (b"[%b]" % WRITTEN.replace("null", "[" * 202 + "]" * 202).encode(), "nested too deeply"),
+        (b"[%b,]" % WRITTEN.encode(), "not JSON"),
+        (b"[%b" % WRITTEN.encode(), "not JSON"),
+        (b"[%b]]" % WRITTEN.encode(), "not JSON"),
         (json.dumps([GOOD, 1]).encode(), "event 1: a CloudEvent is a JSON object"),
         (json.dumps([GOOD, GOOD, {**GOOD, "id": ""}]).encode(), "event 2: id: must not be empty"),
     ],
