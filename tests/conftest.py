@@ -17,8 +17,8 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from tests.servers import Mongo, Valkey
 
-# How fast a machine is says nothing about what is tested.
-settings.register_profile("milepost", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How fast a machine is says nothing about what is tested. Other examples are tried on each Python.
+settings.register_profile("milepost", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("milepost")
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from tests.cli.running import MILEPOST, Ended, environment
 from tests.servers import ROOT
 
+OWN_TESTS = ("-q", "-p", "no:cacheprovider", "-p", "no:cloudcoil", "-p", "no:schemathesis")
+"""Arguments of pytest for a project that is not this repository: without plugins that it need not have."""
+
 
 def copy_of_the_repository(folder: Path) -> Path:
     ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]

@@ -14,7 +14,7 @@ import yaml
 
 from milepost.cli import edit, new
 from milepost.cli.stage_templates import StageTemplates
-from tests.cli.copies import copy_of_the_repository, make, run, tree
+from tests.cli.copies import OWN_TESTS, copy_of_the_repository, make, run, tree
 from tests.cli.running import MILEPOST, Milepost, Up, environment
 from tests.servers import ANSWER_WITHIN, ROOT
 
@@ -158,7 +158,7 @@ def test_new_works_in_a_project_of_three_files(tmp_path: Path) -> None:
     test.write_text(test.read_text().replace('"approved": example(Upload)', both))
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     chosen = "not judge or several or table or batch or describes or payload"
-    run(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:cloudcoil", "tests", "-k", chosen, library=ROOT)
+    run(tmp_path, "pytest", *OWN_TESTS, "tests", "-k", chosen, library=ROOT)
 
 
 def test_yaml_keywords_stay_strings() -> None:

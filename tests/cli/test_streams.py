@@ -44,6 +44,9 @@ OUTPUTS = {
 }
 """Redirection, exit status, and what stderr says."""
 
+SAME_AS_ANOTHER = {"version", "dead list --json", "dead replay", "dead drop"}
+"""Commands that write as another one does. They are tried on a full disk alone."""
+
 
 def start(redirection: str, *arguments: str, stdout: int | None = None, cwd: Path = ROOT) -> subprocess.Popen[str]:
     """Run a command with a redirection of the shell's."""
@@ -94,8 +97,10 @@ def chatter(stack: Up) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("buried", "chatter")
-@pytest.mark.parametrize("output", OUTPUTS)
-@pytest.mark.parametrize("printing", PRINTING)
+@pytest.mark.parametrize(
+    ("printing", "output"),
+    [(name, output) for name in PRINTING for output in OUTPUTS if output == "full disk" or name not in SAME_AS_ANOTHER],
+)
 def test_output_that_cannot_be_written_ends_the_command(up: Up, printing: str, output: str) -> None:
     arguments = [str(up.data) if argument == DATA else argument for argument in PRINTING[printing]]
     redirection, code, told = OUTPUTS[output]
@@ -143,16 +148,17 @@ def test_new_writes_the_whole_stage_though_it_cannot_say_so(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("buried")
-@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
 @pytest.mark.parametrize(
-    ("code", "arguments"),
+    ("redirection", "code", "arguments"),
     [
-        (2, ["unheard-of"]),
-        (2, ["stages", "--redis-url", "http://elsewhere"]),
-        (3, ["stages", "--redis-url", "redis://127.0.0.1:1"]),
-        (3, ["watch", "--redis-url", "redis://127.0.0.1:1"]),
-        (3, ["publish", "unheard", "-", "--redis-url", "redis://127.0.0.1:1"]),
-        (1, ["dead", "drop", "email", "--all", "--data", DATA]),
+        ("2>&-", 2, ["unheard-of"]),
+        ("2>/dev/full", 2, ["unheard-of"]),
+        ("2>&-", 2, ["stages", "--redis-url", "http://elsewhere"]),
+        ("2>/dev/full", 3, ["stages", "--redis-url", "redis://127.0.0.1:1"]),
+        ("2>&-", 3, ["watch", "--redis-url", "redis://127.0.0.1:1"]),
+        ("2>/dev/full", 3, ["publish", "unheard", "-", "--redis-url", "redis://127.0.0.1:1"]),
+        ("2>&-", 1, ["dead", "drop", "email", "--all", "--data", DATA]),
+        ("2>/dev/full", 1, ["dead", "drop", "email", "--all", "--data", DATA]),
     ],
 )
 def test_exit_status_holds_without_stderr(up: Up, redirection: str, code: int, arguments: list[str]) -> None:

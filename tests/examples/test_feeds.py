@@ -15,6 +15,7 @@ import yaml
 from milepost.cli.local import data_folder
 from tests.chart.rendering import SECRET, functions, merged, only, read, render
 from tests.chart.test_security import arrows
+from tests.cli.copies import OWN_TESTS
 from tests.cli.running import MILEPOST, WITHIN, Up, environment
 from tests.servers import ANSWER_WITHIN, HOST, ROOT, wait_for
 
@@ -25,7 +26,7 @@ TOKEN = "Bearer of-your-own"
 
 def test_its_own_tests_pass_in_its_own_folder() -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cloudcoil", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", *OWN_TESTS],
         cwd=FEEDS,
         env={name: value for name, value in environment().items() if name != "PYTHONPATH"},
         capture_output=True,
