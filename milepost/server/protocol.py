@@ -169,3 +169,4 @@ def freeze_heap() -> None:
     """
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
+    gc.enable()  # off since the start, in a function's process
