@@ -55,9 +55,9 @@ def mongo_url(environ: Mapping[str, str]) -> str:
 
 @asynccontextmanager
 async def open_database(url: str) -> AsyncIterator[Database]:
-    """Open the database that the URL names, else `milepost`. A write returns when a majority has it on disk.
+    """Connect to the database that the URL names, else `milepost`. A write returns when a majority has it on disk.
 
-    The client connects at the first operation, so MongoDB need not be there yet.
+    Raises Unavailable if MongoDB does not answer.
     """
     client: AsyncMongoClient[Document] = AsyncMongoClient(
         url,
@@ -68,10 +68,13 @@ async def open_database(url: str) -> AsyncIterator[Database]:
         connectTimeoutMS=round(_CONNECT_TIMEOUT * 1000),
     )
     async with client:
-        yield client.get_default_database("milepost").with_options(
+        database = client.get_default_database("milepost").with_options(
             read_preference=ReadPreference.PRIMARY,
             write_concern=WriteConcern("majority", j=True),
         )
+        async with mongo_errors():
+            await database.command("ping")
+        yield database
 
 
 def once_per_loop(make: Callable[[], Value]) -> Callable[[], Value]:

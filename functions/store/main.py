@@ -34,7 +34,7 @@ class Users:
     async def keep(self, user: Document) -> Document:
         """Insert `user` unless there is one with its _id. Returns the one that is kept, on the disks of a majority."""
         kept = user if await self._inserts.insert(user) else await self._existing(user)
-        await self._index()
+        await self.index()
         return kept
 
     async def _existing(self, user: Document) -> Document:
@@ -54,7 +54,7 @@ class Users:
             return await self._users.find_one({"_id": user["_id"]})
         return None
 
-    async def _index(self) -> None:
+    async def index(self) -> None:
         """Index the fields that the stage `email` searches, once. Without the index it works more slowly."""
         if self._indexed:
             return
@@ -83,6 +83,7 @@ async def lifespan() -> AsyncIterator[None]:
     """Open the database, and close it when the server stops."""
     async with open_database(MONGO_URL) as database:
         state.users = Users(database)
+        await state.users.index()
         yield
 
 

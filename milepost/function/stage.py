@@ -74,10 +74,7 @@ class _ServedStage:
 
     async def respond(self, request: Request) -> Response:
         if request.method in {"GET", "HEAD"}:
-            if self._lifespan:
-                with suppress(Unavailable):  # an event will be told
-                    await self._lifespan.enter()
-            return JSONResponse(self.description.as_json())
+            return await self._wake()
         if request.method != "POST":
             return problem(405, "Method not allowed", "POST a CloudEvent, or GET the description")
         token = about.set(self._about)
@@ -90,6 +87,15 @@ class _ServedStage:
                 return response
         finally:
             about.reset(token)
+
+    async def _wake(self) -> Response:
+        """Enter the lifespan, and describe the stage; 503 if that fails."""
+        try:
+            if self._lifespan:
+                await self._lifespan.enter()
+        except Unavailable as fault:
+            return self._outages.note(StageResponse.of_fault(fault)).to_http()
+        return JSONResponse(self.description.as_json())
 
     async def _respond(self, request: Request) -> Response:
         """Answer one event with one response, a batch with a batch."""

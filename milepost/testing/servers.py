@@ -237,6 +237,9 @@ class Function(Server):
         self.env |= {"FUNCTION_SOURCE": str(self.source.resolve()), "FUNCTION_TARGET": "main"}
         return commands.function(self.port)
 
+    def is_ready(self) -> bool:
+        return http_status(self.port, "/") in {200, 503}  # 503: what its lifespan needs is away
+
 
 def http_status(port: int, path: str) -> int | None:
     """Return the status of a GET, or None if nothing answers HTTP."""

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
+import httpx
 import pytest
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from tests.contract.contract import StageContract, answered, at_once, refused, send
-from tests.servers import Function, Mongo, wait_for
+from tests.servers import ANSWER_WITHIN, Function, Mongo, wait_for
 
 ADA = {"email": "ada@example.org", "distance_from_velocity": 2216.0742916592476}
 
@@ -128,6 +129,20 @@ def test_dead_or_frozen_mongodb_gets_503_and_nothing_is_lost(tmp_path: Path) -> 
         with MongoClient[dict[str, Any]](mongo.url) as client:  # its URL names no database
             kept = {user["_id"] for user in client["milepost"]["users"].find()}
         assert kept == {first["id"], second["id"], third["id"]}
+
+
+def test_store_that_starts_before_mongodb_is_ready_when_mongodb_is(tmp_path: Path) -> None:
+    mongo = Mongo(tmp_path)
+    with Function(tmp_path, "store", env={"MONGO_URL": mongo.url}) as store:
+        wake_up = httpx.get(store.url, timeout=ANSWER_WITHIN)
+        assert refused(wake_up, 503)["detail"].startswith("MongoDB: ")
+        refused(send(store.url, event()), 503)
+        with mongo:
+            wait_for(lambda: httpx.get(store.url, timeout=ANSWER_WITHIN).status_code == 200)
+            with MongoClient[dict[str, Any]](mongo.url) as client:
+                indexes = client["milepost"]["users"].index_information()
+            assert [("email", 1), ("created", 1)] in [index["key"] for index in indexes.values()]
+            assert send(store.url, event()).status_code == 200
 
 
 def unavailable_soon(url: str, event: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A stage's own start and stop."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -66,10 +67,15 @@ async def test_it_is_entered_once_before_the_first_event_and_left_at_the_stop() 
     assert recorded.steps.count("stop") == 1
 
 
-async def test_the_wake_up_enters_it() -> None:
-    recorded = Recorded()
-    response = await recorded.stage()(Request({"type": "http", "method": "GET", "headers": Headers().raw}))
-    assert (response.status_code, recorded.steps) == (200, ["start"])
+async def test_the_wake_up_enters_it_and_answers_503_while_that_fails() -> None:
+    recorded = Recorded(Unavailable("MongoDB is away", retry_after=2))
+    main = recorded.stage()
+    wake_up = Request({"type": "http", "method": "GET", "headers": Headers().raw})
+    refused = await main(wake_up)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+    assert json.loads(bytes(refused.body))["detail"] == "MongoDB is away"
+    assert (await main(wake_up)).status_code == 200
+    assert recorded.steps == ["start"]
     await leave_all()
 
 
