@@ -88,9 +88,11 @@ for name, group in pairs(groups_of(journal)) do
 end
 -- Entry `given` itself stays: without it Redis could not tell how many entries a group has not read.
 if given ~= '0-0' then
+  local finished = {}
   for _, row in ipairs(redis.call('XRANGE', journal, '-', '(' .. given, 'COUNT', MOST_DELETED)) do
-    if not pending[row[1]] then deleted = deleted + redis.call('XDEL', journal, row[1]) end
+    if not pending[row[1]] then finished[#finished + 1] = row[1] end
   end
+  if #finished > 0 then deleted = deleted + redis.call('XDEL', journal, unpack(finished)) end
 end
 
 -- Doors refuse events for a channel of which no stage is served, but hops and adoption still add to it. Entries from
