@@ -233,7 +233,7 @@ def _doors() -> Iterator[str]:
         for path, methods in paths.items()
         for method, told in methods.items()
     ]
-    yield _table(["door", "what", "answers"], rows)
+    yield _table(["endpoint", "what", "answers"], rows)
     yield (
         "[The architecture](architecture.md#the-http-endpoints-of-the-bridge) has those of the bridge. Of a function "
         "`POST /` takes an event, and `GET /` describes the stage.\n"
