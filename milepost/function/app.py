@@ -1,4 +1,4 @@
-"""The ASGI application of a function's process: functions-framework's, and the stop of the stage's lifespan.
+"""The ASGI application of a function's process: functions-framework's, the stop of the stage's lifespan, and its spans.
 
 functions-framework loads the function of FUNCTION_SOURCE and FUNCTION_TARGET when the server starts.
 """
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from milepost.function import framework
 from milepost.function.lifespan import leave_all
+from milepost.observe.traces import export_waiting
 from milepost.server.protocol import freeze_heap
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ async def app(scope: "Scope", receive: "Receive", send: "Send") -> Any:
         message = await receive()
         if message["type"] == "lifespan.shutdown":
             await leave_all()
+            await export_waiting()
         return message
 
     return await served(scope, leave_before_stop, send)

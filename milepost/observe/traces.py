@@ -8,15 +8,14 @@ The event's extension `traceparent` is the context in which the submission was m
 The HTTP header `traceparent` is the context of one hop (CloudEvents, Distributed Tracing extension).
 """
 
+import asyncio
 import functools
 import logging
 import os
-import signal
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import replace
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from milepost.errors import ConfigurationError, EventError, TooLarge
@@ -36,6 +35,9 @@ EXTENSIONS = ("traceparent", "tracestate")
 
 FLUSH_WITHIN = 1.0
 """Seconds that a function's stop waits for the export of its spans."""
+
+_shared: list["TracerProvider"] = []
+"""Those whose spans `export_waiting` exports."""
 
 ASKING = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
 
@@ -77,30 +79,17 @@ def _provider(component: str, exporter: str, *, shared: bool) -> "TracerProvider
     provider.add_span_processor(BatchSpanProcessor(_exporter(exporter), schedule_delay_millis=delay))
     if shared:
         trace.set_tracer_provider(provider)
-        _flush_at_sigterm(provider)
+        _shared.append(provider)
     return provider
 
 
-def _flush_at_sigterm(provider: "TracerProvider") -> None:
-    """On SIGTERM export the waiting spans, for at most FLUSH_WITHIN seconds, then pass the signal to the server. An
-    exit handler would not run: uvicorn ends by the signal itself.
-    """
-    stop = signal.getsignal(signal.SIGTERM)
-    if not callable(stop) or threading.current_thread() is not threading.main_thread():
-        return
-
-    def flush_first(number: int, frame: FrameType | None) -> None:
-        # In threads: a signal handler must not wait, and an exporter has no time limit.
-        flushing = threading.Thread(target=provider.force_flush, daemon=True)
-        flushing.start()
-
-        def stop_then() -> None:
-            flushing.join(FLUSH_WITHIN)
-            stop(number, frame)
-
-        threading.Thread(target=stop_then, daemon=True).start()
-
-    signal.signal(signal.SIGTERM, flush_first)
+async def export_waiting() -> None:
+    """Export the spans of this process that wait, at its stop, for at most FLUSH_WITHIN seconds."""
+    for provider in _shared:
+        # In a thread that nobody has to wait for, because an exporter has no time limit.
+        exporting = threading.Thread(target=provider.force_flush, daemon=True)
+        exporting.start()
+        await asyncio.to_thread(exporting.join, FLUSH_WITHIN)
 
 
 def _exporter(name: str) -> "SpanExporter":
