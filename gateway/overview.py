@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from milepost.graph import Graph, Node
-from milepost.journal import BEAT_FRESH, Depth, Journal, keys, stats
+from milepost.graph import Graph
+from milepost.journal import Journal, StageState, keys, stats
 from milepost.journal.stats import EVERY, KEPT, SLOTS, Counts, Slot
 from milepost.observe.logs import masked
 
@@ -26,12 +26,7 @@ WIDTH, HEIGHT = 120, 28
 class Row:
     """One stage. `recent` has the deliveries of each EVERY seconds in the last KEPT seconds, the latest last."""
 
-    stage: str
-    consumes: Sequence[str]
-    emits: Sequence[str]
-    served: bool
-    paused: bool
-    depth: Depth
+    stage: StageState
     counts: Counts
     recent: Sequence[int]
 
@@ -43,9 +38,9 @@ class Row:
     @property
     def state(self) -> str:
         """The state in one word."""
-        if not self.served:
+        if not self.stage.served:
             return "not served"
-        if self.paused:
+        if self.stage.paused:
             return "paused"
         return "failing" if self.counts.undelivered > self.counts.delivered else "served"
 
@@ -62,15 +57,15 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         """The row for /ops.json: times in seconds, counts of the last minute."""
         return {
-            "stage": self.stage,
-            "consumes": list(self.consumes),
-            "emits": list(self.emits),
+            "stage": self.stage.name,
+            "consumes": list(self.stage.consumes),
+            "emits": list(self.stage.emits),
             "state": self.state,
             "rate": round(self.rate, 3),
-            "journaled": self.depth.journaled,
-            "parked": self.depth.parked,
-            "dead": self.depth.dead,
-            "oldest_event_seconds": self.depth.oldest,
+            "journaled": self.stage.journaled,
+            "parked": self.stage.parked,
+            "dead": self.stage.dead,
+            "oldest_event_seconds": self.stage.oldest,
             "delivered": self.counts.delivered,
             "undelivered": self.counts.undelivered,
             "cold_starts": self.counts.cold_starts,
@@ -106,30 +101,20 @@ class Overview:
 
 async def overview(journal: Journal, *, letters: bool = True) -> Overview:
     """Read the overview from Redis. Raises JournalUnavailable."""
-    wired = await journal.admin.table()
-    graph = Graph(Node(name, row["consumes"], row["emits"]) for name, row in wired.items())
-    seconds, _ = await journal.ask(journal.redis.time())
-    dead_stages = await journal.admin.dead_stages()
-    found = await journal.admin.depths(
-        {**dict.fromkeys(dead_stages, ()), **{name: row["consumes"] for name, row in wired.items()}}
-    )
-    by_stage = {depth.stage: depth for depth in found}
-    paused = await journal.admin.paused()
+    stages = {stage.name: stage for stage in await journal.admin.stages() if not stage.left_behind}
+    others = set(await journal.admin.dead_stages()) - stages.keys()
+    dead = {stage.name: stage.dead for stage in stages.values()}
+    dead |= {depth.stage: depth.dead for depth in await journal.admin.depths(dict.fromkeys(others, ()))}
+    dead = {name: letters for name, letters in dead.items() if letters}
     left = await stats.read(journal.scripts)
-    dead = {depth.stage: depth.dead for depth in found if depth.dead}
     return Overview(
         rows=[
             Row(
-                stage=name,
-                consumes=row["consumes"],
-                emits=row["emits"],
-                served=seconds * 1000 - row["beat"] < BEAT_FRESH * 1000,
-                paused=name in paused,
-                depth=by_stage[name],
+                stage=stages[name],
                 counts=sum((slot.counts for slot in left.get(name, ())), Counts()),
                 recent=_recent(left.get(name, ())),
             )
-            for name, row in ((name, wired[name]) for name in graph.in_order)
+            for name in Graph(stages.values()).in_order
         ],
         buried={name: await _buried(journal, name) for name in sorted(dead)} if letters else {},
         dead=dead,

@@ -70,6 +70,7 @@ class Admin:
                 journaled=depth.journaled,
                 parked=depth.parked,
                 dead=depth.dead,
+                oldest=depth.oldest,
                 paused=depth.stage in paused,
             )
             for depth, wired in zip(depths, stages.values(), strict=True)
@@ -84,6 +85,7 @@ class Admin:
                 journaled=depth.journaled,
                 parked=0,
                 dead=0,
+                oldest=depth.oldest,
                 left_behind=True,
             )
             for depth in await self.left_behind()

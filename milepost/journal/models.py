@@ -220,6 +220,8 @@ class StageState:
     journaled: int
     parked: int
     dead: int
+    oldest: float | None = None
+    """Seconds, as in Depth."""
     paused: bool = False
     left_behind: bool = False
     """Whether it is a place that a stage has left behind on a channel; its name is `stage:channel` then."""

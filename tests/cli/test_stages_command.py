@@ -41,6 +41,7 @@ def test_json(on_stack: Command) -> None:
         "journaled",
         "parked",
         "dead",
+        "oldest",
         "paused",
         "left_behind",
         "scale",
