@@ -44,6 +44,7 @@ class Bounds:
     lost_answers: int = 0
     duplicates: int = 0
     replays: int = 0
+    pauses: int = 0
     bridges: int = 2
     refusals: bool = False
     """Whether each move is also made on servers that refuse."""
@@ -62,7 +63,7 @@ OF_ENTRIES = {
 @dataclass
 class Deliveries:
     """What lies outside Redis. `held`: what each bridge believes that it holds. `done`: how often each stage has
-    completed each event, truly; no bridge knows it.
+    completed each event, truly; no bridge knows it. `paused`: the stages that each bridge knows to be paused.
     """
 
     held: list[dict[Key, Entry]]
@@ -70,6 +71,7 @@ class Deliveries:
     published: set[str]
     used: Counter[str]
     done: Counter[tuple[str, str]]
+    paused: list[frozenset[str]]
 
     def copy(self) -> "Deliveries":
         return Deliveries(
@@ -78,14 +80,28 @@ class Deliveries:
             set(self.published),
             Counter(self.used),
             Counter(self.done),
+            list(self.paused),
         )
 
 
 class DeliveryWorld(World[Deliveries]):
     """`stages`: name → what it emits, or None."""
 
-    PROGRESS = frozenset({"read", "take_over", "complete", "complete_all", "renew", "wake", "trim", "publish"})
-    DOORS = frozenset({"publish", "publish_again"})
+    PROGRESS = frozenset(
+        {
+            "read",
+            "take_over",
+            "complete",
+            "complete_all",
+            "renew",
+            "wake",
+            "trim",
+            "publish",
+            "resume",
+            "look_for_pauses",
+        }
+    )
+    DOORS = frozenset({"publish", "publish_again", "pause"})
     OUTSIDE = frozenset({"crash"})
 
     def __init__(self, url: str, bounds: Bounds, stages: Mapping[str, str | None]) -> None:
@@ -109,7 +125,8 @@ class DeliveryWorld(World[Deliveries]):
         for stage in self.stages:
             await self.consumer(stage, "b0").ensure()
         bridges = range(self.bounds.bridges)
-        return Deliveries([{} for _ in bridges], [f"b{bridge}" for bridge in bridges], set(), Counter(), Counter())
+        names = [f"b{bridge}" for bridge in bridges]
+        return Deliveries([{} for _ in bridges], names, set(), Counter(), Counter(), [frozenset()] * len(names))
 
     async def beat(self) -> None:
         table = {name: Wiring([IN], [emits] if emits else [], "") for name, emits in self.stages.items()}
@@ -118,13 +135,14 @@ class DeliveryWorld(World[Deliveries]):
     def left(self, local: Deliveries, act: str) -> bool:
         return bool(local.used[act] < getattr(self.bounds, act))
 
-    def moves(self, local: Deliveries, _: View) -> Iterator[Move]:
+    def moves(self, local: Deliveries, view: View) -> Iterator[Move]:
         """Yield every move. A number names one of the entries that a bridge holds, in their order."""
         yield from self._publishes(local)
         for bridge, held in enumerate(local.held):
             for stage in self.stages:
-                yield "read", bridge, stage
-                yield "take_over", bridge, stage
+                if stage not in local.paused[bridge]:
+                    yield "read", bridge, stage
+                    yield "take_over", bridge, stage
                 if self.bounds.refusals:
                     yield "reap", bridge, stage
                     yield "start", bridge, stage
@@ -141,6 +159,18 @@ class DeliveryWorld(World[Deliveries]):
         yield "trim", OUT
         if self.left(local, "replays"):
             yield from (("replay", stage) for stage in self.stages)
+        if self.bounds.pauses:
+            yield from self._pauses(local, {stage.decode() for stage in view.others.get(keys.PAUSED, ())})
+
+    def _pauses(self, local: Deliveries, paused: set[str]) -> Iterator[Move]:
+        for stage in self.stages:
+            if stage in paused:
+                yield "resume", stage
+            elif self.left(local, "pauses"):
+                yield "pause", stage
+        for bridge, known in enumerate(local.paused):
+            if known != paused:
+                yield "look_for_pauses", bridge
 
     def _publishes(self, local: Deliveries) -> Iterator[Move]:
         for number, event in enumerate(self.events):
@@ -258,7 +288,19 @@ class DeliveryWorld(World[Deliveries]):
         """A bridge dies, and another takes its place."""
         local.used["crashes"] += 1
         local.held[bridge] = {}
+        local.paused[bridge] = frozenset()
         local.names[bridge] = f"b{bridge}{'+' * local.used['crashes']}"
+
+    async def do_pause(self, local: Deliveries, stage: str) -> None:
+        local.used["pauses"] += 1
+        await self.journal.admin.pause(stage)
+
+    async def do_resume(self, _: Deliveries, stage: str) -> None:
+        await self.journal.admin.resume(stage)
+
+    async def do_look_for_pauses(self, local: Deliveries, bridge: int) -> None:
+        """A bridge does so each second, and before it reads for the first time."""
+        local.paused[bridge] = await self.journal.admin.paused()
 
     async def do_wake(self, _: Deliveries) -> None:
         _, _, refused = await self.maintenance.wake([*self.stages], most=8)
@@ -364,6 +406,7 @@ class DeliveryWorld(World[Deliveries]):
         return (
             *key_of(view, names),
             repr(held),
+            tuple(tuple(sorted(local.paused[bridge])) for bridge in order),
             tuple(sorted(local.used.items())),
             tuple(sorted(local.done.items())),
             tuple(sorted(local.published)),

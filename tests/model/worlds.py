@@ -30,8 +30,9 @@ def switches(*stages: str, **bounds: Any) -> Make:
 SMALL: dict[str, Make] = {
     "a crash, a retry, a duplicate": deliveries(LINE, crashes=1, parks=1, duplicates=1),
     "a dead letter, a replay, a lost answer": deliveries(LINE, burials=1, replays=1, lost_answers=1),
-    "two stages of one channel, a crash": deliveries(BRANCHES, crashes=1),
+    "two stages of one channel, a crash": deliveries(BRANCHES, crashes=1, bridges=1),
     "servers that refuse, a retry": deliveries(LINE, parks=1, bridges=1, refusals=True),
+    "a pause": deliveries(LINE, pauses=1, bridges=1),
     "adoption, a clean stop": adoptions(0, stops=1),
     "adoption, servers that refuse": adoptions(0, refusals=True),
     "a switch, a stop, a crash": switches("a", stops=1, crashes=1),
@@ -47,8 +48,10 @@ WHOLE: dict[str, Make] = {
     "two events, a lost answer, a dead letter": deliveries(LINE, events=2, lost_answers=1, burials=1),
     "two stages of one channel, a crash, a retry": deliveries(BRANCHES, crashes=1, parks=1),
     "two stages of one channel, a dead letter, a replay": deliveries(BRANCHES, burials=1, replays=1),
+    "a pause, a crash, a retry": deliveries(LINE, pauses=1, crashes=1, parks=1),
+    "two stages of one channel, a pause": deliveries(BRANCHES, pauses=1),
     "servers that refuse, every act but a crash": deliveries(
-        LINE, parks=1, burials=1, replays=1, duplicates=1, refusals=True
+        LINE, parks=1, burials=1, replays=1, duplicates=1, pauses=1, bridges=1, refusals=True
     ),
     "a message, two stops, a lost answer": adoptions(0, stops=2, lost_answers=1, tokens=2),
     "two messages, a stop": adoptions(0, 1, stops=1, tokens=2),

@@ -11,8 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from milepost.journal.scripts import SCRIPTS
-from tests.mutants.killers import Test, first_failure, record
+from tests.mutants.killers import Test, collected, first_failure, record
 from tests.mutants.lua import Mutant, marked_lines, mutants
 
 FOLDER = Path(__file__).resolve().parents[2] / "milepost" / "journal" / "lua"
@@ -50,6 +52,9 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="list the mutants")
     parser.add_argument("--json", type=Path, help="write every mutant, and what killed it, to this file")
     parser.add_argument("--known", type=Path, help="take over what this earlier file says of the same mutants")
+    parser.add_argument(
+        "--lines", type=Path, help="keep in this file which test runs which line, and read it from there"
+    )
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no mutant after this time")
     given = parser.parse_args()
 
@@ -66,40 +71,66 @@ def main() -> int:
             print(f"{name}.lua:{mutant.line}: {mutant.change}")
         return 0
 
-    known = {}
+    known: dict[tuple[str, str], str | None] = {}
     for row in json.loads(given.known.read_text()) if given.known else ():
         known[row["file"], row["change"]] = row["killer"]
-    began = time.monotonic()
+    tests = tests_with_lines(lua, given.lines)
+    print(f"{len(found)} mutants; {len(tests)} tests take {sum(test.seconds for test in tests):.0f} s", flush=True)
+
+    def work(items: list[pytest.Item]) -> None:
+        try_all(found, tests, {item.nodeid: item for item in items}, known, given)
+
+    collected(TESTS, work)
+    return 0
+
+
+def tests_with_lines(lua: dict[str, str], file: Path | None) -> list[Test]:
+    """Return the tests and the lines that each runs: from this file if it is there, else by running them."""
+    if file and file.exists():
+        return [Test(name, seconds, set(lines)) for name, seconds, lines in json.loads(file.read_text())]
     tests, failed = record(TESTS, lua)
     if failed:
         print("left out, as they fail without a mutant:", *failed, sep="\n    ")
-    print(f"{len(found)} mutants; {len(tests)} tests take {sum(test.seconds for test in tests):.0f} s", flush=True)
+    if file:
+        file.write_text(json.dumps([(test.name, test.seconds, sorted(test.lines)) for test in tests]))
+    return tests
+
+
+def try_all(
+    found: list[tuple[str, Mutant]],
+    tests: list[Test],
+    items: dict[str, pytest.Item],
+    known: dict[tuple[str, str], str | None],
+    given: argparse.Namespace,
+) -> None:
+    """Give each mutant to its tests, and print the survivors."""
+    began, lua = time.monotonic(), sources()
     rows: list[dict[str, object]] = []
     by_script: dict[str, dict[str, int]] = {}
     for number, (name, mutant) in enumerate(found, 1):
         if time.monotonic() - began > given.seconds:
             break
-        scripts = scripts_with(name, lua[name], mutant)
         kills = by_script.setdefault(name, {})
         for test in tests:
             test.kills = kills.get(test.name, 0)
         marked = max((line for line in marked_lines(lua[name]) if line <= mutant.line), default=0)
-        given_tests = chosen(tests, f"{name}:{marked}")
-        names = [test.name for test in given_tests]
+        to_run = chosen(tests, f"{name}:{marked}")
         key = f"{name}.lua", mutant.change
-        within = 30 + 10 * sum(test.seconds for test in given_tests)
-        killer = known[key] if key in known else first_failure(names, scripts, within=within)
+        within = 30 + 10 * sum(test.seconds for test in to_run)
+        scripts = scripts_with(name, lua[name], mutant)
+        killer = (
+            known[key] if key in known else first_failure([items[test.name] for test in to_run], scripts, within=within)
+        )
         if killer:
             kills[killer] = kills.get(killer, 0) + 1
         else:
-            by = f"{len(names)} tests" if names else "no test runs it"
+            by = f"{len(to_run)} tests" if to_run else "no test runs it"
             print(f"{number}/{len(found)} survives ({by}): {name}.lua:{mutant.line}: {mutant.change}", flush=True)
         rows.append({"file": f"{name}.lua", "line": mutant.line, "change": mutant.change, "killer": killer})
         if given.json:
             given.json.write_text(json.dumps(rows, indent=1))
     killed = sum(row["killer"] is not None for row in rows)
-    print(f"{killed} of {len(rows)} mutants killed, {time.monotonic() - began:.0f} s")
-    return 0
+    print(f"{killed} of {len(rows)} mutants killed, {time.monotonic() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,18 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from _pytest.runner import runtestprotocol
 from redis.exceptions import ResponseError
 
 from milepost.journal.scripts import SCRIPTS, Scripts, Text, unavailable
 from tests.mutants.lua import traced
 
-BROKEN = "not a result"
+BROKEN = "this is not a result"
 
 OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "--timeout", "120"]
 
@@ -110,38 +111,35 @@ def record(arguments: list[str], sources: Mapping[str, str]) -> tuple[list[Test]
     return passed, sorted(recorder.failed)
 
 
-class Chosen:
-    """A pytest plugin: runs these tests alone, in this order, and reports the first that fails."""
+class _Collected:
+    """A pytest plugin: instead of running the tests, hands them on once they are collected."""
 
-    def __init__(self, tests: list[str], write: Callable[[str], None]) -> None:
-        self._order = {name: number for number, name in enumerate(tests)}
-        self._write = write
+    def __init__(self, work: Callable[[list[pytest.Item]], None]) -> None:
+        self._work = work
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = sorted(
-            (item for item in items if item.nodeid in self._order), key=lambda item: self._order[item.nodeid]
-        )
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self._write(report.nodeid)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self._work(session.items)
+        return True
 
 
-def first_failure(tests: list[str], scripts: Mapping[str, str], *, within: float) -> str | None:
-    """Return the first of these tests that fails on the changed scripts; None if all pass."""
+def collected(arguments: list[str], work: Callable[[list[pytest.Item]], None]) -> None:
+    """Collect tests once, and call `work` with them."""
+    ended = pytest.main([*OPTIONS, "--capture=no", *arguments], plugins=[_Collected(work)])
+    if ended not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
+        raise SystemExit(f"{BROKEN}: pytest ends with {ended}")
+
+
+def first_failure(items: Sequence[pytest.Item], scripts: Mapping[str, str], *, within: float) -> str | None:
+    """Return the name of the first of these tests that fails on the changed scripts; None if all pass."""
 
     def run(write: Callable[[str], None]) -> None:
         use(scripts)
-        files = sorted({name.partition("::")[0] for name in tests})
-        ended = pytest.main([*OPTIONS, "-x", *files], plugins=[Chosen(tests, write)])
-        if ended not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
-            write(f"{BROKEN}: pytest ends with {ended}")
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            if any(report.failed for report in runtestprotocol(item, log=False, nextitem=following)):
+                write(item.nodeid)
+                return
 
-    answer = in_child(run, within=within) if tests else None
-    if answer and answer.startswith(BROKEN):
-        raise SystemExit(answer)
-    return answer
+    return in_child(run, within=within) if items else None
 
 
 def in_child(run: Callable[[Callable[[str], None]], None], *, within: float) -> str | None:

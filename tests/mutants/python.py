@@ -24,7 +24,7 @@ from pathlib import Path
 import coverage
 import pytest
 
-from tests.mutants.killers import BROKEN, OPTIONS, Chosen, in_child
+from tests.mutants.killers import BROKEN, OPTIONS, in_child
 from tests.mutants.lua import LARGE, Mutant
 from tests.servers import ROOT
 
@@ -163,6 +163,24 @@ def chosen(tests: list[str], seconds: Mapping[str, float], kills: Mapping[str, i
     return found
 
 
+class _Chosen:
+    """A pytest plugin: runs these tests alone, in this order, and reports the first that fails."""
+
+    def __init__(self, tests: list[str], write: Callable[[str], None]) -> None:
+        self._order = {name: number for number, name in enumerate(tests)}
+        self._write = write
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = sorted(
+            (item for item in items if item.nodeid in self._order), key=lambda item: self._order[item.nodeid]
+        )
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._write(report.nodeid)
+
+
 def killer_of(tests: list[str], copy: Path, *, within: float) -> str | None:
     """Return the first of these tests that fails in a copy of the project; None if all pass."""
 
@@ -173,7 +191,7 @@ def killer_of(tests: list[str], copy: Path, *, within: float) -> str | None:
         sys.path.insert(0, str(copy))
         os.environ["PYTHONPATH"] = str(copy)
         files = sorted({name.partition("::")[0] for name in tests})
-        ended = pytest.main([*OPTIONS, "-x", f"--rootdir={copy}", *files], plugins=[Chosen(tests, write)])
+        ended = pytest.main([*OPTIONS, "-x", f"--rootdir={copy}", *files], plugins=[_Chosen(tests, write)])
         if ended == pytest.ExitCode.NO_TESTS_COLLECTED:
             write(f"{BROKEN}: no test was found")
         elif ended not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
