@@ -1,6 +1,6 @@
 """The graph of stages: which channels follow from which. All code that walks the graph is here."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, Protocol
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
@@ -149,6 +149,19 @@ class Graph:
         return all(
             any(self._is_finished(emitted, reached, before) for emitted in self.emits[name]) for name in emitting
         )
+
+    def consumers(self, channel: str) -> list[str]:
+        """The stages that consume a channel."""
+        return [name for name, consumed in self.consumes.items() if channel in consumed]
+
+    def downstream(self, stages: Iterable[str], *, stops: Container[str] = ()) -> list[str]:
+        """The stages that an event may reach after these, nearest first. None of `stops`, and none behind them."""
+        given = list(stages)
+        found = list(given)
+        for name in found:  # grows meanwhile
+            for channel in self.emits[name]:
+                found += [after for after in self.consumers(channel) if after not in found and after not in stops]
+        return found[len(given) :]
 
     @property
     def in_order(self) -> list[str]:

@@ -25,6 +25,7 @@ def _of_bridge() -> list[Family]:
     metrics.unserved_dropped.labels("channel")
     metrics.adopted.labels("channel", "done")
     metrics.accepted.labels("events", "202")
+    metrics.wakeups.labels("stage")
     return _collected(metrics.registry)
 
 

@@ -131,12 +131,28 @@ topologySpreadConstraints:
 {{- if kindIs "slice" .emits }}{{ .emits | toJson }}{{ else if .emits }}{{ list .emits | toJson }}{{ else }}[]{{ end -}}
 {{- end -}}
 
+{{- /*
+When a function is woken, as JSON for the bridge, of (dict "root" $ "entry" $entry); durations in seconds. YAML reads a
+bare `off` as false. A function that never scales to zero needs no wake-up.
+*/ -}}
+{{- define "milepost.wake" -}}
+{{- $stage := include "milepost.stage" . | fromJson -}}
+{{- $off := or (eq (toString $stage.wake) "false") (gt (int $stage.minScale) 0) -}}
+{{- $after := include "milepost.shortSeconds" $stage.wakeAfter | float64 -}}
+{{- $delay := include "milepost.shortSeconds" $stage.wakeDelay | float64 -}}
+{{- dict "wake" (ternary "off" $stage.wake $off) "wakeAfter" $after "wakeDelay" $delay | toJson -}}
+{{- end -}}
+
 {{- /* The stages with their channels, as a JSON list. */ -}}
 {{- define "milepost.stageList" -}}
 {{- $stages := list -}}
 {{- range $name, $entry := .Values.stages -}}
   {{- $stage := merge (dict "name" $name) (pick $entry "consumes" "emits") -}}
-  {{- if $entry.url }}{{ $_ := set $stage "external" true }}{{ end -}}
+  {{- if $entry.url }}{{ $_ := set $stage "external" true -}}
+  {{- else -}}
+    {{- $wake := include "milepost.wake" (dict "root" $ "entry" $entry) | fromJson -}}
+    {{- if eq $wake.wake "page" }}{{ $stage = merge $stage (pick $wake "wake" "wakeAfter") }}{{ end -}}
+  {{- end -}}
   {{- $stages = append $stages $stage -}}
 {{- end -}}
 {{- $stages | toJson -}}
@@ -165,6 +181,11 @@ topologySpreadConstraints:
 {{- $minutes := regexFind "[0-9]+M" . | trimSuffix "M" | default "0" | float64 -}}
 {{- $seconds := regexFind "[0-9.]+S" . | trimSuffix "S" | default "0" | float64 -}}
 {{- addf (mulf $hours 3600) (mulf $minutes 60) $seconds -}}
+{{- end -}}
+
+{{- /* Seconds of a duration such as 1m30.5s. */ -}}
+{{- define "milepost.shortSeconds" -}}
+{{- upper . | printf "PT%s" | include "milepost.seconds" -}}
 {{- end -}}
 
 {{- /* Seconds that the bridge or the Trigger waits for a stage, of (dict "root" $ "entry" $entry). */ -}}

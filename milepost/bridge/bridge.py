@@ -4,7 +4,7 @@ Order of a stop:
 
 1. The HTTP server stops taking requests.
 2. The lease is released, and the messages that were received before are adopted, within half of GRACE. Workers go on.
-3. Reads, adoption and the renewal of claims end. The connections for reading close.
+3. Reads, adoption, wake-ups and the renewal of claims end. The connections for reading close.
 4. Deliveries get GRACE to end. Entries that are still pending are handed back, within one second.
 5. The other connections close.
 """
@@ -29,9 +29,10 @@ from milepost.bridge.metrics import BridgeMetrics
 from milepost.bridge.retry import RetryPolicy, probe_delay
 from milepost.bridge.settings import BridgeSettings, DeliverySpec
 from milepost.bridge.stats import Stats
+from milepost.bridge.wake import Waker
 from milepost.bridge.worker import BLOCK, LOG_OUTAGE_EVERY, Worker
 from milepost.errors import JournalUnavailable
-from milepost.journal import BROKER, Consumer, Journal, Maintenance, Scripts, Wiring
+from milepost.journal import BROKER, Consumer, Journal, Maintenance, Scripts, WakeUps, Wiring
 from milepost.journal.connection import ANSWER_WITHIN, LEAST_VERSION, connect
 from milepost.journal.shared_connection import SharedConnection
 from milepost.journal.stats import EVERY as STATS_EVERY
@@ -41,6 +42,9 @@ log = logging.getLogger("milepost.bridge")
 
 BEAT = 10.0
 """Seconds between two beats in the stages table."""
+
+PAGE_LOOK = 1.0
+"""Seconds between two looks whether a visitor has opened the form."""
 
 PAUSE_LOOK = 1.0
 """Seconds between two looks for stages that are paused or resumed."""
@@ -84,6 +88,7 @@ class Bridge:
         self._subscriber_redis = connect(settings, retries=0)
         self.journal.watch.add(self._scripts.redis, self._reader_redis, self._subscriber_redis)
         self._newly_parked = asyncio.Event()
+        self._waker = Waker(settings.routes, WakeUps(self._scripts.redis), self.metrics.wakeups)
         self._wirings = dict(_wirings(settings))
         self._stats = Stats(
             self.journal.scripts,
@@ -130,6 +135,7 @@ class Bridge:
             spec=spec,
             claim=self._settings.claim.total_seconds(),
             metrics=self.metrics.of_stage(name),
+            silence=self._waker.of_stage(name) if stage else self._waker.of_channel(channel),
             newly_parked=self._newly_parked,
             register=self._register,
         )
@@ -183,6 +189,7 @@ class Bridge:
                 _every(STATS_EVERY, self._stats.write, "stats"),
                 _every(STATS_EVERY, self._show_depths, "depths"),
                 _every(KEEP_STATUSES, self._keep_statuses, "statuses"),
+                *([_every(PAGE_LOOK, self._waker.wake_for_page, "wake-ups")] if self._waker.for_page else []),
                 *(_every(claim / 10, worker.renew, "renewal") for worker in self.workers),
                 *(_every(claim, worker.reap, "reaping") for worker in self.workers),
             ]
@@ -231,6 +238,7 @@ class Bridge:
     async def _pause(self) -> None:
         """Pause the workers of paused stages, and resume the others. Raises JournalUnavailable."""
         paused = await self.journal.admin.paused()
+        self._waker.paused = paused
         for worker in self.workers:
             worker.pause(paused=worker.stage in paused)
 
@@ -335,6 +343,7 @@ class Bridge:
         if self._subscriber.placed.is_set():
             await self._subscriber.stop(within=grace / 2)
         await _end(self._tasks)
+        await self._waker.close()
         await asyncio.gather(*(reader.close() for reader in self._readers))
         await asyncio.gather(*(worker.finish(grace=grace) for worker in self.workers))
         await self._subscriber_redis.aclose()

@@ -109,6 +109,7 @@ class BridgeMetrics:
         self.unreadable_dropped = self._counter(
             "unreadable_dropped", "Unreadable messages that were removed for newer ones, or that Redis refused to keep"
         )
+        self.wakeups = self._counter("wakeups", "Wake-ups that were sent", "stage")
         self.accepted = self._counter("accepted", "Events that came in, by HTTP door and status", "door", "status")
         self.leading = Gauge("milepost_leading", "1 while this bridge holds the lease", registry=self.registry)
 

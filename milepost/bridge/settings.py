@@ -73,8 +73,13 @@ class DeliverySpec(BaseModel):
     """Most events in one request, in batched content mode, for a stage that reads it. A Broker takes one."""
 
 
+def wake_word(wake: Any) -> Any:
+    """Read the YAML word `off`, which is a false in JSON."""
+    return "off" if wake is False else wake
+
+
 class Stage(DeliverySpec):
-    """One stage. In direct mode the bridge needs its `url`; in broker mode the Broker knows where the stage is."""
+    """One stage. In direct mode the bridge needs its `url`; in broker mode only to wake it."""
 
     name: ValidName
     consumes: ValidChannel
@@ -84,6 +89,17 @@ class Stage(DeliverySpec):
     """Whether the stage is someone else's receiver, and not a function of the project."""
     headers_from: Annotated[dict[str, SecretStr], BeforeValidator(from_environment)] = {}
     """Headers of each request: name to the environment variable of the bridge that holds its value."""
+    wake: Annotated[Literal["event", "off", "page"], BeforeValidator(wake_word)] = "event"
+    """When it is woken: with an event for a stage before it; never; or also when a visitor opens the form."""
+    wake_after: timedelta = Field(timedelta(seconds=30), gt=timedelta(0))
+    """How long it must not have answered before it may be at zero. It is woken at most once in this time."""
+    wake_delay: timedelta = Field(timedelta(0), ge=timedelta(0))
+    """How long its wake-up waits, so that the stage that has the event starts first."""
+
+    @property
+    def can_be_woken(self) -> bool:
+        """Whether it is a function of the project, and wake-ups are not off."""
+        return self.url is not None and not self.external and self.wake != "off"
 
 
 class BridgeSettings(JournalSettings):

@@ -35,6 +35,7 @@ from milepost.bridge.metrics import StageMetrics
 from milepost.bridge.outcome import Crashed, Deferred, Delivered, Failed, Outcome, Refused, RouteDown, Undecided
 from milepost.bridge.retry import GiveUp, Retry, RetryPolicy
 from milepost.bridge.settings import DeliverySpec
+from milepost.bridge.wake import Silence
 from milepost.errors import EventError, JournalUnavailable, MilepostError
 from milepost.journal import Bury, Complete, Consumer, Delay, Entry, GroupMissing, Park, Settlement, Taken
 from milepost.journal.refusals import OF_KEYS
@@ -86,6 +87,7 @@ class Worker:
         spec: DeliverySpec,
         claim: float,
         metrics: StageMetrics,
+        silence: Silence,
         newly_parked: asyncio.Event,
         register: Callable[[], Awaitable[None]],
     ) -> None:
@@ -99,6 +101,7 @@ class Worker:
         self._delay = spec.delay.total_seconds()
         self._claim = claim
         self._metrics = metrics
+        self._silence = silence
         self._newly_parked = newly_parked
         self._register = register
         self._settling: set[tuple[str, str]] = set()
@@ -212,6 +215,12 @@ class Worker:
             for entry in batch:
                 self.in_delivery[entry.key] = entry, task
             task.add_done_callback(partial(self._delivery_ended, batch, outage, size, redelivery=redelivery))
+        if time.perf_counter() >= self._silence.at and not self.limit.down and any(map(self._wakes, entries)):
+            self._silence.event_read()
+
+    def _wakes(self, entry: Entry) -> bool:
+        """Whether an entry that was read wakes the stages downstream: it is delivered now, for the first time."""
+        return entry.only in {"", self.stage} and entry.retried == bool(self._delay) and not entry.failures
 
     def _delivery_ended(
         self, batch: Sequence[Entry], outage: int, size: int, _task: "asyncio.Task[None]", *, redelivery: bool
@@ -283,7 +292,9 @@ class Worker:
         finally:
             self._metrics.ended(events)
             self.limit.leave(outage, events)
-        return outcomes, Sent(began, time.perf_counter(), outage)
+        ended = time.perf_counter()
+        self._silence.request_ended(ended, answered=not isinstance(outcomes[0], RouteDown | Crashed | Undecided))
+        return outcomes, Sent(began, ended, outage)
 
     async def _wait_while_paused(self) -> None:
         """Wait until the pause ends. Raises CancelledError when the bridge stops: the entries are then handed back."""

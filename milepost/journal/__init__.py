@@ -29,6 +29,7 @@ from milepost.journal.models import (
     Wiring,
 )
 from milepost.journal.scripts import Scripts
+from milepost.journal.wake_ups import WakeUps
 
 __all__ = [
     "BEAT_FRESH",
@@ -60,5 +61,6 @@ __all__ = [
     "StageState",
     "Taken",
     "Unreadable",
+    "WakeUps",
     "Wiring",
 ]

@@ -16,6 +16,7 @@ from milepost.journal.admin import Admin
 from milepost.journal.failover import FailoverWatch
 from milepost.journal.models import BEAT_FRESH, History, Note, event_row, milliseconds, moment
 from milepost.journal.scripts import EventRow, Scripts, checked, size_of, unavailable
+from milepost.journal.wake_ups import WakeUps
 from milepost.settings import JournalSettings
 
 BACKLOG_TRUSTED = timedelta(seconds=0.1)
@@ -28,8 +29,8 @@ MOST_UNCONSUMED = 100
 class Journal:
     """Publishes events and reads statuses. Tasks may share it; concurrent publishes share round trips.
 
-    `admin` is for operators. `watch` follows a failover of Redis. `doors` runs the scripts of doors, which wait for
-    REPLICAS, on a connection of its own, so that nothing else waits with them.
+    `admin` is for operators, `wake_ups` for the gateway's pages. `watch` follows a failover of Redis. `doors` runs the
+    scripts of doors, which wait for REPLICAS, on a connection of its own, so that nothing else waits with them.
     Methods raise JournalUnavailable if Redis cannot be reached or refuses.
     """
 
@@ -38,6 +39,7 @@ class Journal:
         self.scripts = Scripts(redis)
         self.doors = Scripts(redis, replicas=settings.replicas) if settings.replicas else self.scripts
         self.admin = Admin(self.scripts)
+        self.wake_ups = WakeUps(redis)
         self.watch = FailoverWatch(redis)
         self._dedup = milliseconds(settings.dedup)
         self._limit = settings.backlog_limit

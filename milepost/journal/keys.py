@@ -31,6 +31,9 @@ SEEN = f"{TAG}seen:"
 REPLICATED = f"{TAG}replicated"
 """String: written by a door before it waits for replicas, so that there is a write to wait for. For a minute."""
 
+WAKE = f"{TAG}wake"
+"""String: the channel whose stages a gateway asks bridges to wake, because a visitor has opened the form."""
+
 LIMITS = f"{TAG}limits"
 """Prefix of the gateway's counts for each client: submissions, and wrong tokens at /ops."""
 
@@ -71,6 +74,11 @@ def status(event_id: str) -> str:
 
 HISTORY = "\t"
 """Prefix of a stage, among the fields of a status: JSON of what it did with the event. No channel begins so."""
+
+
+def starting(stage: str) -> str:
+    """String: exists while a stage is starting."""
+    return f"{TAG}starting:{stage}"
 
 
 def stats(stage: str, bridge: str) -> str:

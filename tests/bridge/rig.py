@@ -84,6 +84,8 @@ class Stage:
         self.batches: list[list[str]] = []
         """Ids of the events of each batch; `count` and `received` have only those that came alone."""
         self.batch_script: Callable[[list[Event]], Answer | Awaitable[Answer]] = self.succeed_together
+        self.wake_ups = 0
+        self.wake_script: Callable[[], bytes | Awaitable[bytes]] = lambda: status(200)
         self.on_wire = 0
         self.most_on_wire = 0
         self.port = 0
@@ -159,7 +161,13 @@ class Stage:
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
-            lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[1:-2]
+            first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
+            if first.startswith("GET "):
+                self.wake_ups += 1
+                answer = self.wake_script()
+                writer.write(await answer if isawaitable(answer) else answer)
+                await writer.drain()
+                continue
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
             body = await reader.readexactly(int(headers["content-length"]))
             if is_batch(headers["content-type"]):

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from helm_python import HelmError
 
 from gateway.settings import GatewaySettings
 from milepost.bridge.settings import BridgeSettings
@@ -50,6 +51,25 @@ def test_a_direct_route_leads_to_its_own_knative_service() -> None:
         service, namespace, suffix = urlsplit(route["url"]).netloc.split(".")
         found = functions(objects)[name]["metadata"]
         assert (service, namespace, suffix) == (found["name"], found["namespace"], "svc")
+
+
+@pytest.mark.parametrize("values", [SECRET, BROKER], ids=["direct", "broker"])
+def test_routes_say_when_each_function_is_woken(values: dict[str, Any]) -> None:
+    stages = {"store": {"minScale": 1, "wake": "page"}, "email": {"wake": "page", "wakeAfter": "1m0.5s"}}
+    objects = render(merged(values, {"functions": {"wake": False, "wakeDelay": "0.3s"}, "stages": stages}))
+    given = {name: (route["wake"], route["wakeAfter"], route["wakeDelay"]) for name, route in routes(objects).items()}
+    # YAML reads a bare `off` as false. What never scales to zero is never woken.
+    assert given == {"distance": ("off", 30, 0.3), "store": ("off", 30, 0.3), "email": ("page", 60.5, 0.3)}
+    gateway = json.loads(environment(container(only(objects, "Deployment", "milepost-gateway")), SECRETS)["STAGES"])
+    assert {stage["name"]: stage.get("wake") for stage in gateway if "wake" in stage} == {"email": "page"}
+    assert {route["wake"] for route in routes(render(values)).values()} == {"event"}
+
+
+@pytest.mark.parametrize("wrong", [{"wake": "on"}, {"wakeAfter": "0s"}, {"wakeAfter": 30}, {"wakeDelay": "1.5m"}])
+def test_wrong_wake_values_are_refused(wrong: dict[str, Any]) -> None:
+    for values in ({"functions": wrong}, {"stages": {"store": wrong}}):
+        with pytest.raises(HelmError):
+            render(merged(SECRET, values))
 
 
 def test_one_entry_is_one_more_stage() -> None:

@@ -40,7 +40,7 @@ WORDS = {
     "name": "the stage's name",
     "consumes": "the channel it consumes",
     "emits": "the channel it emits, or a list of channels of which it emits one",
-    "url": "where it is reached; in broker mode the Broker knows",
+    "url": "where it is reached; in broker mode only to wake it",
     "backoff_policy": "how the wait grows from one attempt to the next, to 60 s at most",
     "backoff_delay": "the first wait",
     "timeout": "how long a response may take, a cold start included",
@@ -53,6 +53,9 @@ Made from the code by `make documents`; a test fails when it is out of date. Dur
 seconds. A setting is an environment variable, read once, at the start; one that is wrong ends the process with the
 variable's name and its fault, never with its value.
 """
+
+
+WIRING = ("name", "consumes", "emits", "url", "external", "headers_from")
 
 
 def reference() -> str:
@@ -71,7 +74,7 @@ def _settings() -> Iterator[str]:
     yield _fields(BridgeSettings, str.upper, but=JournalSettings)
     yield "### An entry of ROUTES\n"
     yield "`milepost up` and the chart make it of `stages:` in the values, from `retry` on of its `delivery:`.\n"
-    yield _fields(Stage, _camel, first=("name", "consumes", "emits", "url", "external", "headers_from"))
+    yield _fields(Stage, _camel, first=(*WIRING, "wake", "wake_after", "wake_delay"))
     yield "### Of the functions\n"
     rows = [
         [f"`{one.name}`", ", ".join(sorted(one.stages)), _code(one.default), FUNCTION_SETTINGS[one.name]]

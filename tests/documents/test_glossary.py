@@ -4,7 +4,7 @@ import re
 
 from tests.servers import ROOT
 
-ROW = re.compile(r"\| \*\*([a-z ]+)\*\* \| (.+) \|")
+ROW = re.compile(r"\| \*\*([a-z -]+)\*\* \| (.+) \|")
 ROWS = [ROW.fullmatch(line) for line in (ROOT / "docs" / "glossary.md").read_text().splitlines() if "**" in line]
 
 

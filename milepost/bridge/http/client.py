@@ -1,4 +1,4 @@
-"""An HTTP client that POSTs to one URL, over connections that it keeps open."""
+"""An HTTP client for one URL: it POSTs over connections that it keeps open."""
 
 import asyncio
 import re
@@ -50,7 +50,9 @@ class Client:
         self._ssl = (ssl_context or ssl.create_default_context()) if scheme == "https" else None
         self._connect_timeout = connect_timeout
         self._largest_response = largest_response
-        self._start = f"POST {target} HTTP/1.1\r\nHost: {authority}\r\n".encode() + fixed
+        head = f" {target} HTTP/1.1\r\nHost: {authority}\r\n".encode() + fixed
+        self._start = b"POST" + head
+        self._get = b"GET" + head + b"\r\n"
         self._heads: dict[str, bytes] = {}
         self._connections: set[Connection] = set()
         self._idle: list[Connection] = []  # the latest used is used next, so that the surplus ages
@@ -106,6 +108,21 @@ class Client:
             except NotSent as fault:
                 # It was sent once, and may have ended the server.
                 raise Lost(f"{outcome}; then {fault}") from None
+
+    async def get(self, *, timeout: float) -> int:  # noqa: ASYNC109 - as above
+        """GET the URL on a connection of its own, and return the status. Raises as `post` does."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        connection = await self._connect(loop, deadline)
+        try:
+            if deadline < self._timer_at:
+                self._watch(loop, deadline)
+            outcome = await connection.send(self._get, deadline)
+        finally:
+            connection.abort()
+        if isinstance(outcome, Response):
+            return outcome.status
+        raise outcome
 
     async def close(self) -> None:
         """Close every connection. POSTs under way raise Lost, later ones NotSent."""

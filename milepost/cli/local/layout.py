@@ -159,7 +159,9 @@ def lay_out(
             env |= {"FUNCTION_SOURCE": str(source_of(project, entry.name)), "FUNCTION_TARGET": "main"}
             at = free_port()
             url = http(entry.name, Rank.FUNCTION, commands.function(at), at, {**entry.env, **base, **env})
-        routes.append({**entry.delivery, **_wiring(entry), "url": url, "headersFrom": entry.variables})
+        # Nothing scales to zero here, so nothing needs a wake-up.
+        row = {**_wiring(entry), "url": url, "headersFrom": entry.variables, "wake": "off"}
+        routes.append({**entry.delivery, **row})
     with_gateway = has_gateway(project)
     at = free_port() if with_gateway else port
     env = {"REDIS_URL": redis, **secrets, "ROUTES": json.dumps(routes)}

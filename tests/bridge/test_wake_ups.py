@@ -1,0 +1,210 @@
+"""Wake-ups: `GET /` to the functions downstream of a stage that may be at zero, and nothing else comes of them."""
+
+import asyncio
+from typing import Any
+
+from milepost.bridge.bridge import Bridge
+from milepost.bridge.outcome import Delivered
+from milepost.journal import WakeUps, keys
+from tests.bridge.rig import Rig, Stage, status
+from tests.servers import eventually
+
+LONG = "PT1H"
+
+
+async def line(rig: Rig, *names: str) -> list[Stage]:
+    """Stages one after the other: the first consumes c0 and emits c1."""
+    return [await rig.stage(name, f"c{number}", f"c{number + 1}") for number, name in enumerate(names)]
+
+
+def woken(*stages: Stage) -> list[int]:
+    return [stage.wake_ups for stage in stages]
+
+
+def hold(stage: Stage) -> asyncio.Event:
+    """Let a stage answer events only once the event is set, as one that starts."""
+    go = asyncio.Event()
+
+    async def answer(delivery: Any) -> bytes:
+        await go.wait()
+        return stage.succeed(delivery)
+
+    stage.script = answer
+    return go
+
+
+def counted(bridge: Bridge, *stages: Stage) -> list[float | None]:
+    registry = bridge.metrics.registry
+    return [registry.get_sample_value("milepost_wakeups_total", {"stage": stage.name}) for stage in stages]
+
+
+async def test_one_event_wakes_every_stage_downstream_of_a_silent_one(rig: Rig) -> None:
+    one, two, three = await line(rig, "one", "two", "three")
+    go = hold(one)
+    bridge = await rig.bridge()
+    await rig.publish("c0", "1")
+    await eventually(lambda: woken(one, two, three) == [0, 1, 1])  # though the first has not answered yet
+    go.set()
+    await eventually(lambda: rig.settled(three))
+    assert woken(one, two, three) == [0, 1, 1]
+    assert counted(bridge, one, two, three) == [None, 1, 1]
+
+
+async def test_stage_wakes_others_again_only_after_a_silence(rig: Rig) -> None:
+    one, two = await line(rig, "one", "two")
+    warm = await rig.bridge({"wakeAfter": LONG})
+    for count in (1, 2, 3):
+        await rig.publish("c0", str(count))
+        await eventually(lambda: rig.settled(two))
+    assert woken(one, two) == [0, 1]
+    await rig.stop(warm)
+    await rig.bridge({"wakeAfter": "PT0.2S"})
+    for count in (4, 5):
+        await rig.publish("c0", str(count))
+        await eventually(lambda: len(two.ids) == count)
+        await eventually(lambda: rig.settled(two))
+        await asyncio.sleep(0.25)  # the silence itself
+    assert woken(one, two) == [0, 3]
+
+
+async def test_a_flood_of_events_and_two_bridges_send_one_wake_up_each(rig: Rig) -> None:
+    one, two = await line(rig, "one", "two")
+    go = hold(one)
+    await rig.bridge({"wakeAfter": LONG})
+    await rig.bridge({"wakeAfter": LONG})
+    await rig.publish_all("c0", [str(number) for number in range(60)])
+    await eventually(lambda: one.on_wire == 2 * 16)  # both bridges have read up to their limit
+    go.set()
+    await eventually(lambda: len(two.ids) == 60)
+    await eventually(lambda: rig.settled(two))
+    assert 1 <= two.wake_ups <= 2
+
+
+async def test_wake_up_that_hangs_or_fails_holds_nothing_and_is_not_repeated(rig: Rig) -> None:
+    _, hanging, refusing = await line(rig, "one", "hanging", "refusing")
+    never = asyncio.Event()
+
+    async def hang() -> bytes:
+        await never.wait()
+        return status(200)
+
+    hanging.wake_script = hang
+    refusing.wake_script = lambda: status(503)
+    bridge = await rig.bridge({"wakeAfter": LONG})
+    await rig.publish_all("c0", ["1", "2", "3", "4"])
+    await eventually(lambda: len(refusing.ids) == 4)
+    await eventually(lambda: rig.settled(refusing))
+    assert woken(hanging, refusing) == [1, 1]
+    for worker in bridge.workers:
+        assert bridge.metrics.of_stage(worker.stage).outcomes == {Delivered: 4}
+        assert not worker.limit.outage
+    await rig.stop(bridge)  # though a wake-up is under way
+    never.set()
+
+
+async def test_only_unread_events_wake(rig: Rig) -> None:
+    one, two = await line(rig, "one", "two")
+    one.script = lambda delivery: status(500) if delivery.count < 3 else one.succeed(delivery)
+    await rig.bridge({"wakeAfter": "PT0.001S", "backoffDelay": "PT0.05S"})
+    await rig.publish("c0", "1")
+    await eventually(lambda: two.ids == ["1"])
+    assert one.count["1"] == 3  # two of them retries
+    assert not await rig.publish("c0", "1")  # a duplicate
+    assert two.wake_ups == 1
+
+
+async def test_nothing_is_woken_while_the_stage_is_down(rig: Rig) -> None:
+    one, two = await line(rig, "one", "two")
+    await one.refuse()
+    bridge = await rig.bridge({"wakeAfter": "PT0.001S"})
+    await rig.publish("c0", "1")
+    await eventually(lambda: bridge.workers[0].limit.down)
+    after_the_first = two.wake_ups
+    await rig.publish_all("c0", ["2", "3"])
+    await eventually(lambda: bridge.workers[0].limit.failed_probes >= 4)
+    assert after_the_first <= 1
+    assert two.wake_ups <= 1
+
+
+async def test_receiver_of_others_is_never_woken_but_functions_behind_it_are(rig: Rig) -> None:
+    one, theirs, ours, off = await line(rig, "one", "theirs", "ours", "off")
+    routes = [one.route(), theirs.route(external=True), ours.route(), off.route(wake=False)]
+    await rig.bridge(routes=routes)
+    await rig.publish("c0", "1")
+    await eventually(lambda: off.ids == ["1"])
+    assert woken(one, theirs, ours, off) == [0, 0, 1, 0]
+
+
+async def test_paused_and_delayed_stages_are_not_woken_nor_what_is_behind_them(rig: Rig) -> None:
+    _, paused, behind = await line(rig, "one", "paused", "behind")
+    late = await rig.stage("late", "c1", "d2")
+    later = await rig.stage("later", "d2", None)
+    beside = await rig.stage("beside", "c1", None)
+    await rig.redis.sadd(keys.PAUSED, "paused")
+    await rig.bridge(routes=[stage.route(**({"delay": LONG} if stage is late else {})) for stage in rig.stages])
+    await rig.publish("c0", "1")
+    await eventually(lambda: beside.ids == ["1"])
+    assert woken(paused, behind, late, later, beside) == [0, 0, 0, 0, 1]
+
+
+async def test_delayed_event_wakes_when_it_is_due(rig: Rig) -> None:
+    late, after = await line(rig, "late", "after")
+    await rig.bridge(routes=[late.route(delay=LONG), after.route()])
+    await rig.publish("c0", "1")
+    await eventually(lambda: rig.parked("late"))
+    assert after.wake_ups == 0
+    await rig.overdue("late")
+    await eventually(lambda: after.ids == ["1"])
+    assert after.wake_ups == 1
+
+
+async def test_broker_mode_wakes_the_functions_that_the_broker_reaches(rig: Rig) -> None:
+    stages = await line(rig, "one", "two", "three")
+    broker = await rig.stage("broker", "", None)
+    routes = [stage.route() for stage in stages]
+    await rig.bridge(routes=routes, delivery="broker", k_sink=broker.url)
+    await rig.publish("c0", "1")
+    await eventually(lambda: broker.ids == ["1"])
+    await eventually(lambda: woken(*stages) == [0, 1, 1])
+    assert broker.wake_ups == 0
+
+
+async def test_opened_form_wakes_the_stages_that_want_it(rig: Rig) -> None:
+    one, two, three = await line(rig, "one", "two", "three")
+    other = await rig.stage("other", "elsewhere", None)
+    routes = [stage.route(wake="event" if stage is two else "page", wakeAfter=LONG) for stage in rig.stages]
+    await rig.bridge(routes=routes)
+    wake_ups = WakeUps(rig.redis)
+    await wake_ups.ask("c0", every=60)
+    await wake_ups.ask("elsewhere", every=60)  # within the time of the other: nothing
+    await eventually(lambda: woken(one, two, three) == [1, 0, 1])
+    assert other.wake_ups == 0
+
+
+async def test_starting_stage_is_shown_until_it_answers(rig: Rig) -> None:
+    one, two = await line(rig, "one", "two")
+    go = hold(one)
+    await rig.bridge()
+    wake_ups = WakeUps(rig.redis)
+    await rig.publish("c0", "1")
+    await eventually(lambda: _equal(wake_ups, {"one"}))  # the other has answered its wake-up
+    assert await rig.redis.pttl(keys.starting("one")) > 0
+    go.set()
+    await eventually(lambda: _equal(wake_ups, set()))
+    assert two.wake_ups == 1
+
+
+async def _equal(wake_ups: WakeUps, stages: set[str]) -> bool:
+    return await wake_ups.starting(["one", "two"]) == stages
+
+
+async def test_wake_up_waits_for_its_delay(rig: Rig) -> None:
+    one, two = await line(rig, "one", "two")
+    go = hold(one)
+    await rig.bridge(routes=[one.route(), two.route(wakeDelay=LONG)])
+    await rig.publish("c0", "1")
+    await eventually(lambda: one.on_wire == 1)
+    assert two.wake_ups == 0
+    go.set()
+    await eventually(lambda: two.ids == ["1"])
+    assert two.wake_ups == 0
