@@ -27,7 +27,9 @@ from gateway.rate import RateLimit
 from gateway.refusal import JSON, Refusal, faults, invalid, unavailable, wants_page
 from gateway.settings import GatewaySettings
 from gateway.tail import Tails
+from gateway.wake import PageWakeUps
 from milepost.errors import BacklogFull, JournalUnavailable
+from milepost.graph import Graph
 from milepost.journal import Journal
 from milepost.journal.connection import connect
 from milepost.observe.logs import Fields
@@ -48,6 +50,7 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     redis = connect(settings, answer_within=REDIS_WITHIN, retries=0)  # a silent reconnect would hide what was missed
     journal.watch.add(redis)
     notifier = Notifier(redis, course.channels, most_of_client=settings.stream_limit)
+    wake_ups = PageWakeUps(settings.stages, journal.wake_ups)
     metrics = GatewayMetrics()
     rate = RateLimit(settings.rate_limit, journal.redis) if settings.rate_limit else None
 
@@ -58,6 +61,7 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
             yield
         listening.cancel()
         await asyncio.wait([listening])
+        await wake_ups.close()
         await redis.aclose()
         if own:
             await journal.close()
@@ -106,10 +110,11 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     # First, because routes are tried in order and this one is asked most; an included router is tried twice.
     publisher = submissions.SubmissionPublisher(journal, rate)
     app.router.routes.extend(submissions.router(publisher, course, pages).routes)
-    app.include_router(following.router(Tracker(journal, course, notifier), pages))
+    app.include_router(following.router(Tracker(journal, course, notifier, Graph(settings.stages)), pages))
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-    async def page() -> Response:
+    async def page(request: Request) -> Response:
+        wake_ups.form_asked(request.method)
         return pages.form()
 
     @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)

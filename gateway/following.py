@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.course import CourseReader
+from gateway.course import Course, CourseReader
 from gateway.identity import canonical_uuid
 from gateway.models import (
     EXAMPLE_ID,
@@ -29,7 +29,11 @@ from gateway.rate import client_of
 from gateway.refusal import JSON, unknown_submission, wants_page
 from milepost.errors import JournalUnavailable
 from milepost.events.strict_json import dumps
+from milepost.graph import Graph
 from milepost.journal import Journal, Note
+
+FIRST_LOOK = 0.3
+"""Seconds without a message after which it is read whether the next stage is starting."""
 
 LOOK_EVERY = 2.0
 """Seconds after which the status is read without a message: a stage that gives up publishes none."""
@@ -59,6 +63,7 @@ LastEventId = Annotated[
 _EXAMPLE_STATUS = {
     "id": EXAMPLE_ID,
     "over": False,
+    "starting": ["user:email"],
     "channels": [
         {"channel": "raw_input", "time": "2025-10-01T09:30:00.120Z", "data": EXAMPLE_PLACE},
         {
@@ -121,6 +126,7 @@ class Tracker:
     journal: Journal
     course: CourseReader
     notifier: Notifier
+    graph: Graph
 
     async def notes(self, event_id: str) -> dict[str, Note]:
         """Return the channels that the submission has reached, oldest first. Raises Refusal: 404."""
@@ -128,6 +134,17 @@ class Tracker:
         if not notes:
             raise unknown_submission()
         return notes
+
+    async def starting(self, reached: Mapping[str, Note], course: Course) -> Sequence[str]:
+        """Return the channels to come whose stage is starting; none while Redis is away."""
+        if course.is_over(reached):
+            return []
+        emitters = {channel: self.graph.emitters(channel) for channel in course.ahead(reached)}
+        try:
+            starting = await self.journal.wake_ups.starting({stage for stages in emitters.values() for stage in stages})
+        except JournalUnavailable:
+            return []
+        return [channel for channel, stages in emitters.items() if not starting.isdisjoint(stages)]
 
 
 @dataclass(frozen=True)
@@ -159,11 +176,12 @@ def router(tracker: Tracker, pages: Pages) -> APIRouter:
         event_id = _id(sent)
         notes = await tracker.notes(event_id)
         course = await tracker.course.course()
+        starting = await tracker.starting(notes, course)
         if wants_page(request.headers):
-            return pages.submission(event_id, notes, course)
+            return pages.submission(event_id, notes, course, starting)
         reached = [_as_json(channel, note) for channel, note in notes.items()]
         # In ASCII, because a message of another program may have characters that UTF-8 cannot hold.
-        text = dumps({"id": event_id, "over": course.is_over(notes), "channels": reached})
+        text = dumps({"id": event_id, "over": course.is_over(notes), "starting": starting, "channels": reached})
         return Response(text, media_type=JSON, headers={"cache-control": "no-store", "vary": "accept"})
 
     @routes.head("/submissions/{id}/events", include_in_schema=False)  # noqa: FAST003
@@ -177,8 +195,9 @@ def router(tracker: Tracker, pages: Pages) -> APIRouter:
         data. The last says so, and ends the stream. A stage that gives up shows as `dead:` and its name, with the
         reason. An event's id names all that you have by then: ask again with it as Last-Event-ID and you miss nothing
         and get nothing twice. Comments keep a quiet stream alive. Every stream ends after 15 minutes or when the
-        gateway stops: ask again. One client has 20 streams at a time unless STREAM_LIMIT says otherwise; a client that
-        is refused one can follow the submission instead.
+        gateway stops: ask again. An event named `starting` has the channels to come whose stage was at zero and is
+        starting, whenever they change. One client has 20 streams at a time unless STREAM_LIMIT says otherwise; a client
+        that is refused one can follow the submission instead.
         """
         seen = [name for name in last_event_id.split(",") if name in watch.notes]
         course = await tracker.course.course()
@@ -203,6 +222,8 @@ async def _events(tracker: Tracker, watch: Watch, seen: list[str]) -> AsyncItera
     """
     began = sent_at = time.monotonic()
     notes = watch.notes
+    starting: Sequence[str] = []
+    within = FIRST_LOOK
     yield format_sse_event(retry=RETRY)
     while True:
         course = await tracker.course.course()
@@ -215,7 +236,8 @@ async def _events(tracker: Tracker, watch: Watch, seen: list[str]) -> AsyncItera
             yield format_sse_event(data_str=dumps(data), id=",".join(seen))
         if course.is_over(seen):
             return
-        await _wait(watch.changed)
+        changed = await _wait(watch.changed, within=within)
+        within = FIRST_LOOK if changed else LOOK_EVERY
         now = time.monotonic()
         if tracker.notifier.closed or now - began > LONGEST:
             return
@@ -226,16 +248,20 @@ async def _events(tracker: Tracker, watch: Watch, seen: list[str]) -> AsyncItera
             notes = await tracker.journal.status(watch.event_id)
         except JournalUnavailable:
             continue  # the notifier has logged it; read again after LOOK_EVERY
+        if not changed and starting != (found := await tracker.starting(notes, course)):
+            starting = found
+            yield format_sse_event(event="starting", data_str=dumps({"channels": starting}))
 
 
-async def _wait(changed: asyncio.Event) -> None:
-    """Wait until the status may have changed, LOOK_EVERY at most."""
+async def _wait(changed: asyncio.Event, *, within: float) -> bool:
+    """Wait until the status may have changed. False if it has not in so many seconds."""
     try:
-        async with asyncio.timeout(LOOK_EVERY):
+        async with asyncio.timeout(within):
             await changed.wait()
     except TimeoutError:
-        return
+        return False
     changed.clear()
+    return True
 
 
 def _id(sent: str) -> str:

@@ -1,6 +1,6 @@
 """The steps of a submission from channel to channel, as its page shows them."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,12 +20,16 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A channel, reached `at` a time, `hop` milliseconds after the one before. Both are None until it is reached."""
+    """A channel, reached `at` a time, `hop` milliseconds after the one before. Both are None until it is reached.
+
+    `is_starting`: it is the next, and its stage is starting.
+    """
 
     channel: str
     at: datetime | None
     hop: float | None
     is_next: bool
+    is_starting: bool
 
     @property
     def stage(self) -> str:
@@ -48,8 +52,11 @@ class Journey:
     reason: str
 
     @classmethod
-    def of(cls, notes: Mapping[str, Note], course: Course) -> "Journey":
-        """Make it from the status of the submission, oldest channel first, and from the expected course."""
+    def of(cls, notes: Mapping[str, Note], course: Course, starting: Container[str] = ()) -> "Journey":
+        """Make it from the status of the submission, oldest channel first, and from the expected course.
+
+        `starting`: the channels to come whose stage is starting.
+        """
         dead = next((name for name in notes if name.startswith(GAVE_UP)), "")
         reached = {name: note for name, note in notes.items() if not name.startswith(GAVE_UP)}
         over = course.is_over(notes)
@@ -59,7 +66,8 @@ class Journey:
         for index, name in enumerate(names):
             at = reached[name].at if name in reached else None
             hop = (at - before) / timedelta(milliseconds=1) if at and before else None
-            steps.append(Step(name, at, hop, is_next=index == len(reached) and not over))
+            is_next = index == len(reached) and not over
+            steps.append(Step(name, at, hop, is_next=is_next, is_starting=is_next and name in starting))
             before = at
         return cls(
             steps=tuple(steps),

@@ -99,6 +99,7 @@ class SubmissionStatus(BaseModel):
     id: str
     over: bool = Field(description="whether no channel is to come: the submission is done, or was given up")
     channels: list[Reached] = Field(description="in the order in which they were reached")
+    starting: list[str] = Field(description="channels to come whose stage was at zero and is starting")
 
 
 def problem(description: str, refusal: Refusal) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,21 @@ class Pages:
             faults=faults,
         )
 
-    def submission(self, event_id: str, notes: Mapping[str, Note], course: Course, *, status: int = 200) -> Response:
-        """Render the status of a submission. In a browser with JavaScript the page updates itself."""
+    def submission(
+        self,
+        event_id: str,
+        notes: Mapping[str, Note],
+        course: Course,
+        starting: Container[str] = (),
+        *,
+        status: int = 200,
+    ) -> Response:
+        """Render the status of a submission. In a browser with JavaScript the page updates itself.
+
+        `starting`: the channels to come whose stage is starting.
+        """
         place = f"/submissions/{event_id}"
-        journey = Journey.of(notes, course)
+        journey = Journey.of(notes, course, starting)
         headers = {"location": place} if status == 201 else {"vary": "accept"}
         return self._page(
             "submission.html",

@@ -49,6 +49,6 @@ class GatewaySettings(JournalSettings):
     ] = None
     """The password of /ops, 16 characters or more; without it there is no /ops."""
     stages: tuple[WiredStage, ...] = ()
-    """The stages, for /channels and /asyncapi.json: a JSON list of `name`, `consumes`, `emits`. `milepost up` and the
-    chart make it.
+    """The stages, for /channels, /asyncapi.json and wake-ups: a JSON list of `name`, `consumes`, `emits`, and with
+    `wake: page` that and `wakeAfter`. `milepost up` and the chart make it.
     """

@@ -1,9 +1,11 @@
 """The graph of stages: which channels follow from which. All code that walks the graph is here."""
 
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import Annotated, Any, NamedTuple, Protocol
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic.alias_generators import to_camel
 
 BEHIND_FRESH = 60_000
 """Milliseconds after which a stage behind the Broker, which no bridge has named again, has gone."""
@@ -71,13 +73,17 @@ class Wired(Protocol):
 class WiredStage(BaseModel):
     """A stage of the table as `milepost up` and the chart give it to the gateway, in JSON."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     name: str
     consumes: str
     emits: Emits = ()
     external: bool = False
     """Whether the receiver is someone else's, and no function of the project."""
+    wake: str = "event"
+    """`page`: the gateway asks for its wake-up when a visitor opens the form."""
+    wake_after: timedelta = timedelta(seconds=30)
+    """How often at most."""
 
 
 class Graph:

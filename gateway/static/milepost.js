@@ -144,12 +144,14 @@ function watch(section) {
   const place = section.dataset.place, items = find("ol", section), skew = Date.now() - section.dataset.now;
   const link = find("#link"), news = find("#news"), waiting = [];
   const leaving = new AbortController(), { signal } = leaving;
-  let source, retry, look, pause = 1000, pacing = false;
+  let source, retry, look, pause = 1000, pacing = false, starting = [];
 
   const reached = () => [...items.children].filter((item) => item.dataset.at);
   const ticking = setInterval(() => {
     const next = find(".next .took", items), last = reached().at(-1);
-    if (next && last) next.textContent = took(Math.max(0, Date.now() - skew - last.dataset.at));
+    if (!next || !last) return;
+    const passed = took(Math.max(0, Date.now() - skew - last.dataset.at));
+    next.textContent = starting.includes(next.closest("li").dataset.channel) ? `starting · ${passed}` : passed;
   }, 200);
 
   function open() {
@@ -160,6 +162,7 @@ function watch(section) {
       if (told.last) source.close();
       tell(told);
     };
+    source.addEventListener("starting", ({ data }) => begin(JSON.parse(data).channels));
     source.onerror = () => {
       if (source.readyState !== EventSource.CLOSED) return say(LOST[navigator.onLine]); // the browser tries by itself
       hangUp();
@@ -178,8 +181,9 @@ function watch(section) {
     try {
       const answer = await fetch(place, { signal, headers: { Accept: "application/json" }, cache: "no-store" });
       if (answer.ok) {
-        const { over, channels } = await answer.json();
+        const { over, channels, starting } = await answer.json();
         channels.forEach((reached, index) => tell({ ...reached, last: over && index === channels.length - 1 }));
+        begin(starting);
         said = ASKING;
       }
     } catch (fault) {
@@ -191,6 +195,13 @@ function watch(section) {
     say(said);
     clearTimeout(look);
     look = setTimeout(poll, EVERY);
+  }
+
+  // The channels to come whose stage was at zero; the next of them is said once.
+  function begin(channels) {
+    const next = find(".next", items), channel = next?.dataset.channel;
+    if (channels.includes(channel) && !starting.includes(channel)) news.textContent = `${next.dataset.stage || channel} is starting`;
+    starting = channels;
   }
 
   // A status that is set anew is read out anew.

@@ -104,9 +104,11 @@ async def _follow(client: httpx.AsyncClient, place: str, reached: dict[str, Any]
             headers = {"last-event-id": ",".join(reached)}
             async with client.stream("GET", f"{place}/events", headers=headers) as answer:
                 answer.raise_for_status()
+                named = False
                 async for line in answer.aiter_lines():
-                    if not line.startswith("data:"):
-                        continue
+                    named = line.startswith("event:") or (named and line != "")
+                    if named or not line.startswith("data:"):
+                        continue  # an event with a name tells of no channel
                     step = json.loads(line.removeprefix("data:"))
                     channel, at = step["channel"], datetime.fromisoformat(step["time"])
                     began = began or at

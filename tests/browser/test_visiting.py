@@ -6,10 +6,12 @@ import signal
 
 import pytest
 from playwright.sync_api import expect
+from redis import Redis
 
 from gateway import world_map
 from milepost.events.event import Event
 from milepost.events.payload import number
+from milepost.journal import keys
 from tests.browser.visitor import (
     EMAIL,
     LAT,
@@ -53,6 +55,12 @@ def test_a_visitor_watches_their_event_from_channel_to_channel(visitor: Visitors
         assert reached(page) == CHANNELS[:2]
         assert page.locator(".course [aria-current=step]").get_attribute("data-channel") == "user:email"
         assert "/submissions/" in page.url
+        with Redis.from_url(up.stack["redis"]) as redis:
+            redis.set(keys.starting("store"), "", ex=600)
+            expect(page.locator(".course .next .took")).to_have_text(re.compile(r"starting · \d"))
+            expect(page.locator("#news")).to_have_text("store is starting")
+            redis.delete(keys.starting("store"))
+        expect(page.locator(".course .next .took")).to_have_text(TIME)
     wait_for_state(page, "done")
     assert page.locator("[aria-current=step]").count() == 0
     assert reached(page) == CHANNELS
