@@ -80,6 +80,9 @@ def test_one_entry_is_one_more_stage() -> None:
         "consumes": "email:sent",
         "emits": "mine:done",
         "url": "http://milepost-mine.milepost.svc",
+        "wake": "event",
+        "wakeAfter": 30,
+        "wakeDelay": 0,
         "retry": 3,
     }
     assert container(functions(after)["mine"])["image"] == "dev.local/milepost-mine:0.1.0"
@@ -93,7 +96,7 @@ def test_one_entry_is_two_more_triggers_in_broker_mode() -> None:
     before, after = render(BROKER), render(merged(BROKER, MINE))
     names = [{found["metadata"]["name"] for found in of_kind(objects, "Trigger")} for objects in (before, after)]
     assert names[1] - names[0] == {"milepost-mine", "milepost-mine-reply"}
-    assert "url" not in routes(after)["mine"]
+    assert "retry" not in routes(after)["mine"]
 
 
 def test_stage_of_several_channels_has_a_reply_trigger_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
