@@ -468,6 +468,7 @@ def _settings(batch: int) -> BridgeSettings:
             "backoffDelay": "PT0.1S",
             "timeout": "PT5S",
             "batch": batch,
+            "wake": "off",  # no stage here is ever at zero
         }
         for stage in EMITS
     ]
