@@ -165,6 +165,18 @@ async def test_group_that_the_table_does_not_know_can_be_forgotten(
     assert await redis.xinfo_groups(keys.journal(RAW)) == []
 
 
+@pytest.mark.parametrize("left", ["parked", "dead"])
+async def test_group_with_as_many_other_events_can_be_forgotten(
+    journal: Journal, redis: Redis, consumers: Consumers, left: str
+) -> None:
+    stray = consumers("stray")
+    await made(stray)
+    (entry,) = await taken(journal, stray)
+    await stray.settle([Park(entry, "", failure(), 60) if left == "parked" else Bury(entry, "", failure())])
+    found = Forgotten(parked=int(left == "parked"), dead=int(left == "dead"))
+    assert await journal.admin.forget("stray") == found
+
+
 async def test_stage_whose_keys_are_of_another_type_can_be_forgotten(journal: Journal, redis: Redis) -> None:
     stray = (keys.parked("stray"), keys.retries("stray", RAW), keys.dead("stray"))
     for key in stray:

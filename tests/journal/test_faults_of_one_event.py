@@ -134,6 +134,7 @@ async def test_given_up_event_that_a_broker_sends_twice_is_one_dead_letter(
     await maintenance.bury_given_up("distance", event, failure())
     await maintenance.bury_given_up("distance", event, failure())
     (letter,) = await journal.admin.dead_letters("distance")
+    assert (letter.attempts, letter.crashes) == (0, 0)
     assert await journal.admin.replay("distance", [letter.entry]) == 1
     await maintenance.bury_given_up("distance", event, failure())
     assert len(await journal.admin.dead_letters("distance")) == 1
@@ -157,7 +158,7 @@ async def test_retries_of_a_channel_that_a_stage_no_longer_consumes_become_dead_
 ) -> None:
     events = [submission() for _ in range(3)]
     for event in events:
-        await redis.xadd(keys.retries("distance", RAW), {"event": event.to_json(), "attempts": 1, "crashes": 0})
+        await redis.xadd(keys.retries("distance", RAW), {"event": event.to_json(), "attempts": 1, "crashes": 2})
     assert len((await distance.take(2)).entries) == 2
     await table(distance=(CALCULATED,))
     await maintenance.trim(RAW)  # a bridge has read this channel within the last minute
@@ -170,7 +171,8 @@ async def test_retries_of_a_channel_that_a_stage_no_longer_consumes_become_dead_
     await eventually(abandoned)
     letters = await journal.admin.dead_letters("distance")
     assert [letter.event.decode() for letter in letters] == [event.to_json() for event in events]
-    assert {(letter.attempts, letter.reason) for letter in letters} == {(1, f"the stage no longer consumes {RAW}")}
+    found = {(letter.attempts, letter.crashes, letter.reason) for letter in letters}
+    assert found == {(1, 2, f"the stage no longer consumes {RAW}")}
     await assert_bounded(redis)
 
 

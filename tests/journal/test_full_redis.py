@@ -166,6 +166,16 @@ async def test_trim_makes_a_missing_group(
     assert [group["name"] for group in await redis.xinfo_groups(keys.journal(RAW))] == [b"distance"]
 
 
+async def test_trim_makes_dead_letters_of_retries_that_no_stage_reads(
+    journal: Journal, redis: Redis, distance: Consumer, table: Table, full: Full
+) -> None:
+    await redis.xadd(keys.retries("distance", RAW), {"event": submission().to_json()})
+    await table(distance=(CALCULATED,))
+    await full()
+    await journal.scripts.trim(channel=RAW, fresh=0, limit=1000)
+    assert len(await journal.admin.dead_letters("distance")) == 1
+
+
 async def test_change_of_the_delivery_mode_runs_through(
     maintenance: Maintenance,
     redis: Redis,

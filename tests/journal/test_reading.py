@@ -238,13 +238,22 @@ async def test_every_entry_is_lost_with_its_group(
 # handing back, reaping
 
 
+async def delivery_counts(redis: Redis, consumer: Consumer) -> list[int]:
+    """Return how often each pending entry was given out, which the way of an event shows."""
+    rows = await redis.xpending_range(keys.journal(RAW), consumer.stage, "-", "+", 99)
+    return [row["times_delivered"] for row in rows]
+
+
 async def test_entries_that_a_clean_stop_hands_back_are_taken_over_at_once(
-    journal: Journal, distance: Consumer, other: Consumer
+    journal: Journal, redis: Redis, distance: Consumer, other: Consumer
 ) -> None:
     entries = await taken(journal, distance, 2)
     assert (await other.take(9, claim=CLAIM)).entries == []
+    await distance.renew(entries)
     assert await distance.hand_back(claim=CLAIM) == 2
+    assert await delivery_counts(redis, distance) == [1, 1]
     assert (await other.take(9, claim=CLAIM)).entries == entries
+    assert await delivery_counts(redis, distance) == [2, 2]
 
 
 async def test_entries_of_other_consumers_are_not_handed_back(

@@ -244,14 +244,14 @@ end
 
 -- Reads the stages table. Returns name → { consumes, emits, url, beat, served }, and whether any bridge is alive.
 -- A stage is served while its beat is younger than `fresh`. If no stage has a fresh beat, all bridges are away: then
--- every stage counts as served, so that nothing that waits for it is deleted.
+-- every stage counts as served, so that nothing that waits for it is deleted. Without `fresh` none of this is told.
 local function read_stages(fresh)
-  local stages, oldest, bridge_alive = {}, now() - fresh, false
+  local stages, oldest, bridge_alive = {}, fresh and now() - fresh, false
   local table_rows = unless_gone('HGETALL', STAGES) or {}
   for i = 1, #table_rows, 2 do
     local ok, stage = pcall(cjson.decode, table_rows[i + 1])
     if ok and is_row(stage) then
-      stage.served = stage.beat > oldest
+      stage.served = oldest and stage.beat > oldest
       bridge_alive = bridge_alive or stage.served
       stages[table_rows[i]] = stage
     end
@@ -318,7 +318,7 @@ local function bound_unconsumed(channel)
   if not groups or #groups > 0 then return end
   local left = redis.call('PTTL', journal)
   if left < 0 then
-    local stages = read_stages(0)
+    local stages = read_stages()
     if not next(stages) or consumed_channels(stages)[channel] then return end
   end
   redis.call('XTRIM', journal, 'MAXLEN', MOST_UNCONSUMED_EVENTS)

@@ -2,7 +2,7 @@
 -- Makes the missing groups of a stage: on the journals of its channels, from their beginning, and on its streams of
 -- retries. Returns how many it made on journals. Makes none if the other delivery mode has taken over from this bridge
 -- (see switch), which may have been frozen meanwhile.
-if is_replaced(read_stages(0), stage, broker) then return 0 end
+if is_replaced(read_stages(), stage, broker) then return 0 end
 write_when_full()
 local made = 0
 for _, row in ipairs(channels) do

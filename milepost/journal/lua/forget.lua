@@ -3,7 +3,7 @@
 -- { 'forgotten' | 'served' | 'unknown', parked events and retries, dead letters }. 'served': its beat is fresh, and
 -- nothing was deleted. With a channel (one that the stage does not consume) only its group and retries are deleted.
 local text = redis.call('HGET', STAGES, stage)
-local row = read_stages(fresh)[stage]
+local row = read_stages()[stage]
 if channel == '' and row and now() - row.beat < fresh then return { 'served', 0, 0 } end
 if channel ~= '' then
   if consumes(row, channel) then return { 'unknown', 0, 0 } end

@@ -1,7 +1,7 @@
 -- left_behind()
 -- Lists the groups that nobody reads, because their stage consumes other channels now or is not in the stages table.
 -- Returns for each { stage, channel, journaled and not finished, milliseconds since the oldest was journaled or -1 }.
-local stages, found = read_stages(0), {}
+local stages, found = read_stages(), {}
 for _, channel in ipairs(redis.call('SMEMBERS', JOURNALS)) do
   for name in pairs(groups_of(journal_key(channel))) do
     if not consumes(stages[name], channel) then

@@ -27,7 +27,7 @@ local consumed
 local function is_crowded(channel)
   if redis.call('SISMEMBER', JOURNALS, channel) == 1 then return false end
   if redis.call('SCARD', JOURNALS) < most_unconsumed then return false end
-  consumed = consumed or consumed_channels(read_stages(fresh))
+  consumed = consumed or consumed_channels(read_stages())
   if consumed[channel] then return false end
   local unconsumed = 0
   for _, other in ipairs(redis.call('SMEMBERS', JOURNALS)) do

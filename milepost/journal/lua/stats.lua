@@ -8,4 +8,3 @@ for _, row in ipairs(stages) do
   redis.call('ZADD', STATS, whole(time + kept), row.key)
 end
 redis.call('ZREMRANGEBYSCORE', STATS, '-inf', whole(time - 1))
-return 1

@@ -109,7 +109,6 @@ for channel, names in pairs(stages_of) do
     make_group(journal_key(channel), stage, positions[channel] or '0')
     make_group(retries_key(stage, channel), stage, '0')
   end
-  redis.call('SADD', JOURNALS, channel)
 end
 for _, event in ipairs(moving) do
   for _, stage in ipairs(stages_of[event[1]]) do

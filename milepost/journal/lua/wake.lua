@@ -5,7 +5,7 @@
 -- minute, so that it holds up no other: the Broker has events of several channels. If Redis refuses to look at the
 -- parked events of one stage, the other stages go on. Returns { how many were moved, milliseconds until the next is due
 -- or -1, then stage and error of each stage that was refused }.
-local time, stages_table = now(), read_stages(0)
+local time, stages_table = now(), read_stages()
 local woken, next_due, faults = 0, -1, {}
 write_when_full()
 
@@ -23,7 +23,7 @@ local function wake_one(stage, member)
     fault = attempt(bury_unparsed, stage, member)
   end
   if fault then
-    redis.call('ZADD', parked_key(stage), 'XX', whole(time + 60000), member)
+    redis.call('ZADD', parked_key(stage), whole(time + 60000), member)
     return fault
   end
   redis.call('ZREM', parked_key(stage), member)
