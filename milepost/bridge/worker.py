@@ -240,6 +240,7 @@ class Worker:
                 outcomes, sent = await self._send(deliver, redelivery=redelivery)
                 for entry, outcome in zip(deliver, outcomes, strict=True):
                     if not isinstance(outcome, Undecided):
+                        self._count(outcome, sent)
                         settlements.append(self._settlement(entry, outcome, sent))
                         continue
                     alone.append(entry)
@@ -257,10 +258,9 @@ class Worker:
 
     async def _count_fault(self, entry: Entry, fault: Exception) -> None:
         """Count an exception in the bridge as a failure of the event. Uncounted, it would be redelivered for ever."""
-        now = time.perf_counter()
         outcome = Failed(None, f"the bridge failed at it: {type(fault).__name__}")
         try:
-            await self._settle([self._settlement(entry, outcome, Sent(now, now, self.limit.outage))])
+            await self._settle([self._settlement_now(entry, outcome)])
         except Exception:
             # Nobody renews this entry now: it is redelivered after the claim time.
             log.exception(self._fields(entry, "left-pending"))
@@ -316,20 +316,31 @@ class Worker:
         else:
             self._resumed.set()
 
-    def _settlement(self, entry: Entry, outcome: Outcome, sent: Sent) -> Settlement:
-        """Return how to settle an entry after this outcome. Also counts the outcome in metrics, limit and policy."""
+    def _count(self, outcome: Outcome, sent: Sent) -> None:
+        """Count the outcome of an event in the metrics, and in the limit of the route."""
         self._metrics.delivered(outcome, sent.began, sent.ended)
+        if isinstance(outcome, Delivered):
+            self._policy.succeeded()
+            self.limit.succeeded(sent.ended - sent.began, sent.outage, 1)
+        elif isinstance(outcome, Crashed) and outcome.timed_out:
+            self.limit.timed_out(sent.began, sent.ended)
+        elif isinstance(outcome, Refused | Deferred):
+            self.limit.answered(sent.outage)
+
+    def _settlement_now(self, entry: Entry, outcome: Outcome) -> Settlement:
+        """Count an outcome that no request had, and return how to settle its entry."""
+        now = time.perf_counter()
+        sent = Sent(now, now, self.limit.outage)
+        self._count(outcome, sent)
+        return self._settlement(entry, outcome, sent)
+
+    def _settlement(self, entry: Entry, outcome: Outcome, sent: Sent) -> Settlement:
+        """Return how to settle an entry after this outcome, which is counted."""
         of = event_id(entry)
         if isinstance(outcome, Delivered):
             if log.isEnabledFor(logging.DEBUG):
                 log.debug(self._fields(entry, "delivered"))
-            self._policy.succeeded()
-            self.limit.succeeded(sent.ended - sent.began, sent.outage, 1)
             return Complete(entry, of, outcome.reply)
-        if isinstance(outcome, Crashed) and outcome.timed_out:
-            self.limit.timed_out(sent.began, sent.ended)
-        if isinstance(outcome, Refused | Deferred):
-            self.limit.answered(sent.outage)
         decision = self._policy.decide(entry, of, outcome)
         if isinstance(decision, GiveUp):
             return Bury(entry, of, decision.failure)
@@ -408,8 +419,7 @@ class Worker:
         """Return how to settle an entry whose reply was not journaled: it is unusable, or Redis refuses it."""
         reason = f"its reply was refused: {fault}"
         outcome = Failed(None, reason) if isinstance(fault, EventError) else RouteDown(None, reason)
-        now = time.perf_counter()
-        return self._settlement(settlement.entry, outcome, Sent(now, now, self.limit.outage))
+        return self._settlement_now(settlement.entry, outcome)
 
     def _settled(self, settlement: Settlement, answer: str) -> None:
         if answer == "stale":
