@@ -11,11 +11,17 @@ from tests.gateway.samples import LONDON, Published
 from tests.servers import ANSWER_WITHIN, WITHIN, Module
 
 
-@pytest.fixture
-def limited(redis_url: str, redis: Redis, tmp_path: Path) -> Iterator[Module]:
+@pytest.fixture(scope="module")
+def process(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Module]:
     env = {"REDIS_URL": redis_url, "RATE_LIMIT": "3/hour", "FORWARDED_ALLOW_IPS": "127.0.0.1"}
-    with Module(tmp_path, "gateway", env=env) as process:
+    with Module(tmp_path_factory.mktemp("limited"), "gateway", env=env) as process:
         yield process
+
+
+@pytest.fixture
+def limited(process: Module, redis: Redis) -> Module:
+    """A gateway whose Redis, where it counts, is empty."""
+    return process
 
 
 def test_the_one_too_many_is_told_when_to_come_again(limited: Module) -> None:
