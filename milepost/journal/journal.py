@@ -96,7 +96,7 @@ class Journal:
         return {channel: Note(moment(note["at"] / 1000), note["data"]) for channel, note in ordered}, histories
 
     async def backlog(self) -> int:
-        """Return the number of journaled, parked and dead events."""
+        """Return the number of journaled, parked and dead events, those of unserved stages included."""
         return int(await self.scripts.backlog(fresh=milliseconds(BEAT_FRESH)))
 
     async def ping(self) -> None:

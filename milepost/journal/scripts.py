@@ -65,7 +65,9 @@ class CompleteRow(NamedTuple):
 
 
 class ParkRow(NamedTuple):
-    """An entry to park. `since` in milliseconds of Redis TIME, `delay` in milliseconds."""
+    """An entry to park. `since` in milliseconds of Redis TIME, `delay` in milliseconds. An event that was not tried has
+    no `reason`.
+    """
 
     stream: str
     entry: str
