@@ -1,16 +1,19 @@
 """Find values that an older JSON schema of a payload took and a newer one refuses.
 
-It compares the keywords that pydantic writes. Rules in a validator's code are in no schema: events show them. A field
-that is new and optional is compatible, and so is a field that goes: payload classes ignore fields they do not name.
+It compares the keywords that pydantic writes. Some rules are in no schema: code of a validator, a decimal's digits, a
+second alias, `strict`. Events show these. A field that is new and optional is compatible, and so is a field that goes:
+payload classes ignore fields they do not name.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
-LEAST = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
-MOST = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
-EXACT = ("pattern", "format", "multipleOf", "uniqueItems")
+LEAST = ("minLength", "minItems", "minProperties")
+MOST = ("maxLength", "maxItems", "maxProperties")
+EXACT = ("pattern", "format")
 
 Schema = Any
 """A JSON schema: an object, or a boolean."""
@@ -69,15 +72,14 @@ class Comparison:
         if kind is not None and kind != was and (was, kind) != ("integer", "number"):
             yield Narrowed(field, f"was {was or 'any type'}, is {kind} now")
             return
-        if _values(old) is not None:
-            return  # single values of that type: bounds are not compared
-        for keyword, tighter in [*((name, True) for name in LEAST), *((name, False) for name in MOST)]:
-            limit, before = new.get(keyword), old.get(keyword)
-            if limit is not None and (before is None or (limit > before if tighter else limit < before)):
-                yield Narrowed(field, f"has {keyword} {limit} now" + (f", had {before}" if before is not None else ""))
-        for keyword in EXACT:
-            if new.get(keyword) and new[keyword] != old.get(keyword):
-                yield Narrowed(field, f"has {keyword} {new[keyword]} now")
+        before = _values(old)
+        if before is not None:
+            if gone := [value for value in before if not _takes(new, value)]:
+                yield Narrowed(field, f"refuses {_list(gone)} now")
+            return
+        for keyword in _tightened(old, new):
+            had = f", had {old[keyword]}" if keyword in old else ""
+            yield Narrowed(field, f"has {keyword} {new[keyword]} now{had}")
         yield from self._fields(field, old, new, seen)
         yield from self._items(field, old, new, seen)
 
@@ -88,17 +90,21 @@ class Comparison:
         for name in new.get("required", ()):
             if name not in old.get("required", ()):
                 yield Narrowed(_below(field, name), "is required now")
-        for name in after.keys() & before.keys():
-            yield from self._narrowed(_below(field, name), before[name], after[name], seen)
-        others = new.get("additionalProperties", True)
+        any_name = _other_fields(old) if isinstance(_other_fields(old), dict) else None
+        for name, schema in after.items():
+            if (was := before.get(name, any_name)) is not None:
+                yield from self._narrowed(_below(field, name), was, schema, seen)
+        if (names := _names(new)) is not None:
+            yield from self._narrowed(_below(field, "*"), _names(old) or {"type": "string"}, names, seen)
+        others = _other_fields(new)
         if others is False:
             gone = sorted(before.keys() - after.keys())
             for name in gone:
                 yield Narrowed(_below(field, name), "is refused now")
-            if old.get("additionalProperties", True) is not False and not gone:
+            if _other_fields(old) is not False and not gone:
                 yield Narrowed(field, "refuses fields that it does not name now")
         elif isinstance(others, dict) and old.get("type") == "object":
-            yield from self._narrowed(_below(field, "*"), old.get("additionalProperties", True), others, seen)
+            yield from self._narrowed(_below(field, "*"), _other_fields(old), others, seen)
 
     def _items(
         self, field: str, old: dict[str, Any], new: dict[str, Any], seen: frozenset[tuple[str, str]]
@@ -145,6 +151,53 @@ def _choices(schema: dict[str, Any]) -> list[Schema]:
     if isinstance(schema.get("type"), list):
         return [{**schema, "type": kind} for kind in schema["type"]]
     return [schema]
+
+
+def _other_fields(schema: dict[str, Any]) -> Schema:
+    """The schema of the fields that an object does not name; of a dict with a pattern for its keys, of those."""
+    return next(iter(schema.get("patternProperties", {}).values()), schema.get("additionalProperties", True))
+
+
+def _names(schema: dict[str, Any]) -> Schema | None:
+    """The schema of an object's keys; None if they are free."""
+    patterns = [{"type": "string", "pattern": pattern} for pattern in schema.get("patternProperties", {})]
+    return {"type": "string", **schema["propertyNames"]} if "propertyNames" in schema else next(iter(patterns), None)
+
+
+def _tightened(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """Yield the keywords of bounds, lengths, patterns and formats by which `new` takes less than `old`."""
+    for names, sign in ((("minimum", "exclusiveMinimum"), 1), (("maximum", "exclusiveMaximum"), -1)):
+        bound, before = _bound(new, names, sign), _bound(old, names, sign)
+        if bound is not None and (before is None or bound > before):
+            yield max((name for name in names if name in new), key=lambda name: (sign * new[name], name))
+    yield from (name for name in LEAST if new.get(name, 0) > old.get(name, 0))
+    yield from (name for name in MOST if name in new and (name not in old or new[name] < old[name]))
+    yield from (name for name in EXACT if new.get(name) and new[name] != old.get(name))
+    step = new.get("multipleOf")
+    if step and ("multipleOf" not in old or Decimal(str(old["multipleOf"])) % Decimal(str(step))):
+        yield "multipleOf"
+
+
+def _bound(schema: dict[str, Any], names: tuple[str, str], sign: int) -> tuple[float, bool] | None:
+    """The tightest bound, larger where it is tighter, and whether it is excluded. Integers have no excluded bound."""
+    found = [(sign * schema[name], name.startswith("exclusive")) for name in names if name in schema]
+    if schema.get("type") == "integer":
+        found = [(bound + excluded, False) for bound, excluded in found]
+    return max(found, default=None)
+
+
+def _takes(schema: dict[str, Any], value: Any) -> bool:
+    """Whether a single value is within the bounds, lengths and pattern of a schema of its type."""
+    if isinstance(value, str):
+        fits: bool = schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value))
+        try:
+            return fits and re.search(schema.get("pattern", ""), value) is not None
+        except re.error:  # pydantic's patterns are Rust's
+            return fits
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return True
+    single = {"type": schema.get("type"), "minimum": value, "maximum": value, "multipleOf": value}
+    return not any(_tightened(single, schema))
 
 
 def _values(schema: dict[str, Any]) -> list[Any] | None:

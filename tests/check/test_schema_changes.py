@@ -1,11 +1,39 @@
 """JSON schemas compared: what is narrower is found with its field, and what takes as much or more is not."""
 
+from enum import Enum
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, create_model
 
 from milepost.check.schemas import Comparison
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    age: int = 0
+
+
+class Puppy(BaseModel):
+    kind: Literal["dog"]
+    age: int
+
+
+class Texts(BaseModel):
+    value: str = ""
+
+
+class Fruit(Enum):
+    APPLE = "apple"
+    PEAR = "pear"
+
+
+CAT_OR_DOG = Annotated[Cat | Dog, Field(discriminator="kind")]
+CAT_OR_PUPPY = Annotated[Cat | Puppy, Field(discriminator="kind")]
 
 NARROWER: list[tuple[Any, Any]] = [
     (int | None, int),
@@ -28,6 +56,21 @@ NARROWER: list[tuple[Any, Any]] = [
     (str, Annotated[str, Field(pattern="^a")]),
     (float, Annotated[float, Field(gt=0)]),
     (Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]),
+    (Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]),
+    (Annotated[int, Field(le=5)], Annotated[int, Field(lt=5)]),
+    (Annotated[int, Field(multiple_of=2)], Annotated[int, Field(multiple_of=4)]),
+    (Literal["a", "long"], Annotated[str, Field(max_length=3)]),
+    (Literal["a", "b"], Annotated[str, Field(pattern="^a")]),
+    (Literal[1, 9], Annotated[int, Field(le=5)]),
+    (dict[str, int], dict[Literal["a"], int]),
+    (dict[Literal["a", "b"], int], dict[Literal["a"], int]),
+    (dict[str, int], dict[Annotated[str, Field(pattern="^a")], int]),
+    (dict[Annotated[str, Field(pattern="^a")], float], dict[Annotated[str, Field(pattern="^a")], int]),
+    (dict[str, int], Texts),
+    (CAT_OR_DOG, Cat),
+    (CAT_OR_DOG, CAT_OR_PUPPY),
+    (list[Dog], list[Puppy]),
+    (Fruit, Literal["apple"]),
 ]
 AS_WIDE: list[tuple[Any, Any]] = [
     (int, int | None),
@@ -44,6 +87,21 @@ AS_WIDE: list[tuple[Any, Any]] = [
     (Annotated[str, Field(max_length=8)], Annotated[str, Field(max_length=9)]),
     (Annotated[int, Field(ge=1)], Annotated[int, Field(ge=0)]),
     (Annotated[int, Field(ge=1)], int),
+    (Annotated[int, Field(ge=1)], Annotated[int, Field(gt=0)]),
+    (Annotated[int, Field(gt=0)], Annotated[int, Field(ge=1)]),
+    (Annotated[float, Field(gt=0)], Annotated[float, Field(ge=0)]),
+    (Annotated[float, Field(le=5)], Annotated[float, Field(lt=6)]),
+    (Annotated[float, Field(multiple_of=0.2)], Annotated[float, Field(multiple_of=0.1)]),
+    (str, Annotated[str, Field(min_length=0)]),
+    (Literal["a", "b"], Annotated[str, Field(max_length=3, pattern=r"^\p{L}")]),
+    (Literal[2, 4], Annotated[int, Field(multiple_of=2, gt=1)]),
+    (list[int], set[int]),
+    (dict[Literal["a"], int], dict[str, int]),
+    (dict[Annotated[str, Field(pattern="^a")], int], dict[str, int]),
+    (Cat, CAT_OR_DOG),
+    (CAT_OR_DOG, Cat | Dog),
+    (Cat, dict[str, Any]),
+    (Literal["apple"], Fruit),
 ]
 
 
