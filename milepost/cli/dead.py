@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from milepost import stages_table
-from milepost.cli import dead_test
+from milepost.cli import dead_test, payload_classes
 from milepost.cli.exits import EXIT_CODES, CommandFailed, Exit
 from milepost.cli.local import data_folder
 from milepost.cli.local.layout import source_of
@@ -146,6 +146,8 @@ def write_test(
 ) -> None:
     """Write a test of one dead letter, which fails until the stage takes its event. E-mail addresses are masked.
 
+    If an address is what the stage refuses, nothing is written without --keep.
+
     `milepost dead test geocode 1763690000000-0` writes it under tests/dead/.
     """
     _check_entry(entry)
@@ -154,6 +156,9 @@ def write_test(
     async def work(journal: Journal) -> Exit:
         letter, event = await _event_of(journal, stage, entry)
         emits = _stage_here(folder, stage).emits
+        payload = None if keep else payload_classes.read(folder).by_channel.get(letter.channel)
+        if payload and dead_test.is_masking_seen(payload, event.data):
+            raise CommandFailed("an address is at fault, and it would be masked; give --keep")
         path = Path("tests", "dead", f"test_{stage}_{entry}.py".replace("-", "_"))
         if (folder / path).exists():
             raise CommandFailed(f"{path} is there already")

@@ -4,7 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from milepost.events.event import Event
+from milepost.events.payload import Payload, faults_of
 from milepost.events.strict_json import loads
 from milepost.journal import DeadLetter
 from milepost.observe.logs import masked
@@ -45,6 +48,21 @@ def mask(value: Any) -> Any:
     if isinstance(value, dict):
         return {masked(name): mask(item) for name, item in value.items()}
     return [mask(item) for item in value] if isinstance(value, list) else value
+
+
+def is_masking_seen(payload: type[Payload], data: Any) -> bool:
+    """Whether the payload class says something else of the masked data: then an address is at fault, or its form."""
+    return bool(_verdict(payload, data) != _verdict(payload, mask(data)))
+
+
+def _verdict(payload: type[Payload], data: Any) -> Any:
+    try:
+        payload.model_validate(data)
+    except ValidationError as refusal:
+        return faults_of(refusal)
+    except Exception as fault:  # noqa: BLE001 - whatever the project's validators raise
+        return type(fault)
+    return None
 
 
 def _docstring(sentence: str) -> str:

@@ -158,6 +158,27 @@ def test_masked_events_are_events_that_the_classes_take() -> None:
     assert Submission.model_validate(dead_test.mask(event)).email == "a***@example.org"
 
 
+@pytest.mark.parametrize(
+    ("address", "seen"),
+    [("ada@example.org", False), ("not an address", False), (f"{'a' * 65}@example.org", True), ("a..b@ex.org", True)],
+)
+def test_masking_is_noticed_where_it_would_change_the_fault(address: str, seen: bool) -> None:
+    assert dead_test.is_masking_seen(Submission, {"email": address, "lat": 99, "long": 2}) == seen
+
+
+def test_a_dead_letter_whose_address_is_at_fault_is_written_with_keep_alone(on_stack: Command, tmp_path: Path) -> None:
+    for folder in ("functions", "helm"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    on_stack("dead", "drop", "distance", "--all", "--yes")
+    on_stack("publish", "raw_input", json.dumps({"email": f"{'a' * 65}@example.org", "lat": 1, "long": 2}))
+    wait_for(lambda: on_stack("dead", "list", "distance", "--json").stdout, what="a dead letter")
+    entry = json.loads(on_stack("dead", "list", "distance", "--json").stdout)["entry"]
+    arguments = ("dead", "test", "distance", entry, "--project", str(tmp_path))
+    refused = on_stack(*arguments)
+    assert (refused.code, "give --keep" in refused.stderr) == (1, True)
+    assert on_stack(*arguments, "--keep").code == 0
+
+
 def test_the_written_test_is_python_whatever_the_dead_letter_holds() -> None:
     event = Event(id='a"""b', source="/me", type="raw_input", data={"\\": '"""', "text": "\\u0000 {x} ü"})
     letter = DeadLetter("a-b", "1-0", "raw_input", b"", None, 'no """ \\ ü\n{x}', 500, 1, 0, datetime.now(UTC))
