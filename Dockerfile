@@ -21,32 +21,43 @@ RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \
       "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 WORKDIR /app
 
+# pip is in an environment of its own, so that no image has it.
 FROM python AS installer
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_REQUIRE_HASHES=1 \
-    PIP_ROOT_USER_ACTION=ignore
-RUN python3 -m venv /opt/venv
+    PIP_ROOT_USER_ACTION=ignore \
+    PIP_PYTHON=/opt/venv/bin/python3
+RUN python3 -m venv /opt/pip \
+ && python3 -m venv --without-pip /opt/venv
 
-FROM installer AS function-dependencies
+# What every stage has. It is one layer, which a node needs once for all functions.
+FROM installer AS stage-dependencies
+COPY requirements/stage.txt /stage.txt
+RUN /opt/pip/bin/pip install --no-compile -r /stage.txt \
+ && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
+
+# What this stage has besides: the files that its installation adds. A lock file that has another version of a package that
+# every stage has is refused.
+FROM stage-dependencies AS function-dependencies
 ARG STAGE
 ARG LOCK=${STAGE}
 RUN : "${STAGE:?say which: --build-arg STAGE=distance}"
 COPY requirements/${LOCK}.txt /requirements.txt
-RUN pip install --no-compile -r /requirements.txt \
- && pip uninstall --yes --quiet setuptools pip \
- && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
+RUN touch /before \
+ && /opt/pip/bin/pip install --no-compile -r /requirements.txt -c /stage.txt \
+ && find /opt/venv ! -type d ! -cnewer /before -delete \
+ && find /opt/venv -mindepth 1 -type d -empty -delete \
+ && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv
 
 FROM installer AS gateway-dependencies
 COPY requirements/gateway.txt /requirements.txt
-RUN pip install --no-compile -r /requirements.txt \
- && pip uninstall --yes --quiet setuptools pip \
+RUN /opt/pip/bin/pip install --no-compile -r /requirements.txt \
  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM installer AS bridge-dependencies
 COPY requirements/bridge.txt /requirements.txt
-RUN pip install --no-compile -r /requirements.txt \
- && pip uninstall --yes --quiet setuptools pip \
+RUN /opt/pip/bin/pip install --no-compile -r /requirements.txt \
  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
 
 # The code's bytecode is checked against its source by hash, so that a file that is synced into a running pod is used at
@@ -54,22 +65,17 @@ RUN pip install --no-compile -r /requirements.txt \
 #
 # OWNER owns the code. It is root, who never runs here, unless `skaffold dev` has to overwrite the code.
 
-FROM python AS function
-ARG STAGE
-ARG PROJECT=.
+FROM python AS function-base
 ARG OWNER=0
-COPY --from=function-dependencies /opt/venv /opt/venv
+COPY --from=stage-dependencies /opt/venv /opt/venv
 COPY --chown=${OWNER} milepost/*.py milepost/
 COPY --chown=${OWNER} milepost/events milepost/events
 COPY --chown=${OWNER} milepost/function milepost/function
 COPY --chown=${OWNER} milepost/server milepost/server
 COPY --chown=${OWNER} milepost/observe milepost/observe
-COPY --chown=${OWNER} ${PROJECT}/functions/*.py functions/
-COPY --chown=${OWNER} ${PROJECT}/functions/${STAGE} functions/${STAGE}
 RUN python3 -m compileall -q --invalidation-mode checked-hash /app
 # uvicorn does not read PORT: where another port than 8080 is wanted, UVICORN_PORT says so.
-ENV FUNCTION_SOURCE=/app/functions/${STAGE}/main.py \
-    FUNCTION_TARGET=main \
+ENV FUNCTION_TARGET=main \
     UVICORN_HOST=0.0.0.0 \
     UVICORN_PORT=8080 \
     UVICORN_HTTP=milepost.server.protocol:Protocol \
@@ -78,6 +84,16 @@ ENV FUNCTION_SOURCE=/app/functions/${STAGE}/main.py \
     UVICORN_ACCESS_LOG=false \
     UVICORN_WS=none
 EXPOSE 8080
+
+FROM function-base AS function
+ARG STAGE
+ARG PROJECT=.
+ARG OWNER=0
+COPY --from=function-dependencies /opt/venv /opt/venv
+COPY --chown=${OWNER} ${PROJECT}/functions/*.py functions/
+COPY --chown=${OWNER} ${PROJECT}/functions/${STAGE} functions/${STAGE}
+RUN python3 -m compileall -q --invalidation-mode checked-hash /app/functions
+ENV FUNCTION_SOURCE=/app/functions/${STAGE}/main.py
 USER 65532:65532
 CMD ["uvicorn", "milepost.function.app:app"]
 

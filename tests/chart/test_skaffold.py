@@ -55,7 +55,8 @@ def test_image_depends_on_its_own_files_and_no_others(name: str, tmp_path: Path)
     image(name).lay(tmp_path)
     held = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     found = code(depends["paths"], depends.get("ignore", []))
-    assert found - held == {"Dockerfile", ".dockerignore", str(image(name).requirements.relative_to(ROOT))}
+    locks = {str(lock.relative_to(ROOT)) for lock in image(name).locks}
+    assert found - held == {"Dockerfile", ".dockerignore", *locks}
     assert held <= found
 
 
@@ -64,7 +65,7 @@ def test_synced_files_go_to_their_place_in_the_image(name: str) -> None:
     rules = ARTIFACTS[name]["sync"]["manual"]
     assert {rule["dest"] for rule in rules} == {image(name).workdir} == {"/app"}
     paths = ARTIFACTS[name]["custom"]["dependencies"]["paths"]
-    assert [rule["src"] for rule in rules] == paths[3:]
+    assert [rule["src"] for rule in rules] == paths[2 + len(image(name).locks) :]
 
 
 @pytest.mark.parametrize(("pushed", "name"), [(False, "email"), (False, "bridge"), (True, "email"), (True, "gateway")])

@@ -2,7 +2,7 @@
 
 image = Image("function", STAGE="distance")
 image.lay(folder)      # /app as the image has it
-image.requirements     # the lock file whose packages it has
+image.requirements     # the lock file whose packages it has; image.locks has those of its base too
 image.env, image.command
 """
 
@@ -56,10 +56,14 @@ class Image:
         self.env: dict[str, str] = {}
         self.command: list[str] = []
         self.user = self.workdir = ""
-        self.requirements = Path()
+        self.locks: list[Path] = []
         self._copies: list[tuple[list[str], str]] = []
         self._arguments = arguments
         self._read(target)
+
+    @property
+    def requirements(self) -> Path:
+        return self.locks[-1]
 
     def _read(self, name: str) -> None:
         base, steps = stages()[name]
@@ -99,7 +103,7 @@ class Image:
     def _read_requirements(self, stage: str) -> None:
         steps = stages()[stage][1]
         (source,) = [rest.split()[0] for step, rest in steps if step == "COPY"]
-        self.requirements = ROOT / _filled(source, self._known(steps))
+        self.locks.append(ROOT / _filled(source, self._known(steps)))
 
     def lay(self, app: Path) -> None:
         """Copy the files of the image's /app into `app`, except those that .dockerignore excludes."""

@@ -7,7 +7,7 @@ import pytest
 
 from milepost import stages_table
 from tests.images.component import locked
-from tests.images.dockerfile import TEXT, Image, ignored, instructions, targets
+from tests.images.dockerfile import TEXT, Image, ignored, instructions, stages, targets
 from tests.servers import ROOT
 
 STAGES = [entry.name for entry in stages_table.read(ROOT)]
@@ -58,12 +58,29 @@ def test_the_process_listens_where_the_chart_says(image: Image) -> None:
 
 def test_every_install_checks_hashes_and_compiles() -> None:
     installs = [rest for name, rest in instructions() if name == "RUN" and "pip install" in rest]
-    assert len(installs) == 3
+    assert len(installs) == 4
     assert "PIP_REQUIRE_HASHES=1" in TEXT
     assert all("compileall" in rest and "unchecked-hash" in rest for rest in installs)
-    code = [rest for name, rest in instructions() if name == "RUN" and rest.endswith("/app")]
-    assert len(code) == 3
+    code = [rest for name, rest in instructions() if name == "RUN" and re.search(r" /app(/functions)?$", rest)]
+    assert len(code) == 4
     assert all("checked-hash" in rest and "unchecked" not in rest for rest in code), "files are synced into pods"
+
+
+def test_function_images_begin_with_the_same_layers() -> None:
+    """A layer that names the stage, and each after it, is in the image of that stage alone."""
+    name, layers = "function", []
+    while name in stages():
+        name, steps = stages()[name][0], stages()[name][1]
+        layers = [*steps, *layers]
+    own = [number for number, (_, rest) in enumerate(layers) if "${STAGE}" in rest or "function-dependencies" in rest]
+    shared = " ".join(rest for _, rest in layers[: own[0]])
+    assert "--from=stage-dependencies /opt/venv" in shared
+    assert "milepost/function" in shared
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_function_lock_has_what_every_stage_has_in_the_same_version(stage: str) -> None:
+    assert locked(ROOT / "requirements" / "stage.txt").items() <= locked(ROOT / "requirements" / f"{stage}.txt").items()
 
 
 @pytest.mark.parametrize("stage", STAGES)
