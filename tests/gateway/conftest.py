@@ -1,4 +1,4 @@
-"""A real gateway process on the run's Valkey, and ways to look at what it published."""
+"""Gateway processes that stay, on a Valkey of their own, and ways to look at what they published."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +14,14 @@ from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.gateway.operating import BASIC, BEARER, PAGE, TOKEN
 from tests.gateway.samples import Published
-from tests.servers import ANSWER_WITHIN, Module
+from tests.servers import ANSWER_WITHIN, Module, Valkey
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a server of its own: the gateways stay connected, and other tests count what is sent to a server."""
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import uuid4
 
 from redis.asyncio import Redis
 
@@ -145,11 +146,12 @@ async def commands(redis: Redis) -> AsyncIterator[list[str]]:
     called: list[str] = []
     async with redis.monitor() as monitor:
         yield called
-        await redis.ping()
+        end = uuid4().hex
+        await redis.echo(end)
         async for seen in monitor.listen():
             if seen["client_type"] == "lua":
                 called.append(seen["command"])
-            elif seen["command"].upper() == "PING":
+            elif seen["command"] == f"ECHO {end}":
                 return
 
 

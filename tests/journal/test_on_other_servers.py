@@ -1,6 +1,7 @@
 """The life of an event on a Redis Cluster of one shard, and under a user who may touch only Milepost's keys."""
 
 from pathlib import Path
+from uuid import uuid4
 
 from redis.asyncio import Redis, from_url
 
@@ -94,10 +95,11 @@ async def test_life_of_an_event_runs_every_script(redis: Redis, redis_url: str) 
     await redis.script_flush()
     async with redis.monitor() as monitor:
         await live(redis_url, redis)
-        await redis.ping()
+        end = uuid4().hex
+        await redis.echo(end)
         sent: set[str] = set()
         async for seen in monitor.listen():
-            if seen["command"] == "PING":
+            if seen["command"] == f"ECHO {end}":
                 break
             sent |= {name for name, text in SCRIPTS.items() if f"-- {name}(" in seen["command"]}
     assert sent == set(SCRIPTS)
