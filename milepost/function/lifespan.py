@@ -2,6 +2,7 @@
 
 1. The first request enters it: the first event, or the `GET /` by which the bridge wakes the stage.
 2. Other requests wait until it is entered. If that fails, they are answered 503, and the next request tries again.
+   So it does if the context manager has ended by itself: a task of its own has failed.
 3. When the server has answered everything and stops, milepost/function/app.py leaves it. Without that module it is left
    when the event loop closes.
 
@@ -45,7 +46,7 @@ class Lifespan:
         """Wait until it is entered in this event loop. Raises Unavailable if that fails."""
         loop = asyncio.get_running_loop()
         started = self._started.get(loop)
-        if started is None:
+        if started is None or started.ended:
             started = self._started[loop] = _Started(partial(self._make, *self._arguments))
         try:
             await asyncio.shield(started.ready)
@@ -79,6 +80,11 @@ class _Started:
         self._stop = Event()
         self._task: Task[None] = asyncio.create_task(self._run(make))
         self._task.add_done_callback(self._ended)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was left, or could not be entered."""
+        return self._task.done()
 
     async def end(self) -> None:
         """Leave it. A start that is under way is cancelled: one that hangs would keep the process."""

@@ -17,6 +17,7 @@ from milepost.function.description import Description
 from milepost.function.lifespan import leave_all
 from milepost.function.stage import StageHandler
 from milepost.testing.calling import event_of
+from tests.servers import eventually
 
 
 class Note(Payload, channel="note"):
@@ -100,6 +101,31 @@ async def test_a_lifespan_that_takes_an_argument_gets_the_description() -> None:
 
     await answer(Recorded().stage(lifespan), an_event("event"))
     assert [description.name for description in given] == ["note"]
+    await leave_all()
+
+
+async def test_a_lifespan_that_ends_by_itself_is_entered_again_for_the_next_event() -> None:
+    recorded = Recorded()
+    failing = asyncio.Event()
+
+    async def fail() -> None:
+        await failing.wait()
+        raise RuntimeError("a task of the stage's own")
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with recorded.lifespan(), asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(fail())
+            yield
+            task.cancel()
+
+    main = recorded.stage(lifespan)
+    await answer(main, an_event("first"))
+    failing.set()
+    await eventually(lambda: recorded.steps[-1] == "stop")
+    failing.clear()
+    await answer(main, an_event("second"))
+    assert recorded.steps == ["start", "first", "stop", "start", "second"]
     await leave_all()
 
 
