@@ -58,7 +58,7 @@ class History:
     def read(cls, text: bytes) -> "History":
         """Read what the scripts wrote (`note` in common.lua). Any other text is an empty history."""
         try:
-            history = loads(text.decode(errors="replace"))
+            history = loads(text.decode(errors="ignore"))  # an answer may be cut within a letter
             steps = [
                 HistoryStep(
                     at=moment(step["at"]),

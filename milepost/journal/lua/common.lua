@@ -183,11 +183,10 @@ end
 -- first and the latest ones. A step is a table: `did`, perhaps an `answer`, `due` (when the event is tried again), and
 -- `times`, how often its entry was given out. An event goes on without a history that cannot be written.
 local function note(id, stage, step)
-  if not id or id == '' then return end
+  if id == '' then return end
   local status, field = status_key(id), HISTORY .. stage
   step.at = now()
-  if step.times == 1 then step.times = nil end
-  step.answer = step.answer ~= '' and step.answer and string.sub(step.answer, 1, LONGEST_ANSWER) or nil
+  if step.answer then step.answer = string.sub(step.answer, 1, LONGEST_ANSWER) end
   pcall(function()
     if redis.call('HSETNX', status, field, cjson.encode({ count = 1, steps = { step } })) == 1 then return end
     local history = cjson.decode(redis.call('HGET', status, field))
