@@ -34,7 +34,7 @@ class PageWakeUps:
         try:
             await self._redis.ask(Submission.channel, every=every)
         except JournalUnavailable as fault:
-            log.warning(Fields(outcome="not-woken-up", reason=str(fault)))
+            log.warning(Fields(outcome="wake-up-not-asked", reason=str(fault)))
 
     async def close(self) -> None:
         if self._asking:

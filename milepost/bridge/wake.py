@@ -158,7 +158,7 @@ class Waker:
             status = await function.client.get(timeout=WITHIN)
             function.silence.request_ended(time.perf_counter(), answered=status < 500)
         except (NotSent, Lost, ResponseTooLarge) as fault:
-            log.info(Fields(stage=function.name, outcome="not-woken-up", reason=str(fault)))
+            log.info(Fields(stage=function.name, outcome="wake-up-failed", reason=str(fault)))
             self.end_start([function.name])
         finally:
             function.wake_up = None

@@ -135,7 +135,8 @@ class LocalPipeline:
         for name, stage in self._stages.items():
             found = described(stage)
             emits = [payload.channel for payload in found.emits]
-            yield {"name": name, "consumes": found.consumes.channel, "emits": emits, "url": f"{functions}/{name}"}
+            route = {"name": name, "consumes": found.consumes.channel, "emits": emits, "url": f"{functions}/{name}"}
+            yield {**route, "wake": "off"}  # nothing is ever at zero here
 
     @asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:

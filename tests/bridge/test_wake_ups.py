@@ -3,11 +3,14 @@
 import asyncio
 from typing import Any
 
+import pytest
+
+from milepost.bridge import wake
 from milepost.bridge.bridge import Bridge
 from milepost.bridge.outcome import Delivered
 from milepost.journal import WakeUps, keys
 from tests.bridge.rig import Rig, Stage, status
-from tests.servers import eventually
+from tests.servers import WITHIN, eventually
 
 LONG = "PT1H"
 
@@ -80,7 +83,10 @@ async def test_a_flood_of_events_and_two_bridges_send_one_wake_up_each(rig: Rig)
     assert 1 <= two.wake_ups <= 2
 
 
-async def test_wake_up_that_hangs_or_fails_holds_nothing_and_is_not_repeated(rig: Rig) -> None:
+async def test_wake_up_that_hangs_or_fails_holds_nothing_and_is_not_repeated(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wake, "WITHIN", 10 * WITHIN)
     _, hanging, refusing = await line(rig, "one", "hanging", "refusing")
     never = asyncio.Event()
 
@@ -98,7 +104,8 @@ async def test_wake_up_that_hangs_or_fails_holds_nothing_and_is_not_repeated(rig
     for worker in bridge.workers:
         assert bridge.metrics.of_stage(worker.stage).outcomes == {Delivered: 4}
         assert not worker.limit.outage
-    await rig.stop(bridge)  # though a wake-up is under way
+    async with asyncio.timeout(WITHIN):
+        await rig.stop(bridge)  # though a wake-up is under way
     never.set()
 
 
@@ -110,6 +117,18 @@ async def test_only_unread_events_wake(rig: Rig) -> None:
     await eventually(lambda: two.ids == ["1"])
     assert one.count["1"] == 3  # two of them retries
     assert not await rig.publish("c0", "1")  # a duplicate
+    assert two.wake_ups == 1
+
+
+async def test_replayed_dead_letter_wakes_nothing(rig: Rig) -> None:
+    one, two = await line(rig, "one", "two")
+    one.script = lambda delivery: status(400) if delivery.count == 1 else one.succeed(delivery)
+    await rig.bridge({"wakeAfter": "PT0.001S"})
+    await rig.publish("c0", "1")
+    await eventually(lambda: rig.dead("one"))
+    await eventually(lambda: two.wake_ups == 1)  # when it was read, nobody knew
+    await rig.journal.admin.replay("one", [letter.entry for letter in await rig.dead("one")])
+    await eventually(lambda: two.ids == ["1"])
     assert two.wake_ups == 1
 
 
