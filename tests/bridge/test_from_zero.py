@@ -1,10 +1,11 @@
 """Real functions behind a stand-in for Knative's activator: started by a request, ended when idle."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from tests.activator import Activator
-from tests.bridge.rig import QUICK, Rig
+from tests.bridge.rig import QUICK, Delivery, Rig, replied
 from tests.servers import Function, eventually
 
 SOURCE = """
@@ -118,3 +119,25 @@ async def test_event_of_a_process_that_is_killed_after_its_grace_is_delivered_ag
         await eventually(published(rig, "1"))
         assert activator.killed == 1
         assert activator.starts == 2
+
+
+async def test_wake_up_starts_a_function_before_its_event_comes(rig: Rig, tmp_path: Path) -> None:
+    held = Held(tmp_path)
+    held.let_go("1")
+    go = asyncio.Event()
+    first = await rig.stage("first", "start", "in")
+
+    async def answer(delivery: Delivery) -> bytes:
+        await go.wait()
+        return replied(delivery.event, "in")
+
+    first.script = answer
+    async with Activator(held.make, platform_delay=0.1) as activator:
+        await rig.bridge(routes=[first.route(), *route(activator)])
+        await rig.publish("start", "1", {})
+        await eventually(lambda: activator.starts == 1)  # though the first stage still has the event
+        assert activator.requests == {"GET /": 1}
+        go.set()
+        await eventually(published(rig, "1"))
+        assert activator.requests == {"GET /": 1, "POST /": 1}
+        assert activator.starts == 1
