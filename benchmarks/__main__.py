@@ -4,6 +4,7 @@
 --only NAME    those whose name contains NAME; may be given more than once
 --repeat N     trials of each contender; the median counts
 --json FILE    the table as JSON; written after each benchmark
+--beside SHARE beside a process that takes this share of a core, such as 0.33 or 1
 --growth       instead: how cost grows, and a plot of each curve in benchmarks/plots/
 --large        with --growth: a backlog of a million too
 """
@@ -11,6 +12,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +21,7 @@ from rich.console import Console
 
 from benchmarks import growth, report
 from benchmarks.bench import OURS, Bench, Measured
+from benchmarks.beside import taking
 from benchmarks.lab import Lab, compile_packages
 from benchmarks.registry import BENCHES
 
@@ -31,6 +34,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--beside", type=float, default=0.0)
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--large", action="store_true")
     return parser.parse_args()
@@ -61,6 +65,12 @@ def main() -> int:
         return 0
     console = Console(stderr=True)
     compile_packages()
+    with taking(given.beside):
+        return measure(given, chosen, console)
+
+
+def measure(given: argparse.Namespace, chosen: Sequence[Bench], console: Console) -> int:
+    """Run the benchmarks, or the growth curves. Return the exit status."""
     if given.growth:
         curves = growth.run(given.only, large=given.large, console=console)
         if given.json:
@@ -70,7 +80,7 @@ def main() -> int:
     for bench in chosen:
         rows += report.rows(bench, compete(bench, given.repeat, console))
         if given.json:
-            found: list[dict[str, Any]] = [row.as_json() for row in rows]
+            found: list[dict[str, Any]] = [{**row.as_json(), "beside": given.beside} for row in rows]
             given.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     report.show(rows)
     return 0 if all(row.reached for row in rows) else 1
