@@ -24,12 +24,18 @@ Text = str | bytes | int
 P = ParamSpec("P")
 
 _FOLDER = files("milepost.journal") / "lua"
-_SHARED = keys.for_scripts() + refusals.for_scripts() + (_FOLDER / "common.lua").read_text()
-_HEADER = re.compile(r"-- (\w+)\((.*)\)$")
-_ROWS = re.compile(r"(\w+)\[([\w, ]+)\]$")
+SHARED = keys.for_scripts() + refusals.for_scripts() + (_FOLDER / "common.lua").read_text()
+"""What a script may use, in Lua."""
+
+OWN: dict[str, str] = {}
+"""Name → what each script has beside SHARED: its arguments, and its file."""
 
 SCRIPTS: dict[str, str] = {}
 """Name → text of each script, as it is sent to Redis."""
+
+_DEFINITION = re.compile(r"^local (?:function )?([\w, ]+).*?(?=^local |\Z)", re.MULTILINE | re.DOTALL)
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_COMMENT = re.compile("--.*")
 
 
 class EventRow(NamedTuple):
@@ -188,7 +194,8 @@ def script(method: Method[P]) -> Method[P]:
     signature = f"-- {name}({', '.join(declared)})"
     if body.partition("\n")[0] != signature:
         raise TypeError(f"lua/{name}.lua begins with {body.partition(chr(10))[0]!r}, not {signature!r}")
-    text = SCRIPTS[name] = _SHARED + _arguments(plain, rows, hints) + body
+    OWN[name] = _arguments(plain, rows, hints) + body
+    text = SCRIPTS[name] = whole_text(OWN[name])
     digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
     @wraps(method)
@@ -200,6 +207,20 @@ def script(method: Method[P]) -> Method[P]:
         return await self.run(digest, text, arguments)  # type: ignore[arg-type]
 
     return cast("Method[P]", run)
+
+
+def whole_text(own: str, shared: str = SHARED) -> str:
+    """Put before `own` the definitions of `shared` that it uses.
+
+    Lua makes each function anew at each run of a script. To make all of them takes a fifth of a run for one event.
+    """
+    shared, used = _COMMENT.sub("", shared), set(_WORD.findall(_COMMENT.sub("", own)))
+    needed = []
+    for found in reversed(list(_DEFINITION.finditer(shared))):  # a definition uses those before it
+        if used.intersection(_WORD.findall(found[1])):
+            needed.append(found[0])
+            used.update(_WORD.findall(found[0]))
+    return "".join(reversed(needed)) + own
 
 
 def _arguments(plain: Sequence[str], rows: tuple[str, Any] | None, hints: dict[str, Any]) -> str:

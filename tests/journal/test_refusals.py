@@ -31,7 +31,7 @@ from milepost.journal import (
 )
 from milepost.journal.connection import connect
 from milepost.journal.refusals import NOT_HERE
-from milepost.journal.scripts import SCRIPTS
+from milepost.journal.scripts import OWN, whole_text
 from milepost.settings import JournalSettings
 from tests.journal.conftest import Consumers
 from tests.journal.events import (
@@ -168,7 +168,7 @@ async def test_forbidden_read_is_not_taken_for_a_missing_key(side: Side, forbidd
 @pytest.mark.parametrize("told", [f"ERR Script attempted to access {NOT_HERE[0]} script", f"ERR Script {NOT_HERE[1]}"])
 async def test_refusal_of_a_node_without_our_keys_is_of_the_server(redis: Redis, told: str) -> None:
     """Were it the answer of one item, the bridge would count it as that event's failure."""
-    script = SCRIPTS["backlog"].replace(
+    script = OWN["backlog"].replace(
         "return (count_backlog(fresh, math.huge))",
         f"""
         if not is_of_server('{told}') or is_of_server('ERR no such key') then return 0 end
@@ -176,7 +176,7 @@ async def test_refusal_of_a_node_without_our_keys_is_of_the_server(redis: Redis,
         """,
     )
     with pytest.raises(ResponseError, match="^" + told.removeprefix("ERR ")):
-        await redis.eval(script, 1, keys.JOURNALS, 60_000)
+        await redis.eval(whole_text(script), 1, keys.JOURNALS, 60_000)
 
 
 async def test_read_only_server_answers_reads(side: Side) -> None:

@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from milepost.journal import Journal, Scripts, keys
-from milepost.journal.scripts import SCRIPTS, EntryRow, StreamRow, script
+from milepost.journal.scripts import SCRIPTS, EntryRow, StreamRow, script, whole_text
 from tests.journal.events import RAW
 
 LUA = files("milepost.journal") / "lua"
@@ -84,6 +84,17 @@ def test_every_lua_file_has_a_method() -> None:
     lua = {file.name.removesuffix(".lua") for file in LUA.iterdir() if file.name.endswith(".lua")}
     assert lua - {"common"} == set(SCRIPTS)
     assert all(callable(getattr(Scripts, name)) for name in SCRIPTS)
+
+
+def test_script_has_the_shared_definitions_that_it_uses_and_no_others() -> None:
+    shared = (
+        "local A, B = 1, 2\nlocal function a()\n  return A\nend\n-- b uses a\nlocal function b()\n  return a()\nend\n"
+    )
+    assert whole_text("return 'no b' -- a", "local b = 1\n") == "local b = 1\nreturn 'no b' -- a"
+    assert whole_text("return 1 -- a", shared) == "return 1 -- a"
+    assert "local function b" not in (text := whole_text("return a()", shared))
+    assert text.startswith("local A, B = 1, 2\nlocal function a()\n  return A\nend\n")
+    assert whole_text("return b()", shared) == shared.replace("-- b uses a", "") + "return b()"
 
 
 async def test_server_compiles_every_script(redis: Redis) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost.journal.scripts import SCRIPTS
+from milepost.journal.scripts import OWN, SCRIPTS, SHARED, whole_text
 from tests.mutants.killers import Test, collected, first_failure, record
 from tests.mutants.lua import Mutant, marked_lines, mutants
 
@@ -31,8 +31,11 @@ def sources() -> dict[str, str]:
 
 def scripts_with(name: str, source: str, mutant: Mutant) -> dict[str, str]:
     """Return the whole text of each script that a mutant of this file changes."""
-    names = SCRIPTS if name == "common" else (name,)
-    return {script: SCRIPTS[script].replace(source, mutant.source) for script in names}
+    if name != "common":
+        return {name: whole_text(OWN[name].replace(source, mutant.source))}
+    shared = SHARED.replace(source, mutant.source)
+    texts = {script: whole_text(own, shared) for script, own in OWN.items()}
+    return {script: text for script, text in texts.items() if text != SCRIPTS[script]}
 
 
 def chosen(tests: list[Test], line: str) -> list[Test]:

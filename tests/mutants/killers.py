@@ -13,7 +13,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 from redis.exceptions import ResponseError
 
-from milepost.journal.scripts import SCRIPTS, Scripts, Text, unavailable
+from milepost.journal.scripts import OWN, SCRIPTS, SHARED, Scripts, Text, unavailable
 from tests.mutants.lua import traced
 
 BROKEN = "this is not a result"
@@ -73,9 +73,9 @@ class Recorder:
         self.failed: set[str] = set()
         self._now: Test | None = None
         traces: dict[str, str] = {}
-        for name, text in SCRIPTS.items():
-            for of in ("common", name):
-                text = text.replace(sources[of], traced(sources[of], of))  # noqa: PLW2901
+        shared = SHARED.replace(sources["common"], traced(sources["common"], "common"))
+        for name, own in OWN.items():
+            text = shared + own.replace(sources[name], traced(sources[name], name))
             traces[SCRIPTS[name]] = TRACED.format(text=text)
         run = Scripts.run
 
