@@ -76,8 +76,8 @@ async def test_events_of_a_function_at_zero_are_held_until_its_one_start(rig: Ri
     for event_id in "1234":
         held.let_go(event_id)
     async with Activator(held.make, platform_delay=0.2, idle=0.2, drain=0) as activator:
-        await rig.bridge(routes=route(activator))
         await publish(rig, "1", "2", "3")
+        await rig.bridge(routes=route(activator))
         await eventually(published(rig, "1", "2", "3"))
         assert activator.starts == 1
         assert activator.requests == {"POST /": 3}

@@ -1,6 +1,7 @@
 """Wake-ups: `GET /` to the functions downstream of a stage that may be at zero, and nothing else comes of them."""
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -62,12 +63,16 @@ async def test_stage_wakes_others_again_only_after_a_silence(rig: Rig) -> None:
     assert woken(one, two) == [0, 1]
     await rig.stop(warm)
     await rig.bridge({"wakeAfter": "PT0.2S"})
-    for count in (4, 5):
-        await rig.publish("c0", str(count))
-        await eventually(lambda: len(two.ids) == count)
-        await eventually(lambda: rig.settled(two))
+    ids = map(str, itertools.count(4))
+
+    async def woken_after_a_silence() -> bool:
         await asyncio.sleep(0.25)  # the silence itself
-    assert woken(one, two) == [0, 3]
+        await rig.publish("c0", next(ids))
+        await eventually(lambda: rig.settled(two))
+        return two.wake_ups >= 3  # the new bridge's first one, and one more
+
+    await eventually(woken_after_a_silence)
+    assert one.wake_ups == 0
 
 
 async def test_a_flood_of_events_and_two_bridges_send_one_wake_up_each(rig: Rig) -> None:
@@ -100,13 +105,31 @@ async def test_wake_up_that_hangs_or_fails_holds_nothing_and_is_not_repeated(
     await rig.publish_all("c0", ["1", "2", "3", "4"])
     await eventually(lambda: len(refusing.ids) == 4)
     await eventually(lambda: rig.settled(refusing))
-    assert woken(hanging, refusing) == [1, 1]
+    await eventually(lambda: woken(hanging, refusing) == [1, 1])
     for worker in bridge.workers:
         assert bridge.metrics.of_stage(worker.stage).outcomes == {Delivered: 4}
         assert not worker.limit.outage
     async with asyncio.timeout(WITHIN):
         await rig.stop(bridge)  # though a wake-up is under way
     never.set()
+
+
+async def test_stage_has_one_wake_up_under_way(rig: Rig) -> None:
+    one, hanging = await line(rig, "one", "hanging")
+    never = asyncio.Event()
+
+    async def hang() -> bytes:
+        await never.wait()
+        return status(200)
+
+    hanging.wake_script = hang
+    hanging.script = lambda delivery: status(503)  # no answer that would show it warm
+    await rig.bridge({"wakeAfter": "PT0.001S"})
+    for number in (1, 2, 3):
+        await rig.publish("c0", str(number))
+        await eventually(lambda: rig.settled(one))
+    await eventually(lambda: hanging.wake_ups)
+    assert hanging.wake_ups == 1
 
 
 async def test_only_unread_events_wake(rig: Rig) -> None:
@@ -117,6 +140,7 @@ async def test_only_unread_events_wake(rig: Rig) -> None:
     await eventually(lambda: two.ids == ["1"])
     assert one.count["1"] == 3  # two of them retries
     assert not await rig.publish("c0", "1")  # a duplicate
+    await eventually(lambda: two.wake_ups)
     assert two.wake_ups == 1
 
 
@@ -151,6 +175,7 @@ async def test_receiver_of_others_is_never_woken_but_functions_behind_it_are(rig
     await rig.bridge(routes=routes)
     await rig.publish("c0", "1")
     await eventually(lambda: off.ids == ["1"])
+    await eventually(lambda: ours.wake_ups)
     assert woken(one, theirs, ours, off) == [0, 0, 1, 0]
 
 
@@ -163,6 +188,7 @@ async def test_paused_and_delayed_stages_are_not_woken_nor_what_is_behind_them(r
     await rig.bridge(routes=[stage.route(**({"delay": LONG} if stage is late else {})) for stage in rig.stages])
     await rig.publish("c0", "1")
     await eventually(lambda: beside.ids == ["1"])
+    await eventually(lambda: beside.wake_ups)
     assert woken(paused, behind, late, later, beside) == [0, 0, 0, 0, 1]
 
 
@@ -174,6 +200,7 @@ async def test_delayed_event_wakes_when_it_is_due(rig: Rig) -> None:
     assert after.wake_ups == 0
     await rig.overdue("late")
     await eventually(lambda: after.ids == ["1"])
+    await eventually(lambda: after.wake_ups)
     assert after.wake_ups == 1
 
 

@@ -46,11 +46,11 @@ async def test_only_an_opened_form_asks_and_several_gateways_ask_once(redis: Red
     PageWakeUps([WiredStage(name="one", consumes="raw_input")], WakeUps(redis)).form_asked("GET")
     assert asyncio.all_tasks() == before
     gateways[0].form_asked("GET")
-    await eventually(lambda: redis.exists(keys.WAKE))
+    await asyncio.wait(asyncio.all_tasks() - before)
+    assert await redis.exists(keys.WAKE)
     await redis.set(keys.WAKE, b"the first", keepttl=True)
     gateways[1].form_asked("GET")
-    (asking,) = asyncio.all_tasks() - before
-    await asking
+    await asyncio.wait(asyncio.all_tasks() - before)
     gateways[0].form_asked("GET")
     assert asyncio.all_tasks() == before
     assert await redis.get(keys.WAKE) == b"the first"
@@ -64,19 +64,20 @@ async def test_status_and_stream_say_which_stage_is_starting(client: httpx.Async
         lines = stream.aiter_lines()
         await wake_ups.show_starting("distance", within=60)
         await wake_ups.show_starting("email", within=60)
-        assert await _next(lines) == ["calculated_distance", "email:sent"]
+        await _told(lines, ["calculated_distance", "email:sent"])
         assert (await client.get(place)).json()["starting"] == ["calculated_distance", "email:sent"]
         page = (await client.get(place, headers={"accept": "text/html"})).text
         assert page.count('<span class="took">starting</span>') == 1  # only of the next
         await wake_ups.show_started("distance")
-        assert await _next(lines) == ["email:sent"]
+        await _told(lines, ["email:sent"])
 
 
-async def _next(lines: AsyncIterator[str]) -> list[str]:
-    """Return the channels of the next event named `starting`."""
+async def _told(lines: AsyncIterator[str], channels: list[str]) -> None:
+    """Wait for an event named `starting` with these channels."""
     async with asyncio.timeout(ANSWER_WITHIN):
         async for line in lines:
             if line == "event: starting":
                 data = await anext(lines)
-                return list(json.loads(data.removeprefix("data: "))["channels"])
+                if json.loads(data.removeprefix("data: ")) == {"channels": channels}:
+                    return
     raise AssertionError("the stream ended")
