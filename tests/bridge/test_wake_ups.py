@@ -123,7 +123,7 @@ async def test_stage_has_one_wake_up_under_way(rig: Rig) -> None:
         return status(200)
 
     hanging.wake_script = hang
-    hanging.script = lambda delivery: status(503)  # no answer that would show it warm
+    hanging.script = lambda _: status(503)  # no answer that would show it warm
     await rig.bridge({"wakeAfter": "PT0.001S"})
     for number in (1, 2, 3):
         await rig.publish("c0", str(number))
