@@ -1,0 +1,160 @@
+"""A form whose functions are all at zero, behind the stand-in for Knative's activator (tests/activator.py)."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from statistics import median
+
+import uvloop
+
+from benchmarks import load
+from benchmarks.bench import OURS, Bench, Figure, Measured
+from benchmarks.lab import Lab
+from benchmarks.mails import Mails
+from benchmarks.rows.pipeline import environment
+from milepost import stages_table
+from tests.activator import Activator
+from tests.images.component import Component
+from tests.servers import HOST, ROOT
+
+TRIALS = 5
+WARM = 15
+"""Forms one by one in each trial, for the median of a warm one."""
+
+PLATFORM_DELAY = 1.0
+"""Seconds that a cluster takes to start a pod's process."""
+
+WAKE_AFTER = 4.0
+"""Seconds of `wakeAfter`, so that a trial need not wait for the default 30."""
+
+MODES = ("off", "event", "page")
+STAGES = {stage.name: stage for stage in stages_table.read(ROOT)}
+
+
+class FromZero:
+    """The functions behind their activators, in one event loop."""
+
+    def __init__(self, lab: Lab, activators: dict[str, Activator], mails: Mails) -> None:
+        self._lab = lab
+        self.activators = activators
+        self._mails = mails
+        self._forms = 0
+
+    async def scale_down(self) -> None:
+        for activator in self.activators.values():
+            activator.scale_down()
+        while any(activator.running for activator in self.activators.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    async def start_of(self, name: str) -> float:
+        """Seconds from a request to the first answer of one function, alone and at zero."""
+        begun = time.monotonic()
+        await get(self.activators[name].port)
+        taken = time.monotonic() - begun
+        await self.scale_down()
+        return taken
+
+    async def form(self, port: int) -> float:
+        """Seconds from a form to its e-mail."""
+        number = self._forms
+        self._forms += 1
+        (connection,) = await load.connect(port, 1)
+        begun = time.monotonic_ns()
+        await connection.post(load.form(number))
+        await self._mails.all(self._forms)
+        connection.close()
+        return (self._mails.sent[number] - begun) / 1e9
+
+    async def chain(self, mode: str, port: int) -> tuple[float, float]:
+        """A form at zero and a warm one, in seconds. With `page` the form's page was opened before, and all started."""
+        await asyncio.sleep(WAKE_AFTER)
+        if mode == "page":
+            await get(port, "/")
+            while not all(activator.requests["GET /"] for activator in self.activators.values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            for activator in self.activators.values():
+                await get(activator.port)  # answered when it has started
+        zero = await self.form(port)
+        warm = median([await self.form(port) for _ in range(WARM)])
+        await self.scale_down()
+        for activator in self.activators.values():
+            activator.requests.clear()
+        return zero, warm
+
+
+async def get(port: int, path: str = "/") -> None:
+    """GET a page. Raises RuntimeError if the answer is not 200."""
+    reader, writer = await asyncio.open_connection(HOST, port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: text/html\r\n\r\n".encode())
+    status = (await reader.readline()).split()[1]
+    writer.transport.abort()
+    if status != b"200":
+        raise RuntimeError(f"HTTP {status.decode()}")
+
+
+@asynccontextmanager
+async def at_zero(lab: Lab, env: dict[str, str]) -> AsyncIterator[FromZero]:
+    async with AsyncExitStack() as stack:
+        activators = {}
+        for name in STAGES:
+            function = Component(lab.folder, "function", STAGE=name, env=env)
+            activators[name] = await stack.enter_async_context(
+                Activator(lambda function=function: function, platform_delay=PLATFORM_DELAY, drain=0)
+            )
+        mails = Mails(lab.sent_emails)
+        stack.callback(mails.close)
+        yield FromZero(lab, activators, mails)
+
+
+def routes(urls: dict[str, str], mode: str) -> Iterable[dict[str, object]]:
+    for name, stage in STAGES.items():
+        wiring = {"name": name, "consumes": stage.consumes, "emits": stage.emits, "url": urls[name]}
+        yield {**wiring, **stage.delivery, "wake": mode, "wakeAfter": f"PT{WAKE_AFTER}S"}
+
+
+def from_zero(lab: Lab) -> Measured:
+    """Single starts, then the chain in each mode, each mode with a bridge and a gateway of its own."""
+    env = environment(lab)
+
+    async def run() -> Measured:
+        async with at_zero(lab, env) as functions:
+            single = {name: median([await functions.start_of(name) for _ in range(TRIALS)]) for name in STAGES}
+            urls = {name: activator.url for name, activator in functions.activators.items()}
+            figures = {"slowest": max(single.values()), "sum": sum(single.values())}
+            warm = []
+            for mode in MODES:
+                given = list(routes(urls, mode))
+                bridge = await asyncio.to_thread(lambda given=given: lab.bridge(*given))
+                gateway = await asyncio.to_thread(lambda given=given: lab.gateway(STAGES=json.dumps(given)))
+                trials = [await functions.chain(mode, gateway.port) for _ in range(TRIALS)]
+                figures[mode] = median(zero for zero, _ in trials)
+                warm += [seconds for _, seconds in trials]
+                await asyncio.to_thread(bridge.close)
+                await asyncio.to_thread(gateway.close)
+        figures["warm"] = median(warm)
+        figures["event ratio"] = figures["event"] / figures["slowest"]
+        figures["page ratio"] = figures["page"] / figures["warm"]
+        return figures
+
+    return uvloop.run(run())
+
+
+BENCHES = [
+    Bench(
+        "from-zero",
+        (
+            Figure("event ratio", "form to e-mail from zero, against the slowest single start", "ratio", 1.3),
+            Figure("page ratio", "form to e-mail when the page has woken all, against a warm one", "ratio", 1.2),
+            Figure("off", "form to e-mail from zero, wake: off", "s"),
+            Figure("event", "form to e-mail from zero, wake: event", "s"),
+            Figure("page", "form to e-mail after the page was opened, wake: page", "s"),
+            Figure("warm", "form to e-mail, warm", "s"),
+            Figure("slowest", "the slowest single start, platform delay of 1 s", "s"),
+            Figure("sum", "the single starts together", "s"),
+        ),
+        {OURS: from_zero},
+        durable=False,
+    )
+]
