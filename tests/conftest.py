@@ -6,6 +6,7 @@ mongo_url    a URL with a database that no other test uses; `mongo`: that databa
 
 import gc
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,8 +16,12 @@ import redis.asyncio as redis_asyncio
 from hypothesis import HealthCheck, settings
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
+from redis import utils as redis_utils
 
 from tests.servers import Mongo, Valkey
+
+# redis-py reads the metadata of its package for each connection.
+redis_utils.get_lib_version = cache(redis_utils.get_lib_version)
 
 # How fast a machine is says nothing about what is tested. Other examples are tried on each Python.
 settings.register_profile("milepost", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])

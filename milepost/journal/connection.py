@@ -5,6 +5,7 @@ private attributes of redis-py: reader, writer and the connection classes of its
 """
 
 from asyncio import StreamReader, StreamWriter
+from functools import cache
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -18,6 +19,7 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
 
@@ -140,6 +142,12 @@ class Pool(ConnectionPool):
         return connection
 
 
+@cache
+def _driver() -> DriverInfo:
+    """Return what Redis is told of redis-py. A connection that is not given it reads the package's metadata again."""
+    return DriverInfo()
+
+
 def pool(redis_url: str, *, answer_within: float = ANSWER_WITHIN, retries: int = 1) -> Pool:
     """Return a pool, for a library that takes one. For all else there is `connect`, which explains `retries`."""
     url, servers = servers_of(redis_url)
@@ -148,6 +156,7 @@ def pool(redis_url: str, *, answer_within: float = ANSWER_WITHIN, retries: int =
         **({"socket_keepalive": True} if url.servers else {}),
         servers=servers,
         client_name="milepost",
+        driver_info=_driver(),
         socket_timeout=answer_within,
         socket_connect_timeout=min(answer_within, ANSWER_WITHIN),
         retry=Retry(NoBackoff(), retries, supported_errors=(ConnectionLost,)),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio as redis_asyncio
+from redis import utils as redis_utils
 from redis.exceptions import TimeoutError as NoAnswer
 
 from milepost.journal.connection import connect
@@ -48,6 +49,15 @@ async def test_what_a_hung_redis_does_not_answer_is_not_tried_again(tmp_path: Pa
             valkey.thaw()
             looked = 1 if opened else 2  # this look, and what the ping opened if it had to
             assert await connections(valkey) == before + looked
+
+
+async def test_connections_read_the_metadata_of_redis_py_once(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(redis_utils, "get_lib_version", lambda: read.append("8") or read[-1])
+    for _ in range(3):
+        async with connect(JournalSettings.read(redis_url=redis_url)) as client:
+            await client.ping()
+    assert len(read) <= 1
 
 
 async def test_a_connection_that_died_unnoticed_is_made_anew(tmp_path: Path) -> None:
