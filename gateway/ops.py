@@ -112,6 +112,8 @@ def _add_ways(routes: APIRouter, ops: Operations) -> None:
 
     @routes.api_route("/event", methods=["GET", "HEAD"])
     async def show_way(id: str = "") -> Response:
+        if not id.strip():
+            return ops.pages.way(Way("", known=False))  # the form alone
         way = await way_of(id.strip())
         return ops.pages.way(way, status=404 if way.state == "unknown" else 200)
 

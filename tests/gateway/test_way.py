@@ -258,12 +258,20 @@ async def test_unknown_id_is_said_to_be_unknown(browser: httpx.AsyncClient, even
     assert (program.status_code, program.headers["content-type"]) == (404, "application/problem+json")
 
 
-@pytest.mark.parametrize("query", ["", "id=", "id=%00", "id=a%0Ab", "id=" + "x" * 10_000, "id=%EF%BF%BF"])
+@pytest.mark.parametrize("query", ["id=%00", "id=a%0Ab", "id=" + "x" * 10_000, "id=%EF%BF%BF"])
 @pytest.mark.parametrize("path", ["/ops/event", "/ops/event.json"])
 async def test_id_that_no_event_can_have_is_refused(operator: httpx.AsyncClient, path: str, query: str) -> None:
     answer = await operator.get(f"{path}?{query}")
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith("No event can have this id. id: ")
+
+
+async def test_page_without_an_id_is_its_form(browser: httpx.AsyncClient) -> None:
+    for query in ("", "?id=", "?id=%20"):
+        page = await browser.get(f"/ops/event{query}")
+        assert (page.status_code, "No status" in page.text) == (200, False)
+        assert 'name="id"' in page.text
+    assert (await browser.get("/ops/event.json")).status_code == 422
 
 
 @pytest.mark.parametrize("event_id", ["<b>&amp;</b>", "a/b/../c?d#e&f", '"quoted" \\', "日本 𝄞", "x" * 256])
