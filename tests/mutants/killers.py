@@ -13,6 +13,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 from redis.exceptions import ResponseError
 
+from milepost.journal.refusals import wrong_server
 from milepost.journal.scripts import OWN, SCRIPTS, SHARED, Scripts, Text, unavailable
 from tests.mutants.lua import traced
 
@@ -85,7 +86,8 @@ class Recorder:
             if self._now is not None:
                 self._now.lines.update(line.decode() for line in answer[1])
             if not answer[0]:
-                raise unavailable(ResponseError(answer[2].decode()))
+                fault = ResponseError(answer[2].decode())
+                raise unavailable(wrong_server(fault) or fault)
             return answer[2] if len(answer) > 2 else None
 
         Scripts.run = run_traced  # type: ignore[method-assign]
