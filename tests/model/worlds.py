@@ -28,11 +28,11 @@ def switches(*stages: str, **bounds: Any) -> Make:
 
 
 SMALL: dict[str, Make] = {
-    "a crash, a retry, a duplicate": deliveries(LINE, crashes=1, parks=1, duplicates=1),
-    "a dead letter, a replay, a lost answer": deliveries(LINE, burials=1, replays=1, lost_answers=1),
+    "a crash, a retry": deliveries(LINE, crashes=1, parks=1),
+    "a dead letter, a replay, a lost answer": deliveries(LINE, burials=1, replays=1, lost_answers=1, bridges=1),
     "two stages of one channel, a crash": deliveries(BRANCHES, crashes=1, bridges=1),
     "servers that refuse, a retry": deliveries(LINE, parks=1, bridges=1, refusals=True),
-    "a pause": deliveries(LINE, pauses=1, bridges=1),
+    "a pause, a duplicate": deliveries(LINE, pauses=1, duplicates=1, bridges=1),
     "adoption, a clean stop": adoptions(0, stops=1),
     "adoption, servers that refuse": adoptions(0, refusals=True),
     "a switch, a stop, a crash": switches("a", stops=1, crashes=1),
