@@ -145,6 +145,18 @@ async def test_step_says_that_the_entry_was_given_out_again(
     assert [(step.did, step.times) for step in found] == [("delivered", 2), ("failed", 2), ("buried", 2)]
 
 
+async def test_entries_that_are_settled_together_each_have_their_own_count(
+    journal: Journal, redis: Redis, consumers: Consumers
+) -> None:
+    dead, alive = consumers("distance", "dead"), consumers("distance", "alive")
+    await made(dead)
+    await abandoned(redis, dead, *await taken(journal, dead, 2))
+    again = (await alive.take(2, claim=30)).entries
+    entries = [*again, *await taken(journal, alive)]
+    await alive.settle([Complete(entry, event_of(entry).id, None) for entry in entries])
+    assert [(await steps_of(journal, event_of(entry)))[0].times for entry in entries] == [2, 2, 1]
+
+
 async def test_history_keeps_its_first_step_and_the_latest_ones(
     journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers
 ) -> None:
