@@ -1,6 +1,6 @@
 """Run a stage's own start and stop: an async context manager, as FastAPI has it.
 
-1. The first request enters it: the first event, or the `GET /` by which the bridge wakes the stage.
+1. The first request enters it: the first valid event, or the `GET /` by which the bridge wakes the stage.
 2. Other requests wait until it is entered. If that fails, they are answered 503, and the next request tries again.
    So it does if the context manager has ended by itself: a task of its own has failed.
 3. When the server has answered everything and stops, milepost/function/app.py leaves it. Without that module it is left

@@ -100,8 +100,6 @@ class _ServedStage:
     async def _respond(self, request: Request) -> Response:
         """Answer one event with one response, a batch with a batch."""
         try:
-            if self._lifespan:
-                await self._lifespan.enter()
             body = await read_body(request)
             if is_batch(request.headers.get("content-type", "")):
                 events = read_batch(body)
@@ -124,7 +122,10 @@ class _ServedStage:
         try:
             if self._tracer:
                 self._tracer.took(event)
-            result = self._call(_payload(self.description, event), *self._envelope(event))
+            payload = _payload(self.description, event)
+            if self._lifespan:
+                await self._lifespan.enter()
+            result = self._call(payload, *self._envelope(event))
             if inspect.isawaitable(result):
                 result = await result
             return StageResponse(_next_event(self.description, event, result))

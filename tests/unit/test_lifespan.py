@@ -91,6 +91,14 @@ async def test_while_it_fails_events_wait_and_the_next_one_tries_again(fault: Ex
     await leave_all()
 
 
+async def test_an_invalid_event_is_refused_before_the_start_and_though_it_fails() -> None:
+    recorded = Recorded(Unavailable("MongoDB is away"))
+    main = recorded.stage()
+    with pytest.raises(Problem) as refused:
+        await answer(main, event_of("note", {"text": 1}))
+    assert (refused.value.status, recorded.faults != []) == (422, True)
+
+
 async def test_a_lifespan_that_takes_an_argument_gets_the_description() -> None:
     given: list[Description] = []
 
