@@ -22,6 +22,8 @@ class StageEntry(BaseModel):
     consumes: str
     emits: Emits = ()
     """The channels of its answers. It answers an event on one of them."""
+    split: bool = False
+    """Whether it may give several answers to an event."""
     url: str | None = None
     """URL of a receiver that is someone else's; a stage without one is a function of the project."""
     headers_from: dict[str, Any] = Field({}, alias="headersFrom")
@@ -48,6 +50,8 @@ class StageEntry(BaseModel):
     def _sound(self) -> Self:
         if self.headers_from and not self.url:
             raise ValueError("headersFrom is for a url: a function of the project needs no secret of its sender")
+        if self.split and not self.emits:
+            raise ValueError("split: it emits nothing that could be several")
         return self
 
 

@@ -46,7 +46,7 @@
 
 {{- /* Keys that a `url` allows, and keys that a Broker cannot serve, of (dict "root" $ "name" $name "entry" $entry). */ -}}
 {{- define "milepost.checkUrl" -}}
-{{- $known := list "consumes" "emits" "delivery" "url" "headersFrom" "egress" -}}
+{{- $known := list "consumes" "emits" "split" "delivery" "url" "headersFrom" "egress" -}}
 {{- if .entry.url -}}
   {{- range keys .entry | sortAlpha -}}
     {{- if not (has . $known) -}}
@@ -56,9 +56,15 @@
 {{- else if .entry.headersFrom -}}
   {{- fail (printf "stages.%s: headersFrom is for a url: a function of ours needs no secret of its sender" .name) -}}
 {{- end -}}
+{{- if and .entry.split (not .entry.emits) -}}
+  {{- fail (printf "stages.%s: split, but it emits nothing that could be several" .name) -}}
+{{- end -}}
 {{- if eq .root.Values.delivery "broker" -}}
   {{- if .entry.headersFrom -}}
     {{- fail (printf "stages.%s.headersFrom: a Trigger sends no headers of yours; use direct delivery" .name) -}}
+  {{- end -}}
+  {{- if .entry.split -}}
+    {{- fail (printf "stages.%s.split: a Broker takes one reply to an event; use direct delivery" .name) -}}
   {{- end -}}
   {{- if (.entry.delivery | default dict).delay -}}
     {{- fail (printf "stages.%s.delivery.delay: a Broker waits for nothing; use direct delivery" .name) -}}

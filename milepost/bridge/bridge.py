@@ -127,7 +127,9 @@ class Bridge:
                 scripts=self.journal.scripts,
                 deadline=spec.deadline or self._settings.deadline,
             ),
-            deliverer=Deliverer(client, name, spec=spec, emits=() if name == BROKER else wiring.emits),
+            deliverer=Deliverer(
+                client, name, spec=spec, emits=() if name == BROKER else wiring.emits, split=wiring.split
+            ),
             policy=RetryPolicy(spec),
             limit=ConcurrencyLimit(
                 Limits(self._settings.window, self._settings.window_bytes), probe_delay=partial(probe_delay, spec)
@@ -363,6 +365,7 @@ def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:
                     stage.emits,
                     stage.url or "",
                     needs_data=sorted({stage.consumes} & settings.needs_data),
+                    split=stage.split,
                 ),
             )
             for stage in settings.routes

@@ -11,6 +11,7 @@ from milepost.bridge.outcome import (
     Delivered,
     Failed,
     Outcome,
+    Refused,
     RouteDown,
     Undecided,
     outcome_of,
@@ -34,12 +35,15 @@ _ID = re.compile(rb'\{"specversion":"1\.0","id":"([^"\\]+)"')
 
 
 class Deliverer:
-    """POSTs to the route `name`, which emits on one of the channels `emits`."""
+    """POSTs to the route `name`, which emits on one of the channels `emits`. `split`: it may give several answers."""
 
-    def __init__(self, client: Client, name: str, *, spec: DeliverySpec, emits: Collection[str]) -> None:
+    def __init__(
+        self, client: Client, name: str, *, spec: DeliverySpec, emits: Collection[str], split: bool = False
+    ) -> None:
         self._client = client
         self._name = name
         self._emits = emits
+        self._split = split
         self._timeout = spec.timeout.total_seconds()
         self._tracer = traces.tracer("bridge")
         self._most = 1 if self._tracer else spec.batch  # with traces each event has a span of its own
@@ -84,6 +88,8 @@ class Deliverer:
             outcome = await self._post(entry, span.headers)
             if isinstance(outcome, Delivered):
                 span.answered("delivered")
+                if outcome.answers:
+                    return Delivered(answers=[span.handed_on(answer) for answer in outcome.answers])
                 return Delivered(span.handed_on(outcome.reply)) if outcome.reply else outcome
             span.answered(type(outcome).__name__.lower(), outcome.status)
             return outcome
@@ -100,8 +106,16 @@ class Deliverer:
         except ResponseTooLarge as fault:
             if not self._emits or not 200 <= fault.status < 300:
                 return outcome_of(fault.status, {}, b"", emits=self._emits)
+            if self._split:
+                return Refused(fault.status, f"unusable reply: answers of over {MAX_EVENT} bytes together, the limit")
             return Failed(fault.status, f"unusable reply: {fault}")
-        return outcome_of(response.status, response.headers, response.body, emits=self._emits)
+        return outcome_of(
+            response.status,
+            response.headers,
+            response.body,
+            emits=self._emits,
+            splits=event_id(entry) if self._split else None,
+        )
 
     async def _deliver_batch(self, entries: Sequence[Entry]) -> Sequence[Outcome | Undecided]:
         body = write_batch(entry.event for entry in entries)
@@ -118,7 +132,9 @@ class Deliverer:
             return self._undecided(entries, str(fault), timed_out=fault.timed_out)
         self._now = min(float(self._most), self._now + 1 / AGAIN_ONE_MORE)
         ids = [event_id(entry) for entry in entries]
-        outcomes = outcomes_of_batch(response.status, response.headers, response.body, ids, emits=self._emits)
+        outcomes = outcomes_of_batch(
+            response.status, response.headers, response.body, ids, emits=self._emits, split=self._split
+        )
         if undecided := [outcome for outcome in outcomes if isinstance(outcome, Undecided)]:
             self._log_undecided(len(undecided), undecided[0].reason)
         return outcomes

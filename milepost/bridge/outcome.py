@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from milepost.errors import EventError, MilepostError, TooLarge
-from milepost.events.batch import is_batch, read_batch
+from milepost.events.batch import BATCH_TYPE, TooManyAnswers, check_answers, is_batch, part_id, read_batch
 from milepost.events.event import Event
 from milepost.events.strict_json import DEEPEST, loads
 
@@ -34,9 +34,13 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The stage took the event. `reply` is to be journaled; None: there is none."""
+    """The stage took the event. `reply` is to be journaled; None: there is none.
+
+    `answers`: what a stage that splits gave, perhaps nothing; None for every other stage.
+    """
 
     reply: Event | None = None
+    answers: Sequence[Event] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +105,16 @@ Outcome = Delivered | Undelivered
 """Of one event in one delivery."""
 
 
-def outcome_of(status: int, headers: Mapping[str, str], body: bytes, *, emits: Collection[str]) -> Outcome:
-    """Return the outcome of a complete response of a stage that emits one of `emits`, or nothing if that is empty."""
+def outcome_of(
+    status: int, headers: Mapping[str, str], body: bytes, *, emits: Collection[str], splits: str | None = None
+) -> Outcome:
+    """Return the outcome of a complete response of a stage that emits one of `emits`, or nothing if that is empty.
+
+    `splits`: for a stage that splits, the id of the event that it got.
+    """
     if 200 <= status < 300:
+        if splits is not None and emits:
+            return _split(status, headers, body, emits, splits)
         return _accepted(status, headers, body, emits)
     return _undelivered(status, retry_after(headers.get("retry-after")), _reason(status, _detail(headers, body)))
 
@@ -124,6 +135,8 @@ def _accepted(status: int, headers: Mapping[str, str], body: bytes, emits: Colle
     try:
         if status != 200:
             raise EventError(f"{status} where 200 or 204 was due")
+        if is_batch(headers.get("content-type", "")):
+            raise EventError("several answers; its entry in the stages table needs split: true")
         reply = Event.from_http(headers, body)
         if reply.type not in emits:
             raise EventError(f"type: {reply.type}, not {' or '.join(emits)}")
@@ -133,24 +146,59 @@ def _accepted(status: int, headers: Mapping[str, str], body: bytes, emits: Colle
     return Delivered(reply)
 
 
+def _split(status: int, headers: Mapping[str, str], body: bytes, emits: Collection[str], of: str) -> Outcome:
+    """Return the outcome of a successful response of a stage that splits: 204, or 200 with a batch of answers."""
+    if status == 204 and not body:
+        return Delivered(answers=())
+    try:
+        if status != 200:
+            raise EventError(f"{status} where 200 or 204 was due")
+        if list(headers).count("content-type") > 1:
+            raise EventError("content-type: given twice")
+        if not is_batch(headers.get("content-type", "")):
+            raise EventError(f"its stage splits, so {BATCH_TYPE} was due")
+        return Delivered(answers=_answers([] if body.strip() == b"[]" else read_batch(body), emits, of))
+    except TooManyAnswers as fault:
+        return Refused(status, f"unusable reply: {fault}")
+    except (MilepostError, ValueError) as fault:
+        return Failed(status, f"unusable reply: {fault}")
+
+
+def _answers(answers: Sequence[Event], emits: Collection[str], of: str) -> Sequence[Event]:
+    """Return the answers to the event `of`. Raises EventError, or TooManyAnswers, if they cannot be journaled."""
+    check_answers(answers)
+    for place, answer in enumerate(answers):
+        if answer.type not in emits:
+            raise EventError(f"event {place}: type: {answer.type}, not {' or '.join(emits)}")
+        if answer.id != part_id(of, place):
+            raise EventError(f"event {place}: id: {answer.id}, not {part_id(of, place)}")
+    return answers
+
+
 def outcomes_of_batch(
-    status: int, headers: Mapping[str, str], body: bytes, ids: Sequence[str], *, emits: Collection[str]
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    ids: Sequence[str],
+    *,
+    emits: Collection[str],
+    split: bool = False,
 ) -> Sequence[Outcome | Undecided]:
     """Return an outcome for each event of a batch, in the order of `ids`, from the response to the batch.
 
     - 2xx of a stage that emits nothing, 204, or 200 with a reply of the same id for each: all were delivered.
     - 207: each event has its own status.
     - 429, 502, 503, 504: the stage is away.
-    - Any other response: undecided.
+    - Any other response: undecided. So is 200 with a batch from a stage that splits: it does not say whose each is.
     """
     undecided = [Undecided(f"HTTP {status}")] * len(ids)
     if status in AWAY_STATUSES:
         return [outcome_of(status, headers, body, emits=emits)] * len(ids)
     if status == MULTI_STATUS and len(items := _items(body)) == len(ids):
-        return [_of_item(item, of, emits) for item, of in zip(items, ids, strict=True)]
+        return [_of_item(item, of, emits, split=split) for item, of in zip(items, ids, strict=True)]
     if 200 <= status < 300 and (not emits or (status == 204 and not body)):
-        return [Delivered()] * len(ids)
-    if status != 200 or not is_batch(headers.get("content-type", "")):
+        return [Delivered(answers=() if split and emits else None)] * len(ids)
+    if split or status != 200 or not is_batch(headers.get("content-type", "")):
         return undecided
     try:
         replies = read_batch(body)
@@ -169,14 +217,16 @@ def _items(body: bytes) -> Sequence[Any]:
     return items if isinstance(items, list) else []
 
 
-def _of_item(item: Any, of: str, emits: Collection[str]) -> Outcome | Undecided:
+def _of_item(item: Any, of: str, emits: Collection[str], *, split: bool) -> Outcome | Undecided:
     """Return the outcome that a 207 gives for one event."""
     if not isinstance(item, dict) or type(item.get("status")) is not int or item.get("id") != of:
         return Undecided("an item of the 207 names no event")
     status, wait = item["status"], item.get("retryAfter")
     if 200 <= status < 300:
         if not emits or status == 204:
-            return Delivered()
+            return Delivered(answers=() if split and emits else None)
+        if split:
+            return _of_answers(item.get("events"), of, emits)
         try:
             return _of_reply(Event.from_fields(item.get("event")), of, emits)
         except EventError as fault:
@@ -184,6 +234,18 @@ def _of_item(item: Any, of: str, emits: Collection[str]) -> Outcome | Undecided:
     if not 300 <= status < 600:
         return Undecided(f"an item of the 207 has the status {status}")
     return _undelivered(status, _bounded(wait) if type(wait) is int else None, _reason(status, item.get("detail")))
+
+
+def _of_answers(events: Any, of: str, emits: Collection[str]) -> Outcome | Undecided:
+    """Return the outcome for one event of a batch, of which the 207 gives several answers."""
+    if not isinstance(events, list):
+        return Undecided("an item of the 207 has no events")
+    try:
+        return Delivered(answers=_answers([Event.from_fields(event) for event in events], emits, of))
+    except TooManyAnswers as fault:
+        return Refused(MULTI_STATUS, f"unusable reply: {fault}")
+    except MilepostError as fault:
+        return Undecided(str(fault))
 
 
 def _of_reply(reply: Event, of: str, emits: Collection[str]) -> Outcome | Undecided:

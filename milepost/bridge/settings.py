@@ -84,6 +84,8 @@ class Stage(DeliverySpec):
     name: ValidName
     consumes: ValidChannel
     emits: Annotated[tuple[ValidChannel, ...], BeforeValidator(several), AfterValidator(distinct)] = ()
+    split: bool = False
+    """Whether it may give several answers to an event, each of which becomes an event; in direct mode alone."""
     url: ValidUrl | None = None
     external: bool = False
     """Whether the stage is someone else's receiver, and not a function of the project."""
@@ -137,10 +139,14 @@ class BridgeSettings(JournalSettings):
             raise ValueError(f"ROUTES: {', '.join(sorted(emitted_twice))} emitted twice")
         if BROKER in names or "bridge" in names:
             raise ValueError("ROUTES: no stage can be called broker or bridge")
+        if pointless := [stage.name for stage in self.routes if stage.split and not stage.emits]:
+            raise ValueError(f"ROUTES: {', '.join(pointless)}: split, but emits nothing")
         if self.delivery == "direct":
             without = [stage.name for stage in self.routes if stage.url is None]
             if without:
                 raise ValueError(f"ROUTES: {', '.join(without)}: url is missing")
         elif late := [stage.name for stage in self.routes if stage.delay]:
             raise ValueError(f"ROUTES: {', '.join(late)}: delay is for direct delivery; a Broker delivers at once")
+        elif split := [stage.name for stage in self.routes if stage.split]:
+            raise ValueError(f"ROUTES: {', '.join(split)}: split is for direct delivery; a Broker takes one reply")
         return self

@@ -37,7 +37,7 @@ from milepost.bridge.retry import GiveUp, Retry, RetryPolicy
 from milepost.bridge.settings import DeliverySpec
 from milepost.bridge.wake import Silence
 from milepost.errors import EventError, JournalUnavailable, MilepostError
-from milepost.journal import Bury, Complete, Consumer, Delay, Entry, GroupMissing, Park, Settlement, Taken
+from milepost.journal import Bury, Complete, Consumer, Delay, Entry, GroupMissing, Park, Settlement, Split, Taken
 from milepost.journal.refusals import OF_KEYS
 from milepost.observe.logs import Fields
 
@@ -340,6 +340,8 @@ class Worker:
         if isinstance(outcome, Delivered):
             if log.isEnabledFor(logging.DEBUG):
                 log.debug(self._fields(entry, "delivered"))
+            if outcome.answers is not None:
+                return Split(entry, of, outcome.answers)
             return Complete(entry, of, outcome.reply)
         decision = self._policy.decide(entry, of, outcome)
         if isinstance(decision, GiveUp):
@@ -391,7 +393,7 @@ class Worker:
             elif isinstance(answer, JournalUnavailable):
                 unavailable = str(answer)
                 again.append(settlement)
-            elif isinstance(settlement, Complete):
+            elif isinstance(settlement, Complete | Split):
                 again.append(self._after_refusal(settlement, answer))
             elif settlement.entry.key not in replaced and (other := self._instead(settlement, answer)):
                 replaced.add(settlement.entry.key)
@@ -415,7 +417,7 @@ class Worker:
                 return Park(entry, of, failure, delay)
         return None
 
-    def _after_refusal(self, settlement: Complete, fault: MilepostError) -> Settlement:
+    def _after_refusal(self, settlement: Complete | Split, fault: MilepostError) -> Settlement:
         """Return how to settle an entry whose reply was not journaled: it is unusable, or Redis refuses it."""
         reason = f"its reply was refused: {fault}"
         outcome = Failed(None, reason) if isinstance(fault, EventError) else RouteDown(None, reason)
@@ -424,7 +426,7 @@ class Worker:
     def _settled(self, settlement: Settlement, answer: str) -> None:
         if answer == "stale":
             self._metrics.stale += 1
-        elif isinstance(settlement, Complete):
+        elif isinstance(settlement, Complete | Split):
             return
         elif answer == "buried" and isinstance(settlement, Park | Bury):
             log.warning(self._fields(settlement.entry, "buried", status=settlement.failure.status))

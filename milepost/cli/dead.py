@@ -32,7 +32,7 @@ from milepost.cli.text import agreed, plain, say, show, table
 from milepost.errors import ConfigurationError, EventError
 from milepost.events.event import Event
 from milepost.events.strict_json import loads, loads_or_text
-from milepost.function.calling import Problem, answer, load
+from milepost.function.calling import Problem, answers, load
 from milepost.function.stage import StageHandler
 from milepost.journal import DeadLetter, Journal
 from milepost.observe.logs import masked
@@ -122,12 +122,12 @@ def try_letter(
     async def work(journal: Journal) -> Exit:
         _, event = await _event_of(journal, stage, entry)
         try:
-            reply = await answer(_code(project.resolve(), stage), event)
+            replies = await answers(_code(project.resolve(), stage), event)
         except Problem as refusal:
             raise CommandFailed(f"{stage} refuses it: {refusal}") from None
-        if reply is None:
+        if not replies:
             say(f"{stage} takes it, and emits nothing")
-        else:
+        for reply in replies:
             print(json.dumps(loads(reply.to_json()), indent=2))
         return Exit.DONE
 
@@ -155,7 +155,7 @@ def write_test(
 
     async def work(journal: Journal) -> Exit:
         letter, event = await _event_of(journal, stage, entry)
-        emits = _stage_here(folder, stage).emits
+        here = _stage_here(folder, stage)
         payload = None if keep else payload_classes.read(folder).by_channel.get(letter.channel)
         if payload and dead_test.is_masking_seen(payload, event.data):
             raise CommandFailed("an address is at fault, and it would be masked; give --keep")
@@ -163,7 +163,7 @@ def write_test(
         if (folder / path).exists():
             raise CommandFailed(f"{path} is there already")
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(dead_test.text(letter, event, emits, keep=keep))
+        (folder / path).write_text(dead_test.text(letter, event, here.emits, split=here.split, keep=keep))
         print(f"wrote    {path}")
         return Exit.DONE
 

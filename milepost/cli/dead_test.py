@@ -13,21 +13,26 @@ from milepost.journal import DeadLetter
 from milepost.observe.logs import masked
 
 
-def text(letter: DeadLetter, event: Event, emits: Sequence[str], *, keep: bool) -> str:
-    """The module's text. `emits`: the channels of the stage's reply. `keep`: leave e-mail addresses as they are."""
+def text(letter: DeadLetter, event: Event, emits: Sequence[str], *, split: bool = False, keep: bool) -> str:
+    """The module's text. `emits`: the channels of the stage's reply. `split`: it may give several. `keep`: leave e-mail
+    addresses as they are.
+    """
     fields = loads(event.to_json())
     shown = json.dumps(fields if keep else mask(fields), indent=4)
     reason = " ".join((letter.reason if keep else masked(letter.reason)).split())
     name = letter.stage.replace("-", "_")
     channel = f"== {emits[0]!r}" if len(emits) == 1 else f"in {set(emits)!r}"
     expected = f"assert reply is not None\n    assert reply.type {channel}" if emits else "assert reply is None"
+    call, result = "answer", "reply"
+    if split:
+        call, result, expected = "answers", "replies", f"assert all(reply.type {channel} for reply in replies)"
     return f'''{_docstring(f"A dead letter of the stage {letter.stage}, buried {letter.at:%Y-%m-%d}: {reason}")}
 
 import asyncio
 from pathlib import Path
 
 from milepost import Event
-from milepost.testing import answer, load
+from milepost.testing import {call}, load
 
 MAIN = Path(__file__).parents[2] / "functions" / {letter.stage!r} / "main.py"
 EVENT = r"""
@@ -36,7 +41,7 @@ EVENT = r"""
 
 
 def test_{name}_takes_the_event_of_{letter.entry.replace("-", "_")}() -> None:
-    reply = asyncio.run(answer(load(MAIN), Event.from_json(EVENT)))
+    {result} = asyncio.run({call}(load(MAIN), Event.from_json(EVENT)))
     {expected}
 '''
 

@@ -23,7 +23,7 @@ from milepost.cli.stage_templates import StageTemplates
 from milepost.errors import ConfigurationError
 from milepost.events.payload import Payload
 from milepost.graph import Graph
-from milepost.journal import GAVE_UP
+from milepost.journal import GAVE_UP, PARTS
 
 RESERVED = {*layout.OWN_NAMES, "broker"}
 
@@ -134,7 +134,7 @@ def _templates(project: Project, name: str, on: str, emits: Sequence[str]) -> St
 
 def _class_of(project: Project, on: str, emits: str) -> str:
     """Return the name of the payload class of the emitted channel. The class need not exist yet."""
-    if emits.startswith(("{", GAVE_UP)):
+    if emits.startswith(("{", GAVE_UP, PARTS)):
         raise ConfigurationError(f"--emits {emits}: Milepost keeps such names for itself")
     graph = Graph(project.stages)
     for emitter in graph.emitters(emits):

@@ -4,7 +4,7 @@ It is made from the payload classes and the stages table alone. AsyncAPI 3.0.0, 
 Object" and "Message Object".
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -28,7 +28,11 @@ _CLOUD_EVENT = {
     "properties": {
         "specversion": {"const": "1.0"},
         "id": _TEXT
-        | {"maxLength": 256, "description": "of the submission: every event that follows from it has the same id"},
+        | {
+            "maxLength": 256,
+            "description": "of the submission: every event that follows from it has the same id, or as a part of it"
+            " the id with /0, /1 and so on",
+        },
         "source": _TEXT | {"maxLength": 1024, "format": "uri-reference", "description": "the sender"},
         "type": _TEXT | {"maxLength": 256, "description": "the name of its channel"},
         "time": {"type": "string", "format": "date-time", "description": "RFC 3339"},
@@ -66,7 +70,9 @@ def document(
     A channel without a payload class carries any JSON. A payload class from which no example can be made has none.
     """
     classes = {payload.channel: payload for payload in payloads}
+    stages = list(stages)
     graph = Graph(stages)
+    splits = {stage.name for stage in stages if getattr(stage, "split", False)}
     channels = dict.fromkeys([*classes, *doors.values(), *graph.channels])
     emitters = {channel: door for door, channel in doors.items()}
     emitters |= {channel: stage for stage, emitted in graph.emits.items() for channel in emitted}
@@ -91,7 +97,7 @@ def document(
             }
         },
         "channels": {channel: _channel(channel, classes.get(channel), emitters.get(channel)) for channel in channels},
-        "operations": dict(_operations(graph, doors)),
+        "operations": dict(_operations(graph, doors, splits)),
         "components": {"schemas": {"CloudEvent": _CLOUD_EVENT, **schemas.get("$defs", {})}},
     }
 
@@ -138,7 +144,9 @@ def reference(channel: str) -> dict[str, str]:
     return {"$ref": f"#/channels/{channel.replace('~', '~0').replace('/', '~1')}"}
 
 
-def _operations(graph: Graph, doors: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _operations(
+    graph: Graph, doors: Mapping[str, str], splits: Collection[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     for door, channel in doors.items():
         yield f"{door}.send", _operation("send", door, channel, f"{door} publishes what it accepts.")
     for stage in graph.consumes:
@@ -149,7 +157,8 @@ def _operations(graph: Graph, doors: Mapping[str, str]) -> Iterator[tuple[str, d
             name = f"{stage}.send" if len(emits) == 1 else f"{stage}.send.{channel}"
             others = [other for other in emits if other != channel]
             instead = f", or with {' or '.join(others)}" if others else ""
-            yield name, _operation("send", stage, channel, f"{stage} answers with it{instead}.")
+            several = ", any number of times" if stage in splits else ""
+            yield name, _operation("send", stage, channel, f"{stage} answers with it{instead}{several}.")
 
 
 def _operation(action: str, who: str, channel: str, summary: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from milepost.errors import MilepostError
+from milepost.events.batch import is_batch, read_batch
 from milepost.events.event import STRUCTURED_TYPE, Event
 from milepost.function.stage import StageHandler
 
@@ -39,8 +40,16 @@ def load(path: Path) -> StageHandler:
 async def answer(stage: StageHandler, event: Event) -> Event | None:
     """Deliver one event, as the bridge does. Returns the next event, or None if the stage emits nothing.
 
-    Raises Problem if the stage refuses it.
+    Raises Problem if the stage refuses it, ValueError if it gives several answers.
     """
+    found = await answers(stage, event)
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} answers; `answers` returns them all")
+    return found[0] if found else None
+
+
+async def answers(stage: StageHandler, event: Event) -> list[Event]:
+    """Deliver one event, as the bridge does. Returns all next events. Raises Problem if the stage refuses it."""
     sent = False
     body = event.to_json().encode()
 
@@ -53,8 +62,10 @@ async def answer(stage: StageHandler, event: Event) -> Event | None:
     response = await stage(Request({"type": "http", "method": "POST", "path": "/", "headers": headers.raw}, receive))
     content = bytes(response.body)
     if response.status_code == 204:
-        return None
+        return []
+    if response.status_code == 200 and is_batch(response.headers["content-type"]):
+        return read_batch(content)
     if response.status_code == 200:
-        return Event.from_http(response.headers, content)
+        return [Event.from_http(response.headers, content)]
     again = response.headers.get("retry-after")
     raise Problem(response.status_code, json.loads(content), None if again is None else float(again))

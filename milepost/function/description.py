@@ -1,7 +1,7 @@
 """Read from a function's annotations which channels its stage consumes and emits."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
@@ -24,6 +24,8 @@ class Description:
     """The classes of what it returns. An answer is of one of them, and goes to that one's channel."""
     may_be_none: bool
     """Whether it may return None, and so emit nothing."""
+    split: bool
+    """Whether it returns several answers: a list, a tuple or an iterator of payloads, also an asynchronous one."""
     summary: str
     envelope: Envelope
 
@@ -35,6 +37,7 @@ class Description:
             "summary": self.summary,
             "consumes": self.consumes.channel,
             "emits": emits if len(emits) > 1 else emits[0] if emits else None,
+            **({"split": True} if self.split else {}),
             "schemas": {payload.channel: payload.model_json_schema() for payload in (self.consumes, *self.emits)},
         }
 
@@ -49,7 +52,10 @@ def describe(function: Callable[..., Any]) -> Description:
     consumes, emits = hints.get(parameters[0]), hints.get("return", inspect.Parameter.empty)
     if not _is_payload(consumes):
         raise ConfigurationError(f"stage {name}: annotate {parameters[0]} with a Payload that has a channel")
-    classes, may_be_none = _classes(name, emits)
+    several = _items(name, emits)
+    classes, may_be_none = _classes(name, emits if several is None else several)
+    if several is not None and (may_be_none or not classes):
+        raise ConfigurationError(f"stage {name}: returns several payloads, so none of them can be None")
     envelope: Envelope = "none"
     if len(parameters) == 2:
         second = hints.get(parameters[1])
@@ -61,9 +67,33 @@ def describe(function: Callable[..., Any]) -> Description:
         consumes=consumes,
         emits=classes,
         may_be_none=may_be_none,
+        split=several is not None,
         summary=inspect.getdoc(function) or "",
         envelope=envelope,
     )
+
+
+def _items(name: str, annotation: Any) -> Any:
+    """Return the annotation of each item where several payloads are returned, as in `list[Item]`. Else None."""
+    members = [member for member in _members(annotation) if _is_several(member)]
+    if not members:
+        return None
+    if len(_members(annotation)) > 1:
+        raise ConfigurationError(
+            f"stage {name}: returns either one payload or several; annotate the return value with {members[0]} alone, "
+            "which may be empty"
+        )
+    arguments = [argument for argument in get_args(members[0]) if argument is not Ellipsis]
+    if get_origin(members[0]) is not tuple or len(get_args(members[0])) - len(arguments) == 1:
+        arguments = arguments[:1]  # a generator has the types of what it is sent and returns, too
+    if len(arguments) != 1:
+        raise ConfigurationError(f"stage {name}: say which payloads {members[0]} has, as in list[Item]")
+    return arguments[0]
+
+
+def _is_several(member: Any) -> bool:
+    kind = get_origin(member) or member
+    return isinstance(kind, type) and issubclass(kind, Iterable | AsyncIterable) and not issubclass(kind, Payload)
 
 
 def _classes(name: str, annotation: Any) -> tuple[tuple[type[Payload], ...], bool]:

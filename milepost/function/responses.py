@@ -40,9 +40,13 @@ _PROBLEMS: Sequence[tuple[type[MilepostError], int, str]] = (
 
 @dataclass(frozen=True, slots=True)
 class StageResponse:
-    """200 with the next event, 204 without one, or a problem (RFC 9457) with the seconds until the next try."""
+    """200 with the next event, 204 without one, or a problem (RFC 9457) with the seconds until the next try.
+
+    `answers`: the next events of a stage that gives several; None for every other stage.
+    """
 
     reply: Event | None = None
+    answers: Sequence[Event] | None = None
     problem: dict[str, Any] | None = None
     retry_after: float | None = None
 
@@ -57,12 +61,14 @@ class StageResponse:
     def status(self) -> int:
         if self.problem is not None:
             return int(self.problem["status"])
-        return 200 if self.reply else 204
+        return 200 if self.reply or self.answers else 204
 
     def to_http(self) -> Response:
         """Make the response to an event that came by itself. The next event is in binary mode."""
         if self.problem is not None:
             return problem_response(self.problem, retry_after=self.retry_after)
+        if self.answers:
+            return Response(write_batch(answer.to_json().encode() for answer in self.answers), media_type=BATCH_TYPE)
         if self.reply is None:
             return Response(status_code=204)
         headers, body = self.reply.to_http()
@@ -73,12 +79,12 @@ def batch_response(events: Sequence[Event], responses: Sequence[StageResponse]) 
     """Make the response to a batch of events, in their order.
 
     A batch if each has a next event; 204 if none has one and none failed. Otherwise 207, a JSON array of
-    `{"id": "…", "status": 200, "event": {…}}`, `{"id": "…", "status": 204}`, or a problem with `id` and, in seconds,
-    `retryAfter`.
+    `{"id": "…", "status": 200, "event": {…}}`, or `"events": […]` of a stage that gives several answers;
+    `{"id": "…", "status": 204}`; or a problem with `id` and, in seconds, `retryAfter`.
     """
     responses = [_checked(response) for response in responses]
     statuses = {response.status for response in responses}
-    if statuses == {200}:
+    if statuses == {200} and all(response.reply for response in responses):
         replies = (response.reply.to_json().encode() for response in responses if response.reply)
         return Response(write_batch(replies), media_type=BATCH_TYPE)
     if statuses == {204}:
@@ -99,6 +105,9 @@ def _checked(response: StageResponse) -> StageResponse:
 def _batch_item(event: Event, response: StageResponse) -> bytes:
     if response.reply is not None:
         return b'{"id":%b,"status":200,"event":%b}' % (dumps(event.id).encode(), response.reply.to_json().encode())
+    if response.answers:
+        events = write_batch(answer.to_json().encode() for answer in response.answers)
+        return b'{"id":%b,"status":200,"events":%b}' % (dumps(event.id).encode(), events)
     item = {"id": event.id, **(response.problem or {"status": 204})}
     if response.retry_after is not None:
         item["retryAfter"] = whole_seconds(response.retry_after)

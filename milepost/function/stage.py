@@ -2,8 +2,8 @@
 
 The annotations are the wiring. `def distance(s: Submission) -> CalculatedDistance` consumes Submission's channel and
 emits on CalculatedDistance's; `-> None` emits nothing. `-> Approved | Declined` emits on the channel of the class of
-what is returned. A second parameter, annotated with `Event` or with the CloudEvents SDK's `CloudEvent`, gets the
-envelope.
+what is returned. `-> list[Item]`, or an iterator, emits an event for each item. A second parameter, annotated with
+`Event` or with the CloudEvents SDK's `CloudEvent`, gets the envelope.
 
 A request with one event or a batch takes this way: read the body, read the events, and for each event check its type,
 validate the payload, call the function, and make its return value the next event. A failure at any step is a problem
@@ -13,9 +13,20 @@ validate the payload, call the function, and make its return value the next even
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+    Sized,
+)
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,7 +34,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from milepost.errors import ConfigurationError, InvalidPayload, MilepostError, Reject, Unavailable
-from milepost.events.batch import is_batch, read_batch
+from milepost.events.attributes import LONGEST
+from milepost.events.batch import (
+    MOST_ANSWERS,
+    TooManyAnswers,
+    check_answers,
+    check_count,
+    is_batch,
+    part_id,
+    read_batch,
+)
 from milepost.events.event import Event
 from milepost.events.payload import Payload, faults_of
 from milepost.function import logs
@@ -128,7 +148,11 @@ class _ServedStage:
             result = self._call(payload, *self._envelope(event))
             if inspect.isawaitable(result):
                 result = await result
+            if self.description.split:
+                return StageResponse(answers=await self._answers(event, result))
             return StageResponse(_next_event(self.description, event, result))
+        except TooManyAnswers as fault:
+            return StageResponse.of_fault(Reject(f"{self.description.name} gave {fault}"))
         except MilepostError as fault:
             response = StageResponse.of_fault(fault)
             if response.status == 500:
@@ -138,6 +162,21 @@ class _ServedStage:
             log.exception(Fields(outcome="failed"))
             reason = f"stage {self.description.name} failed; its log says why"
             return StageResponse.of_fault(MilepostError(reason))
+
+    async def _answers(self, event: Event, result: Any) -> Sequence[Event]:
+        """Make an event of each payload that the function returns or yields. Raises TooManyAnswers."""
+        if isinstance(result, AsyncIterable):
+            payloads = await _collected(result)
+        elif not isinstance(result, Iterable) or isinstance(result, Payload | str | bytes | Mapping):
+            raise MilepostError(f"{self.description.name} returned {type(result).__name__}, not several payloads")
+        elif isinstance(result, Sized) or self._inline:
+            payloads = _taken(result)
+        else:
+            payloads = await asyncio.to_thread(_taken, result)  # the function's code runs while it is iterated
+        check_count(len(result) if isinstance(result, Sized) else len(payloads), more=not isinstance(result, Sized))
+        answers = [_answer(self.description, event, payload, place) for place, payload in enumerate(payloads)]
+        check_answers(answers)
+        return answers
 
     def _envelope(self, event: Event) -> Sequence[Any]:
         match self.description.envelope:
@@ -162,9 +201,44 @@ def _payload(description: Description, event: Event) -> Payload:
 def _next_event(description: Description, event: Event, result: Any) -> Event | None:
     if not description.emits or (result is None and description.may_be_none):
         return None
+    return _event(description, event, event.id, result)
+
+
+def _answer(description: Description, event: Event, payload: Any, place: int) -> Event:
+    """Return one of several answers. Raises Reject if its id would be too long."""
+    made = part_id(event.id, place)
+    if len(made) > LONGEST["id"]:
+        raise Reject(f"id: {LONGEST['id']} characters at most, and those of its answers are longer, as {made[-20:]}")
+    return _event(description, event, made, payload)
+
+
+def _taken(payloads: Iterable[Any]) -> list[Any]:
+    """Take the first payloads, one more than there may be at most. Closes a generator."""
+    try:
+        return list(islice(payloads, MOST_ANSWERS + 1))
+    finally:
+        if isinstance(payloads, Generator):
+            payloads.close()
+
+
+async def _collected(payloads: AsyncIterable[Any]) -> list[Any]:
+    """The same for an asynchronous iterator."""
+    taken: list[Any] = []
+    try:
+        async for payload in payloads:
+            taken.append(payload)
+            if len(taken) > MOST_ANSWERS:
+                break
+    finally:
+        if isinstance(payloads, AsyncGenerator):
+            await payloads.aclose()
+    return taken
+
+
+def _event(description: Description, event: Event, event_id: str, result: Any) -> Event:
     channel = _channel_of(description, result)
     return Event(
-        id=event.id,
+        id=event_id,
         source=f"/milepost/{description.name}",
         type=channel,
         time=event.time,  # its own time, or none, so that a redelivery gets the same answer

@@ -11,6 +11,7 @@ from milepost.journal.consumer import (
     Park,
     Settlement,
     SettlementRefused,
+    Split,
     Taken,
 )
 from milepost.journal.journal import Journal
@@ -18,6 +19,7 @@ from milepost.journal.maintenance import Adoption, Maintenance, Unreadable
 from milepost.journal.models import (
     BEAT_FRESH,
     GAVE_UP,
+    PARTS,
     DeadLetter,
     Depth,
     Entry,
@@ -35,6 +37,7 @@ __all__ = [
     "BEAT_FRESH",
     "BROKER",
     "GAVE_UP",
+    "PARTS",
     "Admin",
     "Adoption",
     "Bury",
@@ -56,6 +59,7 @@ __all__ = [
     "Scripts",
     "Settlement",
     "SettlementRefused",
+    "Split",
     "StageNotServed",
     "StageServed",
     "StageState",

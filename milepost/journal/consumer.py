@@ -22,6 +22,7 @@ from milepost.journal.admin import BROKER
 from milepost.journal.models import Entry, milliseconds, note_of
 from milepost.journal.refusals import code_of
 from milepost.journal.scripts import (
+    AnswerRow,
     BuryRow,
     ChannelRow,
     CompleteRow,
@@ -60,6 +61,14 @@ class Complete(NamedTuple):
     reply: Event | None
 
 
+class Split(NamedTuple):
+    """Acknowledge the entry, and journal all of its answers in the same step, or none. `id` is the event's."""
+
+    entry: Entry
+    id: str
+    answers: Sequence[Event]
+
+
 class Park(NamedTuple):
     """Park the event for `delay` seconds. If its deadline has passed, it becomes a dead letter instead."""
 
@@ -85,7 +94,7 @@ class Bury(NamedTuple):
     failure: Failure
 
 
-Settlement = Complete | Park | Delay | Bury
+Settlement = Complete | Split | Park | Delay | Bury
 
 
 class SettlementRefused(MilepostError):
@@ -243,6 +252,13 @@ class Consumer:
                 case Complete(entry, _, Event() as reply):
                     row = CompleteRow(entry.stream, entry.id, reply.id, reply.type, reply.to_json(), note_of(reply))
                     return self._complete.put(row)
+                case Split(entry, event_id, answers):
+                    rows = [AnswerRow(one.type, one.id, one.to_json(), note_of(one)) for one in answers]
+                    return asyncio.ensure_future(
+                        self._scripts.split(
+                            stage=self.stage, stream=entry.stream, entry=entry.id, id=event_id, answers=rows
+                        )
+                    )
                 case Bury(entry, event_id, failure):
                     return self._bury.put(
                         BuryRow(entry.stream, entry.id, entry.channel, entry.event, event_id, *_failure_fields(failure))

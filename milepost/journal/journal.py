@@ -14,7 +14,7 @@ from milepost.events.strict_json import DEEPEST, loads
 from milepost.journal import keys
 from milepost.journal.admin import Admin
 from milepost.journal.failover import FailoverWatch
-from milepost.journal.models import BEAT_FRESH, History, Note, event_row, milliseconds, moment
+from milepost.journal.models import BEAT_FRESH, History, Note, event_row, milliseconds, moment, name_text, parts_of
 from milepost.journal.scripts import EventRow, Scripts, checked, size_of, unavailable
 from milepost.journal.wake_ups import WakeUps
 from milepost.settings import JournalSettings
@@ -94,6 +94,28 @@ class Journal:
         }
         ordered = sorted(notes.items(), key=lambda item: int(item[1]["at"]))
         return {channel: Note(moment(note["at"] / 1000), note["data"]) for channel, note in ordered}, histories
+
+    async def reached(self, event_ids: Sequence[str]) -> list[dict[str, int]]:
+        """Return for each event the names in its status: channels, and what begins with `dead:` or `parts:`.
+
+        The value is the number of parts for `parts:` and a stage, else 0. An event without a status has no names.
+        """
+        if not event_ids:
+            return []
+        async with self.redis.pipeline(transaction=False) as look:
+            for event_id in event_ids:
+                look.hkeys(keys.status(event_id))
+            found = await self.ask(look.execute())
+        names = [[name for name in map(name_text, fields) if not name.startswith(keys.HISTORY)] for fields in found]
+        parts = [(place, name) for place, of in enumerate(names) for name in of if name.startswith(keys.PARTS)]
+        reached = [dict.fromkeys(of, 0) for of in names]
+        if parts:
+            async with self.redis.pipeline(transaction=False) as look:
+                for place, name in parts:
+                    look.hget(keys.status(event_ids[place]), name)
+                for (place, name), text in zip(parts, await self.ask(look.execute()), strict=True):
+                    reached[place][name] = parts_of(text)
+        return reached
 
     async def backlog(self) -> int:
         """Return the number of journaled, parked and dead events, those of unserved stages included."""

@@ -75,6 +75,9 @@ def status(event_id: str) -> str:
 HISTORY = "\t"
 """Prefix of a stage, among the fields of a status: JSON of what it did with the event. No channel begins so."""
 
+PARTS = "parts:"
+"""Prefix of a stage, among the fields of a status: JSON with how many answers it gave, which are parts of the event."""
+
 
 def starting(stage: str) -> str:
     """String: exists while a stage is starting."""
@@ -89,7 +92,7 @@ def stats(stage: str, bridge: str) -> str:
 def for_scripts() -> str:
     """Return the keys as Lua source: constants such as JOURNALS, and functions such as journal_key(channel)."""
     constants = {"TAG": TAG, "JOURNALS": JOURNALS, "STAGES": STAGES, "LEASE": LEASE, "DEAD": DEAD, "BACKLOG": BACKLOG}
-    constants |= {"STATS": STATS, "RETRIES": RETRIES, "PAUSED": PAUSED, "HISTORY": HISTORY}
+    constants |= {"STATS": STATS, "RETRIES": RETRIES, "PAUSED": PAUSED, "HISTORY": HISTORY, "PARTS": PARTS}
     families = {"journal": journal(""), "parked": parked(""), "dead": dead("")}
     families |= {"status": status(""), "seen": SEEN}
     lines = [f"local {name} = '{text}'" for name, text in constants.items()]

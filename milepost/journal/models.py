@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from milepost.errors import EventError
+from milepost.events.batch import MOST_ANSWERS
 from milepost.events.event import Event
 from milepost.events.strict_json import loads
 from milepost.journal import keys
@@ -13,6 +14,9 @@ from milepost.journal.scripts import EventRow
 
 BEAT_FRESH = 60.0
 """Seconds without a beat after which a stage is not served."""
+
+PARTS = keys.PARTS
+"""Prefix of a stage that has made parts of a submission, among the channels of its status."""
 
 GAVE_UP = "dead:"
 """Prefix of a stage that gave a submission up, among the channels of its status."""
@@ -191,6 +195,8 @@ class Wiring:
     url: str
     behind: "Mapping[str, Wiring]" = field(default_factory=dict)
     needs_data: Sequence[str] = ()
+    split: bool = False
+    """Whether it may give several answers to one event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +262,15 @@ def read_row(text: bytes) -> dict[str, Any] | None:
     if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
         return None
     return row
+
+
+def parts_of(text: bytes | None) -> int:
+    """Return how many parts a stage made, from that field of a status; 0 if it does not say."""
+    try:
+        parts = loads(text or b"")["data"]["parts"]
+    except (ValueError, KeyError, TypeError):
+        return 0
+    return parts if type(parts) is int and 0 <= parts <= MOST_ANSWERS else 0
 
 
 def check_data(event: Event, needs_data: Collection[str]) -> None:

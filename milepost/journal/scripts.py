@@ -70,6 +70,15 @@ class CompleteRow(NamedTuple):
     data: str
 
 
+class AnswerRow(NamedTuple):
+    """One of several answers to an event. `data`: for the status."""
+
+    channel: str
+    id: str
+    event: str
+    data: str
+
+
 class ParkRow(NamedTuple):
     """An entry to park. `since` in milliseconds of Redis TIME, `delay` in milliseconds. An event that was not tried has
     no `reason`.
@@ -330,6 +339,9 @@ class Scripts:
 
     @script
     async def complete(self, *, stage: str, completions: Sequence[CompleteRow]) -> Any: ...
+
+    @script
+    async def split(self, *, stage: str, stream: str, entry: str, id: str, answers: Sequence[AnswerRow]) -> Any: ...
 
     @script
     async def park(self, *, stage: str, deadline: int, deliveries: Sequence[ParkRow]) -> Any: ...

@@ -10,7 +10,7 @@ import pytest
 pytest.register_assert_rewrite("milepost.testing.contract", "milepost.testing.posting")
 
 from milepost.events.examples import example
-from milepost.testing.calling import Problem, answer, described, load, run
+from milepost.testing.calling import Problem, answer, answers, described, load, run, run_all
 from milepost.testing.pipeline import LocalPipeline
 
-__all__ = ["LocalPipeline", "Problem", "answer", "described", "example", "load", "run"]
+__all__ = ["LocalPipeline", "Problem", "answer", "answers", "described", "example", "load", "run", "run_all"]

@@ -40,6 +40,8 @@ class StageContract:
     """JSON that it refuses, each with the field at fault, or `data` if the whole is."""
     answers: ClassVar[Mapping[str, Any]] = {}
     """For a stage of several channels: for each of them a payload that it answers there."""
+    split: ClassVar[bool] = False
+    """Whether it may give several answers to an event; to `data` it gives one at least."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -79,13 +81,30 @@ class StageContract:
         return {name: value for name, value in event.items() if value is not None}
 
     def reply(self, response: httpx.Response) -> CloudEvent | None:
-        """Return the event in the response. For a stage that emits nothing, check for a bare 204 and return None."""
+        """Return the event in the response, of several the first. For a stage that emits nothing, check for a bare 204
+        and return None.
+        """
+        if self.split:
+            return self.parts(response)[0]
         if several(self.emits):
             return answered(response)
         assert response.status_code == 204, response.text
         assert response.content == b""
         assert ce_headers(response) == {}
         return None
+
+    def parts(self, response: httpx.Response) -> list[CloudEvent]:
+        """Return the events in the response of a stage that splits."""
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == BATCH
+        parts = [from_dict(event) for event in response.json()]
+        whole = parts[0]["id"].removesuffix("/0")
+        assert [part["id"] for part in parts] == [f"{whole}/{place}" for place in range(len(parts))]
+        return parts
+
+    def id_of(self, event: dict[str, Any]) -> str:
+        """Return the id of the reply to this event, of several the first."""
+        return f"{event['id']}/0" if self.split else str(event["id"])
 
     # Answers
 
@@ -94,7 +113,7 @@ class StageContract:
         reply = self.reply(send(url, event, mode))
         if reply is None:
             return
-        assert reply["id"] == event["id"]
+        assert reply["id"] == self.id_of(event)
         assert reply["source"] == f"/milepost/{self.stage}"
         assert reply["type"] in several(self.emits)
         assert reply["specversion"] == "1.0"
@@ -106,7 +125,9 @@ class StageContract:
             event = self.make(data=data)
             self.prepare(event, env)
             for mode in (binary, structured):
-                assert answered(send(url, event, mode))["type"] == channel
+                reply = self.reply(send(url, event, mode))
+                assert reply is not None
+                assert reply["type"] == channel
         if len(several(self.emits)) > 1 and (untold := sorted({*several(self.emits)} - set(self.answers))):
             pytest.skip(f"{self.stage}: `answers` names no payload that is answered on {' or '.join(untold)}")
 
@@ -138,7 +159,10 @@ class StageContract:
         event = self.make(id=f'{uuid4()} "naïve" 100% 東 $id.x')
         self.prepare(event, env)
         first = send(url, event, structured)
-        if self.reply(first) is None:
+        if (reply := self.reply(first)) is None:
+            return
+        if self.split:
+            assert reply["id"] == self.id_of(event)
             return
         # HTTP Protocol Binding 3.1.3.2 encodes quotes, percent signs and all but printable ASCII.
         assert first.headers["ce-id"].endswith("%20%22na%C3%AFve%22%20100%25%20%E6%9D%B1%20$id.x")
@@ -155,6 +179,10 @@ class StageContract:
         if not several(self.emits):
             assert (response.status_code, response.content) == (204, b"")
             return
+        if self.split:
+            assert response.status_code == 207, response.text
+            assert [from_dict(item["events"][0]) for item in response.json()] == alone
+            return
         assert response.status_code == 200, response.text
         assert response.headers["content-type"] == BATCH
         assert [from_dict(reply) for reply in response.json()] == alone
@@ -166,6 +194,7 @@ class StageContract:
         assert description["name"] == self.stage
         assert description["consumes"] == self.consumes
         assert several(description["emits"]) == several(self.emits)
+        assert description.get("split", False) == self.split
         assert set(description["schemas"]) == {self.consumes, *several(self.emits)}
         assert description["summary"]
         assert httpx.head(url).status_code == 200
@@ -270,7 +299,8 @@ class StageContract:
             if alone is None:
                 assert said == {"id": event["id"], "status": 204}
             else:
-                assert (said["status"], from_dict(said["event"])) == (200, alone)
+                answer = said["events"][0] if self.split else said["event"]
+                assert (said["status"], from_dict(answer)) == (200, alone)
         assert (problem["status"], problem["type"]) == (422, "about:blank")
         assert field in {error["field"] for error in problem["errors"]}
 
@@ -290,3 +320,4 @@ class StageContract:
     def test_stages_table_agrees(self) -> None:
         entry = next(entry for entry in stages_table.read(Function.project) if entry.name == self.stage)
         assert (entry.consumes, set(entry.emits)) == (self.consumes, set(several(self.emits)))
+        assert entry.split == self.split

@@ -135,8 +135,8 @@ class LocalPipeline:
         for name, stage in self._stages.items():
             found = described(stage)
             emits = [payload.channel for payload in found.emits]
-            route = {"name": name, "consumes": found.consumes.channel, "emits": emits, "url": f"{functions}/{name}"}
-            yield {**route, "wake": "off"}  # nothing is ever at zero here
+            wiring = {"consumes": found.consumes.channel, "emits": emits, "split": found.split}
+            yield {"name": name, **wiring, "url": f"{functions}/{name}", "wake": "off"}  # nothing is ever at zero here
 
     @asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:

@@ -115,6 +115,15 @@ def test_stage_of_several_channels_has_a_reply_trigger_for_each(monkeypatch: pyt
         assert {stage.name: stage.emits for stage in stages}["decide"] == ("approved", "declined")
 
 
+def test_stage_that_splits_says_so_to_bridge_and_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = render(merged(SECRET, {"stages": {"parcel": {"consumes": "x", "emits": "y", "split": True}}}))
+    assert routes(objects)["parcel"]["split"] is True
+    assert "split" not in routes(objects)["distance"]
+    for name, value in environment(container(only(objects, "Deployment", "milepost-gateway")), SECRETS).items():
+        monkeypatch.setenv(name, value)
+    assert {stage.name: stage.split for stage in GatewaySettings.read().stages}["parcel"]
+
+
 def test_a_stage_that_emits_nothing_has_no_reply() -> None:
     end = {"stages": {"mine": {"consumes": "email:sent"}}}
     assert "emits" not in routes(render(merged(SECRET, end)))["mine"]

@@ -67,6 +67,11 @@ def test_values_file_has_no_unknown_key(file: str) -> None:
         ({"stages": {"mine": {"consumes": "x", "emits": ["y", "x"]}}}, "for ever"),
         ({"stages": {"mine": {"consumes": "x", "emits": ["y", "y"]}}}, "emits"),
         ({"stages": {"mine": {"consumes": "x", "emits": []}}}, "emits"),
+        ({"stages": {"mine": {"consumes": "x", "split": True}}}, "emits nothing that could be several"),
+        (
+            {"delivery": "broker", "stages": {"mine": {"consumes": "x", "emits": "y", "split": True}}},
+            "stages.mine.split: a Broker takes one reply to an event; use direct delivery",
+        ),
         ({"stages": {"m" * 50: {"consumes": "x"}}}, "50 characters"),
         ({"redis": {"enabled": False}, "existingSecret": ""}, "redis-url"),
         ({"mongo": {"enabled": False}, "existingSecret": ""}, "mongo-url"),

@@ -183,8 +183,10 @@ def test_the_written_test_is_python_whatever_the_dead_letter_holds() -> None:
     event = Event(id='a"""b', source="/me", type="raw_input", data={"\\": '"""', "text": "\\u0000 {x} ü"})
     letter = DeadLetter("a-b", "1-0", "raw_input", b"", None, 'no """ \\ ü\n{x}', 500, 1, 0, datetime.now(UTC))
     names: dict[str, Any] = {}
-    exec(dead_test.text(letter, event, (), keep=True).replace("__file__", "'/a/b/c'"), names)  # noqa: S102
-    assert Event.from_json(names["EVENT"]) == event
+    for emits, split in (((), False), (("out",), False), (("out", "more"), False), (("out",), True)):
+        text = dead_test.text(letter, event, emits, split=split, keep=True)
+        exec(text.replace("__file__", "'/a/b/c'"), names)  # noqa: S102
+        assert Event.from_json(names["EVENT"]) == event
 
 
 def test_an_entry_that_is_not_there_is_neither_tried_nor_tested(on_stack: Command) -> None:

@@ -152,13 +152,33 @@ def test_new_works_in_a_project_of_three_files(tmp_path: Path) -> None:
     assert (tmp_path / "helm/values.yaml").read_text().endswith(entry)
     main, test = tmp_path / "functions/judge/main.py", tmp_path / "tests/test_judge_stage.py"
     assert "-> Approved | Declined:" in main.read_text()
-    chosen = '    if payload.url == "bad":\n        return Declined(text="no")\n    return Approved('
-    main.write_text(main.read_text().replace("    return Approved(", chosen))
-    both = '"approved": example(Upload), "declined": {"url": "bad"}'
-    test.write_text(test.read_text().replace('"approved": example(Upload)', both))
+    # In place of one answer on one of two channels: several answers.
+    declining = '    if payload.url == "bad":\n        return [Declined(text="no")]\n'
+    change(
+        main,
+        ("-> Approved | Declined", "-> list[Approved | Declined]"),
+        ("    return Approved(", f"{declining}    return 2 * [Approved("),
+        ("json())", "json())]"),
+    )
+    change(
+        test,
+        ('"approved": example(Upload)', '"approved": example(Upload), "declined": {"url": "bad"}'),
+        ("    consumes =", "    split = True\n    consumes ="),
+        ("isinstance(run(main, example(Upload)), Approved)", "len(run_all(main, example(Upload))) == 2"),
+        ("load, run", "load, run_all"),
+    )
+    change(tmp_path / "helm/values.yaml", (entry, f"{entry}        split: true\n"))
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
-    chosen = "not judge or several or table or batch or describes or payload"
+    chosen = "not judge or several or table or batch or describes or payload or answer or next or kept"
     run(tmp_path, "pytest", *OWN_TESTS, "tests", "-k", chosen, library=ROOT)
+
+
+def change(path: Path, *replacements: tuple[str, str]) -> None:
+    text = path.read_text()
+    for before, after in replacements:
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    path.write_text(text)
 
 
 def test_yaml_keywords_stay_strings() -> None:

@@ -39,6 +39,7 @@ WORDS = {
     "lease": "how long leadership lasts unrenewed; renewed every three tenths of it",
     "name": "the stage's name",
     "consumes": "the channel it consumes",
+    "split": "whether it may give several answers to an event; in direct mode alone",
     "emits": "the channel it emits, or a list of channels of which it emits one",
     "url": "where it is reached; in broker mode only to wake it",
     "backoff_policy": "how the wait grows from one attempt to the next, to 60 s at most",

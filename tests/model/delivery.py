@@ -18,6 +18,7 @@ from milepost.journal import (
     Failure,
     Park,
     SettlementRefused,
+    Split,
     Wiring,
     keys,
 )
@@ -46,6 +47,8 @@ class Bounds:
     replays: int = 0
     pauses: int = 0
     bridges: int = 2
+    answers: int = 1
+    """How many answers each stage that emits gives to an event. Several are journaled in one step."""
     refusals: bool = False
     """Whether each move is also made on servers that refuse."""
 
@@ -317,9 +320,12 @@ class DeliveryWorld(World[Deliveries]):
             await self.journal.admin.replay(stage, [letter.entry for letter in letters])
             local.used["replays"] += 1
 
-    def completion(self, stage: str, entry: Entry) -> Complete:
+    def completion(self, stage: str, entry: Entry) -> Complete | Split:
         of = event_id(entry.event)
         emits = self.stages[stage]
+        if emits and self.bounds.answers > 1:
+            ids = [f"{of}/{number}" for number in range(self.bounds.answers)]
+            return Split(entry, of, [Event(id=id, source=f"/model/{stage}", type=emits, data=of) for id in ids])
         reply = Event(id=of, source=f"/model/{stage}", type=emits, data=of) if emits else None
         return Complete(entry, of, reply)
 
@@ -339,7 +345,7 @@ class DeliveryWorld(World[Deliveries]):
             raise JournalUnavailable(str(answer))
         if answer not in {"done", "buried", "stale"}:
             raise ViolationError(f"not settled: {answer!r}")
-        if isinstance(settlement, Complete) and answer == "done":
+        if isinstance(settlement, Complete | Split) and answer == "done":
             local.done[stage, settlement.id] += 1
 
     # what a state is
@@ -355,9 +361,11 @@ class DeliveryWorld(World[Deliveries]):
                     if places or count:
                         raise ViolationError(f"{event.id} was refused, and is {places}")
                     continue
-                if emits and replies[event.id] != count:
+                several = self.bounds.answers > 1
+                ids = [f"{event.id}/{number}" for number in range(self.bounds.answers)] if several else [event.id]
+                if emits and any(replies[id] != count for id in ids):
                     raise ViolationError(
-                        f"{stage} has completed {event.id} {count} times, and {replies[event.id]} replies exist"
+                        f"{stage} has completed {event.id} {count} times, and of {ids} {dict(replies)} replies exist"
                     )
                 if count > 1:
                     raise ViolationError(f"{stage} has completed {event.id} {count} times")

@@ -72,6 +72,18 @@ FAULTS: dict[str, tuple[Make, str, str, str]] = {
         "",
         "was refused, and is .*journal",
     ),
+    "answers of which one stays when another is refused": (
+        deliveries(LINE, answers=2, bridges=1, refusals=True),
+        "for _, one in ipairs(added) do redis.call('XDEL', one[1], one[2]) end",
+        "",
+        "half done|was refused, and is .*journal|replies exist",
+    ),
+    "an answer too few": (
+        deliveries(LINE, answers=2),
+        "for _, answer in ipairs(answers) do\n    added",
+        "for _, answer in ipairs({ answers[2], answers[2] }) do\n    added",
+        "replies exist",
+    ),
     "a switch from the beginning": (
         switches("a", stops=1),
         "positions[channel] or '0'",

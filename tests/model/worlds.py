@@ -33,6 +33,7 @@ SMALL: dict[str, Make] = {
     "two stages of one channel, a crash": deliveries(BRANCHES, crashes=1, bridges=1),
     "servers that refuse, a retry": deliveries(LINE, parks=1, bridges=1, refusals=True),
     "a pause, a duplicate": deliveries(LINE, pauses=1, duplicates=1, bridges=1),
+    "two answers, a lost answer, a retry": deliveries(LINE, answers=2, lost_answers=1, parks=1, bridges=1),
     "adoption, a clean stop": adoptions(0, stops=1),
     "adoption, servers that refuse": adoptions(0, refusals=True),
     "a switch, a stop, a crash": switches("a", stops=1, crashes=1),
@@ -52,6 +53,12 @@ WHOLE: dict[str, Make] = {
     "two stages of one channel, a pause": deliveries(BRANCHES, pauses=1),
     "servers that refuse, every act but a crash": deliveries(
         LINE, parks=1, burials=1, replays=1, duplicates=1, pauses=1, bridges=1, refusals=True
+    ),
+    "three answers of two events, a crash, a lost answer": deliveries(
+        LINE, events=2, answers=3, crashes=1, lost_answers=1
+    ),
+    "two answers, servers that refuse, a retry, a dead letter": deliveries(
+        LINE, answers=2, bridges=1, parks=1, burials=1, replays=1, refusals=True
     ),
     "a message, two stops, a lost answer": adoptions(0, stops=2, lost_answers=1, tokens=2),
     "two messages, a stop": adoptions(0, 1, stops=1, tokens=2),

@@ -75,6 +75,8 @@ def test_routes_that_are_not_json_are_named(monkeypatch: pytest.MonkeyPatch, tex
         ([{**ROW, "timeout": "PT0S"}], "TIMEOUT"),
         ([{**ROW, "backoffPolicy": "random"}], "BACKOFFPOLICY"),
         ([{**ROW, "retries": 3}], "RETRIES"),
+        ([{**ROW, "emits": ["a", "a"]}], "names a twice"),
+        ([{**ROW, "emits": None, "split": True}], "distance: split, but emits nothing"),
     ],
 )
 def test_a_row_that_is_wrong_is_refused_by_name_and_without_its_secret(rows: list[dict[str, Any]], fault: str) -> None:
@@ -93,6 +95,12 @@ def test_in_broker_mode_a_row_needs_no_url() -> None:
 def test_in_broker_mode_a_delay_is_refused_by_name() -> None:
     row = {"name": "distance", "consumes": "raw_input", "delay": "PT1M"}
     with pytest.raises(ConfigurationError, match="distance: delay"):
+        read(routes=[row], delivery="broker", k_sink="http://broker/default")
+
+
+def test_in_broker_mode_a_stage_that_splits_is_refused_by_name() -> None:
+    row = {"name": "distance", "consumes": "raw_input", "emits": "item", "split": True}
+    with pytest.raises(ConfigurationError, match="distance: split is for direct delivery; a Broker takes one reply"):
         read(routes=[row], delivery="broker", k_sink="http://broker/default")
 
 

@@ -84,3 +84,12 @@ def test_table_in_broker_mode_names_the_stages_behind_the_broker() -> None:
     for old in ({"decide": {"consumes": ["raw"], "beat": 90_000}}, {"decide": 7}, {}, 7):
         route = Node("broker", ["raw", "no"], ["yes", "no"])
         assert list(nodes([("broker", row | {"behind": old})])) == [route]
+
+
+def test_event_that_a_stage_has_split_is_finished_when_its_parts_are() -> None:
+    graph = Graph([Node("split", "raw", "item"), Node("ship", "item", "shipped"), Node("audit", "raw", "audited")])
+    assert not graph.is_finished("raw", ["raw", "audited"])
+    assert not graph.is_finished("raw", ["raw", "audited"], {"split": False})
+    assert not graph.is_finished("raw", ["raw"], {"split": True})
+    assert graph.is_finished("raw", ["raw", "audited"], {"split": True})
+    assert graph.ahead("raw", ["raw"], ["split"]) == ("audited",)

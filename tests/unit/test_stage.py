@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from typing import Any, Optional
 
 import pytest
@@ -150,6 +151,149 @@ async def test_none_where_the_annotation_does_not_say_so_gets_500() -> None:
     assert json.loads(bytes(response.body))["detail"] == "never returned NoneType, not its Approved or Declined"
 
 
+class Item(Payload, channel="item"):
+    number: int
+
+
+def listed(asked: Asked) -> list[Item]:
+    return [Item(number=number) for number in range(asked.number)]
+
+
+def as_tuple(asked: Asked) -> tuple[Item, ...]:
+    return tuple(listed(asked))
+
+
+def generated(asked: Asked) -> Iterator[Item]:
+    yield from listed(asked)
+
+
+def with_all_types(asked: Asked) -> Generator[Item, None, str]:
+    yield from listed(asked)
+    return "done"
+
+
+async def collected(asked: Asked) -> Sequence[Item]:
+    return listed(asked)
+
+
+async def generated_async(asked: Asked) -> AsyncIterator[Item]:
+    for item in listed(asked):
+        yield item
+
+
+SEVERAL = [listed, as_tuple, generated, with_all_types, collected, generated_async]
+
+
+@pytest.mark.parametrize("inline", [True, False])
+@pytest.mark.parametrize("function", SEVERAL)
+async def test_several_answers_are_a_batch_with_an_id_for_each(function: Any, *, inline: bool) -> None:
+    main = stage(function, inline=inline)
+    response = await deliver(main, {"number": 3}, ce_time="2026-05-04T03:02:01Z", ce_traceparent="00-1")
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/cloudevents-batch+json")
+    events = json.loads(bytes(response.body))
+    assert [(event["id"], event["type"], event["data"]["number"]) for event in events] == [
+        (f"7/{number}", "item", number) for number in range(3)
+    ]
+    assert {(event["time"], event["traceparent"]) for event in events} == {("2026-05-04T03:02:01Z", "00-1")}
+    again = await deliver(main, {"number": 3}, ce_time="2026-05-04T03:02:01Z", ce_traceparent="00-1")
+    assert again.body == response.body
+    assert (await deliver(main, {"number": 0})).status_code == 204
+
+
+@pytest.mark.parametrize("function", SEVERAL)
+async def test_too_many_answers_are_rejected_with_their_number_and_the_limit(function: Any) -> None:
+    assert len(json.loads(bytes((await deliver(stage(function), {"number": 256})).body))) == 256
+    response = await deliver(stage(function), {"number": 1000})
+    assert response.status_code == 422
+    counted = "1000" if function in {listed, as_tuple, collected} else "more than 256"
+    detail = json.loads(bytes(response.body))["detail"]
+    name = function.__name__.replace("_", "-")
+    assert detail == f"{name} gave {counted} answers to one event; the limit is 256"
+
+
+async def test_endless_iterator_is_closed_after_the_limit() -> None:
+    closed: list[bool] = []
+
+    def endless(asked: Asked) -> Iterator[Item]:
+        try:
+            while True:
+                yield Item(number=asked.number)
+        finally:
+            closed.append(True)
+
+    assert (await deliver(stage(endless))).status_code == 422
+    assert closed == [True]
+
+
+async def test_answers_that_are_too_large_together_are_rejected() -> None:
+    class Text(RootPayload[str], channel="text"):
+        pass
+
+    def large(asked: Asked) -> list[Text]:
+        return [Text("x" * asked.number)] * 4
+
+    assert (await deliver(stage(large), {"number": 249_000})).status_code == 200
+    for number, told in ((260_000, "gave 4 answers of 104"), (1_000_000, "gave an answer of more than 1000000 bytes")):
+        response = await deliver(stage(large), {"number": number})
+        assert response.status_code == 422
+        assert told in json.loads(bytes(response.body))["detail"]
+
+
+async def test_several_answers_may_be_of_several_channels() -> None:
+    def judge(asked: Asked) -> list[Approved | Declined]:
+        return [Approved(number=1), Declined("no")][: asked.number]
+
+    events = json.loads(bytes((await deliver(stage(judge), {"number": 2})).body))
+    assert [(event["id"], event["type"]) for event in events] == [("7/0", "approved"), ("7/1", "declined")]
+    described = json.loads(bytes((await deliver(stage(judge), method="GET")).body))
+    assert (described["emits"], described["split"]) == (["approved", "declined"], True)
+
+
+async def test_id_that_leaves_no_room_for_those_of_the_answers_is_rejected() -> None:
+    response = await deliver(stage(listed), {"number": 1}, ce_id="x" * 254)
+    assert response.status_code == 200
+    response = await deliver(stage(listed), {"number": 1}, ce_id="x" * 255)
+    assert response.status_code == 422
+    assert "id: 256 characters at most" in json.loads(bytes(response.body))["detail"]
+
+
+@pytest.mark.parametrize("returned", [Item(number=1), "text", {"a": 1}, None, 7, [Answered(number=1)], [None]])
+async def test_return_value_that_is_not_several_payloads_gets_500(returned: Any) -> None:
+    def wrong(_asked: Asked) -> list[Item]:
+        return returned  # type: ignore[no-any-return]
+
+    assert (await deliver(stage(wrong))).status_code == 500
+
+
+async def test_exception_in_a_generator_is_the_answer() -> None:
+    def fails(_asked: Asked) -> Iterator[Item]:
+        yield Item(number=1)
+        raise Defer("not yet", retry_after=60)
+
+    assert (await deliver(stage(fails))).status_code == 409
+
+
+async def test_events_of_a_batch_have_their_answers_in_the_207() -> None:
+    events = [
+        {"specversion": "1.0", "id": str(number), "source": "/s", "type": "asked", "data": {"number": number}}
+        for number in range(3)
+    ]
+    response = await deliver(stage(listed), events, content_type="application/cloudevents-batch+json")
+    assert response.status_code == 207
+    items = json.loads(bytes(response.body))
+    assert [item["status"] for item in items] == [204, 200, 200]
+    assert [[event["id"] for event in item.get("events", [])] for item in items] == [[], ["1/0"], ["2/0", "2/1"]]
+    nothing = await deliver(stage(listed), events[:1], content_type="application/cloudevents-batch+json")
+    assert nothing.status_code == 204
+
+
+def one_or_several(_asked: Asked) -> Item | list[Item]: ...  # type: ignore[empty-body]
+def bare_list(_asked: Asked) -> list: ...  # type: ignore[empty-body,type-arg]
+def list_with_none(_asked: Asked) -> list[Item | None]: ...  # type: ignore[empty-body]
+def list_of_lists(_asked: Asked) -> list[list[Item]]: ...  # type: ignore[empty-body]
+def pair(_asked: Asked) -> tuple[Item, Item]: ...  # type: ignore[empty-body]
+
+
 def same_channel(_asked: Asked) -> Approved | Urgent: ...  # type: ignore[empty-body]
 def no_channel(_asked: Asked) -> Approved | int: ...  # type: ignore[empty-body]
 
@@ -159,6 +303,11 @@ def no_channel(_asked: Asked) -> Approved | int: ...  # type: ignore[empty-body]
     [
         (same_channel, "Approved and Urgent, which both have the channel approved"),
         (no_channel, "int has no channel"),
+        (one_or_several, "either one payload or several"),
+        (bare_list, "say which payloads"),
+        (list_with_none, "none of them can be None"),
+        (list_of_lists, "has no channel"),
+        (pair, "say which payloads"),
     ],
 )
 def test_union_whose_classes_do_not_name_a_channel_each_is_refused(function: Any, told: str) -> None:

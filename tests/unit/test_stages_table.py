@@ -73,6 +73,14 @@ def test_emits_that_are_no_channels_are_refused(tmp_path: Path, emits: str, told
         stages_table.read(written(tmp_path, f"stages:\n  decide: {{consumes: a, emits: {emits}}}\n"))
 
 
+def test_stage_that_splits_has_something_to_emit(tmp_path: Path) -> None:
+    values = "stages:\n  split: {consumes: a, emits: b, split: true}\n"
+    assert stages_table.read(written(tmp_path, values))[0].split
+    (tmp_path / "helm/values.yaml").write_text("stages:\n  split: {consumes: a, split: true}\n")
+    with pytest.raises(ConfigurationError, match="split: it emits nothing that could be several"):
+        stages_table.read(tmp_path)
+
+
 def test_channel_among_several_is_emitted_by_one_stage(tmp_path: Path) -> None:
     values = "stages:\n  one: {consumes: a, emits: [b, c]}\n  two: {consumes: a, emits: [d, c]}\n"
     with pytest.raises(ConfigurationError, match="c is emitted by one and two"):

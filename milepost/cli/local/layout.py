@@ -174,7 +174,8 @@ def lay_out(
 
 
 def _wiring(entry: stages_table.StageEntry) -> dict[str, object]:
-    return {"name": entry.name, "consumes": entry.consumes, "emits": entry.emits, "external": entry.external}
+    wiring = {"name": entry.name, "consumes": entry.consumes, "emits": entry.emits, "external": entry.external}
+    return {**wiring, "split": True} if entry.split else wiring
 
 
 def _headers(entries: Sequence[stages_table.StageEntry], environment: Mapping[str, str]) -> dict[str, str]:

@@ -179,6 +179,16 @@ local function keep_status(status, time)
   if redis.call('PTTL', status) < time - 60000 then redis.call('PEXPIRE', status, time) end
 end
 
+-- The same for the statuses of an event, and of the events that it is a part of: the answers of a stage to the event `7`
+-- are `7/0`, `7/1` and so on. Stops at one that has no status.
+local function keep_statuses_of(id, time)
+  repeat
+    local status = status_key(id)
+    keep_status(status, time)
+    id = string.match(id, '^(.+)/%d+$')
+  until not id or redis.call('EXISTS', status) == 0
+end
+
 -- Adds a step to the history of an event at a stage, which its status has for operators: how many steps there were, the
 -- first and the latest ones. A step is a table: `did`, perhaps an `answer`, `due` (when the event is tried again), and
 -- `times`, how often its entry was given out. An event goes on without a history that cannot be written.
@@ -195,7 +205,7 @@ local function note(id, stage, step)
     if #history.steps > MOST_STEPS then table.remove(history.steps, 2) end
     redis.call('HSET', status, field, cjson.encode(history))
   end)
-  keep_status(status)
+  keep_statuses_of(id)
 end
 
 -- Settles rows of one group, each with `stream` and `entry`:
@@ -341,14 +351,17 @@ local function write_status(id, channel, data)
   local status = status_key(id)
   local noted = redis.pcall('HSET', status, channel, '{"at":' .. clock() .. ',"data":' .. data .. '}')
   if type(noted) == 'table' and not string.find(noted.err, 'WRONGTYPE') then raise(noted) end
-  keep_status(status)
+  keep_statuses_of(id)
 end
 
--- Publishes an event on its channel if `announce`, with its entry as `journalid`, and writes the status.
+-- Publishes an event on its channel, with its entry as `journalid`.
+local function publish_event(event, entry)
+  redis.call('PUBLISH', event.channel, '{"journalid":"' .. entry .. '",' .. string.sub(event.event, 2))
+end
+
+-- Publishes an event if `announce`, and writes the status.
 local function announce_event(event, entry, announce)
-  if announce then
-    redis.call('PUBLISH', event.channel, '{"journalid":"' .. entry .. '",' .. string.sub(event.event, 2))
-  end
+  if announce then publish_event(event, entry) end
   write_status(event.id, event.channel, event.data)
 end
 

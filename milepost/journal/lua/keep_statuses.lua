@@ -15,6 +15,6 @@ end
 
 for _, row in ipairs(rows) do
   local id = id_of(fields_of(row[2]).event or '')
-  if id and is_unfinished(row[1]) then keep_status(status_key(id)) end
+  if id and is_unfinished(row[1]) then keep_statuses_of(id) end
 end
 return #rows == most and '(' .. rows[#rows][1] or ''

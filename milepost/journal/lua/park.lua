@@ -18,13 +18,13 @@ local function park(row)
   end
   if row.reason == '' and due <= now() then
     retry(stage, row.channel, row.event, whole(row.since), row.attempts, row.crashes)
-    if row.id ~= '' then keep_status(status_key(row.id)) end
+    if row.id ~= '' then keep_statuses_of(row.id) end
     return 'done'
   end
   local head = table.concat({ row.entry, whole(row.since), row.attempts, row.crashes, row.channel }, ' ')
   redis.call('ZADD', parked_key(stage), whole(due), head .. '\n' .. row.event)
   note(row.id, stage, { did = row.reason == '' and 'delayed' or 'failed', answer = row.reason, due = due, times = row.times })
-  if row.id ~= '' then keep_status(status_key(row.id), due - now() + HOUR) end
+  if row.id ~= '' then keep_statuses_of(row.id, due - now() + HOUR) end
   return 'done'
 end
 

@@ -18,7 +18,7 @@ local function wake_one(stage, member)
   elseif event then
     fault = attempt(retry, stage, channel, event, since, attempts, crashes)
     local id = not fault and id_of(event)
-    if id then keep_status(status_key(id)) end  -- it may have been due for hours, while no bridge ran
+    if id then keep_statuses_of(id) end  -- it may have been due for hours, while no bridge ran
   else
     fault = attempt(bury_unparsed, stage, member)
   end

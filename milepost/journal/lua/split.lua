@@ -1,0 +1,28 @@
+-- split(stage, stream, entry, id, answers[channel, id, event, data])
+-- Acknowledges one delivery that succeeded (see settle in common.lua), and journals all of its answers in the same step.
+-- The status of the event `id` says how many there are; each answer has an id, and so a status, of its own.
+-- Returns 'done', 'stale' or 'error …'. If Redis refuses one answer, none is journaled and the entry stays pending.
+write_when_full()
+local added, channels = {}, {}
+
+local function journal_all()
+  for _, answer in ipairs(answers) do
+    added[#added + 1] = { journal_key(answer.channel), add(answer.channel, answer.event) }
+    channels[answer.channel] = true
+  end
+  for i, answer in ipairs(answers) do publish_event(answer, added[i][2]) end
+  for _, answer in ipairs(answers) do write_status(answer.id, answer.channel, answer.data) end
+  write_status(id, PARTS .. stage, '{"parts":' .. #answers .. '}')
+end
+
+local answer = settle(stage, { { stream = stream, entry = entry } }, function(row)
+  local ok, fault = pcall(journal_all)
+  if not ok then
+    for _, one in ipairs(added) do redis.call('XDEL', one[1], one[2]) end
+    raise(fault)
+  end
+  if row.times ~= 1 then note(id, stage, { did = 'delivered', times = row.times }) end
+  return 'done'
+end)[1]
+for channel in pairs(channels) do bound_unconsumed(channel) end
+return answer
