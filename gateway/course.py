@@ -10,7 +10,7 @@ from typing import Any
 from functions.payloads import Submission
 from milepost.errors import JournalUnavailable
 from milepost.graph import Graph, nodes
-from milepost.journal import GAVE_UP, Journal
+from milepost.journal import GAVE_UP, PARTS, Journal
 from milepost.observe.logs import Fields
 
 KNOWN_FOR = 10.0
@@ -29,23 +29,34 @@ class Course:
     channels: tuple[str, ...] = (Submission.channel,)
     ends: frozenset[str] = frozenset()
     graph: Graph = field(default_factory=lambda: Graph(()), repr=False, compare=False)
+    first: str = Submission.channel
 
     @classmethod
     def of(cls, stages: Iterable[Mapping[str, Any]]) -> "Course":
-        """Make the course from the rows of the table, each with `consumes` and `emits`."""
-        graph = Graph(nodes((str(number), row) for number, row in enumerate(stages)))
-        return cls(graph.reached(Submission.channel), graph.ends(Submission.channel), graph)
+        """Make the course from the rows of the table, each with `name`, `consumes` and `emits`."""
+        graph = Graph(nodes((str(row.get("name", number)), row) for number, row in enumerate(stages)))
+        return cls().beginning(Submission.channel, graph)
+
+    def beginning(self, first: str, graph: Graph | None = None) -> "Course":
+        """Return the course of an event that begins on another channel, as a part of a submission does."""
+        graph = graph or self.graph
+        return Course(graph.reached(first), graph.ends(first), graph, first)
 
     def ahead(self, reached: Iterable[str]) -> tuple[str, ...]:
         """Return the channels that a submission which has reached these may still reach, in order."""
-        return self.graph.ahead(Submission.channel, set(reached))
+        names = set(reached)
+        return self.graph.ahead(self.first, names, [one.removeprefix(PARTS) for one in names if one.startswith(PARTS)])
 
-    def is_over(self, reached: Iterable[str]) -> bool:
-        """Whether the submission is finished: it has reached an end of every branch, or a stage gave it up."""
+    def is_over(self, reached: Iterable[str], splits: Mapping[str, bool] | None = None) -> bool:
+        """Whether the submission is finished: it has reached an end of every branch, or a stage gave it up.
+
+        `splits`: the stages that have made parts of it, and whether all of these have ended.
+        """
         names = set(reached)
         if any(name.startswith(GAVE_UP) for name in names):
             return True
-        return bool(self.ends) and self.graph.is_finished(Submission.channel, names)
+        is_known = bool(self.ends) or self.first != Submission.channel
+        return is_known and self.graph.is_finished(self.first, names, splits)
 
 
 class CourseReader:
@@ -75,5 +86,5 @@ class CourseReader:
             log.warning(Fields(outcome="course-unknown", reason=str(fault)))
             self._read_at = time.monotonic() - KNOWN_FOR + PAUSE
         else:
-            self._course = Course.of(table.values())
+            self._course = Course.of([{**row, "name": name} for name, row in table.items()])
             self._read_at = time.monotonic()

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.course import Course, CourseReader
-from gateway.identity import canonical_uuid
+from gateway.identity import canonical_id
 from gateway.models import (
     EXAMPLE_ID,
     EXAMPLE_PLACE,
@@ -25,18 +25,22 @@ from gateway.models import (
 )
 from gateway.notifier import Notifier, too_many_of_client, too_many_watchers
 from gateway.pages import Pages
+from gateway.parts import PartsReader, Split, over
 from gateway.rate import client_of
 from gateway.refusal import JSON, unknown_submission, wants_page
 from milepost.errors import JournalUnavailable
 from milepost.events.strict_json import dumps
 from milepost.graph import Graph
-from milepost.journal import Journal, Note
+from milepost.journal import GAVE_UP, PARTS, Journal, Note
 
 FIRST_LOOK = 0.3
 """Seconds without a message after which it is read whether the next stage is starting."""
 
 LOOK_EVERY = 2.0
 """Seconds after which the status is read without a message: a stage that gives up publishes none."""
+
+PACE = 0.2
+"""Seconds between two looks at the parts of a submission, however many of them move on."""
 
 BEAT = 15.0
 """Seconds without an event after which a comment is sent, so that no proxy closes a quiet stream."""
@@ -146,6 +150,13 @@ class Tracker:
             return []
         return [channel for channel, stages in emitters.items() if not starting.isdisjoint(stages)]
 
+    async def course_of(self, event_id: str, notes: Mapping[str, Note]) -> Course:
+        """Return the course of a submission, or of a part, which begins on the first channel that it has reached."""
+        course = await self.course.course()
+        if "/" not in event_id:
+            return course
+        return course.beginning(next((name for name in notes if not name.startswith((GAVE_UP, PARTS))), ""))
+
 
 @dataclass(frozen=True)
 class Watch:
@@ -167,25 +178,8 @@ def router(tracker: Tracker, pages: Pages) -> APIRouter:
         ) as changed:  # first, so that nothing falls between this and the reading
             yield Watch(event_id, await tracker.notes(event_id), changed)
 
-    @routes.head("/submissions/{id}", include_in_schema=False)  # noqa: FAST003 - SubmissionId has the alias
-    @routes.get("/submissions/{id}", **FOLLOW)
-    async def follow(request: Request, sent: SubmissionId) -> Response:
-        """Which channels it has reached so far. Forgotten about an hour after the last of them. Clients that prefer
-        text/html get a page.
-        """
-        event_id = _id(sent)
-        notes = await tracker.notes(event_id)
-        course = await tracker.course.course()
-        starting = await tracker.starting(notes, course)
-        if wants_page(request.headers):
-            return pages.submission(event_id, notes, course, starting)
-        reached = [_as_json(channel, note) for channel, note in notes.items()]
-        # In ASCII, because a message of another program may have characters that UTF-8 cannot hold.
-        text = dumps({"id": event_id, "over": course.is_over(notes), "starting": starting, "channels": reached})
-        return Response(text, media_type=JSON, headers={"cache-control": "no-store", "vary": "accept"})
-
-    @routes.head("/submissions/{id}/events", include_in_schema=False)  # noqa: FAST003
-    @routes.get("/submissions/{id}/events", **WATCH)
+    @routes.head("/submissions/{id:path}/events", include_in_schema=False)  # noqa: FAST003
+    @routes.get("/submissions/{id:path}/events", **WATCH)
     async def watch(
         request: Request,
         watch: Annotated[Watch, Depends(watching)],
@@ -199,11 +193,35 @@ def router(tracker: Tracker, pages: Pages) -> APIRouter:
         starting, whenever they change. One client has 20 streams at a time unless STREAM_LIMIT says otherwise; a client
         that is refused one can follow the submission instead.
         """
-        seen = [name for name in last_event_id.split(",") if name in watch.notes]
-        course = await tracker.course.course()
-        if len(seen) == len(watch.notes) and course.is_over(seen):
+        seen = [name for name in last_event_id.split(",") if {name, name.partition("=")[0]} & watch.notes.keys()]
+        course = await tracker.course_of(watch.event_id, watch.notes)
+        parts = PartsReader(tracker.journal)
+        splits = await parts.read(watch.event_id, watch.notes, course)
+        if {*_names(watch.notes, splits)} <= {*seen} and course.is_over(watch.notes, over(splits)):
             return Response(status_code=204)  # which tells a browser to ask no more
-        return event_stream(request, _events(tracker, watch, seen))
+        return event_stream(request, _events(tracker, watch, seen, parts))
+
+    @routes.head("/submissions/{id:path}", include_in_schema=False)  # noqa: FAST003 - SubmissionId has the alias
+    @routes.get("/submissions/{id:path}", **FOLLOW)
+    async def follow(request: Request, sent: SubmissionId) -> Response:
+        """Which channels it has reached so far. Forgotten about an hour after the last of them. Clients that prefer
+        text/html get a page.
+        """
+        event_id = _id(sent)
+        notes = await tracker.notes(event_id)
+        course = await tracker.course_of(event_id, notes)
+        splits = await PartsReader(tracker.journal).read(event_id, notes, course)
+        starting = await tracker.starting(notes, course)
+        if wants_page(request.headers):
+            return pages.submission(event_id, notes, course, starting, splits)
+        reached = [_as_json(channel, note) for channel, note in notes.items() if not channel.startswith(PARTS)]
+        is_over = course.is_over(notes, over(splits))
+        status = {"id": event_id, "over": is_over, "starting": starting, "channels": reached}
+        if splits:
+            status["splits"] = [asdict(split) for split in splits]
+        # In ASCII, because a message of another program may have characters that UTF-8 cannot hold.
+        text = dumps(status)
+        return Response(text, media_type=JSON, headers={"cache-control": "no-store", "vary": "accept"})
 
     return routes
 
@@ -216,9 +234,10 @@ def event_stream(request: Request, events: AsyncIterator[bytes]) -> Response:
     return EventSourceResponse(events, headers=headers)
 
 
-async def _events(tracker: Tracker, watch: Watch, seen: list[str]) -> AsyncIterator[bytes]:
+async def _events(tracker: Tracker, watch: Watch, seen: list[str], parts: PartsReader) -> AsyncIterator[bytes]:
     """Yield the channels that were reached and are not in `seen`, then each that is reached, until no more can be. An
-    event's id names all channels that its reader has, so a reconnect needs no clock and no memory of ours.
+    event's id names all channels that its reader has, so a reconnect needs no clock and no memory of ours. A stage that
+    has made parts is among the names with the number of parts that have ended.
     """
     began = sent_at = time.monotonic()
     notes = watch.notes
@@ -226,18 +245,34 @@ async def _events(tracker: Tracker, watch: Watch, seen: list[str]) -> AsyncItera
     within = FIRST_LOOK
     yield format_sse_event(retry=RETRY)
     while True:
-        course = await tracker.course.course()
-        for channel, note in notes.items():
-            if channel in seen:
+        course = await tracker.course_of(watch.event_id, notes)
+        try:
+            splits = await parts.read(watch.event_id, notes, course)
+        except JournalUnavailable:
+            splits = []  # the notifier has logged it; nothing is over until they are read
+        by_name = {split.name: split for split in splits}
+        told = {name for name in seen if name not in by_name and not name.startswith(PARTS)}
+        ended = {split.stage: split.is_over for name, split in by_name.items() if name in seen}
+        for name in _names(notes, splits):
+            if name in seen:
                 continue
-            seen.append(channel)
+            split = by_name.get(name)
+            if split:
+                ended[split.stage] = split.is_over
+                seen = [one for one in seen if one.partition("=")[0] != f"{PARTS}{split.stage}"]
+                status = _split_as_json(split, notes[f"{PARTS}{split.stage}"])
+            else:
+                told.add(name)
+                status = _as_json(name, notes[name])
+            seen.append(name)
             sent_at = time.monotonic()
-            data = {**_as_json(channel, note), "last": course.is_over(seen)}
-            yield format_sse_event(data_str=dumps(data), id=",".join(seen))
-        if course.is_over(seen):
+            yield format_sse_event(data_str=dumps({**status, "last": course.is_over(told, ended)}), id=",".join(seen))
+        if course.is_over(told, ended):
             return
         changed = await _wait(watch.changed, within=within)
         within = FIRST_LOOK if changed else LOOK_EVERY
+        if splits:
+            await asyncio.sleep(PACE)
         now = time.monotonic()
         if tracker.notifier.closed or now - began > LONGEST:
             return
@@ -266,10 +301,20 @@ async def _wait(changed: asyncio.Event, *, within: float) -> bool:
 
 def _id(sent: str) -> str:
     """Return the id as Milepost writes it. Raises Refusal: 404."""
-    event_id = canonical_uuid(sent)
+    event_id = canonical_id(sent)
     if event_id is None:
         raise unknown_submission()
     return event_id
+
+
+def _names(notes: Mapping[str, Note], splits: Sequence[Split]) -> list[str]:
+    """Return what a reader of a live stream may have: the channels, and each split with its ended parts."""
+    of_stage = {f"{PARTS}{split.stage}": split.name for split in splits}
+    return [of_stage.get(name, name) for name in notes if name in of_stage or not name.startswith(PARTS)]
+
+
+def _split_as_json(split: Split, note: Note) -> Mapping[str, Any]:
+    return {**_as_json(f"{PARTS}{split.stage}", note), "data": {"parts": split.parts, "ended": split.ended}}
 
 
 def _as_json(channel: str, note: Note) -> Mapping[str, Any]:

@@ -1,13 +1,14 @@
 """The steps of a submission from channel to channel, as its page shows them."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from functions.payloads import Submission
 from gateway.course import Course
-from milepost.journal import GAVE_UP, Note
+from gateway.parts import Split, over
+from milepost.journal import GAVE_UP, PARTS, Note
 
 _WORDS = {
     "raw_input": ("gateway", "keeps the place you gave"),
@@ -50,32 +51,40 @@ class Journey:
     answer: Mapping[str, Any]
     gave_up: str
     reason: str
+    splits: Sequence[Split] = ()
 
     @classmethod
-    def of(cls, notes: Mapping[str, Note], course: Course, starting: Container[str] = ()) -> "Journey":
+    def of(
+        cls,
+        notes: Mapping[str, Note],
+        course: Course,
+        starting: Container[str] = (),
+        splits: Sequence[Split] = (),
+    ) -> "Journey":
         """Make it from the status of the submission, oldest channel first, and from the expected course.
 
-        `starting`: the channels to come whose stage is starting.
+        `starting`: the channels to come whose stage is starting. `splits`: the stages that have made parts of it.
         """
         dead = next((name for name in notes if name.startswith(GAVE_UP)), "")
-        reached = {name: note for name, note in notes.items() if not name.startswith(GAVE_UP)}
-        over = course.is_over(notes)
-        names = [*reached, *course.ahead(reached)]
+        reached = {name: note for name, note in notes.items() if not name.startswith((GAVE_UP, PARTS))}
+        is_over = course.is_over(notes, over(splits))
+        names = [*reached, *course.ahead(notes)]
         before: datetime | None = None
         steps: list[Step] = []
         for index, name in enumerate(names):
             at = reached[name].at if name in reached else None
             hop = (at - before) / timedelta(milliseconds=1) if at and before else None
-            is_next = index == len(reached) and not over
+            is_next = index == len(reached) and not is_over
             steps.append(Step(name, at, hop, is_next=is_next, is_starting=is_next and name in starting))
             before = at
         return cls(
             steps=tuple(steps),
-            state="dead" if dead else "done" if over else "underway",
+            state="dead" if dead else "done" if is_over else "underway",
             submitted=_mapping(reached.get(Submission.channel)),
             answer=next((data for data in map(_mapping, reached.values()) if isinstance(data.get("message"), str)), {}),
             gave_up=dead.removeprefix(GAVE_UP),
             reason=str(_mapping(notes.get(dead)).get("reason", "")),
+            splits=splits,
         )
 
     @property

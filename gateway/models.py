@@ -82,9 +82,20 @@ class Accepted(BaseModel):
 class Reached(BaseModel):
     """A channel that a submission has reached."""
 
-    channel: str = Field(description="or dead: and a stage that gave the submission up; its data is the reason")
+    channel: str = Field(
+        description="or dead: and a stage that gave the submission up, with the reason as data; in a live stream also"
+        " parts: and a stage that has split it, with the numbers `parts` and `ended` as data"
+    )
     time: str = Field(description="RFC 3339, UTC")
     data: Any = Field(description="the event's data; null if it was too large to be noted")
+
+
+class SplitStatus(BaseModel):
+    """A stage has split the submission into parts, each an event of its own: `{id}/0`, `{id}/1` and so on."""
+
+    stage: str
+    parts: int = Field(description="how many; each can be followed by its own id")
+    ended: int = Field(description="for how many of them no channel is to come")
 
 
 class ReachedNow(Reached):
@@ -100,6 +111,7 @@ class SubmissionStatus(BaseModel):
     over: bool = Field(description="whether no channel is to come: the submission is done, or was given up")
     channels: list[Reached] = Field(description="in the order in which they were reached")
     starting: list[str] = Field(description="channels to come whose stage was at zero and is starting")
+    splits: list[SplitStatus] | None = Field(None, description="absent where no stage has split it")
 
 
 def problem(description: str, refusal: Refusal) -> dict[str, Any]:

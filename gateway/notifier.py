@@ -1,6 +1,7 @@
 """One Redis subscription for all who watch submissions in this process.
 
-1. A watcher of a submission gets an asyncio.Event. It is set when an event of that submission was published.
+1. A watcher of a submission gets an asyncio.Event. It is set when an event of that submission, or of a
+   part of it, was published.
 2. The watcher then reads the submission's status from Redis. So nothing is queued for a slow watcher, and a message
    that a stranger publishes on a channel is never shown as it is.
 3. The process is subscribed only while somebody watches.
@@ -38,7 +39,9 @@ OTHERWISE = "GET /submissions/{id} returns the same at any time, and the submiss
 RETRY_AFTER = 10
 """Seconds that a refused watcher is asked to wait."""
 
-_OWN_MESSAGE = re.compile(rb'\{(?:"journalid":"[0-9]+-[0-9]+",)?"specversion":"1\.0","id":"([0-9a-f-]{36})"')
+_OWN_MESSAGE = re.compile(
+    rb'\{(?:"journalid":"[0-9]+-[0-9]+",)?"specversion":"1\.0","id":"([0-9a-f-]{36}(?:/[0-9]+)*)"'
+)
 """How our own messages begin. A message written otherwise is seen when the status is next read."""
 
 log = logging.getLogger("gateway")
@@ -136,8 +139,11 @@ class Notifier:
 
     def _wake(self, message: bytes) -> None:
         named = _OWN_MESSAGE.match(message)
-        for changed in self._watched.get(named[1].decode(), ()) if named else ():
-            changed.set()
+        event_id = named[1].decode() if named else ""
+        while event_id:  # of the event, then of those that it is a part of
+            for changed in self._watched.get(event_id, ()):
+                changed.set()
+            event_id = event_id.rpartition("/")[0]
 
     def _wake_all(self) -> None:
         for watching in self._watched.values():

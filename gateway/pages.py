@@ -13,6 +13,7 @@ from gateway import overview, world_map
 from gateway.course import Course
 from gateway.journey import Journey, took
 from gateway.models import KEY_FIELD, is_key
+from gateway.parts import Split
 from gateway.refusal import Refusal
 from gateway.way import Way
 from milepost.events.ids import new_id
@@ -73,15 +74,16 @@ class Pages:
         notes: Mapping[str, Note],
         course: Course,
         starting: Container[str] = (),
+        splits: Sequence[Split] = (),
         *,
         status: int = 200,
     ) -> Response:
         """Render the status of a submission. In a browser with JavaScript the page updates itself.
 
-        `starting`: the channels to come whose stage is starting.
+        `starting`: the channels to come whose stage is starting. `splits`: the stages that have made parts of it.
         """
         place = f"/submissions/{event_id}"
-        journey = Journey.of(notes, course, starting)
+        journey = Journey.of(notes, course, starting, splits)
         headers = {"location": place} if status == 201 else {"vary": "accept"}
         return self._page(
             "submission.html",

@@ -17,7 +17,7 @@ from milepost.check.waiting import Place, Waiting, WaitingEvent
 from milepost.errors import JournalUnavailable
 from milepost.events.attributes import check_required
 from milepost.events.strict_json import dumps
-from milepost.journal import BEAT_FRESH, BROKER, GAVE_UP, History, HistoryStep, Journal, Note, keys
+from milepost.journal import BEAT_FRESH, BROKER, GAVE_UP, PARTS, History, HistoryStep, Journal, Note, keys
 from milepost.journal.models import name_text
 from milepost.observe.logs import masked
 
@@ -203,7 +203,7 @@ class _Reader:
         """Follow the event from channel to channel."""
         paused = await self._journal.admin.paused()
         seconds, _ = await self._journal.ask(self._redis.time())
-        reached = {name: note for name, note in notes.items() if not name.startswith(GAVE_UP)}
+        reached = {name: note for name, note in notes.items() if not name.startswith((GAVE_UP, PARTS))}
         dead = {name.removeprefix(GAVE_UP): note.at for name, note in notes.items() if name.startswith(GAVE_UP)}
         behind: Mapping[str, Any] = self._table.get(BROKER, {}).get("behind", {})
         rows = {**self._table, **{name: {**row, "emits": row.get("emits", "").split()} for name, row in behind.items()}}

@@ -7,7 +7,7 @@ const FARTHEST = 12450, RADIUS = 200;
 const WINDS = ["N", "NE", "E", "SE", "S", "SW", "W", "NW"];
 const PACE = 260; // ms between two steps shown; the times told are the true ones
 const SLOWEST = 30000; // ms between two tries
-const DEAD = "dead:";
+const DEAD = "dead:", PARTS = "parts:";
 const EVERY = 3000; // ms between two looks at a submission whose stream is refused
 const LOST = { true: "The connection is lost. Trying again…", false: "You are offline. This goes on when you are back." };
 const ASKING = "Live updates are busy just now, so this page checks every few seconds.";
@@ -181,8 +181,9 @@ function watch(section) {
     try {
       const answer = await fetch(place, { signal, headers: { Accept: "application/json" }, cache: "no-store" });
       if (answer.ok) {
-        const { over, channels, starting } = await answer.json();
-        channels.forEach((reached, index) => tell({ ...reached, last: over && index === channels.length - 1 }));
+        const { over, channels, starting, splits = [] } = await answer.json();
+        const told = [...splits.map(({ stage, ...data }) => ({ channel: PARTS + stage, data })), ...channels];
+        told.forEach((reached, index) => tell({ ...reached, last: over && index === told.length - 1 }));
         begin(starting);
         said = ASKING;
       }
@@ -231,6 +232,11 @@ function watch(section) {
       }
       return true;
     }
+    if (channel.startsWith(PARTS)) {
+      const fresh = split(channel.slice(PARTS.length), data);
+      if (last) finish();
+      return fresh;
+    }
     let item = [...items.children].find((one) => one.dataset.channel === channel);
     const fresh = !item?.dataset.at, before = reached().at(-1);
     item ??= added(channel);
@@ -250,11 +256,34 @@ function watch(section) {
       find("#message").textContent = data.message;
       if (typeof data.distance_from_velocity === "number") find("#miles").textContent = grouped(data.distance_from_velocity);
     }
-    if (last) {
-      const times = reached().map((one) => Number(one.dataset.at));
-      find("#whole").textContent = took(Math.max(...times) - Math.min(...times));
-      end("done", find("#message").textContent);
+    if (last) finish();
+    return fresh;
+  }
+
+  function finish() {
+    const times = reached().map((one) => Number(one.dataset.at));
+    find("#whole").textContent = took(Math.max(...times) - Math.min(...times));
+    end("done", find("#message").textContent);
+  }
+
+  // Shows that a stage has made parts of the submission, and how many have ended; whether that is new.
+  function split(stage, { parts, ended }) {
+    let line = [...section.querySelectorAll("[data-split]")].find((one) => one.dataset.split === stage);
+    if (!line) {
+      const links = document.createElement("p");
+      line = document.createElement("p");
+      line.dataset.split = stage;
+      line.className = links.className = "small";
+      for (let number = 0; number < parts; number += 1) {
+        const link = links.appendChild(document.createElement("a"));
+        link.href = `${place}/${number}`;
+        link.textContent = number;
+        link.after(" ");
+      }
+      items.after(line, links);
     }
+    const words = `${stage}: ${parts} parts, ${ended} ended`, fresh = line.textContent !== words;
+    if (fresh) line.textContent = news.textContent = words;
     return fresh;
   }
 

@@ -17,7 +17,7 @@ from milepost.cli.loop import run
 from milepost.cli.options import Data
 from milepost.cli.text import brief, plain, say
 from milepost.errors import ConfigurationError
-from milepost.journal import GAVE_UP
+from milepost.journal import GAVE_UP, PARTS
 
 PAUSE = 0.5
 """Seconds between a stream that ended early and the next."""
@@ -98,14 +98,17 @@ async def _follow(client: httpx.AsyncClient, place: str, reached: dict[str, Any]
     A stream may end early, because the gateway stops or has too many. The next one goes on where it ended.
     """
     began: datetime | None = None
+    have = ""
     while True:
         # The gateway may be restarting, or behind a proxy that answers for it.
         with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
-            headers = {"last-event-id": ",".join(reached)}
+            headers = {"last-event-id": have}
             async with client.stream("GET", f"{place}/events", headers=headers) as answer:
                 answer.raise_for_status()
                 named = False
                 async for line in answer.aiter_lines():
+                    if line.startswith("id:"):
+                        have = line.removeprefix("id:").strip()
                     named = line.startswith("event:") or (named and line != "")
                     if named or not line.startswith("data:"):
                         continue  # an event with a name tells of no channel
@@ -113,12 +116,17 @@ async def _follow(client: httpx.AsyncClient, place: str, reached: dict[str, Any]
                     channel, at = step["channel"], datetime.fromisoformat(step["time"])
                     began = began or at
                     reached[channel] = step["data"]
-                    print(f"{plain(channel):<24} {(at - began) / timedelta(milliseconds=1):6.0f} ms")
+                    shown = f"{plain(channel):<24} {(at - began) / timedelta(milliseconds=1):6.0f} ms"
+                    print(f"{shown}  {_of_parts(step['data'])}" if channel.startswith(PARTS) else shown)
                     if step["last"]:
                         return
                 if answer.status_code == 204:  # nothing more is to come
                     return
         await asyncio.sleep(PAUSE)
+
+
+def _of_parts(data: dict[str, int]) -> str:
+    return f"{data['parts']} parts, {data['ended']} ended"
 
 
 def _detail(answer: httpx.Response) -> str:

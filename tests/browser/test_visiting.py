@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from uuid import uuid4
 
 import pytest
 from playwright.sync_api import expect
@@ -213,6 +214,29 @@ def test_two_visitors_do_not_see_each_other(visitor: Visitors, up: Up) -> None:
         assert mine in text
         assert theirs not in text
     assert one.locator("#message").inner_text() != other.locator("#message").inner_text()
+
+
+def test_parts_of_a_submission_are_counted_and_linked(visitor: Visitors, up: Up) -> None:
+    event_id = str(uuid4())
+    page = visitor()
+    with Redis.from_url(up.stack["redis"]) as redis:
+        redis.hset(keys.status(event_id), "raw_input", '{"at":1,"data":null}')
+        page.goto(f"/submissions/{event_id}")
+        for place in range(2):
+            redis.hset(keys.status(f"{event_id}/{place}"), "calculated_distance", '{"at":2,"data":null}')
+        redis.hset(keys.status(event_id), "parts:distance", '{"at":2,"data":{"parts":2}}')
+        line = page.locator("[data-split=distance]")
+        for ended in range(2):
+            expect(line).to_have_text(f"distance: 2 parts, {ended} ended")
+            redis.hset(keys.status(f"{event_id}/{ended}"), "email:sent", '{"at":3,"data":null}')
+    wait_for_state(page, "done")
+    expect(line).to_have_text("distance: 2 parts, 2 ended")
+    assert reached(page) == ["raw_input"]
+    expect(page.locator(".course li")).to_have_count(1)
+    assert_accessible(page)
+    page.get_by_role("link", name="1", exact=True).click()
+    expect(page).to_have_url(re.compile(f"/submissions/{event_id}/1$"))
+    wait_for_state(page, "done")
 
 
 def test_a_submission_that_is_given_up_says_where_and_why(visitor: Visitors, up: Up) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from functions.payloads import Submission
 from gateway import identity
-from gateway.identity import canonical_uuid, traceparent
+from gateway.identity import canonical_id, canonical_uuid, traceparent
 from gateway.models import is_key
 
 KEYS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255)
@@ -95,3 +95,11 @@ def test_a_valid_traceparent_is_kept(sent: str) -> None:
 )
 def test_any_other_is_ignored(sent: list[str]) -> None:
     assert traceparent(sent) == {}
+
+
+def test_id_of_a_part_is_a_uuid_with_places() -> None:
+    whole = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e11"
+    for parts in ("", "/0", "/255", "/1/0/17"):
+        assert canonical_id(whole.upper() + parts) == whole + parts
+    for parts in ("/", "/-1", "/01", "/a", "/1000", "/0/", "//0", "/0/events", "/\u0663", "/0" * 120):
+        assert canonical_id(whole + parts) is None

@@ -10,6 +10,8 @@ from gateway import following
 from gateway.course import CourseReader
 from gateway.following import Tracker, Watch
 from gateway.notifier import Notifier
+from gateway.parts import PartsReader
+from milepost.graph import Graph
 from milepost.journal import Journal
 from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
@@ -53,7 +55,8 @@ async def test_a_quiet_stream_has_comments_and_an_end(journal: Journal, monkeypa
     notifier = Notifier(journal.redis, chart.channels, most_of_client=1)
     with notifier.watch(event_id, "192.0.2.1") as bell:
         watch = Watch(event_id, await journal.status(event_id), bell)
-        frames = following._events(Tracker(journal, chart, notifier), watch, [])
+        tracker = Tracker(journal, chart, notifier, Graph([]))
+        frames = following._events(tracker, watch, [], PartsReader(journal))
         assert [(await anext(frames)).partition(b":")[0] for _ in range(3)] == [b"retry", b"data", b""]
         monkeypatch.setattr(following, "LONGEST", 0)
         assert [frame async for frame in frames] == []

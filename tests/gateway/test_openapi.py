@@ -39,7 +39,15 @@ async def test_the_description_names_every_answer_with_an_example(client: httpx.
 async def test_every_reference_resolves(client: httpx.AsyncClient) -> None:
     answer = await client.get("/openapi.json")
     schemas = answer.json()["components"]["schemas"]
-    assert set(schemas) == {"JsonSubmission", "Accepted", "SubmissionStatus", "Reached", "ProblemDetails", "FieldFault"}
+    assert set(schemas) == {
+        "JsonSubmission",
+        "Accepted",
+        "SubmissionStatus",
+        "Reached",
+        "SplitStatus",
+        "ProblemDetails",
+        "FieldFault",
+    }
     for piece in answer.text.split('"$ref":"')[1:]:
         assert piece.split('"')[0].removeprefix("#/components/schemas/") in schemas
     latitude = schemas["JsonSubmission"]["properties"]["lat"]
