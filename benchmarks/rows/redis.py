@@ -1,7 +1,7 @@
 """What a hop costs Redis: reading entries and completing them with a reply, without a bridge or a function."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import redis
@@ -10,14 +10,16 @@ from benchmarks import fill
 from benchmarks.bench import OURS, Bench, Figure, Measured
 from benchmarks.lab import Lab, Stopwatch
 from benchmarks.rows.hop import NEXT
+from milepost.events.batch import MOST_ANSWERS, part_id
 from milepost.events.event import Event
-from milepost.journal import Complete, Consumer, Entry, Maintenance, Scripts, Wiring
+from milepost.journal import Complete, Consumer, Entry, Maintenance, Scripts, Settlement, Split, Wiring
 from milepost.journal.connection import connect
 from milepost.journal.shared_connection import SharedConnection
 from milepost.settings import JournalSettings
 
 EVENTS = 12_000
 AT_ONCE = 128
+SPLITS = 48
 DATA = {"email": "ada@example.org", "distance_from_velocity": 2216.0742916592476}
 
 
@@ -28,8 +30,21 @@ def completed(entries: Sequence[Entry]) -> list[Complete]:
     return [Complete(entry, reply.id, reply) for entry, reply in zip(entries, replies, strict=True)]
 
 
-async def hops(url: str, events: int) -> None:
-    """Read and complete so many events, `AT_ONCE` in each round trip."""
+def split(entries: Sequence[Entry]) -> list[Split]:
+    """Settle each entry with MOST_ANSWERS answers."""
+    settlements = []
+    for entry in entries:
+        of = Event.from_json(entry.event).id
+        ids = [part_id(of, place) for place in range(MOST_ANSWERS)]
+        settlements.append(Split(entry, of, [Event(id=id, source="/split", type=NEXT, data=DATA) for id in ids]))
+    return settlements
+
+
+Settle = Callable[[Sequence[Entry]], Sequence[Settlement]]
+
+
+async def hops(url: str, events: int, *, settle: Settle = completed) -> None:
+    """Read and settle so many events, `AT_ONCE` in each round trip."""
     settings = JournalSettings.read(redis_url=url)
     scripts, reader = Scripts(connect(settings)), SharedConnection(connect(settings), again=False)
     consumer = Consumer("distance", ["raw_input"], "one", reader=reader, scripts=scripts, deadline=timedelta(days=1))
@@ -37,7 +52,7 @@ async def hops(url: str, events: int) -> None:
         await consumer.ensure()
         while events > 0:
             entries = await consumer.wait(min(events, AT_ONCE), block=1.0)
-            answers = await consumer.settle(completed(entries))
+            answers = await consumer.settle(settle(entries))
             if answers != ["done"] * len(entries):
                 raise RuntimeError(f"not settled: {answers}")
             events -= len(entries)
@@ -67,6 +82,16 @@ def ours(lab: Lab) -> Measured:
         return {"cpu": cpu, "bytes": (client.info("memory")["used_memory"] - before) / counted}
 
 
+def of_split(lab: Lab) -> Measured:
+    """The CPU for 1,000 answers, to be compared with that for 1,000 hops."""
+    asyncio.run(wire(lab.redis.url))
+    fill.journal(lab.redis.url, map(fill.submission, range(SPLITS + 1)))
+    asyncio.run(hops(lab.redis.url, 1, settle=split))
+    watch = Stopwatch(lab.redis)
+    asyncio.run(hops(lab.redis.url, SPLITS, settle=split))
+    return {"cpu": watch.stop(SPLITS * MOST_ANSWERS)["cpu"]}
+
+
 BENCHES = [
     Bench(
         "redis",
@@ -76,5 +101,11 @@ BENCHES = [
         ),
         {OURS: ours},
         durable=False,
-    )
+    ),
+    Bench(
+        "redis-split",
+        (Figure("cpu", f"a split of {MOST_ANSWERS} in Redis, settled: CPU for its answers", "CPU s/1000"),),
+        {OURS: of_split},
+        durable=False,
+    ),
 ]
