@@ -87,7 +87,7 @@ class RequestMetrics:
 
 def _route(scope: Scope) -> str:
     """The template of the route, such as /submissions/{id}: never the path of the request."""
-    path = getattr(scope.get("route"), "path", None)
+    path = getattr(scope.get("route"), "path_format", None)
     if isinstance(path, str):
         return path
     return "/static" if scope.get("root_path") == "/static" else UNROUTED
