@@ -161,12 +161,12 @@ class Admin:
         Raises StageServed while a bridge serves it, LookupError if nothing of it exists.
         """
         name, _, channel = stage.partition(":")
-        verdict, parked, dead = await self._scripts.forget(stage=name, channel=channel, fresh=FRESH)
+        verdict, *deleted = await self._scripts.forget(stage=name, channel=channel, fresh=FRESH)
         if verdict == b"served":
             raise StageServed(f"{stage} is served by a bridge: stop serving it first")
         if verdict == b"unknown":
             raise LookupError(stage)
-        return Forgotten(parked, dead)
+        return Forgotten(*deleted)
 
     async def forget_journal(self, channel: str) -> int:
         """Delete the journal of a channel that no stage consumes; returns how many events were deleted.

@@ -145,8 +145,10 @@ async def test_forget_removes_every_trace_of_a_stage_and_returns_what_was_lost(
     await distance.settle([Park(entry, "", failure(), 60 * number) for number, entry in enumerate(entries[:3])])
     await distance.settle([Bury(entries[3], "", failure())])
     await maintenance.wake(["distance"], most=9)
+    await journal.admin.pause("distance")
     await unserved(redis, "distance")
     assert await journal.admin.forget("distance") == Forgotten(parked=3, dead=1)
+    assert await journal.admin.paused() == frozenset()
     assert [stage.name for stage in await journal.admin.stages()] == ["audit"]
     assert not await redis.exists(keys.parked("distance"), keys.dead("distance"), keys.retries("distance", RAW))
     assert [row["name"] for row in await redis.xinfo_groups(keys.journal(RAW))] == [b"audit"]

@@ -1,16 +1,16 @@
 -- forget(stage, channel, fresh)
 -- Deletes a stage's row in the stages table, its pause, groups, retries, parked events and dead letters. Returns
--- { 'forgotten' | 'served' | 'unknown', parked events and retries, dead letters }. 'served': its beat is fresh, and
--- nothing was deleted. With a channel (one that the stage does not consume) only its group and retries are deleted.
+-- { 'forgotten', parked events and retries, dead letters }, or { 'served' } or { 'unknown' }. 'served': its beat is fresh,
+-- and nothing was deleted. With a channel (one that the stage does not consume) only its group and retries are deleted.
 local text = redis.call('HGET', STAGES, stage)
 local row = read_stages()[stage]
-if channel == '' and row and now() - row.beat < fresh then return { 'served', 0, 0 } end
+if channel == '' and row and now() - row.beat < fresh then return { 'served' } end
 if channel ~= '' then
-  if consumes(row, channel) then return { 'unknown', 0, 0 } end
+  if consumes(row, channel) then return { 'unknown' } end
   local retries = count('XLEN', retries_key(stage, channel))
   redis.call('DEL', retries_key(stage, channel))
   if redis.pcall('XGROUP', 'DESTROY', journal_key(channel), stage) ~= 1 and retries == 0 then
-    return { 'unknown', 0, 0 }
+    return { 'unknown' }
   end
   return { 'forgotten', retries, 0 }
 end
@@ -27,5 +27,5 @@ end
 redis.call('DEL', parked_key(stage), dead_key(stage))
 redis.call('SREM', DEAD, stage)
 redis.pcall('SREM', PAUSED, stage)
-if not text and groups + parked + dead == 0 then return { 'unknown', 0, 0 } end
+if not text and groups + parked + dead == 0 then return { 'unknown' } end
 return { 'forgotten', parked, dead }
