@@ -21,7 +21,7 @@ from cloudevents.http import CloudEvent, from_dict
 from milepost import Payload, stages_table
 from milepost.graph import several
 from milepost.testing.posting import BATCH, answered, batched, binary, ce_headers, refused, send, structured
-from milepost.testing.servers import Function
+from milepost.testing.servers import WITHIN, Function
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 MEGABYTE = 1_000_000
@@ -188,7 +188,7 @@ class StageContract:
         assert [from_dict(reply) for reply in response.json()] == alone
 
     def test_get_describes_the_stage(self, url: str) -> None:
-        response = httpx.get(url)
+        response = httpx.get(url, timeout=WITHIN)
         assert response.status_code == 200
         description = response.json()
         assert description["name"] == self.stage
@@ -197,10 +197,10 @@ class StageContract:
         assert description.get("split", False) == self.split
         assert set(description["schemas"]) == {self.consumes, *several(self.emits)}
         assert description["summary"]
-        assert httpx.head(url).status_code == 200
+        assert httpx.head(url, timeout=WITHIN).status_code == 200
 
     def test_other_methods_get_405(self, url: str) -> None:
-        refused(httpx.put(url, content=b"{}"), 405)
+        refused(httpx.put(url, content=b"{}", timeout=WITHIN), 405)
 
     # Answers 400
 
@@ -223,12 +223,12 @@ class StageContract:
         ],
     )
     def test_invalid_cloudevents_get_400(self, url: str, headers: dict[str, str], body: bytes) -> None:
-        refused(httpx.post(url, headers=headers, content=body), 400)
+        refused(httpx.post(url, headers=headers, content=body, timeout=WITHIN), 400)
 
     @pytest.mark.parametrize("body", [b"{", b"NaN", b"\xff", b'"\xc3"', b"{'a': 1}", b"[" * 100_000])
     def test_broken_data_gets_400(self, url: str, body: bytes) -> None:
         headers, _ = binary(self.make())
-        refused(httpx.post(url, headers=headers, content=body), 400)
+        refused(httpx.post(url, headers=headers, content=body, timeout=WITHIN), 400)
 
     @pytest.mark.parametrize(
         "changes",
@@ -254,7 +254,7 @@ class StageContract:
         for name in ("ce-id", "ce-traceparent", "ce-source", "ce-subject"):
             headers, body = binary(self.make())
             headers[name] = "a%0D%0Aset-cookie:%20b"
-            response = httpx.post(url, headers=headers, content=body)
+            response = httpx.post(url, headers=headers, content=body, timeout=WITHIN)
             refused(response, 400)
             assert "set-cookie" not in response.headers
 
@@ -266,13 +266,18 @@ class StageContract:
 
     def test_body_over_a_megabyte_gets_413(self, url: str) -> None:
         headers, _ = binary(self.make())
-        refused(httpx.post(url, headers=headers, content=b" " * (MEGABYTE + 1)), 413)
+        refused(httpx.post(url, headers=headers, content=b" " * (MEGABYTE + 1), timeout=WITHIN), 413)
         chunks = iter([b" " * 65536] * 20)
-        refused(httpx.post(url, headers=headers, content=chunks), 413)
+        refused(httpx.post(url, headers=headers, content=chunks, timeout=WITHIN), 413)
 
     def test_compressed_body_gets_415(self, url: str) -> None:
         headers, body = binary(self.make())
-        refused(httpx.post(url, headers=headers | {"content-encoding": "gzip"}, content=gzip.compress(body)), 415)
+        refused(
+            httpx.post(
+                url, headers=headers | {"content-encoding": "gzip"}, content=gzip.compress(body), timeout=WITHIN
+            ),
+            415,
+        )
 
     def test_event_of_another_type_gets_422(self, url: str) -> None:
         problem = refused(send(url, self.make(type="some.other")), 422)
@@ -309,12 +314,12 @@ class StageContract:
         del event["data"]
         refused(send(url, event, structured), 422)
         headers, _ = binary(self.make())
-        refused(httpx.post(url, headers=headers), 422)
+        refused(httpx.post(url, headers=headers, timeout=WITHIN), 422)
 
     def test_deeply_nested_data_is_refused(self, url: str, event: dict[str, Any]) -> None:
         deep = '{"a":' * 50_000 + "1" + "}" * 50_000
         headers, _ = binary(self.make())
-        assert httpx.post(url, headers=headers, content=deep).status_code in {400, 422}
+        assert httpx.post(url, headers=headers, content=deep, timeout=WITHIN).status_code in {400, 422}
         self.reply(send(url, event))
 
     def test_stages_table_agrees(self) -> None:

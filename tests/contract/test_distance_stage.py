@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from tests.contract.contract import StageContract, answered, binary, refused, send, structured
+from tests.servers import ANSWER_WITHIN
 
 PLACE = {"email": "ada@example.org", "lat": 51.5074, "long": -0.1278}
 
@@ -45,7 +46,7 @@ class TestDistance(StageContract):
     def test_invalid_json_numbers_get_400(self, url: str, number: str) -> None:
         headers, _ = binary(self.make())
         body = f'{{"email":"a@b.co","lat":{number},"long":0}}'
-        refused(httpx.post(url, headers=headers, content=body), 400)
+        refused(httpx.post(url, headers=headers, content=body, timeout=ANSWER_WITHIN), 400)
 
     @pytest.mark.parametrize("mode", [binary, structured])
     def test_miles_are_written_at_full_precision(self, url: str, mode: Any) -> None:
@@ -68,11 +69,11 @@ class TestDistance(StageContract):
     def test_no_path_is_redirected(self, url: str, path: str) -> None:
         """Behind TLS a redirect to http:// would drop the event, or lead to another host."""
         headers, body = binary(self.make())
-        assert httpx.post(url + path, headers=headers, content=body).status_code == 200
-        assert httpx.get(url + path).status_code == 200
+        assert httpx.post(url + path, headers=headers, content=body, timeout=ANSWER_WITHIN).status_code == 200
+        assert httpx.get(url + path, timeout=ANSWER_WITHIN).status_code == 200
 
     async def test_fifty_concurrent_events_are_answered(self, url: str) -> None:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=ANSWER_WITHIN) as client:
 
             async def one() -> httpx.Response:
                 headers, body = binary(self.make())

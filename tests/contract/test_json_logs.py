@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.servers import ROOT, Function, Module, Valkey, wait_for
+from tests.servers import ANSWER_WITHIN, ROOT, Function, Module, Valkey, wait_for
 
 SOURCE = '''
 import logging
@@ -40,7 +40,9 @@ def test_function_logs_json(tmp_path: Path, content_type: str) -> None:
     if "cloudevents" in content_type:
         headers, body = {}, json.dumps({**attributes, "data": {"word": "ada@example.org"}})
     with Function(tmp_path, "answer", source=source, env={"LOG_FORMAT": "json"}) as function:
-        answer = httpx.post(function.url, content=body, headers={**headers, "content-type": content_type})
+        answer = httpx.post(
+            function.url, content=body, headers={**headers, "content-type": content_type}, timeout=ANSWER_WITHIN
+        )
         assert answer.status_code == 500
         wait_for(lambda: len(function.log.splitlines()) == 2, what="two lines")
         heard, failed = lines(function.log)
@@ -68,11 +70,13 @@ def test_gateway_and_bridge_log_json(tmp_path: Path) -> None:
         env = {"REDIS_URL": valkey.url, "LOG_FORMAT": "json", "ROUTES": routes}
         with Module(tmp_path, "gateway", env=env) as gateway, Module(tmp_path, "milepost.bridge", env=env) as bridge:
             event = {"specversion": "1.0", "id": "7", "source": "/me", "type": "asked", "data": 1}
-            httpx.post(bridge.url, json=event, headers={"content-type": "application/cloudevents+json"})
+            httpx.post(
+                bridge.url, json=event, headers={"content-type": "application/cloudevents+json"}, timeout=ANSWER_WITHIN
+            )
             wait_for(lambda: "routedown" in bridge.log, what="a delivery that failed")
             valkey.kill()
             place = {"email": "ada@example.org", "lat": 1, "long": 2}
-            assert httpx.post(f"{gateway.url}/distance", json=place).status_code == 503
+            assert httpx.post(f"{gateway.url}/distance", json=place, timeout=ANSWER_WITHIN).status_code == 503
             wait_for(lambda: "refused" in gateway.log, what="a submission that was refused")
     told = {"stage": "answer", "channel": "asked", "id": "7", "outcome": "routedown", "status": None}
     assert any(line.items() >= told.items() for line in lines(bridge.log))

@@ -7,6 +7,7 @@ import httpx
 
 from milepost.testing.posting import send
 from milepost.testing.servers import Function
+from tests.servers import ANSWER_WITHIN
 
 SOURCE = """
 import gc
@@ -43,7 +44,7 @@ def test_it_starts_at_the_wake_up_with_its_heap_frozen_and_stops_at_sigterm(tmp_
     source, steps = tmp_path / "main.py", tmp_path / "steps"
     source.write_text(SOURCE.replace('"steps"', repr(str(steps))))
     with Function(tmp_path, "note", source=source) as function:
-        assert httpx.get(function.url).status_code == 200
+        assert httpx.get(function.url, timeout=ANSWER_WITHIN).status_code == 200
         event = {"specversion": "1.0", "id": "1", "source": "/me", "type": "note", "data": {"text": "event"}}
         assert send(function.url, event).status_code == 204
         assert steps.read_text() == "start event frozen "

@@ -17,7 +17,7 @@ from tests.cli.running import MILEPOST, environment
 from tests.failover.following import following, publishing
 from tests.gateway.samples import LONDON
 from tests.replicated import SERVICE, Watched, ask, is_primary, sentinel
-from tests.servers import HOST, ROOT, Module, Valkey, eventually
+from tests.servers import ANSWER_WITHIN, HOST, ROOT, Module, Valkey, eventually
 
 FEW = 3
 """Calls that may fail after the Sentinels have decided. A connection that stays at the old primary fails more."""
@@ -57,7 +57,7 @@ async def test_all_components_follow_a_planned_failover(watched: Watched, tmp_pa
     await asyncio.to_thread(gateway.start)
 
     async def submitted() -> bool:
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=ANSWER_WITHIN) as http:
             answer = await http.post(f"{gateway.url}/distance", json=LONDON)
         assert answer.status_code in {202, 503}
         return answer.status_code == 202

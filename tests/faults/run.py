@@ -21,7 +21,7 @@ from tests.faults.registry import Fault
 from tests.faults.report import Result, Row
 from tests.faults.stack import Stack
 from tests.faults.state import Mailbox
-from tests.servers import ROOT, Module, eventually
+from tests.servers import ANSWER_WITHIN, ROOT, Module, eventually
 
 LOOK = 0.05
 """Seconds between two looks at what has come."""
@@ -202,7 +202,7 @@ class Run:
 
     async def metric(self, bridge: Module, name: str) -> float:
         """The sum of a bridge's metric over its labels."""
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=ANSWER_WITHIN) as client:
             text = (await client.get(f"{bridge.url}/metrics")).text
         return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
 

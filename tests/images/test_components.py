@@ -19,7 +19,7 @@ from milepost.journal import keys
 from milepost.testing.contract import StageContract
 from tests.chart.rendering import SECRET, container, environment, merged, only, render
 from tests.images.component import Component
-from tests.servers import ROOT, Mongo, Valkey
+from tests.servers import ANSWER_WITHIN, ROOT, Mongo, Valkey
 
 FUNCTIONS = [entry for entry in stages_table.read(ROOT) if entry.url is None]
 WAY = ["raw_input", "calculated_distance", "user:email", "email:sent"]
@@ -96,7 +96,11 @@ def test_the_whole_pipeline_runs_from_images_and_helms_test_passes(tmp_path: Pat
         reached = [line.split()[1] for line in found.stdout.splitlines()]
         assert [channel for channel in reached if channel in WAY] == WAY
         assert "Email sent to: ada@example.org; Message: You are 2216.0742916592476 miles" in functions["email"].log
-        assert httpx.get(f"{gateway.url}/").status_code == httpx.get(f"{gateway.url}/docs").status_code == 200
+        assert (
+            httpx.get(f"{gateway.url}/", timeout=ANSWER_WITHIN).status_code
+            == httpx.get(f"{gateway.url}/docs", timeout=ANSWER_WITHIN).status_code
+            == 200
+        )
         for component in (gateway, bridge, *functions.values()):
             # A function ends by the signal itself once it has stopped; as PID 1, by 0.
             assert component.stop() in {0, -signal.SIGTERM}, component.name

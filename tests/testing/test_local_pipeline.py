@@ -11,7 +11,7 @@ from milepost import Payload, Reject, stage
 from milepost.errors import ConfigurationError
 from milepost.events.event import Event
 from milepost.testing import LocalPipeline, load
-from tests.servers import ROOT, eventually
+from tests.servers import ANSWER_WITHIN, ROOT, eventually
 
 LONDON = Submission(email="ada@example.org", lat=51.5074, long=-0.1278)
 distance = load(ROOT / "functions" / "distance" / "main.py")
@@ -51,7 +51,7 @@ async def test_stages_read_a_request_that_offers_an_upgrade_as_their_images_do()
         (served,) = await pipeline.journal.admin.stages()
         event = {"specversion": "1.0", "id": "1", "source": "/me", "type": "raw_input", "data": LONDON.model_dump()}
         headers = {"content-type": "application/cloudevents+json", "connection": "Upgrade", "upgrade": "h2c"}
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=ANSWER_WITHIN) as client:
             response = await client.post(served.url, headers=headers, json=event)
         assert response.status_code == 200, response.text
 

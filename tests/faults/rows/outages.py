@@ -16,7 +16,7 @@ from tests.bridge.rig import Answer, Delivery, Stage, status
 from tests.faults.meddler import Meddler, Meddling
 from tests.faults.registry import fault
 from tests.faults.run import Run
-from tests.servers import Module, eventually
+from tests.servers import ANSWER_WITHIN, Module, eventually
 
 OUTAGE = 30.0
 """Seconds. With the settings below it is what ten minutes are to those that are shipped."""
@@ -157,7 +157,7 @@ async def used(run: Run) -> int:
 
 
 async def refused(run: Run) -> bool:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=ANSWER_WITHIN) as client:
         answer = await client.post(f"{run.stack.gateway.url}/distance", json=event(1).data)
     return answer.status_code == 503 and answer.headers["retry-after"].isdigit()
 
