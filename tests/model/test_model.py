@@ -62,8 +62,8 @@ FAULTS: dict[str, tuple[Make, str, str, str]] = {
     ),
     "a hop that a full server refuses": (
         deliveries(LINE, refusals=True),
-        "write_when_full()\nlocal channels = {}",
-        "local channels = {}",
+        "write_when_full()\nlocal channels, steps = {}, {}",
+        "local channels, steps = {}, {}",
         "full server",
     ),
     "a reply that stays when it cannot be announced": (

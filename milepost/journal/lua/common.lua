@@ -175,7 +175,7 @@ end
 -- Makes the status of a submission expire no earlier than `time` from now, and no earlier than an hour from now. Writes
 -- once a minute at most.
 local function keep_status(status, time)
-  time = math.max(time or 0, HOUR)
+  if not time or time < HOUR then time = HOUR end
   if redis.call('PTTL', status) < time - 60000 then redis.call('PEXPIRE', status, time) end
 end
 
@@ -191,14 +191,18 @@ end
 
 -- Adds a step to the history of an event at a stage, which its status has for operators: how many steps there were, the
 -- first and the latest ones. A step is a table: `did`, perhaps an `answer`, `due` (when the event is tried again), and
--- `times`, how often its entry was given out. An event goes on without a history that cannot be written.
+-- `times`, how often its entry was given out. An event goes on without a history that cannot be written. A step that many
+-- events share is encoded once.
+local encoded = {}
+
 local function note(id, stage, step)
   if id == '' then return end
   local status, field = status_key(id), HISTORY .. stage
   step.at = now()
   if step.answer then step.answer = string.sub(step.answer, 1, LONGEST_ANSWER) end
+  encoded[step] = encoded[step] or cjson.encode({ count = 1, steps = { step } })
   pcall(function()
-    if redis.call('HSETNX', status, field, cjson.encode({ count = 1, steps = { step } })) == 1 then return end
+    if redis.call('HSETNX', status, field, encoded[step]) == 1 then return end
     local history = cjson.decode(redis.call('HGET', status, field))
     history.count = history.count + 1
     table.insert(history.steps, step)
