@@ -45,7 +45,7 @@ class PartsReader:
     async def read(self, event_id: str, notes: Mapping[str, Note], course: Course) -> list[Split]:
         """Return the splits of an event with these notes. Raises JournalUnavailable."""
         self._left = MOST_READ
-        counts = {name.removeprefix(PARTS): _count(note) for name, note in notes.items() if name.startswith(PARTS)}
+        counts = {name.removeprefix(PARTS): count_of(note) for name, note in notes.items() if name.startswith(PARTS)}
         return await self._splits(event_id, counts, course)
 
     async def _splits(self, event_id: str, counts: Mapping[str, int], course: Course) -> list[Split]:
@@ -79,7 +79,7 @@ def over(splits: Collection[Split]) -> dict[str, bool]:
     return {split.stage: split.is_over for split in splits}
 
 
-def _count(note: Note) -> int:
+def count_of(note: Note) -> int:
     """Return the number of parts in a note of the status; 0 for a note that says none."""
     parts = note.data.get("parts") if isinstance(note.data, dict) else None
     return parts if type(parts) is int and 0 <= parts <= MOST_ANSWERS else 0

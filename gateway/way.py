@@ -8,11 +8,13 @@
 Only reading commands are used.
 """
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from gateway.parts import count_of
 from milepost.check.waiting import Place, Waiting, WaitingEvent
 from milepost.errors import JournalUnavailable
 from milepost.events.attributes import check_required
@@ -23,6 +25,9 @@ from milepost.observe.logs import masked
 
 MOST_READ = 100_000
 """Most events that are read for an id without a status."""
+
+_PART = re.compile(r".+/[0-9]+", re.DOTALL)
+"""The id of a part: the first channel that it reaches is one on which a stage emits."""
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -73,6 +78,8 @@ class AtStage:
     due: datetime | None = None
     paused: bool = False
     served: bool = True
+    parts: int = 0
+    """How many parts the stage has made of it, if it gave several answers."""
 
     def as_json(self) -> dict[str, Any]:
         """For programs: what does not apply is null."""
@@ -86,6 +93,7 @@ class AtStage:
             "given_out": self.times or None,
             "paused": self.paused,
             "served": self.served,
+            "parts": self.parts or None,
             "steps_left_out": self.hidden,
             "steps": [
                 {
@@ -217,12 +225,17 @@ class _Reader:
                 shown.add(name)
                 history = histories.get(name, History())
                 emitted = [(at, reached[at].at) for at in row["emits"] if at in reached and name != BROKER]
+                split = notes.get(f"{PARTS}{name}")
+                parts = count_of(split) if split else 0
+                if split:
+                    emitted.append((f"{', '.join(row['emits'])} in {parts} parts", split.at))
                 at = await self._at(name, channel, note.at, history, emitted, dead.get(name))
                 if name not in self._table and at.state == "not to be found":
                     at = replace(at, state="at the Broker")
                 served = seconds * 1000 - row["beat"] < BEAT_FRESH * 1000
-                stages.append(replace(_masked(at), paused=name in paused, served=served))
-            emitters = [name for name, row in rows.items() if channel in row["emits"] and channels and name != BROKER]
+                stages.append(replace(_masked(at), paused=name in paused, served=served, parts=parts))
+            follows = channels or _PART.fullmatch(self._id)
+            emitters = [name for name, row in rows.items() if channel in row["emits"] and follows and name != BROKER]
             channels.append(OnChannel(channel, note.at, next(iter(emitters), ""), stages))
         elsewhere = [
             _masked(await self._at(name, "", None, histories.get(name, History()), (), dead.get(name)))

@@ -19,6 +19,7 @@ from milepost.journal import (
     Maintenance,
     Park,
     Settlement,
+    Split,
     Wiring,
     keys,
 )
@@ -245,6 +246,21 @@ async def test_broker_mode_shows_what_the_broker_took_and_gave_up(
     assert did(at(found, "broker")) == [("delivered", "2xx, no reply")]
     assert did(at(found, "distance")) == [("delivered", "2xx, reply on calculated_distance")]
     assert (found["state"], did(at(found, "store"))) == ("dead letter", [("buried", WRONG.reason)])
+
+
+async def test_parts_that_a_stage_has_made_are_linked(browser: httpx.AsyncClient, journal: Journal, take: Take) -> None:
+    await publish(journal)
+    answers = [Event(id=f"one/{number}", source="/d", type="calculated_distance", data=None) for number in range(2)]
+    await settle(await take("distance"), lambda entry: Split(entry, "one", answers))
+    shown = at(await way(browser), "distance")
+    assert (shown["state"], shown["parts"]) == ("delivered", 2)
+    assert did(shown) == [("delivered", "2xx, reply on calculated_distance in 2 parts")]
+    page = await browser.get("/ops/event", params={"id": "one"})
+    assert '<a href="/ops/event?id=one/1">1</a>' in page.text
+    part = await way(browser, "one/1")
+    assert [(channel["channel"], channel["emitted_by"]) for channel in part["channels"]] == [
+        ("calculated_distance", "distance")
+    ]
 
 
 @pytest.mark.parametrize("event_id", ["unknown", "<script>alert(1)</script>", "a/b/../c?d#e&f", '"', "日本", "%00"])
