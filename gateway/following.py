@@ -25,7 +25,7 @@ from gateway.models import (
 )
 from gateway.notifier import Notifier, too_many_of_client, too_many_watchers
 from gateway.pages import Pages
-from gateway.parts import PartsReader, Split, over
+from gateway.parts import PartsReader, SplitProgress, over
 from gateway.rate import client_of
 from gateway.refusal import JSON, unknown_submission, wants_page
 from milepost.errors import JournalUnavailable
@@ -307,13 +307,13 @@ def _id(sent: str) -> str:
     return event_id
 
 
-def _names(notes: Mapping[str, Note], splits: Sequence[Split]) -> list[str]:
+def _names(notes: Mapping[str, Note], splits: Sequence[SplitProgress]) -> list[str]:
     """Return what a reader of a live stream may have: the channels, and each split with its ended parts."""
     of_stage = {f"{PARTS}{split.stage}": split.name for split in splits}
     return [of_stage.get(name, name) for name in notes if name in of_stage or not name.startswith(PARTS)]
 
 
-def _split_as_json(split: Split, note: Note) -> Mapping[str, Any]:
+def _split_as_json(split: SplitProgress, note: Note) -> Mapping[str, Any]:
     return {**_as_json(f"{PARTS}{split.stage}", note), "data": {"parts": split.parts, "ended": split.ended}}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from functions.payloads import Submission
 from gateway.course import Course
-from gateway.parts import Split, over
+from gateway.parts import SplitProgress, over
 from milepost.journal import GAVE_UP, PARTS, Note
 
 _WORDS = {
@@ -51,7 +51,7 @@ class Journey:
     answer: Mapping[str, Any]
     gave_up: str
     reason: str
-    splits: Sequence[Split] = ()
+    splits: Sequence[SplitProgress] = ()
 
     @classmethod
     def of(
@@ -59,7 +59,7 @@ class Journey:
         notes: Mapping[str, Note],
         course: Course,
         starting: Container[str] = (),
-        splits: Sequence[Split] = (),
+        splits: Sequence[SplitProgress] = (),
     ) -> "Journey":
         """Make it from the status of the submission, oldest channel first, and from the expected course.
 

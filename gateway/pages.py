@@ -13,7 +13,7 @@ from gateway import overview, world_map
 from gateway.course import Course
 from gateway.journey import Journey, took
 from gateway.models import KEY_FIELD, is_key
-from gateway.parts import Split
+from gateway.parts import SplitProgress
 from gateway.refusal import Refusal
 from gateway.way import Way
 from milepost.events.ids import new_id
@@ -74,7 +74,7 @@ class Pages:
         notes: Mapping[str, Note],
         course: Course,
         starting: Container[str] = (),
-        splits: Sequence[Split] = (),
+        splits: Sequence[SplitProgress] = (),
         *,
         status: int = 200,
     ) -> Response:

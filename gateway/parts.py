@@ -17,7 +17,7 @@ MOST_READ = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class SplitProgress:
     """A stage has split an event: into how many parts, and how many of them have ended."""
 
     stage: str
@@ -42,15 +42,15 @@ class PartsReader:
         self._ended: set[tuple[str, str]] = set()
         self._left = 0
 
-    async def read(self, event_id: str, notes: Mapping[str, Note], course: Course) -> list[Split]:
+    async def read(self, event_id: str, notes: Mapping[str, Note], course: Course) -> list[SplitProgress]:
         """Return the splits of an event with these notes. Raises JournalUnavailable."""
         self._left = MOST_READ
         counts = {name.removeprefix(PARTS): count_of(note) for name, note in notes.items() if name.startswith(PARTS)}
         return await self._splits(event_id, counts, course)
 
-    async def _splits(self, event_id: str, counts: Mapping[str, int], course: Course) -> list[Split]:
+    async def _splits(self, event_id: str, counts: Mapping[str, int], course: Course) -> list[SplitProgress]:
         return [
-            Split(stage, parts, await self._count_ended(event_id, stage, parts, course))
+            SplitProgress(stage, parts, await self._count_ended(event_id, stage, parts, course))
             for stage, parts in counts.items()
         ]
 
@@ -74,7 +74,7 @@ class PartsReader:
         )
 
 
-def over(splits: Collection[Split]) -> dict[str, bool]:
+def over(splits: Collection[SplitProgress]) -> dict[str, bool]:
     """Return stage → whether all parts that it made have ended."""
     return {split.stage: split.is_over for split in splits}
 

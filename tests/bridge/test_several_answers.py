@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.course import Course
-from gateway.parts import PartsReader, Split
+from gateway.parts import PartsReader, SplitProgress
 from milepost.events.event import Event
 from milepost.journal import keys
 from tests.bridge.rig import Answer, Delivery, Rig, Stage, status, together, value
@@ -31,7 +31,7 @@ async def splitter(rig: Rig, script: Any = split) -> Stage:
     return await rig.stage("split", "raw_input", None, script)
 
 
-async def splits(rig: Rig, event_id: str) -> list[Split]:
+async def splits(rig: Rig, event_id: str) -> list[SplitProgress]:
     course = Course.of([{**row, "name": name} for name, row in (await rig.journal.admin.table()).items()])
     return await PartsReader(rig.journal).read(event_id, await rig.journal.status(event_id), course)
 
@@ -63,11 +63,11 @@ async def test_each_answer_becomes_an_event_and_the_status_counts_those_that_hav
     }
     assert {event.source for event in ship.received} == {"/test"}
     await eventually(lambda: some(rig, "1", ended=1))
-    assert await splits(rig, "1") == [Split("split", 3, 1)]
+    assert await splits(rig, "1") == [SplitProgress("split", 3, 1)]
     assert not await is_over(rig, "1")
     go.set()
     await eventually(lambda: is_over(rig, "1"))
-    assert await splits(rig, "1") == [Split("split", 3, 3)]
+    assert await splits(rig, "1") == [SplitProgress("split", 3, 3)]
     assert list(await rig.journal.status("1")) == ["raw_input", "parts:split"]
     assert list(await rig.journal.status("1/1")) == ["item", "shipped"]
     assert list(await rig.journal.status("1/2")) == ["item", "dead:ship"]
@@ -89,7 +89,7 @@ async def test_split_of_a_part_is_nested(rig: Rig) -> None:
     await rig.publish("raw_input", "1", [["a", "b"], ["c"]])
     await eventually(lambda: is_over(rig, "1"))
     assert sorted(await rig.journaled("piece")) == ["1/0/0", "1/0/1", "1/1/0"]
-    assert await splits(rig, "1") == [Split("split", 2, 2)]
+    assert await splits(rig, "1") == [SplitProgress("split", 2, 2)]
 
 
 async def test_no_answers_end_the_event(rig: Rig) -> None:
@@ -97,7 +97,7 @@ async def test_no_answers_end_the_event(rig: Rig) -> None:
     bridge = await rig.bridge(routes=[first.route(**SPLIT)])
     await rig.publish("raw_input", "1", [])
     await eventually(lambda: is_over(rig, "1"))
-    assert await splits(rig, "1") == [Split("split", 0, 0)]
+    assert await splits(rig, "1") == [SplitProgress("split", 0, 0)]
     assert value(bridge, "deliveries_total", stage="split", outcome="delivered") == 1
 
 
@@ -194,7 +194,7 @@ async def test_events_of_a_batch_have_their_own_answers(rig: Rig) -> None:
     assert first.batches == [["1", "2", "3"]]
     assert not first.count
     assert sorted(await rig.journaled("item")) == ["1/0", "1/1", "2/0"]
-    assert await splits(rig, "3") == [Split("split", 0, 0)]
+    assert await splits(rig, "3") == [SplitProgress("split", 0, 0)]
 
 
 async def test_answers_of_a_batch_in_one_list_are_asked_for_alone(rig: Rig) -> None:
