@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from milepost.errors import JournalUnavailable
 from milepost.journal import BEAT_FRESH, Journal, Maintenance, keys
 from milepost.journal.connection import connect
+from milepost.journal.refusals import WrongServer
 from milepost.settings import JournalSettings
 
 MINUTE = 60_000
@@ -226,7 +227,7 @@ class World(Generic[L]):
             async with getattr(self, server)():
                 try:
                     await getattr(self, f"do_{move[0]}")(local, *move[1:])
-                except JournalUnavailable as fault:
+                except (JournalUnavailable, WrongServer) as fault:
                     refused, local = str(fault), state.local.copy()
             view = await self.view()
             found, _ = self.check(local, view)
