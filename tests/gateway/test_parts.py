@@ -204,7 +204,7 @@ async def test_one_look_reads_so_many_parts_and_the_next_goes_on(
     course = Course.of([{**row, "name": name} for name, row in table.items()])
     reader, notes = parts.PartsReader(stages.journal), await stages.journal.status(event_id)
     for ended in (2, 3):
-        assert await reader.read(event_id, notes, course) == [parts.Split("split", 3, ended)]
+        assert await reader.read(event_id, notes, course) == [parts.SplitProgress("split", 3, ended)]
 
 
 async def test_part_whose_status_has_expired_has_ended(
