@@ -1,5 +1,6 @@
 """The whole pipeline on a Redis that speaks TLS and lets its user do no more than it must, and a MongoDB with auth."""
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ ACL = next(
     line.split() for line in (ROOT / "SECURITY.md").read_text().splitlines() if line.startswith("    ACL SETUSER")
 )
 """The very line that SECURITY.md shows."""
+
+MAY = {word.removeprefix("+") for word in ACL if word.startswith("+")}
+"""The commands that it allows."""
 
 STAGES = stages_table.read(ROOT)
 
@@ -109,7 +113,30 @@ def test_no_password_is_in_anything_that_redis_was_given(pipeline: Pipeline, red
     assert PASSWORD.encode() not in written
 
 
+def used() -> set[str]:
+    """Return the commands that the scripts and the Python code name, as an ACL names them."""
+    scripts = "".join(path.read_text() for path in ROOT.glob("milepost/journal/lua/*.lua"))
+    found = re.findall(r"(?:call|unless_gone|count)\('([A-Z]+)'(?:, '([A-Z]+)')?", scripts)
+    commands = {f"{name}|{sub}" if name in {"XGROUP", "XINFO"} else name for name, sub in found}
+    code = "".join(path.read_text() for part in ("milepost", "gateway") for path in (ROOT / part).rglob("*.py"))
+    methods = set(re.findall(r"(?:redis|look)\.([a-z]+(?:_[a-z]+)?)\(", code)) & {*dir(redis.Redis)} - NO_COMMANDS
+    return {command.lower() for command in commands} | {COMMANDS.get(name, name) for name in methods}
+
+
+NO_COMMANDS = {"from_url", "pipeline", "pubsub", "execute", "aclose", "close"}
+COMMANDS = {"delete": "del", "xinfo_groups": "xinfo|groups", "xpending_range": "xpending"}
+"""Methods of redis-py that are called otherwise than their commands."""
+
+
+def test_the_user_may_run_every_command_that_the_code_names() -> None:
+    commands = used()
+    assert {"hsetnx", "hkeys", "zscan", "xgroup|create", "xinfo|consumers"} <= commands
+    assert commands <= MAY
+
+
 def test_the_user_can_do_nothing_else(redis_server: Redis, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_server.url) as admin:
+        assert not admin.acl_log(), "the user needs more than SECURITY.md says"
     with redis.Redis.from_url(redis_url) as user:
         for command in ("FLUSHALL", "CONFIG GET *", "KEYS *", "ACL LIST", "SHUTDOWN NOSAVE", "MONITOR", "GET other"):
             with pytest.raises(redis.exceptions.NoPermissionError):
