@@ -334,7 +334,7 @@ async def test_status_of_an_event_that_waits_for_hours_is_kept(
     await assert_bounded(redis)
 
 
-@pytest.mark.parametrize("event_id", ["é", "日本", "𝄞", 'quote " and \\'])
+@pytest.mark.parametrize("event_id", ["é", "日本", "𝄞", 'quote " and \\', 'a",b', 'a"}b'])
 async def test_status_of_a_waiting_event_is_kept_whatever_its_id(
     journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers, event_id: str
 ) -> None:

@@ -7,6 +7,8 @@ import pytest
 from redis.asyncio import Redis
 
 from milepost.errors import JournalUnavailable
+from milepost.events.batch import part_id
+from milepost.events.event import Event
 from milepost.journal import (
     Bury,
     Complete,
@@ -20,6 +22,7 @@ from milepost.journal import (
     Scripts,
     Settlement,
     SettlementRefused,
+    Split,
     keys,
 )
 from milepost.journal.connection import connect
@@ -47,8 +50,15 @@ from tests.journal.events import (
 DAY = 24 * 3600 * 1000
 """Milliseconds."""
 
+
+def part_of(entry: Entry, place: int = 0, *, channel: str = CALCULATED) -> Event:
+    event = event_of(entry)
+    return replace(reply_to(event, channel), id=part_id(event.id, place))
+
+
 KINDS: dict[str, Callable[[Entry], Settlement]] = {
     "complete": lambda entry: Complete(entry, event_of(entry).id, reply_to(event_of(entry))),
+    "split": lambda entry: Split(entry, event_of(entry).id, [part_of(entry)]),
     "park": lambda entry: Park(entry, event_of(entry).id, failure(), 60),
     "bury": lambda entry: Bury(entry, event_of(entry).id, failure()),
     "delay": lambda entry: Delay(entry, event_of(entry).id, 60),
@@ -142,6 +152,7 @@ async def test_full_redis_allows_the_first_write_the_check_is_next_and_the_ackno
     order = [verb for verb in verbs(called) if verb in {*writes, "XPENDING"}]
     own = {
         "complete": ["SADD", "XADD", "PUBLISH", "HSET", "PEXPIRE"],
+        "split": ["SADD", "XADD", "PUBLISH", "HSET", "PEXPIRE", "PEXPIRE", "HSET"],
         "park": ["ZADD", "PEXPIRE"],
         "bury": ["SADD", "XADD", "HSET", "PEXPIRE"],
         "delay": ["ZADD", "PEXPIRE"],
@@ -258,7 +269,7 @@ async def test_second_settlement_within_one_round_trip_is_stale(
     first, second = await distance.settle([KINDS[kind](entry)] * 2)
     assert first in {"done", "buried"}
     assert second == "stale"
-    assert await redis.xlen(keys.journal(CALCULATED)) == (kind == "complete")
+    assert await redis.xlen(keys.journal(CALCULATED)) == (kind in {"complete", "split"})
 
 
 @each_kind
@@ -346,10 +357,15 @@ async def test_refused_settlement_leaves_its_event_where_it_was_and_harms_no_oth
 ) -> None:
     first, bad, last = await taken(journal, distance, 3)
     parked = keys.parked("distance")
-    blocked = {"complete": keys.journal("broken"), "park": parked, "bury": keys.dead("distance"), "delay": parked}
+    broken = keys.journal("broken")
+    blocked = {"complete": broken, "split": broken, "park": parked, "bury": keys.dead("distance"), "delay": parked}
     await redis.set(blocked[kind], "of another type")
     reply = reply_to(event_of(bad), "broken")
-    settlement = KINDS[kind](bad) if kind != "complete" else Complete(bad, reply.id, reply)
+    settlement = KINDS[kind](bad)
+    if kind == "complete":
+        settlement = Complete(bad, reply.id, reply)
+    if kind == "split":  # of which the first could be journaled
+        settlement = Split(bad, reply.id, [part_of(bad), part_of(bad, 1, channel="broken")])
     answers = await distance.settle([KINDS["complete"](first), settlement, KINDS["complete"](last)])
     assert answers[::2] == ["done", "done"]
     assert isinstance(answers[1], SettlementRefused)
@@ -421,20 +437,20 @@ async def test_settlements_are_unavailable_while_redis_is_away(
     journal: Journal, redis: Redis, distance: Consumer
 ) -> None:
     """They may be tried again, and nothing has changed."""
-    entries = await taken(journal, distance, 4)
+    entries = await taken(journal, distance, len(KINDS))
     await journal.scripts.connection.close()
     answers = await distance.settle([KINDS[kind](entry) for kind, entry in zip(KINDS, entries, strict=True)])
-    assert [type(answer) for answer in answers] == [JournalUnavailable] * 4
-    assert await pending(redis, distance) == 4
+    assert [type(answer) for answer in answers] == [JournalUnavailable] * len(KINDS)
+    assert await pending(redis, distance) == len(KINDS)
 
 
 async def test_each_of_many_settlements_has_its_own_answer(journal: Journal, redis: Redis, distance: Consumer) -> None:
-    entries = await taken(journal, distance, 80)
+    entries = await taken(journal, distance, 100)
     kinds = list(KINDS) * 20
     await settled(distance, Complete(entries[0], "", None))
     answers = await distance.settle([KINDS[kind](entry) for kind, entry in zip(kinds, entries, strict=True)])
     assert answers == ["stale", *({"bury": "buried"}.get(kind, "done") for kind in kinds[1:])]
-    assert await redis.xlen(keys.journal(CALCULATED)) == 19
+    assert await redis.xlen(keys.journal(CALCULATED)) == 39
     assert await redis.zcard(keys.parked("distance")) == 40
     assert await redis.xlen(keys.dead("distance")) == 20
     assert await pending(redis, distance) == 0
@@ -458,3 +474,14 @@ async def test_large_replies_are_sent_in_several_round_trips(
 async def scripts_run(redis: Redis) -> int:
     stats = await redis.info("commandstats")
     return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
+
+
+async def test_no_status_is_made_for_an_entry_that_has_no_id(
+    journal: Journal, redis: Redis, distance: Consumer
+) -> None:
+    """A receiver may give no answers to an entry that holds no event."""
+    for settlement in (lambda entry: Complete(entry, "", None), lambda entry: Split(entry, "", [])):
+        await redis.xadd(keys.journal(RAW), {"event": "no event"})
+        (entry,) = (await distance.take(1)).entries
+        assert await settled(distance, settlement(entry)) == "done"
+    assert not await redis.exists(keys.status(""))

@@ -417,7 +417,7 @@ end
 
 -- Returns the id of an event that Milepost wrote, without JSON's escapes; nil for any other text.
 local function id_of(event)
-  local ok, id = pcall(cjson.decode, string.match(event, '^{"specversion":"1.0","id":(".-")[,}]') or 'null')
+  local ok, id = pcall(cjson.decode, string.match(event, '^{"specversion":"1.0","id":(".-"),"source":"') or 'null')
   return ok and type(id) == 'string' and id or nil
 end
 

@@ -12,7 +12,7 @@ local function journal_all()
   end
   for i, answer in ipairs(answers) do publish_event(answer, added[i][2]) end
   for _, answer in ipairs(answers) do write_status(answer.id, answer.channel, answer.data) end
-  write_status(id, PARTS .. stage, '{"parts":' .. #answers .. '}')
+  if id ~= '' then write_status(id, PARTS .. stage, '{"parts":' .. #answers .. '}') end
 end
 
 local answer = settle(stage, { { stream = stream, entry = entry } }, function(row)
