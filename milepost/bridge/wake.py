@@ -75,6 +75,8 @@ class _Function:
         self.for_page = stage.wake == "page"
         self.silence = silence
         self.woken = -math.inf
+        self.warm_until = -math.inf
+        """Until when its answer to a wake-up shows that it is not at zero. It is no event, so its silence goes on."""
         self.wake_up: asyncio.Task[None] | None = None
 
 
@@ -143,7 +145,7 @@ class Waker:
 
     def _wake(self, function: _Function, delay: float) -> None:
         now = time.perf_counter()
-        if function.wake_up or now < max(function.silence.at, function.woken + function.after):
+        if function.wake_up or now < max(function.silence.at, function.warm_until, function.woken + function.after):
             return
         function.woken = now
         function.wake_up = self._start(self._get(function, delay))
@@ -156,19 +158,22 @@ class Waker:
             self._counter.labels(function.name).inc()
             self._begin_start(function.name)
             status = await function.client.get(timeout=WITHIN)
-            function.silence.request_ended(time.perf_counter(), answered=status < 500)
+            if status < 500:
+                function.warm_until = time.perf_counter() + function.after
         except (NotSent, Lost, ResponseTooLarge) as fault:
             log.info(Fields(stage=function.name, outcome="wake-up-failed", reason=str(fault)))
-            self.end_start([function.name])
         finally:
             function.wake_up = None
+            self.end_start([function.name])
 
     # What the gateway shows
 
     def _begin_start(self, name: str) -> None:
-        if name in self._functions and name not in self.starting and not self._closed:
-            self.starting[name] = asyncio.Event()
-            self._start(self._show(name, self.starting[name]))
+        function = self._functions.get(name)
+        if self._closed or function is None or name in self.starting or time.perf_counter() < function.warm_until:
+            return
+        self.starting[name] = asyncio.Event()
+        self._start(self._show(name, self.starting[name]))
 
     def end_start(self, stages: Iterable[str]) -> None:
         """A request to these stages has ended: they do not start any more."""

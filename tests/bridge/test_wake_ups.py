@@ -227,6 +227,17 @@ async def test_opened_form_wakes_the_stages_that_want_it(rig: Rig) -> None:
     assert other.wake_ups == 0
 
 
+async def test_stages_that_want_no_page_are_woken_by_the_event_that_follows_the_form(rig: Rig) -> None:
+    one, two, three = await line(rig, "one", "two", "three")
+    await rig.bridge(routes=[one.route(wake="page", wakeAfter=LONG), two.route(), three.route()])
+    await WakeUps(rig.redis).ask("c0", every=60)
+    await eventually(lambda: one.wake_ups)
+    go = hold(one)
+    await rig.publish("c0", "1")
+    await eventually(lambda: woken(one, two, three) == [1, 1, 1])
+    go.set()
+
+
 async def test_starting_stage_is_shown_until_it_answers(rig: Rig) -> None:
     one, two = await line(rig, "one", "two")
     go = hold(one)
