@@ -138,9 +138,9 @@ bare `off` as false. A function that never scales to zero needs no wake-up.
 {{- define "milepost.wake" -}}
 {{- $stage := include "milepost.stage" . | fromJson -}}
 {{- $off := or (eq (toString $stage.wake) "false") (gt (int $stage.minScale) 0) -}}
-{{- $after := include "milepost.shortSeconds" $stage.wakeAfter | float64 -}}
-{{- $delay := include "milepost.shortSeconds" $stage.wakeDelay | float64 -}}
-{{- dict "wake" (ternary "off" $stage.wake $off) "wakeAfter" $after "wakeDelay" $delay | toJson -}}
+{{- $after := include "milepost.shortSeconds" ($stage.wakeAfter | default "30s") | float64 -}}
+{{- $delay := include "milepost.shortSeconds" ($stage.wakeDelay | default "0s") | float64 -}}
+{{- dict "wake" (ternary "off" ($stage.wake | default "event") $off) "wakeAfter" $after "wakeDelay" $delay | toJson -}}
 {{- end -}}
 
 {{- /* The stages with their channels, as a JSON list. */ -}}

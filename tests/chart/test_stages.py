@@ -73,6 +73,11 @@ def test_wrong_wake_values_are_refused(wrong: dict[str, Any]) -> None:
             render(merged(SECRET, values))
 
 
+def test_null_wake_values_give_the_defaults() -> None:
+    given = routes(render(merged(SECRET, {"functions": {"wake": None, "wakeAfter": None, "wakeDelay": None}})))
+    assert given == routes(render(SECRET))
+
+
 def test_one_entry_is_one_more_stage() -> None:
     before, after = render(SECRET), render(merged(SECRET, MINE))
     assert set(functions(after)) - set(functions(before)) == {"mine"}
