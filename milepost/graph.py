@@ -96,6 +96,10 @@ class Graph:
         for stage in stages:
             self.consumes[stage.name] = tuple(several(stage.consumes))
             self.emits[stage.name] = tuple(several(stage.emits))
+        self._consumers: dict[str, list[str]] = {}
+        for name, consumed in self.consumes.items():
+            for channel in dict.fromkeys(consumed):
+                self._consumers.setdefault(channel, []).append(name)
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -166,15 +170,18 @@ class Graph:
 
     def consumers(self, channel: str) -> list[str]:
         """The stages that consume a channel."""
-        return [name for name, consumed in self.consumes.items() if channel in consumed]
+        return list(self._consumers.get(channel, ()))
 
     def downstream(self, stages: Iterable[str], *, stops: Container[str] = ()) -> list[str]:
         """The stages that an event may reach after these, nearest first. None of `stops`, and none behind them."""
-        given = list(stages)
+        given = dict.fromkeys(stages)
         found = list(given)
+        known = set(given)
         for name in found:  # grows meanwhile
             for channel in self.emits[name]:
-                found += [after for after in self.consumers(channel) if after not in found and after not in stops]
+                after = [one for one in self._consumers.get(channel, ()) if one not in known and one not in stops]
+                known.update(after)
+                found += after
         return found[len(given) :]
 
     @property
