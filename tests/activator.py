@@ -36,6 +36,7 @@ class _Process:
 
     def __init__(self, server: Server) -> None:
         self.server = server
+        self.process = server.process  # of its own: the server may be started again while this one is ended
         self.under_way = 0
         self.latest = asyncio.get_running_loop().time()
 
@@ -137,16 +138,18 @@ class Activator:
         process.latest = max(process.latest, _now())
         while _now() < process.latest + self._drain:
             await asyncio.sleep(LOOK_EVERY)
-        if process.server.process is None or not process.server.alive:
+        running = process.process
+        if running is None or running.poll() is not None:
             return
-        process.server.process.terminate()
+        running.terminate()
         self.terminated += 1
         until = _now() + self._grace
-        while process.server.alive:
-            if _now() >= until:
-                self.killed += 1
-                process.server.kill()
+        while running.poll() is None and _now() < until:
             await asyncio.sleep(LOOK_EVERY)
+        if running.poll() is None:
+            self.killed += 1
+            running.kill()
+            running.wait()
 
     # A request
 
