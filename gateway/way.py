@@ -168,7 +168,7 @@ class Way:
 
 
 def check_id(event_id: str) -> None:
-    """Raise EventError, a ValueError, unless an event can have this id."""
+    """Raise EventError unless an event can have this id."""
     check_required("id", event_id)
 
 

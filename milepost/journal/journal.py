@@ -10,11 +10,10 @@ from redis.exceptions import RedisError
 from milepost.coalescer import Coalescer
 from milepost.errors import BacklogFull
 from milepost.events.event import Event
-from milepost.events.strict_json import DEEPEST, loads
 from milepost.journal import keys
 from milepost.journal.admin import Admin
 from milepost.journal.failover import FailoverWatch
-from milepost.journal.models import BEAT_FRESH, History, Note, event_row, milliseconds, moment, name_text, parts_of
+from milepost.journal.models import BEAT_FRESH, History, Note, event_row, milliseconds, name_text, parts_of
 from milepost.journal.scripts import EventRow, Scripts, checked, size_of, unavailable
 from milepost.journal.wake_ups import WakeUps
 from milepost.settings import JournalSettings
@@ -81,19 +80,18 @@ class Journal:
     async def whole_status(self, event_id: str) -> tuple[dict[str, Note], dict[str, History]]:
         """Return the same, and for operators what each stage did with the events of this id."""
         fields = await self.ask(self.redis.hgetall(keys.status(event_id)))
-        found = {name.decode(): text for name, text in fields.items()}
+        found = {name_text(name): text for name, text in fields.items()}
         histories = {
             name.removeprefix(keys.HISTORY): History.read(text)
             for name, text in found.items()
             if name.startswith(keys.HISTORY)
         }
         notes = {
-            channel: loads(text, deepest=DEEPEST + 4)
+            channel: note
             for channel, text in found.items()
-            if not channel.startswith(keys.HISTORY)
+            if not channel.startswith(keys.HISTORY) and (note := Note.read(text))
         }
-        ordered = sorted(notes.items(), key=lambda item: int(item[1]["at"]))
-        return {channel: Note(moment(note["at"] / 1000), note["data"]) for channel, note in ordered}, histories
+        return dict(sorted(notes.items(), key=lambda item: item[1].at)), histories
 
     async def reached(self, event_ids: Sequence[str]) -> list[dict[str, int]]:
         """Return for each event the names in its status: channels, and what begins with `dead:` or `parts:`.

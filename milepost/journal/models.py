@@ -8,7 +8,7 @@ from typing import Any
 from milepost.errors import EventError
 from milepost.events.batch import MOST_ANSWERS
 from milepost.events.event import Event
-from milepost.events.strict_json import loads
+from milepost.events.strict_json import DEEPEST, loads
 from milepost.journal import keys
 from milepost.journal.scripts import EventRow
 
@@ -34,6 +34,15 @@ class Note:
 
     at: datetime
     data: Any
+
+    @classmethod
+    def read(cls, text: bytes) -> "Note | None":
+        """Read what the scripts wrote (`write_status` in common.lua). None: another version or program wrote it."""
+        try:
+            note = loads(text, deepest=DEEPEST + 4)
+            return cls(moment(note["at"] / 1000), note["data"])
+        except (ValueError, KeyError, TypeError, OverflowError, OSError):
+            return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,15 @@ async def test_status_is_in_the_order_of_time(journal: Journal, redis: Redis) ->
     assert notes["b"].at == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
 
 
+async def test_fields_of_a_later_version_are_left_out_of_a_status(journal: Journal, redis: Redis) -> None:
+    """In a rolling upgrade an old gateway reads the status that a new bridge writes."""
+    event = submission()
+    await journal.publish(event)
+    fields = {"count": '{"count":1}', "number": "1", "text": "é", "early": '{"at":-1e300,"data":1}', b"\xff": b"\xff"}
+    await redis.hset(keys.status(event.id), mapping=fields)
+    assert list(await journal.status(event.id)) == [RAW]
+
+
 async def test_unknown_id_has_no_status(journal: Journal, redis: Redis) -> None:
     assert await journal.status("nobody") == {}
 
