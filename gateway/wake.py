@@ -13,12 +13,16 @@ from milepost.observe.logs import Fields
 
 log = logging.getLogger("gateway")
 
+SEEN_WITHIN = 2.0
+"""Seconds after which each bridge has seen a request: it looks every second."""
+
 
 class PageWakeUps:
-    """Asks at most once in the shortest `wake_after` of these stages, over all gateways."""
+    """Asks at most once in the shortest `wake_after` of these stages, or in SEEN_WITHIN, over all gateways."""
 
     def __init__(self, stages: Iterable[WiredStage], redis: WakeUps) -> None:
-        self._every = min((one.wake_after.total_seconds() for one in stages if one.wake == "page"), default=None)
+        shortest = min((one.wake_after.total_seconds() for one in stages if one.wake == "page"), default=None)
+        self._every = None if shortest is None else max(shortest, SEEN_WITHIN)
         self._redis = redis
         self._next = float("-inf")
         self._asking: asyncio.Task[None] | None = None

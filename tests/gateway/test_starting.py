@@ -3,12 +3,14 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 
 import httpx
 import pytest
 from redis.asyncio import Redis
 
 from gateway.wake import PageWakeUps
+from milepost.bridge.bridge import PAGE_LOOK
 from milepost.graph import WiredStage
 from milepost.journal import WakeUps, keys
 from tests.gateway.samples import LONDON, STAGES, tell_stages
@@ -54,6 +56,21 @@ async def test_only_an_opened_form_asks_and_several_gateways_ask_once(redis: Red
     gateways[0].form_asked("GET")
     assert asyncio.all_tasks() == before
     assert await redis.get(keys.WAKE) == b"the first"
+
+
+async def test_request_stays_until_each_bridge_has_seen_it(redis: Redis) -> None:
+    class Recorded(WakeUps):
+        every = 0.0
+
+        async def ask(self, channel: str, *, every: float) -> None:
+            self.every = every
+            await super().ask(channel, every=every)
+
+    stage = WiredStage(name="one", consumes="raw_input", wake="page", wake_after=timedelta(milliseconds=1))
+    before = asyncio.all_tasks()
+    PageWakeUps([stage], recorded := Recorded(redis)).form_asked("GET")
+    await asyncio.wait(asyncio.all_tasks() - before)
+    assert recorded.every >= 2 * PAGE_LOOK
 
 
 async def test_status_and_stream_say_which_stage_is_starting(client: httpx.AsyncClient, redis: Redis) -> None:
