@@ -66,7 +66,10 @@ def test_routes_say_when_each_function_is_woken(values: dict[str, Any]) -> None:
     assert {route["wake"] for route in routes(render(values)).values()} == {"event"}
 
 
-@pytest.mark.parametrize("wrong", [{"wake": "on"}, {"wakeAfter": "0s"}, {"wakeAfter": 30}, {"wakeDelay": "1.5m"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"wake": "on"}, {"wakeAfter": "0s"}, {"wakeAfter": "0.0000001s"}, {"wakeAfter": 30}, {"wakeDelay": "1.5m"}],
+)
 def test_wrong_wake_values_are_refused(wrong: dict[str, Any]) -> None:
     for values in ({"functions": wrong}, {"stages": {"store": wrong}}):
         with pytest.raises(HelmError):
