@@ -1,10 +1,12 @@
 """The life of an event on a Redis Cluster of one shard, and under a user who may touch only Milepost's keys."""
 
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 from redis.asyncio import Redis, from_url
 
+from milepost.events.batch import part_id
 from milepost.journal import (
     Adoption,
     Bury,
@@ -14,6 +16,7 @@ from milepost.journal import (
     Forgotten,
     Journal,
     Park,
+    Split,
     Unreadable,
     Wiring,
     keys,
@@ -70,8 +73,14 @@ async def live(url: str, redis: Redis) -> None:
     assert await distance.hand_back(claim=CLAIM) == 1
     (entry,) = (await distance.take(1, claim=CLAIM)).entries
     assert await settled(distance, Complete(entry, event.id, reply_to(event))) == "done"
+    split = submission()
+    assert await journal.publish(split)
+    (entry,) = (await distance.take(1)).entries
+    assert (
+        await settled(distance, Split(entry, split.id, [replace(reply_to(split), id=part_id(split.id, 0))])) == "done"
+    )
     assert await distance.reap(idle=0) == 0
-    assert await maintenance.trim(RAW) == ("trimmed", 1, 0)
+    assert await maintenance.trim(RAW) == ("trimmed", 2, 0)
     await maintenance.keep_statuses(RAW)
     assert await maintenance.lease("token", ttl=10, announce=True) == "token"
     assert await maintenance.adopt([Adoption(submission(), "token"), Adoption(submission(), None)]) == ["done", "done"]
@@ -82,7 +91,7 @@ async def live(url: str, redis: Redis) -> None:
     await write(journal.scripts, "one", {"distance": [Slot(0, Counts(1))]})
     assert await read(journal.scripts)
     assert list(await journal.status(event.id)) == [RAW, CALCULATED]
-    assert await journal.backlog() == 5
+    assert await journal.backlog() == 6
     assert [stage.name for stage in await journal.admin.stages()] == ["distance", "store"]
     await unserved(redis, "distance")
     assert await journal.admin.forget("distance") == Forgotten(0, 0)
