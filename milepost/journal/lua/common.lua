@@ -257,7 +257,7 @@ end
 
 -- Reads the stages table. Returns name → { consumes, emits, url, beat, served }, and whether any bridge is alive.
 -- A stage is served while its beat is younger than `fresh`. If no stage has a fresh beat, all bridges are away: then
--- every stage counts as served, so that nothing that waits for it is deleted. Without `fresh` none of this is told.
+-- every stage counts as served, so that nothing that waits for it is deleted. Without `fresh` all do.
 local function read_stages(fresh)
   local stages, oldest, bridge_alive = {}, fresh and now() - fresh, false
   local table_rows = unless_gone('HGETALL', STAGES) or {}
