@@ -23,8 +23,11 @@ from tests.servers import Mongo, Valkey
 # redis-py reads the metadata of its package for each connection.
 redis_utils.get_lib_version = cache(redis_utils.get_lib_version)
 
-# How fast a machine is says nothing about what is tested. Other examples are tried on each Python.
-settings.register_profile("milepost", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The same examples in each run, so that a change is judged by its own faults. The weekly job tries others:
+# make test ARGS=--hypothesis-profile=random
+slow_machine = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("milepost", slow_machine, derandomize=True)
+settings.register_profile("random", slow_machine, derandomize=False)
 settings.load_profile("milepost")
 
 

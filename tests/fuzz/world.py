@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 from redis import Redis
 
 from tests.fuzz.link import Link, close
+from tests.fuzz.oracle import TRACEBACK
 from tests.servers import HOST, Function, Module, Mongo, Server, Valkey
 
 T = TypeVar("T")
@@ -182,7 +183,7 @@ class World:
                 whole, _, _ = log.read().rpartition(b"\n")  # the last line may be half written
                 lines = whole.decode().split("\n") if whole else []
                 self._read[server.port] = self._read.get(server.port, 0) + (len(whole) + 1 if whole else 0)
-            assert not any("Traceback" in line for line in lines), "\n".join(lines)[-4000:]
+            assert not any(TRACEBACK in line for line in lines), "\n".join(lines)[-4000:]
             if server.name in LINES_OF_THEIR_OWN:
                 strange = [line for line in lines if not (OWN_LINE.fullmatch(line) and line.isprintable())]
                 assert not strange, strange[:3]
