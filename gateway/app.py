@@ -14,10 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from gateway import channels, following, health, ops, submissions
+from gateway import channels, health, ops, status_routes, submissions
 from gateway.body_limit import BodyLimit
-from gateway.course import CourseReader
-from gateway.following import Tracker
 from gateway.metrics import GatewayMetrics, RequestMetrics
 from gateway.models import ProblemDetails
 from gateway.notifier import Notifier
@@ -26,10 +24,10 @@ from gateway.pages import STATIC, Pages
 from gateway.rate import RateLimit
 from gateway.refusal import JSON, Refusal, faults, invalid, unavailable, wants_page
 from gateway.settings import GatewaySettings
+from gateway.status import GraphReader
 from gateway.tail import Tails
 from gateway.wake import PageWakeUps
 from milepost.errors import BacklogFull, JournalUnavailable
-from milepost.graph import Graph
 from milepost.journal import Journal
 from milepost.journal.connection import connect
 from milepost.observe.logs import Fields
@@ -46,10 +44,10 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     own = journal is None
     journal = journal or Journal(connect(settings, answer_within=REDIS_WITHIN), settings)
     pages = Pages()
-    course = CourseReader(journal)
+    graphs = GraphReader(journal)
     redis = connect(settings, answer_within=REDIS_WITHIN, retries=0)  # a silent reconnect would hide what was missed
     journal.watch.add(redis)
-    notifier = Notifier(redis, course.channels, most_of_client=settings.stream_limit)
+    notifier = Notifier(redis, graphs.channels, most_of_client=settings.stream_limit)
     wake_ups = PageWakeUps(settings.stages, journal.wake_ups)
     metrics = GatewayMetrics()
     rate = RateLimit(settings.rate_limit, journal.redis) if settings.rate_limit else None
@@ -109,8 +107,8 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
 
     # First, because routes are tried in order and this one is asked most; an included router is tried twice.
     publisher = submissions.SubmissionPublisher(journal, rate)
-    app.router.routes.extend(submissions.router(publisher, course, pages).routes)
-    app.include_router(following.router(Tracker(journal, course, notifier, Graph(settings.stages)), pages))
+    app.router.routes.extend(submissions.router(publisher, graphs, pages).routes)
+    app.include_router(status_routes.router(journal, graphs, notifier, pages))
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""`/ops`, served only with OPS_TOKEN: shows operators the stages and the way of one event, pauses stages, and settles
+"""`/ops`, served only with OPS_TOKEN: operators see the stages and the history of one event, pause stages, and settle
 dead letters.
 """
 
@@ -12,14 +12,15 @@ from fastapi import APIRouter, Depends, Form
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from gateway.following import event_stream
+from gateway.event_history import EventHistory, read_history
 from gateway.operators import Operators
 from gateway.overview import MOST_SETTLED, overview
 from gateway.pages import Pages
 from gateway.refusal import Refusal, wants_page
+from gateway.stream import event_stream
 from gateway.tail import Tails
-from gateway.way import Way, check_id, read_way
 from milepost.errors import EventError
+from milepost.events.attributes import check_required
 from milepost.journal import Journal, StageNotServed, keys
 
 PAGE = 20
@@ -47,7 +48,7 @@ class Operations:
 
 
 def router(ops: Operations) -> APIRouter:
-    """Make the routes: the page, its figures as JSON, the way of an event, the live tail, and the actions."""
+    """Make the routes: the page, its figures as JSON, the history of an event, the live tail, and the actions."""
     routes = APIRouter(prefix="/ops", dependencies=[Depends(ops.operators.admit)], include_in_schema=False)
 
     @routes.api_route("", methods=["GET", "HEAD"])
@@ -96,33 +97,33 @@ def router(ops: Operations) -> APIRouter:
         return await settle(request, stage, entry, ops.journal.admin.drop, "dropped")
 
     _add_pauses(routes, ops)
-    _add_ways(routes, ops)
+    _add_histories(routes, ops)
     return routes
 
 
-def _add_ways(routes: APIRouter, ops: Operations) -> None:
-    """Add the way of one event, as a page and as JSON. Both only read."""
+def _add_histories(routes: APIRouter, ops: Operations) -> None:
+    """Add the history of one event, as a page and as JSON. Both only read."""
 
-    async def way_of(event_id: str) -> Way:
+    async def history_of(event_id: str) -> EventHistory:
         try:
-            check_id(event_id)
+            check_required("id", event_id)
         except EventError as fault:
             raise Refusal(422, f"No event can have this id. {fault}.") from None
-        return await read_way(ops.journal, event_id)
+        return await read_history(ops.journal, event_id)
 
     @routes.api_route("/event", methods=["GET", "HEAD"])
-    async def show_way(id: str = "") -> Response:
+    async def show_history(id: str = "") -> Response:
         if not id.strip():
-            return ops.pages.way(Way("", known=False))  # the form alone
-        way = await way_of(id.strip())
-        return ops.pages.way(way, status=404 if way.state == "unknown" else 200)
+            return ops.pages.event_history(EventHistory("", known=False))  # the form alone
+        history = await history_of(id.strip())
+        return ops.pages.event_history(history, status=404 if history.state == "unknown" else 200)
 
     @routes.api_route("/event.json", methods=["GET", "HEAD"])
-    async def way_as_json(id: str = "") -> Response:
-        way = await way_of(id)
-        if way.state == "unknown":
-            raise Refusal(404, f"No status has this id, and none of {way.searched} waiting events.")
-        return JSONResponse(way.as_json(), headers=UNCACHED)
+    async def history_as_json(id: str = "") -> Response:
+        history = await history_of(id)
+        if history.state == "unknown":
+            raise Refusal(404, f"No status has this id, and none of {history.searched} waiting events.")
+        return JSONResponse(history.as_json(), headers=UNCACHED)
 
 
 def _add_pauses(routes: APIRouter, ops: Operations) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
 from gateway import overview, world_map
-from gateway.course import Course
-from gateway.journey import Journey, took
+from gateway.event_history import EventHistory
 from gateway.models import KEY_FIELD, is_key
-from gateway.parts import SplitProgress
 from gateway.refusal import Refusal
-from gateway.way import Way
+from gateway.status import Status
 from milepost.events.ids import new_id
 from milepost.events.payload import number
-from milepost.journal import Note
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -68,31 +65,16 @@ class Pages:
             faults=faults,
         )
 
-    def submission(
-        self,
-        event_id: str,
-        notes: Mapping[str, Note],
-        course: Course,
-        starting: Container[str] = (),
-        splits: Sequence[SplitProgress] = (),
-        *,
-        status: int = 200,
-    ) -> Response:
-        """Render the status of a submission. In a browser with JavaScript the page updates itself.
-
-        `starting`: the channels to come whose stage is starting. `splits`: the stages that have made parts of it.
-        """
-        place = f"/submissions/{event_id}"
-        journey = Journey.of(notes, course, starting, splits)
-        headers = {"location": place} if status == 201 else {"vary": "accept"}
+    def submission(self, submission: Status, *, status: int = 200) -> Response:
+        """Render the status of a submission. In a browser with JavaScript the page updates itself."""
+        place = f"/submissions/{submission.id}"
         return self._page(
             "submission.html",
             status,
-            headers,
+            {"location": place} if status == 201 else {"vary": "accept"},
             place=place,
-            event_id=event_id,
-            journey=journey,
-            point=_point(journey.submitted),
+            submission=submission,
+            point=_point(submission.submitted),
             now=round(time.time() * 1000),
         )
 
@@ -112,9 +94,9 @@ class Pages:
             refused=status >= 400,
         )
 
-    def way(self, way: Way, *, status: int = 200) -> Response:
-        """Render the way of one event, for operators."""
-        return self._page("way.html", status, way=way)
+    def event_history(self, history: EventHistory, *, status: int = 200) -> Response:
+        """Render the history of one event, for operators."""
+        return self._page("event_history.html", status, history=history)
 
     def channels(self, channels: Sequence[object], schemas: Mapping[str, Any], description: str) -> Response:
         """Render the page of the channels, from the AsyncAPI description."""
@@ -136,6 +118,16 @@ def _point(fields: Mapping[str, Any]) -> world_map.Point | None:
     except ValueError:
         return None
     return world_map.locate(lat, long) if abs(lat) <= 90 and abs(long) <= 180 else None
+
+
+def took(milliseconds: float) -> str:
+    """Write a duration for people: 7 ms, 1.4 s, 2 min 5 s, 3 h 4 min."""
+    if milliseconds < 1000:
+        return f"{max(0, milliseconds):.0f} ms"
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:.1f} s"
+    minutes, seconds = divmod(int(milliseconds / 1000), 60)
+    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def asset(name: str) -> str:

@@ -8,8 +8,8 @@ or when its status has expired: the status of an unfinished event is kept.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from gateway.course import Course
 from milepost.events.batch import MOST_ANSWERS, part_id
+from milepost.graph import Graph
 from milepost.journal import GAVE_UP, PARTS, Journal, Note
 
 MOST_READ = 4096
@@ -42,35 +42,35 @@ class PartsReader:
         self._ended: set[tuple[str, str]] = set()
         self._left = 0
 
-    async def read(self, event_id: str, notes: Mapping[str, Note], course: Course) -> list[SplitProgress]:
+    async def read(self, event_id: str, notes: Mapping[str, Note], graph: Graph) -> list[SplitProgress]:
         """Return the splits of an event with these notes. Raises JournalUnavailable."""
         self._left = MOST_READ
         counts = {name.removeprefix(PARTS): count_of(note) for name, note in notes.items() if name.startswith(PARTS)}
-        return await self._splits(event_id, counts, course)
+        return await self._splits(event_id, counts, graph)
 
-    async def _splits(self, event_id: str, counts: Mapping[str, int], course: Course) -> list[SplitProgress]:
+    async def _splits(self, event_id: str, counts: Mapping[str, int], graph: Graph) -> list[SplitProgress]:
         return [
-            SplitProgress(stage, parts, await self._count_ended(event_id, stage, parts, course))
+            SplitProgress(stage, parts, await self._count_ended(event_id, stage, parts, graph))
             for stage, parts in counts.items()
         ]
 
-    async def _count_ended(self, event_id: str, stage: str, parts: int, course: Course) -> int:
+    async def _count_ended(self, event_id: str, stage: str, parts: int, graph: Graph) -> int:
         ids = [part_id(event_id, place) for place in range(parts)]
         waiting = [one for one in ids if (one, stage) not in self._ended][: max(0, self._left)]
         self._left -= len(waiting)
         for one, reached in zip(waiting, await self._journal.reached(waiting), strict=True):
-            if await self._has_ended(one, stage, reached, course):
+            if await self._has_ended(one, stage, reached, graph):
                 self._ended.add((one, stage))
         return sum((one, stage) in self._ended for one in ids)
 
-    async def _has_ended(self, event_id: str, stage: str, reached: Mapping[str, int], course: Course) -> bool:
+    async def _has_ended(self, event_id: str, stage: str, reached: Mapping[str, int], graph: Graph) -> bool:
         if not reached or any(name.startswith(GAVE_UP) for name in reached):
             return True
         counts = {name.removeprefix(PARTS): parts for name, parts in reached.items() if name.startswith(PARTS)}
-        splits = await self._splits(event_id, counts, course)
+        splits = await self._splits(event_id, counts, graph)
         return any(
-            channel in reached and course.graph.is_finished(channel, reached, over(splits))
-            for channel in course.graph.emits.get(stage, ())
+            channel in reached and graph.is_finished(channel, reached, over(splits))
+            for channel in graph.emits.get(stage, ())
         )
 
 

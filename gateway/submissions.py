@@ -23,7 +23,6 @@ from starlette.types import Scope
 
 from functions.payloads import Submission
 from gateway.body_limit import too_large, too_slow
-from gateway.course import CourseReader
 from gateway.identity import identify, traceparent
 from gateway.models import (
     EXAMPLE_ACCEPTED,
@@ -58,6 +57,7 @@ from gateway.refusal import (
     unavailable,
     wants_page,
 )
+from gateway.status import GraphReader, Status
 from milepost.errors import BacklogFull, JournalUnavailable
 from milepost.events.event import Event, now
 from milepost.events.strict_json import decode
@@ -288,7 +288,7 @@ SUBMIT: dict[str, Any] = {
 }
 
 
-def router(publisher: SubmissionPublisher, course: CourseReader, pages: Pages) -> APIRouter:
+def router(publisher: SubmissionPublisher, graphs: GraphReader, pages: Pages) -> APIRouter:
     """The routes for JSON, for forms, and for any other content type."""
     from_json, from_form = APIRouter(route_class=_JsonRoute), APIRouter(route_class=_FormRoute)
     routes = APIRouter()
@@ -321,7 +321,7 @@ def router(publisher: SubmissionPublisher, course: CourseReader, pages: Pages) -
             headers = {"location": accepted["status"], "cache-control": "no-store"}
             return JSONResponse(accepted, 201, headers)
         notes = {Submission.channel: Note(datetime.now(UTC), form.submission.model_dump(mode="json", include=_FIELDS))}
-        return pages.submission(event_id, notes, await course.course(), status=201)
+        return pages.submission(Status(event_id, notes, await graphs.graph()), status=201)
 
     @routes.post("/distance", include_in_schema=False)
     @routes.post("/", include_in_schema=False)

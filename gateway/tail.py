@@ -10,9 +10,9 @@ from typing import Any
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
-from gateway.following import BEAT, LONGEST, RETRY
 from gateway.notifier import Notifier
 from gateway.refusal import Refusal
+from gateway.stream import BEAT, LONGEST, RETRY
 from milepost.events.strict_json import dumps, loads_or_text
 from milepost.observe.logs import masked
 

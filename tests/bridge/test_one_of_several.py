@@ -1,6 +1,6 @@
 """A stage that emits one of several channels, in both delivery modes."""
 
-from gateway.course import Course
+from gateway.status import GraphReader
 from milepost.events.event import Event
 from tests.bridge.rig import Answer, Delivery, Rig, replied, status, together
 from tests.bridge.test_doors import STRUCTURED, door, structured
@@ -29,9 +29,9 @@ async def test_type_of_the_reply_chooses_the_channel(rig: Rig) -> None:
     assert reached == {"1": ["raw_input", "approved", "shipped"], "2": ["raw_input", "declined"]}
     (letter,) = await rig.dead("decide")
     assert letter.reason == "unusable reply: type: elsewhere, not approved or declined"
-    course = Course.of((await rig.journal.admin.table()).values())
-    assert all(course.is_over(channels) for channels in reached.values())
-    assert not course.is_over(["raw_input", "approved"])
+    graph = await GraphReader(rig.journal).graph()
+    assert all(graph.is_finished("raw_input", channels) for channels in reached.values())
+    assert not graph.is_finished("raw_input", ["raw_input", "approved"])
     (row, _) = await rig.journal.admin.stages()
     assert (row.name, row.emits) == ("decide", ("approved", "declined"))
 
@@ -62,8 +62,8 @@ async def test_in_broker_mode_each_channel_is_announced_and_ends_the_submission(
             await rig.publish("raw_input", event_id)
             answer = await client.post("/replies", content=structured(event_id, channel), headers=STRUCTURED)
             assert answer.status_code == 202
-    course = Course.of((await rig.journal.admin.table()).values())
-    assert course.channels == ("raw_input", "approved", "declined", "shipped")
-    assert not course.is_over(await rig.journal.status("1"))
-    assert course.is_over([*await rig.journal.status("1"), "shipped"])
-    assert course.is_over(await rig.journal.status("2"))
+    graph = await GraphReader(rig.journal).graph()
+    assert graph.reached("raw_input") == ("raw_input", "approved", "declined", "shipped")
+    assert not graph.is_finished("raw_input", await rig.journal.status("1"))
+    assert graph.is_finished("raw_input", [*await rig.journal.status("1"), "shipped"])
+    assert graph.is_finished("raw_input", await rig.journal.status("2"))

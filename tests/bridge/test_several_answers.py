@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.course import Course
-from gateway.parts import PartsReader, SplitProgress
+from gateway.parts import SplitProgress
+from gateway.status import GraphReader, Status, StatusReader
 from milepost.events.event import Event
 from milepost.journal import keys
 from tests.bridge.rig import Answer, Delivery, Rig, Stage, status, together, value
@@ -31,16 +31,16 @@ async def splitter(rig: Rig, script: Any = split) -> Stage:
     return await rig.stage("split", "raw_input", None, script)
 
 
-async def splits(rig: Rig, event_id: str) -> list[SplitProgress]:
-    course = Course.of([{**row, "name": name} for name, row in (await rig.journal.admin.table()).items()])
-    return await PartsReader(rig.journal).read(event_id, await rig.journal.status(event_id), course)
+async def read_status(rig: Rig, event_id: str) -> Status:
+    return await StatusReader(rig.journal, GraphReader(rig.journal), event_id).read()
+
+
+async def splits(rig: Rig, event_id: str) -> Sequence[SplitProgress]:
+    return (await read_status(rig, event_id)).splits
 
 
 async def is_over(rig: Rig, event_id: str) -> bool:
-    course = Course.of([{**row, "name": name} for name, row in (await rig.journal.admin.table()).items()])
-    notes = await rig.journal.status(event_id)
-    found = await PartsReader(rig.journal).read(event_id, notes, course)
-    return course.is_over(notes, {split.stage: split.is_over for split in found})
+    return (await read_status(rig, event_id)).is_over
 
 
 async def test_each_answer_becomes_an_event_and_the_status_counts_those_that_have_ended(rig: Rig) -> None:

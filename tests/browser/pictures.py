@@ -44,7 +44,7 @@ def visit(browser: Browser, up: Up, look: str) -> None:
     page.get_by_label("Latitude").fill("35.68")
     with held(up.stack, "store"):
         submit(page)
-        expect(page.locator(".course .next .took")).to_have_text(re.compile(r"\d\.\d s"))
+        expect(page.locator(".steps .next .took")).to_have_text(re.compile(r"\d\.\d s"))
         take(page, "underway", look)
     wait_for_state(page, "done")
     take(page, "done", look)

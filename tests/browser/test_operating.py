@@ -102,7 +102,7 @@ def test_everybody_can_read_it(operator: Visitors, up: Up, look: str) -> None:
     page = opened(operator, color_scheme="dark" if look == "dark" else "light", **viewport(look))
     expect(page.locator("#letters")).to_contain_text(f"seen-{look}")
     assert_accessible(page)
-    page.get_by_label("The way of one event").fill(f"seen-{look}")
+    page.get_by_label("The history of one event").fill(f"seen-{look}")
     page.keyboard.press("Enter")
     expect(page.get_by_role("region", name="distance on raw_input")).to_contain_text("buried")
     assert_accessible(page)

@@ -82,7 +82,7 @@ def test_one_stream_too_many_of_a_client(visitor: Visitors, up: Up, others: http
         fill(page)
         with held(up.stack, "store"):
             submit(page)
-            expect(page.locator(".course .next")).to_contain_text("user:email")
+            expect(page.locator(".steps .next")).to_contain_text("user:email")
             expect(page.locator("#link")).to_contain_text("checks every few seconds")
             assert_accessible(page)
         wait_for_state(page, "done")
@@ -121,4 +121,4 @@ def test_a_stage_that_gives_up_shows_without_a_stream(
             redis.hset(progress, "dead:distance", '{"at":2,"data":{"reason":"HTTP 422: lat"}}')
         wait_for_state(page, "dead")
     expect(page.locator("#reason")).to_have_text("HTTP 422: lat")
-    expect(page.locator(".course .stopped")).to_contain_text("distance")
+    expect(page.locator(".steps .stopped")).to_contain_text("distance")

@@ -52,20 +52,20 @@ def test_a_visitor_watches_their_event_from_channel_to_channel(visitor: Visitors
     with held(up.stack, "store"):
         submit(page)
         page.get_by_role("heading", level=1, name="Your place is on its way").wait_for()
-        expect(page.locator(".course .next")).to_contain_text("user:email")
+        expect(page.locator(".steps .next")).to_contain_text("user:email")
         assert reached(page) == CHANNELS[:2]
-        assert page.locator(".course [aria-current=step]").get_attribute("data-channel") == "user:email"
+        assert page.locator(".steps [aria-current=step]").get_attribute("data-channel") == "user:email"
         assert "/submissions/" in page.url
         with Redis.from_url(up.stack["redis"]) as redis:
             redis.set(keys.starting("store"), "", ex=600)
-            expect(page.locator(".course .next .took")).to_have_text(re.compile(r"starting · \d"))
+            expect(page.locator(".steps .next .took")).to_have_text(re.compile(r"starting · \d"))
             expect(page.locator("#news")).to_have_text("store is starting")
             redis.delete(keys.starting("store"))
-        expect(page.locator(".course .next .took")).to_have_text(TIME)
+        expect(page.locator(".steps .next .took")).to_have_text(TIME)
     wait_for_state(page, "done")
     assert page.locator("[aria-current=step]").count() == 0
     assert reached(page) == CHANNELS
-    for took in page.locator(".course .took").all_text_contents()[1:]:
+    for took in page.locator(".steps .took").all_text_contents()[1:]:
         assert TIME.fullmatch(took)
     expect(page.locator(".answer")).to_contain_text(MESSAGE)
     expect(page.locator(".answer")).to_contain_text("2,216")
@@ -78,7 +78,7 @@ def test_a_reload_in_the_middle_picks_up(visitor: Visitors, up: Up) -> None:
     fill(page)
     with held(up.stack, "store"):
         submit(page)
-        expect(page.locator(".course .next")).to_contain_text("user:email")
+        expect(page.locator(".steps .next")).to_contain_text("user:email")
         page.reload()
         assert reached(page) == CHANNELS[:2]
         wait_for_state(page, "underway")
@@ -94,7 +94,7 @@ def test_off_line_and_back_resumes(visitor: Visitors, up: Up) -> None:
     fill(page)
     with held(up.stack, "store"):
         submit(page)
-        expect(page.locator(".course .next")).to_contain_text("user:email")
+        expect(page.locator(".steps .next")).to_contain_text("user:email")
         page.context.set_offline(True)
         expect(page.locator("#link")).to_contain_text("offline")
     page.context.set_offline(False)
@@ -109,7 +109,7 @@ def test_a_gateway_that_is_started_anew_is_found_again(visitor: Visitors, up: Up
     fill(page)
     with held(up.stack, "store"):
         submit(page)
-        expect(page.locator(".course .next")).to_contain_text("user:email")
+        expect(page.locator(".steps .next")).to_contain_text("user:email")
         before = up.pids["gateway"]
         os.kill(before, signal.SIGKILL)
         up.wait_for(lambda: up.pids.get("gateway", before) != before, what="the gateway runs again")
@@ -206,7 +206,7 @@ def test_two_visitors_do_not_see_each_other(visitor: Visitors, up: Up) -> None:
         for page, email, lat in ((one, "one@example.org", "10"), (other, "other@example.org", "20")):
             fill(page, email=email, lat=lat)
             submit(page)
-            expect(page.locator(".course .next")).to_contain_text("user:email")
+            expect(page.locator(".steps .next")).to_contain_text("user:email")
     for page in (one, other):
         wait_for_state(page, "done")
     for page, mine, theirs in ((one, "one@", "other@"), (other, "other@", "one@")):
@@ -232,7 +232,7 @@ def test_parts_of_a_submission_are_counted_and_linked(visitor: Visitors, up: Up)
     wait_for_state(page, "done")
     expect(line).to_have_text("distance: 2 parts, 2 ended")
     assert reached(page) == ["raw_input"]
-    expect(page.locator(".course li")).to_have_count(1)
+    expect(page.locator(".steps li")).to_have_count(1)
     assert_accessible(page)
     page.get_by_role("link", name="1", exact=True).click()
     expect(page).to_have_url(re.compile(f"/submissions/{event_id}/1$"))
@@ -251,7 +251,7 @@ def test_a_submission_that_is_given_up_says_where_and_why(visitor: Visitors, up:
     gave_up = page.locator("#gave-up").inner_text()
     assert gave_up in consumers(up.stack, "raw_input"), "whichever of them was first"
     expect(page.locator("#reason")).to_contain_text("422")
-    for step in page.locator(f'.course [data-stage="{gave_up}"]').all():
+    for step in page.locator(f'.steps [data-stage="{gave_up}"]').all():
         expect(step).to_have_class("stopped")
     assert_accessible(page)
 
@@ -317,7 +317,7 @@ def test_every_state_is_accessible(visitor: Visitors, up: Up, look: str) -> None
     fill(page)
     with held(up.stack, "store"):
         submit(page)
-        expect(page.locator(".course .next")).to_contain_text("user:email")
+        expect(page.locator(".steps .next")).to_contain_text("user:email")
         assert_accessible(page)
     wait_for_state(page, "done")
     assert_accessible(page)

@@ -86,7 +86,7 @@ def wait_for_state(page: Page, state: str) -> None:
 def reached(page: Page) -> list[str]:
     """The channels of this repository's own stages that the page shows as reached, in its order."""
     own = {"raw_input", "calculated_distance", "user:email", "email:sent"}
-    found = [str(item.get_attribute("data-channel")) for item in page.locator(".course .reached").all()]
+    found = [str(item.get_attribute("data-channel")) for item in page.locator(".steps .reached").all()]
     return [channel for channel in found if channel in own]
 
 

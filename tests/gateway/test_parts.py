@@ -10,7 +10,7 @@ import pytest
 import redis as sync_redis
 
 from gateway import parts
-from gateway.course import Course
+from gateway.status import GraphReader
 from milepost.events.event import Event
 from milepost.journal import Bury, Complete, Consumer, Failure, Journal, Split, keys
 from milepost.journal.connection import connect
@@ -200,11 +200,10 @@ async def test_one_look_reads_so_many_parts_and_the_next_goes_on(
     for _ in range(3):
         await stages.ship()
     monkeypatch.setattr(parts, "MOST_READ", 2)
-    table = await stages.journal.admin.table()
-    course = Course.of([{**row, "name": name} for name, row in table.items()])
+    graph = await GraphReader(stages.journal).graph()
     reader, notes = parts.PartsReader(stages.journal), await stages.journal.status(event_id)
     for ended in (2, 3):
-        assert await reader.read(event_id, notes, course) == [parts.SplitProgress("split", 3, ended)]
+        assert await reader.read(event_id, notes, graph) == [parts.SplitProgress("split", 3, ended)]
 
 
 async def test_part_whose_status_has_expired_has_ended(

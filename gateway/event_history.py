@@ -1,4 +1,4 @@
-"""Read the way of one event by its id: the channels that it has reached, and what each stage did with it, or does.
+"""Read the history of one event by its id: the channels that it has reached, and what each stage did with it, or does.
 
 1. The status of the event has the channels, the failed deliveries, and how the last stages ended.
 2. It also says when each of these was written. So the event is looked up in the journals, parked events, retries and
@@ -17,7 +17,6 @@ from typing import Any, Literal
 from gateway.parts import count_of
 from milepost.check.waiting import Place, Waiting, WaitingEvent
 from milepost.errors import JournalUnavailable
-from milepost.events.attributes import check_required
 from milepost.events.strict_json import dumps
 from milepost.journal import BEAT_FRESH, BROKER, GAVE_UP, PARTS, History, HistoryStep, Journal, Note, keys
 from milepost.journal.models import name_text
@@ -119,8 +118,8 @@ class OnChannel:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """The way of an event. `elsewhere`: at stages that consume no channel it has reached, or no channel any more.
+class EventHistory:
+    """The history of an event. `elsewhere`: at stages that consume no channel it has reached, or no channel any more.
 
     `known`: whether it has a status. Without one `elsewhere` has every place where it waits, and `searched` tells how
     many events were read.
@@ -167,20 +166,15 @@ class Way:
         }
 
 
-def check_id(event_id: str) -> None:
-    """Raise EventError unless an event can have this id."""
-    check_required("id", event_id)
-
-
-async def read_way(journal: Journal, event_id: str) -> Way:
-    """Read the way of an event from Redis. Raises JournalUnavailable."""
+async def read_history(journal: Journal, event_id: str) -> EventHistory:
+    """Read the history of an event from Redis. Raises JournalUnavailable."""
     reader = _Reader(journal, event_id, await journal.admin.table())
     notes, histories = await journal.whole_status(event_id)
     if not notes and not histories:
         return await reader.search()
-    way = await reader.follow(notes, histories)
-    if all(stage.state != "not to be found" for stage in way.stages):
-        return way
+    history = await reader.follow(notes, histories)
+    if all(stage.state != "not to be found" for stage in history.stages):
+        return history
     return await reader.follow(*await journal.whole_status(event_id))  # it may have moved while it was looked up
 
 
@@ -195,7 +189,7 @@ class _Reader:
         self._begin = b'{"specversion":"1.0","id":' + dumps(event_id).encode()
         """The beginning of the event, as Milepost writes it."""
 
-    async def search(self) -> Way:
+    async def search(self) -> EventHistory:
         """Look for the event among all that wait."""
         found: list[AtStage] = []
         read = 0
@@ -205,9 +199,9 @@ class _Reader:
                 found += _waits(event)
             if read == MOST_READ:
                 break
-        return Way(self._id, known=False, elsewhere=found, searched=read)
+        return EventHistory(self._id, known=False, elsewhere=found, searched=read)
 
-    async def follow(self, notes: Mapping[str, Note], histories: Mapping[str, History]) -> Way:
+    async def follow(self, notes: Mapping[str, Note], histories: Mapping[str, History]) -> EventHistory:
         """Follow the event from channel to channel."""
         paused = await self._journal.admin.paused()
         seconds, _ = await self._journal.ask(self._redis.time())
@@ -241,7 +235,7 @@ class _Reader:
             _masked(await self._at(name, "", None, histories.get(name, History()), (), dead.get(name)))
             for name in sorted((histories.keys() | dead.keys()) - shown)
         ]
-        return Way(self._id, known=True, channels=channels, elsewhere=elsewhere)
+        return EventHistory(self._id, known=True, channels=channels, elsewhere=elsewhere)
 
     async def _at(
         self,

@@ -1,4 +1,4 @@
-"""The way of one event on /ops: where it has been, each attempt, and where it is."""
+"""The history of one event on /ops: where it has been, each attempt, and where it is."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -80,7 +80,7 @@ async def wake(journal: Journal, redis: Redis, stage: str) -> None:
     assert (await maintenance.wake([stage], most=9))[0] == 1
 
 
-async def way(operator: httpx.AsyncClient, event_id: str = "one") -> dict[str, Any]:
+async def history(operator: httpx.AsyncClient, event_id: str = "one") -> dict[str, Any]:
     answer = await operator.get("/ops/event.json", params={"id": event_id})
     answer.raise_for_status()
     return dict(answer.json())
@@ -106,14 +106,14 @@ async def test_each_channel_attempt_answer_and_time_of_an_event_that_has_failed_
     await publish(journal)
     await settle(await take("audit"), lambda entry: Complete(entry, "one", None))
     await settle(await take("distance"), lambda entry: Park(entry, "one", DOWN, 60))
-    parked = at(await way(operator), "distance")
+    parked = at(await history(operator), "distance")
     assert (parked["state"], parked["due"]) == ("parked", parked["steps"][0]["due"])
     await wake(journal, redis, "distance")
-    assert at(await way(operator), "distance")["state"] == "to be retried"
+    assert at(await history(operator), "distance")["state"] == "to be retried"
     taken = await take("distance")
-    assert at(await way(operator), "distance")["state"] == "in delivery"
+    assert at(await history(operator), "distance")["state"] == "in delivery"
     await settle(taken, replied("one", "calculated_distance"))
-    found = await way(operator)
+    found = await history(operator)
     assert (found["id"], found["state"], found["status_known"]) == ("one", "under way", True)
     assert [(channel["channel"], channel["emitted_by"]) for channel in found["channels"]] == [
         ("raw_input", None),
@@ -128,7 +128,7 @@ async def test_each_channel_attempt_answer_and_time_of_an_event_that_has_failed_
     assert did(at(found, "audit")) == [("delivered", "2xx, no reply")]
     assert (at(found, "store")["state"], did(at(found, "store"))) == ("waiting", [])
     await settle(await take("store"), replied("one", "user:email"))
-    assert (await way(operator))["state"] == "finished"
+    assert (await history(operator))["state"] == "finished"
 
 
 async def test_event_under_way_shows_its_bridge_and_that_another_one_has_died(
@@ -136,14 +136,14 @@ async def test_event_under_way_shows_its_bridge_and_that_another_one_has_died(
 ) -> None:
     await publish(journal)
     _, entry = await take("distance")
-    shown = at(await way(operator), "distance")
+    shown = at(await history(operator), "distance")
     assert (shown["state"], shown["bridge"], shown["given_out"]) == ("in delivery", "bridge-1", 1)
     await redis.xclaim(entry.stream, "distance", "bridge-1", 0, [entry.id], idle=60_000, justid=True)
     taken = await take("distance", bridge="bridge-2", claim=30)
-    shown = at(await way(operator), "distance")
+    shown = at(await history(operator), "distance")
     assert (shown["state"], shown["bridge"], shown["given_out"]) == ("in delivery", "bridge-2", 2)
     await settle(taken, replied("one", "calculated_distance"))
-    (step,) = at(await way(operator), "distance")["steps"]
+    (step,) = at(await history(operator), "distance")["steps"]
     assert (step["did"], step["given_out"]) == ("delivered", 2)
 
 
@@ -152,30 +152,30 @@ async def test_dead_letter_is_shown_replayed_and_dropped(
 ) -> None:
     await publish(journal)
     await settle(await take("distance"), lambda entry: Bury(entry, "one", WRONG))
-    found = await way(operator)
+    found = await history(operator)
     (letter,) = await journal.admin.dead_letters("distance")
     assert (found["state"], at(found, "distance")["entry"]) == ("dead letter", letter.entry)
     await journal.admin.replay("distance", [letter.entry])
-    shown = at(await way(operator), "distance")
+    shown = at(await history(operator), "distance")
     assert (shown["state"], did(shown)) == ("to be retried", [("buried", WRONG.reason), ("replayed", "")])
     await settle(await take("distance"), lambda entry: Bury(entry, "one", WRONG))
     (letter,) = await journal.admin.dead_letters("distance")
     await journal.admin.drop("distance", [letter.entry])
-    shown = at(await way(operator), "distance")
+    shown = at(await history(operator), "distance")
     assert (shown["state"], [step for step, _ in did(shown)]) == ("dropped", ["buried", "replayed", "buried"])
 
 
 async def test_delayed_event_is_parked(operator: httpx.AsyncClient, journal: Journal, take: Take) -> None:
     await publish(journal)
     await settle(await take("distance"), lambda entry: Delay(entry, "one", 60))
-    shown = at(await way(operator), "distance")
+    shown = at(await history(operator), "distance")
     assert (shown["state"], did(shown)) == ("parked", [("delayed", "")])
 
 
 async def test_paused_and_unserved_stages_are_named(operator: httpx.AsyncClient, journal: Journal, take: Take) -> None:
     await publish(journal)
     await journal.admin.pause("distance")
-    shown = at(await way(operator), "distance")
+    shown = at(await history(operator), "distance")
     assert (shown["state"], shown["paused"], shown["served"]) == ("waiting", True, True)
     page = await operator.get("/ops/event", params={"id": "one"})
     assert "The stage is paused." in page.text
@@ -197,7 +197,7 @@ async def test_event_whose_status_has_ended_is_found_where_it_waits(
     if place == "to be retried":
         await wake(journal, redis, "distance")
     await redis.delete(keys.status("one"))
-    found = await way(operator)
+    found = await history(operator)
     assert (found["status_known"], found["channels"]) == (False, [])
     shown = [(one["stage"], one["channel"], one["state"]) for one in found["elsewhere"]]
     assert shown == [("distance", "raw_input", place)]
@@ -211,7 +211,7 @@ async def test_stage_that_is_gone_still_shows_what_it_did(
     await publish(journal)
     await settle(await take("distance"), lambda entry: Bury(entry, "one", WRONG))
     await redis.hdel(keys.STAGES, "distance")
-    found = await way(operator)
+    found = await history(operator)
     assert [one["stage"] for one in found["elsewhere"]] == ["distance"]
     assert (found["state"], did(at(found, "distance"))) == ("dead letter", [("buried", WRONG.reason)])
 
@@ -237,11 +237,11 @@ async def test_broker_mode_shows_what_the_broker_took_and_gave_up(
     (entry,) = (await broker.take(9)).entries
     await settle((broker, entry), lambda entry: Complete(entry, "one", None))
     reply = Event(id="one", source="/tests/distance", type="calculated_distance", data=None)
-    assert at(await way(operator), "distance")["state"] == "at the Broker"
+    assert at(await history(operator), "distance")["state"] == "at the Broker"
     await maintenance.announce(reply)
-    assert at(await way(operator), "store")["state"] == "at the Broker"
+    assert at(await history(operator), "store")["state"] == "at the Broker"
     await maintenance.bury_given_up("store", reply, WRONG)
-    found = await way(operator)
+    found = await history(operator)
     assert [channel["channel"] for channel in found["channels"]] == consumed
     assert did(at(found, "broker")) == [("delivered", "2xx, no reply")]
     assert did(at(found, "distance")) == [("delivered", "2xx, reply on calculated_distance")]
@@ -252,12 +252,12 @@ async def test_parts_that_a_stage_has_made_are_linked(browser: httpx.AsyncClient
     await publish(journal)
     answers = [Event(id=f"one/{number}", source="/d", type="calculated_distance", data=None) for number in range(2)]
     await settle(await take("distance"), lambda entry: Split(entry, "one", answers))
-    shown = at(await way(browser), "distance")
+    shown = at(await history(browser), "distance")
     assert (shown["state"], shown["parts"]) == ("delivered", 2)
     assert did(shown) == [("delivered", "2xx, reply on calculated_distance in 2 parts")]
     page = await browser.get("/ops/event", params={"id": "one"})
     assert '<a href="/ops/event?id=one/1">1</a>' in page.text
-    part = await way(browser, "one/1")
+    part = await history(browser, "one/1")
     assert [(channel["channel"], channel["emitted_by"]) for channel in part["channels"]] == [
         ("calculated_distance", "distance")
     ]
@@ -298,18 +298,18 @@ async def test_any_id_of_an_event_is_found(browser: httpx.AsyncClient, journal: 
     assert page.status_code == 200
     assert "waiting" in page.text
     assert "<b>" not in page.text
-    assert (await way(browser, event_id))["id"] == event_id
+    assert (await history(browser, event_id))["id"] == event_id
     assert (await browser.head("/ops/event", params={"id": event_id})).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/ops/event", "/ops/event.json"])
-async def test_way_is_for_operators_alone_and_takes_no_other_method(stranger: httpx.AsyncClient, path: str) -> None:
+async def test_history_is_for_operators_alone_and_takes_no_other_method(stranger: httpx.AsyncClient, path: str) -> None:
     assert (await stranger.get(path, params={"id": "one"})).status_code == 401
     for method in ("POST", "PUT", "PATCH", "DELETE"):
         assert (await stranger.request(method, path, params={"id": "one"}, headers=BEARER)).status_code == 405
 
 
-async def test_way_is_read_without_a_write(
+async def test_history_is_read_without_a_write(
     operator: httpx.AsyncClient, journal: Journal, redis: Redis, take: Take
 ) -> None:
     await publish(journal)
@@ -320,7 +320,7 @@ async def test_way_is_read_without_a_write(
         return {key: await redis.dump(key) for key in await redis.keys("*") if key != keys.BACKLOG.encode()}
 
     before = await everything()
-    await way(operator)
+    await history(operator)
     await operator.get("/ops/event", params={"id": "unknown"})
     assert await everything() == before
     answer = await operator.get("/submissions/one")
