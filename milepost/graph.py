@@ -10,6 +10,9 @@ from pydantic.alias_generators import to_camel
 BEHIND_FRESH = 60_000
 """Milliseconds after which a stage behind the Broker, which no bridge has named again, has gone."""
 
+LONGEST_FIELD = 200
+"""Most characters of the name of a field that a stage is ordered by."""
+
 Channels = str | Iterable[str] | None
 """One channel, several, or none."""
 
@@ -31,6 +34,24 @@ def distinct(channels: tuple[str, ...]) -> tuple[str, ...]:
 
 Emits = Annotated[tuple[str, ...], BeforeValidator(several), AfterValidator(distinct)]
 """The field `emits` of a table: `approved`, or `[approved, declined]` for a stage that emits one of them."""
+
+
+def order_word(order: Any) -> Any:
+    """Return the field `order` of a table's entry: a field of the data, true, or false for no order.
+
+    Raises ValueError for anything else.
+    """
+    if order is None or isinstance(order, bool):
+        return bool(order)
+    if isinstance(order, str) and 0 < len(order) <= LONGEST_FIELD:
+        return order
+    raise ValueError("must be true (order by partitionkey), or the name of a field of the data")
+
+
+Order = Annotated[str | bool, BeforeValidator(order_word)]
+"""The field `order` of a table: events with the same value of this field of their data, or with true of their attribute
+`partitionkey`, are delivered one at a time and in the order of the journal.
+"""
 
 
 class Node(NamedTuple):
@@ -79,6 +100,7 @@ class WiredStage(BaseModel):
     consumes: str
     emits: Emits = ()
     split: bool = False
+    order: Order = False
     external: bool = False
     """Whether the receiver is someone else's, and no function of the project."""
     wake: str = "event"

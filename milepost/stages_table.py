@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from milepost.errors import ConfigurationError
-from milepost.graph import Emits, Graph
+from milepost.graph import Emits, Graph, Order
 
 VALUES = Path("helm/values.yaml")
 
@@ -24,6 +24,8 @@ class StageEntry(BaseModel):
     """The channels of its answers. It answers an event on one of them."""
     split: bool = False
     """Whether it may give several answers to an event."""
+    order: Order = False
+    """The field of the data by which its events are ordered, or `true` for `partitionkey`."""
     url: str | None = None
     """URL of a receiver that is someone else's; a stage without one is a function of the project."""
     headers_from: dict[str, Any] = Field({}, alias="headersFrom")

@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from milepost.bridge.http.client import Client
 from milepost.errors import ConfigurationError
-from milepost.graph import Graph, distinct, several
+from milepost.graph import Graph, Order, distinct, several
 from milepost.journal import BROKER
 from milepost.settings import JournalSettings
 
@@ -86,6 +86,8 @@ class Stage(DeliverySpec):
     emits: Annotated[tuple[ValidChannel, ...], BeforeValidator(several), AfterValidator(distinct)] = ()
     split: bool = False
     """Whether it may give several answers to an event, each of which becomes an event; in direct mode alone."""
+    order: Order = False
+    """The field of the data by which its events are ordered, or `true` for `partitionkey`; in direct mode alone."""
     url: ValidUrl | None = None
     external: bool = False
     """Whether the stage is someone else's receiver, and not a function of the project."""
@@ -149,4 +151,6 @@ class BridgeSettings(JournalSettings):
             raise ValueError(f"ROUTES: {', '.join(late)}: delay is for direct delivery; a Broker delivers at once")
         elif split := [stage.name for stage in self.routes if stage.split]:
             raise ValueError(f"ROUTES: {', '.join(split)}: split is for direct delivery; a Broker takes one reply")
+        elif ordered := [stage.name for stage in self.routes if stage.order]:
+            raise ValueError(f"ROUTES: {', '.join(ordered)}: order is for direct delivery; a Broker keeps none")
         return self

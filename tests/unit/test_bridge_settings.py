@@ -76,6 +76,9 @@ def test_routes_that_are_not_json_are_named(monkeypatch: pytest.MonkeyPatch, tex
         ([{**ROW, "backoffPolicy": "random"}], "BACKOFFPOLICY"),
         ([{**ROW, "retries": 3}], "RETRIES"),
         ([{**ROW, "emits": ["a", "a"]}], "names a twice"),
+        ([{**ROW, "order": 1}], "ORDER: must be true (order by partitionkey), or the name of a field"),
+        ([{**ROW, "order": ""}], "ORDER"),
+        ([{**ROW, "order": ["email"]}], "ORDER"),
         ([{**ROW, "emits": None, "split": True}], "distance: split, but emits nothing"),
     ],
 )
@@ -102,6 +105,17 @@ def test_in_broker_mode_a_stage_that_splits_is_refused_by_name() -> None:
     row = {"name": "distance", "consumes": "raw_input", "emits": "item", "split": True}
     with pytest.raises(ConfigurationError, match="distance: split is for direct delivery; a Broker takes one reply"):
         read(routes=[row], delivery="broker", k_sink="http://broker/default")
+
+
+def test_in_broker_mode_an_ordered_stage_is_refused_by_name() -> None:
+    row = {"name": "distance", "consumes": "raw_input", "order": "email"}
+    with pytest.raises(ConfigurationError, match="distance: order is for direct delivery; a Broker keeps none"):
+        read(routes=[row], delivery="broker", k_sink="http://broker/default")
+
+
+def test_order_of_a_route_is_a_field_or_the_partition_key_also_of_an_outside_receiver() -> None:
+    for order in ("email", True, False):
+        assert read(routes=[{**ROW, "order": order, "external": True}]).routes[0].order is order
 
 
 @pytest.mark.parametrize("name", ["claim", "lease", "deadline", "dedup", "broker_timeout"])

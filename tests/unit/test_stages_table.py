@@ -73,6 +73,21 @@ def test_emits_that_are_no_channels_are_refused(tmp_path: Path, emits: str, told
         stages_table.read(written(tmp_path, f"stages:\n  decide: {{consumes: a, emits: {emits}}}\n"))
 
 
+@pytest.mark.parametrize(
+    ("order", "read"), [("email", "email"), ("true", True), ("'true'", "true"), ("false", False), ("", False)]
+)
+def test_order_is_a_field_or_the_partition_key(tmp_path: Path, order: str, read: str | bool) -> None:
+    (entry,) = stages_table.read(written(tmp_path, f"stages:\n  mail: {{consumes: a, order: {order}}}\n"))
+    assert entry.order == read
+    assert type(entry.order) is type(read)
+
+
+@pytest.mark.parametrize("order", ["7", "1.5", "''", "[email]", "{by: email}", "1", "0", f"'{'x' * 201}'"])
+def test_order_that_is_no_field_is_refused_by_name(tmp_path: Path, order: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"stages\.mail: (.|\n)*order\n.*must be true \(order by"):
+        stages_table.read(written(tmp_path, f"stages:\n  mail: {{consumes: a, order: {order}}}\n"))
+
+
 def test_stage_that_splits_has_something_to_emit(tmp_path: Path) -> None:
     values = "stages:\n  split: {consumes: a, emits: b, split: true}\n"
     assert stages_table.read(written(tmp_path, values))[0].split

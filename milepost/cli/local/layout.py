@@ -175,7 +175,7 @@ def lay_out(
 
 def _wiring(entry: stages_table.StageEntry) -> dict[str, object]:
     wiring = {"name": entry.name, "consumes": entry.consumes, "emits": entry.emits, "external": entry.external}
-    return {**wiring, "split": True} if entry.split else wiring
+    return wiring | ({"split": True} if entry.split else {}) | ({"order": entry.order} if entry.order else {})
 
 
 def _headers(entries: Sequence[stages_table.StageEntry], environment: Mapping[str, str]) -> dict[str, str]:

@@ -47,12 +47,13 @@ def test_only_stages_that_ask_get_mongodb_and_files(tmp_path: Path) -> None:
 
 def test_stage_with_a_url_is_a_route_and_no_process(tmp_path: Path) -> None:
     environment = {**REAL, "HEADER_HOOK_AUTHORIZATION": "Bearer hush"}
-    laid_out = lay_out(tmp_path, f"{{a: {{consumes: b}}, hook: {HOOK}}}", environment)
+    laid_out = lay_out(tmp_path, f"{{a: {{consumes: b, order: email}}, hook: {HOOK}}}", environment)
     assert list(laid_out.urls) == ["a", "bridge"]
     bridge = of(laid_out, "bridge").env
     routes: dict[str, dict[str, Any]] = {route["name"]: route for route in json.loads(bridge["ROUTES"])}
     assert routes["hook"]["url"] == "https://hooks.example.org/"
     assert {name: route["external"] for name, route in routes.items()} == {"a": False, "hook": True}
+    assert {name: route.get("order") for name, route in routes.items()} == {"a": "email", "hook": None}
     assert bridge[routes["hook"]["headersFrom"]["Authorization"]] == "Bearer hush"
     assert "hush" not in bridge["ROUTES"]
     assert "hush" not in str(of(laid_out, "a").env)
