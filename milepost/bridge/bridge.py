@@ -61,8 +61,8 @@ KEEP_STATUSES = 600.0
 SWITCH_LOOK = 1.0
 """Seconds between two looks whether the other delivery mode has ended."""
 
-MOST_WOKEN = 256
-"""Parked events of one stage that are woken in one step."""
+MOST_RETRIED = 256
+"""Parked events of one stage that one step moves to its retries."""
 
 CANCEL_AGAIN = 0.1
 """Seconds after which a task that was cancelled and has not ended is cancelled again."""
@@ -184,7 +184,7 @@ class Bridge:
                 *(worker.run() for worker in self.workers),
                 *self._subscriber.parts(),
                 self.journal.watch.run(),
-                self._wake(),
+                self._retry_due(),
                 self._trim(),
                 _every(BEAT, self._beat, "beat"),
                 _every(PAUSE_LOOK, self._pause, "pauses"),
@@ -282,19 +282,19 @@ class Bridge:
         if not aof:
             log.warning(Fields(outcome="unsafe", reason="Redis has AOF off or does not say: its crash loses events"))
 
-    async def _wake(self) -> None:
+    async def _retry_due(self) -> None:
         """Move parked events to the retries of their stages when they come due."""
         names = list(self._wirings)
         while True:
             pause = LOOK
             self._newly_parked.clear()
             try:
-                _, due, refused = await self.maintenance.wake(names, most=MOST_WOKEN)
+                _, due, refused = await self.maintenance.retry_due(names, most=MOST_RETRIED)
             except JournalUnavailable as fault:
-                log.warning(Fields(outcome="not-woken", reason=str(fault)))
+                log.warning(Fields(outcome="not-retried", reason=str(fault)))
             else:
                 for stage, reason in refused.items():
-                    log.warning(Fields(stage=stage, outcome="not-woken", reason=reason))
+                    log.warning(Fields(stage=stage, outcome="not-retried", reason=reason))
                 if due is not None and not refused:
                     pause = min(LOOK, due)
             with suppress(TimeoutError):

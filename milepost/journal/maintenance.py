@@ -1,4 +1,4 @@
-"""The bridge's steps in Redis other than delivery: adoption, lease, stages table, delivery mode, waking, trimming."""
+"""The bridge's steps in Redis beside delivery: adoption, lease, stages table, delivery mode, due events, trimming."""
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
@@ -146,14 +146,14 @@ class Maintenance:
             return SwitchBlocked(reason, unfinished=True)
         return None
 
-    async def wake(self, stages: Sequence[str], *, most: int) -> tuple[int, float | None, dict[str, str]]:
+    async def retry_due(self, stages: Sequence[str], *, most: int) -> tuple[int, float | None, dict[str, str]]:
         """Move up to `most` parked events of each stage that are due to its retries.
 
         Returns how many, the seconds until the next is due (None if nothing is parked), and stage → why Redis refused.
         """
-        woken, due, *refused = await self._scripts.wake(most=most, stages=[StageRow(stage) for stage in stages])
+        moved, due, *refused = await self._scripts.retry_due(most=most, stages=[StageRow(stage) for stage in stages])
         texts = [text.decode() for text in refused]
-        return int(woken), None if int(due) < 0 else int(due) / 1000, dict(zip(texts[::2], texts[1::2], strict=True))
+        return int(moved), None if int(due) < 0 else int(due) / 1000, dict(zip(texts[::2], texts[1::2], strict=True))
 
     async def journals(self) -> list[str]:
         """The channels that have a journal."""

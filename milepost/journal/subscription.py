@@ -1,4 +1,4 @@
-"""A pub/sub connection that is read in bulk: each wake-up takes all messages that have arrived.
+"""A pub/sub connection that is read in bulk: each read takes all messages that have arrived.
 
 redis-py connects it (TLS, user, password). After that this module parses the replies, at a third of redis-py's cost for
 a message. A bridge receives its own messages too, so each hop has that cost twice.

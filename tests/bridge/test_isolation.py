@@ -174,7 +174,7 @@ async def test_member_that_is_no_parked_event_holds_up_no_retry_of_any_stage(rig
     assert letter.event == b"no parked event"
 
 
-async def test_parked_events_of_another_stage_are_woken_beside_a_broken_key(
+async def test_due_events_of_another_stage_are_retried_beside_a_broken_key(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage = await rig.stage("stage", "in", None, lambda delivery: status(500 if delivery.count == 1 else 204))
@@ -183,7 +183,7 @@ async def test_parked_events_of_another_stage_are_woken_beside_a_broken_key(
     await rig.bridge(HASTY)
     await rig.publish("in", "1")
     await eventually(lambda: stage.count["1"] == 2)
-    await eventually(lambda: "stage=broken outcome=not-woken" in caplog.text)
+    await eventually(lambda: "stage=broken outcome=not-retried" in caplog.text)
 
 
 async def test_broken_journal_key_holds_up_no_trim_and_no_door_of_another_channel(

@@ -77,7 +77,7 @@ async def wake(journal: Journal, redis: Redis, stage: str) -> None:
         await redis.zadd(keys.parked(stage), {member: 1})
     settings = JournalSettings()
     maintenance = Maintenance(journal.scripts, dedup=settings.dedup, limit=settings.backlog_limit)
-    assert (await maintenance.wake([stage], most=9))[0] == 1
+    assert (await maintenance.retry_due([stage], most=9))[0] == 1
 
 
 async def history(operator: httpx.AsyncClient, event_id: str = "one") -> dict[str, Any]:

@@ -144,7 +144,7 @@ async def test_forget_removes_every_trace_of_a_stage_and_returns_what_was_lost(
     entries = await taken(journal, distance, 4)
     await distance.settle([Park(entry, "", failure(), 60 * number) for number, entry in enumerate(entries[:3])])
     await distance.settle([Bury(entries[3], "", failure())])
-    await maintenance.wake(["distance"], most=9)
+    await maintenance.retry_due(["distance"], most=9)
     await journal.admin.pause("distance")
     await unserved(redis, "distance")
     assert await journal.admin.forget("distance") == Forgotten(parked=3, dead=1)

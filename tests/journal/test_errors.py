@@ -58,7 +58,7 @@ CALLS: dict[str, Callable[[Side], Awaitable[object]]] = {
     "release": lambda side: side.maintenance.release("token"),
     "beat": lambda side: side.maintenance.beat(ROUTES),
     "switch": lambda side: side.maintenance.switch(ROUTES),
-    "wake": lambda side: side.maintenance.wake(["distance"], most=1),
+    "retry_due": lambda side: side.maintenance.retry_due(["distance"], most=1),
     "journals": lambda side: side.maintenance.journals(),
     "trim": lambda side: side.maintenance.trim(RAW),
     "keep_statuses": lambda side: side.maintenance.keep_statuses(RAW),

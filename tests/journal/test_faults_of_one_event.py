@@ -96,7 +96,7 @@ async def test_member_whose_dead_letter_is_refused_holds_up_no_other_member(
         f"1-1 1 0 0 {RAW}\n{event.to_json()}": 3,
     }
     await redis.zadd(keys.parked("distance"), members)
-    _, due, refused = await maintenance.wake(["distance"], most=3)
+    _, due, refused = await maintenance.retry_due(["distance"], most=3)
     assert "WRONGTYPE" in refused["distance"]
     assert [entry.event.decode() for entry in (await distance.take(9)).entries] == [event.to_json()]
     assert due is not None

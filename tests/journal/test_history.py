@@ -55,9 +55,9 @@ async def ready(journal: Journal, consumers: Consumers) -> tuple[Consumer, Entry
 
 
 async def retried(distance: Consumer, maintenance: Maintenance, redis: Redis) -> Entry:
-    """Wake the one parked event and take it."""
+    """Retry the one parked event and take it."""
     await overdue(redis, keys.parked("distance"))
-    await maintenance.wake(["distance"], most=9)
+    await maintenance.retry_due(["distance"], most=9)
     (entry,) = (await distance.take(9)).entries
     return entry
 

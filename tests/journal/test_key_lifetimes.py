@@ -160,7 +160,7 @@ async def test_branch_that_ends_does_not_shorten_the_time_of_a_parked_one(
     await assert_bounded(redis)
     await aged(redis, event, 5 * HOUR)
     await overdue(redis, keys.parked("reminder"))
-    assert await maintenance.wake(["reminder"], most=9) == (1, None, {})
+    assert await maintenance.retry_due(["reminder"], most=9) == (1, None, {})
     await hop(reminder, SENT)
     assert [*await journal.status(event.id)] == [RAW, SENT]
     assert HOUR - MINUTE < await left(redis, event) <= HOUR
@@ -180,7 +180,7 @@ async def test_delay_that_is_over_when_a_bridge_first_reads_the_event(
     await settled(reminder, Delay(late, event.id, 60))
     assert HOUR - MINUTE < await left(redis, event) <= HOUR
     await assert_bounded(redis)
-    await maintenance.wake(["reminder"], most=9)
+    await maintenance.retry_due(["reminder"], most=9)
     await hop(reminder, None)
     await drained(journal, maintenance, redis)
 
@@ -198,7 +198,7 @@ async def test_retries_keep_the_status_from_try_to_try(
         await assert_bounded(redis)
         await aged(redis, event, 50 * MINUTE)
         await overdue(redis, keys.parked("distance"))
-        await maintenance.wake(["distance"], most=9)
+        await maintenance.retry_due(["distance"], most=9)
         await assert_bounded(redis)
     await hop(distance, None)
     assert [*await journal.status(event.id)] == [RAW]
@@ -388,7 +388,7 @@ async def test_status_of_a_retry_that_waits_for_hours_is_kept(
     assert await left(redis, event) > HOUR - MINUTE
 
 
-async def test_status_of_an_event_that_is_woken_late_is_kept(
+async def test_status_of_an_event_that_is_retried_late_is_kept(
     journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers, table: Table
 ) -> None:
     """It came due while no bridge was there."""
@@ -398,7 +398,7 @@ async def test_status_of_an_event_that_is_woken_late_is_kept(
     event = await publish(journal)
     await settled(distance, Park(await one(distance), event.id, failure(), 0))
     await redis.pexpire(keys.status(event.id), MINUTE)
-    await maintenance.wake(["distance"], most=9)
+    await maintenance.retry_due(["distance"], most=9)
     assert HOUR - MINUTE < await left(redis, event) <= HOUR
 
 

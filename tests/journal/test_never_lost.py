@@ -136,8 +136,8 @@ class Bridges(RuleBasedStateMachine):
             del self.held[consumer][entry.key]
 
     @rule(name=NAMES, most=st.integers(1, 5))
-    def wake(self, name: str, most: int) -> None:
-        assert self.do(self.maintenance.wake([name], most=most))[2] == {}
+    def retry_due(self, name: str, most: int) -> None:
+        assert self.do(self.maintenance.retry_due([name], most=most))[2] == {}
 
     @rule(name=NAMES)
     def replay(self, name: str) -> None:
@@ -198,7 +198,7 @@ class Bridges(RuleBasedStateMachine):
 
     def drain(self, consumer: Consumer) -> None:
         for _ in range(10):
-            self.wake(consumer.stage, 1_000)
+            self.retry_due(consumer.stage, 1_000)
             self.replay(consumer.stage)
             self.held[consumer].clear()
             self.do(asyncio.sleep(2 * SHORT_CLAIM))  # whoever had read an entry has not renewed it since

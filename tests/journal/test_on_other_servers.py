@@ -64,7 +64,7 @@ async def live(url: str, redis: Redis) -> None:
     assert await settled(distance, Delay(entry, event.id, 0)) == "done"
     (entry,) = (await distance.take(1)).entries
     assert await settled(distance, Park(entry, event.id, failure(), 0)) == "done"
-    assert await maintenance.wake(["distance"], most=1) == (1, None, {})
+    assert await maintenance.retry_due(["distance"], most=1) == (1, None, {})
     (entry,) = (await distance.take(1)).entries
     assert await settled(distance, Bury(entry, event.id, failure())) == "buried"
     (dead,) = await journal.admin.dead_letters("distance")

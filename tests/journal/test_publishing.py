@@ -134,7 +134,7 @@ async def test_lua_never_reencodes_an_event(
             assert entry.event == text.encode()
             if act == "park":
                 await settled(distance, Park(entry, event.id, failure(), 0))
-                await maintenance.wake(["distance"], most=1)
+                await maintenance.retry_due(["distance"], most=1)
             else:
                 await settled(distance, Bury(entry, event.id, failure()))
         (dead,) = await journal.admin.dead_letters("distance")
@@ -194,7 +194,7 @@ async def test_backlog_counts_retries(
     await made(distance)
     (entry,) = await taken(journal, distance)
     await settled(distance, Park(entry, "", failure(), 0))
-    await maintenance.wake(["distance"], most=1)
+    await maintenance.retry_due(["distance"], most=1)
     assert await journal.backlog() == 1
     await distance.take(1)
     assert await journal.backlog() == 1

@@ -109,7 +109,7 @@ CALLS: dict[str, Callable[[Side], Awaitable[object]]] = {
     "unreadable": lambda side: side.maintenance.unreadable([Unreadable(RAW, b"", "")]),
     "lease": lambda side: side.maintenance.lease("token", ttl=10, announce=False),
     "beat": lambda side: side.maintenance.beat({"distance": Wiring([RAW], [], "")}),
-    "wake": lambda side: side.maintenance.wake(["distance"], most=9),
+    "retry_due": lambda side: side.maintenance.retry_due(["distance"], most=9),
     "trim": lambda side: side.maintenance.trim(RAW),
     "ensure": lambda side: side.consumer.ensure(),
     "take": lambda side: side.consumer.take(9),
@@ -238,7 +238,7 @@ async def test_server_that_takes_no_writes_fails_every_item_of_a_batch(
     with pytest.raises(JournalUnavailable, match=reason):
         await side.maintenance.adopt([Adoption(event, None) for event in events])
     with pytest.raises(JournalUnavailable, match=reason):
-        await side.maintenance.wake(["distance"], most=9)
+        await side.maintenance.retry_due(["distance"], most=9)
     (answer,) = await side.consumer.settle([Complete(side.entries[0], "", None)])
     assert isinstance(answer, JournalUnavailable)
     await side.redis.config_set("min-replicas-to-write", 0)

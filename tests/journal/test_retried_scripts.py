@@ -101,7 +101,7 @@ async def test_event_is_parked_and_buried_once(
     assert await redis.zcard(keys.parked("distance")) == await redis.xlen(keys.dead("distance")) == 1
 
 
-async def test_parked_event_is_woken_once_and_a_dead_one_replayed_once(
+async def test_due_event_is_retried_once_and_a_dead_one_replayed_once(
     journal: Journal,
     lossy: Journal,
     lossy_maintenance: Maintenance,
@@ -116,7 +116,7 @@ async def test_parked_event_is_woken_once_and_a_dead_one_replayed_once(
     (entry,) = await taken(journal, distance)
     await settled(distance, Park(entry, "", failure(), 0))
     proxy.lose(SCRIPT)
-    await lossy_maintenance.wake(["distance"], most=9)
+    await lossy_maintenance.retry_due(["distance"], most=9)
     (entry,) = (await distance.take(9)).entries
     await settled(distance, Bury(entry, "", failure()))
     (dead,) = await journal.admin.dead_letters("distance")
@@ -217,4 +217,4 @@ async def test_scripts_that_the_server_forgot_are_sent_again(
     await redis.script_flush()
     assert len((await distance.take(1)).entries) == 1
     await redis.script_flush()
-    assert await maintenance.wake(["distance"], most=1) == (0, None, {})
+    assert await maintenance.retry_due(["distance"], most=1) == (0, None, {})

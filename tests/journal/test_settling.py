@@ -111,7 +111,7 @@ async def test_settled_retry_is_deleted_at_once(
     """No other group reads the retries of a stage, and no trim shortens them."""
     first = await taken(journal, distance, 2)
     await distance.settle([Park(entry, "", failure(), 0) for entry in first])
-    await maintenance.wake(["distance"], most=2)
+    await maintenance.retry_due(["distance"], most=2)
     slow, entry = (await distance.take(2)).entries
     assert await settled(distance, KINDS[kind](entry)) in {"done", "buried"}
     assert [name.decode() for name, _ in await redis.xrange(keys.retries("distance", RAW))] == [slow.id]

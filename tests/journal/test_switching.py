@@ -122,7 +122,7 @@ async def test_every_event_that_was_left_is_delivered_once_more_to_its_heir(
     read = await taken(journal, raw, 1, channel=RAW)
     await raw.settle([Park(entry, "", failure(attempts=3, crashes=1), 600) for entry in parked])
     await raw.settle([Park(entry, "", failure(attempts=2), 0) for entry in [*retried, *read]])
-    await maintenance.wake([raw.stage], most=9)
+    await maintenance.retry_due([raw.stage], most=9)
     (again,) = (await raw.take(1)).entries
     unread = await published(journal, 3) + await published(journal, 1, CALCULATED)
     await stopped(redis, old)
@@ -293,13 +293,13 @@ async def test_events_under_way_of_one_of_two_stages_of_a_channel_refuse_the_swi
         await settled(direct["distance"], Park(entry, "", failure(), 60))
     if how == "retried":
         await overdue(redis, keys.parked("distance"))
-        await maintenance.wake(["distance"], most=9)
+        await maintenance.retry_due(["distance"], most=9)
     await stopped(redis, FAN_OUT)
     await refused(maintenance, redis, BROKER, 1, "distance")
     # The operator finishes them in the old mode, and the switch is made.
     direct = await served(maintenance, consumers, FAN_OUT)
     await overdue(redis, keys.parked("distance"))
-    await maintenance.wake(["distance"], most=9)
+    await maintenance.retry_due(["distance"], most=9)
     await finish(direct["distance"])
     if how == "pending":
         await settled(direct["distance"], Complete(entry, "", None))
@@ -387,7 +387,7 @@ async def test_thawed_bridge_of_the_old_mode_does_not_make_its_groups_anew(
     assert await raw.renew(held) == held
     await raw.reap(idle=0)
     await raw.hand_back(claim=1)
-    await maintenance.wake([*old], most=9)
+    await maintenance.retry_due([*old], most=9)
     for channel in (RAW, CALCULATED):
         await maintenance.trim(channel)
 

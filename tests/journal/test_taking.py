@@ -53,7 +53,7 @@ async def retry(journal: Journal, maintenance: Maintenance, consumer: Consumer, 
     entries = [(await taken(journal, consumer))[0] for _ in range(count)]
     for entry in entries:
         assert await settled(consumer, Park(entry, "", failure(attempts=1), 0)) == "done"
-    await maintenance.wake([consumer.stage], most=count)
+    await maintenance.retry_due([consumer.stage], most=count)
     return entries
 
 

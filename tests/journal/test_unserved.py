@@ -162,7 +162,7 @@ async def test_parked_and_dead_events_of_an_unserved_stage_close_no_door(
     await old.settle([Park(entry, "", failure(), 60) for entry in entries[:5]])
     await old.settle([Park(entry, "", failure(), 0) for entry in entries[5:8]])
     await old.settle([Bury(entry, "", failure()) for entry in entries[8:]])
-    await maintenance.wake(["old"], most=99)
+    await maintenance.retry_due(["old"], most=99)
     await publish(journal)
     assert await journal.backlog() == LIMIT + 5 + 1
     await table(**STAGES)

@@ -97,7 +97,7 @@ class DeliveryWorld(World[Deliveries]):
             "complete",
             "complete_all",
             "renew",
-            "wake",
+            "retry_due",
             "trim",
             "publish",
             "resume",
@@ -157,7 +157,7 @@ class DeliveryWorld(World[Deliveries]):
             yield "hand_back", bridge
             if held and self.left(local, "crashes"):
                 yield "crash", bridge
-        yield ("wake",)
+        yield ("retry_due",)
         yield "trim", IN
         yield "trim", OUT
         if self.left(local, "replays"):
@@ -305,8 +305,8 @@ class DeliveryWorld(World[Deliveries]):
         """A bridge does so each second, and before it reads for the first time."""
         local.paused[bridge] = await self.journal.admin.paused()
 
-    async def do_wake(self, _: Deliveries) -> None:
-        _, _, refused = await self.maintenance.wake([*self.stages], most=8)
+    async def do_retry_due(self, _: Deliveries) -> None:
+        _, _, refused = await self.maintenance.retry_due([*self.stages], most=8)
         if refused:
             raise JournalUnavailable(str(refused))
 

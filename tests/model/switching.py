@@ -39,7 +39,19 @@ class SwitchWorld(DeliveryWorld):
     """
 
     PROGRESS = frozenset(
-        {"publish", "register", "show", "ensure", "beat", "read", "take_over", "complete", "wake", "trim", "pass_time"}
+        {
+            "publish",
+            "register",
+            "show",
+            "ensure",
+            "beat",
+            "read",
+            "take_over",
+            "complete",
+            "retry_due",
+            "trim",
+            "pass_time",
+        }
     )
     OUTSIDE = frozenset({"crash", "freeze", "pass_time"})
     SERVERS = ("read_only", "lost", "full")  # a beat that cannot be announced is written all the same, and made again
@@ -82,7 +94,7 @@ class SwitchWorld(DeliveryWorld):
             yield "read", bridge, stage
             yield "take_over", bridge, stage
         yield "beat", bridge
-        yield "wake", bridge
+        yield "retry_due", bridge
         yield "trim", IN
         if self.left(local, "stops"):
             yield "stop", bridge
@@ -131,8 +143,8 @@ class SwitchWorld(DeliveryWorld):
                 raise
             local.phases[bridge] = "down"
 
-    async def do_wake(self, _: Any, bridge: int) -> None:  # type: ignore[override]
-        _, _, refused = await self.maintenance.wake(self.routes[bridge], most=8)
+    async def do_retry_due(self, _: Any, bridge: int) -> None:  # type: ignore[override]
+        _, _, refused = await self.maintenance.retry_due(self.routes[bridge], most=8)
         if refused:
             raise JournalUnavailable(str(refused))
 

@@ -86,7 +86,7 @@ async def leader_killed(run: Run) -> None:
     await leader(run)
 
 
-@fault("a bridge frozen beyond claim and lease, its work taken over, and woken", bridges=2)
+@fault("a bridge frozen beyond claim and lease, its work taken over, and continued", bridges=2)
 async def frozen(run: Run) -> None:
     stack = run.stack
     sleeper = await leader(run)

@@ -1,4 +1,4 @@
--- wake(most, stages[stage])
+-- retry_due(most, stages[stage])
 -- Moves parked events that are due into the stream of retries of their stage, up to `most` of each stage. A member that
 -- is not a parked event becomes a dead letter. So does an event of a channel that its stage no longer consumes, because
 -- no bridge would read that retry. If Redis refuses the retry or the dead letter, the member is due again after a
@@ -6,10 +6,10 @@
 -- parked events of one stage, the other stages go on. Returns { how many were moved, milliseconds until the next is due
 -- or -1, then stage and error of each stage that was refused }.
 local time, stages_table = now(), read_stages()
-local woken, next_due, faults = 0, -1, {}
+local moved, next_due, faults = 0, -1, {}
 write_when_full()
 
-local function wake_one(stage, member)
+local function retry_member(stage, member)
   local since, attempts, crashes, channel, event = string.match(member, '^%S+ (%d+) (%d+) (%d+) (%S+)\n(.*)$')
   local fault
   if event and stages_table[stage] and not consumes(stages_table[stage], channel) then
@@ -27,15 +27,15 @@ local function wake_one(stage, member)
     return fault
   end
   redis.call('ZREM', parked_key(stage), member)
-  woken = woken + 1
+  moved = moved + 1
 end
 
-local function wake(stage)
+local function retry_stage(stage)
   local parked, bytes, fault = parked_key(stage), 0, nil
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', parked, '-inf', whole(time), 'LIMIT', 0, most)) do
     bytes = bytes + #member
     if bytes > 8000000 and bytes > #member then break end  -- the rest is due at once
-    fault = wake_one(stage, member) or fault
+    fault = retry_member(stage, member) or fault
   end
   local first = redis.call('ZRANGE', parked, 0, 0, 'WITHSCORES')
   if first[2] then
@@ -46,10 +46,10 @@ local function wake(stage)
 end
 
 for _, row in ipairs(stages) do
-  local fault = attempt(wake, row.stage)
+  local fault = attempt(retry_stage, row.stage)
   if fault then
     faults[#faults + 1] = row.stage
     faults[#faults + 1] = fault
   end
 end
-return { woken, whole(next_due), unpack(faults) }
+return { moved, whole(next_due), unpack(faults) }
