@@ -47,7 +47,7 @@ class Brokered(Deliveries):
 class BrokerWorld(DeliveryWorld):
     """An event is in one place: with the bridge or the Broker, answered, dropped, or dead."""
 
-    PROGRESS = frozenset({"publish", "read", "take_over", "complete", "wake", "trim", "answer"})
+    PROGRESS = frozenset({"publish", "read", "take_over", "complete", "retry_due", "trim", "answer"})
     OTHERS = (STAGE, UNREADABLE)
     DOORS = frozenset({"publish", "publish_again", "answer", "answer_again", "tell"})
 
