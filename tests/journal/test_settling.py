@@ -411,6 +411,29 @@ async def test_refused_announcement_leaves_the_event_where_it_was(
     assert len(await journaled(redis, CALCULATED)) == 1
 
 
+async def test_split_is_announced_only_if_all_of_its_answers_may_be(
+    journal: Journal, redis: Redis, distance: Consumer, mute: Consumer
+) -> None:
+    """No subscriber may hear of an event that is in no journal."""
+    await redis.execute_command("ACL", "SETUSER", "mute", f"&{CALCULATED}")
+    (entry,) = await taken(journal, distance)
+    of = event_of(entry).id
+    split = Split(entry, of, [part_of(entry), part_of(entry, 1, channel="secret")])
+    async with heard(redis, CALCULATED) as messages:
+        for _ in range(2):
+            answer = await settled(mute, split)
+            assert isinstance(answer, SettlementRefused)
+            assert "may not PUBLISH on secret" in str(answer)
+    assert messages == []
+    assert await journaled(redis, CALCULATED) == []
+    assert await pending(redis, distance) == 1
+    assert [*await journal.status(of)] == [RAW]
+    assert await journal.status(part_id(of, 0)) == {}
+    async with heard(redis, CALCULATED, "secret") as messages:
+        assert await settled(distance, split) == "done"
+    assert [channel for channel, _ in messages] == [CALCULATED, "secret"]
+
+
 async def test_refused_status_leaves_no_dead_letter(
     journal: Journal, redis: Redis, distance: Consumer, mute: Consumer
 ) -> None:

@@ -5,11 +5,21 @@
 write_when_full()
 local added, channels = {}, {}
 
+-- Published messages cannot be taken back. So each channel is tried first.
+local function check_channels()
+  for channel in pairs(channels) do
+    if not redis.acl_check_cmd('PUBLISH', channel, '') then
+      error({ err = 'NOPERM this user may not PUBLISH on ' .. channel })
+    end
+  end
+end
+
 local function journal_all()
   for _, answer in ipairs(answers) do
     added[#added + 1] = { journal_key(answer.channel), add(answer.channel, answer.event) }
     channels[answer.channel] = true
   end
+  check_channels()
   for i, answer in ipairs(answers) do publish_event(answer, added[i][2]) end
   for _, answer in ipairs(answers) do write_status(answer.id, answer.channel, answer.data) end
   if id ~= '' then write_status(id, PARTS .. stage, '{"parts":' .. #answers .. '}') end
