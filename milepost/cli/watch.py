@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+import re
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
@@ -18,9 +19,9 @@ from milepost.cli.loop import run_on_journal
 from milepost.cli.options import AsJson, Data, RedisUrl
 from milepost.cli.text import brief, plain, say
 from milepost.errors import JournalUnavailable
-from milepost.events.strict_json import dumps, loads_or_text
+from milepost.events.strict_json import dumps, loads, loads_or_text
 from milepost.graph import Graph
-from milepost.journal import Journal, StageState
+from milepost.journal import PARTS, Journal
 from milepost.journal.connection import CANCEL_AGAIN
 from milepost.journal.subscription import Message, Subscription, subscribed
 
@@ -31,6 +32,9 @@ SILENCE = 5.0
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at the stages table."""
+
+_PART = re.compile(rb'\{"journalid":"[^"]*","specversion":"1\.0","id":("(?:[^"\\]|\\.)+)/[0-9]+"')
+"""The beginning of the message of a part. Before the last slash of its id is that of the event whose part it is."""
 
 
 def watch(
@@ -47,13 +51,15 @@ def watch(
 
     A line has the time, the channel (each in a colour of its own on a terminal, unless NO_COLOR is set), the event's
     id and its data, nothing masked. `milepost watch email:sent --json | jq .message.data` shows one channel's data.
-    With `--json` a line is an object: `channel`, `at`, and `message`, the CloudEvent.
+    With `--json` a line is an object: `channel`, `at`, and `message`, the CloudEvent. Before the parts of an event that
+    a stage has split, a line `parts:` and the stage tells how many there are.
     """
     run_on_journal(redis_url, data, lambda journal: _watch(journal, channels or [], as_json=as_json))
 
 
 async def _watch(journal: Journal, channels: Sequence[str], *, as_json: bool) -> Exit:
-    watched = _Watched(sorted(set(channels)) or all_channels(await journal.admin.stages()))
+    graph = Graph(await journal.admin.stages())
+    watched = _Watched(sorted(set(channels)) or sorted(graph.channels), graph)
     if not watched.channels:
         raise CommandFailed("no bridge has named any stage yet: start one, or name the channels to watch")
     work = [streams.stdout_closed(), _show(journal, watched, as_json=as_json)]
@@ -72,15 +78,17 @@ async def _watch(journal: Journal, channels: Sequence[str], *, as_json: bool) ->
 
 @dataclass
 class _Watched:
-    """The channels, and the subscription to them while there is one."""
+    """The channels, the stages, and the subscription to the channels while there is one."""
 
     channels: list[str]
+    graph: Graph
     subscription: Subscription | None = None
 
 
 async def _show(journal: Journal, watched: _Watched, *, as_json: bool) -> None:
     """Print messages for ever, over one connection after the other. Says when Redis is gone and when it is back."""
     lost, pause, coloured = False, 0.1, is_colour_terminal(1)
+    whole = ""
     while True:
         try:
             async with subscribed(journal.redis) as watched.subscription:
@@ -88,7 +96,12 @@ async def _show(journal: Journal, watched: _Watched, *, as_json: bool) -> None:
                 await watched.subscription.subscribe(*watched.channels)
                 async for message in _each(watched.subscription):
                     if message.kind == b"message":
-                        print(_json(message) if as_json else _line(message, watched.channels, coloured=coloured))
+                        before, whole = whole, _whole_of(message)
+                        split = (
+                            await _split(journal, watched.graph, message, whole) if whole not in {"", before} else []
+                        )
+                        for shown in (*split, message):
+                            print(_json(shown) if as_json else _line(shown, watched.channels, coloured=coloured))
                     elif message.kind == b"refused":
                         say(f"{plain(_text(message.channel))}: {_text(message.data)}")
                     if message.channel in unconfirmed:
@@ -111,21 +124,37 @@ async def _each(subscription: Subscription) -> AsyncIterator[Message]:
             yield message
 
 
+def _whole_of(message: Message) -> str:
+    """Return the id of the event that this message's event is a part of; empty if it is no part."""
+    part = _PART.match(message.data)
+    return str(loads(part[1] + b'"')) if part else ""
+
+
+async def _split(journal: Journal, graph: Graph, message: Message, whole: str) -> list[Message]:
+    """Return for the first part of an event that a stage has split a message that tells how many parts there are.
+
+    A script publishes all of them together, and writes their number before anything else can be read.
+    """
+    try:
+        (reached,) = await journal.reached([whole])
+    except JournalUnavailable:
+        return []
+    splits = [f"{PARTS}{stage}" for stage in graph.emitters(_text(message.channel)) if f"{PARTS}{stage}" in reached]
+    told = [{"specversion": "1.0", "id": whole, "data": {"parts": reached[name]}} for name in splits]
+    return [Message(message.kind, name.encode(), dumps(data).encode()) for name, data in zip(splits, told, strict=True)]
+
+
 async def _follow_table(journal: Journal, watched: _Watched) -> None:
     """Watch the channels of stages that begin later, too. `_show` reports a lost Redis."""
     while True:
         await asyncio.sleep(LOOK_EVERY)
         with contextlib.suppress(JournalUnavailable, RedisError, OSError):
-            new = sorted(set(all_channels(await journal.admin.stages())) - set(watched.channels))
+            watched.graph = Graph(await journal.admin.stages())
+            new = sorted({*watched.graph.channels} - {*watched.channels})
             if watched.subscription and new:
                 await watched.subscription.subscribe(*new)
                 watched.channels += new
                 say(f"watching {', '.join(map(plain, new))} too")
-
-
-def all_channels(stages: Iterable[StageState]) -> list[str]:
-    """Return every channel that a stage consumes or emits, sorted."""
-    return sorted(Graph(stages).channels)
 
 
 def _json(message: Message) -> str:
