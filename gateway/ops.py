@@ -109,13 +109,17 @@ def _add_histories(routes: APIRouter, ops: Operations) -> None:
             check_required("id", event_id)
         except EventError as fault:
             raise Refusal(422, f"No event can have this id. {fault}.") from None
-        return await read_history(ops.journal, event_id)
+        history = await read_history(ops.journal, event_id)
+        bare = event_id.strip()  # blanks may be part of an id, or come with a paste
+        if history.state == "unknown" and bare not in {"", event_id}:
+            return await read_history(ops.journal, bare)
+        return history
 
     @routes.api_route("/event", methods=["GET", "HEAD"])
     async def show_history(id: str = "") -> Response:
         if not id.strip():
             return ops.pages.event_history(EventHistory("", known=False))  # the form alone
-        history = await history_of(id.strip())
+        history = await history_of(id)
         return ops.pages.event_history(history, status=404 if history.state == "unknown" else 200)
 
     @routes.api_route("/event.json", methods=["GET", "HEAD"])

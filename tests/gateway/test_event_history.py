@@ -282,6 +282,20 @@ async def test_id_that_no_event_can_have_is_refused(operator: httpx.AsyncClient,
     assert answer.json()["detail"].startswith("No event can have this id. id: ")
 
 
+async def test_blanks_around_an_id_are_part_of_it_only_if_an_event_has_them(
+    browser: httpx.AsyncClient, journal: Journal
+) -> None:
+    await serve(journal, LINE)
+    for event_id in (" spaced ", "bare"):
+        await publish(journal, event_id)
+    for path in ("/ops/event", "/ops/event.json"):
+        for asked, found in ((" spaced ", " spaced "), (" bare\u3000", "bare"), ("bare", "bare")):
+            answer = await browser.get(path, params={"id": asked})
+            assert answer.status_code == 200, asked
+            assert f'"{found}"' in answer.text
+        assert (await browser.get(path, params={"id": "spaced"})).status_code == 404
+
+
 async def test_page_without_an_id_is_its_form(browser: httpx.AsyncClient) -> None:
     for query in ("", "?id=", "?id=%20"):
         page = await browser.get(f"/ops/event{query}")
