@@ -171,7 +171,9 @@ def _answers(answers: Sequence[Event], emits: Collection[str], of: str) -> Seque
         if answer.type not in emits:
             raise EventError(f"event {place}: type: {answer.type}, not {' or '.join(emits)}")
         if answer.id != part_id(of, place):
-            raise EventError(f"event {place}: id: {answer.id}, not {part_id(of, place)}")
+            raise EventError(
+                f"event {place}: id: {answer.id}, not {part_id(of, place)}, the id of answer {place} to {of}"
+            )
     return answers
 
 

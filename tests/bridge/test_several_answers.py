@@ -154,6 +154,7 @@ def unusable(event: Event) -> dict[str, bytes]:
         "one event": status(200, good.encode(), content_type="application/cloudevents+json"),
         "another type": answers(event, [1], "elsewhere"),
         "another id": together([Event(id="x", source="/x", type="item")]),
+        "the event's own id": together([Event(id=event.id, source="/x", type="item")]),
         "the same id twice": together([Event(id=f"{event.id}/0", source="/x", type="item")] * 2),
         "201": answers(event, [1]).replace(b"200", b"201", 1),
         "no JSON": status(200, b"[{", content_type="application/cloudevents-batch+json"),
@@ -170,6 +171,8 @@ async def test_unusable_answers_are_counted_and_none_is_journaled(rig: Rig, name
     await eventually(lambda: rig.dead("split"))
     (letter,) = await rig.dead("split")
     assert letter.reason.startswith("unusable reply: ")
+    if found := {"another id": "x", "the event's own id": "1"}.get(name):
+        assert letter.reason == f"unusable reply: event 0: id: {found}, not 1/0, the id of answer 0 to 1"
     assert first.count["1"] == 2
     assert not await rig.journaled("item")
 
@@ -195,6 +198,23 @@ async def test_events_of_a_batch_have_their_own_answers(rig: Rig) -> None:
     assert not first.count
     assert sorted(await rig.journaled("item")) == ["1/0", "1/1", "2/0"]
     assert await splits(rig, "3") == [SplitProgress("split", 0, 0)]
+
+
+async def test_answers_with_ids_of_others_in_a_batch_are_asked_for_alone(rig: Rig) -> None:
+    first = await splitter(rig)
+
+    def in_a_batch(events: list[Event]) -> bytes:
+        foreign = answers(events[0], ["x"]).split(b"\r\n\r\n")[1]
+        items = [b'{"id":"%b","status":200,"events":%b}' % (event.id.encode(), foreign) for event in events]
+        return status(207, b"[%b]" % b",".join(items), content_type="application/json")
+
+    first.batch_script = in_a_batch
+    for event_id in ("1", "2"):
+        await rig.publish("raw_input", event_id, [event_id])
+    await rig.bridge(routes=[first.route(**SPLIT, batch=8)])
+    await eventually(lambda: rig.settled(first))
+    assert (first.batches, [*first.count]) == ([["1", "2"]], ["2"])
+    assert sorted(await rig.journaled("item")) == ["1/0", "2/0"]
 
 
 async def test_answers_of_a_batch_in_one_list_are_asked_for_alone(rig: Rig) -> None:
