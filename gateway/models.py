@@ -83,8 +83,9 @@ class Reached(BaseModel):
     """A channel that a submission has reached."""
 
     channel: str = Field(
-        description="or dead: and a stage that gave the submission up, with the reason as data; in a live stream also"
-        " parts: and a stage that has split it, with the numbers `parts` and `ended` as data"
+        description="or dead: and a stage that gave the submission up, with the reason as data; or ended: and a stage"
+        " that has taken it without an answer; in a live stream also parts: and a stage that has split it, with the"
+        " numbers `parts` and `ended` as data"
     )
     time: str = Field(description="RFC 3339, UTC")
     data: Any = Field(description="the event's data; null if it was too large to be noted")

@@ -3,20 +3,24 @@
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from functions.payloads import Submission
-from gateway.parts import PartsReader, SplitProgress, over
+from gateway.parts import PartsReader, SplitProgress, over, stages_of
 from milepost.errors import JournalUnavailable
 from milepost.graph import Graph, nodes
-from milepost.journal import GAVE_UP, PARTS, Journal, Note
+from milepost.journal import BROKER, ENDED_AT, GAVE_UP, PARTS, History, Journal, Note
 from milepost.observe.logs import Fields
 
 KNOWN_FOR = 10.0
 """Seconds after which the stages table is read again."""
+
+MOST_READERS = 1000
+"""Most submissions of which the gateway remembers the parts that have ended."""
 
 PAUSE = 1.0
 """Seconds between two tries while Redis is away."""
@@ -58,9 +62,9 @@ class Step:
 class Status:
     """The status of a submission, or of a part of one.
 
-    `notes`: the channels that it has reached, oldest first; also each stage that gave it up or has made parts of it,
-    with a prefix. `splits`: how many of these parts have ended. `starting`: the channels to come whose stage is
-    starting.
+    `notes`: the channels that it has reached, oldest first; also, with a prefix, each stage that gave it up, has made
+    parts of it, or has taken it without an answer. `splits`: how many of these parts have ended. `starting`: the
+    channels to come whose stage is starting.
     """
 
     id: str
@@ -72,7 +76,7 @@ class Status:
     @property
     def reached(self) -> dict[str, Note]:
         """The channels that it has reached, oldest first."""
-        return {name: note for name, note in self.notes.items() if not name.startswith((GAVE_UP, PARTS))}
+        return {name: note for name, note in self.notes.items() if not name.startswith((GAVE_UP, PARTS, ENDED_AT))}
 
     @property
     def first(self) -> str:
@@ -82,8 +86,7 @@ class Status:
     @property
     def ahead(self) -> tuple[str, ...]:
         """The channels that it may still reach, nearest first."""
-        splits = [name.removeprefix(PARTS) for name in self.notes if name.startswith(PARTS)]
-        return self.graph.ahead(self.first, self.notes.keys(), splits)
+        return self.graph.ahead(self.first, self.notes.keys(), [*stages_of(PARTS, self.notes), *self.ended_at])
 
     @property
     def gave_up(self) -> str:
@@ -96,17 +99,24 @@ class Status:
         return str(_mapping(self.notes.get(f"{GAVE_UP}{self.gave_up}")).get("reason", ""))
 
     @property
+    def ended_at(self) -> list[str]:
+        """The stages that have taken it without an answer."""
+        return stages_of(ENDED_AT, self.notes)
+
+    @property
     def is_over(self) -> bool:
         """Whether it has reached an end of every branch, or a stage gave it up. Unknown stages make nothing over."""
         if self.gave_up:
             return True
         is_known = self.first != Submission.channel or bool(self.graph.ends(self.first))
-        return is_known and self.graph.is_finished(self.first, self.notes.keys(), over(self.splits))
+        ended = dict.fromkeys(self.ended_at, True) | over(self.splits)
+        return is_known and self.graph.is_finished(self.first, self.notes.keys(), ended)
 
     @property
     def state(self) -> str:
-        """`underway`, `done` or `dead`."""
-        return "dead" if self.gave_up else "done" if self.is_over else "underway"
+        """`underway`, `done`, `ended` (without an answer to show) or `dead`."""
+        over = "ended" if self.ended_at and not self.answer else "done"
+        return "dead" if self.gave_up else over if self.is_over else "underway"
 
     @property
     def steps(self) -> list[Step]:
@@ -187,8 +197,9 @@ class StatusReader:
 
     async def read(self) -> Status:
         """Return the status; without notes if there is no such submission. Raises JournalUnavailable."""
-        notes = await self._journal.status(self._id)
+        found, histories = await self._journal.whole_status(self._id)
         graph = await self._graphs.graph()
+        notes = with_ends(found, histories, graph)
         return Status(self._id, notes, graph, await self._parts.read(self._id, notes, graph))
 
     async def with_starting(self, status: Status) -> Status:
@@ -202,6 +213,36 @@ class StatusReader:
             starting = frozenset()
         channels = (channel for channel, stages in emitters.items() if not starting.isdisjoint(stages))
         return replace(status, starting=tuple(channels))
+
+
+class StatusReaders:
+    """The readers of the submissions that were asked for of late. They remember which parts have ended."""
+
+    def __init__(self, journal: Journal, graphs: GraphReader) -> None:
+        self._journal = journal
+        self._graphs = graphs
+        self._readers: OrderedDict[str, StatusReader] = OrderedDict()
+
+    def of(self, event_id: str) -> StatusReader:
+        """Return the reader of this submission, or part of one."""
+        reader = self._readers.pop(event_id, None) or StatusReader(self._journal, self._graphs, event_id)
+        self._readers[event_id] = reader
+        if len(self._readers) > MOST_READERS:
+            self._readers.popitem(last=False)
+        return reader
+
+
+def with_ends(notes: Mapping[str, Note], histories: Mapping[str, History], graph: Graph) -> dict[str, Note]:
+    """Return the notes of a status, and one for each stage that has taken the event without an answer.
+
+    Such a stage leaves its history alone. In broker mode nobody but the Broker knows.
+    """
+    found = dict(notes)
+    for stage, history in histories.items() if notes else ():
+        emits = graph.emits.get(stage)
+        if emits and history.is_delivered and stage != BROKER and notes.keys().isdisjoint({*emits, f"{PARTS}{stage}"}):
+            found[f"{ENDED_AT}{stage}"] = Note(history.steps[-1].at, None)
+    return dict(sorted(found.items(), key=lambda item: item[1].at))
 
 
 def _mapping(note: Note | None) -> Mapping[str, Any]:

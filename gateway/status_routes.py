@@ -24,7 +24,7 @@ from gateway.notifier import Notifier, too_many_of_client, too_many_watchers
 from gateway.pages import Pages
 from gateway.rate import client_of
 from gateway.refusal import JSON, unknown_submission, wants_page
-from gateway.status import GraphReader, Status, StatusReader
+from gateway.status import GraphReader, Status, StatusReader, StatusReaders
 from gateway.stream import Watch, event_stream, shown, status_events
 from milepost.events.strict_json import dumps
 from milepost.journal import Journal
@@ -103,12 +103,13 @@ WATCH: dict[str, Any] = {
 def router(journal: Journal, graphs: GraphReader, notifier: Notifier, pages: Pages) -> APIRouter:
     """Make both routes."""
     routes = APIRouter()
+    readers = StatusReaders(journal, graphs)
 
     def reader_of(sent: str) -> tuple[str, StatusReader]:
         event_id = canonical_id(sent)
         if event_id is None:
             raise unknown_submission()
-        return event_id, StatusReader(journal, graphs, event_id)
+        return event_id, readers.of(event_id)
 
     async def watching(request: Request, sent: SubmissionId) -> AsyncIterator[Watch]:
         event_id, reader = reader_of(sent)
@@ -125,11 +126,12 @@ def router(journal: Journal, graphs: GraphReader, notifier: Notifier, pages: Pag
     ) -> Response:
         """Server-sent events: each channel it has reached and each it reaches from now on, once, with the time and the
         data. The last says so, and ends the stream. A stage that gives up shows as `dead:` and its name, with the
-        reason. An event's id names all that you have by then: ask again with it as Last-Event-ID and you miss nothing
-        and get nothing twice. Comments keep a quiet stream alive. Every stream ends after 15 minutes or when the
-        gateway stops: ask again. An event named `starting` has the channels to come whose stage was at zero and is
-        starting, whenever they change. One client has 20 streams at a time unless STREAM_LIMIT says otherwise; a client
-        that is refused one can follow the submission instead.
+        reason, and one that takes the submission without an answer as `ended:` and its name. An event's id names all
+        that you have by then: ask again with it as Last-Event-ID and you miss nothing and get nothing twice. Comments
+        keep a quiet stream alive. Every stream ends after 15 minutes or when the gateway stops: ask again. An event
+        named `starting` has the channels to come whose stage was at zero and is starting, whenever they change. One
+        client has 20 streams at a time unless STREAM_LIMIT says otherwise; a client that is refused one can follow the
+        submission instead.
         """
         notes = watch.status.notes
         seen = [name for name in last_event_id.split(",") if {name, name.partition("=")[0]} & notes.keys()]

@@ -150,32 +150,34 @@ class Graph:
         """The channels on which an event that began on `first` ends: they lead to no other."""
         return frozenset(channel for channel in self.reached(first)[1:] if not self._following(channel))
 
-    def ahead(self, first: str, reached: Collection[str], splits: Collection[str] = ()) -> tuple[str, ...]:
+    def ahead(self, first: str, reached: Collection[str], ended: Collection[str] = ()) -> tuple[str, ...]:
         """The channels that an event which began on `first` may still reach, nearest first. Where a stage has chosen
-        one of its channels, the others are not among them; what follows from `splits`, stages that have made parts of
-        the event, is the parts' way.
+        one of its channels, the others are not among them. At the stages `ended` the event itself has ended: they have
+        made parts of it, or have not answered it.
         """
         walked = [first]
         for channel in walked:  # grows meanwhile
             for name in self.consumes:
-                if channel in self.consumes[name] and name not in splits:
+                if channel in self.consumes[name]:
                     chosen = [emitted for emitted in self.emits[name] if emitted in reached]
+                    if name in ended and not chosen:
+                        continue
                     emits = self.emits[name] if len(self.consumes[name]) > 1 or not chosen else chosen
                     walked += [emitted for emitted in emits if emitted not in walked]
         return tuple(channel for channel in walked if channel not in reached)
 
-    def is_finished(self, first: str, reached: Collection[str], splits: Mapping[str, bool] | None = None) -> bool:
+    def is_finished(self, first: str, reached: Collection[str], ended: Mapping[str, bool] | None = None) -> bool:
         """Whether an event that began on `first` has no channel to come. Each stage on its way emits one channel of
         its `emits`, and that channel's stages have to finish it, too. A route that stands for several stages says
-        nothing about each: then all ends have to be reached. `splits`: each stage that has made parts of the event, and
-        whether all of them have ended.
+        nothing about each: then all ends have to be reached. `ended`: for each stage that has made parts of the event,
+        whether all of them have ended; true for one that has not answered it.
         """
         if any(len(consumed) > 1 for consumed in self.consumes.values()):
             return self.ends(first) <= set(reached)
-        return self._is_finished(first, reached, splits or {}, frozenset())
+        return self._is_finished(first, reached, ended or {}, frozenset())
 
     def _is_finished(
-        self, channel: str, reached: Collection[str], splits: Mapping[str, bool], before: frozenset[str]
+        self, channel: str, reached: Collection[str], ended: Mapping[str, bool], before: frozenset[str]
     ) -> bool:
         if channel in before:
             return False  # a circle ends nowhere
@@ -184,9 +186,9 @@ class Graph:
             return channel in reached
         before |= {channel}
         return all(
-            splits[name]
-            if name in splits
-            else any(self._is_finished(emitted, reached, splits, before) for emitted in self.emits[name])
+            ended[name]
+            if name in ended and not any(emitted in reached for emitted in self.emits[name])
+            else any(self._is_finished(emitted, reached, ended, before) for emitted in self.emits[name])
             for name in emitting
         )
 

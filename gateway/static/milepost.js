@@ -7,7 +7,7 @@ const FARTHEST = 12450, RADIUS = 200;
 const WINDS = ["N", "NE", "E", "SE", "S", "SW", "W", "NW"];
 const PACE = 260; // ms between two steps shown; the times told are the true ones
 const SLOWEST = 30000; // ms between two tries
-const DEAD = "dead:", PARTS = "parts:";
+const DEAD = "dead:", PARTS = "parts:", ENDED = "ended:";
 const EVERY = 3000; // ms between two looks at a submission whose stream is refused
 const LOST = { true: "The connection is lost. Trying again…", false: "You are offline. This goes on when you are back." };
 const ASKING = "Live updates are busy just now, so this page checks every few seconds.";
@@ -237,6 +237,11 @@ function watch(section) {
       if (last) finish();
       return fresh;
     }
+    if (channel.startsWith(ENDED)) {
+      const fresh = unanswered(channel.slice(ENDED.length));
+      if (last) finish();
+      return fresh;
+    }
     let item = [...items.children].find((one) => one.dataset.channel === channel);
     const fresh = !item?.dataset.at, before = reached().at(-1);
     item ??= added(channel);
@@ -263,7 +268,20 @@ function watch(section) {
   function finish() {
     const times = reached().map((one) => Number(one.dataset.at));
     find("#whole").textContent = took(Math.max(...times) - Math.min(...times));
-    end("done", find("#message").textContent);
+    const message = find("#message").textContent;
+    if (message || !find("[data-ended]", section)) end("done", message);
+    else end("ended", find("h1 [data-when=ended]").textContent);
+  }
+
+  // Shows that a stage has taken the submission and has not answered it; whether that is new.
+  function unanswered(stage) {
+    if ([...section.querySelectorAll("[data-ended]")].some((one) => one.dataset.ended === stage)) return false;
+    const line = document.createElement("p");
+    line.dataset.ended = stage;
+    line.className = "small";
+    line.textContent = news.textContent = `${stage}: no answer`;
+    items.after(line);
+    return true;
   }
 
   // Shows that a stage has made parts of the submission, and how many have ended; whether that is new.
@@ -307,8 +325,8 @@ function watch(section) {
       mark(item, "ahead");
       find(".took", item).textContent = "";
     }
-    // A stage has chosen other channels.
-    if (state === "done") for (const item of [...items.children]) if (!item.dataset.at) item.remove();
+    // A stage has chosen other channels, or has not answered.
+    if (state !== "dead") for (const item of [...items.children]) if (!item.dataset.at) item.remove();
     document.title = `${find(`h1 [data-when=${state}]`).textContent} – Milepost`;
     news.textContent = words;
     stopWatching();

@@ -17,7 +17,7 @@ from milepost.cli.loop import run
 from milepost.cli.options import Data
 from milepost.cli.text import brief, plain, say
 from milepost.errors import ConfigurationError
-from milepost.journal import GAVE_UP, PARTS
+from milepost.journal import ENDED_AT, GAVE_UP, PARTS
 
 PAUSE = 0.5
 """Seconds between a stream that ended early and the next."""
@@ -67,6 +67,9 @@ async def _send(gateway: str, submission: dict[str, str], within: float) -> Exit
             reason = data.get("reason") if isinstance(data, dict) else data
             say(f"stage {plain(channel.removeprefix(GAVE_UP))} gave it up: {plain(str(reason))}")
             return Exit.BURIED
+    for channel in [channel for channel in reached if channel.startswith(ENDED_AT)]:
+        del reached[channel]
+        say(f"stage {plain(channel.removeprefix(ENDED_AT))} gave no answer")
     messages = [data["message"] for data in reached.values() if isinstance(data, dict) and "message" in data]
     for message in messages or [*reached.values()][-1:]:
         print(brief(message))

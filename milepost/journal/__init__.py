@@ -18,6 +18,7 @@ from milepost.journal.journal import Journal
 from milepost.journal.maintenance import Adoption, Maintenance, Unreadable
 from milepost.journal.models import (
     BEAT_FRESH,
+    ENDED_AT,
     GAVE_UP,
     PARTS,
     DeadLetter,
@@ -36,6 +37,7 @@ from milepost.journal.wake_ups import WakeUps
 __all__ = [
     "BEAT_FRESH",
     "BROKER",
+    "ENDED_AT",
     "GAVE_UP",
     "PARTS",
     "Admin",

@@ -13,7 +13,16 @@ from milepost.events.event import Event
 from milepost.journal import keys
 from milepost.journal.admin import Admin
 from milepost.journal.failover import FailoverWatch
-from milepost.journal.models import BEAT_FRESH, History, Note, event_row, milliseconds, name_text, parts_of
+from milepost.journal.models import (
+    BEAT_FRESH,
+    ENDED_AT,
+    History,
+    Note,
+    event_row,
+    milliseconds,
+    name_text,
+    parts_of,
+)
 from milepost.journal.scripts import EventRow, Scripts, checked, size_of, unavailable
 from milepost.journal.wake_ups import WakeUps
 from milepost.settings import JournalSettings
@@ -23,6 +32,9 @@ BACKLOG_TRUSTED = timedelta(seconds=0.1)
 
 MOST_UNCONSUMED = 100
 """Most journals that no stage consumes. Doors refuse an event that would begin one more."""
+
+_READ = (keys.PARTS, keys.HISTORY)
+"""The fields of a status whose values `reached` reads. The others may each have the data of an event."""
 
 
 class Journal:
@@ -94,25 +106,28 @@ class Journal:
         return dict(sorted(notes.items(), key=lambda item: item[1].at)), histories
 
     async def reached(self, event_ids: Sequence[str]) -> list[dict[str, int]]:
-        """Return for each event the names in its status: channels, and what begins with `dead:` or `parts:`.
+        """Return for each event the names in its status: channels, and what begins with `dead:`, `parts:` or `ended:`.
 
-        The value is the number of parts for `parts:` and a stage, else 0. An event without a status has no names.
+        The value is the number of parts for `parts:` and a stage, else 0. `ended:` is there for each stage that has
+        taken the event, with or without an answer. An event without a status has no names.
         """
         if not event_ids:
             return []
         async with self.redis.pipeline(transaction=False) as look:
             for event_id in event_ids:
                 look.hkeys(keys.status(event_id))
-            found = await self.ask(look.execute())
-        names = [[name for name in map(name_text, fields) if not name.startswith(keys.HISTORY)] for fields in found]
-        parts = [(place, name) for place, of in enumerate(names) for name in of if name.startswith(keys.PARTS)]
-        reached = [dict.fromkeys(of, 0) for of in names]
-        if parts:
+            found = [[*map(name_text, fields)] for fields in await self.ask(look.execute())]
+        reached = [{name: 0 for name in names if not name.startswith(keys.HISTORY)} for names in found]
+        read = [(place, name) for place, names in enumerate(found) for name in names if name.startswith(_READ)]
+        if read:
             async with self.redis.pipeline(transaction=False) as look:
-                for place, name in parts:
+                for place, name in read:
                     look.hget(keys.status(event_ids[place]), name)
-                for (place, name), text in zip(parts, await self.ask(look.execute()), strict=True):
-                    reached[place][name] = parts_of(text)
+                for (place, name), text in zip(read, await self.ask(look.execute()), strict=True):
+                    if name.startswith(keys.PARTS):
+                        reached[place][name] = parts_of(text)
+                    elif History.read(text or b"").is_delivered:
+                        reached[place][ENDED_AT + name.removeprefix(keys.HISTORY)] = 0
         return reached
 
     async def backlog(self) -> int:

@@ -21,6 +21,9 @@ PARTS = keys.PARTS
 GAVE_UP = "dead:"
 """Prefix of a stage that gave a submission up, among the channels of its status."""
 
+ENDED_AT = "ended:"
+"""Prefix of a stage that has taken a submission and has not answered it, among the channels that a reader is shown."""
+
 LARGEST_NOTE = 64_000
 """Most characters of an event's data that a status keeps. Larger data is null there."""
 
@@ -66,6 +69,11 @@ class History:
 
     count: int = 0
     steps: tuple[HistoryStep, ...] = ()
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the stage has taken the event."""
+        return bool(self.steps) and self.steps[-1].did == "delivered"
 
     @classmethod
     def read(cls, text: bytes) -> "History":

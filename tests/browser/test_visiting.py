@@ -239,6 +239,23 @@ def test_parts_of_a_submission_are_counted_and_linked(visitor: Visitors, up: Up)
     wait_for_state(page, "done")
 
 
+def test_page_of_a_submission_without_an_answer_says_so(visitor: Visitors, up: Up) -> None:
+    event_id = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e98"
+    page = visitor()
+    with Redis.from_url(up.stack["redis"]) as redis:
+        redis.hset(keys.status(event_id), "raw_input", '{"at":1,"data":null}')
+        page.goto(f"/submissions/{event_id}")
+        history = '{"count":1,"steps":[{"did":"delivered","at":2,"times":1}]}'
+        redis.hset(keys.status(event_id), f"{keys.HISTORY}distance", history)
+    wait_for_state(page, "ended")
+    page.get_by_role("heading", level=1, name="It has ended without an answer").wait_for()
+    for _ in range(2):
+        expect(page.locator("[data-ended=distance]")).to_have_text("distance: no answer")
+        expect(page.locator(".steps li")).to_have_count(1)
+        assert_accessible(page)
+        page.reload()
+
+
 def test_a_submission_that_is_given_up_says_where_and_why(visitor: Visitors, up: Up) -> None:
     page = visitor()
     dead_letter = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e99"

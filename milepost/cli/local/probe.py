@@ -11,7 +11,6 @@ from redis.exceptions import RedisError
 from milepost.cli.exits import Unreachable
 from milepost.journal import keys
 from milepost.journal.connection import connect
-from milepost.observe.logs import is_cut
 from milepost.settings import JournalSettings
 
 ANSWER_WITHIN = 5.0
@@ -46,9 +45,10 @@ async def bridges_on(redis_url: str) -> int:
 def shown(url: str) -> str:
     """Return the URL without user, password and query; only its scheme if a `/`, `?` or `#` may be of a password."""
     scheme, _, rest = url.partition("://")
-    if is_cut(url):
+    authority, path, behind = re.fullmatch(r"([^/?#]*)([^?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
+    if "@" in path + behind:
         return f"{scheme}://…"
-    return f"{scheme}://{re.split('[?#]', rest)[0].rpartition('@')[2]}"
+    return f"{scheme}://{authority.rpartition('@')[2]}{path}"
 
 
 async def _http(url: str) -> str | None:
