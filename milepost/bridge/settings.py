@@ -11,6 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from milepost.bridge.http.client import Client
 from milepost.errors import ConfigurationError
+from milepost.events.attributes import RESERVED
 from milepost.graph import Graph, Order, distinct, several
 from milepost.journal import BROKER
 from milepost.settings import JournalSettings
@@ -50,7 +51,16 @@ def from_environment(variables: Any) -> Any:
 
 ValidUrl = Annotated[str, AfterValidator(http_url)]
 ValidName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
-ValidChannel = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s{]\S*$")]
+
+
+def not_reserved(channel: str) -> str:
+    """Refuse a name that would be taken for a line of a submission's status."""
+    if channel.startswith(RESERVED):
+        raise ValueError(f"names that begin with {' or '.join(RESERVED)} are Milepost's own")
+    return channel
+
+
+ValidChannel = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s{]\S*$"), AfterValidator(not_reserved)]
 
 
 class DeliverySpec(BaseModel):

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from milepost.errors import MilepostError
 from milepost.events.strict_json import loads
+from milepost.observe.logs import is_cut
 
 PATH = "/asyncapi.json"
 ANSWER_WITHIN = 10.0
@@ -25,7 +26,7 @@ async def fetch(gateway: str) -> dict[str, Any]:
 def _fetch(gateway: str) -> dict[str, Any]:
     shown = gateway.rpartition("@")[2]  # without user and password
     try:
-        url = urlsplit(gateway)
+        url = urlsplit("" if is_cut(gateway) else gateway)
         kind = {"https": http.client.HTTPSConnection, "http": http.client.HTTPConnection}[url.scheme]
         connection = kind(url.netloc.rpartition("@")[2], timeout=ANSWER_WITHIN)
     except (KeyError, ValueError, http.client.InvalidURL):  # the text may hold a part of a password

@@ -11,6 +11,7 @@ from milepost.cli.local.probe import shown
 from milepost.errors import ConfigurationError, JournalUnavailable
 from milepost.journal import Journal
 from milepost.journal.connection import connect
+from milepost.observe.logs import is_cut
 from milepost.settings import JournalSettings
 
 REDIS = "redis://127.0.0.1:6379/0"
@@ -29,13 +30,16 @@ def redis_settings(redis_url: str | None, data: Path) -> JournalSettings:
 def gateway_url(gateway: str | None, data: Path) -> str:
     """Return the gateway named by the option, else the one in the data folder's stack.json, else port 8000 here.
 
-    Raises ConfigurationError if the pipeline of that folder has no gateway.
+    Raises ConfigurationError if the pipeline of that folder has no gateway, or the URL cannot be used.
     """
     if not gateway and _of_stack(data, "bridge") and not _of_stack(data, "gateway"):
         raise ConfigurationError(
             f"{data / data_folder.STACK}: this pipeline has no gateway; see `milepost publish --help`"
         )
-    return (gateway or _of_stack(data, "gateway") or GATEWAY).rstrip("/")
+    url = gateway or _of_stack(data, "gateway") or GATEWAY
+    if is_cut(url):
+        raise ConfigurationError("--gateway: must look like http://host:port")
+    return url.rstrip("/")
 
 
 def running_gateway(data: Path) -> str | None:

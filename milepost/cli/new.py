@@ -21,11 +21,11 @@ from milepost.cli.options import ProjectFolder
 from milepost.cli.payload_classes import PAYLOADS, PayloadClasses
 from milepost.cli.stage_templates import StageTemplates
 from milepost.errors import ConfigurationError
+from milepost.events.attributes import RESERVED
 from milepost.events.payload import Payload
 from milepost.graph import Graph
-from milepost.journal import ENDED_AT, GAVE_UP, PARTS
 
-RESERVED = {*layout.OWN_NAMES, "broker"}
+OWN_NAMES = {*layout.OWN_NAMES, "broker"}
 
 LONGEST_NAME = 41
 """Most characters of a stage's name. A Knative Service has at most 50, `milepost-` included."""
@@ -103,7 +103,7 @@ def _check_name(project: Project, name: str) -> None:
     faults = [
         (not re.fullmatch("[a-z]([a-z0-9-]*[a-z0-9])?", name), "must be a-z, 0-9 and -, as in geocode or geo-code"),
         (len(name) > LONGEST_NAME, f"has at most {LONGEST_NAME} characters, as a Kubernetes Service with a prefix"),
-        (name in RESERVED, "is the name of a component"),
+        (name in OWN_NAMES, "is the name of a component"),
         (function in TAKEN, "cannot be the name of a Python function here"),
         (name in project.extras, "is the name of an extra in pyproject.toml"),
         (any(name == entry.name for entry in project.stages), f"is a stage already: see {stages_table.VALUES}"),
@@ -134,7 +134,7 @@ def _templates(project: Project, name: str, on: str, emits: Sequence[str]) -> St
 
 def _class_of(project: Project, on: str, emits: str) -> str:
     """Return the name of the payload class of the emitted channel. The class need not exist yet."""
-    if emits.startswith(("{", GAVE_UP, PARTS, ENDED_AT)):
+    if emits.startswith(("{", *RESERVED)):
         raise ConfigurationError(f"--emits {emits}: Milepost keeps such names for itself")
     graph = Graph(project.stages)
     for emitter in graph.emitters(emits):

@@ -17,6 +17,11 @@ from milepost.errors import EventError
 LONGEST = {"id": 256, "source": 1024, "type": 256}
 """The required attributes, and the most characters that each may have."""
 
+RESERVED = ("{milepost}", "dead:", "parts:", "ended:")
+"""Beginnings that no channel's name may have. Keys in Redis begin with the first. In a status the others stand before
+the name of a stage that gave an event up, made parts of it, or gave no answer.
+"""
+
 SHOWN = 80
 """Characters of a name that a message shows."""
 
@@ -49,6 +54,8 @@ def check_required(name: str, value: Any) -> None:
         raise EventError(f"{name}: must not be empty")
     if len(value) > LONGEST[name]:
         raise EventError(f"{name}: longer than {LONGEST[name]} characters")
+    if name == "type" and value.startswith(RESERVED):
+        raise EventError(f"type: names that begin with {' or '.join(RESERVED)} are Milepost's own")
     if name == "source" and not _URI_REFERENCE.fullmatch(value):
         raise EventError("source: not a URI reference")
 

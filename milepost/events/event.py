@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from milepost.errors import EventError, TooLarge
 from milepost.events.attributes import (
     LONGEST,
+    RESERVED,
     SHOWN,
     check_extension,
     check_required,
@@ -39,12 +40,11 @@ JOURNAL_MARK = b'{"journalid":"'
 JSON_TYPE = "application/json"
 STRUCTURED_TYPE = "application/cloudevents+json"
 
-_RESERVED = "{milepost}"
 _FIELDS = ("id", "source", "type", "time", "subject", "dataschema")
 _DATA = ("data", "data_base64")
 _WRITTEN = re.compile(
     r'\{"specversion":"1\.0","id":"([ !#-\[\]-~]{1,256})","source":"([A-Za-z0-9._~:/?#\[\]@!$&\'()*+,;=%-]{1,1024})"'
-    r',"type":"((?!\{milepost\})[ !#-\[\]-~]{1,256})"'
+    rf',"type":"((?!{"|".join(map(re.escape, RESERVED))})[ !#-\[\]-~]{{1,256}})"'
     r'(?:,"time":"([0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]+)?Z)")?'
     r',"datacontenttype":"application/json","data":'
 )
@@ -84,8 +84,6 @@ class Event:
     def __post_init__(self) -> None:
         for name in LONGEST:
             check_required(name, getattr(self, name))
-        if self.type.startswith(_RESERVED):
-            raise EventError(f"type: names that begin with {_RESERVED} are Milepost's own")
         if self.time is not None:
             check_time(self.time)
         for name in ("subject", "dataschema"):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, RootModel, ValidationError
 
 from milepost.errors import ConfigurationError
+from milepost.events.attributes import RESERVED
 
 MINUS = r"\u002d\u2212\u2010-\u2013\ufe63\uff0d"
 """The minus signs of a number in text: a regular expression's character class. Programs and pages also print the true
@@ -62,7 +63,7 @@ class Payload(BaseModel):
         super().__init_subclass__(**kwargs)
         if channel is None:
             return
-        if not _CHANNEL.fullmatch(channel):
+        if not _CHANNEL.fullmatch(channel) or channel.startswith(RESERVED):
             raise ConfigurationError(f"{cls.__name__}: {channel!r} cannot be the name of a channel")
         cls.channel = channel
 

@@ -37,6 +37,13 @@ about: ContextVar[Mapping[str, Any]] = ContextVar("about")
 """Fields of every line that is logged in this context, such as the id of the event that is handled."""
 
 
+def is_cut(url: str) -> bool:
+    """Whether an @ follows the host of a URL. Then a password may have an unencoded / ? or #: in `http://ada:12/34@host`
+    the host would be `ada`, and a request or an error would carry the rest of the password.
+    """
+    return re.match(r"[^/?#]*//[^/?#]*[/?#].*@", url, re.DOTALL) is not None
+
+
 def masked(text: str) -> str:
     """Return `text` with the local part of each e-mail address cut to its first letter: a***@example.org."""
     return _ADDRESS.sub(r"\1***\2", text)

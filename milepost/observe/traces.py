@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from milepost.errors import ConfigurationError, EventError, TooLarge
 from milepost.events.event import Event
-from milepost.observe.logs import Fields
+from milepost.observe.logs import Fields, is_cut
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -39,7 +39,8 @@ FLUSH_WITHIN = 1.0
 _shared: list["TracerProvider"] = []
 """Those whose spans `export_waiting` exports."""
 
-ASKING = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+ASKING = (*ENDPOINTS, "OTEL_TRACES_EXPORTER")
 
 
 @functools.cache
@@ -48,7 +49,7 @@ def tracer(component: str, *, shared: bool = False) -> "Tracer | None":
     SDK is not installed, which is logged. `shared`: spans of other libraries in this process are exported too. The
     gateway's tracer is not shared, because FastAPI would add a span for every request.
 
-    Raises ConfigurationError for an unknown exporter.
+    Raises ConfigurationError for an unknown exporter, or an endpoint that cannot be read.
     """
     asked = any(os.environ.get(name) for name in ASKING)
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or "otlp"
@@ -56,6 +57,9 @@ def tracer(component: str, *, shared: bool = False) -> "Tracer | None":
         return None
     if exporter not in {"otlp", "console"}:
         raise ConfigurationError("OTEL_TRACES_EXPORTER: must be otlp, console or none")
+    for name in ENDPOINTS:
+        if is_cut(os.environ.get(name, "")):
+            raise ConfigurationError(f"{name}: must look like http://host:port/path; an @ in a path is written %40")
     try:
         return Tracer(_provider(component, exporter, shared=shared))
     except ImportError as fault:

@@ -61,6 +61,8 @@ def test_values_file_has_no_unknown_key(file: str) -> None:
         ({"stages": {"Mine": {"consumes": "x"}}}, "Mine"),
         ({"stages": {"mine": {"emits": "x"}}}, "consumes"),
         ({"stages": {"mine": {"consumes": "a b"}}}, "consumes"),
+        ({"stages": {"mine": {"consumes": "dead:x"}}}, "consumes"),
+        ({"stages": {"mine": {"consumes": "x", "url": "http://me:12/secret@host"}}}, "url"),
         ({"stages": {"mine": {"consumes": "x", "delivery": {"retries": 3}}}}, "retries"),
         ({"stages": {"mine": {"consumes": "x", "delivery": {"timeout": "PT10M"}}}}, "PT570S"),
         ({"stages": {"mine": {"consumes": "x", "emits": "x"}}}, "for ever"),

@@ -205,7 +205,15 @@ async def test_events_that_a_stage_has_left_behind_already_are_no_finding(journa
     assert not found.breaks, found.lines()
 
 
-@pytest.mark.parametrize("gateway", ["http://me:secret@127.0.0.1:1", "http://me:secret/word@127.0.0.1:1", "here:8000"])
+@pytest.mark.parametrize(
+    "gateway",
+    [
+        "http://me:secret@127.0.0.1:1",
+        "http://me:secret/word@127.0.0.1:1",
+        "http://me:12/secret@127.0.0.1:1",
+        "here:8000",
+    ],
+)
 async def test_gateway_that_does_not_answer_is_named_without_its_password(gateway: str) -> None:
     with pytest.raises(document.NoDocument) as caught:
         await document.fetch(gateway)

@@ -77,7 +77,10 @@ def test_send_says_where_no_gateway_answers(on_stack: Command) -> None:
     done = on_stack("send", "ada@example.org", "0", "0", "--gateway", "http://127.0.0.1:1")
     assert done.code == 3
     assert "no gateway at http://127.0.0.1:1" in done.stderr
-    for gateway, told in (("me:secret@127.0.0.1:1", "no gateway at http://127.0.0.1:1"), ("me:secret/@a", "must look")):
+    for gateway, told in (
+        ("me:secret@127.0.0.1:1", "no gateway at http://127.0.0.1:1"),
+        ("me:12/secret@a", "must look"),
+    ):
         done = on_stack("send", "ada@example.org", "0", "0", "--gateway", f"http://{gateway}")
         assert told in done.stderr
         assert "secret" not in done.stderr

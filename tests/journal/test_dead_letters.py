@@ -162,6 +162,19 @@ async def test_dead_letter_of_a_stage_that_no_bridge_serves_is_not_replayed(
     assert await journal.admin.replay("distance", [mine.entry]) == 1
 
 
+async def test_dead_letter_without_an_id_is_replayed_and_one_without_a_channel_is_not(
+    journal: Journal, redis: Redis, distance: Consumer
+) -> None:
+    """An operator may have added them by hand."""
+    await redis.xadd(keys.dead("distance"), {"event": "{}", "channel": RAW})
+    await redis.xadd(keys.dead("distance"), {"event": "{}"})
+    first, second = await journal.admin.dead_letters("distance")
+    assert await journal.admin.replay("distance", [first.entry]) == 1
+    assert [entry.event for entry in (await distance.take(9)).entries] == [b"{}"]
+    with pytest.raises(StageNotServed):
+        await journal.admin.replay("distance", [second.entry])
+
+
 async def test_drop_deletes_dead_letters_for_good(journal: Journal, distance: Consumer) -> None:
     dead = [await buried(journal, distance) for _ in range(3)]
     assert await journal.admin.drop("distance", [dead[0].entry, dead[2].entry, "1-1"]) == 2

@@ -98,6 +98,18 @@ async def test_no_more_events_than_asked_are_moved_and_the_first_due_first(
     assert await maintenance.retry_due(["distance", "store"], most=2) == (1, None, {})
 
 
+async def test_next_event_is_due_at_once_while_due_ones_are_left(
+    journal: Journal, maintenance: Maintenance, distance: Consumer, consumers: Consumers
+) -> None:
+    audit = consumers("audit")
+    await made(audit)
+    for _ in range(2):
+        await parked(journal, distance)
+    (*_, entry) = (await audit.take(9)).entries
+    await settled(audit, Park(entry, event_of(entry).id, failure(), 60))
+    assert await maintenance.retry_due(["distance", "audit"], most=1) == (1, 0.0, {})
+
+
 async def test_due_event_is_retried_once_by_any_number_of_bridges(
     journal: Journal, maintenance: Maintenance, distance: Consumer
 ) -> None:

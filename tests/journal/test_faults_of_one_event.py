@@ -171,6 +171,7 @@ async def test_retries_of_a_channel_that_a_stage_no_longer_consumes_become_dead_
     await eventually(abandoned)
     letters = await journal.admin.dead_letters("distance")
     assert [letter.event.decode() for letter in letters] == [event.to_json() for event in events]
+    assert [letter.id for letter in letters] == [event.id for event in events]
     found = {(letter.attempts, letter.crashes, letter.reason) for letter in letters}
     assert found == {(1, 2, f"the stage no longer consumes {RAW}")}
     await assert_bounded(redis)

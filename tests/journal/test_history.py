@@ -18,6 +18,7 @@ from milepost.journal import (
     Maintenance,
     Park,
     Settlement,
+    Split,
     keys,
 )
 from tests.journal.conftest import Consumers, Table
@@ -87,6 +88,21 @@ async def test_success_without_a_reply_is_a_step(journal: Journal, redis: Redis,
     (step,) = await steps_of(journal, event)
     assert (step.did, step.answer, step.due, step.times) == ("delivered", "", None, 1)
     assert 0 < await redis.pttl(keys.status(event.id)) <= HOUR
+
+
+async def test_several_answers_are_a_step_if_the_event_was_delivered_before(
+    journal: Journal, redis: Redis, consumers: Consumers
+) -> None:
+    """Otherwise the channel that the answers reach has the time of the success."""
+    distance, entry, event = await ready(journal, consumers)
+    await settled(distance, Split(entry, event.id, []))
+    assert await steps_of(journal, event) == []
+    _, entry, event = await ready(journal, consumers)
+    await abandoned(redis, distance, entry)
+    (again,) = (await consumers("distance", "other").take(9, claim=30)).entries
+    await settled(distance, Split(again, event.id, []))
+    (step,) = await steps_of(journal, event)
+    assert (step.did, step.times) == ("delivered", 2)
 
 
 async def test_delay_is_a_step_with_the_time_that_the_event_is_due(journal: Journal, consumers: Consumers) -> None:

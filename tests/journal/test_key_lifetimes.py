@@ -344,6 +344,20 @@ async def test_status_of_a_waiting_event_is_kept_whatever_its_id(
     assert await left(redis, event) > HOUR - MINUTE
 
 
+async def test_statuses_of_the_events_that_a_part_is_of_are_kept_up_to_one_that_has_none(
+    maintenance: Maintenance, redis: Redis, consumers: Consumers
+) -> None:
+    await made(consumers("distance"))
+    await waiting(redis, event_id="a/0/1")
+    await waiting(redis, event_id="b/0/1", age=HOUR - 1)
+    for of in ("a/0", "a", "b", "a/0/1/2"):
+        await redis.hset(keys.status(of), RAW, '{"at":1,"data":null}')
+        await redis.pexpire(keys.status(of), MINUTE)
+    await maintenance.keep_statuses(RAW)
+    kept = {of: await redis.pttl(keys.status(of)) > MINUTE for of in ("a/0/1", "a/0", "a", "b/0/1", "b", "a/0/1/2")}
+    assert kept == {"a/0/1": True, "a/0": True, "a": True, "b/0/1": True, "b": False, "a/0/1/2": False}
+
+
 async def test_status_of_an_event_that_one_stage_has_not_finished_is_kept(
     maintenance: Maintenance, redis: Redis, consumers: Consumers
 ) -> None:

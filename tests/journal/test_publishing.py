@@ -259,6 +259,15 @@ async def test_doors_begin_only_so_many_journals_that_no_stage_consumes(
     assert await journal.publish(submission(channel="fourth"))
 
 
+async def test_doors_begin_no_more_journals_where_a_stage_consumes_none(
+    journal: Journal, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "MOST_UNCONSUMED", 2)
+    assert [await journal.publish(submission(channel=channel)) for channel in ("first", "second")] == [True, True]
+    with pytest.raises(BacklogFull):
+        await journal.publish(submission(channel="third"))
+
+
 async def test_reply_is_never_refused_over_the_backlog_limit(
     redis: Redis, settings: JournalSettings, opened: Callable[[JournalSettings], Journal], consumers: Consumers
 ) -> None:

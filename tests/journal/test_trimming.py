@@ -187,6 +187,35 @@ async def test_entries_that_an_operator_set_a_group_back_to_are_unread_again(
     assert len((await distance.take(9)).entries) == 3
 
 
+@pytest.mark.parametrize("slow", ["distance", "audit"])
+async def test_group_that_is_behind_by_entries_of_one_millisecond_keeps_them(
+    maintenance: Maintenance, redis: Redis, distance: Consumer, audit: Consumer, slow: str
+) -> None:
+    behind, ahead = (distance, audit) if slow == "distance" else (audit, distance)
+    for number in range(5):
+        await redis.xadd(keys.journal(RAW), {"event": "{}"}, id=f"1700000000000-{number}")
+    await finished(ahead, 5)
+    await finished(behind, 2)
+    assert await maintenance.trim(RAW) == ("trimmed", 2, 0)
+    assert len((await behind.take(9)).entries) == 3
+
+
+async def test_entries_behind_more_pending_ones_than_a_trim_looks_at_stay(
+    maintenance: Maintenance, redis: Redis, distance: Consumer, journal: Journal
+) -> None:
+    """An operator has deleted the events of 100,000 pending entries."""
+    read = """
+        for _ = 1, 100000 do redis.call('XADD', KEYS[1], '*', 'event', '{}') end
+        redis.call('XREADGROUP', 'GROUP', 'distance', 'other', 'COUNT', 100000, 'STREAMS', KEYS[1], '>')
+        return redis.call('XTRIM', KEYS[1], 'MAXLEN', 0)
+    """
+    assert await redis.eval(read, 1, keys.journal(RAW)) == 100_000
+    await published(journal, 2)
+    await distance.take(2)
+    assert await maintenance.trim(RAW) == NOTHING
+    assert len(await journaled(redis, RAW)) == 2
+
+
 async def test_entries_of_one_millisecond_are_told_apart(
     maintenance: Maintenance, redis: Redis, distance: Consumer, audit: Consumer
 ) -> None:

@@ -107,6 +107,16 @@ async def test_place_that_a_stage_left_behind_is_shown_and_forgotten(
     assert sorted(row["name"] for row in await redis.xinfo_groups(keys.journal(RAW))) == [b"old"]
 
 
+async def test_place_that_a_stage_left_behind_is_forgotten_if_it_has_a_group_or_retries_alone(
+    journal: Journal, redis: Redis, distance: Consumer, table: Table
+) -> None:
+    await table(distance=(SENT,))
+    assert await journal.admin.forget("distance:raw_input") == Forgotten(parked=0, dead=0)
+    await redis.xadd(keys.retries("distance", RAW), {"event": submission().to_json(), "since": 1})
+    assert await journal.admin.forget("distance:raw_input") == Forgotten(parked=1, dead=0)
+    assert not await redis.exists(keys.retries("distance", RAW))
+
+
 async def test_doors_close_when_a_served_stage_is_behind(journal: Journal, distance: Consumer) -> None:
     for _ in range(LIMIT):
         await publish(journal)
@@ -142,6 +152,19 @@ async def test_each_event_of_a_batch_of_open_and_closed_channels_has_its_own_ans
     )
     assert [answer is True for answer in answers] == [True, False, True, False]
     assert await redis.xlen(keys.journal(CALCULATED)) == LIMIT
+
+
+async def test_channel_whose_name_has_signs_of_a_pattern_closes(
+    journal: Journal, redis: Redis, distance: Consumer, table: Table, consumers: Consumers
+) -> None:
+    channel = "user-email.v1%d"
+    await table(letters=(channel,))
+    await made(consumers("letters", channels=[channel]))
+    await unserved(redis, "letters")
+    for _ in range(LIMIT):
+        await publish(journal, channel)
+    with pytest.raises(BacklogFull):
+        await publish(journal, channel)
 
 
 async def test_name_that_is_part_of_a_closed_channel_is_open(

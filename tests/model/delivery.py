@@ -1,8 +1,9 @@
 """The world of deliveries: two bridges, one or two stages that consume `in`, and `out` with a stage of its own."""
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Any
 
@@ -30,6 +31,9 @@ IN, OUT = "in", "out"
 STAGES_AND_SETS = {keys.JOURNALS, keys.STAGES, keys.DEAD, keys.PAUSED}
 """Keys of a bounded size."""
 
+_BEATS = re.compile(rb',?"beat":\d+')
+"""The times in a row of the Broker, at which a bridge served the stages behind it."""
+
 Key = tuple[str, str, str]
 """Stage, stream and id of an entry."""
 
@@ -46,6 +50,8 @@ class Bounds:
     duplicates: int = 0
     replays: int = 0
     pauses: int = 0
+    drops: int = 0
+    forgets: int = 0
     bridges: int = 2
     answers: int = 1
     """How many answers each stage that emits gives to an event. Several are journaled in one step."""
@@ -65,8 +71,13 @@ OF_ENTRIES = {
 
 @dataclass
 class Deliveries:
-    """What lies outside Redis. `held`: what each bridge believes that it holds. `done`: how often each stage has
-    completed each event, truly; no bridge knows it. `paused`: the stages that each bridge knows to be paused.
+    """What lies outside Redis.
+
+    held       what each bridge believes that it holds
+    done       how often each stage has completed each event, truly; no bridge knows it
+    paused     the stages that each bridge knows to be paused
+    dropped    the dead letters that an operator deleted, as stage and event
+    forgotten  the stages that an operator deleted
     """
 
     held: list[dict[Key, Entry]]
@@ -75,6 +86,8 @@ class Deliveries:
     used: Counter[str]
     done: Counter[tuple[str, str]]
     paused: list[frozenset[str]]
+    dropped: set[tuple[str, str]] = field(default_factory=set)
+    forgotten: set[str] = field(default_factory=set)
 
     def copy(self) -> "Deliveries":
         return Deliveries(
@@ -84,6 +97,8 @@ class Deliveries:
             Counter(self.used),
             Counter(self.done),
             list(self.paused),
+            set(self.dropped),
+            set(self.forgotten),
         )
 
 
@@ -106,6 +121,9 @@ class DeliveryWorld(World[Deliveries]):
     )
     DOORS = frozenset({"publish", "publish_again", "pause"})
     OUTSIDE = frozenset({"crash"})
+
+    OTHERS: Sequence[str] = ()
+    """Stages without a group here that have dead letters."""
 
     def __init__(self, url: str, bounds: Bounds, stages: Mapping[str, str | None]) -> None:
         super().__init__(url)
@@ -142,7 +160,7 @@ class DeliveryWorld(World[Deliveries]):
         """Yield every move. A number names one of the entries that a bridge holds, in their order."""
         yield from self._publishes(local)
         for bridge, held in enumerate(local.held):
-            for stage in self.stages:
+            for stage in self.living(local):
                 if stage not in local.paused[bridge]:
                     yield "read", bridge, stage
                     yield "take_over", bridge, stage
@@ -161,12 +179,20 @@ class DeliveryWorld(World[Deliveries]):
         yield "trim", IN
         yield "trim", OUT
         if self.left(local, "replays"):
-            yield from (("replay", stage) for stage in self.stages)
+            yield from (("replay", stage) for stage in self.living(local))
+        if self.left(local, "drops"):
+            yield from (("drop", stage) for stage in self.living(local))
+        if self.left(local, "forgets"):
+            yield from (("forget", stage) for stage in self.living(local))
         if self.bounds.pauses:
             yield from self._pauses(local, {stage.decode() for stage in view.others.get(keys.PAUSED, ())})
 
+    def living(self, local: Deliveries) -> list[str]:
+        """Return the stages that nobody has forgotten."""
+        return [stage for stage in self.stages if stage not in local.forgotten]
+
     def _pauses(self, local: Deliveries, paused: set[str]) -> Iterator[Move]:
-        for stage in self.stages:
+        for stage in self.living(local):
             if stage in paused:
                 yield "resume", stage
             elif self.left(local, "pauses"):
@@ -310,15 +336,29 @@ class DeliveryWorld(World[Deliveries]):
         if refused:
             raise JournalUnavailable(str(refused))
 
-    async def do_trim(self, _: Deliveries, channel: str) -> None:
+    async def do_trim(self, local: Deliveries, channel: str) -> None:
         happened, *_ = await self.maintenance.trim(channel)
-        if happened != "trimmed":
+        if happened != ("trimmed" if channel == OUT or self.living(local) else "unconsumed"):
             raise ViolationError(f"trim: {happened}")
 
     async def do_replay(self, local: Deliveries, stage: str) -> None:
         if letters := await self.journal.admin.dead_letters(stage):
             await self.journal.admin.replay(stage, [letter.entry for letter in letters])
             local.used["replays"] += 1
+
+    async def do_drop(self, local: Deliveries, stage: str) -> None:
+        if letters := await self.journal.admin.dead_letters(stage):
+            await self.journal.admin.drop(stage, [letter.entry for letter in letters])
+            local.used["drops"] += 1
+            local.dropped |= {(stage, letter.id) for letter in letters}
+
+    async def do_forget(self, local: Deliveries, stage: str) -> None:
+        """An operator forgets a stage whose bridges have frozen for over a minute. They may wake up later."""
+        happened, *_ = await self.scripts.forget(stage=stage, channel="", fresh=0)
+        if happened != b"forgotten":
+            raise ViolationError(f"forget: {happened}")
+        local.used["forgets"] += 1
+        local.forgotten.add(stage)
 
     def completion(self, stage: str, entry: Entry) -> Complete | Split:
         of = event_id(entry.event)
@@ -345,6 +385,8 @@ class DeliveryWorld(World[Deliveries]):
             raise JournalUnavailable(str(answer))
         if answer not in {"done", "buried", "stale"}:
             raise ViolationError(f"not settled: {answer!r}")
+        if stage in local.forgotten and answer != "stale":
+            raise ViolationError(f"{stage} is forgotten, and a settlement was {answer}")
         if isinstance(settlement, Complete | Split) and answer == "done":
             local.done[stage, settlement.id] += 1
 
@@ -369,18 +411,27 @@ class DeliveryWorld(World[Deliveries]):
                     )
                 if count > 1:
                     raise ViolationError(f"{stage} has completed {event.id} {count} times")
+                if stage in local.forgotten:
+                    if places:
+                        raise ViolationError(f"{stage} is forgotten, and has {event.id} in {places}")
+                    continue
+                places += ["dropped"] * ((stage, event.id) in local.dropped)
                 if len(places) + count != 1:
                     raise ViolationError(
                         f"{event.id} of {stage}: completed {count} times, and in {places or 'no place'}"
                     )
-                finished = finished and places in ([], ["dead"])
-        check_bounded(view)
+                finished = finished and places in ([], ["dead"], ["dropped"])
+        unconsumed = set() if self.living(local) else {keys.journal(IN)}
+        check_bounded(view, but=unconsumed)
+        check_forgotten(view, local.forgotten)
+        finished = finished and all(view.ttl.get(name, 0) >= 0 for name in unconsumed)
         return self.key(local, view), finished
 
-    async def check_counts(self, _: Deliveries, view: View) -> None:
+    async def check_counts(self, local: Deliveries, view: View) -> None:
         """The backlog and the depths of the stages count each event that is not finished once."""
-        waiting = {stage: [places_of(view, stage, event.id) for event in self.events] for stage in self.stages}
-        for depth in await self.journal.admin.depths({stage: [IN] for stage in self.stages}):
+        living = self.living(local)
+        waiting = {stage: [places_of(view, stage, event.id) for event in self.events] for stage in living}
+        for depth in await self.journal.admin.depths({stage: [IN] for stage in living}):
             places = [place for of in waiting[depth.stage] for place in of]
             counted = Counter(place if place in {"parked", "dead"} else "journaled" for place in places)
             found = {"journaled": depth.journaled, "parked": depth.parked, "dead": depth.dead}
@@ -389,10 +440,12 @@ class DeliveryWorld(World[Deliveries]):
             if (depth.oldest is None) != (not counted["journaled"] and not counted["parked"]):
                 raise ViolationError(f"{depth}: the oldest")
         journal, out = keys.journal(IN), len(view.unread(keys.journal(OUT), "last"))
-        expected = out + max(
-            len(view.unread(journal, stage)) + len(view.groups[journal][stage].pending) for stage in self.stages
-        )
+        unfinished = [len(view.unread(journal, stage)) + len(view.groups[journal][stage].pending) for stage in living]
+        if not living and journal in view.streams and view.ttl[journal] < 0:  # no trim has made it expire yet
+            unfinished = [len(view.streams[journal])]
+        expected = out + max(unfinished, default=0)
         expected += sum(place != "journal" for places in waiting.values() for of in places for place in of)
+        expected += sum(len(view.streams.get(keys.dead(name), ())) for name in self.OTHERS)
         if (backlog := await self.journal.backlog()) != expected:
             raise ViolationError(f"the backlog is {backlog}, and {expected} events wait")
 
@@ -418,6 +471,8 @@ class DeliveryWorld(World[Deliveries]):
             tuple(sorted(local.used.items())),
             tuple(sorted(local.done.items())),
             tuple(sorted(local.published)),
+            tuple(sorted(local.dropped)),
+            tuple(sorted(local.forgotten)),
         )
 
 
@@ -443,10 +498,21 @@ def parked_id(member: bytes) -> str:
     return event_id(member.partition(b"\n")[2])
 
 
-def check_bounded(view: View) -> None:
-    """Every key is of a bounded size, counts in the backlog, or expires."""
+def check_forgotten(view: View, stages: set[str]) -> None:
+    """No key has anything of a stage that was forgotten."""
+    for stage in stages:
+        own = [keys.parked(stage), keys.dead(stage), *(keys.retries(stage, channel) for channel in (IN, OUT))]
+        listed = [name for name in (keys.DEAD, keys.PAUSED) if stage.encode() in view.others.get(name, ())]
+        if left := listed + [name for name in own if name in view.ttl]:
+            raise ViolationError(f"{stage} is forgotten, and {left} have it")
+        if stage in view.served:
+            raise ViolationError(f"{stage} is forgotten, and in the stages table")
+
+
+def check_bounded(view: View, *, but: Collection[str] = ()) -> None:
+    """Every key is of a bounded size, counts in the backlog, or expires. `but`: keys that the next trim bounds."""
     for name, ttl in view.ttl.items():
-        bounded = name in STAGES_AND_SETS or 0 <= ttl <= HOUR
+        bounded = name in STAGES_AND_SETS or name in but or 0 <= ttl <= HOUR
         counted = name.startswith((keys.RETRIES, keys.parked(""), keys.dead(""))) or view.groups.get(name)
         if not bounded and not counted:
             raise ViolationError(f"{name} neither counts nor expires")
@@ -456,7 +522,7 @@ def check_bounded(view: View) -> None:
 
 def key_of(view: View, names: Mapping[bytes, int]) -> tuple[Any, ...]:
     """Return what Redis holds, without ids and times. `names`: the number of each bridge that lives."""
-    found: list[Any] = [view.snapshot.stages]
+    found: list[Any] = [tuple((stage, _BEATS.sub(b"", row), served) for stage, row, served in view.snapshot.stages)]
     for name, rows in view.streams.items():
         place = {row[0]: number for number, row in enumerate(rows)}
         essence = [

@@ -70,7 +70,7 @@ class SwitchWorld(DeliveryWorld):
         await self.maintenance.beat(self.wirings(0))
         for stage in self.stages:
             await self.consumer(stage, "b0").ensure()
-        return Switching([{}, {}], ["b0", "b1"], set(), Counter(), Counter(), [frozenset()] * 2, ["up", "down"])
+        return Switching([{}, {}], ["b0", "b1"], set(), Counter(), Counter(), [frozenset()] * 2, phases=["up", "down"])
 
     def moves(self, local: Any, view: View) -> Iterator[Move]:
         yield from self._publishes(local)

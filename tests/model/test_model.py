@@ -8,11 +8,12 @@ import pytest
 
 from milepost.bridge.ingest.subscriber import Subscriber
 from milepost.journal import Scripts, keys
+from milepost.journal.admin import Admin
 from milepost.journal.scripts import SCRIPTS, Text
 from tests.model.delivery import DeliveryWorld
 from tests.model.search import FoundError, replay, search
 from tests.model.world import ViolationError, World
-from tests.model.worlds import LINE, SMALL, WHOLE, Make, adoptions, deliveries, switches
+from tests.model.worlds import LINE, SMALL, WHOLE, Make, adoptions, brokered, deliveries, switches
 
 Open = Callable[[Make], World[Any]]
 
@@ -84,6 +85,24 @@ FAULTS: dict[str, tuple[Make, str, str, str]] = {
         "for _, answer in ipairs({ answers[2], answers[2] }) do\n    added",
         "replies exist",
     ),
+    "a forgotten stage that keeps its group": (
+        deliveries(LINE, forgets=1, bridges=1),
+        "redis.pcall('XGROUP', 'DESTROY', journal_key(channel), stage)\n",
+        "0\n",
+        "is forgotten, and",
+    ),
+    "an answer that the Broker brings again": (
+        brokered(repeats=1, bridges=1),
+        "'NX', 'PX', dedup",
+        "'PX', dedup",
+        "announced twice",
+    ),
+    "an event that the Broker gives up again": (
+        brokered(gives_up=1, repeats=1, bridges=1),
+        "if fields.event == event and fields.channel == channel then return end",
+        "",
+        "'dead letter of a', 'dead letter of a'",
+    ),
     "a switch from the beginning": (
         switches("a", stops=1),
         "positions[channel] or '0'",
@@ -153,6 +172,17 @@ async def test_search_finds_a_lease_that_is_not_released(opened: Open, monkeypat
     monkeypatch.setattr(Subscriber, "release_lease", only_if_leading)
     with pytest.raises(FoundError, match="cannot reach the end"):
         await search(opened(adoptions(0, stops=1, bridges=1)))
+
+
+async def test_search_finds_a_dead_letter_that_is_dropped_and_stays(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(_: Admin, *__: object) -> int:
+        return 0
+
+    monkeypatch.setattr(Admin, "drop", nothing)
+    with pytest.raises(FoundError, match="'dead', 'dropped'"):
+        await search(opened(deliveries(LINE, burials=1, drops=1, bridges=1)))
 
 
 def test_whole_search_has_every_act() -> None:

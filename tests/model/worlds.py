@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from tests.model import adoption, delivery, switching
+from tests.model import adoption, broker, delivery, switching
 from tests.model.adoption import AdoptionWorld
+from tests.model.broker import BrokerWorld
 from tests.model.delivery import OUT, DeliveryWorld
 from tests.model.switching import SwitchWorld
 from tests.model.world import World
@@ -17,6 +18,10 @@ BRANCHES: dict[str, str | None] = {"a": OUT, "b": None}
 
 def deliveries(stages: dict[str, str | None], **bounds: Any) -> Make:
     return lambda url: DeliveryWorld(url, delivery.Bounds(**bounds), stages)
+
+
+def brokered(**bounds: Any) -> Make:
+    return lambda url: BrokerWorld(url, broker.Bounds(**bounds))
 
 
 def adoptions(*messages: int, **bounds: Any) -> Make:
@@ -33,6 +38,10 @@ SMALL: dict[str, Make] = {
     "two stages of one channel, a crash": deliveries(BRANCHES, crashes=1, bridges=1),
     "servers that refuse, a retry": deliveries(LINE, parks=1, bridges=1, refusals=True),
     "a pause, a duplicate": deliveries(LINE, pauses=1, duplicates=1, bridges=1),
+    "a dead letter that is dropped, a stage that is forgotten": deliveries(
+        LINE, burials=1, drops=1, forgets=1, bridges=1
+    ),
+    "broker mode": brokered(gives_up=1, repeats=1, replays=1, bridges=1),
     "two answers, a lost answer, a retry": deliveries(LINE, answers=2, lost_answers=1, parks=1, bridges=1),
     "adoption, a clean stop": adoptions(0, stops=1),
     "adoption, servers that refuse": adoptions(0, refusals=True),
@@ -59,6 +68,20 @@ WHOLE: dict[str, Make] = {
     ),
     "two answers, servers that refuse, a retry, a dead letter": deliveries(
         LINE, answers=2, bridges=1, parks=1, burials=1, replays=1, refusals=True
+    ),
+    "a dead letter that is dropped, a stage that is forgotten, a crash": deliveries(
+        LINE, burials=1, drops=1, forgets=1, crashes=1
+    ),
+    "two stages of one channel, of which one is forgotten, a retry": deliveries(BRANCHES, parks=1, forgets=1),
+    "a dead letter that is dropped, a stage that is forgotten, servers that refuse": deliveries(
+        LINE, burials=1, drops=1, forgets=1, bridges=1, refusals=True
+    ),
+    "broker mode, a crash, a retry": brokered(crashes=1, parks=1, gives_up=1, repeats=1),
+    "broker mode, two events, dead letters and messages that are no events": brokered(
+        events=2, gives_up=2, repeats=1, replays=1, drops=2, messages=1, bridges=1
+    ),
+    "broker mode, servers that refuse": brokered(
+        gives_up=1, repeats=1, replays=1, drops=1, messages=1, bridges=1, refusals=True
     ),
     "a message, two stops, a lost answer": adoptions(0, stops=2, lost_answers=1, tokens=2),
     "two messages, a stop": adoptions(0, 1, stops=1, tokens=2),

@@ -8,6 +8,7 @@ from starlette.datastructures import Headers
 from milepost.errors import EventError
 from milepost.events.attributes import read_time
 from milepost.events.event import Event
+from milepost.journal import GAVE_UP, PARTS, keys
 
 
 def test_a_header_is_percent_encoded_as_in_the_specifications_example() -> None:
@@ -164,6 +165,10 @@ def test_an_extension_cannot_stand_for_an_attribute() -> None:
             Event(id="1", source="/s", type="t", extensions={name: "x"})
 
 
-def test_types_reserved_for_milepost_are_refused() -> None:
-    with pytest.raises(EventError, match="type: names that begin with"):
-        Event(id="1", source="/me", type="{milepost}:lease")
+@pytest.mark.parametrize("reserved", [keys.LEASE, f"{GAVE_UP}distance", f"{PARTS}distance"])
+def test_types_reserved_for_milepost_are_refused(reserved: str) -> None:
+    fields = {"specversion": "1.0", "id": "1", "source": "/me", "type": reserved}
+    headers = {f"ce-{name}": value for name, value in fields.items()}
+    for read in (lambda: Event.from_fields(fields), lambda: Event.from_http(headers, b"")):
+        with pytest.raises(EventError, match="type: names that begin with"):
+            read()

@@ -105,6 +105,7 @@ def test_data_that_others_may_read_differently_is_written_anew(data: str) -> Non
         (b"null", "a JSON array"),
         (b"[%b]" % WRITTEN.replace("/s", "/ s").encode(), "event 0: source: not a URI reference"),
         (b"[%b]" % WRITTEN.replace('"t"', '"{milepost}:t"').encode(), "event 0: type: names that begin with"),
+        (b"[%b]" % WRITTEN.replace('"t"', '"dead:store"').encode(), "event 0: type: names that begin with"),
         (b"[%b]" % WRITTEN.replace("02-28", "02-30").encode(), "event 0: time: no such time"),
         (b"[%b]" % WRITTEN.replace('"1"', f'"{"1" * 257}"').encode(), "event 0: id: longer than 256"),
         (b"[%b]" % WRITTEN.replace("null", "[" * 202 + "]" * 202).encode(), "nested too deeply"),

@@ -60,7 +60,7 @@ async def test_a_large_body_arrives_whole() -> None:
         ("http://Example.org:443/", b"POST / HTTP/1.1\r\nHost: example.org:443\r\n"),
         ("https://example.org:443/a", b"POST /a HTTP/1.1\r\nHost: example.org\r\n"),
         ("https://example.org:80?a=b", b"POST /?a=b HTTP/1.1\r\nHost: example.org:80\r\n"),
-        ("http://[::1]:8080/a@b", b"POST /a@b HTTP/1.1\r\nHost: [::1]:8080\r\n"),
+        ("http://[::1]:8080/a%40b", b"POST /a%40b HTTP/1.1\r\nHost: [::1]:8080\r\n"),
     ],
 )
 def test_the_host_header_names_the_port_unless_it_is_the_usual_one(url: str, start: bytes) -> None:

@@ -166,7 +166,7 @@ def test_a_payload_is_frozen() -> None:
         submission.lat = 1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("channel", ["", "a b", "a\n", "{x}", "-a", "x" * 201, "é"])
+@pytest.mark.parametrize("channel", ["", "a b", "a\n", "{x}", "-a", "x" * 201, "é", "dead:x", "parts:x", "ended:x"])
 def test_an_illegal_channel_is_refused_when_the_class_is_made(channel: str) -> None:
     with pytest.raises(ConfigurationError, match="cannot be the name of a channel"):
         type("Bad", (Payload,), {}, channel=channel)

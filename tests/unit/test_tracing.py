@@ -42,6 +42,13 @@ def test_an_exporter_that_there_is_not_is_told(monkeypatch: pytest.MonkeyPatch) 
         traces.tracer("zipkin")
 
 
+def test_endpoint_with_a_password_that_is_not_encoded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://ada:12/secret@collector:4318")
+    with pytest.raises(ConfigurationError, match="OTEL_EXPORTER_OTLP_ENDPOINT: must look like http://") as raised:
+        traces.tracer("refused")
+    assert "secret" not in str(raised.value)
+
+
 def test_a_sdk_that_is_not_installed_is_told_once() -> None:
     code = (
         "import sys; sys.modules['opentelemetry'] = None; from milepost.observe import traces\n"

@@ -209,8 +209,8 @@ def _split(url: str) -> tuple[str, str, int, str, str]:
     host = parts.hostname
     if not _PRINTABLE.fullmatch(url) or parts.scheme not in _PORTS or not host or port == 0 or parts.fragment:
         raise ConfigurationError(f"{shown}: must look like http://host:port/path, or https://, percent-encoded")
-    if "@" in parts.netloc:
-        raise ConfigurationError(f"{shown}: must hold no user or password")
+    if "@" in url:
+        raise ConfigurationError(f"{shown}: must hold no user or password; an @ in its path or query is written %40")
     authority = f"[{host}]" if ":" in host else host
     if port not in {None, _PORTS[parts.scheme]}:
         authority = f"{authority}:{port}"

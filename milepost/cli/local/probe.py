@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from milepost.cli.exits import Unreachable
 from milepost.journal import keys
 from milepost.journal.connection import connect
+from milepost.observe.logs import is_cut
 from milepost.settings import JournalSettings
 
 ANSWER_WITHIN = 5.0
@@ -45,10 +46,9 @@ async def bridges_on(redis_url: str) -> int:
 def shown(url: str) -> str:
     """Return the URL without user, password and query; only its scheme if a `/`, `?` or `#` may be of a password."""
     scheme, _, rest = url.partition("://")
-    authority, path, behind = re.fullmatch(r"([^/?#]*)([^?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
-    if "@" in path + behind:
+    if is_cut(url):
         return f"{scheme}://…"
-    return f"{scheme}://{authority.rpartition('@')[2]}{path}"
+    return f"{scheme}://{re.split('[?#]', rest)[0].rpartition('@')[2]}"
 
 
 async def _http(url: str) -> str | None:
