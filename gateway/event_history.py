@@ -1,9 +1,11 @@
 """Read the history of one event by its id: the channels that it has reached, and what each stage did with it, or does.
 
-1. The status of the event has the channels, the failed deliveries, and how the last stages ended.
+1. The status of the event has the channels and the failed deliveries.
 2. It also says when each of these was written. So the event is looked up in the journals, parked events, retries and
    dead letters near that time, and not by reading all of them.
-3. A status ends an hour after the last activity. Without one, every event that waits is read, up to MOST_READ.
+3. A first delivery that succeeds without a reply is not written. The stage has read beyond the event, and the event is
+   in none of these places: so it was delivered, or the stage was added later.
+4. A status ends an hour after the last activity. Without one, every event that waits is read, up to MOST_READ.
 
 Only reading commands are used.
 """
@@ -30,6 +32,9 @@ _PART = re.compile(r".+/[0-9]+", re.DOTALL)
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 
+MOST_LOOKS = 3
+"""How often an event that moves meanwhile is looked up."""
+
 PAGE, PAGES = 250, 40
 """Entries that are read together near a time, and how often at most."""
 
@@ -47,7 +52,7 @@ State = Literal[
     "at the Broker",
     "not to be found",
 ]
-"""`to be retried`: due or replayed. `dropped`: its dead letter is gone. `not to be found`: it ended, unnoted."""
+"""`to be retried`: due or replayed. `dropped`: its dead letter is gone. `not to be found`: it was deleted unread."""
 
 PLACES: Mapping[Place, State] = {
     "journal": "waiting",
@@ -172,10 +177,12 @@ async def read_history(journal: Journal, event_id: str) -> EventHistory:
     notes, histories = await journal.whole_status(event_id)
     if not notes and not histories:
         return await reader.search()
-    history = await reader.follow(notes, histories)
-    if all(stage.state != "not to be found" for stage in history.stages):
-        return history
-    return await reader.follow(*await journal.whole_status(event_id))  # it may have moved while it was looked up
+    for _ in range(MOST_LOOKS):
+        history = await reader.follow(notes, histories)
+        before, (notes, histories) = (notes, histories), await journal.whole_status(event_id)
+        if before == (notes, histories):
+            break  # else it has moved while it was looked up
+    return history
 
 
 class _Reader:
@@ -273,15 +280,23 @@ class _Reader:
                 if entry := await self._seek(retries, last.at):
                     return await self._in_stream(at, retries, entry, "to be retried")
         known = stage in self._table and since and (last is None or last.at < since)
-        if since and known and (entry := await self._seek(keys.journal(channel), since)):
-            return await self._in_stream(at, keys.journal(channel), entry, "waiting")
-        return at
+        if not since or not known:
+            return at
+        journal = keys.journal(channel)
+        if entry := await self._seek(journal, since):
+            return await self._in_stream(at, journal, entry, "waiting")
+        read = await self._last_read(journal, stage)
+        return replace(at, state="delivered") if read and _time_of(read) >= since - EARLIER else at
+
+    async def _last_read(self, stream: str, stage: str) -> str:
+        """Return the last entry that the group of a stage has read; empty if it has no group."""
+        rows = await self._rows(self._redis.xinfo_groups(stream))
+        return next((name_text(row["last-delivered-id"]) for row in rows if name_text(row["name"]) == stage), "")
 
     async def _in_stream(self, at: AtStage, stream: str, entry: str, unread: State) -> AtStage:
         """Tell whether an entry is unread, pending or finished."""
-        rows = await self._rows(self._redis.xinfo_groups(stream))
-        group = next((row for row in rows if name_text(row["name"]) == at.stage), None)
-        if group is None or _order(entry) > _order(name_text(group["last-delivered-id"])):
+        read = await self._last_read(stream, at.stage)
+        if not read or _order(entry) > _order(read):
             return replace(at, state=unread, entry=entry)
         held = await self._rows(self._redis.xpending_range(stream, at.stage, entry, entry, 1))
         if not held:

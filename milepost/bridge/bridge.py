@@ -126,6 +126,7 @@ class Bridge:
                 reader=reader,
                 scripts=self.journal.scripts,
                 deadline=spec.deadline or self._settings.deadline,
+                emits=name != BROKER and bool(wiring.emits),
             ),
             deliverer=Deliverer(
                 client, name, spec=spec, emits=() if name == BROKER else wiring.emits, split=wiring.split

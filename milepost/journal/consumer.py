@@ -118,9 +118,9 @@ class GroupMissing(Exception):
 class Consumer:
     """The consumer `name` of `stage`, on these channels.
 
-    `reader` is a connection for blocking reads alone, which never sends a command twice. Methods raise
-    JournalUnavailable if Redis cannot be reached or refuses. The call may be repeated. If only Redis's reply was lost,
-    the command has run; a repeated settlement is then `stale`.
+    `reader` is a connection for blocking reads alone, which never sends a command twice. `emits`: whether the stage may
+    give replies. Methods raise JournalUnavailable if Redis cannot be reached or refuses. The call may be repeated. If
+    only Redis's reply was lost, the command has run; a repeated settlement is then `stale`.
     """
 
     def __init__(
@@ -132,6 +132,7 @@ class Consumer:
         reader: SharedConnection,
         scripts: Scripts,
         deadline: timedelta,
+        emits: bool = True,
     ) -> None:
         self.stage = stage
         self.channels = channels
@@ -143,6 +144,7 @@ class Consumer:
         self._scripts = scripts
         self._takes = Scripts(scripts.redis, reader)
         self._deadline = milliseconds(deadline)
+        self._emits = emits
         self._complete: Coalescer[CompleteRow, bytes] = Coalescer(self._complete_all, size=size_of, pace=PACE)
         self._park: Coalescer[ParkRow, bytes] = Coalescer(self._park_all, size=_size, pace=PACE)
         self._bury: Coalescer[BuryRow, bytes] = Coalescer(self._bury_all, size=_size, pace=PACE)
@@ -274,7 +276,7 @@ class Consumer:
             return EventError(str(fault))
 
     async def _complete_all(self, rows: Sequence[CompleteRow]) -> Sequence[bytes]:
-        return list(await self._scripts.complete(stage=self.stage, completions=rows))
+        return list(await self._scripts.complete(stage=self.stage, emits=int(self._emits), completions=rows))
 
     async def _park_all(self, rows: Sequence[ParkRow]) -> Sequence[bytes]:
         return list(await self._scripts.park(stage=self.stage, deadline=self._deadline, deliveries=rows))

@@ -48,7 +48,13 @@ async def take(journal: Journal) -> Take:
         connection = journal.scripts.connection
         channels = LINE[stage].consumes
         consumer = Consumer(
-            stage, channels, bridge, reader=connection, scripts=journal.scripts, deadline=settings.deadline
+            stage,
+            channels,
+            bridge,
+            reader=connection,
+            scripts=journal.scripts,
+            deadline=settings.deadline,
+            emits=bool(LINE[stage].emits),
         )
         await consumer.ensure()
         (entry,) = (await consumer.take(9, claim=claim)).entries
@@ -125,10 +131,39 @@ async def test_each_channel_attempt_answer_and_time_of_an_event_that_has_failed_
     assert did(distance) == [("failed", masked), ("delivered", "2xx, reply on calculated_distance")]
     assert [step["time"] for step in distance["steps"]] == sorted(step["time"] for step in distance["steps"])
     assert distance["steps"][1]["time"] == found["channels"][1]["time"]
-    assert did(at(found, "audit")) == [("delivered", "2xx, no reply")]
+    assert (at(found, "audit")["state"], did(at(found, "audit"))) == ("delivered", [])
     assert (at(found, "store")["state"], did(at(found, "store"))) == ("waiting", [])
     await settle(await take("store"), replied("one", "user:email"))
     assert (await history(operator))["state"] == "finished"
+
+
+async def test_event_that_every_stage_has_finished_was_delivered_where_the_stage_has_read_it(
+    operator: httpx.AsyncClient, browser: httpx.AsyncClient, journal: Journal, take: Take
+) -> None:
+    """Its entry is deleted by then. The journal of `distance` has read nothing, as if the stage had been away."""
+    await publish(journal)
+    taken = await take("audit")
+    await settle(taken, lambda entry: Complete(entry, "one", None))
+    assert at(await history(operator), "audit")["state"] == "delivered"
+    await journal.redis.xdel(taken[1].stream, taken[1].id)
+    found = await history(operator)
+    states = [(at(found, name)["state"], did(at(found, name))) for name in ("audit", "distance")]
+    assert states == [("delivered", []), ("not to be found", [])]
+    page = await browser.get("/ops/event", params={"id": "one"})
+    assert "The stage has taken it at its first delivery, without a reply." in page.text
+
+
+async def test_delivery_without_a_reply_after_a_failure_has_its_time(
+    operator: httpx.AsyncClient, journal: Journal, redis: Redis, take: Take
+) -> None:
+    await publish(journal)
+    await settle(await take("audit"), lambda entry: Park(entry, "one", DOWN, 60))
+    await wake(journal, redis, "audit")
+    await settle(await take("audit"), lambda entry: Complete(entry, "one", None))
+    audit = at(await history(operator), "audit")
+    assert audit["state"] == "delivered"
+    assert did(audit)[1:] == [("delivered", "2xx, no reply")]
+    assert audit["steps"][0]["time"] <= audit["steps"][1]["time"]
 
 
 async def test_event_under_way_shows_its_bridge_and_that_another_one_has_died(
@@ -232,6 +267,7 @@ async def test_broker_mode_shows_what_the_broker_took_and_gave_up(
         reader=journal.scripts.connection,
         scripts=journal.scripts,
         deadline=settings.deadline,
+        emits=False,
     )
     await broker.ensure()
     (entry,) = (await broker.take(9)).entries
@@ -243,7 +279,7 @@ async def test_broker_mode_shows_what_the_broker_took_and_gave_up(
     await maintenance.bury_given_up("store", reply, WRONG)
     found = await history(operator)
     assert [channel["channel"] for channel in found["channels"]] == consumed
-    assert did(at(found, "broker")) == [("delivered", "2xx, no reply")]
+    assert at(found, "broker")["state"] == "delivered"
     assert did(at(found, "distance")) == [("delivered", "2xx, reply on calculated_distance")]
     assert (found["state"], did(at(found, "store"))) == ("dead letter", [("buried", WRONG.reason)])
 

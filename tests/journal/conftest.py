@@ -65,9 +65,14 @@ def maintenance(journal: Journal, settings: JournalSettings) -> Maintenance:
 async def consumers(journal: Journal, settings: JournalSettings) -> AsyncIterator[Consumers]:
     lines: list[SharedConnection] = []
 
-    def consumers(stage: str, name: str = "consumer", channels: Sequence[str] = (RAW,)) -> Consumer:
+    def consumers(
+        stage: str, name: str = "consumer", channels: Sequence[str] = (RAW,), *, emits: bool = True
+    ) -> Consumer:
         lines.append(SharedConnection(connect(settings, answer_within=30), again=False))
-        return Consumer(stage, channels, name, reader=lines[-1], scripts=journal.scripts, deadline=settings.deadline)
+        deadline = settings.deadline
+        return Consumer(
+            stage, channels, name, reader=lines[-1], scripts=journal.scripts, deadline=deadline, emits=emits
+        )
 
     yield consumers
     for line in lines:

@@ -105,6 +105,26 @@ async def test_several_answers_are_a_step_if_the_event_was_delivered_before(
     assert (step.did, step.times) == ("delivered", 2)
 
 
+async def test_success_of_a_stage_that_emits_nothing_is_a_step_after_a_failure_alone(
+    journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers
+) -> None:
+    """A first success costs no write: that its entry is finished says the same."""
+    audit = consumers("distance", emits=False)
+    await made(audit)
+    (entry,) = await taken(journal, audit)
+    event = event_of(entry)
+    await redis.pexpire(keys.status(event.id), HOUR // 2)
+    await settled(audit, Complete(entry, event.id, None))
+    assert await steps_of(journal, event) == []
+    assert HOUR - 60_000 < await redis.pttl(keys.status(event.id)) <= HOUR
+
+    (entry,) = await taken(journal, audit)
+    event = event_of(entry)
+    await settled(audit, Park(entry, event.id, failure(), 60))
+    await settled(audit, Complete(await retried(audit, maintenance, redis), event.id, None))
+    assert [step.did for step in await steps_of(journal, event)] == ["failed", "delivered"]
+
+
 async def test_delay_is_a_step_with_the_time_that_the_event_is_due(journal: Journal, consumers: Consumers) -> None:
     distance, entry, event = await ready(journal, consumers)
     await settled(distance, Delay(entry, event.id, 60))

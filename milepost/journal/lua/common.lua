@@ -349,12 +349,16 @@ local function make_group(stream, group, from)
 end
 
 -- Writes into the status of a submission that it has reached a channel, when (in microseconds, so that channels keep
--- their order), and with which data. The status is only for display: if its key is of another type, the event goes on
--- without.
-local function write_status(id, channel, data)
-  local status = status_key(id)
-  local noted = redis.pcall('HSET', status, channel, '{"at":' .. clock() .. ',"data":' .. data .. '}')
+-- their order), and with which data. Its caller keeps the status. The status is only for display: if its key is of
+-- another type, the event goes on without.
+local function write_channel(id, channel, data)
+  local noted = redis.pcall('HSET', status_key(id), channel, '{"at":' .. clock() .. ',"data":' .. data .. '}')
   if type(noted) == 'table' and not string.find(noted.err, 'WRONGTYPE') then raise(noted) end
+end
+
+-- Writes that, and keeps the status.
+local function write_status(id, channel, data)
+  write_channel(id, channel, data)
   keep_statuses_of(id)
 end
 
@@ -401,12 +405,14 @@ local function bury(stage, letter)
     'reason', letter.reason, 'status', letter.status, 'attempts', letter.attempts, 'crashes', letter.crashes,
     'time', whole(now()))
   if letter.id == '' then return end
-  local ok, fault = pcall(write_status, letter.id, 'dead:' .. stage, '{"reason":' .. cjson.encode(letter.reason) .. '}')
+  local ok, fault = pcall(function()
+    write_channel(letter.id, 'dead:' .. stage, '{"reason":' .. cjson.encode(letter.reason) .. '}')
+    note(letter.id, stage, { did = 'buried', answer = letter.reason, times = letter.times })
+  end)
   if not ok then
     redis.call('XDEL', dead_key(stage), entry)
     raise(fault)
   end
-  note(letter.id, stage, { did = 'buried', answer = letter.reason, times = letter.times })
 end
 
 -- Puts an event into its stage's stream of retries, which is read before unread events.
