@@ -12,9 +12,11 @@ Only reading commands are used.
 
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from gateway.parts import count_of
 from milepost.check.waiting import Place, Waiting, WaitingEvent
@@ -64,111 +66,62 @@ PLACES: Mapping[Place, State] = {
 ENDED = frozenset({"delivered", "dropped", "not to be found"})
 
 
-@dataclass(frozen=True, slots=True)
-class AtStage:
-    """An event at one stage. `entry`: of its journal, retries or dead letters. `bridge`: which delivers it.
-
-    `times`: how often this entry was given out. `hidden`: steps after the first one that were not kept.
-    """
+class StageHistory(BaseModel):
+    """An event at one stage. What does not apply is None."""
 
     stage: str
     channel: str
     state: State
     steps: Sequence[HistoryStep] = ()
-    hidden: int = 0
-    entry: str = ""
-    bridge: str = ""
-    times: int = 0
+    steps_left_out: int = 0
+    """How many steps after the first one were not kept."""
+    entry: str | None = None
+    """Of its journal, retries or dead letters."""
+    bridge: str | None = None
+    """The bridge that delivers it."""
+    given_out: int | None = None
+    """How often Redis gave out this entry."""
     due: datetime | None = None
     paused: bool = False
     served: bool = True
-    parts: int = 0
+    parts: int | None = None
     """How many parts the stage has made of it, if it gave several answers."""
 
-    def as_json(self) -> dict[str, Any]:
-        """For programs: what does not apply is null."""
-        return {
-            "stage": self.stage,
-            "channel": self.channel,
-            "state": self.state,
-            "due": self.due and self.due.isoformat(),
-            "entry": self.entry or None,
-            "bridge": self.bridge or None,
-            "given_out": self.times or None,
-            "paused": self.paused,
-            "served": self.served,
-            "parts": self.parts or None,
-            "steps_left_out": self.hidden,
-            "steps": [
-                {
-                    "time": step.at.isoformat(),
-                    "did": step.did,
-                    "answer": step.answer,
-                    "due": step.due and step.due.isoformat(),
-                    "given_out": step.times,
-                }
-                for step in self.steps
-            ],
-        }
 
-
-@dataclass(frozen=True, slots=True)
-class OnChannel:
-    """A channel that the event has reached, the stage that emitted it there (empty: a door), and its consumers."""
+class ChannelHistory(BaseModel):
+    """A channel that the event has reached, the stage that emitted it there (None: a door), and its consumers."""
 
     channel: str
-    at: datetime
-    emitted_by: str
-    stages: Sequence[AtStage]
+    time: datetime
+    emitted_by: str | None
+    stages: Sequence[StageHistory]
 
 
-@dataclass(frozen=True, slots=True)
-class EventHistory:
+class EventHistory(BaseModel):
     """The history of an event. `elsewhere`: at stages that consume no channel it has reached, or no channel any more.
 
-    `known`: whether it has a status. Without one `elsewhere` has every place where it waits, and `searched` tells how
-    many events were read.
+    Without a status `elsewhere` has every place where it waits, and `events_searched` says how many events were read.
     """
 
     id: str
-    known: bool
-    channels: Sequence[OnChannel] = ()
-    elsewhere: Sequence[AtStage] = ()
-    searched: int = 0
+    state: str = "unknown"
+    status_known: bool
+    channels: Sequence[ChannelHistory] = ()
+    elsewhere: Sequence[StageHistory] = ()
+    events_searched: int = 0
 
     @property
-    def stages(self) -> list[AtStage]:
+    def stages(self) -> list[StageHistory]:
         """The event at every stage."""
         return [*(stage for channel in self.channels for stage in channel.stages), *self.elsewhere]
 
-    @property
-    def state(self) -> str:
-        """The state of the whole in a word or two."""
+    def model_post_init(self, _: Any) -> None:
+        """Tell the state of the whole from the stages."""
         states = {stage.state for stage in self.stages}
-        if not self.channels and not states:
-            return "unknown"
         if "dead letter" in states:
-            return "dead letter"
-        return "finished" if states <= ENDED else "under way"
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "id": self.id,
-            "state": self.state,
-            "status_known": self.known,
-            "events_searched": self.searched,
-            "channels": [
-                {
-                    "channel": channel.channel,
-                    "time": channel.at.isoformat(),
-                    "emitted_by": channel.emitted_by or None,
-                    "stages": [stage.as_json() for stage in channel.stages],
-                }
-                for channel in self.channels
-            ],
-            "elsewhere": [stage.as_json() for stage in self.elsewhere],
-        }
+            self.state = "dead letter"
+        elif self.channels or states:
+            self.state = "finished" if states <= ENDED else "under way"
 
 
 async def read_history(journal: Journal, event_id: str) -> EventHistory:
@@ -198,7 +151,7 @@ class _Reader:
 
     async def search(self) -> EventHistory:
         """Look for the event among all that wait."""
-        found: list[AtStage] = []
+        found: list[StageHistory] = []
         read = 0
         async for event in Waiting(self._redis, self._table, {}).events():
             read += 1
@@ -206,7 +159,7 @@ class _Reader:
                 found += _waits(event)
             if read == MOST_READ:
                 break
-        return EventHistory(self._id, known=False, elsewhere=found, searched=read)
+        return EventHistory(id=self._id, status_known=False, elsewhere=found, events_searched=read)
 
     async def follow(self, notes: Mapping[str, Note], histories: Mapping[str, History]) -> EventHistory:
         """Follow the event from channel to channel."""
@@ -216,10 +169,10 @@ class _Reader:
         dead = {name.removeprefix(GAVE_UP): note.at for name, note in notes.items() if name.startswith(GAVE_UP)}
         behind: Mapping[str, Any] = self._table.get(BROKER, {}).get("behind", {})
         rows = {**self._table, **{name: {**row, "emits": row.get("emits", "").split()} for name, row in behind.items()}}
-        channels: list[OnChannel] = []
+        channels: list[ChannelHistory] = []
         shown: set[str] = set()
         for channel, note in reached.items():
-            stages: list[AtStage] = []
+            stages: list[StageHistory] = []
             for name, row in rows.items():
                 if channel not in row["consumes"] or (name == BROKER and channels):
                     continue  # a Broker delivers the replies by itself
@@ -227,22 +180,23 @@ class _Reader:
                 history = histories.get(name, History())
                 emitted = [(at, reached[at].at) for at in row["emits"] if at in reached and name != BROKER]
                 split = notes.get(f"{PARTS}{name}")
-                parts = count_of(split) if split else 0
+                parts = count_of(split) if split else None
                 if split:
                     emitted.append((f"{', '.join(row['emits'])} in {parts} parts", split.at))
                 at = await self._at(name, channel, note.at, history, emitted, dead.get(name))
                 if name not in self._table and at.state == "not to be found":
-                    at = replace(at, state="at the Broker")
+                    at = _with(at, state="at the Broker")
                 served = seconds * 1000 - row["beat"] < BEAT_FRESH * 1000
-                stages.append(replace(_masked(at), paused=name in paused, served=served, parts=parts))
+                stages.append(_with(_masked(at), paused=name in paused, served=served, parts=parts))
             follows = channels or _PART.fullmatch(self._id)
             emitters = [name for name, row in rows.items() if channel in row["emits"] and follows and name != BROKER]
-            channels.append(OnChannel(channel, note.at, next(iter(emitters), ""), stages))
+            emitter = next(iter(emitters), None)
+            channels.append(ChannelHistory(channel=channel, time=note.at, emitted_by=emitter, stages=stages))
         elsewhere = [
             _masked(await self._at(name, "", None, histories.get(name, History()), (), dead.get(name)))
             for name in sorted((histories.keys() | dead.keys()) - shown)
         ]
-        return EventHistory(self._id, known=True, channels=channels, elsewhere=elsewhere)
+        return EventHistory(id=self._id, status_known=True, channels=channels, elsewhere=elsewhere)
 
     async def _at(
         self,
@@ -252,57 +206,58 @@ class _Reader:
         history: History,
         emitted: Sequence[tuple[str, datetime]],
         died: datetime | None,
-    ) -> AtStage:
+    ) -> StageHistory:
         """Tell where the event is at a stage. `since`: when it reached the channel. `emitted`: the stage's replies."""
         steps = list(history.steps)
         last = steps[-1] if steps else None
         if last is None and died:  # the status is of an older version
             last = HistoryStep(died, "buried")
             steps = [last]
-        at = AtStage(stage, channel, "not to be found", steps, hidden=max(0, history.count - len(history.steps)))
-        begun = max(moment for moment in (since, last and last.at, EPOCH) if moment)
+        left_out = max(0, history.count - len(history.steps))
+        at = StageHistory(stage=stage, channel=channel, state="not to be found", steps=steps, steps_left_out=left_out)
+        begun = max(moment for moment in (since, last and last.time, EPOCH) if moment)
         replies = [(name, when) for name, when in emitted if when >= begun]
-        if last and last.did == "delivered" and (since is None or last.at >= since):
+        if last and last.did == "delivered" and (since is None or last.time >= since):
             reply = f"2xx, reply on {', '.join(name for name, _ in replies)}" if replies else "2xx, no reply"
-            return replace(at, state="delivered", steps=[*steps[:-1], replace(last, answer=reply)])
+            return _with(at, state="delivered", steps=[*steps[:-1], replace(last, answer=reply)])
         if replies:
             delivered = [HistoryStep(when, "delivered", f"2xx, reply on {name}") for name, when in replies]
-            return replace(at, state="delivered", steps=[*steps, *delivered])
+            return _with(at, state="delivered", steps=[*steps, *delivered])
         if last and last.did == "buried":
-            if entry := await self._seek(keys.dead(stage), last.at):
-                return replace(at, state="dead letter", entry=entry)
-            return replace(at, state="dropped")
+            if entry := await self._seek(keys.dead(stage), last.time):
+                return _with(at, state="dead letter", entry=entry)
+            return _with(at, state="dropped")
         if last and last.due and await self._is_parked(stage, last.due):
-            return replace(at, state="parked", due=last.due)
+            return _with(at, state="parked", due=last.due)
         if last:
             for name in [channel] if channel else self._table.get(stage, {"consumes": ()})["consumes"]:
                 retries = keys.retries(stage, name)
-                if entry := await self._seek(retries, last.at):
+                if entry := await self._seek(retries, last.time):
                     return await self._in_stream(at, retries, entry, "to be retried")
-        known = stage in self._table and since and (last is None or last.at < since)
+        known = stage in self._table and since and (last is None or last.time < since)
         if not since or not known:
             return at
         journal = keys.journal(channel)
         if entry := await self._seek(journal, since):
             return await self._in_stream(at, journal, entry, "waiting")
         read = await self._last_read(journal, stage)
-        return replace(at, state="delivered") if read and _time_of(read) >= since - EARLIER else at
+        return _with(at, state="delivered") if read and _time_of(read) >= since - EARLIER else at
 
     async def _last_read(self, stream: str, stage: str) -> str:
         """Return the last entry that the group of a stage has read; empty if it has no group."""
         rows = await self._rows(self._redis.xinfo_groups(stream))
         return next((name_text(row["last-delivered-id"]) for row in rows if name_text(row["name"]) == stage), "")
 
-    async def _in_stream(self, at: AtStage, stream: str, entry: str, unread: State) -> AtStage:
+    async def _in_stream(self, at: StageHistory, stream: str, entry: str, unread: State) -> StageHistory:
         """Tell whether an entry is unread, pending or finished."""
         read = await self._last_read(stream, at.stage)
         if not read or _order(entry) > _order(read):
-            return replace(at, state=unread, entry=entry)
+            return _with(at, state=unread, entry=entry)
         held = await self._rows(self._redis.xpending_range(stream, at.stage, entry, entry, 1))
         if not held:
-            return replace(at, state="delivered")
+            return _with(at, state="delivered")
         bridge = name_text(held[0]["consumer"])
-        return replace(at, state="in delivery", entry=entry, bridge=bridge, times=int(held[0]["times_delivered"]))
+        return _with(at, state="in delivery", entry=entry, bridge=bridge, given_out=int(held[0]["times_delivered"]))
 
     async def _is_parked(self, stage: str, due: datetime) -> bool:
         score = round(due.timestamp() * 1000)
@@ -337,16 +292,23 @@ class _Reader:
         return rows
 
 
-def _waits(event: WaitingEvent) -> list[AtStage]:
+def _waits(event: WaitingEvent) -> list[StageHistory]:
     steps = [HistoryStep(_time_of(event.entry), "buried", event.reason)] if event.place == "dead" else []
+    state = PLACES[event.place]
     return [
-        _masked(AtStage(name, event.channel, PLACES[event.place], steps, entry=event.entry)) for name in event.stages
+        _masked(StageHistory(stage=name, channel=event.channel, state=state, steps=steps, entry=event.entry))
+        for name in event.stages
     ]
 
 
-def _masked(at: AtStage) -> AtStage:
+def _with(at: StageHistory, **fields: Any) -> StageHistory:
+    """Return a copy with these fields."""
+    return at.model_copy(update=fields)
+
+
+def _masked(at: StageHistory) -> StageHistory:
     """Mask e-mail addresses in the answers: they may quote the event."""
-    return replace(at, steps=[replace(step, answer=masked(step.answer)) for step in at.steps])
+    return _with(at, steps=[replace(step, answer=masked(step.answer)) for step in at.steps])
 
 
 def _order(entry: str) -> tuple[int, int]:

@@ -118,16 +118,17 @@ def _add_histories(routes: APIRouter, ops: Operations) -> None:
     @routes.api_route("/event", methods=["GET", "HEAD"])
     async def show_history(id: str = "") -> Response:
         if not id.strip():
-            return ops.pages.event_history(EventHistory("", known=False))  # the form alone
+            return ops.pages.event_history(EventHistory(id="", status_known=False))  # the form alone
         history = await history_of(id)
         return ops.pages.event_history(history, status=404 if history.state == "unknown" else 200)
 
     @routes.api_route("/event.json", methods=["GET", "HEAD"])
-    async def history_as_json(id: str = "") -> Response:
+    async def history_as_json(response: Response, id: str = "") -> EventHistory:
         history = await history_of(id)
         if history.state == "unknown":
-            raise Refusal(404, f"No status has this id, and none of {history.searched} waiting events.")
-        return JSONResponse(history.as_json(), headers=UNCACHED)
+            raise Refusal(404, f"No status has this id, and none of {history.events_searched} waiting events.")
+        response.headers.update(UNCACHED)
+        return history
 
 
 def _add_pauses(routes: APIRouter, ops: Operations) -> None:

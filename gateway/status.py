@@ -241,7 +241,7 @@ def with_ends(notes: Mapping[str, Note], histories: Mapping[str, History], graph
     for stage, history in histories.items() if notes else ():
         emits = graph.emits.get(stage)
         if emits and history.is_delivered and stage != BROKER and notes.keys().isdisjoint({*emits, f"{PARTS}{stage}"}):
-            found[f"{ENDED_AT}{stage}"] = Note(history.steps[-1].at, None)
+            found[f"{ENDED_AT}{stage}"] = Note(history.steps[-1].time, None)
     return dict(sorted(found.items(), key=lambda item: item[1].at))
 
 

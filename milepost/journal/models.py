@@ -53,14 +53,14 @@ class HistoryStep:
     """Something that happened to an event at a stage.
 
     `did`: `delivered`, `failed`, `delayed`, `buried` or `replayed`. `answer`: the reason of a failure. `due`: when the
-    event is tried again. `times`: how often its entry was given out, more than once if a bridge died or stopped.
+    event is tried again. `given_out`: how often Redis gave out its entry, more than once if a bridge died or stopped.
     """
 
-    at: datetime
+    time: datetime
     did: str
     answer: str = ""
     due: datetime | None = None
-    times: int = 1
+    given_out: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,11 @@ class History:
             history = loads(text.decode(errors="ignore"))  # an answer may be cut within a letter
             steps = [
                 HistoryStep(
-                    at=moment(step["at"]),
+                    time=moment(step["at"]),
                     did=step["did"],
                     answer=step.get("answer", ""),
                     due=moment(step["due"]) if "due" in step else None,
-                    times=step.get("times", 1),
+                    given_out=step.get("times", 1),
                 )
                 for step in history["steps"]
             ]

@@ -71,11 +71,11 @@ async def test_each_failure_is_a_step_with_its_answer_and_the_time_of_the_next_t
         await settled(distance, Park(entry, event.id, failure(answer), 60))
         entry = await retried(distance, maintenance, redis)
     first, second = await steps_of(journal, event)
-    assert (first.did, first.answer, first.times) == ("failed", "HTTP 503: MongoDB is away", 1)
+    assert (first.did, first.answer, first.given_out) == ("failed", "HTTP 503: MongoDB is away", 1)
     assert (second.did, second.answer) == ("failed", "timeout: no response in 30 s")
-    assert first.at <= second.at
+    assert first.time <= second.time
     assert first.due is not None
-    assert (first.due - first.at).total_seconds() == 60
+    assert (first.due - first.time).total_seconds() == 60
     await settled(distance, Complete(entry, event.id, reply_to(event)))
     assert len(await steps_of(journal, event)) == 2, "the channel that it reaches next has the time of the success"
     assert [*await journal.status(event.id)] == [RAW, CALCULATED], "visitors see channels alone"
@@ -86,7 +86,7 @@ async def test_success_without_a_reply_is_a_step(journal: Journal, redis: Redis,
     distance, entry, event = await ready(journal, consumers)
     await settled(distance, Complete(entry, event.id, None))
     (step,) = await steps_of(journal, event)
-    assert (step.did, step.answer, step.due, step.times) == ("delivered", "", None, 1)
+    assert (step.did, step.answer, step.due, step.given_out) == ("delivered", "", None, 1)
     assert 0 < await redis.pttl(keys.status(event.id)) <= HOUR
 
 
@@ -102,7 +102,7 @@ async def test_several_answers_are_a_step_if_the_event_was_delivered_before(
     (again,) = (await consumers("distance", "other").take(9, claim=30)).entries
     await settled(distance, Split(again, event.id, []))
     (step,) = await steps_of(journal, event)
-    assert (step.did, step.times) == ("delivered", 2)
+    assert (step.did, step.given_out) == ("delivered", 2)
 
 
 async def test_success_of_a_stage_that_emits_nothing_is_a_step_after_a_failure_alone(
@@ -178,7 +178,7 @@ async def test_step_says_that_the_entry_was_given_out_again(
         return step
 
     found = [await taken_over(Complete), await taken_over(Park), await taken_over(Bury)]
-    assert [(step.did, step.times) for step in found] == [("delivered", 2), ("failed", 2), ("buried", 2)]
+    assert [(step.did, step.given_out) for step in found] == [("delivered", 2), ("failed", 2), ("buried", 2)]
 
 
 async def test_entries_that_are_settled_together_each_have_their_own_count(
@@ -190,7 +190,7 @@ async def test_entries_that_are_settled_together_each_have_their_own_count(
     again = (await alive.take(2, claim=30)).entries
     entries = [*again, *await taken(journal, alive)]
     await alive.settle([Complete(entry, event_of(entry).id, None) for entry in entries])
-    assert [(await steps_of(journal, event_of(entry)))[0].times for entry in entries] == [2, 2, 1]
+    assert [(await steps_of(journal, event_of(entry)))[0].given_out for entry in entries] == [2, 2, 1]
 
 
 async def test_history_keeps_its_first_step_and_the_latest_ones(
