@@ -190,7 +190,7 @@ async def test_parked_member_that_is_no_event_becomes_a_dead_letter(
     assert await maintenance.retry_due(["distance"], most=9) == (2, None, {})
     assert not await redis.exists(keys.parked("distance"))
     (dead,) = await journal.admin.dead_letters("distance")
-    assert (dead.event, dead.channel, dead.id) == (member, "", None)
+    assert (dead.event, dead.channel, dead.id, dead.attempts, dead.crashes) == (member, "", None, 0, 0)
     assert dead.reason == "cannot be retried: it is not a parked event"
     assert await journal.admin.dead_stages() == ["distance"]
     assert len((await distance.take(9)).entries) == 1

@@ -31,7 +31,7 @@ from milepost.journal import (
 )
 from milepost.journal.connection import connect
 from milepost.journal.refusals import NOT_HERE
-from milepost.journal.scripts import OWN, whole_text
+from milepost.journal.scripts import OWN, SCRIPTS
 from milepost.settings import JournalSettings
 from tests.journal.conftest import Consumers
 from tests.journal.events import (
@@ -101,6 +101,12 @@ async def replay(side: Side) -> int:
     return await side.journal.admin.replay("distance", [dead.entry])
 
 
+async def settle_one(side: Side) -> None:
+    (answer,) = await side.consumer.settle([Complete(side.entries[0], "", None)])
+    if isinstance(answer, Exception):
+        raise answer
+
+
 CALLS: dict[str, Callable[[Side], Awaitable[object]]] = {
     "publish": lambda side: side.journal.publish(submission()),
     "adopt": lambda side: side.maintenance.adopt([Adoption(submission(), None)] * 2),
@@ -126,6 +132,7 @@ READS: dict[str, Callable[[Side], Awaitable[object]]] = {
     "depths": lambda side: side.journal.admin.depths({"distance": [RAW]}),
     "keep_statuses": lambda side: side.maintenance.keep_statuses(RAW),
     "reap": lambda side: side.consumer.reap(idle=1),
+    "settle": settle_one,
 }
 
 
@@ -152,6 +159,8 @@ async def test_read_only_server_is_an_error_of_the_whole_call(side: Side, call: 
         ("xlen", "depths"),
         ("xpending", "hand_back"),
         ("xpending", "renew"),
+        ("xpending", "settle"),
+        ("xgroup|create", "ensure"),
         ("xrange", "keep_statuses"),
     ],
 )
@@ -168,15 +177,12 @@ async def test_forbidden_read_is_not_taken_for_a_missing_key(side: Side, forbidd
 @pytest.mark.parametrize("told", [f"ERR Script attempted to access {NOT_HERE[0]} script", f"ERR Script {NOT_HERE[1]}"])
 async def test_refusal_of_a_node_without_our_keys_is_of_the_server(redis: Redis, told: str) -> None:
     """Were it the answer of one item, the bridge would count it as that event's failure."""
-    script = OWN["backlog"].replace(
-        "return (count_backlog(fresh, math.huge))",
-        f"""
+    script = f"""
         if not is_of_server('{told}') or is_of_server('ERR no such key') then return 0 end
         return attempt(function() error({{ err = '{told}' }}) end)
-        """,
-    )
+    """
     with pytest.raises(ResponseError, match="^" + told.removeprefix("ERR ")):
-        await redis.eval(whole_text(script), 1, keys.JOURNALS, 60_000)
+        await redis.eval(SCRIPTS["adopt"].removesuffix(OWN["adopt"]) + script, 1, keys.JOURNALS)
 
 
 async def test_read_only_server_answers_reads(side: Side) -> None:

@@ -206,6 +206,22 @@ async def test_channel_of_another_bridge_of_the_broker_refuses_no_switch(
     assert (await groups(redis), await groups(redis, CALCULATED)) == (["distance"], ["store"])
 
 
+async def test_channel_that_only_an_earlier_bridge_of_the_broker_consumed_is_switched_too(
+    journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers
+) -> None:
+    await served(maintenance, consumers, through(distance=RAW))
+    events = await published(journal, 2)
+    row = json.loads(await redis.hget(keys.STAGES, "broker"))
+    row["behind"]["distance"]["beat"] -= 61_000
+    await redis.hset(keys.STAGES, "broker", json.dumps(row))
+    await served(maintenance, consumers, through(store=CALCULATED))
+    assert (await journal.admin.table())["broker"]["consumes"] == [CALCULATED]
+    await stopped(redis, BROKER)
+    distance = (await served(maintenance, consumers, {"distance": DIRECT["distance"]}))["distance"]
+    assert await groups(redis) == ["distance"]
+    assert await finish(distance) == events
+
+
 async def test_broker_forgets_a_stage_that_no_bridge_has_named_for_a_day(
     maintenance: Maintenance, redis: Redis, consumers: Consumers
 ) -> None:
@@ -383,6 +399,7 @@ async def test_thawed_bridge_of_the_old_mode_does_not_make_its_groups_anew(
 
     assert await raw.settle([Complete(entry, "", None) for entry in held]) == ["stale"] * 2
     await maintenance.beat(old)
+    assert not await raw.ensure()
     assert "still serves" in str(await maintenance.switch(old))
     assert await raw.renew(held) == held
     await raw.reap(idle=0)

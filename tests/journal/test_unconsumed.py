@@ -246,6 +246,26 @@ async def test_nothing_is_lost_before_the_first_bridge_runs(
     assert len((await distance.take(2 * MOST)).entries) == MOST + 6
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        "no JSON",
+        "5",
+        '{"consumes":["other"]}',
+        '{"beat":"1","consumes":["other"]}',
+        '{"beat":1}',
+        '{"beat":1,"consumes":"other"}',
+        '{"beat":1,"consumes":[1]}',
+    ],
+)
+async def test_row_of_the_stages_table_that_no_bridge_wrote_counts_for_nothing(
+    journal: Journal, redis: Redis, row: str
+) -> None:
+    await redis.hset(keys.STAGES, "stage", row)
+    assert await journal.publish(submission())
+    assert await redis.pttl(keys.journal(RAW)) == -1
+
+
 async def test_doors_keep_to_the_limit_before_the_first_bridge_runs(
     redis: Redis, settings: JournalSettings, opened: Callable[[JournalSettings], Journal]
 ) -> None:

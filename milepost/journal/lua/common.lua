@@ -185,7 +185,7 @@ local function keep_statuses_of(id, time)
   repeat
     local status = status_key(id)
     keep_status(status, time)
-    id = string.find(id, '/', 1, true) and string.match(id, '^(.+)/%d+$')
+    id = string.find(id, '/') and string.match(id, '^(.+)/%d+$')
   until not id or redis.call('EXISTS', status) == 0
 end
 

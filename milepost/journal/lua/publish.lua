@@ -53,5 +53,5 @@ for _, event in ipairs(events) do
   answers[#answers + 1] = answer
 end
 for channel in pairs(channels) do bound_unconsumed(channel) end
-if added > 0 then redis.call('SET', BACKLOG, whole(counted + added) .. ' ' .. counted_at .. closed, 'XX', 'KEEPTTL') end
+if added > 0 then redis.call('SET', BACKLOG, whole(counted + added) .. ' ' .. counted_at .. closed, 'KEEPTTL') end
 return answers
