@@ -46,7 +46,7 @@
 
 {{- /* Keys that a `url` allows, and keys that a Broker cannot serve, of (dict "root" $ "name" $name "entry" $entry). */ -}}
 {{- define "milepost.checkUrl" -}}
-{{- $known := list "consumes" "emits" "split" "delivery" "url" "headersFrom" "egress" -}}
+{{- $known := list "consumes" "emits" "split" "order" "delivery" "url" "headersFrom" "egress" -}}
 {{- if .entry.url -}}
   {{- range keys .entry | sortAlpha -}}
     {{- if not (has . $known) -}}
@@ -65,6 +65,9 @@
   {{- end -}}
   {{- if .entry.split -}}
     {{- fail (printf "stages.%s.split: a Broker takes one reply to an event; use direct delivery" .name) -}}
+  {{- end -}}
+  {{- if .entry.order -}}
+    {{- fail (printf "stages.%s.order: a Broker keeps no order; use direct delivery" .name) -}}
   {{- end -}}
   {{- if (.entry.delivery | default dict).delay -}}
     {{- fail (printf "stages.%s.delivery.delay: a Broker waits for nothing; use direct delivery" .name) -}}

@@ -147,7 +147,7 @@ bare `off` as false. A function that never scales to zero needs no wake-up.
 {{- define "milepost.stageList" -}}
 {{- $stages := list -}}
 {{- range $name, $entry := .Values.stages -}}
-  {{- $stage := merge (dict "name" $name) (pick $entry "consumes" "emits" "split") -}}
+  {{- $stage := merge (dict "name" $name) (pick $entry "consumes" "emits" "split" "order") -}}
   {{- if $entry.url }}{{ $_ := set $stage "external" true -}}
   {{- else -}}
     {{- $wake := include "milepost.wake" (dict "root" $ "entry" $entry) | fromJson -}}

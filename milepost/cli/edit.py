@@ -14,7 +14,7 @@ from yaml.nodes import CollectionNode, MappingNode, Node, SequenceNode
 from milepost.errors import ConfigurationError
 
 
-def stages_table(text: str, name: str, consumes: str, emits: Sequence[str]) -> str:
+def stages_table(text: str, name: str, consumes: str, emits: Sequence[str], *, order: str | bool = False) -> str:
     """Add an entry to the end of `stages:` in helm/values.yaml."""
     stages = _at(yaml.compose(text), "stages")
     if not isinstance(stages, MappingNode) or stages.flow_style or not stages.value:
@@ -25,11 +25,14 @@ def stages_table(text: str, name: str, consumes: str, emits: Sequence[str]) -> s
     entry = [f"{' ' * column}{_scalar(name)}:", f"{' ' * inner}consumes: {_scalar(consumes)}"]
     written = _scalar(emits[0]) if len(emits) == 1 else f"[{', '.join(map(_scalar, emits))}]"
     entry += [f"{' ' * inner}emits: {written}"] if emits else []
+    entry += [f"{' ' * inner}order: {'true' if order is True else _scalar(order)}"] if order else []
     made = _after(text, _last_line(fields), entry)
     wanted = yaml.safe_load(text)
     wanted["stages"][name] = {"consumes": consumes}
     if emits:
         wanted["stages"][name]["emits"] = emits[0] if len(emits) == 1 else list(emits)
+    if order:
+        wanted["stages"][name]["order"] = order
     if yaml.safe_load(made) != wanted:
         raise ConfigurationError("is laid out in a way that the stage cannot be put in; write the entry yourself")
     return made

@@ -22,7 +22,7 @@ from milepost.cli.payload_classes import PAYLOADS, PayloadClasses
 from milepost.cli.stage_templates import StageTemplates
 from milepost.errors import ConfigurationError
 from milepost.events.attributes import RESERVED
-from milepost.events.payload import Payload
+from milepost.events.payload import Payload, fields_of
 from milepost.graph import Graph
 
 OWN_NAMES = {*layout.OWN_NAMES, "broker"}
@@ -71,6 +71,13 @@ def new(
             help="The channel that it emits, or several of which it chooses one; made if there is none.",
         ),
     ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD",
+            help="The field by whose value its events are ordered; `partitionkey`: by that attribute.",
+        ),
+    ] = None,
     project: ProjectFolder = Path(),
 ) -> None:
     """Write a new stage into the project: its function, its contract test, and its entries where stages are listed.
@@ -80,17 +87,16 @@ def new(
     `milepost new geocode --on raw_input --emits place` makes `functions/geocode/main.py`, to be filled in. A stage with
     `--emits approved,declined` answers on one of the two.
     """
-    write_stage(
-        project.resolve(), name, on, [channel.strip() for channel in emits.split(",")] if emits is not None else []
-    )
+    channels = [channel.strip() for channel in emits.split(",")] if emits is not None else []
+    write_stage(project.resolve(), name, on, channels, order)
 
 
-def write_stage(folder: Path, name: str, on: str, emits: Sequence[str]) -> None:
+def write_stage(folder: Path, name: str, on: str, emits: Sequence[str], order: str | None) -> None:
     """Write a stage. Raises ConfigurationError for a wrong name, CommandFailed if something cannot be written."""
     project = Project.read(folder)
     _check_name(project, name)
     stage = _templates(project, name, on, emits)
-    files = _drafts(project, stage)
+    files = _drafts(project, stage, order=_order(project, on, order))
     known = {path for path in files if (folder / path).exists()}
     write({folder / path: text for path, text in files.items()})
     for path in sorted(files):
@@ -132,6 +138,18 @@ def _templates(project: Project, name: str, on: str, emits: Sequence[str]) -> St
     return StageTemplates(name, on, known[on].__name__, project.payloads.is_bare(on), gives)
 
 
+def _order(project: Project, on: str, order: str | None) -> str | bool:
+    """Return `order` as the stages table has it. Raises ConfigurationError if the data has no such field."""
+    if order is None:
+        return False
+    fields = fields_of(project.payloads.by_channel[on].model_json_schema())
+    if order in fields:
+        return order
+    if order == "partitionkey":
+        return True
+    raise ConfigurationError(f"--order {order}: the data on {on} has no such field, only {', '.join(fields) or 'none'}")
+
+
 def _class_of(project: Project, on: str, emits: str) -> str:
     """Return the name of the payload class of the emitted channel. The class need not exist yet."""
     if emits.startswith(("{", *RESERVED)):
@@ -162,7 +180,7 @@ def _test_of(folder: Path, function: str) -> Path:
     return tests / f"test_{function}_stage.py"
 
 
-def _drafts(project: Project, stage: StageTemplates) -> Files:
+def _drafts(project: Project, stage: StageTemplates, *, order: str | bool) -> Files:
     """Return path in the project → its new text."""
     folder = project.folder
     test = _test_of(folder, stage.function)
@@ -170,7 +188,7 @@ def _drafts(project: Project, stage: StageTemplates) -> Files:
         Path("functions", stage.name, "main.py"): stage.main(),
         test: stage.contract(len(test.parts) - 1),
         stages_table.VALUES: _edited(
-            folder / stages_table.VALUES, edit.stages_table, stage.name, stage.consumes, list(stage.gives)
+            folder / stages_table.VALUES, edit.stages_table, stage.name, stage.consumes, list(stage.gives), order=order
         ),
     }
     made = [channel for channel in stage.gives if channel not in project.payloads.by_channel]
@@ -187,9 +205,9 @@ def _drafts(project: Project, stage: StageTemplates) -> Files:
     return files
 
 
-def _edited(path: Path, edit: Callable[..., str], *arguments: object) -> str:
+def _edited(path: Path, edit: Callable[..., str], *arguments: object, **options: object) -> str:
     try:
-        return edit(path.read_text(), *arguments)
+        return edit(path.read_text(), *arguments, **options)
     except ConfigurationError as fault:
         raise ConfigurationError(f"{path}: {fault}") from None
 

@@ -73,6 +73,7 @@ def document(
     stages = list(stages)
     graph = Graph(stages)
     splits = {stage.name for stage in stages if getattr(stage, "split", False)}
+    orders = {stage.name: order for stage in stages if (order := getattr(stage, "order", False))}
     channels = dict.fromkeys([*classes, *doors.values(), *graph.channels])
     emitters = {channel: door for door, channel in doors.items()}
     emitters |= {channel: stage for stage, emitted in graph.emits.items() for channel in emitted}
@@ -97,7 +98,7 @@ def document(
             }
         },
         "channels": {channel: _channel(channel, classes.get(channel), emitters.get(channel)) for channel in channels},
-        "operations": dict(_operations(graph, doors, splits)),
+        "operations": dict(_operations(graph, doors, splits, orders)),
         "components": {"schemas": {"CloudEvent": _CLOUD_EVENT, **schemas.get("$defs", {})}},
     }
 
@@ -145,13 +146,15 @@ def reference(channel: str) -> dict[str, str]:
 
 
 def _operations(
-    graph: Graph, doors: Mapping[str, str], splits: Collection[str]
+    graph: Graph, doors: Mapping[str, str], splits: Collection[str], orders: Mapping[str, str | bool]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     for door, channel in doors.items():
         yield f"{door}.send", _operation("send", door, channel, f"{door} publishes what it accepts.")
     for stage in graph.consumes:
         for channel in graph.consumes[stage]:
-            yield f"{stage}.receive", _operation("receive", stage, channel, f"{stage} consumes it.")
+            key = "partitionkey" if orders.get(stage) is True else orders.get(stage)
+            ordered = f", one at a time and in order for each {key}" if key else ""
+            yield f"{stage}.receive", _operation("receive", stage, channel, f"{stage} consumes it{ordered}.")
         emits = graph.emits[stage]
         for channel in emits:
             name = f"{stage}.send" if len(emits) == 1 else f"{stage}.send.{channel}"

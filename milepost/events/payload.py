@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, RootModel, ValidationError
@@ -81,3 +82,12 @@ def faults_of(refusal: ValidationError) -> list[dict[str, str]]:
         {"field": ".".join(map(str, error["loc"])) or "data", "fault": error["msg"].removeprefix("Value error, ")}
         for error in refusal.errors(include_url=False, include_context=False, include_input=False)
     ]
+
+
+def fields_of(schema: Mapping[str, Any], definitions: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the names of the fields that an object of this JSON schema may have."""
+    definitions = definitions or schema.get("$defs", {})
+    if "$ref" in schema:
+        return fields_of(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    choices = [one for word in ("anyOf", "oneOf", "allOf") for one in schema.get(word, ())]
+    return [*schema.get("properties", {}), *(name for one in choices for name in fields_of(one, definitions))]

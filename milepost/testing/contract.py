@@ -19,6 +19,7 @@ import pytest
 from cloudevents.http import CloudEvent, from_dict
 
 from milepost import Payload, stages_table
+from milepost.events.payload import fields_of
 from milepost.graph import several
 from milepost.testing.posting import BATCH, answered, batched, binary, ce_headers, refused, send, structured
 from milepost.testing.servers import WITHIN, Function
@@ -326,3 +327,13 @@ class StageContract:
         entry = next(entry for entry in stages_table.read(Function.project) if entry.name == self.stage)
         assert (entry.consumes, set(entry.emits)) == (self.consumes, set(several(self.emits)))
         assert entry.split == self.split
+
+    def test_order_is_by_a_field_of_the_payload(self, url: str) -> None:
+        """Events whose data has no such field would be in no order."""
+        entry = next(entry for entry in stages_table.read(Function.project) if entry.name == self.stage)
+        if isinstance(entry.order, str):
+            fields = fields_of(httpx.get(url, timeout=WITHIN).json()["schemas"][self.consumes])
+            only = ", ".join(fields) or "none"
+            assert entry.order in fields, (
+                f"order: {entry.order}: the data on {self.consumes} has no such field, only {only}"
+            )

@@ -45,7 +45,8 @@ class LocalPipeline:
     """Stages, wired by their annotations.
 
     `redis_url`: an empty Redis of yours; else a Valkey is started, and ended with the pipeline. `delivery`: the keys of
-    a stage's delivery (`retry`, `backoffDelay`, …), for every stage. `within`: seconds that `published` waits.
+    a stage's delivery (`retry`, `backoffDelay`, …), for every stage. `order`: of stages that are ordered, the name and
+    what their entry in the stages table has as `order`. `within`: seconds that `published` waits.
     `settings`: those of the bridge (`claim`, `window`, …). Raises ConfigurationError if the bridge refuses them.
     """
 
@@ -54,6 +55,7 @@ class LocalPipeline:
         *stages: StageHandler,
         redis_url: str | None = None,
         delivery: Mapping[str, Any] | None = None,
+        order: Mapping[str, str | bool] | None = None,
         within: float = WITHIN,
         **settings: Any,
     ) -> None:
@@ -61,6 +63,7 @@ class LocalPipeline:
         self._stages = {described(stage).name: stage for stage in stages}
         self._url = redis_url
         self._delivery = delivery or {}
+        self._order = order or {}
         self._settings = {**SHORT, **settings}
         self._life = AsyncExitStack()
         self._heard: list[Event] = []
@@ -136,6 +139,7 @@ class LocalPipeline:
             found = described(stage)
             emits = [payload.channel for payload in found.emits]
             wiring = {"consumes": found.consumes.channel, "emits": emits, "split": found.split}
+            wiring["order"] = self._order.get(name, False)
             yield {"name": name, **wiring, "url": f"{functions}/{name}", "wake": "off"}  # nothing is ever at zero here
 
     @asynccontextmanager

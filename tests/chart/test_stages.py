@@ -133,6 +133,24 @@ def test_stage_that_splits_says_so_to_bridge_and_gateway(monkeypatch: pytest.Mon
     assert {stage.name: stage.split for stage in GatewaySettings.read().stages}["parcel"]
 
 
+@pytest.mark.parametrize("order", ["customer", True])
+def test_order_of_a_stage_is_that_of_its_route(monkeypatch: pytest.MonkeyPatch, order: str | bool) -> None:
+    entries = {
+        "parcel": {"consumes": "x", "emits": "y", "order": order},
+        "post": {"consumes": "y", "order": order, "url": "https://post.example.org"},
+        "free": {"consumes": "y", "order": False},
+    }
+    objects = render(merged(SECRET, {"stages": entries}))
+    for settings, deployment in ((BridgeSettings, "bridge"), (GatewaySettings, "gateway")):
+        env = environment(container(only(objects, "Deployment", f"milepost-{deployment}")), SECRETS)
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        read_back = settings.read()
+        stages = read_back.routes if isinstance(read_back, BridgeSettings) else read_back.stages
+        orders = {stage.name: stage.order for stage in stages}
+        assert [orders[name] for name in (*entries, "distance")] == [order, order, False, False]
+
+
 def test_a_stage_that_emits_nothing_has_no_reply() -> None:
     end = {"stages": {"mine": {"consumes": "email:sent"}}}
     assert "emits" not in routes(render(merged(SECRET, end)))["mine"]

@@ -74,6 +74,12 @@ def test_values_file_has_no_unknown_key(file: str) -> None:
             {"delivery": "broker", "stages": {"mine": {"consumes": "x", "emits": "y", "split": True}}},
             "stages.mine.split: a Broker takes one reply to an event; use direct delivery",
         ),
+        (
+            {"delivery": "broker", "stages": {"mine": {"consumes": "x", "order": "customer"}}},
+            "stages.mine.order: a Broker keeps no order; use direct delivery",
+        ),
+        ({"stages": {"mine": {"consumes": "x", "order": ""}}}, "order"),
+        ({"stages": {"mine": {"consumes": "x", "order": 7}}}, "order"),
         ({"stages": {"m" * 50: {"consumes": "x"}}}, "50 characters"),
         ({"redis": {"enabled": False}, "existingSecret": ""}, "redis-url"),
         ({"mongo": {"enabled": False}, "existingSecret": ""}, "mongo-url"),

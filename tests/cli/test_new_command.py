@@ -145,10 +145,10 @@ def test_new_works_in_a_project_of_three_files(tmp_path: Path) -> None:
     assert written == {*kept, "functions/thumbnail/main.py", "tests/test_thumbnail_stage.py"}
     entry = "    thumbnail:\n        consumes: uploaded\n        emits: made\n"
     assert (tmp_path / "helm/values.yaml").read_text().endswith(entry)
-    judge = make(tmp_path, "judge", "--on", "uploaded", "--emits", "approved,declined", library=ROOT)
+    judge = make(tmp_path, "judge", "--on", "uploaded", "--emits", "approved,declined", "--order", "url", library=ROOT)
     assert judge.code == 0, judge.stderr
     assert "give fields to what it answers: Approved, Declined" in judge.stdout
-    entry = "    judge:\n        consumes: uploaded\n        emits: [approved, declined]\n"
+    entry = "    judge:\n        consumes: uploaded\n        emits: [approved, declined]\n        order: url\n"
     assert (tmp_path / "helm/values.yaml").read_text().endswith(entry)
     main, test = tmp_path / "functions/judge/main.py", tmp_path / "tests/test_judge_stage.py"
     assert "-> Approved | Declined:" in main.read_text()
@@ -183,8 +183,9 @@ def change(path: Path, *replacements: tuple[str, str]) -> None:
 
 def test_yaml_keywords_stay_strings() -> None:
     for name, channel in (("on", "Off"), ("y", "12:30:45"), ("a", "1e3"), ("b", "user:email"), ("c", "true")):
-        table = edit.stages_table("stages:\n  # first\n  one:\n    consumes: x\n", name, "x", [channel])
-        assert yaml.safe_load(table)["stages"] == {"one": {"consumes": "x"}, name: {"consumes": "x", "emits": channel}}
+        table = edit.stages_table("stages:\n  # first\n  one:\n    consumes: x\n", name, "x", [channel], order=channel)
+        entry = {"consumes": "x", "emits": channel, "order": channel}
+        assert yaml.safe_load(table)["stages"] == {"one": {"consumes": "x"}, name: entry}
 
 
 # What runs

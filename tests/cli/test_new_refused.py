@@ -72,6 +72,11 @@ def test_a_bad_channel_is_refused(copy: Path, command: Command, on: str, emits: 
     check_refused(copy, command, ["specimen", "--on", on, "--emits", emits], told)
 
 
+def test_order_by_a_field_that_the_data_has_not_is_refused(copy: Path, command: Command) -> None:
+    told = "--order customer: the data on raw_input has no such field, only email, lat, long"
+    check_refused(copy, command, ["geocode", "--on", "raw_input", "--order", "customer"], told)
+
+
 def check_refused(copy: Path, command: Command, arguments: list[str], told: str) -> None:
     before = tree(copy)
     refused = command("new", *arguments, "--project", str(copy))

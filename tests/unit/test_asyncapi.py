@@ -54,6 +54,15 @@ def who(document: dict[str, Any], action: str) -> dict[str, set[str]]:
     return made
 
 
+@pytest.mark.parametrize(("order", "each"), [("customer", "customer"), (True, "partitionkey")])
+def test_order_of_a_stage_is_told(order: str | bool, each: str) -> None:
+    stages = [StageEntry(name="ship", consumes="item", order=order), StageEntry(name="log", consumes="item")]
+    operations = asyncapi.document([], stages, {}, version="1")["operations"]
+    summary = f"ship consumes it, one at a time and in order for each {each}."
+    assert operations["ship.receive"]["summary"] == summary
+    assert operations["log.receive"]["summary"] == "log consumes it."
+
+
 def test_the_document_is_valid_asyncapi(document: dict[str, Any]) -> None:
     assert json.loads(json.dumps(document)) == document
     assert document["asyncapi"] == "3.0.0"
