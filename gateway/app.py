@@ -46,7 +46,7 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     pages = Pages()
     graphs = GraphReader(journal)
     redis = connect(settings, answer_within=REDIS_WITHIN, retries=0)  # a silent reconnect would hide what was missed
-    journal.watch.add(redis)
+    journal.failover.add(redis)
     notifier = Notifier(redis, graphs.channels, most_of_client=settings.stream_limit)
     wake_ups = PageWakeUps(settings.stages, journal.wake_ups)
     metrics = GatewayMetrics()
@@ -55,7 +55,7 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         listening = asyncio.create_task(notifier.run())
-        async with journal.watch.running():
+        async with journal.failover.running():
             yield
         listening.cancel()
         await asyncio.wait([listening])

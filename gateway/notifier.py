@@ -104,9 +104,9 @@ class Notifier:
             self._callbacks.remove(callback)
 
     def close(self) -> None:
-        """Set `closed` and wake every watcher, which then ends its stream."""
+        """Set `closed` and notify every watcher, which then ends its stream."""
         self.closed = True
-        self._wake_all()
+        self._notify_all()
 
     async def run(self) -> None:
         """Stay subscribed while anyone watches, until cancelled."""
@@ -125,9 +125,9 @@ class Notifier:
         async for messages in subscription.messages(silence=QUIET):
             for message in messages:
                 if message.kind == b"subscribe":
-                    self._wake_all()  # messages before this one were not received
+                    self._notify_all()  # messages before this one were not received
                 elif message.kind == b"message":
-                    self._wake(message.data)
+                    self._notify(message.data)
                     for callback in self._callbacks:
                         callback(message.channel.decode(errors="replace"), message.data)
             if not (self._watched or self._callbacks):
@@ -137,7 +137,7 @@ class Notifier:
                 known |= missing
         self._wanted.clear()
 
-    def _wake(self, message: bytes) -> None:
+    def _notify(self, message: bytes) -> None:
         named = _OWN_MESSAGE.match(message)
         event_id = named[1].decode() if named else ""
         while event_id:  # of the event, then of those that it is a part of
@@ -145,7 +145,7 @@ class Notifier:
                 changed.set()
             event_id = event_id.rpartition("/")[0]
 
-    def _wake_all(self) -> None:
+    def _notify_all(self) -> None:
         for watching in self._watched.values():
             for changed in watching:
                 changed.set()

@@ -1,5 +1,5 @@
-"""`/ops`, served only with OPS_TOKEN: operators see the stages and the history of one event, pause stages, and settle
-dead letters.
+"""`/ops`, served only with OPS_TOKEN: operators see the stages and the history of one event, pause stages, and replay
+or drop dead letters.
 """
 
 import re
@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from gateway.event_history import EventHistory, read_history
 from gateway.operators import Operators
-from gateway.overview import MOST_SETTLED, overview
+from gateway.overview import MOST_LETTERS, overview
 from gateway.pages import Pages
 from gateway.refusal import Refusal, wants_page
 from gateway.stream import event_stream
@@ -72,11 +72,11 @@ def router(ops: Operations) -> APIRouter:
 
     own_form = [Depends(ops.operators.check_form)]
 
-    async def settle(request: Request, stage: str, entry: str, step: LetterAction, done: str) -> Response:
+    async def act(request: Request, stage: str, entry: str, step: LetterAction, done: str) -> Response:
         if not _ENTRY.fullmatch(entry):
             raise Refusal(422, "entry must be that of a dead letter, or all. Nothing was done.")
         try:
-            count = await _settle(ops.journal, stage, entry, step)
+            count = await _replay_or_drop(ops.journal, stage, entry, step)
         except (StageNotServed, ValueError) as fault:
             detail = f"Nothing was {done}: {fault}."
             if not wants_page(request.headers):
@@ -90,11 +90,11 @@ def router(ops: Operations) -> APIRouter:
 
     @routes.post("/{stage}/replay", dependencies=own_form)
     async def replay(request: Request, stage: str, entry: DeadLetterId = "") -> Response:
-        return await settle(request, stage, entry, ops.journal.admin.replay, "replayed")
+        return await act(request, stage, entry, ops.journal.admin.replay, "replayed")
 
     @routes.post("/{stage}/drop", dependencies=own_form)
     async def drop(request: Request, stage: str, entry: DeadLetterId = "") -> Response:
-        return await settle(request, stage, entry, ops.journal.admin.drop, "dropped")
+        return await act(request, stage, entry, ops.journal.admin.drop, "dropped")
 
     _add_pauses(routes, ops)
     _add_histories(routes, ops)
@@ -153,26 +153,26 @@ def _add_pauses(routes: APIRouter, ops: Operations) -> None:
         return await switch(request, ops.journal.admin.resume(stage), "resumed")
 
 
-async def _settle(journal: Journal, stage: str, entry: str, step: LetterAction) -> int:
-    """Replay or drop one dead letter, or the oldest MOST_SETTLED. Returns how many.
+async def _replay_or_drop(journal: Journal, stage: str, entry: str, step: LetterAction) -> int:
+    """Replay or drop one dead letter, or the oldest MOST_LETTERS. Returns how many.
 
     It counts them first, because a replayed one may be dead again at once. Raises StageNotServed or ValueError if
     nothing was done.
     """
     if entry != "all":
         return await step(stage, [entry])
-    left = min(MOST_SETTLED, await journal.ask(journal.redis.xlen(keys.dead(stage))))
-    settled, start = 0, "-"
+    left = min(MOST_LETTERS, await journal.ask(journal.redis.xlen(keys.dead(stage))))
+    count, start = 0, "-"
     while left and (letters := await journal.admin.dead_letters(stage, start=start, count=min(PAGE, left))):
         left -= len(letters)
         start = f"({letters[-1].entry}"
         try:
-            settled += await step(stage, [letter.entry for letter in letters])
+            count += await step(stage, [letter.entry for letter in letters])
         except StageNotServed:
-            if not settled:
+            if not count:
                 raise
             break  # the page shows the rest, and the next request is told why
-    return settled
+    return count
 
 
 def _notice(asked: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ SHOWN_LETTERS = 10
 
 LONGEST_REASON = 300
 
-MOST_SETTLED = 500
+MOST_LETTERS = 500
 """The oldest dead letters of one stage that one click replays or drops."""
 
 WIDTH, HEIGHT = 120, 28
@@ -76,7 +76,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Buried:
+class LetterShown:
     """One dead letter, with addresses masked."""
 
     entry: str
@@ -93,7 +93,7 @@ class Overview:
     """Everything that /ops shows. `buried` has the dead letters of the stages that have any."""
 
     rows: Sequence[Row]
-    buried: dict[str, Sequence[Buried]]
+    buried: dict[str, Sequence[LetterShown]]
     dead: dict[str, int]
     leading: bool
     backlog: int
@@ -130,9 +130,9 @@ def _recent(slots: Sequence[Slot]) -> Sequence[int]:
     return counted
 
 
-async def _buried(journal: Journal, stage: str) -> Sequence[Buried]:
+async def _buried(journal: Journal, stage: str) -> Sequence[LetterShown]:
     return [
-        Buried(
+        LetterShown(
             letter.entry,
             letter.channel,
             letter.id or "",

@@ -88,7 +88,7 @@ class Pages:
             "ops.html",
             status,
             overview=shown,
-            most=overview.MOST_SETTLED,
+            most=overview.MOST_LETTERS,
             csrf_token=csrf_token,
             notice=notice,
             refused=status >= 400,

@@ -25,7 +25,7 @@ LOOK_EVERY = 2.0
 PACE = 0.2
 """Seconds between two looks at the parts of a submission, however many of them move on."""
 
-BEAT = 15.0
+KEEPALIVE = 15.0
 """Seconds without an event after which a comment is sent, so that no proxy closes a quiet stream."""
 
 LONGEST = 900.0
@@ -80,7 +80,7 @@ async def status_events(notifier: Notifier, watch: Watch, seen: list[str]) -> As
         now = time.monotonic()
         if notifier.closed or now - began > LONGEST:
             return
-        if now - sent_at > BEAT:
+        if now - sent_at > KEEPALIVE:
             sent_at = now
             yield KEEPALIVE_COMMENT
         try:

@@ -12,7 +12,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from gateway.notifier import Notifier
 from gateway.refusal import Refusal
-from gateway.stream import BEAT, LONGEST, RETRY
+from gateway.stream import KEEPALIVE, LONGEST, RETRY
 from milepost.events.strict_json import dumps, loads_or_text
 from milepost.observe.logs import masked
 
@@ -72,7 +72,7 @@ class Tails:
             while received:
                 sent_at = time.monotonic()
                 yield format_sse_event(data_str=dumps(line(*received.popleft())))
-            if time.monotonic() - sent_at > BEAT:
+            if time.monotonic() - sent_at > KEEPALIVE:
                 sent_at = time.monotonic()
                 yield KEEPALIVE_COMMENT
             await asyncio.sleep(PAUSE)

@@ -86,7 +86,7 @@ class Bridge:
         self._reader_redis = connect(settings, answer_within=BLOCK + ANSWER_WITHIN, retries=0)
         self._readers: list[SharedConnection] = []
         self._subscriber_redis = connect(settings, retries=0)
-        self.journal.watch.add(self._scripts.redis, self._reader_redis, self._subscriber_redis)
+        self.journal.failover.add(self._scripts.redis, self._reader_redis, self._subscriber_redis)
         self._newly_parked = asyncio.Event()
         self._waker = Waker(settings.routes, WakeUps(self._scripts.redis), self.metrics.wakeups)
         self._wirings = dict(_wirings(settings))
@@ -184,7 +184,7 @@ class Bridge:
             parts = [
                 *(worker.run() for worker in self.workers),
                 *self._subscriber.parts(),
-                self.journal.watch.run(),
+                self.journal.failover.run(),
                 self._retry_due(),
                 self._trim(),
                 _every(BEAT, self._beat, "beat"),

@@ -184,7 +184,7 @@ def replay_letters(
 
     `milepost dead replay email --all`; or name entries, or `--id` and an event's id.
     """
-    _settle("replay", stage, entries, event_id, everything=everything, redis_url=redis_url, data=data)
+    _replay_or_drop("replay", stage, entries, event_id, everything=everything, redis_url=redis_url, data=data)
 
 
 @app.command("drop", epilog=EXIT_CODES)
@@ -203,10 +203,10 @@ def drop_letters(
     `milepost dead drop email 1763690000000-0`; `--all` asks first.
     """
     ask = everything and not yes
-    _settle("drop", stage, entries, event_id, everything=everything, ask=ask, redis_url=redis_url, data=data)
+    _replay_or_drop("drop", stage, entries, event_id, everything=everything, ask=ask, redis_url=redis_url, data=data)
 
 
-def _settle(
+def _replay_or_drop(
     action: Literal["replay", "drop"],
     stage: str,
     entries: list[str] | None,
@@ -231,14 +231,14 @@ def _settle(
         chosen = entries or [letter.entry async for letter in _letters(journal, stage) if event_id in {None, letter.id}]
         if ask and chosen and not agreed(f"Delete the {len(chosen)} dead letters of {stage}?"):
             return Exit.FAILED
-        settle, done = {
+        act, done = {
             "replay": (journal.admin.replay, "replayed"),
             "drop": (journal.admin.drop, "dropped"),
         }[action]
         settled = 0
         for begin in range(0, len(chosen), PAGE):
             try:
-                settled += await settle(stage, chosen[begin : begin + PAGE])
+                settled += await act(stage, chosen[begin : begin + PAGE])
             except ValueError as fault:
                 raise CommandFailed(str(fault)) from None
         gone = len(chosen) - settled

@@ -7,7 +7,7 @@ from typing import Any
 
 from milepost.cli.exits import Unreachable
 from milepost.cli.local import data_folder
-from milepost.cli.local.probe import shown
+from milepost.cli.local.readiness import shown
 from milepost.errors import ConfigurationError, JournalUnavailable
 from milepost.journal import Journal
 from milepost.journal.connection import connect
@@ -56,7 +56,7 @@ async def journal(settings: JournalSettings) -> AsyncIterator[Journal]:
             await opened.ping()
         except JournalUnavailable as fault:
             raise unreachable(settings, fault) from None
-        async with opened.watch.running():
+        async with opened.failover.running():
             yield opened
     finally:
         await opened.close()

@@ -12,7 +12,7 @@ import typer
 from milepost.cli import locate
 from milepost.cli.exits import CommandFailed, Exit, Unreachable
 from milepost.cli.local import data_folder
-from milepost.cli.local.probe import shown
+from milepost.cli.local.readiness import shown
 from milepost.cli.loop import run
 from milepost.cli.options import Data
 from milepost.cli.text import brief, plain, say

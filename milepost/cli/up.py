@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from milepost.cli.exits import CommandFailed, Exit, Unreachable
-from milepost.cli.local import data_folder, layout, probe
+from milepost.cli.local import data_folder, layout, readiness
 from milepost.cli.local.console import Console
 from milepost.cli.local.layout import Layout, Rank
 from milepost.cli.local.supervisor import Supervisor
@@ -125,12 +125,12 @@ class _Pipeline:
         """
         embedded = {component.name for component in self._layout.of(Rank.SERVER)}
         for name, url in (("redis", self._layout.redis), ("mongo", self._layout.mongo)):
-            if url and name not in embedded and (fault := await probe.fault_of(url)):
+            if url and name not in embedded and (fault := await readiness.fault_of(url)):
                 variable = f"{name.upper()}_URL"
                 raise Unreachable(
-                    f"{variable}: nothing usable at {probe.shown(url)}: {fault}; start it, or unset {variable}"
+                    f"{variable}: nothing usable at {readiness.shown(url)}: {fault}; start it, or unset {variable}"
                 )
-        if embedded == {"mongo"} and await probe.bridges_on(self._layout.redis):
+        if embedded == {"mongo"} and await readiness.bridges_on(self._layout.redis):
             raise CommandFailed(
                 "REDIS_URL: another pipeline uses this Redis; each would take events whose records are in the MongoDB "
                 "of the other. Stop it, name another Redis, or give both the same MONGO_URL"

@@ -40,7 +40,7 @@ _READ = (keys.PARTS, keys.HISTORY)
 class Journal:
     """Publishes events and reads statuses. Tasks may share it; concurrent publishes share round trips.
 
-    `admin` is for operators, `wake_ups` for the gateway's pages. `watch` follows a failover of Redis. `doors` runs the
+    `admin` is for operators, `wake_ups` for the gateway's pages. `failover` follows one of Redis. `doors` runs the
     scripts of doors, which wait for REPLICAS, on a connection of its own, so that nothing else waits with them.
     Methods raise JournalUnavailable if Redis cannot be reached or refuses.
     """
@@ -51,7 +51,7 @@ class Journal:
         self.doors = Scripts(redis, replicas=settings.replicas) if settings.replicas else self.scripts
         self.admin = Admin(self.scripts)
         self.wake_ups = WakeUps(redis)
-        self.watch = FailoverWatch(redis)
+        self.failover = FailoverWatch(redis)
         self._dedup = milliseconds(settings.dedup)
         self._limit = settings.backlog_limit
         self._publishes: Coalescer[EventRow, bytes] = Coalescer(self._publish_all, size=size_of)
@@ -136,7 +136,7 @@ class Journal:
 
     async def ping(self) -> None:
         """Raise JournalUnavailable unless new connections lead to a primary and the present one answers."""
-        await self.ask(self.watch.look())
+        await self.ask(self.failover.look())
         await self.scripts.call("PING")
 
     async def ask(self, call: Any) -> Any:

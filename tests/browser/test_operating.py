@@ -68,28 +68,28 @@ def test_an_operator_sees_what_happens_as_it_happens(operator: Visitors, gateway
     expect(row.locator("td[data-name=p50]")).to_have_text(re.compile(r"\d+ ms|\d+\.\d s"))
 
 
-def graves_of_distance(page: Page) -> Locator:
+def letters_of_distance(page: Page) -> Locator:
     """Its dead letters; the event may be another stage's as well."""
-    return page.locator(".grave", has=page.get_by_role("heading", name=re.compile("^distance")))
+    return page.locator(".letters", has=page.get_by_role("heading", name=re.compile("^distance")))
 
 
 def test_a_dead_letter_is_dropped_after_a_second_thought(operator: Visitors, up: Up) -> None:
     bury(up, "to-drop")
     page = opened(operator)
-    grave = graves_of_distance(page)
-    expect(grave).to_contain_text("to-drop")
-    assert not grave.get_by_role("button", name="Drop them").is_visible()
-    grave.get_by_text("Drop all…").click()
-    grave.get_by_role("button", name="Drop them").click()
+    letters = letters_of_distance(page)
+    expect(letters).to_contain_text("to-drop")
+    assert not letters.get_by_role("button", name="Drop them").is_visible()
+    letters.get_by_text("Drop all…").click()
+    letters.get_by_role("button", name="Drop them").click()
     expect(page.locator("#notice")).to_have_text(re.compile(r"dead letters? dropped\."))
-    expect(grave.get_by_text("to-drop")).to_have_count(0)
+    expect(letters.get_by_text("to-drop")).to_have_count(0)
     expect(page).to_have_url(re.compile("/ops$"))  # a reload shows what is
 
 
 def test_without_javascript_a_replay_is_a_form(operator: Visitors, up: Up) -> None:
     bury(up, "to-replay")
     page = opened(operator, java_script_enabled=False)
-    letter = graves_of_distance(page).locator("li").filter(has_text="to-replay")
+    letter = letters_of_distance(page).locator("li").filter(has_text="to-replay")
     expect(letter).not_to_have_count(0)  # the page asks for itself anew, without a script
     letter.get_by_role("button", name="Replay to-replay").click()
     assert "replayed" in page.locator("#notice").inner_text()

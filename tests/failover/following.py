@@ -19,7 +19,7 @@ async def following(url: str, *, replicas: int = 0) -> AsyncIterator[Journal]:
     settings = JournalSettings.read(redis_url=url, replicas=replicas)
     journal = Journal(connect(settings, answer_within=2), settings)
     try:
-        async with journal.watch.running():
+        async with journal.failover.running():
             yield journal
     finally:
         await journal.close()

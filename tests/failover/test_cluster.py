@@ -79,7 +79,7 @@ async def test_slot_that_moves_under_load_takes_everything_along(cluster: RedisC
 async def test_planned_failover_of_the_owner_is_followed(cluster: RedisCluster, rig: Rig) -> None:
     old = cluster.now_owner
     twin = cluster.nodes[cluster.nodes.index(old) + 3]
-    async with rig.journal.watch.running(), publishing(rig.journal, "in") as load:
+    async with rig.journal.failover.running(), publishing(rig.journal, "in") as load:
         await eventually(lambda: len(load.accepted) > 20)
         assert ask(twin, "CLUSTER", "FAILOVER")
         await eventually(lambda: is_primary(twin) and not is_primary(old), what="the roles are exchanged")

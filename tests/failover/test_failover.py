@@ -129,7 +129,7 @@ async def pair(servers: tuple[Valkey, Valkey]) -> AsyncIterator[Pair]:
 async def rig(pair: Pair, tmp_path: Path) -> AsyncIterator[Rig]:
     """Stages, and a journal that publishes through the forwarder."""
     rig = Rig(pair.url, pair.to_new, tmp_path)
-    watching = asyncio.create_task(rig.journal.watch.run())
+    watching = asyncio.create_task(rig.journal.failover.run())
     yield rig
     watching.cancel()
     await asyncio.wait([watching])

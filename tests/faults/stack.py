@@ -105,7 +105,7 @@ class Stack:
         self.journal = Journal(self.client, self.settings)
         self._exits.push_async_callback(self.journal.close)
         if not isinstance(self.redis, Valkey):
-            await self._exits.enter_async_context(self.journal.watch.running())
+            await self._exits.enter_async_context(self.journal.failover.running())
         for entry in self.table:
             await self._add_function(entry.name, entry.consumes, next(iter(entry.emits), None))
         self.gateway = self._own(Module(self.folder, "gateway", env=self._environment()))

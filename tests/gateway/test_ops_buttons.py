@@ -4,7 +4,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from gateway.overview import MOST_SETTLED
+from gateway.overview import MOST_LETTERS
 from milepost.journal import Journal, keys
 from tests.gateway.operating import ROUTES, buried, serve
 from tests.gateway.test_page import Tags
@@ -53,9 +53,9 @@ async def test_all_of_them_are_dropped(browser: httpx.AsyncClient, journal: Jour
 async def test_all_are_those_that_were_there_and_no_more_than_there_is_time_for(
     browser: httpx.AsyncClient, journal: Journal
 ) -> None:
-    await buried(journal, MOST_SETTLED + 1)
+    await buried(journal, MOST_LETTERS + 1)
     answer = await browser.post("/ops/distance/drop", data={"entry": "all", "csrf_token": await csrf_token(browser)})
-    assert answer.headers["location"] == f"/ops?done=dropped&count={MOST_SETTLED}"
+    assert answer.headers["location"] == f"/ops?done=dropped&count={MOST_LETTERS}"
     assert len(await journal.admin.dead_letters("distance")) == 1
 
 

@@ -34,13 +34,13 @@ class Rank(enum.IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """One process. `env` is its whole environment; it is ready when `probe`, a URL, answers."""
+    """One process. `env` is its whole environment; it is ready when `ready_url`, answers."""
 
     name: str
     rank: Rank
     command: Sequence[str]
     url: str
-    probe: str
+    ready_url: str
     env: Mapping[str, str]
     folder: Path
 
@@ -133,15 +133,15 @@ def lay_out(
         path.touch()
     components: list[Component] = []
 
-    def add(name: str, rank: Rank, command: Sequence[str], url: str, env: Mapping[str, str], probe: str = "") -> str:
+    def add(name: str, rank: Rank, command: Sequence[str], url: str, env: Mapping[str, str], path: str = "") -> str:
         components.append(
-            Component(name=name, rank=rank, command=command, url=url, probe=url + probe, env=env, folder=project)
+            Component(name=name, rank=rank, command=command, url=url, ready_url=url + path, env=env, folder=project)
         )
         return url
 
-    def http(name: str, rank: Rank, command: Sequence[str], port: int, env: Mapping[str, str], probe: str = "") -> str:
+    def http(name: str, rank: Rank, command: Sequence[str], port: int, env: Mapping[str, str], path: str = "") -> str:
         env = {**base, **env, "HOST": HOST, "PORT": str(port)}
-        return add(name, rank, command, f"http://{HOST}:{port}", env, probe)
+        return add(name, rank, command, f"http://{HOST}:{port}", env, path)
 
     if not redis:
         at, folder = free_port(), _made(data / "redis")

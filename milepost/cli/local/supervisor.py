@@ -20,7 +20,7 @@ from typing import Any
 from milepost.cli.exits import CommandFailed
 from milepost.cli.local.console import Console
 from milepost.cli.local.layout import Component, Rank
-from milepost.cli.local.probe import fault_of
+from milepost.cli.local.readiness import fault_of
 
 GRACE = 10.0
 """Seconds from SIGTERM to SIGKILL."""
@@ -174,7 +174,7 @@ class Supervisor:
 
     async def _wait_until_ready(self, component: Component) -> None:
         named_at = time.monotonic()
-        while (fault := await fault_of(component.probe)) is not None:
+        while (fault := await fault_of(component.ready_url)) is not None:
             if time.monotonic() - named_at > LATE:
                 named_at = time.monotonic()
                 self._console.log("milepost", f"{component.name} is not ready yet: {fault}")

@@ -52,7 +52,7 @@ class Bench:
         url = f"http://{HOST}:{port}"
         command = [sys.executable, "-I", "-S", "-c", SERVER.format(begin=begin, port=port)]
         env = {"PATH": os.environ["PATH"]}
-        return Component(name=name, rank=rank, command=command, url=url, probe=url, env=env, folder=self.folder)
+        return Component(name=name, rank=rank, command=command, url=url, ready_url=url, env=env, folder=self.folder)
 
     async def shows(self, part: str, times: int = 1) -> None:
         await eventually(lambda: sum(part in line for line in self.lines) >= times, what=f"{times} x {part!r}")
@@ -95,7 +95,7 @@ async def test_component_that_ends_before_it_was_ready_is_a_fault(bench: Bench) 
 
 async def test_command_that_does_not_exist_is_a_fault(bench: Bench) -> None:
     nowhere = Component(
-        name="a", rank=Rank.SERVER, command=["/nowhere"], url="", probe="http://x", env={}, folder=bench.folder
+        name="a", rank=Rank.SERVER, command=["/nowhere"], url="", ready_url="http://x", env={}, folder=bench.folder
     )
     with pytest.raises(CommandFailed, match=r"a cannot be started: .*/nowhere"):
         await bench.supervisor.start([nowhere])
