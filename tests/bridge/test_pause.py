@@ -36,7 +36,7 @@ async def test_a_paused_stage_gets_nothing_until_it_is_resumed_and_others_go_on(
     assert not await rig.redis.exists(keys.PAUSED)
 
 
-async def test_what_is_on_the_wire_ends_and_its_retry_waits(rig: Rig) -> None:
+async def test_request_under_way_ends_and_its_retry_waits(rig: Rig) -> None:
     answer = asyncio.Event()
 
     async def script(delivery: Delivery) -> Answer:

@@ -179,7 +179,7 @@ async def test_receiver_of_others_is_never_woken_but_functions_behind_it_are(rig
     assert woken(one, theirs, ours, off) == [0, 0, 1, 0]
 
 
-async def test_paused_and_delayed_stages_are_not_woken_nor_what_is_behind_them(rig: Rig) -> None:
+async def test_paused_and_delayed_stages_and_those_behind_them_are_not_woken(rig: Rig) -> None:
     _, paused, behind = await line(rig, "one", "paused", "behind")
     late = await rig.stage("late", "c1", "d2")
     later = await rig.stage("later", "d2", None)

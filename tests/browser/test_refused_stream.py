@@ -1,4 +1,4 @@
-"""A page whose live stream is refused asks for itself, and takes the stream as soon as there is room."""
+"""A page whose live stream is refused polls the status, and opens the stream once there is room."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

@@ -128,7 +128,7 @@ def test_back_leads_to_the_form(visitor: Visitors) -> None:
     expect(page.locator(".answer")).to_contain_text(MESSAGE)
 
 
-def test_errors_stand_beside_their_fields_and_what_was_typed_stays(visitor: Visitors) -> None:
+def test_errors_stand_beside_their_fields_and_the_typed_text_stays(visitor: Visitors) -> None:
     visitor.expected = REFUSED
     page = visitor()
     fill(page, email="nobody", lat="95")
@@ -344,7 +344,7 @@ def test_every_state_is_accessible(visitor: Visitors, up: Up, look: str) -> None
 
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
 @pytest.mark.parametrize("path", ["/docs", "/channels"])
-def test_what_is_there_to_be_read_is_accessible(visitor: Visitors, look: str, path: str) -> None:
+def test_every_page_is_accessible(visitor: Visitors, look: str, path: str) -> None:
     options = {"light": {}, "dark": {"color_scheme": "dark"}, "phone": {"viewport": PHONE}}[look]
     page = visitor(**options)
     page.get_by_role("navigation", name="Site").locator(f"a[href='{path}']").click()

@@ -26,12 +26,12 @@ def test_an_install_makes_passwords_that_can_stand_in_a_url(kubernetes: Cluster)
     assert passwords(only(install(kubernetes), "Secret")) != made, "nothing of it is fixed"
 
 
-def test_an_upgrade_keeps_them(kubernetes: Cluster) -> None:
+def test_upgrade_keeps_the_passwords(kubernetes: Cluster) -> None:
     secret = kubernetes.objects[PATH] = only(install(kubernetes), "Secret")
     assert passwords(only(install(kubernetes), "Secret")) == passwords(secret)
 
 
-def test_an_upgrade_makes_only_the_one_that_is_missing(kubernetes: Cluster) -> None:
+def test_upgrade_makes_only_the_missing_password(kubernetes: Cluster) -> None:
     secret = only(install(kubernetes), "Secret")
     kubernetes.objects[PATH] = {**secret, "data": {"redis-password": b64encode(b"hush").decode()}}
     made = passwords(only(install(kubernetes), "Secret"))
@@ -53,7 +53,7 @@ def test_rendering_without_a_cluster_fails_and_names_the_command() -> None:
     assert "--set existingSecret=milepost" in told
 
 
-def test_it_asks_only_for_the_password_it_lacks() -> None:
+def test_chart_asks_only_for_the_missing_password() -> None:
     with pytest.raises(HelmError) as refusal:
         render({"mongo": {"url": "mongodb://m/db"}})
     assert "redis-password" in str(refusal.value)

@@ -24,7 +24,7 @@ def kustomized() -> list[Object]:
     return list(yaml.safe_load_all(found.stdout))
 
 
-def test_the_manifests_are_the_chart_rendered() -> None:
+def test_manifests_are_the_rendered_chart() -> None:
     here = {path.name: path.read_text() for path in FOLDER.glob("*.yaml") if path.name not in WRITTEN}
     assert here == rendered(), "make manifests"
 
@@ -38,7 +38,7 @@ def test_kustomize_takes_all_of_them(kustomized: list[Object]) -> None:
     assert {found["metadata"].get("namespace", "milepost") for found in kustomized} == {"milepost"}
 
 
-def test_no_password_is_in_them(kustomized: list[Object]) -> None:
+def test_manifests_hold_no_password(kustomized: list[Object]) -> None:
     assert of_kind(kustomized, "Secret") == []
 
 

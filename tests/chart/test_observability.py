@@ -77,7 +77,7 @@ def test_every_metric_of_the_alerts_exists(rules: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("wrong", ['rate(milepost_gone_total{namespace="x"}[5m])', "sum(milepost_leading)"])
-def test_one_that_does_not_is_found(wrong: str) -> None:
+def test_alert_on_an_unknown_metric_is_found(wrong: str) -> None:
     with pytest.raises((KeyError, AssertionError)):
         check(wrong)
 
@@ -89,7 +89,7 @@ def test_dashboard_shows_the_metrics_of_every_component(dashboard: dict[str, Any
     assert set(FAMILIES) - shown == told_by_others
 
 
-def test_it_can_be_imported(dashboard: dict[str, Any]) -> None:
+def test_dashboard_can_be_imported(dashboard: dict[str, Any]) -> None:
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(ids) == len(set(ids))
     assert dashboard["templating"]["list"][0]["type"] == "datasource"

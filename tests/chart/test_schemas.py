@@ -134,7 +134,7 @@ def lost(before: Any, after: Any, path: str = "") -> Iterator[str]:
         yield f"{path}: {before!r} became {after!r}"
 
 
-def test_no_two_objects_are_one(objects: list[Object]) -> None:
+def test_no_two_objects_have_one_name(objects: list[Object]) -> None:
     names = [(found["apiVersion"].split("/")[0], found["kind"], found["metadata"]["name"]) for found in objects]
     assert len(names) == len(set(names))
     assert {found["metadata"]["namespace"] for found in objects} == {"milepost"}

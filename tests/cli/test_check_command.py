@@ -25,7 +25,7 @@ def change(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_what_runs_can_be_rolled_out_again(project: Path, on_stack: Command) -> None:
+def test_unchanged_project_can_be_rolled_out_again(project: Path, on_stack: Command) -> None:
     found = json.loads(on_stack("check", "--project", str(project), "--json").stdout)
     assert (found["refused"], found["stages"], found["channels"], found["schemas"]) == ([], [], {}, [])
 

@@ -189,6 +189,6 @@ def test_the_written_test_is_python_whatever_the_dead_letter_holds() -> None:
         assert Event.from_json(names["EVENT"]) == event
 
 
-def test_an_entry_that_is_not_there_is_neither_tried_nor_tested(on_stack: Command) -> None:
+def test_missing_dead_letter_is_neither_tried_nor_tested(on_stack: Command) -> None:
     assert "has no dead letter 1-0" in on_stack("dead", "try", "distance", "1-0").stderr
     assert "an entry looks like" in on_stack("dead", "test", "distance", "first").stderr

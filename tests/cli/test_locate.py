@@ -1,4 +1,4 @@
-"""How commands find what runs, and what they tell when they do not."""
+"""Commands find the running Redis and gateway, or name the address that does not answer."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`milepost new`, in a copy of this repository: what it writes is whole and runs. test_new_refused.py has the rest."""
+"""`milepost new`, in a copy of this repository: its files work. test_new_refused.py has the refusals."""
 
 import json
 import re

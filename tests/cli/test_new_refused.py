@@ -1,4 +1,4 @@
-"""`milepost new` refuses what cannot be, before it has written anything."""
+"""`milepost new` refuses wrong names and channels before it writes anything."""
 
 import shutil
 from pathlib import Path

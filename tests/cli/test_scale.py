@@ -1,4 +1,4 @@
-"""How many processes of a stage there are: here, and in a cluster whose API server the real kubectl asks."""
+"""The number of processes of a stage: on this machine, and in a cluster whose API server the real kubectl asks."""
 
 import json
 import os

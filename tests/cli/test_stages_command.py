@@ -86,7 +86,7 @@ def test_an_unserved_stage_is_forgotten_after_a_question(up: Up, on_stack: Comma
     assert "no stage is called old" in unknown.stderr
 
 
-def test_a_journal_that_no_stage_consumes_is_told_with_the_command_that_forgets_it(up: Up, on_stack: Command) -> None:
+def test_unconsumed_journal_is_named_with_the_command_that_forgets_it(up: Up, on_stack: Command) -> None:
     on_stack("publish", "unheard:of", "text")
     for arguments in (("stages",), ("stages", "--json")):
         told = on_stack(*arguments)

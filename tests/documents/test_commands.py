@@ -1,4 +1,4 @@
-"""Every command of the README and the tutorial does what they say, in their order, around one `milepost up` each."""
+"""Every command of the README and the tutorial prints the output shown there, in order, on one `milepost up` each."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,7 +18,7 @@ MORE = {entry.name for entry in stages_table.read(ROOT)} - {line.split()[0] for 
 """Stages that somebody has put beside those that the documents show: what is printed is no longer what they say."""
 
 
-class Course:
+class Walkthrough:
     """The documents' steps, each done once and after those above it."""
 
     def __init__(self, tmp_path_factory: pytest.TempPathFactory, stack: ExitStack) -> None:
@@ -45,19 +45,19 @@ class Course:
 
 
 @pytest.fixture(scope="module")
-def course(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Course]:
+def walkthrough(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walkthrough]:
     with ExitStack() as stack:
-        yield Course(tmp_path_factory, stack)
+        yield Walkthrough(tmp_path_factory, stack)
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.title)
-def test_command_prints_the_documented_output(course: Course, step: Step) -> None:
+def test_command_prints_the_documented_output(walkthrough: Walkthrough, step: Step) -> None:
     why = why_not_run(step.command)
     if why:
         pytest.skip(f"{step.document}: {why}")
     if MORE:
         pytest.skip(f"{step.document}: shows the pipeline without {', '.join(sorted(MORE))}")
-    course.come_to(step).check_what_runs()
+    walkthrough.come_to(step).check_what_runs()
 
 
 def test_every_reason_not_to_run_a_command_is_needed() -> None:

@@ -1,4 +1,4 @@
-"""What counts as the same output, and what a document's commands are."""
+"""The comparison of a command's output with a document, and the commands that are found in one."""
 
 import pytest
 
@@ -50,7 +50,7 @@ def test_an_id_that_is_shown_stands_for_the_one_of_this_run() -> None:
     assert renamed(f'{{"id":"{ONE}"}}', f'{{"id":"{OTHER}"}}') == {ONE: OTHER}
 
 
-def test_commands_are_told_from_their_output() -> None:
+def test_commands_are_separated_from_their_output() -> None:
     text = """
 Words.
 

@@ -1,4 +1,4 @@
-"""docs/reference.md says what the code says."""
+"""docs/reference.md is generated from the code and up to date."""
 
 from tests.documents.function_settings import FUNCTION_SETTINGS, found
 from tests.documents.reference import PATH, reference

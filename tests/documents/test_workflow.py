@@ -1,4 +1,4 @@
-"""The forge runs what a contributor runs."""
+"""The workflow of the forge runs the same targets as a contributor."""
 
 import re
 import tomllib

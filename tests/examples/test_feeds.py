@@ -127,7 +127,7 @@ def milepost(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_header_that_is_not_set_is_told_before_anything_starts(project: Path, tmp_path: Path) -> None:
+def test_missing_header_variable_is_named_before_anything_starts(project: Path, tmp_path: Path) -> None:
     with Up(tmp_path / "data", "--project", str(project)) as up:
         assert up.process.wait(WITHIN) == 2
         up.wait_for_line("HEADER_WEBHOOK_AUTHORIZATION: not set; stage webhook sends it as its header Authorization")
@@ -148,7 +148,7 @@ def test_its_values_and_the_chart_make_its_own_pipeline_and_nothing_else() -> No
     assert ("bridge", "redis") in arrows(objects)
 
 
-def test_nothing_in_it_is_of_the_other_pipeline() -> None:
+def test_example_names_nothing_of_the_other_pipeline() -> None:
     words = re.compile("raw_input|calculated_distance|velocity|email", re.IGNORECASE)
     texts = {
         path: path.read_text()

@@ -258,7 +258,7 @@ async def test_commands_that_run_go_on(
     assert await publishing.wait() == 0
 
 
-async def test_who_reaches_a_replica_alone_is_not_ready_and_says_why(pair: Pair, rig: Rig, tmp_path: Path) -> None:
+async def test_component_that_reaches_only_a_replica_is_not_ready(pair: Pair, rig: Rig, tmp_path: Path) -> None:
     """Demoted in place, and no new primary can be reached."""
     await rig.stage("stage", "in", "out")
     async with (

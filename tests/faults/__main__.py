@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: every fault, and one table. Exit status 1 if a row says what it must not.
+"""`python -m tests.faults`: run every fault, and print one table. Exit status 1 if a row does not hold.
 
 --list            the names of the rows
 --only NAME       rows whose name contains NAME; may be given more than once

@@ -1,4 +1,4 @@
-"""What stands between the bridge and a function: hands deliveries on, and does to them and to the answers as told."""
+"""A proxy between the bridge and a function: it forwards, delays, cuts or repeats requests and responses."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The bridge: what is PUBLISHed on the channels it listens to, and its HTTP ingress."""
+"""The bridge under test: messages on its channels, and its HTTP door."""
 
 import json
 from collections import Counter

@@ -262,9 +262,7 @@ async def test_separators_are_no_fields(client: httpx.AsyncClient, published: Pu
         "&quot;><img src=x onerror=alert(1)>",
     ],
 )
-async def test_what_was_typed_never_becomes_markup(
-    client: httpx.AsyncClient, published: Published, attack: str
-) -> None:
+async def test_typed_text_never_becomes_markup(client: httpx.AsyncClient, published: Published, attack: str) -> None:
     page = await client.post(
         "/distance", data={"email": attack, "lat": attack, "long": attack, "idempotency_key": attack, attack: attack}
     )

@@ -66,7 +66,7 @@ async def test_a_form_over_the_limit_is_413_as_a_page(client: httpx.AsyncClient,
     assert await published() == []
 
 
-async def test_who_goes_away_in_the_middle_of_a_body_publishes_nothing(
+async def test_client_that_disconnects_within_a_body_publishes_nothing(
     gateway: Module, client: httpx.AsyncClient, published: Published
 ) -> None:
     body = json.dumps(LONDON).encode()

@@ -49,7 +49,7 @@ def test_the_gateway_and_the_command_say_the_same(told: Module) -> None:
     assert len(document["operations"]) == 1 + sum(2 if stage["emits"] else 1 for stage in STAGES)
 
 
-async def test_the_page_says_what_each_channel_carries_and_for_whom(site: httpx.AsyncClient) -> None:
+async def test_channels_page_names_payload_and_consumers(site: httpx.AsyncClient) -> None:
     answer = await site.get("/channels")
     assert answer.status_code == 200
     assert "default-src 'none'" in answer.headers["content-security-policy"]
@@ -70,7 +70,7 @@ async def test_the_page_says_what_each_channel_carries_and_for_whom(site: httpx.
     assert "style=" not in answer.text
 
 
-async def test_every_page_leads_there(site: httpx.AsyncClient) -> None:
+async def test_every_page_links_to_the_channels(site: httpx.AsyncClient) -> None:
     for path in ("/", "/docs"):
         assert 'href="/channels"' in (await site.get(path)).text
 
@@ -81,7 +81,7 @@ async def test_a_gateway_that_knows_no_stages_knows_its_channels(client: httpx.A
     assert "email:sent" in (await client.get("/channels")).text
 
 
-def test_a_project_that_is_not_whole_is_told(tmp_path: Path) -> None:
+def test_missing_stages_table_is_named(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "milepost.cli", "asyncapi", "--project", str(tmp_path)],
         cwd=ROOT,

@@ -33,7 +33,7 @@ def test_a_signal_ends_it_cleanly(redis_url: str, tmp_path: Path, name: str) -> 
         assert "/readyz" not in gateway.log, "no access log"
 
 
-def test_a_stop_finishes_what_is_under_way(redis_url: str, tmp_path: Path) -> None:
+def test_stop_finishes_requests_under_way(redis_url: str, tmp_path: Path) -> None:
     body = json.dumps(LONDON).encode()
     head = f"POST /distance HTTP/1.1\r\nhost: it\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
     with (

@@ -42,7 +42,7 @@ async def test_head_of_a_stream_ends_at_once(client: httpx.AsyncClient, journal:
 
 
 @pytest.mark.parametrize("path", ["/ops", "/ops.json", "/ops/tail"])
-async def test_head_of_what_operators_see(operator: httpx.AsyncClient, path: str) -> None:
+async def test_head_of_the_operators_pages(operator: httpx.AsyncClient, path: str) -> None:
     assert (await operator.head(path)).status_code == 200
 
 

@@ -44,7 +44,7 @@ async def test_a_half_open_subscription_is_noticed(valkey_server: Valkey, journa
         await redis.aclose()
 
 
-async def test_a_quiet_stream_has_comments_and_an_end(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_quiet_stream_has_comments_and_an_end(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "KEEPALIVE", 0)
     monkeypatch.setattr(stream, "LOOK_EVERY", 0.01)
     event_id = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e12"

@@ -1,4 +1,4 @@
-"""/ops: for whoever has the token, of what is in Redis and nothing else."""
+"""/ops: it is for operators with the token, and shows the state of Redis."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ from tests.servers import ANSWER_WITHIN, WITHIN, Module, eventually
 
 
 @pytest.mark.parametrize("path", ["/ops", "/ops.json", "/ops/tail", "/ops/distance/replay", "/ops/"])
-async def test_without_a_token_there_is_no_such_page(client: httpx.AsyncClient, path: str) -> None:
+async def test_ops_is_404_without_a_token(client: httpx.AsyncClient, path: str) -> None:
     for method in ("GET", "POST"):
         answer = await client.request(method, path, headers=BEARER)
         assert answer.status_code == 404
@@ -36,14 +36,14 @@ async def test_without_a_token_there_is_no_such_page(client: httpx.AsyncClient, 
 
 
 @pytest.mark.parametrize("path", ["/ops", "/ops.json", "/ops/tail"])
-async def test_who_has_none_is_asked_for_it(stranger: httpx.AsyncClient, path: str) -> None:
+async def test_request_without_a_token_is_asked_for_it(stranger: httpx.AsyncClient, path: str) -> None:
     answer = await stranger.get(path)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Basic realm=")
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_the_buttons_ask_for_it_too(stranger: httpx.AsyncClient, journal: Journal) -> None:
+async def test_buttons_ask_for_the_token(stranger: httpx.AsyncClient, journal: Journal) -> None:
     [entry] = await buried(journal)
     for action in ("replay", "drop"):
         answer = await stranger.post(f"/ops/distance/{action}", data={"entry": entry})
@@ -72,12 +72,12 @@ async def test_the_token_opens_it(stranger: httpx.AsyncClient, headers: dict[str
         "Bearer \xff",
     ],
 )
-async def test_nothing_else_does(stranger: httpx.AsyncClient, value: str) -> None:
+async def test_other_credentials_are_refused(stranger: httpx.AsyncClient, value: str) -> None:
     answer = await stranger.get("/ops", headers={"authorization": value.encode("latin-1")})
     assert answer.status_code == 401
 
 
-async def test_who_tries_too_often_is_refused_and_locks_nobody_out(stranger: httpx.AsyncClient) -> None:
+async def test_too_many_wrong_tokens_are_refused_and_lock_nobody_out(stranger: httpx.AsyncClient) -> None:
     most = int(WRONG_TRIES.partition("/")[0])
     wrong = {"authorization": "Bearer wrong"}
     answers = [await stranger.get("/ops", headers=wrong) for _ in range(most + 1)]
@@ -173,7 +173,7 @@ async def test_nothing_is_styled_or_run_in_line_or_kept(browser: httpx.AsyncClie
     assert page.headers["cache-control"] == "no-store"
 
 
-def test_redis_away_is_told(tmp_path: Path) -> None:
+def test_ops_is_503_while_redis_is_away(tmp_path: Path) -> None:
     env = {"REDIS_URL": "redis://127.0.0.1:1", "OPS_TOKEN": TOKEN}
     with Module(tmp_path, "gateway", env=env, ready="/healthz") as process:
         assert httpx.get(f"{process.url}/ops", headers=BEARER, timeout=ANSWER_WITHIN).status_code == 503
@@ -183,9 +183,7 @@ def test_redis_away_is_told(tmp_path: Path) -> None:
 # The tail
 
 
-async def test_what_is_said_on_the_channels_is_told_without_an_address(
-    operator: httpx.AsyncClient, journal: Journal
-) -> None:
+async def test_live_tail_shows_messages_with_addresses_masked(operator: httpx.AsyncClient, journal: Journal) -> None:
     await serve(journal, ROUTES)
     told: list[dict[str, Any]] = []
     async with operator.stream("GET", "/ops/tail") as stream:
@@ -232,7 +230,7 @@ async def test_so_many_tails_are_open_and_no_more(operator: httpx.AsyncClient) -
         (b"1", "1"),
     ],
 )
-def test_any_message_can_be_told(message: bytes, data: str) -> None:
+def test_live_tail_shows_any_message(message: bytes, data: str) -> None:
     assert line("raw_input", message) == {"channel": "raw_input", "id": "", "data": data}
 
 

@@ -1,4 +1,4 @@
-"""The buttons of /ops: dead letters replayed and dropped, and by nobody's form but ours."""
+"""The buttons of /ops replay and drop dead letters and pause stages; forms of other sites are refused."""
 
 import httpx
 import pytest
@@ -43,16 +43,14 @@ async def test_a_stage_is_paused_and_resumed_from_the_page(browser: httpx.AsyncC
     assert await journal.admin.paused() == frozenset()
 
 
-async def test_all_of_them_are_dropped(browser: httpx.AsyncClient, journal: Journal) -> None:
+async def test_all_dead_letters_are_dropped(browser: httpx.AsyncClient, journal: Journal) -> None:
     await buried(journal, 120)
     answer = await browser.post("/ops/distance/drop", data={"entry": "all", "csrf_token": await csrf_token(browser)})
     assert answer.headers["location"] == "/ops?done=dropped&count=120"
     assert await journal.admin.dead_letters("distance") == []
 
 
-async def test_all_are_those_that_were_there_and_no_more_than_there_is_time_for(
-    browser: httpx.AsyncClient, journal: Journal
-) -> None:
+async def test_all_means_the_oldest_500_dead_letters(browser: httpx.AsyncClient, journal: Journal) -> None:
     await buried(journal, MOST_LETTERS + 1)
     answer = await browser.post("/ops/distance/drop", data={"entry": "all", "csrf_token": await csrf_token(browser)})
     assert answer.headers["location"] == f"/ops?done=dropped&count={MOST_LETTERS}"
@@ -82,7 +80,7 @@ async def test_a_replay_that_is_refused_says_why(browser: httpx.AsyncClient, jou
     assert plain.headers["content-type"] == "application/problem+json"
 
 
-async def test_what_nobody_could_read_has_no_replay(browser: httpx.AsyncClient, journal: Journal) -> None:
+async def test_unreadable_message_cannot_be_replayed(browser: httpx.AsyncClient, journal: Journal) -> None:
     await buried(journal)
     answer = await browser.post("/ops/bridge/replay", data={"entry": "1-0", "csrf_token": await csrf_token(browser)})
     assert answer.status_code == 409

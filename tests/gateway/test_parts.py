@@ -167,7 +167,7 @@ async def told(watched: Stream) -> tuple[str, object, bool]:
     return found["channel"], found["data"], found["last"]
 
 
-async def test_message_of_a_part_wakes_those_who_watch_the_whole(client: httpx.AsyncClient, stages: Stages) -> None:
+async def test_message_of_a_part_moves_the_stream_of_the_whole(client: httpx.AsyncClient, stages: Stages) -> None:
     event_id = await submit(client)
     async with watching(client, event_id) as watched:
         assert await told(watched) == ("raw_input", LONDON, False)

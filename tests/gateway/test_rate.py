@@ -24,7 +24,7 @@ def limited(process: Module, redis: Redis) -> Module:
     return process
 
 
-def test_the_one_too_many_is_told_when_to_come_again(limited: Module) -> None:
+def test_submission_over_the_limit_is_429_with_retry_after(limited: Module) -> None:
     with httpx.Client(base_url=limited.url, timeout=ANSWER_WITHIN) as client:
         answers = [client.post("/distance", json=LONDON) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [202, 202, 202, 429]
@@ -32,7 +32,7 @@ def test_the_one_too_many_is_told_when_to_come_again(limited: Module) -> None:
     assert answers[3].headers["content-type"] == "application/problem+json"
 
 
-async def test_nothing_of_it_is_published_and_the_form_is_kept(limited: Module, published: Published) -> None:
+async def test_refused_form_is_kept_and_nothing_is_published(limited: Module, published: Published) -> None:
     async with httpx.AsyncClient(base_url=limited.url, timeout=ANSWER_WITHIN) as client:
         for _ in range(3):
             await client.post("/distance", json=LONDON)
@@ -42,7 +42,7 @@ async def test_nothing_of_it_is_published_and_the_form_is_kept(limited: Module, 
     assert len(await published()) == 3
 
 
-def test_clients_behind_a_trusted_proxy_are_told_apart(limited: Module) -> None:
+def test_clients_behind_a_trusted_proxy_are_counted_apart(limited: Module) -> None:
     with httpx.Client(base_url=limited.url, timeout=ANSWER_WITHIN) as client:
         for visitor in ("192.0.2.1", "192.0.2.2"):
             answers = [
@@ -65,7 +65,7 @@ def test_the_header_of_a_stranger_is_not_believed(redis_url: str, redis: Redis, 
     assert answers == [202, 429]
 
 
-def test_a_limit_that_cannot_be_read_is_told_by_name(tmp_path: Path) -> None:
+def test_unreadable_rate_limit_is_named(tmp_path: Path) -> None:
     process = Module(tmp_path, "gateway", env={"RATE_LIMIT": "often"}).launch()
     assert process.process
     assert process.process.wait(WITHIN) == 2

@@ -1,4 +1,4 @@
-"""One client has so many live streams at a time and no more, and is told what to do instead."""
+"""The limit on live streams of one client, and the response to a stream over it."""
 
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -80,6 +80,6 @@ async def test_the_addresses_of_one_ipv6_network_are_one_client(limited: Module)
         ("", ""),
     ],
 )
-def test_who_is_one_client(host: str, client: str) -> None:
+def test_client_is_an_address_or_a_network_of_ipv6(host: str, client: str) -> None:
     assert client_of(Request({"type": "http", "client": (host, 0)})) == client
     assert client_of(Request({"type": "http", "client": None})) == "unknown"

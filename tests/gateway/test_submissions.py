@@ -33,7 +33,7 @@ SENDS: dict[str, Send] = {
 
 
 @pytest.mark.parametrize("send", SENDS.values(), ids=SENDS)
-async def test_what_is_submitted_is_published_as_one_event(
+async def test_submission_is_published_as_one_event(
     client: httpx.AsyncClient, published: Published, send: Send
 ) -> None:
     answer = await send(client)
@@ -160,7 +160,7 @@ async def test_a_traceparent_that_is_not_valid_is_left_out(client: httpx.AsyncCl
     assert not any("traceparent" in event for event in await published())
 
 
-async def test_it_is_told_on_its_channel_and_journaled_before_the_answer(
+async def test_submission_is_published_and_journaled_before_the_response(
     client: httpx.AsyncClient, redis: Redis, published: Published
 ) -> None:
     async with redis.pubsub() as channel:

@@ -90,7 +90,7 @@ async def watching(client: httpx.AsyncClient, event_id: str, last: str | None = 
         yield Stream(answer)
 
 
-async def test_what_a_submission_reaches_is_told_as_it_happens_and_the_last_ends_the_stream(
+async def test_stream_has_each_channel_as_it_is_reached_and_ends_with_the_last(
     client: httpx.AsyncClient, journal: Journal
 ) -> None:
     event_id = await submit(client)
@@ -109,14 +109,14 @@ async def test_what_a_submission_reaches_is_told_as_it_happens_and_the_last_ends
         assert await stream.next() is None
 
 
-async def test_a_late_joiner_misses_nothing(client: httpx.AsyncClient, journal: Journal) -> None:
+async def test_stream_opened_late_has_every_channel(client: httpx.AsyncClient, journal: Journal) -> None:
     event_id = await submit(client)
     await reach(journal, event_id, *LATER)
     async with watching(client, event_id.upper()) as stream:
         assert await stream.channels(5) == ["raw_input", *LATER, "end"]
 
 
-async def test_a_reconnect_misses_nothing_and_gets_nothing_twice(client: httpx.AsyncClient, journal: Journal) -> None:
+async def test_reconnected_stream_has_each_channel_once(client: httpx.AsyncClient, journal: Journal) -> None:
     event_id = await submit(client)
     async with watching(client, event_id) as stream:
         await reach(journal, event_id, LATER[0])
@@ -136,7 +136,7 @@ async def test_any_last_event_id_is_taken(client: httpx.AsyncClient, last: str) 
         assert await stream.channels(1) == ["raw_input"]
 
 
-async def test_each_sees_their_own_alone(client: httpx.AsyncClient, journal: Journal) -> None:
+async def test_streams_of_two_submissions_do_not_mix(client: httpx.AsyncClient, journal: Journal) -> None:
     one, other = [await submit(client) for _ in range(2)]
     async with watching(client, one) as first, watching(client, other) as second:
         await reach(journal, one, *LATER)
@@ -145,7 +145,7 @@ async def test_each_sees_their_own_alone(client: httpx.AsyncClient, journal: Jou
         assert await second.channels(2) == ["raw_input", LATER[0]]
 
 
-async def test_what_is_only_said_on_a_channel_is_not_shown(client: httpx.AsyncClient, journal: Journal) -> None:
+async def test_message_that_was_only_published_is_not_shown(client: httpx.AsyncClient, journal: Journal) -> None:
     event_id = await submit(client)
     async with watching(client, event_id) as stream:
         assert await stream.channels(1) == ["raw_input"]
@@ -174,7 +174,7 @@ async def test_a_stage_that_gives_up_ends_the_stream_with_its_reason(
 
 
 @pytest.mark.parametrize("unknown", ["0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e11", "1", "%00", "x" * 5000])
-async def test_nobody_watches_what_is_not_there(client: httpx.AsyncClient, unknown: str) -> None:
+async def test_stream_of_an_unknown_submission_is_404(client: httpx.AsyncClient, unknown: str) -> None:
     answer = await client.get(f"/submissions/{unknown}/events", headers={"Accept": "text/event-stream"})
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"

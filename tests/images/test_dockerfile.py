@@ -25,7 +25,7 @@ def files(image: Image, folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_there_is_a_target_a_component() -> None:
+def test_dockerfile_has_a_target_for_each_kind_of_component() -> None:
     assert targets() == {"function", "gateway", "bridge"}
 
 

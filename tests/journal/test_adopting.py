@@ -88,9 +88,7 @@ async def test_reply_of_a_hop_leaves_no_mark_because_its_message_names_its_entry
     assert messages[0][1].startswith(b'{"journalid":"')
 
 
-async def test_message_that_redis_refuses_is_told_apart_and_the_others_are_not_doubled(
-    maintenance: Maintenance, redis: Redis
-) -> None:
+async def test_refused_message_is_named_and_the_others_are_not_doubled(maintenance: Maintenance, redis: Redis) -> None:
     batch = [Adoption(submission(), None), Adoption(submission(channel="broken"), None), Adoption(submission(), None)]
     await redis.set(keys.journal("broken"), "not a stream")
     first, refused, last = await maintenance.adopt(batch)

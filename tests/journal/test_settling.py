@@ -312,7 +312,7 @@ async def test_settlement_after_the_journal_was_deleted_is_stale(
 
 
 @pytest.mark.parametrize("how", ["xtrim", "xdel"])
-async def test_entry_that_is_deleted_while_it_is_delivered_is_settled_all_the_same(
+async def test_entry_deleted_during_its_delivery_is_settled(
     journal: Journal, redis: Redis, distance: Consumer, how: str
 ) -> None:
     """The group still has it pending, so its reply is not lost."""

@@ -180,7 +180,7 @@ async def test_replayed_dead_letter_comes_before_unread_events(
     assert (await distance.take(4)).entries[0].event == entry.event
 
 
-async def test_channels_share_what_is_free_and_none_starves(journal: Journal, distance: Consumer) -> None:
+async def test_channels_share_the_free_room_and_none_starves(journal: Journal, distance: Consumer) -> None:
     await published(journal, BACKLOG, RAW)
     await published(journal, 5, CALCULATED, "user:email")
     seen: list[str] = []

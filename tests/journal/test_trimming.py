@@ -216,7 +216,7 @@ async def test_entries_behind_more_pending_ones_than_a_trim_looks_at_stay(
     assert len(await journaled(redis, RAW)) == 2
 
 
-async def test_entries_of_one_millisecond_are_told_apart(
+async def test_entries_of_one_millisecond_are_distinguished(
     maintenance: Maintenance, redis: Redis, distance: Consumer, audit: Consumer
 ) -> None:
     names = [f"1700000000000-{number}" for number in (1, 2, 9, 10, 11)]

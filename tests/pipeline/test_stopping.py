@@ -1,4 +1,4 @@
-"""Stopped, killed, started again: what was under way goes on."""
+"""A pipeline that is stopped or killed goes on with unfinished submissions when it is started again."""
 
 import signal
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""HTTP/1.1 byte by byte, for what a client library would refuse to send."""
+"""HTTP/1.1 byte by byte, for requests that a client library would refuse to send."""
 
 import asyncio
 import contextlib

@@ -148,6 +148,6 @@ def test_the_user_can_do_nothing_else(redis_server: Redis, redis_url: str) -> No
         admin.execute_command("ACL", "LOG", "RESET")
 
 
-def test_no_password_is_told_by_any_component(pipeline: Pipeline) -> None:
+def test_no_component_prints_a_password(pipeline: Pipeline) -> None:
     assert pipeline.end() == 0
     assert PASSWORD not in pipeline.output

@@ -117,6 +117,6 @@ async def test_a_head_without_end_is_431(impatient: int) -> None:
     assert await status(impatient, HEAD + name) in {431, None}
 
 
-async def test_patience_with_a_head_does_not_end_what_takes_long_afterwards(impatient: int) -> None:
+async def test_time_limit_of_a_head_does_not_end_a_slow_response(impatient: int) -> None:
     closing = good("2", CLOSE)
     assert await status(impatient, closing) == 200

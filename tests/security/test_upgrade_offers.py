@@ -152,7 +152,7 @@ async def test_response_of_unknown_length_is_chunked_only_for_http_1_1(port: int
     assert body == (b"one two" if version == b"1.0" else b"4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n")
 
 
-async def test_known_length_is_told_to_http_1_0_too(port: int) -> None:
+async def test_http_1_0_clients_get_a_content_length(port: int) -> None:
     got = await received(port, b"POST / HTTP/1.0\r\ncontent-length: 2\r\n\r\nok")
     assert b'{"body":"ok"' in got
     assert b"content-length: " in got

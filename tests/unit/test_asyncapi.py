@@ -55,7 +55,7 @@ def who(document: dict[str, Any], action: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(("order", "each"), [("customer", "customer"), (True, "partitionkey")])
-def test_order_of_a_stage_is_told(order: str | bool, each: str) -> None:
+def test_document_names_the_order_of_a_stage(order: str | bool, each: str) -> None:
     stages = [StageEntry(name="ship", consumes="item", order=order), StageEntry(name="log", consumes="item")]
     operations = asyncapi.document([], stages, {}, version="1")["operations"]
     summary = f"ship consumes it, one at a time and in order for each {each}."

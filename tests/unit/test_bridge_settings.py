@@ -1,4 +1,4 @@
-"""How a bridge is told what it serves, and which settings it refuses."""
+"""The settings of a bridge, and the refusal of wrong ones."""
 
 from datetime import timedelta
 from typing import Any
@@ -15,14 +15,14 @@ def read(**given: Any) -> BridgeSettings:
     return BridgeSettings.read(**given)
 
 
-def test_what_knative_calls_a_delivery_is_read_by_its_names() -> None:
+def test_delivery_is_read_by_knatives_names() -> None:
     tries = {"retry": 3, "crashRetry": 7, "backoffPolicy": "linear", "backoffDelay": "PT1.5S", "timeout": "PT2M"}
     (stage,) = read(routes=[{**ROW, **tries}]).routes
     assert (stage.retry, stage.crash_retry, stage.backoff_policy) == (3, 7, "linear")
     assert (stage.backoff_delay, stage.timeout) == (timedelta(seconds=1.5), timedelta(minutes=2))
 
 
-def test_what_is_not_said_is_as_the_design_has_it() -> None:
+def test_settings_have_the_documented_defaults() -> None:
     settings = read(routes=[ROW])
     (stage,) = settings.routes
     assert (stage.retry, stage.crash_retry, stage.backoff_policy) == (10, 50, "exponential")

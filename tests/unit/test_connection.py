@@ -1,4 +1,4 @@
-"""Connections to Redis: what is tried again, and what is not."""
+"""Connections to Redis: which commands are tried again, and which are not."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -37,7 +37,7 @@ async def answers(client: redis_asyncio.Redis) -> bool:
 
 
 @pytest.mark.parametrize("opened", [True, False], ids=["a command", "a connection"])
-async def test_what_a_hung_redis_does_not_answer_is_not_tried_again(tmp_path: Path, *, opened: bool) -> None:
+async def test_command_to_a_hung_redis_is_not_tried_again(tmp_path: Path, *, opened: bool) -> None:
     with Valkey(tmp_path) as valkey:
         async with connect(JournalSettings.read(redis_url=valkey.url), answer_within=0.1) as client:
             if opened:

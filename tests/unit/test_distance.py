@@ -86,7 +86,7 @@ def test_it_is_the_geodesic_of_wgs84(lat: float, long: float) -> None:
     assert miles(lat, long) == pytest.approx(inverse["s12"] / METRES_PER_MILE, rel=1e-12, abs=1e-9)
 
 
-def test_the_stage_says_what_it_is() -> None:
+def test_description_of_the_stage() -> None:
     description = described(main)
     assert (description.name, description.consumes.channel) == ("distance", "raw_input")
     assert description.emits == (CalculatedDistance,)

@@ -36,6 +36,6 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= README_WORDS
 
 
-def test_there_is_something_to_check() -> None:
+def test_patterns_of_this_module_find_tests_and_links() -> None:
     assert TEST.search((ROOT / "SECURITY.md").read_text())
     assert LINK.search((ROOT / "README.md").read_text())

@@ -1,4 +1,4 @@
-"""The client: what it sends, which connection it takes, and when it gives one up."""
+"""The HTTP client: its requests, its choice of a connection, and the end of connections."""
 
 import asyncio
 import re
@@ -313,7 +313,7 @@ async def test_a_post_cancelled_just_as_its_response_has_come_does_not_return_it
 
 
 @on_each_loop
-async def test_closing_ends_what_is_idle_and_what_is_under_way() -> None:
+async def test_closing_ends_idle_connections_and_requests_under_way() -> None:
     async def script(line: Line) -> None:
         await line.request()
         if line is peer.lines[0]:

@@ -1,4 +1,4 @@
-"""Replies, byte by byte: what ends one, what is none, and which connections may be used again."""
+"""Responses, byte by byte: their end, their faults, and the reuse of the connection."""
 
 import asyncio
 import socket
@@ -191,7 +191,7 @@ async def test_a_reset_does_not_end_a_response_of_no_length() -> None:
 
 @these(NO_HTTP)
 @on_each_loop
-async def test_what_is_no_http_is_lost(sent: bytes) -> None:
+async def test_response_that_is_no_http_is_lost(sent: bytes) -> None:
     async with always(sent) as peer:
         client = Client(peer.url)
         with pytest.raises(Lost, match=f"{peer.url}: the response is not HTTP") as lost:

@@ -45,7 +45,7 @@ def test_name_with_braces_does_not_move_its_key(name: str) -> None:
     assert {key_slot(key.encode()) for key in named} == {key_slot(keys.JOURNALS.encode())}
 
 
-def test_no_two_things_share_a_key() -> None:
+def test_no_two_names_share_a_key() -> None:
     assert len(set(ALL)) == len(ALL)
     assert keys.journal("s") != keys.JOURNALS
 

@@ -192,7 +192,7 @@ def test_the_library_says_the_same_of_plain_addresses(text: str) -> None:
 
 @pytest.mark.parametrize("local", ["ada", "Ada", *CASE_INSENSITIVE_MAILBOX_NAMES, "Info"])
 @pytest.mark.parametrize("domain", [*SPECIAL_USE_DOMAIN_NAMES, "example.org", "LOCAL"])
-def test_what_the_library_treats_in_a_way_of_its_own_it_is_asked_about(local: str, domain: str) -> None:
+def test_domains_with_rules_of_their_own_go_to_the_library(local: str, domain: str) -> None:
     for text in (f"{local}@x.{domain}", f"{local.capitalize()}@{domain}", f"{local}@{domain}"):
         expected = as_the_library_has_it(text)
         if expected is None or "." not in expected.partition("@")[2]:

@@ -21,7 +21,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_the_defaults() -> None:
+def test_settings_have_their_defaults() -> None:
     read = JournalSettings.read()
     assert read.redis_url.get_secret_value() == "redis://127.0.0.1:6379/0"
     assert (read.dedup, read.deadline, read.backlog_limit) == (timedelta(hours=1), timedelta(hours=24), 1_000_000)
@@ -148,7 +148,7 @@ def test_another_database_than_0_is_refused(begin: str, end: str) -> None:
         JournalSettings.read(redis_url=f"{begin}{end}")
 
 
-def test_url_of_sentinels_or_a_cluster_says_who_is_asked_and_how() -> None:
+def test_url_of_sentinels_or_a_cluster_is_read() -> None:
     sentinel = read_redis_url(
         "rediss+sentinel://u:p%40@one,[::1]:2/my%20master?sentinel_password=s%40&ssl_ca_certs=/ca"
     )
@@ -184,7 +184,7 @@ def test_a_wrong_value_is_refused_by_name_and_never_shown(
     assert "soon" not in str(caught.value)
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_wrong_settings_are_named_together() -> None:
     with pytest.raises(ConfigurationError, match=r"REDIS_URL: .*; BACKLOG_LIMIT: "):
         JournalSettings.read(redis_url="http://x", backlog_limit=0)
 

@@ -1,4 +1,4 @@
-"""When there are traces, and what it costs where there are none."""
+"""Traces are on only where they are asked for, and cost nothing elsewhere."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ def test_nothing_is_imported_unless_traces_are_asked_for(environment: dict[str, 
     assert in_a_process(code, **environment).stdout == "None []\n"
 
 
-def test_an_exporter_that_there_is_not_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_exporter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "zipkin")
     with pytest.raises(ConfigurationError, match="OTEL_TRACES_EXPORTER: must be otlp, console or none"):
         traces.tracer("zipkin")
@@ -49,7 +49,7 @@ def test_endpoint_with_a_password_that_is_not_encoded_is_refused(monkeypatch: py
     assert "secret" not in str(raised.value)
 
 
-def test_a_sdk_that_is_not_installed_is_told_once() -> None:
+def test_missing_sdk_is_logged_once() -> None:
     code = (
         "import sys; sys.modules['opentelemetry'] = None; from milepost.observe import traces\n"
         "print(traces.tracer('store'), traces.tracer('store'))"
@@ -62,7 +62,7 @@ def test_a_sdk_that_is_not_installed_is_told_once() -> None:
 
 
 @pytest.mark.parametrize(("named", "service"), [({}, "store"), ({"OTEL_SERVICE_NAME": "mine"}, "mine")])
-def test_a_span_is_its_components(named: dict[str, str], service: str) -> None:
+def test_span_has_its_components_service_name(named: dict[str, str], service: str) -> None:
     code = (
         "from milepost.observe import traces; from milepost.events.event import Event\n"
         "with traces.tracer('store').send(Event(id='1', source='/s', type='t')) as event: pass\n"

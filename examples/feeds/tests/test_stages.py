@@ -76,7 +76,7 @@ def test_an_item_without_a_link_that_can_be_followed_is_left_out() -> None:
     ],
     ids=["billion laughs", "a file", "half", "text", "no channel", "no link", "deep", "deep and whole"],
 )
-def test_what_is_no_feed_is_rejected_with_the_reason(document: str, reason: str) -> None:
+def test_document_that_is_no_feed_is_rejected_with_the_reason(document: str, reason: str) -> None:
     with pytest.raises(Problem, match=reason) as refused:
         run(summarise, Feed(document))
     assert refused.value.status == 422

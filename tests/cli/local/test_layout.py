@@ -1,4 +1,4 @@
-"""What `milepost up` runs is what the stages ask for."""
+"""`milepost up` runs the components that the stages need."""
 
 import json
 from pathlib import Path

@@ -14,7 +14,7 @@ def test_second_up_with_its_own_mongodb_is_refused(up: Up, tmp_path: Path) -> No
         assert "Traceback" not in second.output
 
 
-def test_redis_user_who_may_not_ask_for_bridges_is_named_without_a_traceback(up: Up, tmp_path: Path) -> None:
+def test_redis_user_without_the_right_to_count_bridges_is_named(up: Up, tmp_path: Path) -> None:
     server = up.stack["redis"]
     with Redis.from_url(server) as redis:
         redis.acl_setuser("visitor", enabled=True, nopass=True, keys="*", channels="*", commands=["+@all", "-pubsub"])

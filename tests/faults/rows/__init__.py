@@ -1,4 +1,4 @@
-"""The rows, by what is at fault."""
+"""The rows, one module for each kind of process at fault."""
 
 from tests.faults.rows import (
     answers,
