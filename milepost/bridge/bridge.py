@@ -58,6 +58,9 @@ TRIM, TRIM_ALL = 1.0, 10.0
 KEEP_STATUSES = 600.0
 """Seconds between two looks for submissions whose events wait for long."""
 
+RELEASE_LOST = 60.0
+"""Seconds between two looks for keys of ordered stages whose event in hand was deleted."""
+
 SWITCH_LOOK = 1.0
 """Seconds between two looks whether the other delivery mode has ended."""
 
@@ -127,6 +130,7 @@ class Bridge:
                 scripts=self.journal.scripts,
                 deadline=spec.deadline or self._settings.deadline,
                 emits=name != BROKER and bool(wiring.emits),
+                order=stage.order if stage else False,
             ),
             deliverer=Deliverer(
                 client, name, spec=spec, emits=() if name == BROKER else wiring.emits, split=wiring.split
@@ -192,6 +196,7 @@ class Bridge:
                 _every(STATS_EVERY, self._stats.write, "stats"),
                 _every(STATS_EVERY, self._show_depths, "depths"),
                 _every(KEEP_STATUSES, self._keep_statuses, "statuses"),
+                _every(RELEASE_LOST, self._release_lost, "release"),
                 *([_every(PAGE_LOOK, self._waker.wake_for_page, "wake-ups")] if self._waker.for_page else []),
                 *(_every(claim / 10, worker.renew, "renewal") for worker in self.workers),
                 *(_every(claim, worker.reap, "reaping") for worker in self.workers),
@@ -339,6 +344,11 @@ class Bridge:
             except JournalUnavailable as fault:
                 log.warning(Fields(channel=channel, outcome="no-statuses", reason=str(fault)))
 
+    async def _release_lost(self) -> None:
+        """Release keys of ordered stages whose event in hand an operator has deleted. Raises JournalUnavailable."""
+        if released := await self.maintenance.release_lost(self._wirings):
+            log.warning(Fields(outcome="released", keys=released))
+
     async def stop(self) -> None:
         """Stop in the order that the module's docstring gives."""
         self.ready = False
@@ -367,6 +377,7 @@ def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:
                     stage.url or "",
                     needs_data=sorted({stage.consumes} & settings.needs_data),
                     split=stage.split,
+                    order=stage.order,
                 ),
             )
             for stage in settings.routes

@@ -9,6 +9,7 @@ The loop:
 3. Otherwise block until an event comes, or until step 2 is due. One read brings retries (parked events that are due,
    replayed dead letters) and unread events, up to the room for each.
 4. If a read brought retries there may be more: the next reads bring unread events only when no retry is left.
+   A stage that is ordered by key gets every event from its retries.
 
 Each task:
 
@@ -141,10 +142,10 @@ class Worker:
                         look_at = now() + LOOK_EVERY
                 elif free and retries:
                     taken = await self._take(free)
-                    retries = taken.entries[-1:] != [] and taken.entries[-1].retried
+                    retries = self._has_more(taken.entries, taken.entries[-1:], free)
                 elif free:
                     entries = await self.consumer.wait(free, block=min(BLOCK, look_at - now()))
-                    retries = entries[:1] != [] and entries[0].retried  # there may be more of them
+                    retries = self._has_more(entries, entries[:1], free)
                     self._start(entries)
                 if free or due:
                     self._can_read()
@@ -154,6 +155,14 @@ class Worker:
                 self._cannot_read(fault)
                 await self._reread()
             await asyncio.sleep(0)  # let the new tasks send before the next read
+
+    def _has_more(self, entries: Sequence[Entry], told_by: Sequence[Entry], asked: int) -> bool:
+        """Whether more retries may be there. Of an ordered stage every entry is one: then there may be if all that were
+        asked for came.
+        """
+        if self.consumer.ordered:
+            return len(entries) >= asked
+        return any(entry.retried for entry in told_by)
 
     async def _take(self, free: int, *, extra: int = 0, claim: float = 0) -> Taken:
         """Take entries without waiting and start their delivery."""

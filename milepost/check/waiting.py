@@ -24,9 +24,10 @@ PAGE_BYTES = 2_000_000
 PENDING_PAGE = 1000
 PARKED_PAGE = 50
 
-_PARKED = re.compile(rb"(\S+) \d+ \d+ \d+ (\S+)\n(.*)", re.DOTALL)
+_PARKED = re.compile(rb"(\S+) \d+ \d+ \d+ (\S+)(?: \S+)?\n(.*)", re.DOTALL)
+_HELD = re.compile(rb"[^/\s]+/(\d{20})(\d{20}) \d+ \S+ \S+\n(.*)", re.DOTALL)
 
-Place = Literal["journal", "parked", "retries", "dead"]
+Place = Literal["journal", "parked", "held", "retries", "dead"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class Waiting:
                     yield event
             for stage in names:
                 for channel in self._table.get(stage, {"consumes": ()})["consumes"]:
+                    async for event in self._held(stage, channel):
+                        yield event
                     async for entry, fields in self._stream(keys.retries(stage, channel)):
                         yield WaitingEvent("retries", (stage,), channel, entry, fields.get(b"event", b""))
             for stage in names:
@@ -101,15 +104,27 @@ class Waiting:
         return frozenset(found)
 
     async def _parked(self, stage: str) -> AsyncIterator[WaitingEvent]:
-        """The parked events of a stage. A cursor finds each that stays, also while others come and go."""
+        """The parked events of a stage."""
+        async for member in self._scan(keys.parked(stage)):
+            if found := _PARKED.fullmatch(member):
+                entry, channel, event = found.groups()
+                yield WaitingEvent("parked", (stage,), channel.decode(), entry.decode(), event)
+
+    async def _held(self, stage: str, channel: str) -> AsyncIterator[WaitingEvent]:
+        """The held events of a stage that is ordered by key. `entry`: the one that it had in the journal."""
+        async for member in self._scan(keys.held(stage, channel)):
+            if found := _HELD.fullmatch(member):
+                milliseconds, number, event = found.groups()
+                yield WaitingEvent("held", (stage,), channel, f"{int(milliseconds)}-{int(number)}", event)
+
+    async def _scan(self, key: str) -> AsyncIterator[bytes]:
+        """The members of a sorted set. A cursor finds each that stays, also while others come and go."""
         cursor: int | None = None
         rows: Any
         while cursor != 0:
-            cursor, rows = await self._redis.zscan(keys.parked(stage), cursor or 0, count=PARKED_PAGE)
+            cursor, rows = await self._redis.zscan(key, cursor or 0, count=PARKED_PAGE)
             for member, _ in rows:
-                if found := _PARKED.fullmatch(member):
-                    entry, channel, event = found.groups()
-                    yield WaitingEvent("parked", (stage,), channel.decode(), entry.decode(), event)
+                yield member
 
     async def _stream(self, key: str, start: str = "-") -> AsyncIterator[tuple[str, Mapping[bytes, bytes]]]:
         count = FIRST_PAGE

@@ -71,6 +71,7 @@ class Admin:
                 parked=depth.parked,
                 dead=depth.dead,
                 oldest=depth.oldest,
+                held=depth.held,
                 paused=depth.stage in paused,
             )
             for depth, wired in zip(depths, stages.values(), strict=True)
@@ -120,8 +121,8 @@ class Admin:
             stages=[DepthRow(stage, " ".join(channels)) for stage, channels in stages.items()]
         )
         return [
-            Depth(stage, journaled, parked, dead, None if oldest < 0 else oldest / 1000)
-            for stage, (journaled, parked, dead, oldest) in zip(stages, rows, strict=True)
+            Depth(stage, journaled, parked, dead, None if oldest < 0 else oldest / 1000, held)
+            for stage, (journaled, parked, dead, oldest, held) in zip(stages, rows, strict=True)
         ]
 
     async def left_behind(self) -> list[Depth]:
@@ -155,7 +156,7 @@ class Admin:
             raise unavailable(fault) from fault
 
     async def forget(self, stage: str) -> Forgotten:
-        """Remove a stage's row in the table, its pause, groups, retries, parked events and dead letters.
+        """Remove a stage's row in the table, its pause, groups, retries, parked and held events and dead letters.
 
         Of `stage:channel` only what the stage has left behind on that channel (see `left_behind`).
         Raises StageServed while a bridge serves it, LookupError if nothing of it exists.

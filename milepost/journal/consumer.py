@@ -4,10 +4,14 @@ A stage has one consumer group on the journal of each channel that it consumes, 
 that channel. Each bridge is one consumer in these groups. An entry that was read is pending until it is settled. Each
 settlement first checks that the entry is still pending. So the first settlement wins, and a second delivery of the same
 entry publishes nothing twice.
+
+A stage that is ordered by key gets its events from its retries alone: lua/read_ordered.lua moves them there, one of
+each key at a time, and the step that finishes one lets the next of its key go (`settle` in lua/common.lua).
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -118,6 +122,7 @@ class GroupMissing(Exception):
 class Consumer:
     """The consumer `name` of `stage`, on these channels.
 
+    `order`: the field of the data by which the stage is ordered, True for `partitionkey`, False for no order.
     `reader` is a connection for blocking reads alone, which never sends a command twice. `emits`: whether the stage may
     give replies. Methods raise JournalUnavailable if Redis cannot be reached or refuses. The call may be repeated. If
     only Redis's reply was lost, the command has run; a repeated settlement is then `stale`.
@@ -133,9 +138,14 @@ class Consumer:
         scripts: Scripts,
         deadline: timedelta,
         emits: bool = True,
+        order: str | bool = False,
     ) -> None:
         self.stage = stage
         self.channels = channels
+        self.ordered = bool(order)
+        self._field = order if isinstance(order, str) else ""
+        self._read_up_to: dict[str, str] = {}
+        """Of an ordered stage: stream → its last entry that the group had read when we looked last."""
         self.name = name
         self._retries = {keys.retries(stage, channel): channel for channel in channels}
         self._journals = {keys.journal(channel): channel for channel in channels}
@@ -166,6 +176,10 @@ class Consumer:
         if claim and most + extra:
             entries, destroyed = await self._take_over(most + extra, claim)
         redelivered = len(entries)
+        if self.ordered:
+            if most > len(entries):
+                entries += await self._read_ordered(most - len(entries))
+            return Taken(entries, redelivered, destroyed)
         if most > len(entries):
             entries += await self._read([*self._retries], ">", most - len(entries))
         if most > len(entries):
@@ -174,24 +188,51 @@ class Consumer:
         return Taken(entries, redelivered, destroyed)
 
     async def _take_over(self, most: int, claim: float) -> tuple[list[Entry], int]:
-        try:
+        with _missing_groups():
             taken, destroyed = await self._takes.take_over(
                 stage=self.stage, consumer=self.name, most=most, claim=milliseconds(claim), streams=self._streams
             )
-        except JournalUnavailable as fault:
-            if fault.code == "NOGROUP":
-                raise GroupMissing(str(fault)) from None
-            raise
         entries: list[Entry] = []
         for stream, *row in taken:
             entries += self._entries(stream, [row])
         return entries, int(destroyed)
+
+    async def _read_ordered(self, most: int) -> list[Entry]:
+        entries: list[Entry] = []
+        for retries, channel in self._retries.items():
+            if most > len(entries):
+                with _missing_groups():
+                    rows, *read = await self._takes.read_ordered(
+                        stage=self.stage,
+                        consumer=self.name,
+                        channel=channel,
+                        field=self._field,
+                        most=most - len(entries),
+                    )
+                self._read_up_to[retries], self._read_up_to[keys.journal(channel)] = (name.decode() for name in read)
+                entries += self._entries(retries.encode(), rows)
+        return entries
+
+    async def _wait_ordered(self, count: int, block: float) -> list[Entry]:
+        """Wait for an entry that the group has not read, without reading it. Then read in order."""
+        if self._read_up_to:
+            streams = self._read_up_to
+            waiting = ("BLOCK", max(1, round(block * 1000)))
+            try:
+                found = await self._reader.call("XREAD", "COUNT", 1, *waiting, "STREAMS", *streams, *streams.values())
+            except (RedisError, OSError) as fault:
+                raise unavailable(fault) from fault
+            if not found:
+                return []
+        return await self._read_ordered(count)
 
     async def wait(self, count: int, *, block: float) -> list[Entry]:
         """Wait up to `block` seconds for an entry. Return up to `count` retries, then up to `count` unread events.
 
         The channels share `count`; each may return one at least. Raises as `take` does.
         """
+        if self.ordered:
+            return await self._wait_ordered(count, block)
         share = max(1, count // len(self._journals))
         return await self._read([*self._retries, *self._journals], ">", share, block=round(block * 1000))
 
@@ -314,6 +355,17 @@ class Consumer:
                 stage=self.stage, consumer=self.name, idle=milliseconds(idle), streams=self._streams
             )
         )
+
+
+@contextmanager
+def _missing_groups() -> Iterator[None]:
+    """Raise GroupMissing if a script says so."""
+    try:
+        yield
+    except JournalUnavailable as fault:
+        if fault.code == "NOGROUP":
+            raise GroupMissing(str(fault)) from None
+        raise
 
 
 def _size(row: Sequence[Text]) -> int:

@@ -52,6 +52,28 @@ def retries(stage: str, channel: str) -> str:
     return f"{RETRIES}{stage}:{channel}"
 
 
+def in_hand(stage: str, channel: str) -> str:
+    """Hash of an ordered stage: sha1 of a key → where its event in hand is: its entry of retries, or `parked DUE`.
+
+    A key has one event in hand: it waits in retries, is being delivered, or is parked.
+    """
+    return f"{TAG}inhand:{stage}:{channel}"
+
+
+HELD = f"{TAG}held:"
+"""Prefix of the sorted sets of held events."""
+
+
+def held(stage: str, channel: str) -> str:
+    """Sorted set of an ordered stage, all scores 0: the events whose key has another event in hand.
+
+    A member is a head, a line end and the event. The head is `ORDER SINCE ATTEMPTS CRASHES`, or `ORDER SINCE - -` of an
+    event that was not given to the stage yet. ORDER is `SHA1/POSITION`: the key, and the event's place in the journal,
+    padded so that text order is the order of the journal.
+    """
+    return f"{HELD}{stage}:{channel}"
+
+
 def parked(stage: str) -> str:
     """Sorted set: a stage's parked events by due time, milliseconds of Redis TIME. Named `waiting` since 0.1."""
     return f"{TAG}waiting:{stage}"
@@ -93,9 +115,12 @@ def for_scripts() -> str:
     """Return the keys as Lua source: constants such as JOURNALS, and functions such as journal_key(channel)."""
     constants = {"TAG": TAG, "JOURNALS": JOURNALS, "STAGES": STAGES, "LEASE": LEASE, "DEAD": DEAD, "BACKLOG": BACKLOG}
     constants |= {"STATS": STATS, "RETRIES": RETRIES, "PAUSED": PAUSED, "HISTORY": HISTORY, "PARTS": PARTS}
+    constants |= {"HELD": HELD}
     families = {"journal": journal(""), "parked": parked(""), "dead": dead("")}
     families |= {"status": status(""), "seen": SEEN}
     lines = [f"local {name} = '{text}'" for name, text in constants.items()]
     lines += [f"local function {name}_key(name) return '{text}' .. name end" for name, text in families.items()]
-    lines.append("local function retries_key(stage, channel) return RETRIES .. stage .. ':' .. channel end")
+    prefixes = {"retries": RETRIES, "in_hand": in_hand("", "")[:-1], "held": HELD}
+    for name, prefix in prefixes.items():
+        lines.append(f"local function {name}_key(stage, channel) return '{prefix}' .. stage .. ':' .. channel end")
     return "\n".join(lines) + "\n"

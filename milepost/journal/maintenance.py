@@ -121,7 +121,7 @@ class Maintenance:
             scripts.BeatRow(
                 name,
                 dumps(list(wiring.consumes)),
-                dumps({"emits": list(wiring.emits), "url": wiring.url, "needsData": list(wiring.needs_data)}),
+                dumps(_row(wiring)),
                 dumps({stage: _behind(one) for stage, one in wiring.behind.items()}) if wiring.behind else "",
             )
             for name, wiring in routes.items()
@@ -169,11 +169,14 @@ class Maintenance:
         return happened.decode(), int(count), int(dropped)
 
     async def keep_statuses(self, channel: str) -> None:
-        """Keep the status of submissions whose events wait long in this journal or its retries. Several steps."""
-        stages = await self._ask(self._scripts.redis.hkeys(keys.STAGES))
+        """Keep the status of submissions whose events wait long in this journal, or its retries or held events, of each
+        stage. Several steps.
+        """
+        stages = [name_text(stage) for stage in await self._ask(self._scripts.redis.hkeys(keys.STAGES))]
         for stream in (
             keys.journal(channel),
-            *(keys.retries(name_text(stage), channel) for stage in stages),
+            *(keys.retries(stage, channel) for stage in stages),
+            *(keys.held(stage, channel) for stage in stages),
         ):
             start = "-"
             while start:
@@ -182,12 +185,30 @@ class Maintenance:
                 )
                 start = answer.decode()
 
+    async def release_lost(self, routes: Mapping[str, Wiring]) -> int:
+        """Release keys of ordered stages whose event in hand was deleted. Returns how many. Several steps."""
+        released = 0
+        for stage, channel in [(name, channel) for name, wiring in routes.items() for channel in wiring.consumes]:
+            start = "0"
+            while start:
+                answer, count = await self._scripts.release_lost(
+                    stage=stage, channel=channel, start=start, most=STATUS_PAGE
+                )
+                start, released = answer.decode(), released + int(count)
+        return released
+
     async def _ask(self, call: Awaitable[Any]) -> Any:
         """Await a command that returns names. `Scripts.call` would take the name `error READONLY` for a refusal."""
         try:
             return await call
         except (RedisError, OSError) as fault:
             raise scripts.unavailable(fault) from fault
+
+
+def _row(wiring: Wiring) -> dict[str, Any]:
+    """Return a route for its row, without its channels and its beat."""
+    row = {"emits": list(wiring.emits), "url": wiring.url, "needsData": list(wiring.needs_data)}
+    return row | ({"order": wiring.order} if wiring.order else {})
 
 
 def _behind(stage: Wiring) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from milepost.errors import EventError
 from milepost.events.batch import MOST_ANSWERS
@@ -52,8 +54,9 @@ class Note:
 class HistoryStep:
     """Something that happened to an event at a stage.
 
-    `did`: `delivered`, `failed`, `delayed`, `buried` or `replayed`. `answer`: the reason of a failure. `due`: when the
-    event is tried again. `given_out`: how often Redis gave out its entry, more than once if a bridge died or stopped.
+    `did`: `delivered`, `failed`, `delayed`, `held`, `buried` or `replayed`. `answer`: the reason of a failure. `due`:
+    when the event is tried again. `given_out`: how often Redis gave out its entry, more than once if a bridge died or
+    stopped. `order`: of a held event, the begin of its member among the held ones.
     """
 
     time: datetime
@@ -61,6 +64,7 @@ class HistoryStep:
     answer: str = ""
     due: datetime | None = None
     given_out: int = 1
+    order: Annotated[str, Field(exclude=True)] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class History:
                     answer=step.get("answer", ""),
                     due=moment(step["due"]) if "due" in step else None,
                     given_out=step.get("times", 1),
+                    order=step.get("order", ""),
                 )
                 for step in history["steps"]
             ]
@@ -100,9 +105,9 @@ class Entry:
     """One entry of a stream, claimed by this consumer.
 
     `since` in milliseconds of Redis TIME: from when the deadline counts. `attempts` and `crashes`: failures that were
-    counted, with and without a response. `retried`: it comes from the stream of retries. `deliveries`: how often Redis
-    has given out this entry. `only`: version 0.1 journaled retries for one stage alone, whose name this is; empty for
-    every stage.
+    counted, with and without a response. `retried`: the stage had it before, as a retry, a replay or a delayed event.
+    `deliveries`: how often Redis has given out this entry. `only`: version 0.1 journaled retries for one stage alone,
+    whose name this is; empty for every stage.
     """
 
     stream: str
@@ -156,7 +161,7 @@ class Entry:
             attempts=_whole(fields.get(b"attempts"), 0),
             crashes=_whole(fields.get(b"crashes"), 0),
             deliveries=deliveries,
-            retried=retried or bool(only),
+            retried=(retried and b"first" not in fields) or bool(only),
             only=only,
         )
 
@@ -214,11 +219,13 @@ class Wiring:
     needs_data: Sequence[str] = ()
     split: bool = False
     """Whether it may give several answers to one event."""
+    order: str | bool = False
+    """The field that its events are ordered by, or True for `partitionkey`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How many events wait for a stage. `journaled`: in the journals and not settled, retries included.
+    """How many events wait for a stage. `journaled`: in the journals and not settled, retries and held ones included.
 
     `oldest`: seconds since the oldest of these events was journaled, or None. Of the parked ones only the next due is
     looked at.
@@ -229,6 +236,8 @@ class Depth:
     parked: int
     dead: int
     oldest: float | None
+    held: int = 0
+    """How many of the journaled ones are held: an earlier event of their key is not finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +254,8 @@ class StageState:
     dead: int
     oldest: float | None = None
     """Seconds, as in Depth."""
+    held: int = 0
+    """As in Depth."""
     paused: bool = False
     left_behind: bool = False
     """Whether it is a place that a stage has left behind on a channel; its name is `stage:channel` then."""

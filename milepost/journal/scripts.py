@@ -338,6 +338,9 @@ class Scripts:
     ) -> Any: ...
 
     @script
+    async def read_ordered(self, *, stage: str, consumer: str, channel: str, field: str, most: int) -> Any: ...
+
+    @script
     async def complete(self, *, stage: str, emits: int, completions: Sequence[CompleteRow]) -> Any: ...
 
     @script
@@ -370,6 +373,9 @@ class Scripts:
 
     @script
     async def trim(self, *, channel: str, fresh: int, limit: int) -> Any: ...
+
+    @script
+    async def release_lost(self, *, stage: str, channel: str, start: str, most: int) -> Any: ...
 
     @script
     async def keep_statuses(self, *, stream: str, start: str, most: int, age: int) -> Any: ...

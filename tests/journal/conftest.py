@@ -1,7 +1,7 @@
 """Fixtures of the journal's tests. Each test runs on the embedded Valkey and, where it is installed, on Debian's Redis.
 
 journal, maintenance   on an empty server; `table(...)` writes the stages table
-consumers              makes a consumer of a stage: `consumers("distance", "consumer-a", [RAW])`
+consumers              makes a consumer of a stage: `consumers("distance", "consumer-a", [RAW], order="email")`
 full                   makes the server refuse every command that takes memory, until the test ends
 """
 
@@ -66,12 +66,23 @@ async def consumers(journal: Journal, settings: JournalSettings) -> AsyncIterato
     lines: list[SharedConnection] = []
 
     def consumers(
-        stage: str, name: str = "consumer", channels: Sequence[str] = (RAW,), *, emits: bool = True
+        stage: str,
+        name: str = "consumer",
+        channels: Sequence[str] = (RAW,),
+        *,
+        emits: bool = True,
+        order: str | bool = False,
     ) -> Consumer:
         lines.append(SharedConnection(connect(settings, answer_within=30), again=False))
-        deadline = settings.deadline
         return Consumer(
-            stage, channels, name, reader=lines[-1], scripts=journal.scripts, deadline=deadline, emits=emits
+            stage,
+            channels,
+            name,
+            reader=lines[-1],
+            scripts=journal.scripts,
+            deadline=settings.deadline,
+            emits=emits,
+            order=order,
         )
 
     yield consumers

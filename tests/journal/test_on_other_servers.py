@@ -15,6 +15,7 @@ from milepost.journal import (
     Delay,
     Forgotten,
     Journal,
+    Maintenance,
     Park,
     Split,
     Unreadable,
@@ -96,7 +97,33 @@ async def live(url: str, redis: Redis) -> None:
     await unserved(redis, "distance")
     assert await journal.admin.forget("distance") == Forgotten(0, 0)
     assert await journal.admin.forget_journal(RAW) == 2
+    await live_in_order(journal, maintenance, given)
     await journal.close()
+
+
+async def live_in_order(journal: Journal, maintenance: Maintenance, given: JournalSettings) -> None:
+    """Let a stage that is ordered by key read, hold and release events."""
+    routes = {"ordered": Wiring([RAW], [], "", order=True)}
+    ordered = Consumer(
+        "ordered",
+        [RAW],
+        "one",
+        reader=journal.scripts.connection,
+        scripts=journal.scripts,
+        deadline=given.deadline,
+        order=True,
+    )
+    await maintenance.beat(routes)
+    await ordered.ensure()
+    for _ in range(2):
+        await journal.publish(replace(submission(), extensions={"partitionkey": "one"}))
+    (entry,) = (await ordered.take(2)).entries
+    assert [depth.held for depth in await journal.admin.depths({"ordered": [RAW]})] == [1]
+    await maintenance.keep_statuses(RAW)
+    await journal.scripts.call("XDEL", entry.stream, entry.id)
+    assert await maintenance.release_lost(routes) == 1
+    (entry,) = await ordered.wait(2, block=10)
+    assert await settled(ordered, Complete(entry, "", None)) == "done"
 
 
 async def test_life_of_an_event_runs_every_script(redis: Redis, redis_url: str) -> None:

@@ -111,8 +111,8 @@ local function journaled_at(stream, from, to)
   return row and tonumber(fields_of(row[2]).since or string.match(row[1], '^%d+')) or math.huge
 end
 
--- Counts the events of a channel that a stage has not finished, retries included. Returns when the oldest was journaled,
--- too.
+-- Counts the events of a channel that a stage has not finished, retries and held events included. Returns when the
+-- oldest was journaled, too: an event is held while an older one is not finished. Returns how many are held, too.
 local function waiting_on(stage, channel)
   local events, oldest = 0, math.huge
   for _, stream in ipairs({ journal_key(channel), retries_key(stage, channel) }) do
@@ -126,7 +126,8 @@ local function waiting_on(stage, channel)
       events = events + unfinished(stream, group)
     end
   end
-  return events, oldest
+  local held = count('ZCARD', held_key(stage, channel))
+  return events + held, oldest, held
 end
 
 -- How old something of that time is, in milliseconds; -1 if there is nothing.
@@ -210,40 +211,6 @@ local function note(id, stage, step)
     redis.call('HSET', status, field, cjson.encode(history))
   end)
   keep_statuses_of(id)
-end
-
--- Settles rows of one group, each with `stream` and `entry`:
--- 1. If the entry is not pending any more, someone else has settled it. The result is 'stale'.
--- 2. step(row) makes the write that Redis may refuse (a reply, a parked event, a dead letter) and returns the result.
---    `row.times` is how often the entry was given out.
--- 3. The entry is acknowledged last: Lua does not roll back, so an event whose write was refused stays pending.
--- 4. Retries are deleted too, because no other group reads them. trim deletes entries of journals.
-local function settle(group, rows, step)
-  local pending, finished, answers = pending_of(group, rows), {}, {}
-  local ok, fault = pcall(function()
-    for i, row in ipairs(rows) do
-      local known, entry = pending[row.stream], row.entry
-      if known[entry] == nil then known[entry] = is_pending(row.stream, group, entry) end
-      if known[entry] then
-        row.times = known[entry]
-        local answer, failed = attempt(step, row)
-        answers[i] = answer
-        if not failed then
-          known[entry] = false
-          local entries = finished[row.stream] or {}
-          entries[#entries + 1], finished[row.stream] = entry, entries
-        end
-      else
-        answers[i] = 'stale'
-      end
-    end
-  end)
-  for stream, entries in pairs(finished) do
-    redis.call('XACK', stream, group, unpack(entries))
-    if string.sub(stream, 1, #RETRIES) == RETRIES then redis.call('XDEL', stream, unpack(entries)) end
-  end
-  if not ok then raise(fault) end
-  return answers
 end
 
 -- Whether this is a row of the stages table as a bridge writes it.
@@ -403,7 +370,7 @@ local function bury(stage, letter)
   redis.call('SADD', DEAD, stage)
   local entry = redis.call('XADD', dead_key(stage), '*', 'event', letter.event, 'channel', letter.channel, 'id', letter.id,
     'reason', letter.reason, 'status', letter.status, 'attempts', letter.attempts, 'crashes', letter.crashes,
-    'time', whole(now()))
+    'time', whole(now()), unpack(letter.order and { 'order', letter.order } or {}))
   if letter.id == '' then return end
   local ok, fault = pcall(function()
     write_channel(letter.id, 'dead:' .. stage, '{"reason":' .. cjson.encode(letter.reason) .. '}')
@@ -415,22 +382,141 @@ local function bury(stage, letter)
   end
 end
 
--- Puts an event into its stage's stream of retries, which is read before unread events.
-local function retry(stage, channel, event, since, attempts, crashes)
-  redis.call('XADD', retries_key(stage, channel), '*', 'event', event, 'since', since,
-    'attempts', attempts, 'crashes', crashes)
-end
-
 -- Returns the id of an event that Milepost wrote, without JSON's escapes; nil for any other text.
 local function id_of(event)
   local ok, id = pcall(cjson.decode, string.match(event, '^{"specversion":"1.0","id":(".-"),"source":"') or 'null')
   return ok and type(id) == 'string' and id or nil
 end
 
--- Makes a dead letter of a member of `parked` that is not a parked event.
+-- Makes a dead letter of a member of `parked` or `held` that is not a parked or held event.
 local function bury_unparsed(stage, member)
   bury(stage, { event = member, channel = '', id = '', reason = 'cannot be retried: it is not a parked event',
     status = '', attempts = 0, crashes = 0 })
+end
+
+-- Of a stage that is ordered by key (see read_ordered), an entry of retries, a parked event and a dead letter have
+-- `order`: SHA1/POSITION, the key of the event, and its place in the journal. Returns the key.
+local function key_of(order)
+  return string.match(order, '^[^/]*')
+end
+
+-- Returns the channel of a stage's stream of retries; nil for another stream.
+local function channel_of_retries(stage, stream)
+  local prefix = retries_key(stage, '')
+  return string.sub(stream, 1, #prefix) == prefix and string.sub(stream, #prefix + 1) or nil
+end
+
+-- Puts an event into its stage's stream of retries, which is read before unread events. One with `order` is then the
+-- event of its key that is in hand. An event that the stage was not given yet has '-' for its counts.
+local function retry(stage, channel, event, since, attempts, crashes, order)
+  local retries = retries_key(stage, channel)
+  if not order then
+    redis.call('XADD', retries, '*', 'event', event, 'since', since, 'attempts', attempts, 'crashes', crashes)
+    return
+  end
+  local entry
+  if attempts == '-' then
+    entry = redis.call('XADD', retries, '*', 'event', event, 'since', since, 'order', order, 'first', '1')
+  else
+    entry = redis.call('XADD', retries, '*', 'event', event, 'since', since, 'attempts', attempts, 'crashes', crashes,
+      'order', order)
+  end
+  local ok, fault = pcall(redis.call, 'HSET', in_hand_key(stage, channel), key_of(order), entry)
+  if not ok then
+    redis.call('XDEL', retries, entry)
+    raise(fault)
+  end
+end
+
+-- Writes that the event of this order is the one of its key in hand, and that it is parked until that time.
+local function set_parked(stage, channel, order, due)
+  redis.call('HSET', in_hand_key(stage, channel), key_of(order), 'parked ' .. whole(due))
+end
+
+-- Returns since, attempts, crashes, channel, order (nil if it has none) and event of a parked event; nothing for any
+-- other text.
+local function read_parked(member)
+  local since, attempts, crashes, channel, order, event =
+    string.match(member, '^%S+ (%d+) (%d+) (%d+) (%S+) ?(%S*)\n(.*)$')
+  return since, attempts, crashes, channel, order ~= '' and order or nil, event
+end
+
+-- Returns order, since, attempts, crashes (both - if it was not given to the stage yet) and event of a held event.
+local function read_held(member)
+  return string.match(member, '^(%S+) (%d+) (%S+) (%S+)\n(.*)$')
+end
+
+-- Ends the hold of a key whose event in hand is finished: the next event of the key goes into the retries. Without one
+-- the key is forgotten.
+local function release(stage, channel, key)
+  local held = held_key(stage, channel)
+  local member = redis.call('ZRANGEBYLEX', held, '[' .. key .. '/', '(' .. key .. '0', 'LIMIT', 0, 1)[1]  -- 0 is after /
+  if not member then
+    redis.call('HDEL', in_hand_key(stage, channel), key)
+    return
+  end
+  local order, since, attempts, crashes, event = read_held(member)
+  if event then
+    retry(stage, channel, event, since, attempts, crashes, order)
+    redis.call('ZREM', held, member)
+  else
+    bury_unparsed(stage, member)
+    redis.call('ZREM', held, member)
+    release(stage, channel, key)
+  end
+end
+
+-- Settles rows of one group, each with `stream` and `entry`:
+-- 1. If the entry is not pending any more, someone else has settled it. The result is 'stale'.
+-- 2. step(row) makes the write that Redis may refuse (a reply, a parked event, a dead letter) and returns the result.
+--    `row.times` is how often the entry was given out, `row.order` the order of a retry whose key it has in hand.
+-- 3. The entry is acknowledged last: Lua does not roll back, so an event whose write was refused stays pending.
+-- 4. Retries are deleted too, because no other group reads them. trim deletes entries of journals.
+-- 5. The key of an event with `order` is released, unless the step has kept the event in hand (`row.kept`).
+local function settle(group, rows, step)
+  local pending, finished, answers, ordered, released = pending_of(group, rows), {}, {}, {}, {}
+
+  -- Finds the channel of a stream of retries whose stage has keys in hand; false for another stream.
+  local function ordered_channel(stream)
+    if ordered[stream] == nil then
+      local channel = channel_of_retries(group, stream)
+      ordered[stream] = channel and redis.call('EXISTS', in_hand_key(group, channel)) == 1 and channel or false
+    end
+    return ordered[stream]
+  end
+
+  local ok, fault = pcall(function()
+    for i, row in ipairs(rows) do
+      local known, entry = pending[row.stream], row.entry
+      if known[entry] == nil then known[entry] = is_pending(row.stream, group, entry) end
+      if known[entry] then
+        row.times = known[entry]
+        local channel = ordered_channel(row.stream)
+        if channel then
+          local found = redis.call('XRANGE', row.stream, entry, entry)[1]
+          row.order = found and fields_of(found[2]).order
+        end
+        local answer, failed = attempt(step, row)
+        answers[i] = answer
+        if not failed then
+          known[entry] = false
+          if row.order and not row.kept then released[#released + 1] = { channel, key_of(row.order) } end
+          local entries = finished[row.stream] or {}
+          entries[#entries + 1], finished[row.stream] = entry, entries
+        end
+      else
+        answers[i] = 'stale'
+      end
+    end
+  end)
+  for stream, entries in pairs(finished) do
+    redis.call('XACK', stream, group, unpack(entries))
+    if string.sub(stream, 1, #RETRIES) == RETRIES then redis.call('XDEL', stream, unpack(entries)) end
+  end
+  -- The entries are settled. A key that cannot be released now is found by release_lost.
+  for _, row in ipairs(released) do attempt(release, group, unpack(row)) end
+  if not ok then raise(fault) end
+  return answers
 end
 
 -- Counts events. Returns:
@@ -465,7 +551,7 @@ local function count_backlog(fresh, limit)
   for name in pairs(names) do
     local waiting = count('ZCARD', parked_key(name)) + count('XLEN', dead_key(name))
     for _, channel in ipairs(stages[name] and stages[name].consumes or {}) do
-      waiting = waiting + count('XLEN', retries_key(name, channel))
+      waiting = waiting + count('XLEN', retries_key(name, channel)) + count('ZCARD', held_key(name, channel))
     end
     total = total + waiting
     if not stages[name] or stages[name].served then counted = counted + waiting end

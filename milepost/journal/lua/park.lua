@@ -17,12 +17,22 @@ local function park(row)
     row.since = due
   end
   if row.reason == '' and due <= now() then
-    retry(stage, row.channel, row.event, whole(row.since), row.attempts, row.crashes)
+    retry(stage, row.channel, row.event, whole(row.since), row.attempts, row.crashes, row.order)
+    row.kept = true
     if row.id ~= '' then keep_statuses_of(row.id) end
     return 'done'
   end
-  local head = table.concat({ row.entry, whole(row.since), row.attempts, row.crashes, row.channel }, ' ')
-  redis.call('ZADD', parked_key(stage), whole(due), head .. '\n' .. row.event)
+  local head = table.concat({ row.entry, whole(row.since), row.attempts, row.crashes, row.channel, row.order }, ' ')
+  local member = head .. '\n' .. row.event
+  redis.call('ZADD', parked_key(stage), whole(due), member)
+  if row.order then
+    local ok, fault = pcall(set_parked, stage, row.channel, row.order, due)
+    if not ok then
+      redis.call('ZREM', parked_key(stage), member)
+      raise(fault)
+    end
+  end
+  row.kept = true
   note(row.id, stage, { did = row.reason == '' and 'delayed' or 'failed', answer = row.reason, due = due, times = row.times })
   if row.id ~= '' then keep_statuses_of(row.id, due - now() + HOUR) end
   return 'done'

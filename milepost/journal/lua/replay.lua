@@ -1,6 +1,7 @@
 -- replay(stage, broker, fresh, letters[entry])
 -- Moves dead letters into the stream of retries of their stage (in broker mode: of the Broker). Their counts and
--- deadline begin afresh. Returns how many. If no bridge serves the stage of one of them on its channel, returns
+-- deadline begin afresh. One with `order` is held while another event of its key is in hand, at its old position: before
+-- all later events of the key that wait. Returns how many. If no bridge serves the stage of one of them on its channel, returns
 -- { { stage, channel } } and moves none.
 local dead = dead_key(stage)
 local table_rows, bridge_alive = read_stages(fresh)
@@ -21,12 +22,23 @@ for _, row in ipairs(letters) do
   end
 end
 write_when_full()
+local ordered = {}
 for _, letter in ipairs(found) do
-  redis.call('XADD', retries_key(letter.route, letter.channel), '*', 'event', letter.event or '')
+  if letter.order and letter.route == stage then
+    local head = letter.order .. ' ' .. whole(now()) .. ' 0 0\n'
+    redis.call('ZADD', held_key(stage, letter.channel), 0, head .. (letter.event or ''))
+    ordered[#ordered + 1] = letter
+  else
+    redis.call('XADD', retries_key(letter.route, letter.channel), '*', 'event', letter.event or '')
+  end
   redis.call('XDEL', dead, letter.entry)
   if letter.id and letter.id ~= '' then
     redis.pcall('HDEL', status_key(letter.id), 'dead:' .. stage)  -- it may be of another type
-    note(letter.id, stage, { did = 'replayed' })
+    note(letter.id, stage, { did = 'replayed', order = letter.route == stage and letter.order or nil })
   end
+end
+for _, letter in ipairs(ordered) do
+  local key = key_of(letter.order)
+  if not redis.call('HGET', in_hand_key(stage, letter.channel), key) then release(stage, letter.channel, key) end
 end
 return #found

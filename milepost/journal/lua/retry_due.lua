@@ -10,13 +10,14 @@ local moved, next_due, faults = 0, -1, {}
 write_when_full()
 
 local function retry_member(stage, member)
-  local since, attempts, crashes, channel, event = string.match(member, '^%S+ (%d+) (%d+) (%d+) (%S+)\n(.*)$')
-  local fault
+  local since, attempts, crashes, channel, order, event = read_parked(member)
+  local fault, buried
   if event and stages_table[stage] and not consumes(stages_table[stage], channel) then
     fault = attempt(bury, stage, { event = event, channel = channel, id = id_of(event) or '', reason = 'the stage no longer consumes '
-      .. channel, status = '', attempts = attempts, crashes = crashes })
+      .. channel, status = '', attempts = attempts, crashes = crashes, order = order })
+    buried = not fault
   elseif event then
-    fault = attempt(retry, stage, channel, event, since, attempts, crashes)
+    fault = attempt(retry, stage, channel, event, since, attempts, crashes, order)
     local id = not fault and id_of(event)
     if id then keep_statuses_of(id) end  -- it may have been due for hours, while no bridge ran
   else
@@ -24,9 +25,11 @@ local function retry_member(stage, member)
   end
   if fault then
     redis.call('ZADD', parked_key(stage), whole(time + 60000), member)
+    if order then attempt(set_parked, stage, channel, order, time + 60000) end
     return fault
   end
   redis.call('ZREM', parked_key(stage), member)
+  if buried and order then attempt(release, stage, channel, key_of(order)) end
   moved = moved + 1
 end
 

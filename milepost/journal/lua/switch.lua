@@ -3,12 +3,12 @@
 -- 1. Finds the groups of the other mode by the stages table. Without any, returns { 'nothing' }. In direct mode the stages
 --    of other bridges take their place as well, if the Broker's bridges have named them (see beat).
 -- 2. If a bridge still serves the other mode, returns { 'served', stage, 0 }.
--- 3. Lists the events under way: pending, retries and parked ones. Returns { 'unfinished', stage, how many events } if
+-- 3. Lists the events under way: pending, retries, held and parked ones. Returns { 'unfinished', stage, how many events } if
 --    one of them would get no group here, if its channel had two groups in the other mode, or if such groups stand at
 --    different entries.
 -- 4. Makes this bridge's groups where the other mode's groups end, so that nothing is delivered twice.
 -- 5. Moves the events under way into its streams of retries, with their counts and deadlines.
--- 6. Deletes the groups, retries, parked events and table rows of the other mode, and writes the rows of the new one.
+-- 6. Deletes the groups, retries, held and parked events and table rows of the other mode, and writes the rows of the new one.
 --    Where a channel keeps no group all of its events are finished, and are deleted: a later group would get them again.
 -- Returns { 'done' }.
 local here, own, stages_of, beats = {}, {}, {}, {}
@@ -67,9 +67,18 @@ local function under_way(name, stage)
       if entry then keep(channel, entry) end
     end
     for _, entry in ipairs(unless_gone('XRANGE', retries_key(name, channel), '-', '+') or {}) do keep(channel, entry) end
+    for _, member in ipairs(unless_gone('ZRANGE', held_key(name, channel), 0, -1) or {}) do
+      local _, since, attempts, crashes, event = read_held(member)
+      if event then
+        local untried = attempts == '-'
+        found[#found + 1] = { channel, event, since, untried and '0' or attempts, untried and '0' or crashes }
+      else
+        broken[#broken + 1] = { name, member }
+      end
+    end
   end
   for _, member in ipairs(unless_gone('ZRANGE', parked_key(name), 0, -1) or {}) do
-    local since, attempts, crashes, channel, event = string.match(member, '^%S+ (%d+) (%d+) (%d+) (%S+)\n(.*)$')
+    local since, attempts, crashes, channel, _, event = read_parked(member)
     if event then
       found[#found + 1] = { channel, event, since, attempts, crashes }
     else
@@ -118,7 +127,7 @@ end
 for name, stage in pairs(others) do
   for _, channel in ipairs(stage.channels) do
     redis.pcall('XGROUP', 'DESTROY', journal_key(channel), name)
-    redis.call('DEL', retries_key(name, channel))
+    redis.call('DEL', retries_key(name, channel), held_key(name, channel), in_hand_key(name, channel))
     if not next(groups_of(journal_key(channel))) then redis.pcall('XTRIM', journal_key(channel), 'MAXLEN', 0) end
   end
   redis.call('DEL', parked_key(name))

@@ -1,0 +1,49 @@
+-- release_lost(stage, channel, start, most)
+-- Releases keys of a stage that is ordered by key whose event in hand is not there any more, because an operator has
+-- deleted it: without that the next events of the key would be held for ever. First looks at the keys in hand, `start`
+-- being a cursor of HSCAN, then at the keys of held events after the key in `start`. Looks at about `most` keys.
+-- Returns { where to continue, or '' at the end; how many keys it released }.
+local in_hand, held = in_hand_key(stage, channel), held_key(stage, channel)
+local released, parked = 0, {}
+if redis.call('EXISTS', in_hand, held) == 0 then return { '', 0 } end  -- it is not ordered
+
+-- Finds the keys of the events that are parked from one time to another: key → true.
+local function parked_between(from, to)
+  if not parked[from] then
+    parked[from] = {}
+    for _, member in ipairs(unless_gone('ZRANGEBYSCORE', parked_key(stage), from, to) or {}) do
+      local _, _, _, of, order = read_parked(member)
+      if order and of == channel then parked[from][key_of(order)] = true end
+    end
+  end
+  return parked[from]
+end
+
+local function check(key, place)
+  local due = place and string.match(place, '^parked (%d+)$')
+  local found
+  if due then
+    -- An operator may have changed the time of a parked event.
+    found = parked_between(due, due)[key] or parked_between('-inf', '+inf')[key]
+  else
+    found = place and string.match(place, '^%d+%-%d+$') and #redis.call('XRANGE', retries_key(stage, channel), place, place) > 0
+  end
+  if not found then
+    release(stage, channel, key)
+    released = released + 1
+  end
+end
+
+if string.match(start, '^%d+$') then
+  local cursor, list = unpack(redis.call('HSCAN', in_hand, start, 'COUNT', most))
+  for i = 1, #list, 2 do check(list[i], list[i + 1]) end
+  return { cursor == '0' and 'held ' or cursor, released }
+end
+local after = string.match(start, '^held (.*)$')
+for _ = 1, most do
+  local member = redis.call('ZRANGEBYLEX', held, after == '' and '-' or '[' .. after .. '0', '+', 'LIMIT', 0, 1)[1]
+  if not member then return { '', released } end
+  after = string.match(member, '^[^/\n]*')
+  check(after, redis.call('HGET', in_hand, after))
+end
+return { 'held ' .. after, released }

@@ -1,0 +1,572 @@
+"""A stage that is ordered by key: of each key one event at a time, in the order of the journal."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from milepost.check.waiting import Waiting
+from milepost.errors import JournalUnavailable
+from milepost.events.event import Event
+from milepost.journal import (
+    BROKER,
+    Bury,
+    Complete,
+    Consumer,
+    Delay,
+    Entry,
+    GroupMissing,
+    Journal,
+    Maintenance,
+    Park,
+    Split,
+    Wiring,
+    keys,
+)
+from milepost.journal import maintenance as journal_maintenance
+from tests.journal.conftest import Consumers
+from tests.journal.events import CALCULATED, CLAIM, RAW, SENT, event_of, failure, overdue, settled, unserved
+from tests.servers import eventually
+
+STAGE = "mail"
+HELD, IN_HAND, RETRIES = keys.held(STAGE, RAW), keys.in_hand(STAGE, RAW), keys.retries(STAGE, RAW)
+
+
+async def publish(journal: Journal, *ids: str, channel: str = RAW) -> None:
+    """Publish events: the letter of an id is its key, such as `a` of `a1`."""
+    for one in ids:
+        await journal.publish(Event(id=one, source="/tests", type=channel, data={"key": one[0]}))
+
+
+def ids(entries: Sequence[Entry]) -> list[str]:
+    return [event_of(entry).id for entry in entries]
+
+
+async def take(consumer: Consumer, most: int = 99, **more: Any) -> list[Entry]:
+    return (await consumer.take(most, **more)).entries
+
+
+async def complete(consumer: Consumer, *entries: Entry) -> None:
+    assert await consumer.settle([Complete(entry, event_of(entry).id, None) for entry in entries]) == [
+        "done" for _ in entries
+    ]
+
+
+async def park(consumer: Consumer, entry: Entry, *, delay: float = 0) -> None:
+    assert await settled(consumer, Park(entry, event_of(entry).id, failure(), delay)) == "done"
+
+
+async def bury(consumer: Consumer, entry: Entry) -> None:
+    assert await settled(consumer, Bury(entry, event_of(entry).id, failure("no"))) == "buried"
+
+
+async def all_of(consumer: Consumer) -> list[str]:
+    """Complete everything, one round after the other. Returns the ids in the order of their delivery."""
+    seen: list[str] = []
+    while entries := await take(consumer):
+        seen += ids(entries)
+        await complete(consumer, *entries)
+    return seen
+
+
+async def serve(maintenance: Maintenance, channel: str = RAW) -> None:
+    await maintenance.beat({STAGE: Wiring([channel], [], "", order="key")})
+
+
+@pytest.fixture
+async def mail(redis: Redis, maintenance: Maintenance, consumers: Consumers) -> Consumer:
+    await serve(maintenance)
+    consumer = consumers(STAGE, order="key")
+    await consumer.ensure()
+    return consumer
+
+
+async def test_one_event_of_a_key_at_a_time_and_other_keys_beside_it(
+    journal: Journal, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "a2", "b1", "a3", "c1", "b2")
+    first = await take(mail)
+    assert ids(first) == ["a1", "b1", "c1"]
+    assert all(not entry.retried and entry.stream == RETRIES for entry in first)
+    assert await take(mail) == []
+    await complete(mail, *first)
+    second = await take(mail)
+    assert ids(second) == ["a2", "b2"]
+    assert all(not entry.retried for entry in second)
+    await complete(mail, *second)
+    assert await all_of(mail) == ["a3"]
+    assert not await redis.exists(HELD, IN_HAND)
+
+
+async def test_next_of_a_key_starts_in_the_step_that_ends_the_one_before(
+    journal: Journal, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "a2")
+    (entry,) = await take(mail)
+    reply = Event(id="a1", source="/milepost/mail", type=CALCULATED)
+    assert await settled(mail, Complete(entry, "a1", reply)) == "done"
+    assert [json.loads(fields[b"event"])["id"] for _, fields in await redis.xrange(RETRIES)] == ["a2"]
+    (entry,) = await take(mail)
+    assert await settled(mail, Split(entry, "a2", [Event(id="a2/0", source="/m", type=CALCULATED)])) == "done"
+    assert not await redis.exists(IN_HAND)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [("x", "x"), (1, 1.0), (True, True), ("", ""), (0.1, 0.1), (-3, -3), ("ü", "ü"), ("a/b c\n", "a/b c\n")],
+)
+async def test_same_text_number_or_boolean_is_one_key(journal: Journal, mail: Consumer, values: Sequence[Any]) -> None:
+    for number, value in enumerate(values):
+        await journal.publish(Event(id=str(number), source="/tests", type=RAW, data={"key": value}))
+    assert ids(await take(mail)) == ["0"]
+
+
+async def test_values_that_differ_are_different_keys(journal: Journal, mail: Consumer) -> None:
+    values = ("1", 1, 1.5, True, "true", False, "", "a", "A", " a", 2**53, 2**53 + 2)
+    for number, value in enumerate(values):
+        await journal.publish(Event(id=str(number), source="/tests", type=RAW, data={"key": value}))
+    assert len(await take(mail)) == len(values)
+
+
+@pytest.mark.parametrize("data", [None, {}, [], ["key"], "key", 7, {"key": None}, {"key": {}}, {"key": ["x"]}])
+async def test_event_without_a_key_has_no_order(journal: Journal, redis: Redis, mail: Consumer, data: Any) -> None:
+    for number in range(2):
+        await journal.publish(Event(id=str(number), source="/tests", type=RAW, data=data))
+    entries = await take(mail)
+    assert ids(entries) == ["0", "1"]
+    assert not any(entry.retried for entry in entries)
+    await complete(mail, *entries)
+    assert not await redis.exists(HELD, IN_HAND)
+
+
+@pytest.mark.parametrize("event", ["no JSON", "[]", '"text"', "", '{"data":' + "[" * 2000])
+async def test_entry_that_is_no_event_is_delivered_without_order(redis: Redis, mail: Consumer, event: str) -> None:
+    for _ in range(2):
+        await redis.xadd(keys.journal(RAW), {"event": event})
+    assert [entry.event for entry in await take(mail)] == [event.encode()] * 2
+
+
+async def test_order_by_the_partition_key(journal: Journal, consumers: Consumers, redis: Redis) -> None:
+    consumer = consumers(STAGE, order=True)
+    await consumer.ensure()
+    for one in ("a1", "a2", "b1"):
+        extensions = {"partitionkey": one[0]}
+        await journal.publish(Event(id=one, source="/tests", type=RAW, data={"key": "same"}, extensions=extensions))
+    assert ids(await take(consumer)) == ["a1", "b1"]
+
+
+async def test_parked_event_holds_back_its_key_alone(
+    journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "a2", "b1", "b2")
+    a1, b1 = await take(mail)
+    await park(mail, a1, delay=3600)
+    await complete(mail, b1)
+    assert await all_of(mail) == ["b2"]
+    await publish(journal, "a3", "b3")
+    assert await all_of(mail) == ["b3"]
+    await overdue(redis, keys.parked(STAGE))
+    assert (await maintenance.retry_due([STAGE], most=9))[0] == 1
+    (again,) = await take(mail)
+    assert (again.retried, again.since) == (True, a1.since)
+    await park(mail, again)
+    await maintenance.retry_due([STAGE], most=9)
+    assert await all_of(mail) == ["a1", "a2", "a3"]
+    assert not await redis.exists(HELD, IN_HAND)
+
+
+async def test_delayed_event_keeps_its_key(journal: Journal, maintenance: Maintenance, mail: Consumer) -> None:
+    await publish(journal, "a1", "a2")
+    (entry,) = await take(mail)
+    assert await settled(mail, Delay(entry, "a1", 0)) == "done"  # it is that old: back to the retries at once
+    (entry,) = await take(mail)
+    assert (ids([entry]), entry.retried) == (["a1"], True)
+    assert await settled(mail, Delay(entry, "a1", 3600)) == "done"
+    assert await take(mail) == []
+
+
+async def test_dead_letter_lets_the_next_go_and_its_replay_comes_before_later_ones(
+    journal: Journal, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "a2", "a3")
+    (entry,) = await take(mail)
+    await bury(mail, entry)
+    (a2,) = await take(mail)
+    (letter,) = await journal.admin.dead_letters(STAGE)
+    assert await journal.admin.replay(STAGE, [letter.entry]) == 1
+    assert await take(mail) == [], "a2 is in hand"
+    await complete(mail, a2)
+    (again,) = await take(mail)
+    assert (ids([again]), again.retried, again.failures) == (["a1"], True, 0)
+    assert again.since > entry.since, "its deadline begins afresh"
+    await bury(mail, again)
+    assert await all_of(mail) == ["a3"]
+    letters = await journal.admin.dead_letters(STAGE)
+    assert await journal.admin.replay(STAGE, [one.entry for one in letters]) == 1
+    assert await all_of(mail) == ["a1"]
+    assert not await redis.exists(HELD, IN_HAND, RETRIES) or not await redis.xlen(RETRIES)
+
+
+async def test_dead_letters_that_are_replayed_together_keep_the_order_of_the_journal(
+    journal: Journal, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "a2", "b1", "a3")
+    while entries := await take(mail):
+        for entry in entries:
+            await bury(mail, entry)
+    letters = {letter.id: letter.entry for letter in await journal.admin.dead_letters(STAGE)}
+    await journal.admin.replay(STAGE, [letters[one] for one in ("a3", "b1", "a2", "a1")])
+    assert [one for one in await all_of(mail) if one != "b1"] == ["a1", "a2", "a3"]
+
+
+async def test_event_past_its_deadline_lets_the_next_go(journal: Journal, mail: Consumer, redis: Redis) -> None:
+    await publish(journal, "a1", "a2")
+    (entry,) = await take(mail)
+    entry.since = 0
+    assert await settled(mail, Park(entry, "a1", failure(), 0)) == "buried"
+    assert await all_of(mail) == ["a2"]
+
+
+async def test_several_bridges_share_the_keys_and_take_over_in_order(
+    journal: Journal, consumers: Consumers, mail: Consumer
+) -> None:
+    other = consumers(STAGE, "other", order="key")
+    await publish(journal, "a1", "b1", "a2", "b2")
+    (a1,) = await take(mail, 1)
+    (b1,) = await take(other)
+    assert (ids([a1]), ids([b1])) == (["a1"], ["b1"])
+    await mail.hand_back(claim=CLAIM)  # as if it had died a claim time ago
+    taken = await other.take(99, claim=CLAIM)
+    assert (ids(taken.entries), taken.redelivered, taken.entries[0].deliveries) == (["a1"], 1, 2)
+    await complete(other, *taken.entries, b1)
+    assert await settled(mail, Complete(a1, "a1", None)) == "stale"
+    assert sorted(await all_of(mail)) == ["a2", "b2"]
+
+
+async def test_late_settlement_releases_no_key_twice(journal: Journal, consumers: Consumers, mail: Consumer) -> None:
+    await publish(journal, "a1", "a2", "a3")
+    (a1,) = await take(mail)
+    await complete(mail, a1)
+    (a2,) = await take(mail)
+    for late in (Complete(a1, "a1", None), Park(a1, "a1", failure(), 0), Bury(a1, "a1", failure())):
+        assert await settled(mail, late) == "stale"
+    assert await take(mail) == []
+    await complete(mail, a2)
+    assert await all_of(mail) == ["a3"]
+
+
+async def test_lost_reply_of_a_read_is_read_again(journal: Journal, mail: Consumer) -> None:
+    await publish(journal, "a1", "a2")
+    read = await take(mail)
+    assert ids(await mail.reread()) == ids(read) == ["a1"]
+
+
+async def test_wait_returns_what_comes_and_what_is_released(
+    journal: Journal, consumers: Consumers, mail: Consumer
+) -> None:
+    assert await mail.wait(9, block=0.01) == [], "it has not looked yet: this is its first read"
+    assert await mail.wait(9, block=0.01) == []
+    await publish(journal, "a1", "a2")
+    (a1,) = await mail.wait(9, block=20)
+    assert await mail.wait(9, block=0.01) == []
+    other = consumers(STAGE, "other", order="key")
+    await take(other)
+    await complete(mail, a1)
+    assert ids(await mail.wait(9, block=20)) == ["a2"]
+
+
+async def test_missing_group_is_told(journal: Journal, redis: Redis, mail: Consumer) -> None:
+    for stream in (keys.journal(RAW), RETRIES):
+        await redis.delete(stream)
+        with pytest.raises(GroupMissing):
+            await take(mail)
+        await mail.ensure()
+    await publish(journal, "a1")
+    assert await all_of(mail) == ["a1"]
+
+
+async def test_no_step_reads_more_than_a_thousand_events(journal: Journal, redis: Redis, mail: Consumer) -> None:
+    step = redis.pipeline(transaction=False)
+    for number in range(2001):
+        step.xadd(keys.journal(RAW), {"event": Event(id=f"{number}", source="/", type=RAW, data={"key": 1}).to_json()})
+    await step.execute()
+    assert len(await take(mail)) == 1
+    assert await redis.zcard(HELD) == 999
+    assert await take(mail) == []
+    assert await redis.zcard(HELD) == 1999
+    large = Event(id="large", source="/", type=RAW, data={"key": 2, "text": "x" * 600_000}).to_json()
+    for _ in range(3):
+        await redis.xadd(keys.journal(RAW), {"event": large})
+    assert ids(await take(mail)) == ["large"]
+    assert await redis.zcard(HELD) == 2001, "over a megabyte: the third waits for the next step"
+
+
+async def test_counts_know_every_event_however_far_the_journal_is_trimmed(
+    journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer
+) -> None:
+    async def counted() -> tuple[int, int, int]:
+        (depth,) = await journal.admin.depths({STAGE: [RAW]})
+        await redis.delete(keys.BACKLOG)
+        return depth.journaled, depth.held, await journal.backlog()
+
+    await publish(journal, "a1", "a2", "a3", "b1", "b2")
+    assert await counted() == (5, 0, 5)
+    (a1,) = await take(mail, 1)
+    assert await counted() == (5, 0, 5)
+    (b1,) = await take(mail, 1)
+    assert await counted() == (5, 2, 5)
+    await maintenance.trim(RAW)
+    assert await counted() == (5, 2, 5)
+    await take(mail)
+    assert await counted() == (5, 3, 5)
+    await complete(mail, a1, b1)
+    await maintenance.trim(RAW)
+    assert await counted() == (3, 1, 3)
+    await publish(journal, "a4", "c1")
+    assert await counted() == (5, 1, 5)
+    assert sorted(await all_of(mail)) == ["a2", "a3", "a4", "b2", "c1"]
+    assert await counted() == (0, 0, 0)
+
+
+async def test_events_that_an_operator_deletes_unread_do_not_upset_the_counts(
+    journal: Journal, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "b1", "c1", "d1")
+    (entry,) = await take(mail, 1)
+    await redis.xdel(keys.journal(RAW), (await redis.xrange(keys.journal(RAW)))[2][0])
+    await complete(mail, entry, *await take(mail))
+    await publish(journal, "e1")
+    (depth,) = await journal.admin.depths({STAGE: [RAW]})
+    assert depth.journaled == 1
+
+
+async def test_full_redis_reads_events_whose_key_is_free_and_holds_none(
+    journal: Journal, redis: Redis, mail: Consumer, full: Callable[[], Awaitable[None]]
+) -> None:
+    await publish(journal, "a1", "b1", "a2", "c1", "b2")
+    await full()
+    first = await take(mail)
+    assert ids(first) == ["a1", "b1"]
+    assert await take(mail) == []
+    assert not await redis.exists(HELD)
+    await complete(mail, *first)
+    assert await all_of(mail) == ["a2", "c1", "b2"]
+
+
+@pytest.mark.parametrize("broken", [HELD, IN_HAND])
+async def test_refused_write_leaves_the_event_and_all_later_ones_unread(
+    journal: Journal, redis: Redis, mail: Consumer, broken: str
+) -> None:
+    await publish(journal, "a1", "a2", "b1")
+    await redis.set(broken, "of another type")
+    with pytest.raises(JournalUnavailable):
+        await take(mail)
+    with pytest.raises(JournalUnavailable):
+        await take(mail)
+    await redis.delete(broken)
+    entries = {entry.key: entry for entry in [*await mail.reread(), *await take(mail)]}
+    await complete(mail, *entries.values())
+    assert sorted([*ids([*entries.values()]), *await all_of(mail)]) == ["a1", "a2", "b1"]
+
+
+async def test_user_who_may_not_move_the_group_reads_no_event_twice(
+    journal: Journal, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "b1")
+    await redis.execute_command("ACL", "SETUSER", "default", "-xgroup|setid")
+    try:
+        with pytest.raises(JournalUnavailable):
+            await take(mail)
+        assert await redis.xlen(RETRIES) == 0
+    finally:
+        await redis.execute_command("ACL", "SETUSER", "default", "+xgroup|setid")
+    assert sorted(await all_of(mail)) == ["a1", "b1"]
+
+
+ROUTES = {STAGE: Wiring([RAW], [], "", order="key")}
+
+
+async def deleted_retry(redis: Redis, mail: Consumer) -> None:
+    (entry,) = await take(mail)
+    await redis.xdel(entry.stream, entry.id)
+
+
+async def deleted_parked_event(redis: Redis, mail: Consumer) -> None:
+    (entry,) = await take(mail)
+    await park(mail, entry, delay=3600)
+    await redis.delete(keys.parked(STAGE))
+
+
+async def deleted_keys(redis: Redis, mail: Consumer) -> None:
+    (entry,) = await take(mail)
+    await redis.delete(IN_HAND)
+    await complete(mail, entry)
+
+
+@pytest.mark.parametrize("delete", [deleted_retry, deleted_parked_event, deleted_keys])
+async def test_key_whose_event_in_hand_was_deleted_is_released(
+    journal: Journal,
+    maintenance: Maintenance,
+    redis: Redis,
+    mail: Consumer,
+    delete: Callable[[Redis, Consumer], Awaitable[None]],
+) -> None:
+    await publish(journal, "a1", "a2", "a3")
+    await delete(redis, mail)
+    assert await take(mail) == []
+    assert await maintenance.release_lost(ROUTES) == 1
+    assert await maintenance.release_lost(ROUTES) == 0
+    assert await all_of(mail) == ["a2", "a3"]
+    assert not await redis.exists(HELD, IN_HAND)
+
+
+async def test_keys_whose_event_is_there_are_not_released(
+    journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, *(f"{letter}{number}" for letter in "abcd" for number in (1, 2)))
+    a, b, c, _ = await take(mail)
+    await park(mail, a, delay=3600)
+    await park(mail, b, delay=3600)
+    await overdue(redis, keys.parked(STAGE))  # an operator may make it due; the time is another one then
+    await complete(mail, c)
+    assert await maintenance.release_lost(ROUTES) == 0
+    assert ids(await take(mail)) == ["c2"]
+
+
+async def test_member_that_is_no_held_event_becomes_a_dead_letter_and_holds_up_nothing(
+    journal: Journal, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "a2")
+    (entry,) = await take(mail)
+    ((key, _),) = (await redis.hgetall(IN_HAND)).items()
+    await redis.zadd(HELD, {key + b"/0 nonsense": 0})
+    await complete(mail, entry)
+    assert await all_of(mail) == ["a2"]
+    (letter,) = await journal.admin.dead_letters(STAGE)
+    assert letter.event.endswith(b"/0 nonsense")
+
+
+async def test_forgotten_stage_leaves_nothing(
+    journal: Journal, redis: Redis, mail: Consumer, maintenance: Maintenance
+) -> None:
+    await publish(journal, "a1", "a2", "a3", "b1")
+    (a1, _) = await take(mail)
+    await park(mail, a1)
+    await unserved(redis, STAGE)
+    assert (await journal.admin.forget(STAGE)).parked == 4
+    assert not await redis.keys(f"*{STAGE}*")
+
+
+async def test_events_that_a_stage_left_behind_are_counted_and_forgotten(
+    journal: Journal, redis: Redis, mail: Consumer, maintenance: Maintenance
+) -> None:
+    await publish(journal, "a1", "a2", "a3")
+    await take(mail)
+    await serve(maintenance, SENT)
+    ((place, events),) = [(depth.stage, depth.journaled) for depth in await journal.admin.left_behind()]
+    assert (place, events) == (f"{STAGE}:{RAW}", 3)
+    assert (await journal.admin.forget(place)).parked == 3
+    assert not await redis.exists(HELD, IN_HAND, RETRIES)
+
+
+async def test_events_of_a_channel_that_the_stage_no_longer_consumes_become_dead_letters(
+    journal: Journal, redis: Redis, mail: Consumer, maintenance: Maintenance
+) -> None:
+    await publish(journal, "a1", "a2", "b1", "b2", "b3")
+    _, b1 = await take(mail)
+    await park(mail, b1)
+    await serve(maintenance, SENT)
+    await maintenance.retry_due([STAGE], most=9)
+    await journal.scripts.trim(channel=RAW, fresh=0, limit=1000)
+    letters = await journal.admin.dead_letters(STAGE)
+    assert sorted(str(letter.id) for letter in letters) == ["a1", "a2", "b1", "b2", "b3"]
+    assert not await redis.exists(HELD, IN_HAND, RETRIES)
+
+
+async def test_switch_to_a_broker_carries_held_events_along(
+    journal: Journal, redis: Redis, mail: Consumer, maintenance: Maintenance, consumers: Consumers
+) -> None:
+    await publish(journal, "a1", "a2", "a3", "b1")
+    (a1, _) = await take(mail)
+    await park(mail, a1, delay=3600)
+    await unserved(redis, STAGE)
+    assert await maintenance.switch({BROKER: Wiring([RAW], [], "http://broker")}) is None
+    broker = consumers(BROKER)
+    assert sorted(ids(await take(broker))) == ["a1", "a2", "a3", "b1"]
+    assert not await redis.exists(HELD, IN_HAND, RETRIES, keys.parked(STAGE))
+
+
+async def test_held_events_flow_also_when_the_stage_has_lost_its_order(
+    journal: Journal, consumers: Consumers, mail: Consumer, redis: Redis
+) -> None:
+    await publish(journal, "a1", "a2", "a3")
+    (a1,) = await take(mail)
+    plain = consumers(STAGE, "plain")
+    await complete(plain, *await take(plain, claim=CLAIM))
+    await complete(mail, a1)
+    assert await all_of(plain) == ["a2", "a3"]
+    assert not await redis.exists(HELD, IN_HAND)
+
+
+async def test_events_that_were_pending_before_the_stage_was_ordered_are_taken_over(
+    journal: Journal, consumers: Consumers, mail: Consumer
+) -> None:
+    plain = consumers(STAGE, "plain")
+    await publish(journal, "a1", "a2", "a3")
+    assert ids(await take(plain, 2)) == ["a1", "a2"]
+    await plain.hand_back(claim=CLAIM)
+    entries = await take(mail, claim=CLAIM)
+    assert ids(entries) == ["a1", "a2", "a3"]
+    await complete(mail, *entries)
+    assert await all_of(mail) == []
+
+
+async def test_retry_of_version_0_1_for_one_stage_reaches_that_stage_alone(redis: Redis, mail: Consumer) -> None:
+    event = Event(id="a1", source="/tests", type=RAW, data={"key": "a"}).to_json()
+    for stage in ("other", STAGE):
+        fields = {"event": event, "for": stage, "since": "5", "attempts": "3", "crashes": "1"}
+        await redis.xadd(keys.journal(RAW), fields)  # type: ignore[arg-type]
+    (entry,) = await take(mail)
+    assert (entry.since, entry.attempts, entry.crashes, entry.retried) == (5, 3, 1, True)
+
+
+async def test_status_of_a_held_event_does_not_expire(
+    journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_maintenance, "STATUS_PAGE", 2)
+    names = [f"a{number}" for number in range(6)]
+    await publish(journal, *names)
+    await take(mail)
+    for one in names:
+        await redis.pexpire(keys.status(one), 60_000)
+    await maintenance.keep_statuses(RAW)
+    for one in names[1:]:
+        assert await redis.pttl(keys.status(one)) > 3_000_000
+
+
+async def test_history_of_a_held_event_and_milepost_check_know_where_it_is(
+    journal: Journal, redis: Redis, mail: Consumer, maintenance: Maintenance
+) -> None:
+    await publish(journal, "a1", "a2")
+    (a1,) = await take(mail)
+    await park(mail, a1, delay=3600)
+    assert [step.did for step in (await journal.whole_status("a2"))[1][STAGE].steps] == ["held"]
+    found = [event async for event in Waiting(redis, await journal.admin.table(), {}).events()]
+    entry = (await redis.xrange(keys.journal(RAW)))[1][0].decode()
+    assert sorted((event.place, event.entry) for event in found) == [("held", entry), ("parked", a1.id)]
+
+
+async def test_ordered_consumer_waits_on_the_server_and_not_in_a_loop(redis: Redis, mail: Consumer) -> None:
+    await take(mail)
+    waiting = asyncio.create_task(mail.wait(9, block=20))
+
+    async def blocked() -> bool:
+        return any(client["cmd"].startswith("xread") and "b" in client["flags"] for client in await redis.client_list())
+
+    await eventually(blocked)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
