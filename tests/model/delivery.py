@@ -1,4 +1,12 @@
-"""The world of deliveries: two bridges, one or two stages that consume `in`, and `out` with a stage of its own."""
+"""The world of deliveries: two bridges, one or two stages that consume `in`, and `out` with a stage of its own.
+
+With `keys` the stages are ordered by key. Then also, in every state:
+
+- Of each key one event at most is in hand: in the retries or parked. The hash of keys in hand has the key exactly then.
+- An event is held only while its key is in hand.
+- Nothing of the journal is pending. So the retries are the only way to a delivery.
+- An event is in hand only if all earlier ones of its key are completed, dead or replayed.
+"""
 
 import re
 from collections import Counter
@@ -31,6 +39,9 @@ IN, OUT = "in", "out"
 STAGES_AND_SETS = {keys.JOURNALS, keys.STAGES, keys.DEAD, keys.PAUSED}
 """Keys of a bounded size."""
 
+FIELDS = (b"attempts", b"crashes", b"channel", b"first")
+"""Of an entry, beside its event: what makes two states different."""
+
 _BEATS = re.compile(rb',?"beat":\d+')
 """The times in a row of the Broker, at which a bridge served the stages behind it."""
 
@@ -57,6 +68,8 @@ class Bounds:
     """How many answers each stage that emits gives to an event. Several are journaled in one step."""
     refusals: bool = False
     """Whether each move is also made on servers that refuse."""
+    keys: Sequence[str] = ()
+    """The key of each event, if the stages are ordered by key."""
 
 
 OF_ENTRIES = {
@@ -78,6 +91,7 @@ class Deliveries:
     paused     the stages that each bridge knows to be paused
     dropped    the dead letters that an operator deleted, as stage and event
     forgotten  the stages that an operator deleted
+    replayed   the dead letters that were replayed, as stage and event
     """
 
     held: list[dict[Key, Entry]]
@@ -88,6 +102,7 @@ class Deliveries:
     paused: list[frozenset[str]]
     dropped: set[tuple[str, str]] = field(default_factory=set)
     forgotten: set[str] = field(default_factory=set)
+    replayed: set[tuple[str, str]] = field(default_factory=set)
 
     def copy(self) -> "Deliveries":
         return Deliveries(
@@ -99,6 +114,7 @@ class Deliveries:
             list(self.paused),
             set(self.dropped),
             set(self.forgotten),
+            set(self.replayed),
         )
 
 
@@ -130,15 +146,20 @@ class DeliveryWorld(World[Deliveries]):
         self.bounds = bounds
         self.refusals = bounds.refusals
         self.stages = stages
-        self.events = [Event(id=f"e{number}", source="/model", type=IN, data=number) for number in range(bounds.events)]
+        if bounds.keys:
+            self.DOORS |= {"read"}  # a full server holds no event, so the first that would be stays unread
+        self.events = [
+            Event(id=f"e{number}", source="/model", type=IN, data={"key": (*bounds.keys, *[number] * 9)[number]})
+            for number in range(bounds.events)
+        ]
 
     def __repr__(self) -> str:
         return f"DeliveryWorld(url, {self.bounds!r}, {dict(self.stages)!r})"
 
     def consumer(self, stage: str, name: str) -> Consumer:
-        return Consumer(
-            stage, [IN], name, reader=self.connection, scripts=self.scripts, deadline=self.settings.deadline
-        )
+        order = "key" if self.bounds.keys else False
+        deadline = self.settings.deadline
+        return Consumer(stage, [IN], name, reader=self.connection, scripts=self.scripts, deadline=deadline, order=order)
 
     async def begin(self) -> Deliveries:
         await self.beat()
@@ -176,6 +197,7 @@ class DeliveryWorld(World[Deliveries]):
             if held and self.left(local, "crashes"):
                 yield "crash", bridge
         yield ("retry_due",)
+        yield from [("release_lost",)] if self.bounds.keys else []
         yield "trim", IN
         yield "trim", OUT
         if self.left(local, "replays"):
@@ -336,6 +358,10 @@ class DeliveryWorld(World[Deliveries]):
         if refused:
             raise JournalUnavailable(str(refused))
 
+    async def do_release_lost(self, _: Deliveries) -> None:
+        if await self.maintenance.release_lost({stage: Wiring([IN], [], "") for stage in self.stages}):
+            raise ViolationError("a key was released whose event in hand is there")
+
     async def do_trim(self, local: Deliveries, channel: str) -> None:
         happened, *_ = await self.maintenance.trim(channel)
         if happened != ("trimmed" if channel == OUT or self.living(local) else "unconsumed"):
@@ -345,6 +371,7 @@ class DeliveryWorld(World[Deliveries]):
         if letters := await self.journal.admin.dead_letters(stage):
             await self.journal.admin.replay(stage, [letter.entry for letter in letters])
             local.used["replays"] += 1
+            local.replayed |= {(stage, event_id(letter.event)) for letter in letters}
 
     async def do_drop(self, local: Deliveries, stage: str) -> None:
         if letters := await self.journal.admin.dead_letters(stage):
@@ -421,11 +448,41 @@ class DeliveryWorld(World[Deliveries]):
                         f"{event.id} of {stage}: completed {count} times, and in {places or 'no place'}"
                     )
                 finished = finished and places in ([], ["dead"], ["dropped"])
+            if self.bounds.keys and stage not in local.forgotten:
+                self.check_order(local, view, stage)
         unconsumed = set() if self.living(local) else {keys.journal(IN)}
         check_bounded(view, but=unconsumed)
         check_forgotten(view, local.forgotten)
         finished = finished and all(view.ttl.get(name, 0) >= 0 for name in unconsumed)
         return self.key(local, view), finished
+
+    def check_order(self, local: Deliveries, view: View, stage: str) -> None:
+        """Look at the invariants of a stage that is ordered by key."""
+        if pending := view.groups[keys.journal(IN)][stage].pending:
+            raise ViolationError(f"{len(pending)} events are pending in the journal of an ordered stage")
+        known = dict(view.others.get(keys.in_hand(stage, IN), []))
+        retries = {entry for entry, _ in view.streams.get(keys.retries(stage, IN), [])}
+        if any(not place.startswith(b"parked ") and place not in retries for place in known.values()):
+            raise ViolationError(f"{known} are in hand, and the retries are {retries}")
+        of_keys: dict[str, list[str]] = {}
+        for event, key in zip(self.events, self.bounds.keys, strict=True):
+            of_keys.setdefault(key, []).append(event.id)
+        in_hand = 0
+        for key, ids in of_keys.items():
+            places = {of: places_of(view, stage, of) for of in ids}
+            mine = [of for of in ids if {"retries", "parked"} & {*places[of]}]
+            in_hand += len(mine)
+            if len(mine) > 1:
+                raise ViolationError(f"{mine} of key {key} are in hand together")
+            if not mine and any("held" in places[of] for of in ids):
+                raise ViolationError(f"events of key {key} are held, and none is in hand: {places}")
+            for of in ids[: ids.index(mine[0])] if mine else ():
+                excused = local.done[stage, of] or (stage, of) in local.replayed | local.dropped
+                excused = excused or places[of] == ["dead"]
+                if not excused:
+                    raise ViolationError(f"{mine[0]} is in hand before {of}, which is in {places[of]}")
+        if in_hand != len(known):
+            raise ViolationError(f"{in_hand} events are in hand, and {len(known)} keys are said to be")
 
     async def check_counts(self, local: Deliveries, view: View) -> None:
         """The backlog and the depths of the stages count each event that is not finished once."""
@@ -434,6 +491,8 @@ class DeliveryWorld(World[Deliveries]):
         for depth in await self.journal.admin.depths({stage: [IN] for stage in living}):
             places = [place for of in waiting[depth.stage] for place in of]
             counted = Counter(place if place in {"parked", "dead"} else "journaled" for place in places)
+            if depth.held != places.count("held"):
+                raise ViolationError(f"{depth} where {places} are")
             found = {"journaled": depth.journaled, "parked": depth.parked, "dead": depth.dead}
             if found != {name: counted[name] for name in found}:
                 raise ViolationError(f"{depth} where {dict(counted)} wait")
@@ -473,11 +532,12 @@ class DeliveryWorld(World[Deliveries]):
             tuple(sorted(local.published)),
             tuple(sorted(local.dropped)),
             tuple(sorted(local.forgotten)),
+            tuple(sorted(local.replayed)),
         )
 
 
 def places_of(view: View, stage: str, of: str) -> list[str]:
-    """Return every place where a stage has an event: journal, retries, parked, dead."""
+    """Return every place where a stage has an event: journal, retries, parked, held, dead."""
     places = []
     for kind, stream in (("journal", keys.journal(IN)), ("retries", keys.retries(stage, IN))):
         if stream not in view.groups or stage not in view.groups[stream]:
@@ -490,6 +550,7 @@ def places_of(view: View, stage: str, of: str) -> list[str]:
             waiting.append(entry)
         places += [kind for entry in waiting if event_id(rows[entry][b"event"]) == of]
     places += ["parked" for member in view.others.get(keys.parked(stage), []) if parked_id(member) == of]
+    places += ["held" for member in view.others.get(keys.held(stage, IN), []) if parked_id(member) == of]
     letters = view.streams.get(keys.dead(stage), [])
     return places + ["dead" for _, body in letters if event_id(body[b"event"]) == of]
 
@@ -513,7 +574,8 @@ def check_bounded(view: View, *, but: Collection[str] = ()) -> None:
     """Every key is of a bounded size, counts in the backlog, or expires. `but`: keys that the next trim bounds."""
     for name, ttl in view.ttl.items():
         bounded = name in STAGES_AND_SETS or name in but or 0 <= ttl <= HOUR
-        counted = name.startswith((keys.RETRIES, keys.parked(""), keys.dead(""))) or view.groups.get(name)
+        counted = name.startswith((keys.RETRIES, keys.HELD, keys.in_hand("", "")[:-1], keys.parked(""), keys.dead("")))
+        counted = counted or bool(view.groups.get(name))
         if not bounded and not counted:
             raise ViolationError(f"{name} neither counts nor expires")
         if counted and ttl >= 0:
@@ -526,7 +588,7 @@ def key_of(view: View, names: Mapping[bytes, int]) -> tuple[Any, ...]:
     for name, rows in view.streams.items():
         place = {row[0]: number for number, row in enumerate(rows)}
         essence = [
-            (event_id(body[b"event"]), *(body.get(field, b"0") for field in (b"attempts", b"crashes", b"channel")))
+            (event_id(body[b"event"]), *(body.get(field, b"0") for field in FIELDS), b"order" in body)
             for _, body in rows
         ]
         groups = [
@@ -545,7 +607,11 @@ def key_of(view: View, names: Mapping[bytes, int]) -> tuple[Any, ...]:
 def content_of(name: str, content: Any) -> Any:
     """Return the content of a key that is no stream, without ids and times."""
     if name.startswith(keys.parked("")):
+        return sorted((parked_id(member), *member.partition(b"\n")[0].split(b" ")[2:5]) for member in content)
+    if name.startswith(keys.HELD):
         return sorted((parked_id(member), *member.partition(b"\n")[0].split(b" ")[2:]) for member in content)
+    if name.startswith(keys.in_hand("", "")[:-1]):
+        return sorted((key, place.startswith(b"parked")) for key, place in content)
     if name.startswith(keys.status("")):
         return sorted(field for field, _ in content)
     return sorted(content) if isinstance(content, list) else content

@@ -13,7 +13,7 @@ from milepost.journal.scripts import SCRIPTS, Text
 from tests.model.delivery import DeliveryWorld
 from tests.model.search import FoundError, replay, search
 from tests.model.world import ViolationError, World
-from tests.model.worlds import LINE, SMALL, WHOLE, Make, adoptions, brokered, deliveries, switches
+from tests.model.worlds import LINE, SMALL, WHOLE, Make, adoptions, brokered, deliveries, ordered, switches
 
 Open = Callable[[Make], World[Any]]
 
@@ -102,6 +102,48 @@ FAULTS: dict[str, tuple[Make, str, str, str]] = {
         "if fields.event == event and fields.channel == channel then return end",
         "",
         "'dead letter of a', 'dead letter of a'",
+    ),
+    "order: a journal that is read as that of any stage": (
+        ordered("xx", bridges=1),
+        "'STREAMS', retries, '>'",
+        "'STREAMS', retries, journal, '>', '>'",
+        "pending in the journal of an ordered stage",
+    ),
+    "order: a key that is not looked up": (
+        ordered("xx", bridges=1),
+        "if order and redis.call('HGET', in_hand, key_of(order)) then",
+        "if false then",
+        "in hand together",
+    ),
+    "order: a key that is not released": (
+        ordered("xx", bridges=1),
+        "if row.order and not row.kept then",
+        "if false then",
+        "and the retries are|keys are said to be",
+    ),
+    "order: a dead letter that keeps its key": (
+        ordered("xx", burials=1, bridges=1),
+        "bury(stage, row)\n  return 'buried'",
+        "bury(stage, row)\n  row.kept = true\n  return 'buried'",
+        "and the retries are|keys are said to be",
+    ),
+    "order: a parked event that lets the next go": (
+        ordered("xx", parks=1, bridges=1),
+        "row.kept = true\n  note",
+        "note",
+        "in hand together|none is in hand|and the retries are|keys are said to be",
+    ),
+    "order: the latest of a key first": (
+        ordered("xxx", bridges=1),
+        "'ZRANGEBYLEX', held, '[' .. key .. '/', '(' .. key .. '0'",
+        "'ZREVRANGEBYLEX', held, '(' .. key .. '0', '[' .. key .. '/'",
+        "is in hand before",
+    ),
+    "order: a replay beside its key": (
+        ordered("xx", burials=1, replays=1, bridges=1),
+        "if not redis.call('HGET', in_hand_key(stage, letter.channel), key) then release",
+        "if true then release",
+        "in hand together",
     ),
     "a switch from the beginning": (
         switches("a", stops=1),

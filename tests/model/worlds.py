@@ -24,6 +24,11 @@ def brokered(**bounds: Any) -> Make:
     return lambda url: BrokerWorld(url, broker.Bounds(**bounds))
 
 
+def ordered(of: str, **bounds: Any) -> Make:
+    """One letter is the key of one event."""
+    return deliveries(LINE, events=len(of), keys=tuple(of), **bounds)
+
+
 def adoptions(*messages: int, **bounds: Any) -> Make:
     return lambda url: AdoptionWorld(url, adoption.Bounds(messages, **bounds))
 
@@ -43,6 +48,8 @@ SMALL: dict[str, Make] = {
     ),
     "broker mode": brokered(gives_up=1, repeats=1, replays=1, bridges=1),
     "two answers, a lost answer, a retry": deliveries(LINE, answers=2, lost_answers=1, parks=1, bridges=1),
+    "order by key, a crash": ordered("xx", crashes=1, bridges=1),
+    "order by key, a dead letter, a replay": ordered("xx", burials=1, replays=1, bridges=1),
     "adoption, a clean stop": adoptions(0, stops=1),
     "adoption, servers that refuse": adoptions(0, refusals=True),
     "a switch, a stop, a crash": switches("a", stops=1, crashes=1),
@@ -83,6 +90,12 @@ WHOLE: dict[str, Make] = {
     "broker mode, servers that refuse": brokered(
         gives_up=1, repeats=1, replays=1, drops=1, messages=1, bridges=1, refusals=True
     ),
+    "order by key, two keys, a crash": ordered("xxy", crashes=1),
+    "order by key, a crash, a retry, a lost answer": ordered("xyx", crashes=1, parks=1, lost_answers=1),
+    "order by key, three of a key, a dead letter, a replay": ordered("xxx", burials=1, replays=1, crashes=1),
+    "order by key, a retry, two dead letters, a replay": ordered("xyx", parks=1, burials=2, replays=1, bridges=1),
+    "order by key, servers that refuse": ordered("xxy", parks=1, burials=1, replays=1, bridges=1, refusals=True),
+    "order by key, two stages of one channel": deliveries(BRANCHES, events=2, keys=("x", "x"), crashes=1, bridges=1),
     "a message, two stops, a lost answer": adoptions(0, stops=2, lost_answers=1, tokens=2),
     "two messages, a stop": adoptions(0, 1, stops=1, tokens=2),
     "a message and an event, a crash": adoptions(0, 2, crashes=1),
