@@ -47,6 +47,7 @@ State = Literal[
     "waiting",
     "in delivery",
     "parked",
+    "held",
     "to be retried",
     "dead letter",
     "dropped",
@@ -54,11 +55,14 @@ State = Literal[
     "at the Broker",
     "not to be found",
 ]
-"""`to be retried`: due or replayed. `dropped`: its dead letter is gone. `not to be found`: it was deleted unread."""
+"""`held`: an earlier event of its key is not finished. `to be retried`: due or replayed. `dropped`: its
+dead letter is gone. `not to be found`: it was deleted unread.
+"""
 
 PLACES: Mapping[Place, State] = {
     "journal": "waiting",
     "parked": "parked",
+    "held": "held",
     "retries": "to be retried",
     "dead": "dead letter",
 }
@@ -227,19 +231,28 @@ class _Reader:
             if entry := await self._seek(keys.dead(stage), last.time):
                 return _with(at, state="dead letter", entry=entry)
             return _with(at, state="dropped")
+        return await self._where_it_waits(at, last, since)
+
+    async def _where_it_waits(self, at: StageHistory, last: HistoryStep | None, since: datetime | None) -> StageHistory:
+        """Tell where the stage has an event that is not finished. `last`: what it did with it last."""
+        stage, channel = at.stage, at.channel
         if last and last.due and await self._is_parked(stage, last.due):
             return _with(at, state="parked", due=last.due)
         if last:
             for name in [channel] if channel else self._table.get(stage, {"consumes": ()})["consumes"]:
+                if last.order and await self._is_held(stage, name, last.order):
+                    return _with(at, state="held")
                 retries = keys.retries(stage, name)
                 if entry := await self._seek(retries, last.time):
                     return await self._in_stream(at, retries, entry, "to be retried")
-        known = stage in self._table and since and (last is None or last.time < since)
-        if not since or not known:
+        if not since or stage not in self._table or (last and last.time >= since):
             return at
-        journal = keys.journal(channel)
-        if entry := await self._seek(journal, since):
-            return await self._in_stream(at, journal, entry, "waiting")
+        journal, streams = keys.journal(channel), [keys.journal(channel)]
+        if self._table[stage].get("order"):  # the stage gets all of its events from its retries
+            streams.insert(0, keys.retries(stage, channel))
+        for stream in streams:
+            if entry := await self._seek(stream, since):
+                return await self._in_stream(at, stream, entry, "waiting")
         read = await self._last_read(journal, stage)
         return _with(at, state="delivered") if read and _time_of(read) >= since - EARLIER else at
 
@@ -262,6 +275,12 @@ class _Reader:
     async def _is_parked(self, stage: str, due: datetime) -> bool:
         score = round(due.timestamp() * 1000)
         found = await self._rows(self._redis.zrangebyscore(keys.parked(stage), score, score))
+        return any(member.partition(b"\n")[2].startswith(self._begin) for member in found)
+
+    async def _is_held(self, stage: str, channel: str, order: str) -> bool:
+        """Tell whether an ordered stage holds the event. `order`: the begin of its member among the held events."""
+        key = keys.held(stage, channel)
+        found = await self._rows(self._redis.zrangebylex(key, f"[{order} ", f"({order}!", 0, 1))
         return any(member.partition(b"\n")[2].startswith(self._begin) for member in found)
 
     async def _seek(self, stream: str, since: datetime) -> str:
