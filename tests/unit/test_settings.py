@@ -4,10 +4,10 @@ import traceback
 from datetime import timedelta
 
 import pytest
-from milepost.cli.local.probe import shown
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
+from milepost.cli.local.readiness import shown
 from milepost.errors import ConfigurationError
 from milepost.journal.connection import connect
 from milepost.settings import JournalSettings, read_redis_url
