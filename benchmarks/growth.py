@@ -14,7 +14,7 @@ from benchmarks.rows import drain
 from tests.servers import ROOT
 
 PLOTS = ROOT / "benchmarks" / "plots"
-DELIVERIES = 16_000
+DELIVERIES = 32_000
 
 
 @dataclass(frozen=True)
@@ -28,29 +28,32 @@ class Curve:
     trial: Callable[[Lab, int], Measured]
 
 
-def stages(lab: Lab, count: int) -> Measured:
-    """`count` stages consume one channel: each event is POSTed as often."""
-    events = DELIVERIES // count
+def delivered(lab: Lab, *, stages: int = 1, bridges: int = 1) -> Measured:
+    """So many bridges serve `stages` stages of one channel: each event is POSTed as often. The sink stands still until
+    every bridge is ready, so that no start is counted.
+    """
+    events = DELIVERIES // stages
     fill.journal(lab.redis.url, map(fill.submission, range(events)))
     sink, arrivals = lab.sink(events)
+    sink.freeze()
     url = f"http://127.0.0.1:{sink.port}"
-    routes = [{"name": f"stage-{number}", "consumes": "raw_input", "url": url} for number in range(count)]
-    bridge = lab.bridge(*routes, ready=False)
-    until(lambda: arrivals.posts, every=0.0005)
-    before, watch = arrivals.posts, Stopwatch(bridge)
-    until(lambda: arrivals.posts >= events * count)
-    return watch.stop(events * count - before)
+    routes = [{"name": f"stage-{number}", "consumes": "raw_input", "url": url} for number in range(stages)]
+    relays = [lab.bridge(*routes) for _ in range(bridges)]
+    watch = Stopwatch(*relays)
+    sink.thaw()
+    until(lambda: arrivals.posts >= events * stages)
+    return watch.stop(events * stages)
 
 
 CURVES = [
     Curve(
         "bridges",
-        "A backlog of 40,000, several bridges",
+        "Several bridges on one channel",
         "bridges",
         (1, 2, 4),
-        lambda lab, x: drain.ours(lab, bridges=x),
+        lambda lab, x: delivered(lab, bridges=x),
     ),
-    Curve("stages", "Stages on one channel", "stages", (1, 4, 16, 64), stages),
+    Curve("stages", "Stages on one channel", "stages", (1, 4, 16, 64), lambda lab, x: delivered(lab, stages=x)),
     Curve(
         "size",
         "Events of different size",

@@ -6,7 +6,6 @@ from functools import partial
 import redis
 
 from benchmarks import fill
-from benchmarks.accounts import peak_memory
 from benchmarks.arrivals import Arrivals
 from benchmarks.bench import FLOOR, OURS, Bench, Figure, Measured
 from benchmarks.lab import Lab, Stopwatch, until
@@ -41,14 +40,14 @@ def settled(url: str, channel: str = "raw_input", stage: str = "sink") -> Callab
     return look
 
 
-def ours(lab: Lab, *, events: int = EVENTS, delay: float = 0, size: int = 0, bridges: int = 1) -> Measured:
+def ours(lab: Lab, *, events: int = EVENTS, delay: float = 0, size: int = 0) -> Measured:
     fill.journal(lab.redis.url, (fill.submission(number, size=size) for number in range(events)))
     sink, arrivals = lab.sink(events, delay=delay)
     route = {"name": "sink", "consumes": "raw_input", "url": f"http://127.0.0.1:{sink.port}"}
-    relays = [lab.bridge(route, ready=False) for _ in range(bridges)]
+    relay = lab.bridge(route, ready=False)
     database = Stopwatch(lab.redis)
-    figures = carried(arrivals, events, *relays, settled=settled(lab.redis.url))
-    return {**figures, "redis": database.stop(events)["cpu"], "memory": peak_memory([relays[0].pid])}
+    figures = carried(arrivals, events, relay, settled=settled(lab.redis.url))
+    return {**figures, "redis": database.stop(events)["cpu"]}
 
 
 def floor(lab: Lab, *, events: int = EVENTS) -> Measured:

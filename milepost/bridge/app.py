@@ -1,6 +1,7 @@
 """The bridge's HTTP endpoints: its doors (events, a Broker's replies and dead letters), health and metrics."""
 
 import codecs
+import gc
 import json
 import logging
 import re
@@ -27,6 +28,11 @@ from milepost.server.protocol import freeze_heap
 
 log = logging.getLogger("milepost.bridge")
 
+GC_THRESHOLD = 20_000
+"""New objects before the garbage collector runs, more than in other processes. Deliveries under way are many objects,
+and few are garbage. With 5,000 and 64 stages the collector took a quarter of the CPU.
+"""
+
 RETRY_AFTER = 1
 """Seconds after which a sender that met 503 may try again."""
 
@@ -45,6 +51,7 @@ def create_app(bridge: Bridge, *, failed: Callable[[], None]) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         freeze_heap()  # also where no connection, which does it otherwise, ever comes
+        gc.set_threshold(GC_THRESHOLD)
         bridge.start(failed=failed)
         try:
             yield

@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio as redis_asyncio
 
 from milepost.bridge import bridge as bridge_module
-from milepost.bridge.app import create_app
+from milepost.bridge.app import GC_THRESHOLD, create_app
 from milepost.bridge.settings import BridgeSettings
 from milepost.errors import ConfigurationError
 from milepost.journal import keys
@@ -27,6 +27,7 @@ async def test_heap_is_frozen_when_the_bridge_starts(rig: Rig) -> None:
     try:
         async with app.router.lifespan_context(app):
             assert gc.get_freeze_count() > 0
+            assert gc.get_threshold()[0] == GC_THRESHOLD
     finally:
         gc.freeze()  # as in conftest.py
         gc.set_threshold(*threshold)
