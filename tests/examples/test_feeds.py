@@ -1,9 +1,6 @@
 """examples/feeds: another pipeline on the same package and chart, delivered to a receiver that is not ours."""
 
 import re
-import shutil
-import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,67 +12,29 @@ import yaml
 from milepost.cli.local import data_folder
 from tests.chart.rendering import SECRET, functions, merged, only, read, render
 from tests.chart.test_security import arrows
-from tests.cli.copies import OWN_TESTS
-from tests.cli.running import MILEPOST, WITHIN, Up, environment
-from tests.servers import ANSWER_WITHIN, HOST, ROOT, wait_for
+from tests.cli.running import WITHIN, Up
+from tests.examples.example import EXAMPLES, Receiver, check_own_tests, copied, milepost, receiving
+from tests.servers import ANSWER_WITHIN, HOST, wait_for
 
-FEEDS = ROOT / "examples" / "feeds"
+FEEDS = EXAMPLES / "feeds"
 NEWS = (FEEDS / "samples" / "news.xml").read_text()
 TOKEN = "Bearer of-your-own"
 
 
 def test_its_own_tests_pass_in_its_own_folder() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", *OWN_TESTS],
-        cwd=FEEDS,
-        env={name: value for name, value in environment().items() if name != "PYTHONPATH"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout[-4000:]
-
-
-class Receiver:
-    """receiver.py, and what it has printed."""
-
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, str(FEEDS / "receiver.py"), "0"], stdout=out, stderr=subprocess.STDOUT
-            )
-        wait_for(lambda: "\n" in self.printed, what="its URL")
-
-    @property
-    def printed(self) -> str:
-        return self._log.read_text()
-
-    @property
-    def url(self) -> str:
-        return self.printed.splitlines()[0]
+    check_own_tests(FEEDS)
 
 
 @pytest.fixture
 def receiver(tmp_path: Path) -> Iterator[Receiver]:
-    receiver = Receiver(tmp_path / "printed")
-    try:
+    with receiving(FEEDS, tmp_path / "printed") as receiver:
         yield receiver
-    finally:
-        receiver.process.kill()
-        receiver.process.wait()
 
 
 @pytest.fixture
 def project(tmp_path: Path, receiver: Receiver) -> Path:
     """A copy whose receiver is the test's, at a port of its own."""
-    copy = tmp_path / "feeds"
-    shutil.copytree(FEEDS, copy, ignore=shutil.ignore_patterns("__pycache__", ".milepost", ".*_cache"))
-    values = copy / "helm" / "values.yaml"
-    values.write_text(values.read_text().replace("http://127.0.0.1:9000/", receiver.url))
-    assert receiver.url in values.read_text()
-    return copy
+    return copied(FEEDS, tmp_path / "feeds", receiver)
 
 
 def test_milepost_up_runs_it(project: Path, receiver: Receiver, tmp_path: Path) -> None:
@@ -113,18 +72,6 @@ def shown_in_the_readme() -> str:
     """What the receiver prints below the id, as far as it is shown."""
     _, _, below = (FEEDS / "README.md").read_text().partition("    # Harbour News\n")
     return textwrap.dedent(f"    # Harbour News\n{below.partition('    …')[0]}")
-
-
-def milepost(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*MILEPOST, *arguments],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=WITHIN,
-        check=False,
-    )
 
 
 def test_missing_header_variable_is_named_before_anything_starts(project: Path, tmp_path: Path) -> None:
