@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from gateway.parts import count_of
-from milepost.check.waiting import Place, Waiting, WaitingEvent
+from milepost.check.waiting import Place, Waiting, WaitingEvent, entry_order
 from milepost.errors import JournalUnavailable
 from milepost.events.strict_json import dumps
 from milepost.journal import BEAT_FRESH, BROKER, GAVE_UP, PARTS, History, HistoryStep, Journal, Note, keys
@@ -264,7 +264,7 @@ class _Reader:
     async def _in_stream(self, at: StageHistory, stream: str, entry: str, unread: State) -> StageHistory:
         """Tell whether an entry is unread, pending or finished."""
         read = await self._last_read(stream, at.stage)
-        if not read or _order(entry) > _order(read):
+        if not read or entry_order(entry) > entry_order(read):
             return _with(at, state=unread, entry=entry)
         held = await self._rows(self._redis.xpending_range(stream, at.stage, entry, entry, 1))
         if not held:
@@ -330,10 +330,5 @@ def _masked(at: StageHistory) -> StageHistory:
     return _with(at, steps=[replace(step, answer=masked(step.answer)) for step in at.steps])
 
 
-def _order(entry: str) -> tuple[int, int]:
-    milliseconds, _, number = entry.partition("-")
-    return int(milliseconds), int(number)
-
-
 def _time_of(entry: str) -> datetime:
-    return datetime.fromtimestamp(_order(entry)[0] / 1000).astimezone()
+    return datetime.fromtimestamp(entry_order(entry)[0] / 1000).astimezone()

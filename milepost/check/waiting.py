@@ -78,7 +78,9 @@ class Waiting:
         """The entries of a journal that a stage has not finished."""
         journal = keys.journal(channel)
         groups = [
-            _Group(row["name"].decode(), _order(row["last-delivered-id"]), await self._pending(journal, row["name"]))
+            _Group(
+                row["name"].decode(), entry_order(row["last-delivered-id"]), await self._pending(journal, row["name"])
+            )
             for row in await self._if_there(self._redis.xinfo_groups(journal))
         ]
         if all(group.stage != BROKER for group in groups):  # a new group begins with the oldest entry
@@ -89,7 +91,7 @@ class Waiting:
             return  # nobody has to consume this channel: its journal expires
         first = min((group.first for group in groups), default=(0, 0))
         async for entry, fields in self._stream(journal, f"{first[0]}-{first[1]}"):
-            order = _order(entry)
+            order = entry_order(entry)
             stages = tuple(group.stage for group in groups if group.has_left(order))
             if stages or not groups:
                 yield WaitingEvent("journal", stages, channel, entry, fields.get(b"event", b""))
@@ -99,7 +101,7 @@ class Waiting:
         start = "-"
         while start:
             rows: Any = await self._redis.xpending_range(journal, group, start, "+", PENDING_PAGE)
-            found |= {_order(row["message_id"]) for row in rows}
+            found |= {entry_order(row["message_id"]) for row in rows}
             start = f"({rows[-1]['message_id'].decode()}" if rows else ""
         return frozenset(found)
 
@@ -165,7 +167,8 @@ class _Group:
         return entry > self.delivered or entry in self.pending
 
 
-def _order(entry: bytes | str) -> tuple[int, int]:
+def entry_order(entry: bytes | str) -> tuple[int, int]:
+    """Return the two numbers of an entry's name, by which entries are ordered."""
     text = entry.decode() if isinstance(entry, bytes) else entry
     milliseconds, _, number = text.partition("-")
     return int(milliseconds), int(number)

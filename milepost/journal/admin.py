@@ -1,9 +1,7 @@
 """The journal for operators: stages and the events that wait for them, pauses, dead letters, `forget`."""
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from redis.exceptions import RedisError
 
 from milepost.errors import JournalUnavailable, MilepostError
 from milepost.journal import keys
@@ -18,7 +16,7 @@ from milepost.journal.models import (
     read_row,
 )
 from milepost.journal.refusals import OF_KEYS
-from milepost.journal.scripts import DepthRow, LetterRow, Scripts, unavailable
+from milepost.journal.scripts import DepthRow, LetterRow, Scripts, ask
 
 BROKER = "broker"
 """Name of the only route in broker mode, of its groups and of its parked events."""
@@ -43,7 +41,7 @@ class Admin:
 
     async def table(self) -> dict[str, Any]:
         """Return the stages table: name → the stage's `consumes`, `emits`, `url` and `beat`."""
-        table: dict[bytes, bytes] = await self._ask(self._redis.hgetall(keys.STAGES))
+        table: dict[bytes, bytes] = await ask(self._redis.hgetall(keys.STAGES))
         rows = {name_text(name): read_row(text) for name, text in sorted(table.items())}
         return {name: row for name, row in rows.items() if row is not None}
 
@@ -57,7 +55,7 @@ class Admin:
         A place that a stage has left behind (see `left_behind`) comes after them, as a stage that is not served.
         """
         stages = await self.table()
-        seconds, _ = await self._ask(self._redis.time())
+        seconds, _ = await ask(self._redis.time())
         paused = await self.paused()
         depths = await self.depths({name: wired["consumes"] for name, wired in stages.items()})
         table = [
@@ -96,7 +94,7 @@ class Admin:
     async def paused(self) -> frozenset[str]:
         """Return the names of the paused stages; an empty set if that key is of another type."""
         try:
-            return frozenset(map(name_text, await self._ask(self._redis.smembers(keys.PAUSED))))
+            return frozenset(map(name_text, await ask(self._redis.smembers(keys.PAUSED))))
         except JournalUnavailable as fault:
             if fault.code not in OF_KEYS:
                 raise
@@ -109,11 +107,11 @@ class Admin:
         """
         if stage not in await self.table():
             raise LookupError(stage)
-        return bool(await self._ask(self._redis.sadd(keys.PAUSED, stage)))
+        return bool(await ask(self._redis.sadd(keys.PAUSED, stage)))
 
     async def resume(self, stage: str) -> bool:
         """Let bridges deliver to a stage again. False if it was not paused."""
-        return bool(await self._ask(self._redis.srem(keys.PAUSED, stage)))
+        return bool(await ask(self._redis.srem(keys.PAUSED, stage)))
 
     async def depths(self, stages: Mapping[str, Sequence[str]]) -> list[Depth]:
         """Return how many events wait for each of these stages. `stages`: name → the channels that it consumes."""
@@ -139,21 +137,22 @@ class Admin:
     async def unconsumed(self) -> dict[str, int]:
         """Return the journals of channels that no stage consumes or emits: channel → events. Several steps."""
         emitted = {channel for wired in (await self.table()).values() for channel in wired["emits"]}
-        channels = {name_text(name) for name in await self._ask(self._redis.smembers(keys.JOURNALS))}
+        channels = {name_text(name) for name in await ask(self._redis.smembers(keys.JOURNALS))}
         lengths: dict[str, int] = {}
         for channel in sorted(channels - emitted):
             journal = keys.journal(channel)
-            if (length := int(await self._ask(self._redis.xlen(journal)))) and not await self._groups(journal):
+            if (length := int(await ask(self._redis.xlen(journal)))) and not await self._groups(journal):
                 lengths[channel] = length
         return lengths
 
     async def _groups(self, journal: str) -> Sequence[Any]:
         try:
-            return await self._redis.xinfo_groups(journal)
-        except (RedisError, OSError) as fault:
+            found: Sequence[Any] = await ask(self._redis.xinfo_groups(journal))
+        except JournalUnavailable as fault:
             if "no such key" in str(fault):
                 return []
-            raise unavailable(fault) from fault
+            raise
+        return found
 
     async def forget(self, stage: str) -> Forgotten:
         """Remove a stage's row in the table, its pause, groups, retries, parked and held events and dead letters.
@@ -181,11 +180,11 @@ class Admin:
 
     async def dead_stages(self) -> list[str]:
         """Return the stages that have had dead letters; `bridge` for messages that were no events."""
-        return sorted(name_text(name) for name in await self._ask(self._redis.smembers(keys.DEAD)))
+        return sorted(name_text(name) for name in await ask(self._redis.smembers(keys.DEAD)))
 
     async def dead_letters(self, stage: str, *, start: str = "-", count: int = 100) -> list[DeadLetter]:
         """Return up to `count` dead letters of `stage`, oldest first, from stream id `start` on (`(id`: after it)."""
-        rows = await self._ask(self._redis.xrange(keys.dead(stage), start, "+", count))
+        rows = await ask(self._redis.xrange(keys.dead(stage), start, "+", count))
         return [DeadLetter.read(stage, row) for row in rows]
 
     async def replay(self, stage: str, entries: Sequence[str]) -> int:
@@ -206,10 +205,4 @@ class Admin:
 
     async def drop(self, stage: str, entries: Sequence[str]) -> int:
         """Delete dead letters for good. Returns how many there were."""
-        return int(await self._ask(self._redis.xdel(keys.dead(stage), *entries))) if entries else 0
-
-    async def _ask(self, call: Awaitable[Any]) -> Any:
-        try:
-            return await call
-        except (RedisError, OSError) as fault:
-            raise unavailable(fault) from fault
+        return int(await ask(self._redis.xdel(keys.dead(stage), *entries))) if entries else 0

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from milepost.coalescer import Coalescer
 from milepost.errors import BacklogFull
@@ -23,7 +21,7 @@ from milepost.journal.models import (
     name_text,
     parts_of,
 )
-from milepost.journal.scripts import EventRow, Scripts, checked, size_of, unavailable
+from milepost.journal.scripts import EventRow, Scripts, ask, checked, size_of
 from milepost.journal.wake_ups import WakeUps
 from milepost.settings import JournalSettings
 
@@ -139,12 +137,7 @@ class Journal:
         await self.ask(self.failover.look())
         await self.scripts.call("PING")
 
-    async def ask(self, call: Any) -> Any:
-        """Await one Redis command. Raises JournalUnavailable."""
-        try:
-            return await call
-        except (RedisError, OSError) as fault:
-            raise unavailable(fault) from fault
+    ask = staticmethod(ask)
 
     async def close(self) -> None:
         """Close every connection."""

@@ -1,11 +1,9 @@
 """The bridge's steps in Redis beside delivery: adoption, lease, stages table, delivery mode, due events, trimming."""
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
-
-from redis.exceptions import RedisError
 
 from milepost.events.event import Event
 from milepost.events.strict_json import dumps
@@ -13,7 +11,7 @@ from milepost.journal import keys, scripts
 from milepost.journal.admin import BROKER, FRESH
 from milepost.journal.consumer import Failure
 from milepost.journal.models import Wiring, event_row, milliseconds, name_text
-from milepost.journal.scripts import RouteRow, Scripts, StageRow
+from milepost.journal.scripts import RouteRow, Scripts, StageRow, ask
 
 MOST_UNREADABLE = 10_000
 """Most messages kept as dead letters of `bridge`."""
@@ -157,7 +155,7 @@ class Maintenance:
 
     async def journals(self) -> list[str]:
         """The channels that have a journal."""
-        return sorted(map(name_text, await self._ask(self._scripts.redis.smembers(keys.JOURNALS))))
+        return sorted(map(name_text, await ask(self._scripts.redis.smembers(keys.JOURNALS))))
 
     async def trim(self, channel: str) -> tuple[str, int, int]:
         """Delete the entries of a journal that every group has finished, and those over the limit (see lua/trim.lua).
@@ -172,7 +170,7 @@ class Maintenance:
         """Keep the status of submissions whose events wait long in this journal, or its retries or held events, of each
         stage. Several steps.
         """
-        stages = [name_text(stage) for stage in await self._ask(self._scripts.redis.hkeys(keys.STAGES))]
+        stages = [name_text(stage) for stage in await ask(self._scripts.redis.hkeys(keys.STAGES))]
         for stream in (
             keys.journal(channel),
             *(keys.retries(stage, channel) for stage in stages),
@@ -196,13 +194,6 @@ class Maintenance:
                 )
                 start, released = answer.decode(), released + int(count)
         return released
-
-    async def _ask(self, call: Awaitable[Any]) -> Any:
-        """Await a command that returns names. `Scripts.call` would take the name `error READONLY` for a refusal."""
-        try:
-            return await call
-        except (RedisError, OSError) as fault:
-            raise scripts.unavailable(fault) from fault
 
 
 def _row(wiring: Wiring) -> dict[str, Any]:

@@ -8,7 +8,7 @@ number, anything else as text, rows as a list of tables. So neither side relies 
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial, wraps
 from importlib.resources import files
 from typing import Any, Concatenate, NamedTuple, ParamSpec, cast, get_args, get_origin, get_type_hints
@@ -419,6 +419,14 @@ def checked(answers: Sequence[bytes]) -> list[str]:
         if text.startswith("error "):
             raise unavailable(RedisError(text.removeprefix("error ")))
     return texts
+
+
+async def ask(call: Awaitable[Any]) -> Any:
+    """Await one command that is no script. Raises JournalUnavailable."""
+    try:
+        return await call
+    except (RedisError, OSError) as fault:
+        raise unavailable(fault) from fault
 
 
 def unavailable(fault: Exception) -> JournalUnavailable:

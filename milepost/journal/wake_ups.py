@@ -1,14 +1,12 @@
 """Wake-ups in Redis: the form that a visitor has opened, and the stages that are starting. All of it expires."""
 
-from collections.abc import Awaitable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from milepost.journal import keys
 from milepost.journal.models import name_text
-from milepost.journal.scripts import unavailable
+from milepost.journal.scripts import ask
 
 
 class WakeUps:
@@ -21,28 +19,22 @@ class WakeUps:
         """Ask bridges to wake the stages that an event on this channel reaches. Nothing happens if someone asked before
         within `every` seconds.
         """
-        await self._do(self._redis.set(keys.WAKE, channel, nx=True, px=round(every * 1000)))
+        await ask(self._redis.set(keys.WAKE, channel, nx=True, px=round(every * 1000)))
 
     async def asked(self) -> str | None:
         """Return the channel that someone has asked for, or None."""
-        channel = await self._do(self._redis.get(keys.WAKE))
+        channel = await ask(self._redis.get(keys.WAKE))
         return None if channel is None else name_text(channel)
 
     async def show_starting(self, stage: str, *, within: float) -> None:
         """Show that a stage is starting, until `show_started`, at most so many seconds."""
-        await self._do(self._redis.set(keys.starting(stage), b"", px=round(within * 1000)))
+        await ask(self._redis.set(keys.starting(stage), b"", px=round(within * 1000)))
 
     async def show_started(self, stage: str) -> None:
-        await self._do(self._redis.delete(keys.starting(stage)))
+        await ask(self._redis.delete(keys.starting(stage)))
 
     async def starting(self, stages: Iterable[str]) -> frozenset[str]:
         """Return those of the stages that are starting."""
         names = list(stages)
-        found = await self._do(self._redis.mget([keys.starting(name) for name in names])) if names else []
+        found = await ask(self._redis.mget([keys.starting(name) for name in names])) if names else []
         return frozenset(name for name, value in zip(names, found, strict=True) if value is not None)
-
-    async def _do(self, command: Awaitable[Any]) -> Any:
-        try:
-            return await command
-        except (RedisError, OSError) as fault:
-            raise unavailable(fault) from fault
