@@ -80,6 +80,7 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # behind TLS it would redirect to http://
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours: gateway/metrics.py, observe/traces.py
     )
     app.state.notifier = notifier
     app.add_middleware(BodyLimit, refuse=refuse)

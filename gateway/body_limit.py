@@ -51,8 +51,8 @@ async def _read(scope: Scope, receive: Receive) -> bytes | None:
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > LARGEST:
             raise too_large()
-    if encoding := content_encoding(Headers(scope=scope)):
-        raise Refusal(415, f"{only_plain(encoding)} Nothing was accepted.")
+        if name == b"content-encoding" and (encoding := content_encoding(Headers(scope=scope))):
+            raise Refusal(415, f"{only_plain(encoding)} Nothing was accepted.")
     body = bytearray()
     try:
         async with asyncio.timeout(READ_WITHIN):

@@ -32,11 +32,12 @@ class GatewayMetrics:
             registry=made,
         )
         self._counters: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self.in_flight = Gauge(
+        self.in_flight = 0
+        Gauge(
             "milepost_gateway_in_flight",
             "Requests whose response is not complete, live streams among them",
             registry=made,
-        )
+        ).set_function(lambda: self.in_flight)
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a response. The label values are few, so each set of them is looked up once."""
@@ -74,7 +75,7 @@ class RequestMetrics:
                 count(message["status"])
             await send(message)
 
-        self.metrics.in_flight.inc()
+        self.metrics.in_flight += 1
         try:
             await self.app(scope, receive, counted)
         except Exception:
@@ -82,7 +83,7 @@ class RequestMetrics:
                 count(500)  # Starlette answers it outside of every middleware
             raise
         finally:
-            self.metrics.in_flight.dec()
+            self.metrics.in_flight -= 1
 
 
 def _route(scope: Scope) -> str:
