@@ -13,7 +13,7 @@ from milepost.journal import Journal, keys
 from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.gateway.operating import BASIC, BEARER, PAGE, TOKEN
-from tests.gateway.samples import Published
+from tests.gateway.samples import STAGES, Published, tell_stages
 from tests.servers import ANSWER_WITHIN, Module, Valkey
 
 
@@ -34,6 +34,27 @@ def gateway(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 async def client(gateway: Module, redis: Redis) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the gateway; Redis is empty."""
     async with httpx.AsyncClient(base_url=gateway.url, timeout=ANSWER_WITHIN) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def valkey(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A server for one module, with its STAGES, else those of the pipeline, which a gateway then keeps for a while."""
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        tell_stages(server.url, getattr(request.module, "STAGES", STAGES))
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own_gateway(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Module]:
+    with Module(tmp_path_factory.mktemp("gateway"), "gateway", env={"REDIS_URL": valkey.url}) as process:
+        yield process
+
+
+@pytest.fixture
+async def visitor(own_gateway: Module) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the module's own gateway."""
+    async with httpx.AsyncClient(base_url=own_gateway.url, timeout=ANSWER_WITHIN) as client:
         yield client
 
 

@@ -1,7 +1,7 @@
 """What the gateway's tests submit, and the form in which they look at it again."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import redis
@@ -21,10 +21,10 @@ STAGES = {
 }
 
 
-def tell_stages(url: str) -> None:
-    """Write the pipeline's stages into the route table of the Redis at this URL."""
+def tell_stages(url: str, stages: Mapping[str, tuple[str, str]] = STAGES) -> None:
+    """Write stages, those of the pipeline unless told otherwise, into the route table of the Redis at this URL."""
     with redis.Redis.from_url(url) as client:
-        for name, (consumes, emits) in STAGES.items():
+        for name, (consumes, emits) in stages.items():
             row = {"consumes": [consumes], "emits": [emits], "url": "http://127.0.0.1:1", "beat": 0}
             client.hset(keys.STAGES, name, json.dumps(row))
 

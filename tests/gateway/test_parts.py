@@ -2,12 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
 import httpx
 import pytest
-import redis as sync_redis
 
 from gateway import parts
 from gateway.status import GraphReader
@@ -20,30 +19,14 @@ from milepost.settings import JournalSettings
 from tests.cli.running import MILEPOST
 from tests.gateway.samples import LONDON
 from tests.gateway.test_watching import Stream, watching
-from tests.servers import ANSWER_WITHIN, Module, Valkey
+from tests.servers import Module, Valkey
 
-TABLE = {"split": ("raw_input", "item"), "ship": ("item", "shipped")}
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    with Valkey(tmp_path_factory.mktemp("parts")) as server, sync_redis.Redis.from_url(server.url) as client:
-        for name, (consumes, emits) in TABLE.items():
-            row = {"consumes": [consumes], "emits": [emits], "url": "http://127.0.0.1:1", "beat": 0}
-            client.hset(keys.STAGES, name, json.dumps(row))
-        yield server
-
-
-@pytest.fixture(scope="module")
-def gateway(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Module]:
-    with Module(tmp_path_factory.mktemp("parts"), "gateway", env={"REDIS_URL": valkey.url}) as running:
-        yield running
+STAGES = {"split": ("raw_input", "item"), "ship": ("item", "shipped")}
 
 
 @pytest.fixture
-async def client(gateway: Module) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=gateway.url, timeout=ANSWER_WITHIN) as client:
-        yield client
+def client(visitor: httpx.AsyncClient) -> httpx.AsyncClient:
+    return visitor
 
 
 class Stages:
@@ -62,7 +45,7 @@ class Stages:
                 scripts=self.journal.scripts,
                 deadline=timedelta(days=1),
             )
-            for name, (consumes, _) in TABLE.items()
+            for name, (consumes, _) in STAGES.items()
         }
 
     async def open(self) -> None:
@@ -177,8 +160,8 @@ async def test_message_of_a_part_moves_the_stream_of_the_whole(client: httpx.Asy
         assert await told(watched) == ("parts:split", {"parts": 1, "ended": 1}, True)
 
 
-async def test_milepost_send_shows_the_parts_and_ends_with_the_last(gateway: Module, stages: Stages) -> None:
-    command = [*MILEPOST, "send", "ada@example.org", "51.5", "-0.1", "--gateway", gateway.url]
+async def test_milepost_send_shows_the_parts_and_ends_with_the_last(own_gateway: Module, stages: Stages) -> None:
+    command = [*MILEPOST, "send", "ada@example.org", "51.5", "-0.1", "--gateway", own_gateway.url]
     sending = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert sending.stdout
     lines = [await sending.stdout.readline() for _ in range(2)]
@@ -283,8 +266,8 @@ async def test_event_that_a_stage_does_not_answer_has_ended_there(client: httpx.
     assert 'data-channel="item"' not in page
 
 
-async def test_milepost_send_ends_where_a_stage_does_not_answer(gateway: Module, stages: Stages) -> None:
-    command = [*MILEPOST, "send", "ada@example.org", "51.5", "-0.1", "--gateway", gateway.url]
+async def test_milepost_send_ends_where_a_stage_does_not_answer(own_gateway: Module, stages: Stages) -> None:
+    command = [*MILEPOST, "send", "ada@example.org", "51.5", "-0.1", "--gateway", own_gateway.url]
     pipe = asyncio.subprocess.PIPE
     sending = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
     assert sending.stdout

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,23 +23,9 @@ from tests.servers import ANSWER_WITHIN, Module, Valkey, eventually
 LATER = ["calculated_distance", "user:email", "email:sent"]
 
 
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    with Valkey(tmp_path_factory.mktemp("watching")) as server:
-        tell_stages(server.url)
-        yield server
-
-
-@pytest.fixture(scope="module")
-def watched(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Module]:
-    with Module(tmp_path_factory.mktemp("watching"), "gateway", env={"REDIS_URL": valkey.url}) as gateway:
-        yield gateway
-
-
 @pytest.fixture
-async def client(watched: Module) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=watched.url, timeout=ANSWER_WITHIN) as client:
-        yield client
+def client(visitor: httpx.AsyncClient) -> httpx.AsyncClient:
+    return visitor
 
 
 @pytest.fixture
