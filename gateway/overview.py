@@ -45,6 +45,12 @@ class Row:
         return "failing" if self.counts.undelivered > self.counts.delivered else "served"
 
     @property
+    def order(self) -> str:
+        """The field that the events of the stage are ordered by; empty if they are in no order."""
+        order = self.stage.order
+        return order if isinstance(order, str) else "partitionkey" if order else ""
+
+    @property
     def line(self) -> str:
         """The points of the sparkline, for SVG."""
         most = max(*self.recent, 1)
@@ -60,9 +66,11 @@ class Row:
             "stage": self.stage.name,
             "consumes": list(self.stage.consumes),
             "emits": list(self.stage.emits),
+            "order": self.order or None,
             "state": self.state,
             "rate": round(self.rate, 3),
             "journaled": self.stage.journaled,
+            "held": self.stage.held,
             "parked": self.stage.parked,
             "dead": self.stage.dead,
             "oldest_event_seconds": self.stage.oldest,

@@ -13,7 +13,7 @@ from milepost.cli.local import data_folder
 from milepost.cli.loop import run_on_journal
 from milepost.cli.options import AsJson, Data, RedisUrl, Yes
 from milepost.cli.text import agreed, plain, say, show, table
-from milepost.journal import Journal
+from milepost.journal import Journal, StageState
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The stage's name.")]
 
@@ -28,7 +28,9 @@ def stages(
 
     SCALE: processes of `milepost up`, or pods if there is kubectl; `-`: unknown. JOURNALED: events in journals that
     it has not settled; PARKED: events that wait for the next try or for their time; DEAD: dead letters. SERVED:
-    whether a bridge served it within the last minute. `milepost stages --json` is the same for programs.
+    whether a bridge served it within the last minute. Where a stage is ordered by key, ORDER is the field with the
+    key; HELD: those of JOURNALED that wait until an earlier event of their key is finished. `milepost stages --json`
+    is the same for programs.
     """
     if context.invoked_subcommand is None:
         run_on_journal(redis_url, data, lambda journal: _print_stages(journal, data, as_json=as_json))
@@ -101,21 +103,30 @@ async def _print_stages(journal: Journal, data: Path, *, as_json: bool) -> Exit:
     if not stages:
         say("no bridge has named any stage yet")
         return Exit.DONE
-    made = table("NAME", "CONSUMES", "EMITS", "URL", "SERVED", numbers=("SCALE", "JOURNALED", "PARKED", "DEAD"))
+    ordered = any(stage.order or stage.held for stage in stages)
+    columns = ("NAME", "CONSUMES", "EMITS", *(["ORDER"] if ordered else []), "URL", "SERVED")
+    made = table(*columns, numbers=("SCALE", "JOURNALED", *(["HELD"] if ordered else []), "PARKED", "DEAD"))
     for stage in stages:
         made.add_row(
             plain(stage.name),
             plain(", ".join(stage.consumes)),
             plain(", ".join(stage.emits)) or "-",
+            *([_key(stage)] if ordered else []),
             plain(stage.url or "-"),
             "paused" if stage.paused else "yes" if stage.served else "no",
             str(scales.get(stage.name, "-")),
             str(stage.journaled),
+            *([str(stage.held)] if ordered else []),
             str(stage.parked),
             str(stage.dead),
         )
     show(made)
     return Exit.DONE
+
+
+def _key(stage: StageState) -> str:
+    """Return what the events of a stage are ordered by."""
+    return plain(stage.order) if isinstance(stage.order, str) else "partitionkey" if stage.order else "-"
 
 
 async def _forget(journal: Journal, name: str, *, sure: bool) -> Exit:

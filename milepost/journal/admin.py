@@ -70,6 +70,7 @@ class Admin:
                 dead=depth.dead,
                 oldest=depth.oldest,
                 held=depth.held,
+                order=wired.get("order", False),
                 paused=depth.stage in paused,
             )
             for depth, wired in zip(depths, stages.values(), strict=True)

@@ -256,6 +256,8 @@ class StageState:
     """Seconds, as in Depth."""
     held: int = 0
     """As in Depth."""
+    order: str | bool = False
+    """As in Wiring."""
     paused: bool = False
     left_behind: bool = False
     """Whether it is a place that a stage has left behind on a channel; its name is `stage:channel` then."""
@@ -285,6 +287,8 @@ def read_row(text: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     if not isinstance(row, dict) or type(row.get("beat")) is not int or not isinstance(row.get("url"), str):
+        return None
+    if not isinstance(row.get("order", False), str | bool):
         return None
     lists = [row.get("consumes"), row.get("emits"), row.get("needsData", [])]
     if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):

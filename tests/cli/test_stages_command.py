@@ -42,10 +42,32 @@ def test_json(on_stack: Command) -> None:
         "parked",
         "dead",
         "oldest",
+        "held",
+        "order",
         "paused",
         "left_behind",
         "scale",
     }
+
+
+def test_ordered_stages_are_shown_with_their_key_and_the_held_events(up: Up, on_stack: Command) -> None:
+    row = {"consumes": ["unheard"], "emits": [], "url": "http://a", "beat": 0}
+    with Redis.from_url(up.stack["redis"]) as redis:
+        redis.hset(keys.STAGES, "by-field", json.dumps({**row, "order": "customer"}))
+        redis.hset(keys.STAGES, "by-partition", json.dumps({**row, "order": True}))
+        redis.zadd(keys.held("by-field", "unheard"), {"one": 0, "two": 0})
+        heading, *rows = table(on_stack("stages"))
+        redis.delete(keys.held("by-field", "unheard"))
+        redis.hdel(keys.STAGES, "by-field", "by-partition")
+    named = ["NAME", "CONSUMES", "EMITS", "ORDER", "URL", "SERVED", "SCALE", "JOURNALED", "HELD", "PARKED", "DEAD"]
+    assert heading == named
+    shown = {row[0]: dict(zip(named, row, strict=True)) for row in rows}
+    assert {name: shown[name]["ORDER"] for name in ("by-field", "by-partition", "distance")} == {
+        "by-field": "customer",
+        "by-partition": "partitionkey",
+        "distance": "-",
+    }
+    assert (shown["by-field"]["JOURNALED"], shown["by-field"]["HELD"]) == ("2", "2")
 
 
 def test_a_stage_is_paused_and_resumed(on_stack: Command) -> None:

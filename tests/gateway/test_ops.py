@@ -131,6 +131,19 @@ async def test_how_a_stage_did_in_the_last_minute(operator: httpx.AsyncClient, j
     assert "950 ms" in page
 
 
+async def test_ordered_stage_is_shown_with_its_key_and_the_held_events(
+    operator: httpx.AsyncClient, journal: Journal
+) -> None:
+    for order, key in (("customer", "customer"), (True, "partitionkey")):
+        await serve(journal, {"ship": Wiring(["item"], [], "http://s", order=order)})
+        await journal.redis.zadd(keys.held("ship", "item"), {"one": 0, "two": 0})
+        [stage] = (await operator.get("/ops.json")).json()["stages"]
+        assert (stage["order"], stage["journaled"], stage["held"]) == (key, 2, 2)
+        page = (await operator.get("/ops")).text
+        assert f"in order by <code>{key}</code>" in page
+        assert "2 held" in page
+
+
 async def test_stages_stand_in_the_order_of_the_pipeline(operator: httpx.AsyncClient, journal: Journal) -> None:
     """One that goes round comes too."""
     routes = {

@@ -28,5 +28,5 @@ def test_every_example_passes(tmp_path: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stdout[-6000:]
-    assert (len(testing), len(tests)) == (3, 2)
+    assert (len(testing), len(tests)) == (3, 3)
     assert "warning" not in ran.stdout
