@@ -10,6 +10,7 @@ from milepost.bridge.worker import Worker
 from milepost.journal import Scripts, Taken, keys
 from milepost.journal.consumer import Consumer
 from milepost.journal.scripts import SCRIPTS, Text
+from milepost.journal.shared_connection import SharedConnection
 from tests.simulation.run import Plan
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -75,6 +76,15 @@ def no_dedup(patch: pytest.MonkeyPatch) -> None:
     _in_scripts(patch, "'NX', 'PX', dedup", "'PX', dedup")
 
 
+def no_wait(patch: pytest.MonkeyPatch) -> None:
+    """A door accepts an event that the replica does not have yet."""
+
+    async def call(self: SharedConnection, _: int, *command: Text) -> Any:
+        return await self.call(*command)
+
+    patch.setattr(SharedConnection, "call_replicated", call)
+
+
 def lease_kept(patch: pytest.MonkeyPatch) -> None:
     """A bridge that stops announces no release, so messages are nobody's until the lease ends."""
 
@@ -100,6 +110,7 @@ PLANTED: dict[Plant, tuple[str, Plan]] = {
     late_takeover: ("delivered again late", Plan(acts=("_crash_one",), gentle=False, trouble=0.3, slow=True)),
     settled_by_anyone: ("published 2 times", Plan(acts=("_flaky_one",) * 8, gentle=False)),
     no_dedup: ("published 2 times", Plan(acts=("_flaky_producers",) * 4, gentle=False)),
+    no_wait: ("without effect", Plan(acts=("_fail_over",) * 4, gentle=False)),
     lease_kept: ("adopted 0 times", Plan(acts=("_stop_one",) * 4, gentle=True)),
 }
 """What is planted, a part of the violation that is found, and runs in which most seeds find it."""

@@ -113,6 +113,8 @@ class Redis:
         self.server = server
         self.digest = hashlib.sha256()
         self.commands = 0
+        self.replica: list[tuple[bytes, int, bytes]] | None = None
+        """What a replica has that has fallen behind: each key with its dump, and when it expires; None: it has all."""
         self.published: list[tuple[float, bytes, bytes]] = []
         self._admin = server.open()
         self._admin.call("FLUSHALL")
@@ -204,6 +206,20 @@ class Redis:
         """Forget the scripts, as a restarted server has. Whoever restarts it breaks the connections too."""
         self._admin.call("SCRIPT", "FLUSH")
 
+    def fall_behind(self) -> None:
+        """From now on the replica gets nothing that the primary writes, and WAIT counts no replica."""
+        names = self.call("KEYS", "*")
+        self.replica = [(name, self.call("PEXPIRETIME", name), self.call("DUMP", name)) for name in names]
+
+    def fail_over(self) -> None:
+        """Promote the replica: what it did not get is lost. Whoever fails over breaks the connections too."""
+        assert self.replica is not None
+        self.call("FLUSHALL")
+        for name, until, dump in self.replica:
+            self.call("RESTORE", name, max(0, until), dump, "ABSTTL")
+        self.replica = None
+        self.restart()
+
     def close(self) -> None:
         for session in list(self._sessions):
             self.end(session)
@@ -245,11 +261,20 @@ class RedisSession:
             at = command.index(b"BLOCK") + 1
             self._timer = self._redis.loop.call_later(int(command[at]) / 1000, self._redis.end_block, self)
             self._redis.block(self, (*command[:at], b"0", *command[at + 1 :]))
+        elif name == b"WAIT":
+            behind = self._redis.replica is not None
+            after = int(command[2]) / 1000 if behind else 0.0
+            self._timer = self._redis.loop.call_later(after, self._end_wait, b":0\r\n" if behind else b":1\r\n")
         else:
             if name == b"HELLO" and command[1:2] == (b"3",):
                 self._push = b">"
             raw, _ = self._redis.run(self.line, command)
             self._wire.reply(raw)
+
+    def _end_wait(self, reply: bytes) -> None:
+        self._timer = None
+        self._wire.reply(reply)
+        self._go_on()
 
     def unblock(self) -> None:
         """The blocking read has its reply."""
