@@ -1,27 +1,34 @@
 """`make mutants`: change each call, condition and constant of the scripts in turn, and see which test fails.
 
 The tests of tests/journal and the small searches of tests/model first run on scripts that tell which lines they run.
-Then each mutant is given to those that run its line: quick ones and those that killed others of its file first.
-docs/faults.md has the score and the survivors.
+Then each mutant is given to those that run its line: first quick ones and those that killed another near it. The exit
+status is 1 if a mutant survives that tests/mutants/reasons.py gives no reason for.
 """
 
 import argparse
 import json
+import os
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from milepost.journal.scripts import OWN, SCRIPTS, SHARED, whole_text
-from tests.mutants.killers import Test, collected, first_failure, record
+from tests.mutants.killers import BROKEN, Job, Test, collected, first_failures, record, use
 from tests.mutants.lua import Mutant, marked_lines, mutants
+from tests.mutants.reasons import reason
 
 FOLDER = Path(__file__).resolve().parents[2] / "milepost" / "journal" / "lua"
 SEARCH = "test_no_state_breaks_an_invariant"
 TESTS = ["tests/journal", f"tests/model/test_model.py::{SEARCH}", "-k", "not ([redis or -redis])"]
-SHARE = 0.04
-"""Of the time of all tests: what those take that are given one mutant, at most. The searches come on top."""
+SECONDS = 15.0
+"""Of tests that are given one mutant, at most. The searches come on top, unless the mutant has a reason to survive."""
+
+NEAR = 10
+"""A test that killed a mutant within so many lines comes first."""
 
 
 def sources() -> dict[str, str]:
@@ -38,13 +45,14 @@ def scripts_with(name: str, source: str, mutant: Mutant) -> dict[str, str]:
     return {script: text for script, text in texts.items() if text != SCRIPTS[script]}
 
 
-def chosen(tests: list[Test], line: str) -> list[Test]:
+def chosen(tests: Sequence[Test], line: str, kills: Mapping[str, float], *, searches: bool) -> list[Test]:
     """Return the tests that run a line: first those that killed most in the shortest time."""
-    found, seconds, most = [], 0.0, SHARE * sum(test.seconds for test in tests)
-    for test in sorted(tests, key=lambda test: (test.seconds + 0.02) / (test.kills + 0.1)):
-        if line in test.lines and (SEARCH in test.name or seconds + test.seconds <= most):
+    found, seconds = [], 0.0
+    for test in sorted(tests, key=lambda test: (test.seconds + 0.02) / (kills.get(test.name, 0.0) + 0.1)):
+        is_search = SEARCH in test.name
+        if line in test.lines and (searches if is_search else seconds + test.seconds <= SECONDS):
             found.append(test)
-            seconds += 0 if SEARCH in test.name else test.seconds
+            seconds += 0 if is_search else test.seconds
     return found
 
 
@@ -80,11 +88,13 @@ def main() -> int:
     tests = tests_with_lines(lua, given.lines)
     print(f"{len(found)} mutants; {len(tests)} tests take {sum(test.seconds for test in tests):.0f} s", flush=True)
 
+    ended = []
+
     def work(items: list[pytest.Item]) -> None:
-        try_all(found, tests, {item.nodeid: item for item in items}, known, given)
+        ended.append(try_all(found, tests, {item.nodeid: item for item in items}, known, given))
 
     collected(TESTS, work)
-    return 0
+    return 0 if ended == [True] else 1
 
 
 def tests_with_lines(lua: dict[str, str], file: Path | None) -> list[Test]:
@@ -105,35 +115,54 @@ def try_all(
     items: dict[str, pytest.Item],
     known: dict[tuple[str, str], str | None],
     given: argparse.Namespace,
-) -> None:
-    """Give each mutant to its tests, and print the survivors."""
+) -> bool:
+    """Give each mutant to its tests, and print the survivors. Returns whether each of them has a reason."""
     began, lua = time.monotonic(), sources()
     rows: list[dict[str, object]] = []
-    by_script: dict[str, dict[str, int]] = {}
-    for number, (name, mutant) in enumerate(found, 1):
-        if time.monotonic() - began > given.seconds:
-            break
-        kills = by_script.setdefault(name, {})
-        for test in tests:
-            test.kills = kills.get(test.name, 0)
-        marked = max((line for line in marked_lines(lua[name]) if line <= mutant.line), default=0)
-        to_run = chosen(tests, f"{name}:{marked}")
-        key = f"{name}.lua", mutant.change
-        within = 30 + 10 * sum(test.seconds for test in to_run)
-        scripts = scripts_with(name, lua[name], mutant)
-        killer = (
-            known[key] if key in known else first_failure([items[test.name] for test in to_run], scripts, within=within)
-        )
+    killed: list[tuple[str, int, str]] = []  # file, line, test
+
+    def jobs() -> Iterator[Job]:
+        for name, mutant in found:
+            if time.monotonic() - began > given.seconds:
+                return
+            if (f"{name}.lua", mutant.change) in known:
+                report(name, mutant, known[f"{name}.lua", mutant.change], "as known")
+                continue
+            kills: dict[str, float] = {}
+            for file, line, test in killed:
+                if file == name:
+                    kills[test] = kills.get(test, 0.0) + (1.0 if abs(line - mutant.line) <= NEAR else 0.1)
+            marked = max((line for line in marked_lines(lua[name]) if line <= mutant.line), default=0)
+            to_run = chosen(tests, f"{name}:{marked}", kills, searches=reason(name, mutant.change) is None)
+            yield Job(
+                (name, mutant, f"{len(to_run)} tests" if to_run else "no test runs it"),
+                [items[test.name] for test in to_run],
+                partial(use, scripts_with(name, lua[name], mutant)),
+                30 + 10 * sum(test.seconds for test in to_run),
+            )
+
+    def report(name: str, mutant: Mutant, killer: str | None, by: str) -> None:
         if killer:
-            kills[killer] = kills.get(killer, 0) + 1
+            killed.append((name, mutant.line, killer))
         else:
-            by = f"{len(to_run)} tests" if to_run else "no test runs it"
-            print(f"{number}/{len(found)} survives ({by}): {name}.lua:{mutant.line}: {mutant.change}", flush=True)
+            why = reason(name, mutant.change) or "OPEN"
+            print(f"survives ({by}): {name}.lua:{mutant.line}: {mutant.change}\n    {why}", flush=True)
         rows.append({"file": f"{name}.lua", "line": mutant.line, "change": mutant.change, "killer": killer})
         if given.json:
             given.json.write_text(json.dumps(rows, indent=1))
-    killed = sum(row["killer"] is not None for row in rows)
-    print(f"{killed} of {len(rows)} mutants killed, {time.monotonic() - began:.0f} s", flush=True)
+
+    for job, killer in first_failures(jobs(), at_once=os.cpu_count() or 1):
+        if killer and killer.startswith(BROKEN):
+            raise SystemExit(killer)
+        name, mutant, by = job.mutant
+        report(name, mutant, killer, by)
+    survivors = [reason(str(row["file"]).removesuffix(".lua"), str(row["change"])) for row in rows if not row["killer"]]
+    print(
+        f"{len(rows)} of {len(found)} mutants tried: {len(rows) - len(survivors)} killed, {len(survivors)} survive, "
+        f"{survivors.count(None)} of them without a reason; {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
+    return None not in survivors
 
 
 if __name__ == "__main__":

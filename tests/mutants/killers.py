@@ -1,11 +1,11 @@
-"""Runs tests on changed scripts, each time in a child of this process, where everything is imported already."""
+"""Runs tests on mutants, each in a child of this process, where everything is imported and collected already."""
 
 import hashlib
 import os
 import select
 import signal
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,6 @@ class Test:
     name: str
     seconds: float = 0.0
     lines: set[str] = field(default_factory=set)
-    kills: int = 0
 
 
 def use(scripts: Mapping[str, str]) -> None:
@@ -131,40 +130,71 @@ def collected(arguments: list[str], work: Callable[[list[pytest.Item]], None]) -
         raise SystemExit(f"{BROKEN}: pytest ends with {ended}")
 
 
-def first_failure(items: Sequence[pytest.Item], scripts: Mapping[str, str], *, within: float) -> str | None:
-    """Return the name of the first of these tests that fails on the changed scripts; None if all pass."""
+@dataclass
+class Job:
+    """A mutant and the tests that it is given. `prepare` puts it in place, in a child of this process."""
 
-    def run(write: Callable[[str], None]) -> None:
-        use(scripts)
-        for item, following in zip(items, [*items[1:], None], strict=True):
-            if any(report.failed for report in runtestprotocol(item, log=False, nextitem=following)):
-                write(item.nodeid)
-                return
-
-    return in_child(run, within=within) if items else None
+    mutant: Any
+    items: Sequence[pytest.Item]
+    prepare: Callable[[], None]
+    within: float
 
 
-def in_child(run: Callable[[Callable[[str], None]], None], *, within: float) -> str | None:
-    """Run this in a child process. Return the first text that it writes; None if it ends without one."""
+def first_failures(jobs: Iterator[Job], *, at_once: int) -> Iterator[tuple[Job, str | None]]:
+    """Run the tests of each job in a child, so many children at once. Yield the name of the first test that fails.
+
+    None if all pass. The next job is asked for when a child has ended.
+    """
+    running: dict[int, tuple[Job, int, float]] = {}
+    while True:
+        while len(running) < at_once and (job := next(jobs, None)) is not None:
+            if job.items:
+                readable, child = _start(job)
+                running[readable] = job, child, time.monotonic() + job.within
+            else:
+                yield job, None
+        if not running:
+            return
+        soonest = min(until for _, _, until in running.values())
+        ended, _, _ = select.select([*running], [], [], max(0.0, soonest - time.monotonic()))
+        for readable, (job, child, until) in list(running.items()):
+            if readable in ended or time.monotonic() > until:
+                del running[readable]
+                yield job, _end(readable, child, job.within if readable not in ended else None)
+
+
+def _start(job: Job) -> tuple[int, int]:
+    """Begin to run a job. Returns the end of a pipe, which gets the name of the test that fails, and the child."""
     readable, writable = os.pipe()
     child = os.fork()
-    if child == 0:
-        os.setsid()
-        os.close(readable)
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
-        try:
-            run(lambda text: os.write(writable, text.encode() + b"\n") and None)
-        finally:
-            sys.stdout.flush()
-            os._exit(0)
-    os.close(writable)
+    if child:
+        os.close(writable)
+        return readable, child
+    os.setsid()
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    told = f"{BROKEN}: an exception outside of the tests"
+    try:
+        job.prepare()
+        told = _first_failure(job.items)
+    finally:
+        os.write(writable, told.encode())
+        os._exit(0)
+
+
+def _first_failure(items: Sequence[pytest.Item]) -> str:
+    for item, following in zip(items, [*items[1:], None], strict=True):
+        if any(report.failed for report in runtestprotocol(item, log=False, nextitem=following)):
+            return item.nodeid
+    return ""
+
+
+def _end(readable: int, child: int, expired: float | None) -> str | None:
+    """End a child and what it has started. Returns what it wrote, or that its time has expired."""
     with os.fdopen(readable, "rb") as pipe:
-        ended, _, _ = select.select([pipe], [], [], within)
-        answer = pipe.readline().decode().strip() if ended else f"no end within {within:.0f} s"
-    if answer:
-        os.killpg(child, signal.SIGTERM)
-        os.killpg(child, signal.SIGKILL)
+        answer = pipe.read().decode() if expired is None else f"no end within {expired:.0f} s"
+    for ending in (signal.SIGTERM, signal.SIGKILL) if answer else ():
+        os.killpg(child, ending)
     os.waitpid(child, 0)
     return answer or None

@@ -1,30 +1,34 @@
 """`python -m tests.mutants.python`: change conditions, constants and statements of journal/ and bridge/, some of them.
 
 The tests of tests/unit, tests/journal and tests/bridge run once with coverage, which tells the lines that each test
-runs. Then each mutant is written into a copy of the project and given to the tests that run its line, the quick ones
-first. docs/faults.md has the score.
+runs. Then the loaded functions get the code of each mutant, in a child of this process, and the tests that run its line
+are run: first quick ones and those that killed another near it. docs/faults.md has the score.
 """
 
 import argparse
 import ast
+import gc
+import importlib
 import json
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import FunctionType, ModuleType
 
 import coverage
 import pytest
 
-from tests.mutants.killers import BROKEN, OPTIONS, in_child
+from tests.mutants.killers import BROKEN, OPTIONS, Job, collected, first_failures
 from tests.mutants.lua import LARGE, Mutant
 from tests.servers import ROOT
 
@@ -32,6 +36,9 @@ PACKAGES = ("milepost/journal", "milepost/bridge")
 TESTS = ["tests/unit", "tests/journal", "tests/bridge", "-k", "not ([redis or -redis])"]
 SECONDS = 10.0
 """Of tests that are given one mutant, at most."""
+
+NEAR = 10
+"""A test that killed a mutant within so many lines comes first."""
 
 _OTHER: Mapping[type[ast.AST], str] = {
     ast.Lt: "<=",
@@ -152,124 +159,153 @@ def contexts(folder: Path) -> tuple[dict[tuple[str, int], list[str]], dict[str, 
     return lines, seconds
 
 
-def chosen(tests: list[str], seconds: Mapping[str, float], kills: Mapping[str, int]) -> list[str]:
+def chosen(tests: Sequence[str], seconds: Mapping[str, float], kills: Mapping[str, float]) -> list[str]:
     """Return the tests for one mutant: first those that killed most in the shortest time."""
     known = [test for test in tests if test in seconds]
     found, total = [], 0.0
-    for test in sorted(known, key=lambda test: (seconds[test] + 0.05) / (kills.get(test, 0) + 0.2)):
+    for test in sorted(known, key=lambda test: (seconds[test] + 0.02) / (kills.get(test, 0.0) + 0.1)):
         if total + seconds[test] <= SECONDS:
             found.append(test)
             total += seconds[test]
     return found
 
 
-class _Chosen:
-    """A pytest plugin: runs these tests alone, in this order, and reports the first that fails."""
+def put_in_place(name: str, source: str) -> None:
+    """Give the functions of a loaded module the code and defaults of a changed source, and the module its constants.
 
-    def __init__(self, tests: list[str], write: Callable[[str], None]) -> None:
-        self._order = {name: number for number, name in enumerate(tests)}
-        self._write = write
+    Raises ValueError if none of them shows the change, as for a field of a dataclass.
+    """
+    module = sys.modules[name]
+    assert module.__file__
+    whole = compile(source, module.__file__, "exec", dont_inherit=True)
+    fresh = ModuleType(name)
+    fresh.__dict__.update(__file__=module.__file__, __package__=module.__package__)
+    gc.unfreeze()
+    old = _functions(module.__file__)
+    exec(whole, fresh.__dict__)  # noqa: S102 - it is ours
+    done = 0
+    for key, functions in _functions(module.__file__).items():
+        given = old.get(key, [])
+        changed = next((function for function in functions if not any(function is one for one in given)), None)
+        for function in given if changed else ():
+            assert changed
+            for part in ("__code__", "__defaults__", "__kwdefaults__"):
+                if getattr(function, part) != getattr(changed, part):
+                    setattr(function, part, getattr(changed, part))
+                    done += 1
+    for constant, value in vars(fresh).items():
+        before = vars(module).get(constant)
+        if isinstance(value, int | float | timedelta | tuple | frozenset) and value != before:
+            done += 1
+            for other in [*sys.modules.values()]:
+                if constant in vars(other) and vars(other)[constant] is before:
+                    setattr(other, constant, value)
+    if not done:
+        raise ValueError("the change cannot be put in place")
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = sorted(
-            (item for item in items if item.nodeid in self._order), key=lambda item: self._order[item.nodeid]
-        )
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self._write(report.nodeid)
-
-
-def killer_of(tests: list[str], copy: Path, *, within: float) -> str | None:
-    """Return the first of these tests that fails in a copy of the project; None if all pass."""
-
-    def run(write: Callable[[str], None]) -> None:
-        for name in [name for name in sys.modules if name.partition(".")[0] in {"tests", "milepost", "functions"}]:
-            del sys.modules[name]
-        os.chdir(copy)
-        sys.path.insert(0, str(copy))
-        os.environ["PYTHONPATH"] = str(copy)
-        files = sorted({name.partition("::")[0] for name in tests})
-        ended = pytest.main([*OPTIONS, "-x", f"--rootdir={copy}", *files], plugins=[_Chosen(tests, write)])
-        if ended == pytest.ExitCode.NO_TESTS_COLLECTED:
-            write(f"{BROKEN}: no test was found")
-        elif ended not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
-            write("the import")
-
-    return in_child(run, within=within) if tests else None
+def _functions(file: str) -> dict[tuple[str, int], list[FunctionType]]:
+    """Return the functions of a file that there are, by name and first line."""
+    found: dict[tuple[str, int], list[FunctionType]] = {}
+    for one in gc.get_objects():
+        if isinstance(one, FunctionType) and one.__code__.co_filename == file:
+            found.setdefault((one.__qualname__, one.__code__.co_firstlineno), []).append(one)
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=300, help="try so many mutants, chosen at random")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="mutate files whose path contains this")
+    parser.add_argument("--only", default="", help="mutate files whose path matches this pattern")
     parser.add_argument("--list", action="store_true", help="list the mutants")
     parser.add_argument("--json", type=Path, help="write every mutant, and what killed it, to this file")
+    parser.add_argument("--known", type=Path, help="take over from this earlier file which mutants were killed")
     parser.add_argument("--lines", type=Path, help="keep which test runs which line in this file")
     given = parser.parse_args()
     found = [
         (str(path.relative_to(ROOT)), mutant)
         for package in PACKAGES
         for path in sorted((ROOT / package).rglob("*.py"))
-        if given.only in str(path)
+        if re.search(given.only, str(path))
         for mutant in mutants(path.read_text())
     ]
     print(f"{len(found)} mutants", flush=True)
-    picked = random.Random(given.seed).sample(found, min(given.n, len(found)))
+    picked = sorted(random.Random(given.seed).sample(range(len(found)), min(given.n, len(found))))
     if given.list:
-        for name, mutant in found:
+        for number in picked:
+            name, mutant = found[number]
             print(f"{name}:{mutant.line}: {mutant.change}")
         return 0
-    with tempfile.TemporaryDirectory() as folder:
-        if given.lines and given.lines.exists():
-            rows, seconds = json.loads(given.lines.read_text())
-            lines = {(name, line): tests for name, line, tests in rows}
-        else:
+    if given.lines and given.lines.exists():
+        rows, seconds = json.loads(given.lines.read_text())
+        lines = {(name, line): tests for name, line, tests in rows}
+    else:
+        with tempfile.TemporaryDirectory() as folder:
             lines, seconds = contexts(Path(folder))
-            if given.lines:
-                given.lines.write_text(json.dumps([[(*at, tests) for at, tests in lines.items()], seconds]))
-        copy = Path(folder) / "copy"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "benchmarks", "results"))
-        return try_all(picked, lines, seconds, copy, given.json)
+        if given.lines:
+            given.lines.write_text(json.dumps([[(*at, tests) for at, tests in lines.items()], seconds]))
+
+    def work(items: list[pytest.Item]) -> None:
+        by_name = {item.nodeid: item for item in items}
+        usual = {name: taken for name, taken in seconds.items() if name in by_name}
+        try_all([found[number] for number in picked], lines, usual, by_name, given)
+
+    for name in {name for name, _ in found}:
+        importlib.import_module(_module(name))
+    collected(TESTS, work)
+    return 0
+
+
+def _module(file: str) -> str:
+    return file.removesuffix(".py").replace("/", ".")
 
 
 def try_all(
-    picked: list[tuple[str, Mutant]],
+    picked: Sequence[tuple[str, Mutant]],
     lines: Mapping[tuple[str, int], list[str]],
     seconds: Mapping[str, float],
-    copy: Path,
-    report: Path | None,
-) -> int:
+    items: Mapping[str, pytest.Item],
+    given: argparse.Namespace,
+) -> None:
     """Give each mutant to its tests, and tell the survivors."""
-    began, kills, rows = time.monotonic(), Counter[str](), []
+    began = time.monotonic()
+    rows: list[dict[str, object]] = []
+    killed: list[tuple[str, int, str]] = []  # file, line, test
     of_file: dict[str, set[str]] = {}
     for (file, _), names in lines.items():
         of_file.setdefault(file, set()).update(names)
-    for number, (name, mutant) in enumerate(picked, 1):
-        original = (copy / name).read_text()
-        # A line that runs when its module is imported belongs to every test of the module.
-        tests = lines.get((name, mutant.line)) or sorted(of_file.get(name, ()))
-        names = chosen(tests, seconds, kills)
-        try:
-            (copy / name).write_text(mutant.source)
-            killer = killer_of(names, copy, within=60 + 10 * sum(seconds[test] for test in names))
-        finally:
-            (copy / name).write_text(original)
+    known = {(row["file"], row["change"]) for row in json.loads(given.known.read_text())} if given.known else set()
+
+    def jobs() -> Iterator[Job]:
+        for name, mutant in picked:
+            if (name, mutant.change) in known:
+                continue
+            # A line that runs when its module is imported belongs to every test of the module.
+            tests = lines.get((name, mutant.line)) or sorted(of_file.get(name, ()))
+            kills: dict[str, float] = {}
+            for file, line, test in killed:
+                if file == name:
+                    kills[test] = kills.get(test, 0.0) + (1.0 if abs(line - mutant.line) <= NEAR else 0.1)
+            names = chosen(tests, seconds, kills)
+            within = 30 + 10 * sum(seconds[test] for test in names)
+            to_run = [items[test] for test in names]
+            yield Job((name, mutant), to_run, partial(put_in_place, _module(name), mutant.source), within)
+
+    for job, killer in first_failures(jobs(), at_once=1):
+        name, mutant = job.mutant
         if killer and killer.startswith(BROKEN):
-            raise SystemExit(killer)
+            print(f"not tried: {name}:{mutant.line}: {mutant.change}", flush=True)
+            continue
         if killer:
-            kills[killer] += 1
+            killed.append((name, mutant.line, killer))
         else:
-            by = f"{len(names)} tests" if names else "no test runs it"
-            print(f"{number}/{len(picked)} survives ({by}): {name}:{mutant.line}: {mutant.change}", flush=True)
+            by = f"{len(job.items)} tests" if job.items else "no test runs it"
+            print(f"survives ({by}): {name}:{mutant.line}: {mutant.change}", flush=True)
         rows.append({"file": name, "line": mutant.line, "change": mutant.change, "killer": killer})
-        if report:
-            report.write_text(json.dumps(rows, indent=1))
-    killed = sum(row["killer"] is not None for row in rows)
-    print(f"{killed} of {len(rows)} mutants killed, {time.monotonic() - began:.0f} s")
-    return 0
+        if given.json:
+            given.json.write_text(json.dumps(rows, indent=1))
+    print(f"{len(killed)} of {len(rows)} mutants killed, {time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":
