@@ -562,7 +562,8 @@ def parked_id(member: bytes) -> str:
 def check_forgotten(view: View, stages: set[str]) -> None:
     """No key has anything of a stage that was forgotten."""
     for stage in stages:
-        own = [keys.parked(stage), keys.dead(stage), *(keys.retries(stage, channel) for channel in (IN, OUT))]
+        of_channel = (keys.retries, keys.held, keys.in_hand)
+        own = [keys.parked(stage), keys.dead(stage), *(key(stage, on) for key in of_channel for on in (IN, OUT))]
         listed = [name for name in (keys.DEAD, keys.PAUSED) if stage.encode() in view.others.get(name, ())]
         if left := listed + [name for name in own if name in view.ttl]:
             raise ViolationError(f"{stage} is forgotten, and {left} have it")

@@ -94,6 +94,9 @@ WHOLE: dict[str, Make] = {
     "order by key, a crash, a retry, a lost answer": ordered("xyx", crashes=1, parks=1, lost_answers=1),
     "order by key, three of a key, a dead letter, a replay": ordered("xxx", burials=1, replays=1, crashes=1),
     "order by key, a retry, two dead letters, a replay": ordered("xyx", parks=1, burials=2, replays=1, bridges=1),
+    "order by key, a dead letter that is dropped, a stage that is forgotten": ordered(
+        "xxy", burials=1, drops=1, forgets=1, bridges=1
+    ),
     "order by key, servers that refuse": ordered("xxy", parks=1, burials=1, replays=1, bridges=1, refusals=True),
     "order by key, two stages of one channel": deliveries(BRANCHES, events=2, keys=("x", "x"), crashes=1, bridges=1),
     "a message, two stops, a lost answer": adoptions(0, stops=2, lost_answers=1, tokens=2),

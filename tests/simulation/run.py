@@ -420,20 +420,24 @@ class _World:
             if any(earlier.begin - CLAIM <= end <= later.begin for _, end in self.undone):
                 continue  # its producer has published it again, or it is unread again
             if earlier.bridge == later.bridge:
-                between = [
-                    one
-                    for one in self.stages.deliveries
-                    if (one.stage, one.id) == (later.stage, later.id)
-                    and one.bridge != later.bridge
-                    and earlier.begin - CLAIM <= one.begin <= later.begin
-                ]
-                if not between:
+                if not self._had_another(earlier, later):
                     self._note(f"{what}, both from {later.bridge}")
             elif not any(
                 earlier.begin - CLAIM <= at <= later.begin
                 for at in self.disturbed[earlier.bridge] + self.disturbed[later.bridge]
             ):
                 self._note(f"{what}, from {earlier.bridge} and {later.bridge}, which had no trouble")
+
+    def _had_another(self, earlier: Delivery, later: Delivery) -> bool:
+        """Whether another bridge had this event, and may have settled it late: as a failure, so that it was retried."""
+        return any(
+            earlier.begin - CLAIM <= one.begin
+            or any(one.begin <= at <= later.begin for at in self.disturbed[one.bridge])
+            for one in self.stages.deliveries
+            if (one.stage, one.id) == (later.stage, later.id)
+            and one.bridge != later.bridge
+            and one.begin <= later.begin
+        )
 
     def _check_recovery(self) -> None:
         for at, sent, others in self.crashes:
