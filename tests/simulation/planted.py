@@ -71,6 +71,11 @@ def settled_by_anyone(patch: pytest.MonkeyPatch) -> None:
     _in_scripts(patch, "if known[entry] then", "if true then")
 
 
+def split_in_part(patch: pytest.MonkeyPatch) -> None:
+    """A split journals all of its answers but the last."""
+    _in_scripts(patch, "local added, channels = {}, {}", "local added, channels = {}, {}\ntable.remove(answers)")
+
+
 def no_dedup(patch: pytest.MonkeyPatch) -> None:
     """A producer's retry is journaled twice."""
     _in_scripts(patch, "'NX', 'PX', dedup", "'PX', dedup")
@@ -109,6 +114,7 @@ PLANTED: dict[Plant, tuple[str, Plan]] = {
     no_takeover: ("without effect", Plan(acts=("_crash_one",) * 4, gentle=False, trouble=0.3, slow=True)),
     late_takeover: ("delivered again late", Plan(acts=("_crash_one",), gentle=False, trouble=0.3, slow=True)),
     settled_by_anyone: ("published 2 times", Plan(acts=("_flaky_one",) * 8, gentle=False)),
+    split_in_part: ("pieces were not published", Plan(acts=(), trouble=0.0)),
     no_dedup: ("published 2 times", Plan(acts=("_flaky_producers",) * 4, gentle=False)),
     no_wait: ("without effect", Plan(acts=("_fail_over",) * 4, gentle=False)),
     lease_kept: ("adopted 0 times", Plan(acts=("_stop_one",) * 4, gentle=True)),

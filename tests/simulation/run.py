@@ -5,7 +5,9 @@ within SETTLED seconds everything must have its effect. What is checked:
 
 1. Accepted ⇒ effect: each accepted event was taken by each stage that it is for, or is a dead letter there with cause.
 2. Effect ⇒ accepted: stages get only events that were published.
-3. Once: each event is announced once on each channel, not counting what a failover has undone.
+3. Once: each event is announced once on each channel, not counting what a failover has undone. Of an event that a
+   stage splits all pieces are announced. One that a stage answers on one of two channels is announced on that one
+   alone.
 4. One bridge at a time: two POSTs of one event to one stage are under way together only after a fault that explains it:
    a bridge that could not renew its claims, or that reads late what another has taken over meanwhile.
 5. Nothing stays: journals, retries and parked events are empty, and all other keys expire or are of a bounded size.
@@ -37,7 +39,18 @@ from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.simulation.loop import StuckError, VirtualLoop, deterministic, owner, run
 from tests.simulation.redis_server import REDIS, Redis, Server
-from tests.simulation.stages import BAD, CONSUMES, EMITS, SLOW, Delivery, Stages, host_of
+from tests.simulation.stages import (
+    BAD,
+    CONSUMES,
+    EMITS,
+    SLOW,
+    SPLITS,
+    Delivery,
+    Stages,
+    channel_of,
+    host_of,
+    pieces_of,
+)
 
 CALM = 15.0
 """Seconds after which nothing goes wrong any more."""
@@ -345,8 +358,7 @@ class _World:
         taken = {(one.stage, one.id) for one in self.stages.deliveries if one.status == 200}
         dead = {(stage, event_id) for stage in EMITS for event_id in self._dead(stage)}
         done = taken | dead
-        adopted = {event_id for ids in self._adopted().values() for event_id in ids}
-        accepted = self.accepted | (set() if self.undone else adopted)
+        accepted = self._kept()
         needed = {(stage, event_id) for stage in ("first", "side") for event_id in accepted}
         needed |= {
             ("second", event_id) for stage, event_id in taken - dead if stage == "first" and event_id in accepted
@@ -356,6 +368,11 @@ class _World:
         counted += [("XLEN", keys.retries(stage, channel)) for stage, channel in CONSUMES.items()]
         counted += [("ZCARD", keys.parked(stage)) for stage in CONSUMES]
         return left + [f"left in {key}" for command, key in counted if self.redis.call(command, key)]
+
+    def _kept(self) -> set[str]:
+        """Return the events that Redis may not lose. A failover may undo an adoption."""
+        adopted = {event_id for ids in self._adopted().values() for event_id in ids}
+        return self.accepted | (set() if self.undone else adopted)
 
     def _announced(self, channel: str) -> list[dict[str, Any]]:
         """Return what was announced on a channel, without what a failover has undone."""
@@ -385,6 +402,7 @@ class _World:
         self._check_accepted()
         self._check_adopted()
         self._check_announced_once()
+        self._check_answers()
         self._check_overlaps()
         self._check_recovery()
         self._check_keys()
@@ -409,10 +427,24 @@ class _World:
                 self._note(f"adopted {len(ids)} times: {text}")
 
     def _check_announced_once(self) -> None:
-        for channel in ("in", "mid", "out"):
+        for channel in ("in", *(channel for channels in EMITS.values() for channel in channels)):
             for event_id, times in Counter(event["id"] for event in self._announced(channel)).items():
                 if times > 1:
                     self._note(f"published {times} times: {event_id} on {channel}")
+
+    def _check_answers(self) -> None:
+        taken = {(one.stage, one.id) for one in self.stages.deliveries if one.status == 200}
+        dead = {(stage, event_id) for stage in EMITS for event_id in self._dead(stage)}
+        kept = {event_id for stage, event_id in taken - dead if stage == "side"} & self._kept()
+        split = {piece for event_id in kept for piece in pieces_of(event_id)}
+        announced = {event["id"] for event in self._announced("piece")}
+        if announced - {piece for stage, event_id in taken if stage == "side" for piece in pieces_of(event_id)}:
+            self._note("pieces were published of an event that was not split")
+        if missing := split - announced:
+            self._note(f"pieces were not published: {sorted(missing)}")
+        for channel in EMITS["second"]:
+            if wrong := [event["id"] for event in self._announced(channel) if channel_of(event["id"]) != channel]:
+                self._note(f"published on {channel} in place of the other channel: {wrong}")
 
     def _check_overlaps(self) -> None:
         for earlier, later in self.stages.overlaps:
@@ -494,6 +526,7 @@ def _settings(batch: int) -> BridgeSettings:
             "name": stage,
             "consumes": CONSUMES[stage],
             "emits": EMITS[stage],
+            "split": stage in SPLITS,
             "url": f"http://{host_of(stage)}/",
             "retry": RETRY,
             "crashRetry": RETRY,

@@ -1,9 +1,10 @@
 """The functions of a simulation: they answer HTTP in the same process, as the seed decides.
 
-    in ─▶ first ─▶ mid ─▶ second ─▶ out
-      └─▶ side
+    in ─▶ first ─▶ mid ─▶ second ─▶ out, or other
+      └─▶ side ─▶ piece, piece, …
 
-An event whose id contains `refused` gets 400 from `first`, one with `poison` always 500: these become dead letters.
+`second` answers on one of two channels, and `side` splits: the event's id says which channel, and how many pieces. An
+event whose id contains `refused` gets 400 from `first`, one with `poison` always 500: these become dead letters.
 """
 
 import json
@@ -16,8 +17,11 @@ from httptools import HttpRequestParser
 
 from tests.simulation.loop import VirtualLoop, Wire
 
-EMITS = {"first": "mid", "second": "out", "side": None}
+EMITS = {"first": ["mid"], "second": ["out", "other"], "side": ["piece"]}
+SPLITS = {"side"}
 CONSUMES = {"first": "in", "second": "mid", "side": "in"}
+
+BATCH = "application/cloudevents-batch+json"
 
 SLOWEST = 4.5
 """Seconds that a response may take. It is more than the claim time, so that claims must be renewed."""
@@ -85,6 +89,16 @@ class Stages:
         return self._rng.choice(self.bad)
 
 
+def channel_of(event_id: str) -> str:
+    """The channel on which `second` answers this event."""
+    return EMITS["second"][sum(event_id.encode()) % 2]
+
+
+def pieces_of(event_id: str) -> list[str]:
+    """The ids of the pieces into which `side` splits this event, perhaps none."""
+    return [f"{event_id}/{place}" for place in range(sum(event_id.encode()) % 4)]
+
+
 def host_of(stage: str) -> str:
     return f"{stage}.sim"
 
@@ -125,15 +139,22 @@ class _Session:
             return
         for delivery in begun:
             delivery.status = status
-        self._wire.reply(_response(status, self._reply(body) if status == 200 else None, isinstance(body, list)))
+        self._wire.reply(self._response(status, body))
 
-    def _reply(self, body: Any) -> Any:
-        emits = EMITS[self._stage]
-        if emits is None:
-            return None
+    def _response(self, status: int, body: Any) -> bytes:
+        if status != 200:
+            return _written(status, b"")
+        if self._stage not in SPLITS:
+            kind = BATCH if isinstance(body, list) else "application/cloudevents+json"
+            answers = [self._answer_to(event) for event in body] if isinstance(body, list) else self._answer_to(body)
+            return _written(200, json.dumps(answers).encode(), kind)
         if isinstance(body, list):
-            return [{**event, "type": emits} for event in body]
-        return {**body, "type": emits}
+            items = [{"id": event["id"], "status": 200, "events": _pieces(event)} for event in body]
+            return _written(207, json.dumps(items).encode(), "application/json")
+        return _written(200, json.dumps(_pieces(body)).encode(), BATCH) if _pieces(body) else _written(204, b"")
+
+    def _answer_to(self, event: Any) -> Any:
+        return {**event, "type": channel_of(event["id"]) if self._stage == "second" else EMITS[self._stage][0]}
 
     def _end(self) -> None:
         for delivery in self._begun:
@@ -144,13 +165,11 @@ class _Session:
         self._end()
 
 
-def _response(status: int, reply: Any, batched: bool) -> bytes:
-    body = b"" if reply is None else json.dumps(reply).encode()
-    if status == 200 and reply is None:
-        status = 204
-    kind = "application/cloudevents-batch+json" if batched else "application/cloudevents+json"
+def _pieces(event: Any) -> list[Any]:
+    return [{**event, "id": piece, "type": "piece"} for piece in pieces_of(event["id"])]
+
+
+def _written(status: int, body: bytes, kind: str = "text/plain") -> bytes:
     wait = "Retry-After: 1\r\n" if status == 409 else ""
-    head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n{wait}" + (
-        "" if status == 204 else f"Content-Length: {len(body)}\r\n"
-    )
-    return head.encode() + b"\r\n" + body
+    length = "" if status == 204 else f"Content-Length: {len(body)}\r\n"
+    return f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n{wait}{length}\r\n".encode() + body
