@@ -91,7 +91,9 @@ def main() -> int:
     ended = []
 
     def work(items: list[pytest.Item]) -> None:
-        ended.append(try_all(found, tests, {item.nodeid: item for item in items}, known, given))
+        by_name = {item.nodeid: item for item in items}
+        known_tests = [test for test in tests if test.name in by_name]
+        ended.append(try_all(found, known_tests, by_name, known, given))
 
     collected(TESTS, work)
     return 0 if ended == [True] else 1

@@ -88,8 +88,10 @@ def mutants(source: str) -> Iterator[Mutant]:
 
 
 def _is_annotation(node: ast.AST) -> bool:
-    """Whether it is part of a type, or a name that a module exports."""
+    """Whether it is part of a type, or of a class's decorator."""
     while parent := getattr(node, "parent", None):
+        if isinstance(parent, ast.ClassDef) and node in parent.decorator_list:
+            return True
         if isinstance(parent, ast.AnnAssign) and node is parent.annotation:
             return True
         if isinstance(parent, ast.arg) or (isinstance(parent, ast.FunctionDef) and node is parent.returns):
@@ -288,7 +290,7 @@ def try_all(
                 if file == name:
                     kills[test] = kills.get(test, 0.0) + (1.0 if abs(line - mutant.line) <= NEAR else 0.1)
             names = chosen(tests, seconds, kills)
-            within = 30 + 10 * sum(seconds[test] for test in names)
+            within = 10 + 5 * sum(seconds[test] for test in names)
             to_run = [items[test] for test in names]
             yield Job((name, mutant), to_run, partial(put_in_place, _module(name), mutant.source), within)
 

@@ -279,6 +279,17 @@ async def test_cancelled_waiter_passes_its_turn_on(admitted: bool) -> None:
     assert one.in_flight == 0
 
 
+async def test_end_of_a_batch_lets_as_many_waiters_go_as_it_had_events() -> None:
+    limit = limit_of(4)
+    outage = await limit.enter(4)
+    posts = Posts(limit, 3)
+    await asyncio.sleep(0)  # each waits now
+    assert posts.entered == []
+    limit.leave(outage, 4)
+    await eventually(lambda: posts.entered == [0, 1, 2])
+    await posts.all()
+
+
 async def test_every_post_is_sent_whatever_fails_in_between() -> None:
     """No wake-up is lost: each of 200 posts passes though every seventh finds the route down and others go away."""
     busy = limit_of(8, delay=0.0005)

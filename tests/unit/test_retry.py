@@ -12,6 +12,7 @@ from milepost.bridge.retry import (
     LONGEST_BACKOFF,
     LONGEST_PROBE,
     MOST_AWAY,
+    SUSPECT_AFTER,
     Decision,
     GiveUp,
     Retry,
@@ -65,6 +66,18 @@ def test_event_that_meets_a_third_outage_is_retried_by_itself(policy: RetryPolic
     assert alone.failure == Failure("HTTP 503", 503, 0, 0)
 
 
+def test_event_that_is_retried_by_itself_has_its_backoff_or_a_longer_retry_after() -> None:
+    policy = RetryPolicy(DeliverySpec(backoff_delay=timedelta(seconds=0.1)))
+    for retry_after, least, most in ((None, 0.2, 0.4), (0.0, 0.4, 0.8), (9.0, 9.0, 9.0)):
+        for _ in range(SUSPECT_AFTER if retry_after is None else 0):
+            decide(policy, RouteDown(503, "HTTP 503"))
+            policy.succeeded()
+        decision = decide(policy, RouteDown(503, "HTTP 503", retry_after))
+        assert isinstance(decision, Retry)
+        assert least <= decision.delay <= most
+        policy.succeeded()
+
+
 def test_outage_counts_once_for_an_event_until_another_succeeds(policy: RetryPolicy) -> None:
     for _ in range(9):
         assert isinstance(decide(policy, RouteDown(503, "HTTP 503")), RetryWhenUp)
@@ -101,6 +114,12 @@ def test_crashes_are_counted_apart_from_attempts(policy: RetryPolicy) -> None:
     crashed = Crashed("no response in time")
     assert isinstance(decide(policy, crashed, attempts=2, crashes=2), Retry)
     assert decide(policy, crashed, crashes=3) == GiveUp(Failure("no response in time", None, 0, 4))
+
+
+def test_backoff_grows_with_attempts_and_crashes_together(policy: RetryPolicy) -> None:
+    decision = decide(policy, FAILED, attempts=1, crashes=2)
+    assert isinstance(decision, Retry)
+    assert 4.0 <= decision.delay <= 8.0
 
 
 def test_retry_after_of_a_failure_replaces_the_backoff(policy: RetryPolicy) -> None:
