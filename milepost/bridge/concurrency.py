@@ -175,7 +175,8 @@ class ConcurrencyLimit:
         """Count a success for these events, whose response took so many seconds: raise the limit as rule 2 says."""
         if outage != self.outage:
             return
-        self.answered(outage)
+        if self.failed_probes:
+            self.answered(outage)
         self._quickest = min(seconds, self._quickest * DRIFT)
         if seconds > max(QUICK, 2 * self._quickest):
             return

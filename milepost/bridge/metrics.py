@@ -28,7 +28,8 @@ COLD_START = 0.5
 class StageMetrics:
     """The counts of one route. Each event changes them, so they are plain numbers until `BridgeMetrics.collect`.
 
-    `buckets` is a histogram of delivery times: one count for each bound in SECONDS and one above.
+    `in_flight`: events that are being POSTed. `buckets` is a histogram of delivery times: one count for each bound in
+    SECONDS and one above.
     """
 
     in_flight: int = 0
@@ -42,14 +43,6 @@ class StageMetrics:
     dead_letters: int = 0
     destroyed: int = 0
     latest: float = float("-inf")
-
-    def began(self, events: int) -> None:
-        """Count a POST of so many events that begins."""
-        self.in_flight += events
-
-    def ended(self, events: int) -> None:
-        """Count a POST of so many events that was answered, failed, or was given up."""
-        self.in_flight -= events
 
     def delivered(self, outcome: Outcome, began: float, now: float) -> None:
         """Count any outcome of one event, a failure too. `began`: when it was POSTed, in seconds of any clock."""

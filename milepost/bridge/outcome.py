@@ -43,6 +43,10 @@ class Delivered:
     answers: Sequence[Event] | None = None
 
 
+NO_REPLY = Delivered()
+"""The outcome of most events of a stage that emits nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """The event is at fault, and no retry can help: it becomes a dead letter at once."""
@@ -131,7 +135,7 @@ def _undelivered(status: int, wait: float | None, reason: str) -> Undelivered:
 
 def _accepted(status: int, headers: Mapping[str, str], body: bytes, emits: Collection[str]) -> Outcome:
     if not emits or (status == 204 and not body):
-        return Delivered()
+        return NO_REPLY
     try:
         if status != 200:
             raise EventError(f"{status} where 200 or 204 was due")

@@ -63,6 +63,14 @@ TRY_AGAIN_AFTER = 0.25
 """Seconds between two tries to reach a Redis that is away."""
 
 
+# Tuples made once: an `A | B` would be made anew for each event.
+UNANSWERED = (RouteDown, Crashed, Undecided)
+"""Outcomes of a request that the stage did not answer."""
+
+DELIVERED = (Complete, Split)
+"""Settlements of an event that was delivered."""
+
+
 class Sent(NamedTuple):
     """When a delivery was sent and answered, in seconds, and the number of the latest outage when it was sent."""
 
@@ -229,7 +237,8 @@ class Worker:
 
     def _wakes(self, entry: Entry) -> bool:
         """Whether an entry that was read wakes the stages downstream: it is delivered now, for the first time."""
-        return entry.only in {"", self.stage} and entry.retried == bool(self._delay) and not entry.failures
+        for_us = not entry.only or entry.only == self.stage
+        return for_us and entry.retried == bool(self._delay) and not entry.failures
 
     def _delivery_ended(
         self, batch: Sequence[Entry], outage: int, size: int, _task: "asyncio.Task[None]", *, redelivery: bool
@@ -279,7 +288,7 @@ class Worker:
         settlements: list[Settlement] = []
         deliver: list[Entry] = []
         for entry in entries:
-            if entry.only not in {"", self.stage}:
+            if entry.only and entry.only != self.stage:
                 settlements.append(Complete(entry, "", None))
             elif self._delay and not entry.retried:
                 settlements.append(Delay(entry, event_id(entry), self._delay))
@@ -295,14 +304,14 @@ class Worker:
             await self._wait_while_paused()
             outage = await self.limit.enter(events, redelivery=redelivery)
         began = time.perf_counter()  # uvloop's clock keeps whole milliseconds
-        self._metrics.began(events)
+        self._metrics.in_flight += events
         try:
             outcomes = await self._deliverer.deliver(entries)
         finally:
-            self._metrics.ended(events)
+            self._metrics.in_flight -= events
             self.limit.leave(outage, events)
         ended = time.perf_counter()
-        self._silence.request_ended(ended, answered=not isinstance(outcomes[0], RouteDown | Crashed | Undecided))
+        self._silence.request_ended(ended, answered=not isinstance(outcomes[0], UNANSWERED))
         return outcomes, Sent(began, ended, outage)
 
     async def _wait_while_paused(self) -> None:
@@ -333,7 +342,7 @@ class Worker:
             self.limit.succeeded(sent.ended - sent.began, sent.outage, 1)
         elif isinstance(outcome, Crashed) and outcome.timed_out:
             self.limit.timed_out(sent.began, sent.ended)
-        elif isinstance(outcome, Refused | Deferred):
+        elif isinstance(outcome, (Refused, Deferred)):
             self.limit.answered(sent.outage)
 
     def _settlement_now(self, entry: Entry, outcome: Outcome) -> Settlement:
@@ -402,7 +411,7 @@ class Worker:
             elif isinstance(answer, JournalUnavailable):
                 unavailable = str(answer)
                 again.append(settlement)
-            elif isinstance(settlement, Complete | Split):
+            elif isinstance(settlement, DELIVERED):
                 again.append(self._after_refusal(settlement, answer))
             elif settlement.entry.key not in replaced and (other := self._instead(settlement, answer)):
                 replaced.add(settlement.entry.key)
@@ -435,7 +444,7 @@ class Worker:
     def _settled(self, settlement: Settlement, answer: str) -> None:
         if answer == "stale":
             self._metrics.stale += 1
-        elif isinstance(settlement, Complete | Split):
+        elif isinstance(settlement, DELIVERED):
             return
         elif answer == "buried" and isinstance(settlement, Park | Bury):
             log.warning(self._fields(settlement.entry, "buried", status=settlement.failure.status))

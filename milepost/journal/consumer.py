@@ -386,6 +386,8 @@ def _failure_fields(failure: Failure) -> tuple[int, int, str, str]:
 
 
 def _answer(answer: bytes | MilepostError) -> str | MilepostError:
+    if answer == b"done":  # most answers
+        return "done"
     if isinstance(answer, MilepostError):
         return answer
     text = answer.decode()

@@ -47,8 +47,11 @@ def wrong_server(reply: object) -> WrongServer | None:
     It may be the reply itself, an error among the items of an array, or the text `error CODE …` among them, which is
     how common.lua answers for one item of a batch. What a script raises anew has `ERR` before its code.
     """
-    for item in reply if isinstance(reply, list) else (reply,):
-        if type(item) is bytes:  # most items
+    items = reply if isinstance(reply, list) else [reply]
+    if items.count(b"done") == len(items):  # most batches
+        return None
+    for item in items:
+        if type(item) is bytes:
             if not item.startswith(b"error "):
                 continue
             code = _first_word(item[6:120].decode(errors="replace"))

@@ -40,7 +40,7 @@ class ResponseTooLarge(MilepostError):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, each would take longer to make
 class Response:
     """A complete response. Header names are in lower case. A header that comes twice is there twice, when iterated."""
 
@@ -186,16 +186,15 @@ class Connection(asyncio.Protocol):
             raise ValueError("a second response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._raw.append((name, value))
+        self._raw.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= 200:  # below 200 it is interim: the response is still to come
             self._status = status
-            lines = [(name.lower(), value) for name, value in self._raw]
-            self._headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in lines}
-            if len(self._headers) != len(lines):
-                self._headers = Headers(raw=lines)
+            self._headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._raw}
+            if len(self._headers) != len(self._raw):
+                self._headers = Headers(raw=self._raw.copy())
         self._raw.clear()
 
     def on_body(self, part: bytes) -> None:
