@@ -51,6 +51,7 @@ async def buried(journal: Journal, consumer: Consumer) -> DeadLetter:
 
 async def test_replay_starts_counts_and_deadline_afresh(journal: Journal, distance: Consumer) -> None:
     dead = await buried(journal, distance)
+    assert (dead.status, dead.attempts, dead.crashes) == (500, 11, 2)
     assert await journal.admin.replay("distance", [dead.entry]) == 1
     (entry,) = (await distance.take(1)).entries
     assert (entry.event, entry.channel, entry.retried) == (dead.event, RAW, True)

@@ -386,6 +386,20 @@ async def test_user_who_may_not_move_the_group_reads_no_event_twice(
     assert sorted(await all_of(mail)) == ["a1", "b1"]
 
 
+async def test_event_whose_key_cannot_be_written_down_stays_unread(
+    journal: Journal, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "b1")
+    await redis.execute_command("ACL", "SETUSER", "default", "-hset")
+    try:
+        with pytest.raises(JournalUnavailable):
+            await take(mail)
+        assert await redis.xlen(RETRIES) == 0
+    finally:
+        await redis.execute_command("ACL", "SETUSER", "default", "+hset")
+    assert sorted(await all_of(mail)) == ["a1", "b1"]
+
+
 ROUTES = {STAGE: Wiring([RAW], [], "", order="key")}
 
 

@@ -72,6 +72,9 @@ async def test_wait_returns_with_the_first_entry_or_after_the_time_asked(
     await blocked(redis)
     await journal.publish(submission())
     assert len(await waiting) == 1
+    for _ in range(3):
+        await journal.publish(submission())
+    assert [len(await distance.wait(count, block=READY)) for count in (1, 2)] == [1, 2]
 
 
 async def test_missing_group_raises_and_a_new_one_begins_at_the_beginning(

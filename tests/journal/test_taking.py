@@ -117,6 +117,23 @@ async def test_redeliveries_may_exceed_the_limit_by_over_and_nothing_else_does(
     assert await pending(redis, distance) == 5
 
 
+async def test_redeliveries_take_their_room_from_retries_and_both_from_unread_events(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, dead: Consumer
+) -> None:
+    lost = await taken(journal, dead, 6)
+    retried = await retry(journal, maintenance, distance, 4)
+    await published(journal, 9)
+    await abandoned(redis, dead, *lost[:4])
+    assert await distance.take(2, extra=2, claim=CLAIM) == Taken(lost[:4], 4, 0)
+    await abandoned(redis, dead, lost[4])
+    found = await distance.take(3, claim=CLAIM)
+    assert [entry.event for entry in found.entries] == [entry.event for entry in (lost[4], *retried[:2])]
+    await abandoned(redis, dead, lost[5])
+    found = await distance.take(6, claim=CLAIM)
+    assert [entry.event for entry in found.entries[:3]] == [entry.event for entry in (lost[5], *retried[2:])]
+    assert len(found.entries) == 6
+
+
 async def test_entry_that_was_renewed_within_the_claim_time_is_not_redelivered(
     journal: Journal, redis: Redis, distance: Consumer, dead: Consumer
 ) -> None:

@@ -14,6 +14,7 @@ BOUND = "a bound without an exact meaning"
 
 REASONS = [
     ("common", r"first = entry|range\.(first|last|count)|pending\[stream\]\[row\[1\]\]", SHORTCUT),
+    ("common", r"^false → true in ordered\[stream\] =", SHORTCUT),
     ("common", r"deleted: journaled\[channel\] = journal", SHORTCUT),
     (".*", r"^(<|>|<=|>=) → .*(now\(\)|time|idle|beat|due|left|oldest|trusted|deadline)", EQUAL),
     ("common", r"^[01] → [12] in return since|^0 → 1 in if left < 0", EQUAL),
