@@ -266,11 +266,11 @@ class _Reader:
         read = await self._last_read(stream, at.stage)
         if not read or entry_order(entry) > entry_order(read):
             return _with(at, state=unread, entry=entry)
-        held = await self._rows(self._redis.xpending_range(stream, at.stage, entry, entry, 1))
-        if not held:
+        pending = await self._rows(self._redis.xpending_range(stream, at.stage, entry, entry, 1))
+        if not pending:
             return _with(at, state="delivered")
-        bridge = name_text(held[0]["consumer"])
-        return _with(at, state="in delivery", entry=entry, bridge=bridge, given_out=int(held[0]["times_delivered"]))
+        bridge = name_text(pending[0]["consumer"])
+        return _with(at, state="in delivery", entry=entry, bridge=bridge, given_out=int(pending[0]["times_delivered"]))
 
     async def _is_parked(self, stage: str, due: datetime) -> bool:
         score = round(due.timestamp() * 1000)
