@@ -8,12 +8,15 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as NotThere
 
+from milepost import stages_table
 from milepost.cli.app import main
 from milepost.journal import keys
-from tests.cli.running import Ended, Up
-from tests.servers import STAGES, wait_for
+from tests.cli.running import Ended, Up, is_alive
+from tests.servers import ROOT, STAGES, Valkey, http_status, wait_for
 
 Command = Callable[..., Ended]
+
+COMPONENTS = {"redis", "mongo", *STAGES, "bridge", "gateway"}
 
 
 @pytest.fixture(scope="session")
@@ -26,16 +29,40 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @pytest.fixture
 def up(stack: Up) -> Up:
-    """The pipeline, without what another test left: dead and parked events, pauses, unserved stages."""
+    """The pipeline, whole, without what another test left: events, dead letters, pauses, unserved stages."""
     with Redis.from_url(stack.stack["redis"]) as redis:
         wait_for(lambda: answers(redis), what="Redis, which a test may have killed")
+        redis.delete(keys.PAUSED)
+        for url in (stack.stack["bridge"], stack.stack["gateway"]):
+            port = int(url.rstrip("/").rpartition(":")[2])
+            wait_for(lambda port=port: http_status(port, "/readyz") == 200, what=f"{url} ready")
+        wait_for(lambda: all_run(stack), what="every component, of which a test may have killed one")
+        wait_for(lambda: at_rest(redis), what="the end of events that another test sent")
         others = [stage for stage in redis.hkeys(keys.STAGES) if stage.decode() not in STAGES]
         for name in (*STAGES, *(stage.decode() for stage in redis.smembers(keys.DEAD) | set(others))):
             redis.delete(keys.dead(name), keys.parked(name))
         if others:
             redis.hdel(keys.STAGES, *others)
-        redis.delete(keys.PAUSED)
     return stack
+
+
+def all_run(stack: Up) -> bool:
+    pids = stack.pids
+    return pids.keys() == COMPONENTS and all(map(is_alive, pids.values()))
+
+
+def at_rest(redis: Redis) -> bool:
+    """Whether every event is parked, dead or done with: one that is under way could become a dead letter later."""
+    for stage in stages_table.read(ROOT):
+        journal = keys.journal(stage.consumes)
+        groups = redis.xinfo_groups(journal) if redis.exists(journal) else []
+        waiting = redis.xlen(keys.retries(stage.name, stage.consumes))
+        for group in groups:
+            if group["name"] == stage.name.encode():
+                waiting += group["pending"] + (redis.xlen(journal) if group["lag"] is None else group["lag"])
+        if waiting:
+            return False
+    return True
 
 
 def answers(redis: Redis) -> bool:
@@ -43,6 +70,14 @@ def answers(redis: Redis) -> bool:
         return bool(redis.ping())
     except NotThere:  # also while it loads its data
         return False
+
+
+@pytest.fixture
+def redis_url(valkey_server: Valkey) -> str:
+    """The run's Valkey, empty: a pipeline that starts on it has none of what other tests left."""
+    with Redis.from_url(valkey_server.url) as redis:
+        redis.flushall()
+    return valkey_server.url
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command
-from tests.servers import ROOT, Valkey
+from tests.servers import ROOT
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def test_breaking_changes_end_it_with_1(project: Path, on_stack: Command) -> Non
 
 
 def test_without_a_gateway_it_says_that_classes_are_not_compared(
-    project: Path, command: Command, valkey_server: Valkey, tmp_path: Path
+    project: Path, command: Command, redis_url: str, tmp_path: Path
 ) -> None:
-    arguments = ("check", "--project", str(project), "--redis-url", valkey_server.url, "--data", str(tmp_path))
+    arguments = ("check", "--project", str(project), "--redis-url", redis_url, "--data", str(tmp_path))
     assert "payload classes not compared" in command(*arguments).stderr
     done = command(*arguments, "--gateway", "http://127.0.0.1:9")
     assert done.code == 3
