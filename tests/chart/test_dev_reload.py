@@ -25,6 +25,7 @@ class Reloading(Component):
         new.replace(self.app / path)
 
 
+@pytest.mark.usefixtures("redis")
 @pytest.mark.parametrize(
     ("target", "path"), [("gateway", "gateway/__main__.py"), ("bridge", "milepost/journal/__init__.py")], ids=str
 )

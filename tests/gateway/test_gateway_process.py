@@ -24,6 +24,7 @@ async def test_healthz_says_alive_and_readyz_asks_redis(tmp_path: Path) -> None:
             assert (await client.get("/readyz")).status_code == 200
 
 
+@pytest.mark.usefixtures("redis")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_ends_it_cleanly(redis_url: str, tmp_path: Path, name: str) -> None:
     with Module(tmp_path, "gateway", env={"REDIS_URL": redis_url}) as gateway:
@@ -33,6 +34,7 @@ def test_a_signal_ends_it_cleanly(redis_url: str, tmp_path: Path, name: str) -> 
         assert "/readyz" not in gateway.log, "no access log"
 
 
+@pytest.mark.usefixtures("redis")
 def test_stop_finishes_requests_under_way(redis_url: str, tmp_path: Path) -> None:
     body = json.dumps(LONDON).encode()
     head = f"POST /distance HTTP/1.1\r\nhost: it\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
