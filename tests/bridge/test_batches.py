@@ -307,7 +307,7 @@ async def test_batch_that_times_out_is_delivered_event_by_event(rig: Rig) -> Non
     stage = await rig.stage("stage", "in", "out")
     stage.batch_script = _never
     await rig.publish_all("in", IDS[:8])
-    bridge = await rig.bridge({**BATCH, "timeout": "PT1S", "retry": 0, "crashRetry": 0})
+    bridge = await rig.bridge({**BATCH, "timeout": "PT3S", "retry": 0, "crashRetry": 0})
     (worker,) = bridge.workers
     await eventually(lambda: len(stage.count) == 8)
     await settled(rig, stage)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command
-from tests.cli.running import WITHIN, Milepost, Up
+from tests.cli.running import WITHIN, Ended, Milepost, Up
+from tests.servers import wait_for
 
 FOR = "5"
-"""Seconds in which the stage that is not frozen has surely answered."""
+"""Seconds in which the stage that is not frozen answers, unless the machine has too much else to do."""
 
 
 def test_send_shows_each_channel_and_then_the_message(on_stack: Command) -> None:
@@ -89,10 +90,16 @@ def test_send_says_where_no_gateway_answers(on_stack: Command) -> None:
 def test_send_names_the_last_channel_when_time_is_up(up: Up, on_stack: Command) -> None:
     store = up.pids["store"]
     os.kill(store, signal.SIGSTOP)
+    told: list[Ended] = []
+
+    def distance_answered() -> bool:
+        told.append(on_stack("send", "late@example.org", "0", "0", "--timeout", FOR))
+        assert told[-1].code == 5
+        assert f"not finished within {FOR} s: " in told[-1].stderr
+        return "calculated_distance" in told[-1].stdout
+
     try:
-        done = on_stack("send", "late@example.org", "0", "0", "--timeout", FOR)
+        wait_for(distance_answered)
     finally:
         os.kill(store, signal.SIGCONT)
-    assert done.code == 5
-    assert f"not finished within {FOR} s: the last channel reached is calculated_distance; " in done.stderr
-    assert "calculated_distance" in done.stdout
+    assert "the last channel reached is calculated_distance; " in told[-1].stderr

@@ -114,14 +114,21 @@ async def test_missing_reply_ends_every_call_that_waits_behind_it(opened: Opened
     line = opened(within=0.2)
     answers = await asyncio.gather(line.call("BLPOP", "nothing", 0), line.call("PING"), return_exceptions=True)
     assert [type(answer) for answer in answers] == [TimedOut, TimedOut]
-    assert await line.call("PING") == b"PONG"
+
+    async def answered() -> bool:
+        try:
+            return bool(await line.call("PING") == b"PONG")
+        except TimedOut:  # the machine was busy for so long
+            return False
+
+    await eventually(answered)
 
 
 async def test_slow_calls_within_the_time_limit_are_answered(opened: Opened, redis: Redis) -> None:
-    line = opened(within=2)
-    await line.call("PING")  # its limit ends while the next one waits
-    assert await line.call("BLPOP", "nothing", 1.5) is None
-    assert await line.call("BLPOP", "nothing", 1.5) is None
+    line = opened(within=2.5)
+    await line.call("PING")  # its limit ends while one of the others waits
+    for _ in range(8):
+        assert await line.call("BLPOP", "nothing", 0.35) is None
 
 
 @pytest.mark.parametrize("reply", [b"!!\r\n", b"+1\r\n+2\r\n+3\r\n"], ids=["garbage", "one too many"])
