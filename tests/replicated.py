@@ -109,6 +109,13 @@ class Watched:
                 return next(server for server in self.servers if server.port == int(named[1]))
         return next(server for server in self.servers if is_primary(server))
 
+    def is_decided(self) -> bool:
+        """Whether the primary is one, and more than half of the Sentinels name it: so clients find it."""
+        primary = self.primary
+        named = [ask(one, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE) for one in self.sentinels]
+        agree = sum(int(address[1]) == primary.port for address in named if address)
+        return agree * 2 > len(self.sentinels) and is_primary(primary)
+
     @property
     def replicas(self) -> Sequence[Valkey]:
         primary = self.primary
@@ -202,6 +209,15 @@ class RedisCluster:
         linked = [facts(node).get("master_link_status", "up") for node in self.nodes]
         return (
             served and linked == ["up"] * len(self.nodes) and sum(map(is_primary, self.nodes)) == len(self.nodes) // 2
+        )
+
+    def is_known_as_owner(self, owner: Valkey) -> bool:
+        """Whether all nodes name this one as the owner of our slot: some know a change only by the gossip of others."""
+        return all(
+            primary[1] == owner.port
+            for node in self.nodes
+            for first, last, primary, *_ in ask(node, "CLUSTER", "SLOTS") or [(SLOT, SLOT, (b"", 0))]
+            if first <= SLOT <= last
         )
 
     @property

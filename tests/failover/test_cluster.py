@@ -70,6 +70,7 @@ async def test_slot_that_moves_under_load_takes_everything_along(cluster: RedisC
         source = cluster.now_owner
         target = cluster.other if source is cluster.owner else cluster.owner
         await asyncio.to_thread(cluster.move, source, target, lambda: time.sleep(0.01), at_once=1)
+        await eventually(lambda: cluster.is_known_as_owner(target), what="all nodes name the new owner")
         load.decided, before = True, len(load.accepted)
         await eventually(lambda: len(load.accepted) > before + 20, what="events accepted by the new owner")
     assert len(load.refused) <= FEW
@@ -83,6 +84,7 @@ async def test_planned_failover_of_the_owner_is_followed(cluster: RedisCluster, 
         await eventually(lambda: len(load.accepted) > 20)
         assert ask(twin, "CLUSTER", "FAILOVER")
         await eventually(lambda: is_primary(twin) and not is_primary(old), what="the roles are exchanged")
+        await eventually(lambda: cluster.is_known_as_owner(twin), what="all nodes name the new owner")
         load.decided, before = True, len(load.accepted)
         await eventually(lambda: len(load.accepted) > before + 20, what="events accepted by the new owner")
     assert len(load.refused) <= FEW
