@@ -47,7 +47,7 @@ async def waiting(rig: Rig) -> int:
 
 async def drained(rig: Rig, *stages: Stage) -> None:
     for stage in stages:
-        await eventually(lambda stage=stage: rig.settled(stage), 30, stage.name)
+        await eventually(lambda stage=stage: rig.settled(stage), what=stage.name)
 
 
 async def trimmed(rig: Rig, channel: str) -> bool:

@@ -9,7 +9,7 @@ from milepost.errors import BacklogFull
 from milepost.events.event import Event
 from milepost.journal import keys
 from tests.bridge.rig import Answer, Delivery, Rig, replied, status, value
-from tests.servers import eventually
+from tests.servers import WITHIN, eventually
 
 
 def event(number: int) -> Event:
@@ -66,7 +66,7 @@ async def test_a_pause_survives_a_restart_and_holds_back_no_stop(rig: Rig) -> No
     bridge = await rig.bridge(grace="PT60S")
     await paused(rig, bridge, "one")
     await rig.publish("in", "1")  # a read that began before the pause may bring it
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(WITHIN):
         await rig.stop(bridge)
     bridge = await rig.bridge()
     assert value(bridge, "paused", stage="one") == 1

@@ -83,7 +83,7 @@ async def test_redelivery_needs_no_room_under_the_limit(rig: Rig) -> None:
     await abandon(rig, stage, 50)
     bridge = await rig.bridge(claim=CLAIM, window=4, window_bytes=100)
     await eventually(lambda: bridge.workers[0].limit.unsettled >= 4)
-    await eventually(lambda: all(stage.count[of] == 2 for of in OLD), 30, "redelivery over the limit")
+    await eventually(lambda: all(stage.count[of] == 2 for of in OLD), what="redelivery over the limit")
     assert sum(of.startswith("new") for of in stage.ids) <= 8
 
 

@@ -121,6 +121,6 @@ async def test_metrics_show_the_backlog_of_a_stage_that_no_bridge_serves(rig: Ri
     bridge = await rig.bridge(routes=[kept.route()])
     await rig.publish_all("in", IDS)
     await eventually(lambda: rig.settled(kept))
-    await eventually(lambda: value(bridge, "journaled_events", stage="removed") == len(IDS), 30)
+    await eventually(lambda: value(bridge, "journaled_events", stage="removed") == len(IDS))
     assert value(bridge, "oldest_event_seconds", stage="removed") > 0
     assert value(bridge, "journaled_events", stage="moved:in") == len(IDS)

@@ -8,7 +8,7 @@ import urllib.request
 from milepost.events.event import Event
 from milepost.journal import keys
 from tests.bridge.rig import Answer, Delivery, Rig, ended, status, subscribed, value
-from tests.servers import Module, eventually
+from tests.servers import WITHIN, Module, eventually
 
 
 async def test_two_bridges_share_the_work_and_deliver_each_event_once(rig: Rig) -> None:
@@ -119,7 +119,7 @@ async def test_frozen_bridge_that_wakes_publishes_nothing_twice(rig: Rig) -> Non
 
 def knows_of(process: Module, events: int) -> bool:
     """Whether this process has found, when it settled or renewed, that so many entries belong to another bridge."""
-    with urllib.request.urlopen(f"{process.url}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"{process.url}/metrics", timeout=WITHIN) as answer:
         stale = re.search(r'^milepost_stale_total{stage="stage"} (\d+)', answer.read().decode(), re.MULTILINE)
     return process.log.count("lost-claim") + int(stale[1] if stale else 0) == events
 

@@ -88,7 +88,7 @@ async def test_a_submission_goes_all_the_way_and_shows_on_every_channel(pipeline
     assert pipeline.functions["email"].log.count(f"Email sent to: {address(event_id)};") == 1
     types = [kind for kind, url in pipeline.broker.deliveries if url.endswith("/replies")]
     assert [types.count(channel) for channel in ("calculated_distance", "user:email", "email:sent")] == [1, 1, 1]
-    await eventually(lambda: drained(pipeline), 10, "the hop is acknowledged")
+    await eventually(lambda: drained(pipeline), what="the hop is acknowledged")
 
 
 async def test_refused_event_becomes_a_dead_letter_of_its_stage(pipeline: Pipeline) -> None:

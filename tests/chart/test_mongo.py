@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chart.rendering import SECRET, Object, container, environment, merged, only, render
-from tests.servers import HOST, Mongo
+from tests.servers import HOST, WITHIN, Mongo
 
 
 def mongo_container(port: int = 27017) -> Object:
@@ -18,7 +18,7 @@ def mongo_container(port: int = 27017) -> Object:
 
 def probe(kind: str, port: int) -> int:
     command = mongo_container(port)[kind]["exec"]["command"]
-    return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode
+    return subprocess.run(command, capture_output=True, timeout=WITHIN, check=False).returncode
 
 
 @pytest.mark.parametrize("kind", ["readinessProbe", "livenessProbe"])

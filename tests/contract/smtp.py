@@ -11,7 +11,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP as SmtpProtocol  # noqa: N811
 from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword, Session
 
-from tests.servers import HOST, free_port
+from tests.servers import HOST, WITHIN, free_port
 
 ACCEPTED = "250 OK"
 
@@ -81,6 +81,7 @@ class SmtpServer:
             self.inbox,
             hostname=HOST,
             port=self.port,
+            ready_timeout=WITHIN,
             tls_context=tls,
             require_starttls=tls is not None,
             authenticator=authenticate if login else None,

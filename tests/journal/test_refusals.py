@@ -49,7 +49,7 @@ from tests.journal.events import (
     submission,
     taken,
 )
-from tests.servers import HOST, Valkey, eventually, free_port
+from tests.servers import HOST, WITHIN, Valkey, eventually, free_port
 
 
 @dataclass(frozen=True)
@@ -326,7 +326,7 @@ def broken() -> Event:
 
 async def test_event_that_cannot_be_encoded_fails_alone(journal: Journal, redis: Redis) -> None:
     good = [submission() for _ in range(4)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WITHIN):
         answers = await asyncio.gather(
             *(journal.publish(event) for event in (*good[:2], broken(), *good[2:])), return_exceptions=True
         )
@@ -348,7 +348,7 @@ async def test_settlement_that_cannot_be_encoded_fails_alone(
         "parked": Park(bad, "\ud800", failure(), 60),
         "buried": Bury(bad, "\ud800", failure()),
     }[kind]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WITHIN):
         answers = await distance.settle(
             [Complete(first, "", reply_to(event_of(first))), settlement, Complete(last, "", None)]
         )

@@ -17,7 +17,7 @@ from milepost.function.description import Description
 from milepost.function.lifespan import leave_all
 from milepost.function.stage import StageHandler
 from milepost.testing.calling import event_of
-from tests.servers import eventually
+from tests.servers import WITHIN, eventually
 
 
 class Note(Payload, channel="note"):
@@ -160,7 +160,7 @@ async def test_a_start_that_hangs_does_not_hold_up_the_stop() -> None:
     main = Recorded().stage(hanging)
     waiting = asyncio.create_task(answer(main, an_event("event")))
     await asyncio.sleep(0)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(WITHIN):
         await leave_all()
     with pytest.raises(Problem) as refused:
         await waiting

@@ -13,6 +13,6 @@ from tests.servers import ROOT
 )
 def test_the_code_is_clean(command: list[str]) -> None:
     found = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=800, check=False
     )
     assert found.returncode == 0, found.stdout + found.stderr
