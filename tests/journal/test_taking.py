@@ -128,6 +128,7 @@ async def test_redeliveries_take_their_room_from_retries_and_both_from_unread_ev
     await abandoned(redis, dead, lost[4])
     found = await distance.take(3, claim=CLAIM)
     assert [entry.event for entry in found.entries] == [entry.event for entry in (lost[4], *retried[:2])]
+    assert [entry.deliveries for entry in found.entries] == [2, 1, 1]
     await abandoned(redis, dead, lost[5])
     found = await distance.take(6, claim=CLAIM)
     assert [entry.event for entry in found.entries[:3]] == [entry.event for entry in (lost[5], *retried[2:])]

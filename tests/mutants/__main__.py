@@ -24,8 +24,10 @@ from tests.mutants.reasons import reason
 FOLDER = Path(__file__).resolve().parents[2] / "milepost" / "journal" / "lua"
 SEARCH = "test_no_state_breaks_an_invariant"
 TESTS = ["tests/journal", f"tests/model/test_model.py::{SEARCH}", "-k", "not ([redis or -redis])"]
-SECONDS = 15.0
-"""Of tests that are given one mutant, at most. The searches come on top, unless the mutant has a reason to survive."""
+SHARE = 0.25
+"""Of the time of all tests: what those take that are given one mutant, at most. The searches come on top, unless it
+has a reason to survive.
+"""
 
 NEAR = 10
 """A test that killed a mutant within so many lines comes first."""
@@ -47,10 +49,10 @@ def scripts_with(name: str, source: str, mutant: Mutant) -> dict[str, str]:
 
 def chosen(tests: Sequence[Test], line: str, kills: Mapping[str, float], *, searches: bool) -> list[Test]:
     """Return the tests that run a line: first those that killed most in the shortest time."""
-    found, seconds = [], 0.0
+    found, seconds, most = [], 0.0, SHARE * sum(test.seconds for test in tests)
     for test in sorted(tests, key=lambda test: (test.seconds + 0.02) / (kills.get(test.name, 0.0) + 0.1)):
         is_search = SEARCH in test.name
-        if line in test.lines and (searches if is_search else seconds + test.seconds <= SECONDS):
+        if line in test.lines and (searches if is_search else seconds + test.seconds <= most):
             found.append(test)
             seconds += 0 if is_search else test.seconds
     return found
