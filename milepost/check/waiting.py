@@ -25,7 +25,7 @@ PENDING_PAGE = 1000
 PARKED_PAGE = 50
 
 _PARKED = re.compile(rb"(\S+) \d+ \d+ \d+ (\S+)(?: \S+)?\n(.*)", re.DOTALL)
-_HELD = re.compile(rb"[^/\s]+/(\d{20})(\d{20}) \d+ \S+ \S+\n(.*)", re.DOTALL)
+_HELD = re.compile(rb"[^/\s]+/[a-t](\d+)[a-t](\d+) \S+ \S+ \S+\n(.*)", re.DOTALL)
 
 Place = Literal["journal", "parked", "held", "retries", "dead"]
 
@@ -117,7 +117,7 @@ class Waiting:
         async for member in self._scan(keys.held(stage, channel)):
             if found := _HELD.fullmatch(member):
                 milliseconds, number, event = found.groups()
-                yield WaitingEvent("held", (stage,), channel, f"{int(milliseconds)}-{int(number)}", event)
+                yield WaitingEvent("held", (stage,), channel, f"{milliseconds.decode()}-{number.decode()}", event)
 
     async def _scan(self, key: str) -> AsyncIterator[bytes]:
         """The members of a sorted set. A cursor finds each that stays, also while others come and go."""

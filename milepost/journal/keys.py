@@ -67,9 +67,9 @@ HELD = f"{TAG}held:"
 def held(stage: str, channel: str) -> str:
     """Sorted set of an ordered stage, all scores 0: the events whose key has another event in hand.
 
-    A member is a head, a line end and the event. The head is `ORDER SINCE ATTEMPTS CRASHES`, or `ORDER SINCE - -` of an
+    A member is a head, a line end and the event. The head is `ORDER SINCE ATTEMPTS CRASHES`, or `ORDER - - -` of an
     event that was not given to the stage yet. ORDER is `SHA1/POSITION`: the key, and the event's place in the journal,
-    padded so that text order is the order of the journal.
+    written so that text order is the order of the journal (`position_of` in lua/common.lua).
     """
     return f"{HELD}{stage}:{channel}"
 

@@ -150,6 +150,8 @@ class Entry:
         since = int(entry.partition("-")[0])
         if len(body) == 2 and body[0] == b"event":  # most entries: journaled, and not tried before
             return cls(stream, entry, channel, body[1], since, deliveries=deliveries, retried=retried)
+        if len(body) == 4 and body[2] == b"order":
+            return cls(stream, entry, channel, body[1], time_of(body[3]) or since, deliveries=deliveries)
         fields = dict(zip(body[::2], body[1::2], strict=True))
         only = fields.get(b"for", b"").decode(errors="replace")
         return cls(
@@ -269,6 +271,12 @@ class Forgotten:
 
     parked: int
     dead: int
+
+
+def time_of(order: bytes) -> int | None:
+    """Return when an event of this order (`position_of` in lua/common.lua) was journaled, in milliseconds."""
+    position = order.rpartition(b"/")[2]
+    return _whole(position[1 : position[0] - ord("a") + 2], 0) or None if position else None
 
 
 def _whole(field: bytes | None, otherwise: int) -> int:

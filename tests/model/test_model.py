@@ -111,8 +111,8 @@ FAULTS: dict[str, tuple[Make, str, str, str]] = {
     ),
     "order: a key that is not looked up": (
         ordered("xx", bridges=1),
-        "if order and redis.call('HGET', in_hand, key_of(order)) then",
-        "if false then",
+        "elseif not taken[key] then",
+        "elseif true then",
         "in hand together",
     ),
     "order: a key that is not released": (

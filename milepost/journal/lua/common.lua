@@ -105,10 +105,33 @@ local function unfinished(stream, group)
   return group.lag and math.min(length, group.pending + group.lag) or length
 end
 
--- When the first entry of a range was journaled, in milliseconds; math.huge if it is empty. A retry has that in `since`.
+-- Of a stage that is ordered by key (see read_ordered), an entry of retries, a parked event and a dead letter have
+-- `order`, SHA1/POSITION: the key of the event, and its entry in the journal. Each of the two numbers of the entry has a
+-- letter before it that says how many digits it has (a for one), so that text order is the order of the journal.
+local function position_of(entry)
+  local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
+  return string.char(96 + #ms) .. ms .. string.char(96 + #seq) .. seq
+end
+
+-- Returns the key of an order.
+local function key_of(order)
+  return string.match(order, '^[^/]*')
+end
+
+-- When an event of this order was journaled, in milliseconds.
+local function time_of(order)
+  return string.match(order, '/%a(%d+)')
+end
+
+-- From when the deadline of the event of an entry counts. One with `order` alone was not given to the stage yet.
+local function since_of(entry, fields)
+  return fields.since or fields.order and time_of(fields.order) or string.match(entry, '^%d+')
+end
+
+-- When the first entry of a range was journaled, in milliseconds; math.huge if it is empty.
 local function journaled_at(stream, from, to)
   local row = redis.call('XRANGE', stream, from, to, 'COUNT', 1)[1]
-  return row and tonumber(fields_of(row[2]).since or string.match(row[1], '^%d+')) or math.huge
+  return row and tonumber(since_of(row[1], fields_of(row[2]))) or math.huge
 end
 
 -- Counts the events of a channel that a stage has not finished, retries and held events included. Returns when the
@@ -146,12 +169,10 @@ local function split(id)
   return tonumber(ms), tonumber(seq)
 end
 
--- Finds which rows, each with `stream` and `entry`, are pending in the group. Returns stream → entry → how often it was
--- given out. It takes one command a stream, which lists the pending entries from the first to the last millisecond of the
--- rows. Text puts entries in order quickly and nearly always rightly. `settle` looks at each row by itself that is not
--- found here.
-local function pending_of(group, rows)
-  local ranges, pending = {}, {}
+-- Finds the first and the last entry of rows, and how many there are: stream → { first, last, count }. Text puts entries
+-- in order quickly and nearly always rightly.
+local function ranges_of(rows)
+  local ranges = {}
   for _, row in ipairs(rows) do
     local entry, range = row.entry, ranges[row.stream]
     if not range then
@@ -162,6 +183,14 @@ local function pending_of(group, rows)
       range.count = range.count + 1
     end
   end
+  return ranges
+end
+
+-- Finds which rows, each with `stream` and `entry`, are pending in the group. Returns stream → entry → how often it was
+-- given out. It takes one command a stream, which lists the pending entries from the first to the last millisecond of the
+-- rows. `settle` looks at each row by itself that is not found here.
+local function pending_of(group, ranges)
+  local pending = {}
   for stream, range in pairs(ranges) do
     pending[stream] = {}
     if range.count > 1 then
@@ -394,12 +423,6 @@ local function bury_unparsed(stage, member)
     status = '', attempts = 0, crashes = 0 })
 end
 
--- Of a stage that is ordered by key (see read_ordered), an entry of retries, a parked event and a dead letter have
--- `order`: SHA1/POSITION, the key of the event, and its place in the journal. Returns the key.
-local function key_of(order)
-  return string.match(order, '^[^/]*')
-end
-
 -- Returns the channel of a stage's stream of retries; nil for another stream.
 local function channel_of_retries(stage, stream)
   local prefix = retries_key(stage, '')
@@ -407,20 +430,14 @@ local function channel_of_retries(stage, stream)
 end
 
 -- Puts an event into its stage's stream of retries, which is read before unread events. One with `order` is then the
--- event of its key that is in hand. An event that the stage was not given yet has '-' for its counts.
+-- event of its key that is in hand. An event that the stage was not given yet has '-' for its time and its counts.
 local function retry(stage, channel, event, since, attempts, crashes, order)
-  local retries = retries_key(stage, channel)
+  local retries, tried = retries_key(stage, channel), { 'since', since, 'attempts', attempts, 'crashes', crashes }
   if not order then
-    redis.call('XADD', retries, '*', 'event', event, 'since', since, 'attempts', attempts, 'crashes', crashes)
+    redis.call('XADD', retries, '*', 'event', event, unpack(tried))
     return
   end
-  local entry
-  if attempts == '-' then
-    entry = redis.call('XADD', retries, '*', 'event', event, 'since', since, 'order', order, 'first', '1')
-  else
-    entry = redis.call('XADD', retries, '*', 'event', event, 'since', since, 'attempts', attempts, 'crashes', crashes,
-      'order', order)
-  end
+  local entry = redis.call('XADD', retries, '*', 'event', event, 'order', order, unpack(since ~= '-' and tried or {}))
   local ok, fault = pcall(redis.call, 'HSET', in_hand_key(stage, channel), key_of(order), entry)
   if not ok then
     redis.call('XDEL', retries, entry)
@@ -441,9 +458,9 @@ local function read_parked(member)
   return since, attempts, crashes, channel, order ~= '' and order or nil, event
 end
 
--- Returns order, since, attempts, crashes (both - if it was not given to the stage yet) and event of a held event.
+-- Returns order, since, attempts, crashes and event of a held event. The three are '-' if the stage was not given it yet.
 local function read_held(member)
-  return string.match(member, '^(%S+) (%d+) (%S+) (%S+)\n(.*)$')
+  return string.match(member, '^(%S+) (%S+) (%S+) (%S+)\n(.*)$')
 end
 
 -- Ends the hold of a key whose event in hand is finished: the next event of the key goes into the retries. Without one
@@ -466,6 +483,26 @@ local function release(stage, channel, key)
   end
 end
 
+-- The same for many keys: only in a backlog of one key are there held events at all.
+local function release_all(stage, channel, keys)
+  if redis.call('EXISTS', held_key(stage, channel)) == 0 then
+    redis.call('HDEL', in_hand_key(stage, channel), unpack(keys))
+    return
+  end
+  for _, key in ipairs(keys) do attempt(release, stage, channel, key) end
+end
+
+-- Returns the `order` of the entries of a stream of retries, if its stage has keys in hand: entry → order, or false.
+local function orders_of(stage, stream, range)
+  local channel = channel_of_retries(stage, stream)
+  if not channel or redis.call('EXISTS', in_hand_key(stage, channel)) == 0 then return false end
+  local orders, first, last = {}, split(range.first), split(range.last)
+  for _, row in ipairs(redis.call('XRANGE', stream, whole(first), whole(last), 'COUNT', range.count * 4)) do
+    orders[row[1]] = fields_of(row[2]).order or false
+  end
+  return orders
+end
+
 -- Settles rows of one group, each with `stream` and `entry`:
 -- 1. If the entry is not pending any more, someone else has settled it. The result is 'stale'.
 -- 2. step(row) makes the write that Redis may refuse (a reply, a parked event, a dead letter) and returns the result.
@@ -474,15 +511,18 @@ end
 -- 4. Retries are deleted too, because no other group reads them. trim deletes entries of journals.
 -- 5. The key of an event with `order` is released, unless the step has kept the event in hand (`row.kept`).
 local function settle(group, rows, step)
-  local pending, finished, answers, ordered, released = pending_of(group, rows), {}, {}, {}, {}
+  local ranges = ranges_of(rows)
+  local pending, finished, answers, orders, released = pending_of(group, ranges), {}, {}, {}, {}
 
-  -- Finds the channel of a stream of retries whose stage has keys in hand; false for another stream.
-  local function ordered_channel(stream)
-    if ordered[stream] == nil then
-      local channel = channel_of_retries(group, stream)
-      ordered[stream] = channel and redis.call('EXISTS', in_hand_key(group, channel)) == 1 and channel or false
+  local function order_of(row)
+    local stream, entry = row.stream, row.entry
+    if orders[stream] == nil then orders[stream] = orders_of(group, stream, ranges[stream]) end
+    local known = orders[stream]
+    if known and known[entry] == nil then
+      local found = redis.call('XRANGE', stream, entry, entry)[1]
+      known[entry] = found and fields_of(found[2]).order or false
     end
-    return ordered[stream]
+    return known and known[entry] or nil
   end
 
   local ok, fault = pcall(function()
@@ -491,16 +531,15 @@ local function settle(group, rows, step)
       if known[entry] == nil then known[entry] = is_pending(row.stream, group, entry) end
       if known[entry] then
         row.times = known[entry]
-        local channel = ordered_channel(row.stream)
-        if channel then
-          local found = redis.call('XRANGE', row.stream, entry, entry)[1]
-          row.order = found and fields_of(found[2]).order
-        end
+        row.order = order_of(row)
         local answer, failed = attempt(step, row)
         answers[i] = answer
         if not failed then
           known[entry] = false
-          if row.order and not row.kept then released[#released + 1] = { channel, key_of(row.order) } end
+          if row.order and not row.kept then
+            local keys = released[row.stream] or {}
+            keys[#keys + 1], released[row.stream] = key_of(row.order), keys
+          end
           local entries = finished[row.stream] or {}
           entries[#entries + 1], finished[row.stream] = entry, entries
         end
@@ -514,7 +553,7 @@ local function settle(group, rows, step)
     if string.sub(stream, 1, #RETRIES) == RETRIES then redis.call('XDEL', stream, unpack(entries)) end
   end
   -- The entries are settled. A key that cannot be released now is found by release_lost.
-  for _, row in ipairs(released) do attempt(release, group, unpack(row)) end
+  for stream, keys in pairs(released) do attempt(release_all, group, channel_of_retries(group, stream), keys) end
   if not ok then raise(fault) end
   return answers
 end

@@ -32,7 +32,7 @@ local function read_retries()
   end
 end
 
--- Returns the order of an event and its id; nil if it has no key.
+-- Returns the order of an event, its key and its id; nil if it has no key.
 local function order_of(event, entry)
   local ok, decoded = pcall(cjson.decode, event)
   if not ok or type(decoded) ~= 'table' then return nil end
@@ -48,32 +48,50 @@ local function order_of(event, entry)
   elseif kind ~= 'string' and kind ~= 'boolean' then
     return nil
   end
-  local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
-  local position = string.rep('0', 20 - #ms) .. ms .. string.rep('0', 20 - #seq) .. seq
-  return redis.sha1hex(kind .. tostring(value)) .. '/' .. position, decoded.id
+  local key = redis.sha1hex(kind .. tostring(value))
+  return key .. '/' .. position_of(entry), key, decoded.id
 end
 
-local room
+local room, taken, begun = nil, {}, {}  -- key → whether it is in hand; the keys that this call took in hand, and where
+
+-- Reads a page of the journal: { entry, event, its fields, order, key, id } each. Looks up which keys are in hand.
+local function read_page(from, most_entries)
+  local page, keys = {}, {}
+  for i, row in ipairs(redis.call('XRANGE', journal, '(' .. from, '+', 'COUNT', most_entries)) do
+    local fields = fields_of(row[2])
+    local event = fields.event or ''
+    page[i] = { row[1], event, fields, order_of(event, row[1]) }
+    local key = page[i][5]
+    if key and taken[key] == nil then keys[#keys + 1] = key end
+  end
+  if #keys > 0 then
+    for i, place in ipairs(redis.call('HMGET', in_hand, unpack(keys))) do taken[keys[i]] = place ~= false end
+  end
+  return page
+end
 
 -- Moves an entry of the journal. Returns false if it has to stay unread.
-local function move(entry, fields)
-  local only = fields['for']
-  if only and only ~= stage then return true end  -- version 0.1 journaled retries for one stage
-  local event, since = fields.event or '', fields.since or string.match(entry, '^%d+')
-  local order, id = order_of(event, entry)
-  if order and redis.call('HGET', in_hand, key_of(order)) then
-    if full then return false end
-    local head = table.concat({ order, since, fields.attempts or '-', fields.crashes or '-' }, ' ')
-    redis.call('ZADD', held, 0, head .. '\n' .. event)
-    if type(id) == 'string' then attempt(note, id, stage, { did = 'held', order = order }) end
-  elseif order then
-    retry(stage, channel, event, since, fields.attempts or '-', fields.crashes or '-', order)
-    room = room - 1
+local function move(entry, event, fields, order, key, id)
+  local only, tried = fields['for'], fields.attempts ~= nil  -- version 0.1 journaled retries for one stage
+  if only and only ~= stage then return true end
+  local counts = { 'attempts', fields.attempts or '0', 'crashes', fields.crashes or '0' }
+  if not order then
+    redis.call('XADD', retries, '*', 'event', event, 'since', since_of(entry, fields),
+      unpack(tried and counts or { 'first', '1' }))
+  elseif not taken[key] then
+    local added = redis.call('XADD', retries, '*', 'event', event, 'order', order,
+      unpack(tried and { 'since', since_of(entry, fields), unpack(counts) } or {}))
+    begun[#begun + 1] = key
+    begun[#begun + 1] = added
+    taken[key] = true
   else
-    redis.call('XADD', retries, '*', 'event', event, 'since', since, 'attempts', fields.attempts or '0', 'crashes',
-      fields.crashes or '0', 'first', '1')
-    room = room - 1
+    if full then return false end
+    local head = tried and { order, since_of(entry, fields), counts[2], counts[4] } or { order, '-', '-', '-' }
+    redis.call('ZADD', held, 0, table.concat(head, ' ') .. '\n' .. event)
+    if type(id) == 'string' then attempt(note, id, stage, { did = 'held', order = order }) end
+    return true
   end
+  room = room - 1
   return true
 end
 
@@ -93,16 +111,22 @@ local function set_position(at_end)
   end
 end
 
+-- Tries the writes that end the move of events. If Redis refused them afterwards, it would have the events twice.
+local function try_writes()
+  redis.call('HSET', in_hand, '', '')
+  redis.call('HDEL', in_hand, '')
+  set_position()
+end
+
 -- Moves entries until there is room for no more. Returns whether none is left.
 local function read_journal()
   while room > 0 and moved < MOST_EVENTS do
     local asked = math.min(room, PAGE, MOST_EVENTS - moved)
-    local page = redis.call('XRANGE', journal, '(' .. last, '+', 'COUNT', asked)
-    if moved == 0 and #page > 0 then set_position() end  -- before anything is moved: Redis may refuse it
-    for _, entry in ipairs(page) do
-      local fields = fields_of(entry[2])
-      if not move(entry[1], fields) then return false end
-      last, moved, bytes = entry[1], moved + 1, bytes + #(fields.event or '')
+    local page = read_page(last, asked)
+    if moved == 0 and #page > 0 then try_writes() end
+    for _, row in ipairs(page) do
+      if not move(unpack(row, 1, 6)) then return false end
+      last, moved, bytes = row[1], moved + 1, bytes + #row[2]
       if bytes >= MOST_BYTES then return false end
     end
     if #page < asked then return true end
@@ -113,6 +137,7 @@ end
 read_retries()
 room = most - #rows
 local ok, at_end = pcall(read_journal)
+if #begun > 0 then redis.call('HSET', in_hand, unpack(begun)) end
 if moved > 0 then
   set_position(ok and at_end)
   if room < most - #rows then read_retries() end

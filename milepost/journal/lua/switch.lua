@@ -58,8 +58,8 @@ local function under_way(name, stage)
   local found = {}
   local function keep(channel, entry)
     local fields = fields_of(entry[2])
-    found[#found + 1] = { channel, fields.event, fields.since or string.match(entry[1], '^%d+'),
-      fields.attempts or '0', fields.crashes or '0' }
+    found[#found + 1] = { channel, fields.event, since_of(entry[1], fields), fields.attempts or '0',
+      fields.crashes or '0' }
   end
   for _, channel in ipairs(stage.channels) do
     for _, row in ipairs(unless_gone('XPENDING', journal_key(channel), name, '-', '+', 1000000) or {}) do
@@ -68,10 +68,11 @@ local function under_way(name, stage)
     end
     for _, entry in ipairs(unless_gone('XRANGE', retries_key(name, channel), '-', '+') or {}) do keep(channel, entry) end
     for _, member in ipairs(unless_gone('ZRANGE', held_key(name, channel), 0, -1) or {}) do
-      local _, since, attempts, crashes, event = read_held(member)
-      if event then
-        local untried = attempts == '-'
-        found[#found + 1] = { channel, event, since, untried and '0' or attempts, untried and '0' or crashes }
+      local order, since, attempts, crashes, event = read_held(member)
+      if event and since == '-' then
+        found[#found + 1] = { channel, event, time_of(order), '0', '0' }
+      elseif event then
+        found[#found + 1] = { channel, event, since, attempts, crashes }
       else
         broken[#broken + 1] = { name, member }
       end
