@@ -45,6 +45,7 @@ async def lifespan() -> AsyncIterator[None]:
     """Open the database, and close it when the server stops."""
     async with open_database(MONGO_URL) as database:
         state.records = MailRecords(database, HOLD)
+        await state.records.warm_up()
         yield
 
 

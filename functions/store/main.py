@@ -54,6 +54,11 @@ class Users:
             return await self._users.find_one({"_id": user["_id"]})
         return None
 
+    async def warm_up(self) -> None:
+        """Send MongoDB a write as for a user, with an id that no event has. Raises Unavailable."""
+        async with single_operation():
+            await self._users.update_one({"_id": ""}, {"$set": {"created": None}})
+
     async def index(self) -> None:
         """Index the fields that the stage `email` searches, once. Without the index it works more slowly."""
         if self._indexed:
@@ -84,6 +89,7 @@ async def lifespan() -> AsyncIterator[None]:
     async with open_database(MONGO_URL) as database:
         state.users = Users(database)
         await state.users.index()
+        await state.users.warm_up()
         yield
 
 

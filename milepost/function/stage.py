@@ -25,11 +25,13 @@ from collections.abc import (
     Sized,
 )
 from contextlib import suppress
+from copy import copy
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -44,7 +46,8 @@ from milepost.events.batch import (
     part_id,
     read_batch,
 )
-from milepost.events.event import Event
+from milepost.events.event import STRUCTURED_TYPE, Event
+from milepost.events.examples import example
 from milepost.events.payload import Payload, faults_of
 from milepost.function import logs
 from milepost.function.description import Description, describe
@@ -89,6 +92,7 @@ class _ServedStage:
         self._outages = OutageLog()
         self._about = {"stage": self.description.name, "channel": self.description.consumes.channel}
         self._inline = inline
+        self._warm = False
         is_async = inspect.iscoroutinefunction(function)
         self._call = function if is_async or inline else partial(asyncio.to_thread, function)
 
@@ -109,13 +113,33 @@ class _ServedStage:
             about.reset(token)
 
     async def _wake(self) -> Response:
-        """Enter the lifespan, and describe the stage; 503 if that fails."""
+        """Enter the lifespan, warm up, and describe the stage; 503 if the lifespan fails."""
         try:
             if self._lifespan:
                 await self._lifespan.enter()
         except Unavailable as fault:
             return self._outages.note(StageResponse.of_fault(fault)).to_http()
+        if not self._warm:
+            self._warm = True
+            await self._warm_up()
         return JSONResponse(self.description.as_json())
+
+    async def _warm_up(self) -> None:
+        """Take an example the way of an event, but for the function: code that runs for the first time is slow.
+
+        The answer is dropped, and nothing is logged or traced. An example that cannot be made changes nothing.
+        """
+        consumes, emits = self.description.consumes, self.description.emits
+        with suppress(Exception):
+            data = example(consumes).model_dump(mode="json")
+            body = Event(id="wake-up", source="/milepost", type=consumes.channel, data=data).to_json().encode()
+            answers = [example(payload) for payload in emits[:1]]
+            same = copy(self)
+            answer = answers if self.description.split else next(iter(answers), None)
+            vars(same).update(_call=lambda *_: answer, _lifespan=None, _tracer=None, _outages=OutageLog())
+            headers = Headers({"content-type": STRUCTURED_TYPE}).raw
+            request = {"type": "http", "method": "POST", "path": "/", "headers": headers}
+            await same.respond(Request(request, partial(_whole, body)))
 
     async def _respond(self, request: Request) -> Response:
         """Answer one event with one response, a batch with a batch."""
@@ -186,6 +210,11 @@ class _ServedStage:
                 return [event.to_sdk()]
             case _:
                 return []
+
+
+async def _whole(body: bytes) -> dict[str, Any]:
+    """Return a request's body as an ASGI message."""
+    return {"type": "http.request", "body": body}
 
 
 def _payload(description: Description, event: Event) -> Payload:

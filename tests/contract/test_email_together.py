@@ -86,6 +86,17 @@ async def taken(mongo: AsyncDatabase[dict[str, Any]]) -> dict[str, tuple[str, in
     return {mail["_id"]: (mail["state"], mail["taken"]) async for mail in mongo["mails"].find()}
 
 
+async def test_warm_up_sends_what_a_mail_needs_and_changes_nothing(
+    opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]]
+) -> None:
+    database, commands = opened
+    await mongo["users"].insert_one(user(1))
+    await mongo["mails"].insert_one(record(1, until=None))
+    await MailRecords(database, HOLD).warm_up()
+    assert commands.counts == {USERS: 1, TAKE: 1, MARK: 1}
+    assert await mongo["mails"].find().to_list() == [record(1, until=None)]
+
+
 async def test_concurrent_mails_take_three_round_trips(
     opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], sent: Path
 ) -> None:

@@ -51,6 +51,16 @@ async def kept(mongo: AsyncDatabase[dict[str, Any]]) -> dict[str, float]:
     return {user["_id"]: user["distance_from_velocity"] async for user in mongo["users"].find()}
 
 
+async def test_warm_up_sends_a_write_and_changes_nothing(
+    open_users: tuple[Users, Commands], mongo: AsyncDatabase[dict[str, Any]]
+) -> None:
+    users, commands = open_users
+    await mongo["users"].insert_one({"_id": "1", "created": 1})
+    await users.warm_up()
+    assert commands.counts == {UPSERT: 1}
+    assert await mongo["users"].find().to_list() == [{"_id": "1", "created": 1}]
+
+
 async def test_concurrent_events_take_one_round_trip(
     store: Store, commands: Commands, mongo: AsyncDatabase[dict[str, Any]]
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Optional
 import pytest
 from cloudevents.abstract import CloudEvent as AnyEvent
 from cloudevents.http import CloudEvent
+from pydantic import field_serializer, field_validator, model_validator
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -54,6 +55,59 @@ async def deliver(main: Any, body: Any = None, method: str = "POST", **headers: 
 def doubled(asked: Asked) -> Answered:
     """Twice the number."""
     return Answered(number=2 * asked.number)
+
+
+async def test_the_first_wake_up_takes_an_example_the_way_of_an_event_without_the_function() -> None:
+    steps: list[str] = []
+
+    class Read(Payload, channel="read"):
+        number: int
+
+        @model_validator(mode="after")
+        def note(self) -> "Read":
+            steps.append("read")
+            return self
+
+    class Written(Payload, channel="written"):
+        number: int
+
+        @field_serializer("number")
+        def note(self, number: int) -> int:
+            steps.append("written")
+            return number
+
+    def one(read: Read) -> Written:
+        steps.append("called")
+        return Written(number=read.number)
+
+    def several(read: Read) -> list[Written]:
+        return [one(read)]
+
+    for function in (one, several):
+        main = stage(function, inline=True)
+        for _ in range(2):
+            assert (await deliver(main, method="GET")).status_code == 200
+        assert steps == ["read", "read", "written"]  # the example is made, and then read from an event
+        assert (await deliver(main, ce_type="read")).status_code == 200
+        assert "called" in steps
+        steps.clear()
+
+
+async def test_a_wake_up_without_an_example_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Odd(Payload, channel="asked"):
+        number: int
+
+        @field_validator("number")
+        @classmethod
+        def refuse(cls, number: int) -> int:
+            raise KeyError(number)
+
+    def odd(odd: Odd) -> Answered:
+        return Answered(number=odd.number)
+
+    response = await deliver(stage(odd), method="GET")
+    assert response.status_code == 200
+    assert not caplog.records
 
 
 async def test_a_sync_function_answers() -> None:
