@@ -18,9 +18,13 @@ STREAM = "events"
 _AT_ONCE = 2000
 
 
-def submission(number: int, *, channel: str = "raw_input", size: int = 0) -> Event:
-    """A numbered event; its data is filled up to `size` bytes."""
-    data: dict[str, object] = {"email": f"{name(number)}@example.org", "lat": 51.5074, "long": -0.1278}
+def submission(number: int, *, channel: str = "raw_input", size: int = 0, addresses: int = 0) -> Event:
+    """A numbered event; its data is filled up to `size` bytes. `addresses`: how many there are at most."""
+    data: dict[str, object] = {
+        "email": f"{name(number % addresses if addresses else number)}@example.org",
+        "lat": 51.5074,
+        "long": -0.1278,
+    }
     if size:
         data = {"filling": "x" * size}
     return Event(id=name(number), source=SOURCE, type=channel, time=now(), data=data)

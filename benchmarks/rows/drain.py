@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import redis
 
@@ -28,23 +29,28 @@ def carried(arrivals: Arrivals, events: int, *relays: Server, settled: Callable[
 
 
 def settled(url: str, channel: str = "raw_input", stage: str = "sink") -> Callable[[], bool]:
-    """Whether the stage's group has read everything and has nothing pending."""
+    """Whether the stage's group has read everything and has nothing pending, and no event is a retry or held."""
     client = redis.Redis.from_url(url)
-    journal = keys.journal(channel)
+    journal, rest = keys.journal(channel), (keys.retries(stage, channel), keys.held(stage, channel))
 
     def look() -> bool:
         groups = {row["name"].decode(): row for row in client.xinfo_groups(journal)}
         mine = groups[stage]
+        if client.exists(*rest) and (client.xlen(rest[0]) or client.zcard(rest[1])):
+            return False
         return not mine["pending"] and mine["last-delivered-id"] == client.xinfo_stream(journal)["last-generated-id"]
 
     return look
 
 
-def ours(lab: Lab, *, events: int = EVENTS, delay: float = 0, size: int = 0) -> Measured:
-    fill.journal(lab.redis.url, (fill.submission(number, size=size) for number in range(events)))
+def ours(
+    lab: Lab, *, events: int = EVENTS, delay: float = 0, size: int = 0, addresses: int = 0, **route: Any
+) -> Measured:
+    """`route`: further keys of the route."""
+    fill.journal(lab.redis.url, (fill.submission(number, size=size, addresses=addresses) for number in range(events)))
     sink, arrivals = lab.sink(events, delay=delay)
-    route = {"name": "sink", "consumes": "raw_input", "url": f"http://127.0.0.1:{sink.port}"}
-    relay = lab.bridge(route, ready=False)
+    whole = {"name": "sink", "consumes": "raw_input", "url": f"http://127.0.0.1:{sink.port}", **route}
+    relay = lab.bridge(whole, ready=False)
     database = Stopwatch(lab.redis)
     figures = carried(arrivals, events, relay, settled=settled(lab.redis.url))
     return {**figures, "redis": database.stop(events)["cpu"]}
