@@ -1,17 +1,24 @@
-"""Stages and bridges that come later than the events, and stages that go."""
+"""Stages and bridges that come later than the events, stages that go, and stages that split and choose."""
 
+import asyncio
 from collections import Counter
 from signal import SIGKILL
 from typing import Any
 
+from milepost.events.batch import part_id
+from milepost.events.event import Event
 from milepost.journal import keys
-from tests.bridge.rig import Stage
+from tests.bridge.rig import Answer, Delivery, Stage, replied, together
 from tests.faults.registry import fault
 from tests.faults.run import Run
 from tests.faults.state import ids_in
 from tests.servers import eventually
 
 CHANNEL = "calculated_distance"
+
+PARTS = 3
+SIDES = ("left", "right")
+"""Into how many parts an event is split, and the two channels on which a part may be answered."""
 
 
 @fault("500 events published before the first bridge ever started", loaded=False, most=500, bridges=0)
@@ -82,3 +89,50 @@ async def forget(run: Run) -> None:
     shown = Counter(stage.name for stage in await run.stack.journal.admin.stages())
     run.check(shown["audit"] == 1, "the stage is not shown")
     await run.milepost("stages", "forget", "audit", "--yes")
+
+
+@fault("a bridge of stages that split and choose: SIGKILL", loaded=False, most=600)
+async def split_and_chosen(run: Run) -> None:
+    """Of each event all parts are published, once, and each part is answered on its own channel, once."""
+    stack = run.stack
+    split = await Stage("split", CHANNEL, None, in_parts).open()
+    choose = await Stage(
+        "choose", "part", None, lambda delivery: replied(delivery.event, side(delivery.event.id))
+    ).open()
+    stack.extra_routes += [split.route(emits=["part"], split=True), choose.route(emits=[*SIDES])]
+    killed, alive = stack.add_bridge(), stack.add_bridge()
+    await asyncio.gather(stack.up(killed), stack.up(alive))
+    async with run.loaded():
+        await eventually(lambda: choose.count, what="parts")
+        await stack.down(killed, SIGKILL)
+
+    async def all_answered() -> bool:
+        depths = await stack.journal.admin.depths({"split": [CHANNEL], "choose": ["part"]})
+        return not any(depth.journaled or depth.parked or depth.dead for depth in depths)
+
+    await eventually(all_answered, what="every part is answered")
+    await stack.down(alive)  # trims no more
+    answered = {channel: await journaled(run, channel) for channel in SIDES}
+    for channel, ids in answered.items():
+        run.check(max(Counter(ids).values()) == 1, f"parts were published twice on {channel}")
+        run.check({side(part) for part in ids} == {channel}, f"parts of the other channel were published on {channel}")
+    expected = {part_id(sent.id, place) for sent in run.load.accepted for place in range(PARTS)}
+    found = {part for ids in answered.values() for part in ids}
+    run.check(expected <= found, f"{len(expected - found)} parts were not answered")
+    run.check(len(found) % PARTS == 0, "of some events not all parts were published")
+    await split.close()
+    await choose.close()
+
+
+def in_parts(delivery: Delivery) -> Answer:
+    event = delivery.event
+    ids = [part_id(event.id, place) for place in range(PARTS)]
+    return together([Event(id=one, source="/split", type="part", data=event.data) for one in ids])
+
+
+def side(part: str) -> str:
+    return SIDES[sum(part.encode()) % 2]
+
+
+async def journaled(run: Run, channel: str) -> list[str]:
+    return ids_in(await run.stack.client.xrange(keys.journal(channel)))
