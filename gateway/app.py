@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from gateway import channels, health, ops, status_routes, submissions
 from gateway.body_limit import BodyLimit
+from gateway.message_stream import MessageStreams
 from gateway.metrics import GatewayMetrics, RequestMetrics
 from gateway.models import ProblemDetails
 from gateway.notifier import Notifier
@@ -25,7 +26,6 @@ from gateway.rate import RateLimit
 from gateway.refusal import JSON, Refusal, faults, invalid, unavailable, wants_page
 from gateway.settings import GatewaySettings
 from gateway.status import GraphReader
-from gateway.tail import Tails
 from gateway.wake import PageWakeUps
 from milepost.errors import BacklogFull, JournalUnavailable
 from milepost.journal import Journal
@@ -125,7 +125,7 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     if settings.ops_token:
         wrong = RateLimit(WRONG_TRIES, journal.redis, purpose="ops")
         app.include_router(
-            ops.router(ops.Operations(journal, Operators(settings.ops_token, wrong), Tails(notifier), pages)),
+            ops.router(ops.Operations(journal, Operators(settings.ops_token, wrong), MessageStreams(notifier), pages)),
             include_in_schema=False,
         )
     app.include_router(health.router(journal, metrics))

@@ -13,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from gateway.event_history import EventHistory, read_history
+from gateway.message_stream import MessageStreams
 from gateway.operators import Operators
 from gateway.overview import MOST_LETTERS, overview
 from gateway.pages import Pages
 from gateway.refusal import Refusal, wants_page
 from gateway.stream import event_stream
-from gateway.tail import Tails
 from milepost.errors import EventError
 from milepost.events.attributes import check_required
 from milepost.journal import Journal, StageNotServed, keys
@@ -43,12 +43,12 @@ class Operations:
 
     journal: Journal
     operators: Operators
-    tails: Tails
+    streams: MessageStreams
     pages: Pages
 
 
 def router(ops: Operations) -> APIRouter:
-    """Make the routes: the page, its figures as JSON, the history of an event, the live tail, and the actions."""
+    """Make the routes: the page, its figures as JSON, the history of an event, the live messages, and the actions."""
     routes = APIRouter(prefix="/ops", dependencies=[Depends(ops.operators.admit)], include_in_schema=False)
 
     @routes.api_route("", methods=["GET", "HEAD"])
@@ -62,12 +62,12 @@ def router(ops: Operations) -> APIRouter:
         totals = {"backlog": shown.backlog, "leading": shown.leading, "dead": shown.dead}
         return JSONResponse({**totals, "stages": [row.as_json() for row in shown.rows]}, headers=UNCACHED)
 
-    async def tailing() -> AsyncIterator[AsyncIterator[bytes]]:
-        with ops.tails.tail() as lines:
+    async def opened() -> AsyncIterator[AsyncIterator[bytes]]:
+        with ops.streams.open() as lines:
             yield lines
 
-    @routes.api_route("/tail", methods=["GET", "HEAD"])
-    async def tail(request: Request, lines: Annotated[AsyncIterator[bytes], Depends(tailing)]) -> Response:
+    @routes.api_route("/messages", methods=["GET", "HEAD"])
+    async def messages(request: Request, lines: Annotated[AsyncIterator[bytes], Depends(opened)]) -> Response:
         return event_stream(request, lines)
 
     own_form = [Depends(ops.operators.check_form)]

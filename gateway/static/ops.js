@@ -1,10 +1,10 @@
-// The operators' page, kept up to date: what the server renders anew replaces what is here, and the tail is a stream.
+// The operators' page, kept up to date: what the server renders anew replaces the old parts; messages come as a stream.
 
 const EVERY = 5000; // milliseconds: as often as bridges tell
-const LINES = 200; // of the tail
+const LINES = 200; // of the messages
 
 const find = (selector, root = document) => root.querySelector(selector);
-const fresh = find("#fresh"), tail = find("#tail"), state = find("#tail-state");
+const fresh = find("#fresh"), messages = find("#messages"), state = find("#messages-state");
 
 // Not under the hands of whoever is about to click.
 const inUse = (part) => part.contains(document.activeElement) || part.matches(":hover") || find("details[open]", part);
@@ -37,7 +37,7 @@ function element(name, text, kind = "") {
 }
 
 function add(said) {
-  const atEnd = tail.scrollTop + tail.clientHeight >= tail.scrollHeight - 8;
+  const atEnd = messages.scrollTop + messages.clientHeight >= messages.scrollHeight - 8;
   const line = document.createElement("div");
   if (said.passed) {
     line.append(element("span", `${said.passed} more, not shown`, "passed"));
@@ -46,17 +46,17 @@ function add(said) {
     const time = new Date().toLocaleTimeString("en-GB");
     line.append(element("time", time), element("span", said.channel, "channel"), element("span", data, "data"));
   }
-  tail.append(line);
-  while (tail.childElementCount > LINES) tail.firstElementChild.remove();
-  if (atEnd) tail.scrollTop = tail.scrollHeight;
+  messages.append(line);
+  while (messages.childElementCount > LINES) messages.firstElementChild.remove();
+  if (atEnd) messages.scrollTop = messages.scrollHeight;
 }
 
 function listen() {
-  const source = new EventSource("/ops/tail");
+  const source = new EventSource("/ops/messages");
   source.onopen = () => { state.textContent = "Listening. Addresses are masked."; };
   source.onmessage = (event) => add(JSON.parse(event.data));
   source.onerror = () => {
-    state.textContent = "The tail is lost; trying again.";
+    state.textContent = "The connection is lost; trying again.";
     // An answer that is no stream ends an EventSource for good.
     if (source.readyState === EventSource.CLOSED) setTimeout(listen, EVERY);
   };

@@ -71,11 +71,11 @@ def operate(browser: Browser, up: Up) -> None:
         httpx.post(f"{up.stack['gateway']}/distance", json=place).raise_for_status()
         time.sleep(0.02 + 0.08 * abs(math.sin(passed / 6)))
     page.reload()
-    expect(page.locator("#tail-state")).to_have_text(re.compile("Listening"))
+    expect(page.locator("#messages-state")).to_have_text(re.compile("Listening"))
     for passed in range(2):
         place = {"email": EMAIL, "lat": 51.5, "long": passed}
         httpx.post(f"{up.stack['gateway']}/distance", json=place).raise_for_status()
-    expect(page.locator("#tail .channel").filter(has_text="email:sent")).to_have_count(2)
+    expect(page.locator("#messages .channel").filter(has_text="email:sent")).to_have_count(2)
     page.screenshot(path=PICTURES / "ops.png", full_page=True)
     context.close()
 

@@ -53,15 +53,15 @@ def submit(gateway: Module) -> None:
 
 def test_an_operator_sees_what_happens_as_it_happens(operator: Visitors, gateway: Module) -> None:
     page = opened(operator)
-    expect(page.locator("#tail-state")).to_have_text(re.compile("Listening"))
+    expect(page.locator("#messages-state")).to_have_text(re.compile("Listening"))
 
     def is_told() -> bool:
         submit(gateway)
-        return page.locator("#tail .channel").filter(has_text="raw_input").count() > 0
+        return page.locator("#messages .channel").filter(has_text="raw_input").count() > 0
 
-    wait_for(is_told, what="a line of the tail: the page listens a little before its gateway does")
-    tail = page.locator("#tail").inner_text()
-    assert "a***@example.org" in tail
+    wait_for(is_told, what="a message: the page listens a little before its gateway does")
+    messages = page.locator("#messages").inner_text()
+    assert "a***@example.org" in messages
     assert EMAIL not in page.content()
     row = page.get_by_role("row").filter(has=page.get_by_role("rowheader", name=re.compile("^distance")))
     expect(row.locator("td[data-name=p50]")).not_to_have_text("0")

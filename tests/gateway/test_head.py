@@ -41,7 +41,7 @@ async def test_head_of_a_stream_ends_at_once(client: httpx.AsyncClient, journal:
     assert head.headers["content-type"].startswith("text/event-stream")
 
 
-@pytest.mark.parametrize("path", ["/ops", "/ops.json", "/ops/tail"])
+@pytest.mark.parametrize("path", ["/ops", "/ops.json", "/ops/messages"])
 async def test_head_of_the_operators_pages(operator: httpx.AsyncClient, path: str) -> None:
     assert (await operator.head(path)).status_code == 200
 

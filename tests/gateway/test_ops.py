@@ -12,9 +12,9 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from gateway.message_stream import LONGEST_DATA, LOOKED_AT, MOST_STREAMS, line
 from gateway.operators import WRONG_TRIES
 from gateway.settings import GatewaySettings
-from gateway.tail import LONGEST_DATA, LOOKED_AT, MOST_TAILS, line
 from milepost.errors import ConfigurationError
 from milepost.events.event import Event
 from milepost.journal import Journal, Wiring, keys
@@ -27,7 +27,7 @@ from tests.servers import ANSWER_WITHIN, WITHIN, Module, eventually
 # Who is let in
 
 
-@pytest.mark.parametrize("path", ["/ops", "/ops.json", "/ops/tail", "/ops/distance/replay", "/ops/"])
+@pytest.mark.parametrize("path", ["/ops", "/ops.json", "/ops/messages", "/ops/distance/replay", "/ops/"])
 async def test_ops_is_404_without_a_token(client: httpx.AsyncClient, path: str) -> None:
     for method in ("GET", "POST"):
         answer = await client.request(method, path, headers=BEARER)
@@ -35,7 +35,7 @@ async def test_ops_is_404_without_a_token(client: httpx.AsyncClient, path: str) 
         assert "www-authenticate" not in answer.headers
 
 
-@pytest.mark.parametrize("path", ["/ops", "/ops.json", "/ops/tail"])
+@pytest.mark.parametrize("path", ["/ops", "/ops.json", "/ops/messages"])
 async def test_request_without_a_token_is_asked_for_it(stranger: httpx.AsyncClient, path: str) -> None:
     answer = await stranger.get(path)
     assert answer.status_code == 401
@@ -193,17 +193,17 @@ def test_ops_is_503_while_redis_is_away(tmp_path: Path) -> None:
         assert httpx.get(f"{process.url}/ops", timeout=ANSWER_WITHIN).status_code == 401
 
 
-# The tail
+# The messages
 
 
-async def test_live_tail_shows_messages_with_addresses_masked(operator: httpx.AsyncClient, journal: Journal) -> None:
+async def test_message_stream_masks_addresses(operator: httpx.AsyncClient, journal: Journal) -> None:
     await serve(journal, ROUTES)
     told: list[dict[str, Any]] = []
-    async with operator.stream("GET", "/ops/tail") as stream:
+    async with operator.stream("GET", "/ops/messages") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
 
         async def publish_until_told() -> None:
-            while not told:  # the tail may not be subscribed yet
+            while not told:  # the stream may not be subscribed yet
                 await journal.publish(Event(id=f"tailed-{uuid4()}", source="/tests", type="raw_input", data=LONDON))
                 await asyncio.sleep(0.05)
 
@@ -219,15 +219,15 @@ async def test_live_tail_shows_messages_with_addresses_masked(operator: httpx.As
     assert LONDON["email"] not in said["data"]
 
 
-async def test_so_many_tails_are_open_and_no_more(operator: httpx.AsyncClient) -> None:
+async def test_only_five_message_streams_are_open(operator: httpx.AsyncClient) -> None:
     async with AsyncExitStack() as stack:
-        for _ in range(MOST_TAILS):
-            await stack.enter_async_context(operator.stream("GET", "/ops/tail"))
-        answer = await operator.get("/ops/tail")
+        for _ in range(MOST_STREAMS):
+            await stack.enter_async_context(operator.stream("GET", "/ops/messages"))
+        answer = await operator.get("/ops/messages")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
 
     async def free() -> bool:
-        async with operator.stream("GET", "/ops/tail") as stream:
+        async with operator.stream("GET", "/ops/messages") as stream:
             return stream.status_code == 200
 
     await eventually(free)
@@ -243,7 +243,7 @@ async def test_so_many_tails_are_open_and_no_more(operator: httpx.AsyncClient) -
         (b"1", "1"),
     ],
 )
-def test_live_tail_shows_any_message(message: bytes, data: str) -> None:
+def test_message_stream_shows_any_message(message: bytes, data: str) -> None:
     assert line("raw_input", message) == {"channel": "raw_input", "id": "", "data": data}
 
 

@@ -1,4 +1,4 @@
-"""The live tail of /ops: shows operators the messages on all channels, with e-mail addresses masked."""
+"""The live messages of /ops: server-sent events of the messages on all channels, with e-mail addresses masked."""
 
 import asyncio
 import re
@@ -16,10 +16,10 @@ from gateway.stream import KEEPALIVE, LONGEST, RETRY
 from milepost.events.strict_json import dumps, loads_or_text
 from milepost.observe.logs import masked
 
-MOST_TAILS = 5
+MOST_STREAMS = 5
 
 MOST_AT_ONCE = 10
-"""Most messages shown for one PAUSE: the latest. The tail says how many others there were."""
+"""Most messages shown for one PAUSE: the latest. The stream says how many others there were."""
 
 PAUSE = 0.5
 """Seconds from one batch of messages to the next."""
@@ -36,18 +36,18 @@ Received = tuple[str, bytes]
 """A channel and a message on it."""
 
 
-class Tails:
-    """Makes tails, at most MOST_TAILS at a time, of the messages that the process's one subscription receives."""
+class MessageStreams:
+    """Makes streams, at most MOST_STREAMS at a time, of the messages that the process's one subscription receives."""
 
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
         self._open = 0
 
     @contextmanager
-    def tail(self) -> Iterator[AsyncIterator[bytes]]:
-        """Yield the server-sent events of a new tail. Raises Refusal (503) if too many are open."""
-        if self._open >= MOST_TAILS:
-            raise Refusal(503, "Too many tails are open just now.", retry_after=10)
+    def open(self) -> Iterator[AsyncIterator[bytes]]:
+        """Yield the server-sent events of a new stream. Raises Refusal (503) if too many are open."""
+        if self._open >= MOST_STREAMS:
+            raise Refusal(503, "Too many streams are open just now.", retry_after=10)
         received: deque[Received] = deque(maxlen=MOST_AT_ONCE)
         skipped = [0]
 
