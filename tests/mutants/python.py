@@ -7,7 +7,6 @@ are run: first quick ones and those that killed another near it. docs/faults.md 
 
 import argparse
 import ast
-import gc
 import importlib
 import json
 import os
@@ -182,37 +181,42 @@ def put_in_place(name: str, source: str) -> None:
     whole = compile(source, module.__file__, "exec", dont_inherit=True)
     fresh = ModuleType(name)
     fresh.__dict__.update(__file__=module.__file__, __package__=module.__package__)
-    gc.unfreeze()
-    old = _functions(module.__file__)
     exec(whole, fresh.__dict__)  # noqa: S102 - it is ours
     done = 0
-    for key, functions in _functions(module.__file__).items():
-        given = old.get(key, [])
-        changed = next((function for function in functions if not any(function is one for one in given)), None)
-        for function in given if changed else ():
-            assert changed
-            for part in ("__code__", "__defaults__", "__kwdefaults__"):
-                if getattr(function, part) != getattr(changed, part):
-                    setattr(function, part, getattr(changed, part))
-                    done += 1
+    changed = {(function.__qualname__, function.__code__.co_firstlineno): function for function in _functions(fresh)}
+    for function in _functions(module):
+        other = changed.get((function.__qualname__, function.__code__.co_firstlineno), function)
+        for part in ("__code__", "__defaults__", "__kwdefaults__"):
+            if getattr(function, part) != getattr(other, part):
+                setattr(function, part, getattr(other, part))
+                done += 1
     for constant, value in vars(fresh).items():
         before = vars(module).get(constant)
         if isinstance(value, int | float | timedelta | tuple | frozenset) and value != before:
             done += 1
-            for other in [*sys.modules.values()]:
-                if constant in vars(other) and vars(other)[constant] is before:
-                    setattr(other, constant, value)
+            for holder in [*sys.modules.values()]:
+                if constant in vars(holder) and vars(holder)[constant] is before:
+                    setattr(holder, constant, value)
     if not done:
         raise ValueError("the change cannot be put in place")
 
 
-def _functions(file: str) -> dict[tuple[str, int], list[FunctionType]]:
-    """Return the functions of a file that there are, by name and first line."""
-    found: dict[tuple[str, int], list[FunctionType]] = {}
-    for one in gc.get_objects():
-        if isinstance(one, FunctionType) and one.__code__.co_filename == file:
-            found.setdefault((one.__qualname__, one.__code__.co_firstlineno), []).append(one)
-    return found
+def _functions(holder: ModuleType | type) -> Iterator[FunctionType]:
+    """Yield the functions and methods of a module or class that are defined there."""
+    name = holder.__name__ if isinstance(holder, ModuleType) else holder.__module__
+    for value in [*vars(holder).values()]:
+        match value:
+            case staticmethod() | classmethod():
+                found = [value.__func__]
+            case property():
+                found = [value.fget, value.fset]
+            case _:
+                found = [value, getattr(value, "__wrapped__", None)]
+        for one in found:
+            if isinstance(one, FunctionType) and one.__module__ == name:
+                yield one
+            elif isinstance(one, type) and one.__module__ == name:
+                yield from _functions(one)
 
 
 def main() -> int:

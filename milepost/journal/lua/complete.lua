@@ -15,7 +15,7 @@ local function complete(row)
   if row.times ~= 1 or row.channel == '' and (emits == 1 or is_retry) then
     steps[row.times] = steps[row.times] or { did = 'delivered', times = row.times }
     note(row.id, stage, steps[row.times])
-  elseif row.channel == '' and row.id ~= '' then
+  elseif row.channel == '' then
     keep_statuses_of(row.id)
   end
   return 'done'
