@@ -22,6 +22,7 @@ from milepost.journal import (
     Journal,
     Maintenance,
     Park,
+    SettlementRefused,
     Split,
     Wiring,
     keys,
@@ -398,6 +399,23 @@ async def test_event_whose_key_cannot_be_written_down_stays_unread(
     finally:
         await redis.execute_command("ACL", "SETUSER", "default", "+hset")
     assert sorted(await all_of(mail)) == ["a1", "b1"]
+
+
+async def test_event_whose_parking_cannot_be_written_down_is_not_parked(
+    journal: Journal, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "a2")
+    (entry,) = await take(mail)
+    await redis.execute_command("ACL", "SETUSER", "default", "-hset")
+    try:
+        refused = await settled(mail, Park(entry, "a1", failure(), 60))
+    finally:
+        await redis.execute_command("ACL", "SETUSER", "default", "+hset")
+    assert isinstance(refused, SettlementRefused)
+    assert not await redis.exists(keys.parked(STAGE))
+    assert ids(await mail.reread()) == ["a1"]
+    await complete(mail, entry)
+    assert await all_of(mail) == ["a2"]
 
 
 ROUTES = {STAGE: Wiring([RAW], [], "", order="key")}

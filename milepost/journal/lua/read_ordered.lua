@@ -14,10 +14,9 @@ local MOST_EVENTS, MOST_BYTES, PAGE = 1000, 1000000, 32
 local retries, journal = retries_key(stage, channel), journal_key(channel)
 local in_hand, held = in_hand_key(stage, channel), held_key(stage, channel)
 
--- A full Redis refuses this write, which changes nothing, and allows all others after one that it has allowed.
+-- A full Redis refuses this write, which changes nothing. It allows the read of retries, and so all writes after it.
 local written = redis.pcall('SADD', JOURNALS, channel)
 local full = type(written) == 'table' and string.find(written.err, 'OOM') ~= nil
-if full then write_when_full() elseif type(written) == 'table' then raise(written) end
 
 local group = groups_of(journal)[stage]
 if not group then error({ err = 'NOGROUP ' .. stage .. ' has no group on the journal of ' .. channel }) end
