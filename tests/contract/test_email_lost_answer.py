@@ -18,7 +18,7 @@ from tests.servers import ANSWER_WITHIN, Function
 
 HEADERS, BODY = binary({"specversion": "1.0", "id": "1", "source": "/tests", "type": "user:email", "data": ADA})
 NEW, LEFT_BEHIND = b"insert", b"$inc"
-LONG_PAST = datetime(2026, 1, 1, tzinfo=UTC)
+LONG_PAST = datetime(2017, 1, 1, tzinfo=UTC)
 
 
 @asynccontextmanager
