@@ -175,10 +175,15 @@ class TestEmail(StageContract):
         assert response.headers["retry-after"] == "5"
         assert lines(sent_emails) == []
 
-        db["mails"].update_one({"_id": event["id"]}, {"$set": {"until": datetime.now(UTC) + timedelta(seconds=4)}})
-        response = send(url, event)
-        refused(response, 409)
-        assert response.headers["retry-after"] in {"1", "2", "3", "4"}
+        def is_told_its_end() -> bool:
+            """Whether the answer came before the hold ended. On a busy machine it may come too late."""
+            db["mails"].delete_one({"_id": event["id"]})
+            sent_emails.unlink(missing_ok=True)
+            in_hand(db, event, until=datetime.now(UTC) + timedelta(seconds=4))
+            response = send(url, event)
+            return response.status_code == 409 and response.headers["retry-after"] in {"1", "2", "3", "4"}
+
+        wait_for(is_told_its_end)
         wait_for(lambda: send(url, event).status_code == 200)
         assert lines(sent_emails) == [LINE]
         assert db["mails"].count_documents({"_id": event["id"], "state": "sent", "taken": 2}) == 1
