@@ -117,7 +117,11 @@ async def frozen_with_all(run: Run, *, seconds: float) -> None:
 fault("everything but the servers frozen for 10 s")(partial(frozen_with_all, seconds=10))
 
 
-@fault("one of two bridges: SIGKILL, with a backlog and the other one's places taken", bridges=2)
+@fault(
+    "one of two bridges: SIGKILL, with a backlog and the other one's places taken",
+    bridges=2,
+    delivery={"timeout": "PT60S"},
+)
 async def killed_with_a_backlog(run: Run) -> None:
     """The other bridge takes over the killed one's events though it has a backlog, and no place is free."""
     stack = run.stack
@@ -133,7 +137,7 @@ async def killed_with_a_backlog(run: Run) -> None:
         return all([await held(bridge) for bridge in stack.bridges])
 
     await eventually(both_hold_some, what="both bridges hold events")
-    # No longer than that: after `timeout` the frozen stage counts as broken, and nothing is redelivered to it.
+    # After `timeout` the frozen stage counts as broken, and nothing is redelivered to it.
     await eventually(lambda: len(run.load.sent) >= min(run.n * 0.9, 300), what="a backlog")
     killed, other = stack.bridges
     theirs = await held(killed)
