@@ -93,9 +93,17 @@ class Watched:
     name = "redis"
     log = ""
 
-    def __init__(self, folder: Path, kind: type[Valkey] = Valkey, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        kind: type[Valkey] = Valkey,
+        options: Mapping[str, str] | None = None,
+        *,
+        down_after: int = DOWN_AFTER,
+    ) -> None:
         self.servers = [kind(folder, options={**QUICK, **(options or {})}) for _ in range(3)]
-        self.sentinels = [sentinel(kind, folder, self.servers[0]) for _ in range(3)]
+        line = f"sentinel down-after-milliseconds {SERVICE} {down_after}"
+        self.sentinels = [sentinel(kind, folder, self.servers[0], line) for _ in range(3)]
 
     @property
     def url(self) -> str:
@@ -210,6 +218,13 @@ class RedisCluster:
         return (
             served and linked == ["up"] * len(self.nodes) and sum(map(is_primary, self.nodes)) == len(self.nodes) // 2
         )
+
+    def other_primary(self, than: Valkey) -> Valkey:
+        """A primary that is not this one."""
+        return next(node for node in self.nodes if node is not than and is_primary(node))
+
+    def replica_of(self, primary: Valkey) -> Valkey:
+        return next(node for node in self.nodes if facts(node).get("master_port") == str(primary.port))
 
     def is_known_as_owner(self, owner: Valkey) -> bool:
         """Whether all nodes name this one as the owner of our slot: some know a change only by the gossip of others."""

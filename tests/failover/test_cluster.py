@@ -68,7 +68,7 @@ async def test_slot_that_moves_under_load_takes_everything_along(cluster: RedisC
     async with publishing(rig.journal, "in") as load:
         await eventually(lambda: len(load.accepted) > 20)
         source = cluster.now_owner
-        target = cluster.other if source is cluster.owner else cluster.owner
+        target = cluster.other_primary(source)
         await asyncio.to_thread(cluster.move, source, target, lambda: time.sleep(0.01), at_once=1)
         await eventually(lambda: cluster.is_known_as_owner(target), what="all nodes name the new owner")
         load.decided, before = True, len(load.accepted)
@@ -78,8 +78,9 @@ async def test_slot_that_moves_under_load_takes_everything_along(cluster: RedisC
 
 
 async def test_planned_failover_of_the_owner_is_followed(cluster: RedisCluster, rig: Rig) -> None:
+    await eventually(cluster.complete, what="what another test has changed is over")
     old = cluster.now_owner
-    twin = cluster.nodes[cluster.nodes.index(old) + 3]
+    twin = cluster.replica_of(old)
     async with rig.journal.failover.running(), publishing(rig.journal, "in") as load:
         await eventually(lambda: len(load.accepted) > 20)
         assert ask(twin, "CLUSTER", "FAILOVER")
