@@ -1,6 +1,8 @@
 """A stage that emits one of several channels, in both delivery modes."""
 
-from gateway.status import GraphReader
+import pytest
+
+from gateway.status import GraphReader, StatusReader
 from milepost.events.event import Event
 from tests.bridge.rig import Answer, Delivery, Rig, replied, status, together
 from tests.bridge.test_doors import STRUCTURED, door, structured
@@ -34,6 +36,21 @@ async def test_type_of_the_reply_chooses_the_channel(rig: Rig) -> None:
     assert not graph.is_finished("raw_input", ["raw_input", "approved"])
     (row, _) = await rig.journal.admin.stages()
     assert (row.name, row.emits) == ("decide", ("approved", "declined"))
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+async def test_event_that_the_stage_does_not_answer_is_over(rig: Rig, batch: int) -> None:
+    decide = await rig.stage("decide", "raw_input", None, lambda _: status(204))
+    items = b'[{"id":"1","status":204},{"id":"2","status":422}]'
+    decide.batch_script = lambda _: status(207, items, content_type="application/json")
+    ids = [str(number) for number in range(1, 1 + min(batch, 2))]
+    for event_id in ids:
+        await rig.publish("raw_input", event_id)
+    await rig.bridge(routes=[decide.route(**DECIDE, batch=batch)])
+    await eventually(lambda: rig.settled(decide))
+    shown = [await StatusReader(rig.journal, GraphReader(rig.journal), event_id).read() for event_id in ids]
+    assert [(one.state, one.is_over) for one in shown] == [("ended", True), ("dead", True)][: len(ids)]
+    assert shown[0].ended_at == ["decide"]
 
 
 async def test_replies_of_a_batch_choose_their_channels(rig: Rig) -> None:
