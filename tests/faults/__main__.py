@@ -8,6 +8,7 @@
 --n, --rate       submissions a row, and a second
 --json FILE       the rows as JSON; written after each row
 --markdown FILE   the table as docs/faults.md has it; written at the end
+--order FIELD     order the stages by this field, `email`, and let submissions share a few addresses
 --redis KIND      valkey or redis-server, for rows that have none of their own
 --keep DIR        keep data and logs of every process there
 """
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -45,6 +47,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=200)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--order", default="", choices=["", "email"])
     parser.add_argument("--redis", choices=EVERY_REDIS, default="valkey")
     parser.add_argument("--keep", type=Path)
     return parser.parse_args()
@@ -88,6 +91,8 @@ def main() -> int:
     given = options()
     console = Console(width=None if sys.stdout.isatty() else 200)
     faults = [fault.on(EVERY_REDIS[given.redis]) for fault in chosen(given.only, everything=given.all, part=given.part)]
+    if given.order:
+        faults = [replace(fault, options=replace(fault.options, order=given.order)) for fault in faults]
     if given.list:
         for fault in faults:
             print(fault.name)

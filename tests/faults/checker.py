@@ -8,6 +8,9 @@
    as resent, for each time that the record of `email` was taken again.
 5. Each mail and record has the distance of its own submission.
 6. Nothing is left in Redis.
+7. In order, where stages are ordered by address: if one submission was accepted before another of its address began,
+   each of these stages has answered the first with 2xx before the second came to it for the delivery that it answered
+   first with 2xx. A submission that was a dead letter of the stage is excepted. Redeliveries may come at any time.
 """
 
 from collections import Counter, defaultdict
@@ -31,6 +34,8 @@ class Verdict:
     stuck: int = 0
     resent: int = 0
     destroyed: int = 0
+    inverted: int = 0
+    """Submissions of an address that a stage has finished before an earlier one."""
     oldest_lost: float = 0.0
     """Seconds from the acceptance of the oldest lost submission to the end of a process that may explain the loss."""
     broken: dict[str, list[str]] = field(default_factory=dict)
@@ -77,11 +82,11 @@ def is_refused(operation: Operation) -> bool:
     return operation.answer is not None and 400 <= operation.answer < 500 and operation.answer != 408
 
 
-def check(history: Iterable[Operation], *, may_lose: float = 0.0) -> Verdict:
+def check(history: Iterable[Operation], *, may_lose: float = 0.0, ordered: Sequence[str] = ()) -> Verdict:
     """Judge a history, sorted by `begin`. Submissions accepted in the last `may_lose` seconds before the end of a
-    component may be lost.
+    component may be lost. `ordered`: the stages that are ordered by address.
     """
-    return _Check(history).verdict(may_lose)
+    return _Check(history).verdict(may_lose, ordered)
 
 
 class _Check:
@@ -105,12 +110,14 @@ class _Check:
             self._mails[mail.line].append(mail)
         self._verdict = Verdict()
 
-    def verdict(self, may_lose: float) -> Verdict:
+    def verdict(self, may_lose: float, ordered: Sequence[str]) -> Verdict:
         self._accepted_have_effects(may_lose)
         self._mails_are_asked_for_and_sent_once()
         self._records_are_asked_for_and_made_once()
         self._deliveries_are_asked_for_and_answered_truly()
         self._nothing_is_left()
+        for stage in ordered:
+            self._finished_in_order(stage)
         return self._verdict
 
     def _accepted_have_effects(self, may_lose: float) -> None:
@@ -203,3 +210,29 @@ class _Check:
         self._verdict.stuck = len(self._kinds["left"])
         for operation in self._kinds["left"]:
             self._verdict.note(f"left in {operation.by}", str(operation.id))
+
+    def _finished_in_order(self, stage: str) -> None:
+        first: dict[str, Operation] = {}
+        for delivery in self._kinds["deliver"]:
+            if delivery.by == stage and is_success(delivery) and delivery.id is not None:
+                known = first.get(delivery.id)
+                if known is None or (delivery.end or 0) < (known.end or 0):
+                    first[delivery.id] = delivery
+        dead = {operation.id for operation in self._kinds["bury"] if operation.by == stage}
+        of_address: defaultdict[str, list[tuple[Submission, Operation]]] = defaultdict(list)
+        for one in self._submissions.values():
+            finished = [first[event_id] for event_id in one.ids - dead if event_id in first]
+            if one.accepted is not None and len(one.ids) == 1 and finished:
+                of_address[one.to].append((one, finished[0]))
+        for finished_of in of_address.values():
+            latest: tuple[Submission, Operation] | None = None
+            accepted = sorted(finished_of, key=lambda item: item[0].accepted or 0)
+            place = 0
+            for one, delivery in sorted(finished_of, key=lambda item: item[0].begin):
+                while place < len(accepted) and (accepted[place][0].accepted or 0) < one.begin:
+                    if latest is None or (accepted[place][1].end or 0) > (latest[1].end or 0):
+                        latest = accepted[place]
+                    place += 1
+                if latest is not None and delivery.begin < (latest[1].end or 0):
+                    self._verdict.inverted += 1
+                    self._verdict.note("out of order", f"{stage}: {delivery.id} before {latest[1].id}")

@@ -7,7 +7,8 @@
 | `mail` | | a line in the file of mails; it came between two looks | |
 | `record` | | a record of `store` in MongoDB, with the mail it must bring | |
 | `mark` | | a record of `email` in MongoDB | how often the mail was taken to be sent |
-| `left` | journals, parked, dead | an event that is in Redis when nothing moves any more | |
+| `left` | journals, parked, held, dead | an event that is in Redis when nothing moves any more | |
+| `bury` | a stage | an event that the row expects to be a dead letter | |
 | `destroy` | | an event that the row itself deleted | |
 | `end` | a component | a process that the row ended; `end` is when it was ready again | number of the signal |
 

@@ -17,7 +17,7 @@ from milepost.events.event import Event, now
 from milepost.events.ids import new_id
 from tests.faults.checker import is_refused, is_success
 from tests.faults.history import Operation
-from tests.faults.stack import Stack
+from tests.faults.stack import ADDRESSES, Stack
 from tests.faults.state import mail_line
 
 PAUSE = 0.25
@@ -114,7 +114,7 @@ class Load:
 
     def new(self, address: str | None = None) -> Sent:
         number = len(self.sent)
-        email = address or f"s{number}@example.org"
+        email = address or f"s{number % ADDRESSES if self._stack.options.order else number}@example.org"
         place = number % PLACES
         lat, long = -80 + place % 160, -170 + 0.01 * place
         miles = miles_from(lat, long)

@@ -156,7 +156,10 @@ class Run:
         write(self.stack.folder / "history.jsonl", operations)
         if self.decided:
             self.notes.append(after_decision(operations, self.decided))
-        verdict = check(operations, may_lose=self.fault.may_lose)
+        ordered = [entry.name for entry in self.stack.table if self.stack.is_ordered(entry.name)]
+        verdict = check(operations, may_lose=self.fault.may_lose, ordered=ordered)
+        if ordered:
+            self.notes.append(f"ordered by {self.stack.options.order}: {verdict.inverted} out of order")
         if verdict.oldest_lost:
             self.notes.append(f"the oldest lost submission was accepted {verdict.oldest_lost:.2f} s before Redis ended")
         row = Row.of(self.fault.name, verdict, self.recovered, recovery(operations))
@@ -176,6 +179,9 @@ class Run:
     async def buried(self, stage: str, ids: Collection[str]) -> list[DeadLetter]:
         """Wait until these events, and no others, are dead letters of the stage. They are no loss from now on."""
         self.dead_on_purpose |= set(ids)
+        now = time.monotonic()
+        for event_id in ids:
+            self.stack.history.add(Operation("bury", now, now, event_id, by=stage))
 
         async def all_dead() -> bool:
             return len(await self.stack.journal.admin.dead_letters(stage, count=len(ids) + 1)) >= len(ids)

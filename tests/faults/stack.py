@@ -54,6 +54,17 @@ class Options:
     delivery: Mapping[str, Any] = field(default_factory=dict)
     bridge: Mapping[str, str] = field(default_factory=dict)
     """Environment of the bridges and the gateway."""
+    order: str = ""
+    """The field that the stages are ordered by whose events have it: `email`. Submissions then share ADDRESSES."""
+
+
+ORDERED = ("distance", "store")
+"""The stages whose events have the field `email`. Those of `email` are the address alone."""
+
+ADDRESSES = 21
+"""Addresses that the submissions of an ordered row share. The number has no factor in common with that of the places,
+so that a mail is like no other.
+"""
 
 
 class Stack:
@@ -139,6 +150,9 @@ class Stack:
         self.bridges.append(bridge)
         return bridge
 
+    def is_ordered(self, stage: str) -> bool:
+        return bool(self.options.order) and stage in ORDERED
+
     def routes(self) -> list[dict[str, Any]]:
         delivery = {**(QUICK_DELIVERY if self.options.quick else {}), **self.options.delivery}
         return [
@@ -149,6 +163,7 @@ class Stack:
                 "url": (self.meddlers.get(entry.name) or self.functions[entry.name]).url,
                 **entry.delivery,
                 **delivery,
+                **({"order": self.options.order} if self.is_ordered(entry.name) else {}),
             }
             for entry in self.table
         ] + self.extra_routes

@@ -67,6 +67,8 @@ async def left(redis: Any) -> list[Operation]:
             found += [("journals", event_id) for event_id in ids_in(await _unfinished(redis, name))]
         elif name.startswith(keys.parked("")):
             found += [("parked", _id(member.partition(b"\n")[2])) for member in await redis.zrange(name, 0, -1)]
+        elif name.startswith(keys.HELD):
+            found += [("held", _id(member.partition(b"\n")[2])) for member in await redis.zrange(name, 0, -1)]
         elif name.startswith(keys.dead("")):
             found += [("dead", row[b"id"].decode()) for _, row in await redis.xrange(name)]
     now = time.monotonic()

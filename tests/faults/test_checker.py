@@ -124,6 +124,47 @@ def test_a_history_with_a_fault_that_is_allowed_breaks_no_rule(history: list[Ope
     assert check(history).broken == {}
 
 
+LATE = changed(one("deliver", "a", "store"), begin=3.0, end=3.1)
+"""The later submission of ada's comes to `store`, and is answered, before the earlier one."""
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        pytest.param(LATE, id="answered first"),
+        pytest.param(changed(one("deliver", "a", "store"), end=2.45), id="begun before the earlier one was answered"),
+        pytest.param(
+            [*LATE, replace(one("deliver", "a", "store"), answer=503)], id="the earlier one had failed before"
+        ),
+        pytest.param(
+            [*LATE, replace(one("deliver", "a", "store"), end=None, answer=None)],
+            id="the earlier one was cut off before",
+        ),
+        pytest.param([*LATE, Operation("bury", 9, 9, "a", by="distance")], id="a dead letter of another stage"),
+    ],
+)
+def test_submissions_of_one_address_that_change_places_are_found(history: list[Operation]) -> None:
+    verdict = check(history, ordered=["distance", "store"])
+    assert (verdict.inverted, list(verdict.broken)) == (1, ["out of order"])
+    assert check(history).broken == {}, "nobody asked for order"
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        pytest.param(GOOD, id="in order"),
+        pytest.param([*GOOD, replace(one("deliver", "a", "store"), begin=5, end=5.1)], id="the earlier one came again"),
+        pytest.param([*LATE, Operation("bury", 9, 9, "a", by="store")], id="the earlier one was a dead letter"),
+        pytest.param(
+            [*LATE[:-1], replace(one("publish", "a"), end=2.05), *LATE[-1:]][1:], id="they were published at one time"
+        ),
+        pytest.param(changed(one("deliver", "b", "store"), begin=3.0, end=3.1), id="another address"),
+    ],
+)
+def test_order_is_asked_of_first_effects_and_of_one_address_alone(history: list[Operation]) -> None:
+    assert check(sorted(history, key=lambda one: one.begin), ordered=["distance", "store"]).broken == {}
+
+
 def test_a_mail_that_was_taken_twice_may_be_sent_twice() -> None:
     verdict = check([*changed(one("mark"), answer=2), one("mail")])
     assert (verdict.resent, verdict.doubled, verdict.broken) == (1, 0, {})

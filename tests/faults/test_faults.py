@@ -1,5 +1,6 @@
 """A short cut of the suite: the most telling rows, with a small load. `make faults` runs all of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,13 @@ TELLING = [
     "email closes the connection in mid-reply",
     "every event delivered 1 to 5 times, in random order, concurrently",
 ]
+
+
+async def test_each_address_keeps_its_order_though_everything_is_killed(tmp_path: Path) -> None:
+    row = FAULTS["all of it: SIGKILL"]
+    ordered = replace(row, options=replace(row.options, order="email"))
+    result = await run(ordered, tmp_path, n=N, rate=RATE, tell=lambda *_: None)
+    assert not result.wrong, result
 
 
 @pytest.mark.parametrize("name", TELLING)
