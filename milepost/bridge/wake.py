@@ -2,8 +2,8 @@
 
 Without them an event would pay for the starts of functions at zero one after the other.
 
-1. A worker reads an event for a stage that has not answered for `wakeAfter`: the stage may be at zero. A retry, a
-   replay or an event that is parked for its delay does not count, nor any event while the route is down.
+1. A worker sends an event to a stage that has not answered for `wakeAfter`: the stage may be at zero. A retry or a
+   replay does not count, nor any event while the route is down.
 2. The functions downstream of the stage each get a `GET /`, `wakeDelay` later. Nothing waits for it, and its result
    changes nothing. The stage itself gets none: its event wakes it.
 3. Left out are a stage that is someone else's, that has wake-ups off, or that has answered or was woken within its
@@ -42,7 +42,7 @@ SHOW_AFTER = 0.1
 class Silence:
     """Since when the stages of one worker have not answered: from `at` on they may be at zero.
 
-    `at` is in seconds of time.perf_counter. The worker compares it with the time at each read.
+    `at` is in seconds of time.perf_counter. The worker compares it with the time at each delivery.
     """
 
     def __init__(self, waker: "Waker", stages: Sequence[str], after: float) -> None:
@@ -51,8 +51,8 @@ class Silence:
         self._stages = stages
         self._after = after
 
-    def event_read(self) -> None:
-        """An event was read after `at`: wake the stages downstream."""
+    def event_sent(self) -> None:
+        """An event is sent after `at`: wake the stages downstream."""
         self.at = time.perf_counter() + self._after
         self._waker.wake_after(self._stages)
 

@@ -232,13 +232,10 @@ class Worker:
             for entry in batch:
                 self.in_delivery[entry.key] = entry, task
             task.add_done_callback(partial(self._delivery_ended, batch, outage, size, redelivery=redelivery))
-        if time.perf_counter() >= self._silence.at and not self.limit.down and any(map(self._wakes, entries)):
-            self._silence.event_read()
 
     def _wakes(self, entry: Entry) -> bool:
-        """Whether an entry that was read wakes the stages downstream: it is delivered now, for the first time."""
-        for_us = not entry.only or entry.only == self.stage
-        return for_us and entry.retried == bool(self._delay) and not entry.failures
+        """Whether the delivery of an entry wakes the stages downstream: it is the first one."""
+        return entry.retried == bool(self._delay) and not entry.failures
 
     def _delivery_ended(
         self, batch: Sequence[Entry], outage: int, size: int, _task: "asyncio.Task[None]", *, redelivery: bool
@@ -304,6 +301,8 @@ class Worker:
             await self._wait_while_paused()
             outage = await self.limit.enter(events, redelivery=redelivery)
         began = time.perf_counter()  # uvloop's clock keeps whole milliseconds
+        if began >= self._silence.at and not self.limit.down and any(map(self._wakes, entries)):
+            self._silence.event_sent()
         self._metrics.in_flight += events
         try:
             outcomes = await self._deliverer.deliver(entries)

@@ -192,6 +192,22 @@ async def test_paused_and_delayed_stages_and_those_behind_them_are_not_woken(rig
     assert woken(paused, behind, late, later, beside) == [0, 0, 0, 0, 1]
 
 
+async def test_event_read_for_a_paused_stage_wakes_nothing_until_the_stage_is_resumed(rig: Rig) -> None:
+    _, two = await line(rig, "one", "two")
+    await rig.stage("other", "d0", "d1")
+    behind = await rig.stage("behind", "d1")
+    bridge = await rig.bridge({"wakeAfter": LONG})
+    await rig.journal.admin.pause("one")
+    bridge.workers[0].pause(paused=True)  # at once, so that the read that is under way brings the event
+    await rig.publish("c0", "1")
+    await rig.publish("d0", "2")
+    await eventually(lambda: behind.wake_ups)
+    assert two.wake_ups == 0
+    await rig.journal.admin.resume("one")
+    await eventually(lambda: two.wake_ups)
+    assert two.wake_ups == 1
+
+
 async def test_delayed_event_wakes_when_it_is_due(rig: Rig) -> None:
     late, after = await line(rig, "late", "after")
     await rig.bridge(routes=[late.route(delay=LONG), after.route()])

@@ -14,7 +14,7 @@ from milepost.bridge.bridge import PAGE_LOOK
 from milepost.graph import WiredStage
 from milepost.journal import WakeUps, keys
 from tests.gateway.samples import LONDON, STAGES, tell_stages
-from tests.servers import ANSWER_WITHIN, Module, eventually
+from tests.servers import ANSWER_WITHIN, HOST, Module, eventually, free_port
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,19 @@ async def test_request_stays_until_each_bridge_has_seen_it(redis: Redis) -> None
     PageWakeUps([stage], recorded := Recorded(redis)).form_asked("GET")
     await asyncio.wait(asyncio.all_tasks() - before)
     assert recorded.every >= 2 * PAGE_LOOK
+
+
+async def test_form_asks_again_after_redis_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.wake.SEEN_WITHIN", 0.0)
+    stage = WiredStage(name="one", consumes="raw_input", wake="page", wake_after=timedelta(hours=1))
+    before = asyncio.all_tasks()
+    async with Redis.from_url(f"redis://{HOST}:{free_port()}") as away:
+        wake_ups = PageWakeUps([stage], WakeUps(away))
+        for _ in range(2):
+            wake_ups.form_asked("GET")
+            asking = asyncio.all_tasks() - before
+            assert asking
+            await asyncio.wait(asking)
 
 
 async def test_status_and_stream_say_which_stage_is_starting(client: httpx.AsyncClient, redis: Redis) -> None:
