@@ -51,13 +51,14 @@ def test_json(on_stack: Command) -> None:
 
 
 def test_ordered_stages_are_shown_with_their_key_and_the_held_events(up: Up, on_stack: Command) -> None:
-    row = {"consumes": ["unheard"], "emits": [], "url": "http://a", "beat": 0}
+    channel = "in-order"  # of this test alone: what others publish would be counted
+    row = {"consumes": [channel], "emits": [], "url": "http://a", "beat": 0}
     with Redis.from_url(up.stack["redis"]) as redis:
         redis.hset(keys.STAGES, "by-field", json.dumps({**row, "order": "customer"}))
         redis.hset(keys.STAGES, "by-partition", json.dumps({**row, "order": True}))
-        redis.zadd(keys.held("by-field", "unheard"), {"one": 0, "two": 0})
+        redis.zadd(keys.held("by-field", channel), {"one": 0, "two": 0})
         heading, *rows = table(on_stack("stages"))
-        redis.delete(keys.held("by-field", "unheard"))
+        redis.delete(keys.held("by-field", channel))
         redis.hdel(keys.STAGES, "by-field", "by-partition")
     named = ["NAME", "CONSUMES", "EMITS", "ORDER", "URL", "SERVED", "SCALE", "JOURNALED", "HELD", "PARKED", "DEAD"]
     assert heading == named
