@@ -1,12 +1,11 @@
 """Read the state of every stage from Redis: what its bridges counted, and how many events wait for it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from typing import Any
 
 from milepost.graph import Graph
-from milepost.journal import Journal, StageState, keys, stats
+from milepost.journal import DeadLetter, Journal, StageState, keys, stats
 from milepost.journal.stats import EVERY, KEPT, SLOTS, Counts, Slot
 from milepost.observe.logs import masked
 
@@ -84,24 +83,11 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class LetterShown:
-    """One dead letter, with addresses masked."""
-
-    entry: str
-    channel: str
-    id: str
-    reason: str
-    status: int | None
-    tries: int
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Overview:
-    """Everything that /ops shows. `buried` has the dead letters of the stages that have any."""
+    """Everything that /ops shows. `dead`: stage → how many dead letters, if any; `letters`: the oldest of them."""
 
     rows: Sequence[Row]
-    buried: dict[str, Sequence[LetterShown]]
+    letters: dict[str, Sequence[DeadLetter]]
     dead: dict[str, int]
     leading: bool
     backlog: int
@@ -113,7 +99,7 @@ async def overview(journal: Journal, *, letters: bool = True) -> Overview:
     others = set(await journal.admin.dead_stages()) - stages.keys()
     dead = {stage.name: stage.dead for stage in stages.values()}
     dead |= {depth.stage: depth.dead for depth in await journal.admin.depths(dict.fromkeys(others, ()))}
-    dead = {name: letters for name, letters in dead.items() if letters}
+    dead = {name: count for name, count in dead.items() if count}
     left = await stats.read(journal.scripts)
     return Overview(
         rows=[
@@ -124,7 +110,7 @@ async def overview(journal: Journal, *, letters: bool = True) -> Overview:
             )
             for name in Graph(stages.values()).in_order
         ],
-        buried={name: await _buried(journal, name) for name in sorted(dead)} if letters else {},
+        letters={name: await _letters(journal, name) for name in sorted(dead)} if letters else {},
         dead=dead,
         leading=bool(await journal.ask(journal.redis.exists(keys.LEASE))),
         backlog=await journal.backlog(),
@@ -138,16 +124,7 @@ def _recent(slots: Sequence[Slot]) -> Sequence[int]:
     return counted
 
 
-async def _buried(journal: Journal, stage: str) -> Sequence[LetterShown]:
-    return [
-        LetterShown(
-            letter.entry,
-            letter.channel,
-            letter.id or "",
-            masked(letter.reason)[:LONGEST_REASON],
-            letter.status,
-            letter.attempts + letter.crashes,
-            letter.at,
-        )
-        for letter in await journal.admin.dead_letters(stage, count=SHOWN_LETTERS)
-    ]
+async def _letters(journal: Journal, stage: str) -> Sequence[DeadLetter]:
+    """Return dead letters of a stage, with addresses masked in their reasons."""
+    letters = await journal.admin.dead_letters(stage, count=SHOWN_LETTERS)
+    return [replace(letter, reason=masked(letter.reason)[:LONGEST_REASON]) for letter in letters]

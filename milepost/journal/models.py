@@ -183,6 +183,11 @@ class DeadLetter:
     crashes: int
     at: datetime
 
+    @property
+    def failures(self) -> int:
+        """How many deliveries failed and were counted."""
+        return self.attempts + self.crashes
+
     @classmethod
     def read(cls, stage: str, row: tuple[bytes, Mapping[bytes, bytes]]) -> "DeadLetter":
         """Read an XRANGE row. A field that makes no sense counts as absent."""
