@@ -34,7 +34,7 @@ class Rank(enum.IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """One process. `env` is its whole environment; it is ready when `ready_url`, answers."""
+    """One process. `env` is its whole environment; it is ready when `ready_url` answers."""
 
     name: str
     rank: Rank
