@@ -129,7 +129,8 @@ async def killed_with_a_backlog(run: Run) -> None:
     distance.freeze()
 
     async def held(bridge: Module) -> set[bytes]:
-        rows = await stack.client.xpending_range(keys.journal("raw_input"), "distance", "-", "+", 10_000)
+        stream = keys.retries("distance", "raw_input") if stack.options.order else keys.journal("raw_input")
+        rows = await stack.client.xpending_range(stream, "distance", "-", "+", 10_000)
         pid = f"-{bridge.pid}-".encode()
         return {row["message_id"] for row in rows if pid in row["consumer"]}
 
