@@ -18,7 +18,7 @@ import pytest
 
 from milepost.journal.scripts import OWN, SCRIPTS, SHARED, whole_text
 from tests.mutants.killers import BROKEN, Job, Test, collected, first_failures, record, use
-from tests.mutants.lua import Mutant, marked_lines, mutants
+from tests.mutants.lua import Mutant, marked_line_of, mutants
 from tests.mutants.reasons import reason
 
 FOLDER = Path(__file__).resolve().parents[2] / "milepost" / "journal" / "lua"
@@ -136,8 +136,8 @@ def try_all(
             for file, line, test in killed:
                 if file == name:
                     kills[test] = kills.get(test, 0.0) + (1.0 if abs(line - mutant.line) <= NEAR else 0.1)
-            marked = max((line for line in marked_lines(lua[name]) if line <= mutant.line), default=0)
-            to_run = chosen(tests, f"{name}:{marked}", kills, searches=reason(name, mutant.change) is None)
+            line = f"{name}:{marked_line_of(lua[name], mutant.line)}"
+            to_run = chosen(tests, line, kills, searches=reason(name, mutant.change) is None)
             yield Job(
                 (name, mutant, f"{len(to_run)} tests" if to_run else "no test runs it"),
                 [items[test.name] for test in to_run],

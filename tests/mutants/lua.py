@@ -79,6 +79,15 @@ def marked_lines(source: str) -> list[int]:
     return [line for line, at in sorted(first.items()) if tokens[at].text in begin or _begins_statement(tokens, at)]
 
 
+def marked_line_of(source: str, line: int) -> int:
+    """Return the line with the beginning of the statement that a line is part of. `elseif` is part of its `if`."""
+    lines = source.splitlines()
+    if lines[line - 1].lstrip().startswith("elseif "):
+        indent = lines[line - 1].partition("elseif ")[0]
+        line = next(at for at in range(line - 1, 0, -1) if lines[at - 1].startswith(f"{indent}if "))
+    return max((marked for marked in marked_lines(source) if marked <= line), default=0)
+
+
 def traced(source: str, name: str) -> str:
     """Return a source that calls `trace('NAME:LINE')` before each line on which a statement begins."""
     lines = source.splitlines()
