@@ -143,7 +143,7 @@ async def test_event_without_a_key_has_no_order(journal: Journal, redis: Redis, 
     assert not await redis.exists(HELD, IN_HAND)
 
 
-@pytest.mark.parametrize("event", ["no JSON", "[]", '"text"', "", '{"data":' + "[" * 2000])
+@pytest.mark.parametrize("event", ["no JSON", "5", "[]", '"text"', "", '{"data":' + "[" * 2000])
 async def test_entry_that_is_no_event_is_delivered_without_order(redis: Redis, mail: Consumer, event: str) -> None:
     for _ in range(2):
         await redis.xadd(keys.journal(RAW), {"event": event})
@@ -344,6 +344,43 @@ async def test_events_that_an_operator_deletes_unread_do_not_upset_the_counts(
     assert depth.journaled == 1
 
 
+async def test_no_event_is_read_twice_where_redis_does_not_know_the_lag(
+    journal: Journal, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "b1", "c1", "d1", "e1")
+    names = [name for name, _ in await redis.xrange(keys.journal(RAW))]
+    await redis.xgroup_setid(keys.journal(RAW), STAGE, names[0])
+    await redis.xdel(keys.journal(RAW), names[3])
+    assert (await redis.xinfo_groups(keys.journal(RAW)))[0]["lag"] is None
+    (entry,) = await take(mail, 1)
+    assert ids([entry]) == ["b1"]
+    await complete(mail, entry)
+    assert await all_of(mail) == ["c1", "e1"]
+
+
+async def test_step_that_ends_at_its_bytes_knows_that_events_are_left(
+    journal: Journal, redis: Redis, mail: Consumer
+) -> None:
+    for number in range(3):
+        data = {"key": number, "text": "x" * 600_000}
+        await journal.publish(Event(id=f"{number}", source="/tests", type=RAW, data=data))
+    assert ids(await take(mail)) == ["0", "1"]
+    (depth,) = await journal.admin.depths({STAGE: [RAW]})
+    assert depth.journaled == 3
+
+
+async def test_retries_take_their_room_from_unread_events(
+    journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "b1")
+    for entry in await take(mail):
+        await park(mail, entry)
+    await maintenance.retry_due([STAGE], most=9)
+    await publish(journal, "c1", "d1", "e1", "f1")
+    assert sorted(ids(await take(mail, 3))) == ["a1", "b1", "c1"]
+    assert await redis.xlen(RETRIES) == 3
+
+
 async def test_full_redis_reads_events_whose_key_is_free_and_holds_none(
     journal: Journal, redis: Redis, mail: Consumer, full: Callable[[], Awaitable[None]]
 ) -> None:
@@ -373,10 +410,11 @@ async def test_refused_write_leaves_the_event_and_all_later_ones_unread(
     assert sorted([*ids([*entries.values()]), *await all_of(mail)]) == ["a1", "a2", "b1"]
 
 
+@pytest.mark.parametrize("published", [["a1"], ["a1", "b1"]])
 async def test_user_who_may_not_move_the_group_reads_no_event_twice(
-    journal: Journal, redis: Redis, mail: Consumer
+    journal: Journal, redis: Redis, mail: Consumer, published: Sequence[str]
 ) -> None:
-    await publish(journal, "a1", "b1")
+    await publish(journal, *published)
     await redis.execute_command("ACL", "SETUSER", "default", "-xgroup|setid")
     try:
         with pytest.raises(JournalUnavailable):
@@ -384,7 +422,7 @@ async def test_user_who_may_not_move_the_group_reads_no_event_twice(
         assert await redis.xlen(RETRIES) == 0
     finally:
         await redis.execute_command("ACL", "SETUSER", "default", "+xgroup|setid")
-    assert sorted(await all_of(mail)) == ["a1", "b1"]
+    assert sorted(await all_of(mail)) == published
 
 
 async def test_event_whose_key_cannot_be_written_down_stays_unread(
@@ -557,12 +595,15 @@ async def test_events_that_were_pending_before_the_stage_was_ordered_are_taken_o
 
 
 async def test_retry_of_version_0_1_for_one_stage_reaches_that_stage_alone(redis: Redis, mail: Consumer) -> None:
-    event = Event(id="a1", source="/tests", type=RAW, data={"key": "a"}).to_json()
-    for stage in ("other", STAGE):
+    for number, stage in enumerate(("other", STAGE, STAGE), 1):
+        event = Event(id=f"a{number}", source="/tests", type=RAW, data={"key": "a"}).to_json()
         fields = {"event": event, "for": stage, "since": "5", "attempts": "3", "crashes": "1"}
         await redis.xadd(keys.journal(RAW), fields)  # type: ignore[arg-type]
-    (entry,) = await take(mail)
-    assert (entry.since, entry.attempts, entry.crashes, entry.retried) == (5, 3, 1, True)
+    for expected in ("a2", "a3"):
+        (entry,) = await take(mail)
+        assert ids([entry]) == [expected]
+        assert (entry.since, entry.attempts, entry.crashes, entry.retried) == (5, 3, 1, True)
+        await complete(mail, entry)
 
 
 async def test_status_of_a_held_event_does_not_expire(
