@@ -390,6 +390,8 @@ async def test_full_redis_reads_events_whose_key_is_free_and_holds_none(
     assert ids(first) == ["a1", "b1"]
     assert await take(mail) == []
     assert not await redis.exists(HELD)
+    (depth,) = await journal.admin.depths({STAGE: [RAW]})
+    assert depth.journaled == 5
     await complete(mail, *first)
     assert await all_of(mail) == ["a2", "c1", "b2"]
 
@@ -491,6 +493,46 @@ async def test_key_whose_event_in_hand_was_deleted_is_released(
     assert await maintenance.release_lost(ROUTES) == 0
     assert await all_of(mail) == ["a2", "a3"]
     assert not await redis.exists(HELD, IN_HAND)
+
+
+async def test_key_without_held_events_is_forgotten_when_its_event_was_deleted(
+    journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1")
+    await deleted_retry(redis, mail)
+    assert await maintenance.release_lost(ROUTES) == 1
+    assert not await redis.exists(IN_HAND)
+
+
+async def test_only_held_event_of_a_key_that_was_deleted_is_released(
+    journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "a2")
+    await deleted_keys(redis, mail)
+    assert await maintenance.release_lost(ROUTES) == 1
+    assert await all_of(mail) == ["a2"]
+
+
+async def test_keys_of_entries_that_lie_far_apart_are_released_together(journal: Journal, mail: Consumer) -> None:
+    await publish(journal, *(f"{letter}1" for letter in "abcdefghijklmnop"), "p2")
+    entries = await take(mail)
+    await complete(mail, entries[0], entries[-1])
+    assert ids(await take(mail)) == ["p2"]
+
+
+async def test_due_event_whose_retry_cannot_be_written_down_stays_parked(
+    journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1")
+    (entry,) = await take(mail)
+    await park(mail, entry)
+    await redis.execute_command("ACL", "SETUSER", "default", "-hset")
+    try:
+        await maintenance.retry_due([STAGE], most=9)
+    finally:
+        await redis.execute_command("ACL", "SETUSER", "default", "+hset")
+    assert await redis.xlen(RETRIES) == 0
+    assert await redis.zcard(keys.parked(STAGE)) == 1
 
 
 async def test_keys_whose_event_is_there_are_not_released(

@@ -10,16 +10,23 @@ EQUAL = "it decides between two equal values, or about one millisecond"
 KEYS_ALONE = "the table is read by its keys alone"
 FIRST_ROW = "it asks for one row more, and the first is read"
 UNREAD = "the number is read as true or false, or for a line of the log"
+MORE = "one more command, which finds or changes nothing"
 BOUND = "a bound without an exact meaning"
 
 REASONS = [
     ("common", r"first = entry|range\.(first|last|count)|pending\[stream\]\[row\[1\]\]", SHORTCUT),
-    ("common", r"^false → true in ordered\[stream\] =", SHORTCUT),
+    ("common", r" orders\[row\[1\]\] = fields_of", SHORTCUT),
+    ("common", r"^1 → 2 in .*'XRANGE', stream, entry, entry", FIRST_ROW),
+    ("common", r"^96 → 97", "only the order of the letters matters"),
     ("common", r"deleted: journaled\[channel\] = journal", SHORTCUT),
     (".*", r"^(<|>|<=|>=) → .*(now\(\)|time|idle|beat|due|left|oldest|trusted|deadline)", EQUAL),
     ("common", r"^[01] → [12] in return since|^0 → 1 in if left < 0", EQUAL),
     ("hand_back|renew", r"^0 → 1 in redis.call\('XCLAIM'", EQUAL),
     ("stats", r"time - 1", EQUAL),
+    ("read_ordered", r"^0 → 1 in redis.call\('ZADD', held, 0|^>= → > in if bytes|^6 → 7|^0 → 1 in if #begun", EQUAL),
+    ("read_ordered", r"^> → >= in if moved|^(and → or|> → >=) in if moved == 0|^< → <= in if room", MORE),
+    ("read_ordered", r"^- → \+ in (if room|local found)|^and → or in if not read or at_end", MORE),
+    ("read_ordered", r"deleted: last_retry = row\[1\]", MORE),
     ("trim", r"^< → <= in return a_ms .*\(2\)$", EQUAL),
     ("publish", r"^> → >= in if added > 0", EQUAL),
     ("keep_statuses", r"^'\(' → '' in return", "it looks at one entry twice"),
@@ -31,10 +38,13 @@ REASONS = [
     ("forget_journal", r"^1 → 2 in .*return -1", UNREAD),
     ("reap", r"^1 → 2 in reaped", UNREAD),
     ("retry_due", r"^1 → 2 in local moved", UNREAD),
+    ("release_lost", r"^0 → 1 in .*return \{ '', 0 \}.*\(2\)", UNREAD),
     ("switch", r"^0 → 1 in .*'served'", UNREAD),
     ("common", r"MOST_|LONGEST_|60000 →", BOUND),
     ("bury_given_up", r"^16 →", BOUND),
     ("retry_due", r"60000 →|8000000|bytes", BOUND),
+    ("read_ordered", r"^32 →|^0 → 1 in local last, moved, bytes|^1 → 2 in room = room - 1", BOUND),
+    ("release_lost", r"^1 → 2 in for _ = 1, most", BOUND),
     ("switch", r"^1000000 →", BOUND),
     ("trim", r"^(100000|5000|1000|256) →", BOUND),
 ]
