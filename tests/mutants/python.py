@@ -281,7 +281,8 @@ def try_all(
     of_file: dict[str, set[str]] = {}
     for (file, _), names in lines.items():
         of_file.setdefault(file, set()).update(names)
-    known = {(row["file"], row["change"]) for row in json.loads(given.known.read_text())} if given.known else set()
+    rows_before = json.loads(given.known.read_text()) if given.known else ()
+    known = {(row["file"], row["change"]) for row in rows_before if row["killer"]}
 
     def jobs() -> Iterator[Job]:
         for name, mutant in picked:
