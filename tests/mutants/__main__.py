@@ -141,13 +141,13 @@ def try_all(
             yield Job(
                 (name, mutant, f"{len(to_run)} tests" if to_run else "no test runs it"),
                 [items[test.name] for test in to_run],
+                [test.seconds for test in to_run],
                 partial(use, scripts_with(name, lua[name], mutant)),
-                30 + 10 * sum(test.seconds for test in to_run),
             )
 
     def report(name: str, mutant: Mutant, killer: str | None, by: str) -> None:
         if killer:
-            killed.append((name, mutant.line, killer))
+            killed.append((name, mutant.line, killer.removesuffix(" does not end")))
         else:
             why = reason(name, mutant.change) or "OPEN"
             print(f"survives ({by}): {name}.lua:{mutant.line}: {mutant.change}\n    {why}", flush=True)

@@ -136,8 +136,17 @@ class Job:
 
     mutant: Any
     items: Sequence[pytest.Item]
+    seconds: Sequence[float]
+    """What each test usually takes. One that takes ten times as long, and ten seconds more, finds the mutant."""
     prepare: Callable[[], None]
-    within: float
+
+    @property
+    def within(self) -> float:
+        return sum(map(limit_of, self.seconds))
+
+
+def limit_of(seconds: float) -> float:
+    return 10 + 10 * seconds
 
 
 def first_failures(jobs: Iterator[Job], *, at_once: int) -> Iterator[tuple[Job, str | None]]:
@@ -177,14 +186,21 @@ def _start(job: Job) -> tuple[int, int]:
     told = f"{BROKEN}: an exception outside of the tests"
     try:
         job.prepare()
-        told = _first_failure(job.items)
+        told = _first_failure(job, writable)
     finally:
         os.write(writable, told.encode())
         os._exit(0)
 
 
-def _first_failure(items: Sequence[pytest.Item]) -> str:
-    for item, following in zip(items, [*items[1:], None], strict=True):
+def _first_failure(job: Job, writable: int) -> str:
+    for item, seconds, following in zip(job.items, job.seconds, [*job.items[1:], None], strict=True):
+
+        def expire(*_: object, name: str = item.nodeid) -> None:
+            os.write(writable, f"{name} does not end".encode())
+            os._exit(0)
+
+        signal.signal(signal.SIGALRM, expire)
+        signal.setitimer(signal.ITIMER_REAL, limit_of(seconds))
         if any(report.failed for report in runtestprotocol(item, log=False, nextitem=following)):
             return item.nodeid
     return ""

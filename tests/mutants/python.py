@@ -295,9 +295,9 @@ def try_all(
                 if file == name:
                     kills[test] = kills.get(test, 0.0) + (1.0 if abs(line - mutant.line) <= NEAR else 0.1)
             names = chosen(tests, seconds, kills)
-            within = 10 + 5 * sum(seconds[test] for test in names)
-            to_run = [items[test] for test in names]
-            yield Job((name, mutant), to_run, partial(put_in_place, _module(name), mutant.source), within)
+            taken = [seconds[test] for test in names]
+            put = partial(put_in_place, _module(name), mutant.source)
+            yield Job((name, mutant), [items[test] for test in names], taken, put)
 
     for job, killer in first_failures(jobs(), at_once=1):
         name, mutant = job.mutant
@@ -305,7 +305,7 @@ def try_all(
             print(f"not tried: {name}:{mutant.line}: {mutant.change}", flush=True)
             continue
         if killer:
-            killed.append((name, mutant.line, killer))
+            killed.append((name, mutant.line, killer.removesuffix(" does not end")))
         else:
             by = f"{len(job.items)} tests" if job.items else "no test runs it"
             print(f"survives ({by}): {name}:{mutant.line}: {mutant.change}", flush=True)
