@@ -211,6 +211,16 @@ async def test_dead_letter_lets_the_next_go_and_its_replay_comes_before_later_on
     assert not await redis.exists(HELD, IN_HAND, RETRIES) or not await redis.xlen(RETRIES)
 
 
+async def test_history_of_a_replayed_event_has_its_order(journal: Journal, redis: Redis, mail: Consumer) -> None:
+    await publish(journal, "a1")
+    (entry,) = await take(mail)
+    await bury(mail, entry)
+    ((letter, fields),) = await redis.xrange(keys.dead(STAGE))
+    assert await journal.admin.replay(STAGE, [letter.decode()]) == 1
+    history = json.loads(await redis.hget(keys.status("a1"), keys.HISTORY + STAGE))
+    assert (history["steps"][-1]["did"], history["steps"][-1]["order"]) == ("replayed", fields[b"order"].decode())
+
+
 async def test_dead_letters_that_are_replayed_together_keep_the_order_of_the_journal(
     journal: Journal, mail: Consumer
 ) -> None:
@@ -504,6 +514,18 @@ async def test_key_without_held_events_is_forgotten_when_its_event_was_deleted(
     assert not await redis.exists(IN_HAND)
 
 
+async def test_event_of_the_key_that_is_parked_for_another_channel_is_not_that_in_hand(
+    journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1")
+    (entry,) = await take(mail)
+    await park(mail, entry, delay=3600)
+    ((member, due),) = await redis.zrange(keys.parked(STAGE), 0, -1, withscores=True)
+    await redis.delete(keys.parked(STAGE))
+    await redis.zadd(keys.parked(STAGE), {member.replace(RAW.encode(), b"other", 1): due})
+    assert await maintenance.release_lost(ROUTES) == 1
+
+
 async def test_only_held_event_of_a_key_that_was_deleted_is_released(
     journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer
 ) -> None:
@@ -603,12 +625,19 @@ async def test_switch_to_a_broker_carries_held_events_along(
     journal: Journal, redis: Redis, mail: Consumer, maintenance: Maintenance, consumers: Consumers
 ) -> None:
     await publish(journal, "a1", "a2", "a3", "b1")
+    event = Event(id="a4", source="/tests", type=RAW, data={"key": "a"}).to_json()
+    await redis.xadd(keys.journal(RAW), {"event": event, "since": 5, "attempts": 3, "crashes": 1})
+    journaled = (await redis.xrange(keys.journal(RAW)))[1][0]
     (a1, _) = await take(mail)
     await park(mail, a1, delay=3600)
+    await redis.zadd(HELD, {"nonsense": 0})
     await unserved(redis, STAGE)
     assert await maintenance.switch({BROKER: Wiring([RAW], [], "http://broker")}) is None
-    broker = consumers(BROKER)
-    assert sorted(ids(await take(broker))) == ["a1", "a2", "a3", "b1"]
+    found = {event_of(entry).id: entry for entry in await take(consumers(BROKER))}
+    assert sorted(found) == ["a1", "a2", "a3", "a4", "b1"]
+    assert (found["a2"].since, found["a2"].failures) == (int(journaled.partition(b"-")[0]), 0)
+    assert (found["a4"].since, found["a4"].attempts, found["a4"].crashes) == (5, 3, 1)
+    assert [letter.event for letter in await journal.admin.dead_letters(STAGE)] == [b"nonsense"]
     assert not await redis.exists(HELD, IN_HAND, RETRIES, keys.parked(STAGE))
 
 

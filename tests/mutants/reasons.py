@@ -23,6 +23,7 @@ REASONS = [
         "test_refusal_of_a_node_without_our_keys_is_of_the_server finds it, but runs the line in a text of its own",
     ),
     ("common", r"^96 → 97", "only the order of the letters matters"),
+    ("retry_due", r"set_parked, stage, channel, order|^negated: order$", SHORTCUT),
     ("common", r"deleted: journaled\[channel\] = journal", SHORTCUT),
     (".*", r"^(<|>|<=|>=) → .*(now\(\)|time|idle|beat|due|left|oldest|trusted|deadline)", EQUAL),
     ("common", r"^[01] → [12] in return since|^0 → 1 in if left < 0", EQUAL),
@@ -50,6 +51,8 @@ REASONS = [
     ("retry_due", r"60000 →|8000000|bytes", BOUND),
     ("read_ordered", r"^32 →|^0 → 1 in local last, moved, bytes|^1 → 2 in room = room - 1", BOUND),
     ("release_lost", r"^1 → 2 in for _ = 1, most", BOUND),
+    ("release_lost", r"^1 → 2 in local member", FIRST_ROW),
+    ("trim", r"^1 → 2 in for _ = 1, 256", BOUND),
     ("switch", r"^1000000 →", BOUND),
     ("trim", r"^(100000|5000|1000|256) →", BOUND),
 ]
