@@ -14,7 +14,7 @@ from benchmarks.arrivals import Arrivals
 from benchmarks.bench import FLOOR, OURS, Bench, Figure, Measured
 from benchmarks.lab import Lab, until
 from milepost.events.event import Event
-from milepost.journal import Journal
+from milepost.journal import Journal, Scripts
 from milepost.journal.connection import connect
 from milepost.journal.shared_connection import SharedConnection
 from milepost.settings import JournalSettings
@@ -28,7 +28,7 @@ Words = tuple[str | bytes | int, ...]
 
 
 class _Recorder(SharedConnection):
-    """Stands where the journal has its line, and keeps the commands that it is given."""
+    """Stands in the place of the connection of a journal's doors, and keeps the commands that it is given."""
 
     def __init__(self) -> None:
         self.commands: list[Words] = []
@@ -42,7 +42,8 @@ def publishes(events: Sequence[Event]) -> list[bytes]:
     """The journal's own command for each event, packed: nothing but the writing is left for the time that counts."""
     settings = JournalSettings.read()
     journal = Journal(connect(settings), settings)
-    recorder = journal.scripts.connection = _Recorder()
+    recorder = _Recorder()
+    journal.doors = Scripts(journal.redis, recorder)
 
     async def each() -> None:
         for event in events:
