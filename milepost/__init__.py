@@ -3,7 +3,7 @@
 What a stage's author needs is here: the payload base, the stage itself, the event and the verdicts.
 """
 
-from milepost.errors import Defer, InHand, Reject, Unavailable
+from milepost.errors import Defer, Reject, Unavailable
 from milepost.events.event import Event
 from milepost.events.payload import IsNumber, Number, Payload, RootPayload
 from milepost.function.stage import stage
@@ -11,7 +11,6 @@ from milepost.function.stage import stage
 __all__ = [
     "Defer",
     "Event",
-    "InHand",
     "IsNumber",
     "Number",
     "Payload",

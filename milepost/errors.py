@@ -7,7 +7,6 @@ MilepostError
   Reject               the event is at fault: 422, a dead letter at once
     InvalidPayload     its data is not a payload of the channel
   Defer                this event has to wait, others do not: 409, tried again later
-    InHand             it is being handled elsewhere
   Unavailable          a thing that the stage needs is away: 503, tried again
   JournalUnavailable   Redis cannot be reached, or is full: the call may be repeated
   BacklogFull          the backlog is at its limit: nothing was written
@@ -54,10 +53,6 @@ class Defer(MilepostError):
     def __init__(self, detail: str, *, retry_after: float) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
-
-
-class InHand(Defer):
-    """This event is being handled by another process."""
 
 
 class Unavailable(MilepostError):

@@ -18,14 +18,14 @@ from functions.email.mailer import Mailer, seconds
 from functions.email.records import MailRecords
 from functions.mongo import Document, mongo_url, open_database
 from functions.payloads import EmailSent, Recipient
-from milepost import Event, InHand, Reject, Unavailable, stage
+from milepost import Defer, Event, Reject, Unavailable, stage
 
 MONGO_URL = mongo_url(os.environ)
 MAILER = Mailer.read(os.environ)
 REQUEST_TIMEOUT = seconds(os.environ, "REQUEST_TIMEOUT", 60.0)
 """Seconds that the caller waits for an answer: the bridge's `timeout`."""
 
-HOLD = timedelta(seconds=MAILER.timeout + REQUEST_TIMEOUT + 10)
+TAKEN_FOR = timedelta(seconds=MAILER.timeout + REQUEST_TIMEOUT + 10)
 """How long a record stays taken. An attempt starts to send within REQUEST_TIMEOUT, and sending ends within the mailer's
 time-out. The last 10 s allow for clocks that differ.
 """
@@ -44,25 +44,25 @@ state = State()
 async def lifespan() -> AsyncIterator[None]:
     """Open the database, and close it when the server stops."""
     async with open_database(MONGO_URL) as database:
-        state.records = MailRecords(database, HOLD)
+        state.records = MailRecords(database, TAKEN_FOR)
         await state.records.warm_up()
         yield
 
 
 async def email(recipient: Recipient, event: Event) -> EmailSent:
     """Mail the distance that is kept under the event's id, else the newest of its address."""
-    deadline = asyncio.get_running_loop().time() + REQUEST_TIMEOUT
+    request_ends = asyncio.get_running_loop().time() + REQUEST_TIMEOUT
     # Nearly every event is new, so the user is looked up first; `take` finds a record that exists.
     record = await _draft(event.id, recipient.root) or await state.records.find(event.id)
     if record is None:
         raise Reject(f"no distance is kept for {recipient.root}")
     if _is_unsent(record, recipient.root):
-        with state.records.in_hand(event.id) as is_ours:
+        with state.records.handling(event.id) as is_ours:
             record = await state.records.take(record) if is_ours else await state.records.find(event.id) or record
             if _is_unsent(record, recipient.root):
                 if not is_ours:
-                    raise InHand(f"the mail of {event.id} is being sent", retry_after=1)
-                await _send(record, deadline)
+                    raise Defer(f"the mail of {event.id} is being sent", retry_after=1)
+                await _send(record, request_ends)
     if record["email"] != recipient.root:
         raise Reject(f"id {event.id} is that of another address's mail")
     return EmailSent(
@@ -90,16 +90,16 @@ def _is_unsent(record: Document, address: str) -> bool:
     return record.get("state") != "sent" and record["email"] == address
 
 
-async def _send(record: Document, deadline: float) -> None:
-    if asyncio.get_running_loop().time() > deadline:  # the process was suspended: its hold may be over
+async def _send(record: Document, request_ends: float) -> None:
+    if asyncio.get_running_loop().time() > request_ends:  # the process was suspended: another may have the record
         raise Unavailable("the request's time was over before the mail could be sent")
     if not state.records.is_unmarked(record):
         try:
             await MAILER.send(Mail(record["_id"], record["email"], record["message"], attempt=record["taken"]))
         except Exception:
-            await state.records.release(record)
+            await state.records.free(record)
             raise
-    await state.records.mark_sent(record, deadline)
+    await state.records.mark_sent(record, until=request_ends)
 
 
 main = stage(email, lifespan=lifespan)

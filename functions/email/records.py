@@ -11,7 +11,7 @@ import pymongo
 from pymongo.errors import AutoReconnect, PyMongoError
 
 from functions.mongo import OPERATION_TIMEOUT, Database, Document, Inserts, mongo_errors, single_operation
-from milepost import InHand, Unavailable
+from milepost import Defer, Unavailable
 from milepost.coalescer import Coalescer
 from milepost.observe.logs import Fields
 
@@ -21,7 +21,7 @@ _LONGEST_RETRY_AFTER = 5.0
 """Most seconds until the next try for a mail that another process is sending."""
 
 _MOST_MARKS = 4096
-"""Mails marked by one operation: more than are in hand, so that a mark waits for one other operation at most."""
+"""Mails marked by one operation: more than are sent at once, so that a mark waits for one other operation at most."""
 
 _USER_FIELDS = {"email": True, "distance_from_velocity": True}
 """The fields read of several users together: another field that cannot be decoded would fail all of them."""
@@ -33,11 +33,11 @@ class MailRecords:
     """The collection `mails`: {_id: event id, state: sending | sent, until, holder, taken, email,
     distance_from_velocity, message, time}.
 
-    1. A process takes a record in one atomic step, which sets `holder` (its name) and `until` (now + hold) and counts
-       `taken`.
-    2. Only the holder sends the mail, until the time in `until`. `hold` is longer than sending and answering may take,
-       so a record whose time is over was left by a process that died; another process may take it.
-    3. A process knows the events that it has in hand. Another record with its own name is left over from an attempt
+    1. A process takes a record in one atomic step, which sets `holder` (its name) and `until` (now + `taken_for`) and
+       counts `taken`.
+    2. Only the holder sends the mail, until the time in `until`. `taken_for` is longer than sending and answering may
+       take, so a record whose time is over was left by a process that died; another process may take it.
+    3. A process knows the events that it is handling. Another record with its own name is left over from an attempt
        whose answer from MongoDB was lost, and the process takes it again at once.
     4. A process remembers the mails that it has sent and could not mark. It marks them at the redelivery, and does not
        send them again.
@@ -46,12 +46,12 @@ class MailRecords:
     else is done for each mail by itself.
     """
 
-    def __init__(self, database: Database, hold: timedelta) -> None:
+    def __init__(self, database: Database, taken_for: timedelta) -> None:
         self._mails = database["mails"]
         self._users = database["users"]
-        self._hold = hold
+        self._taken_for = taken_for
         self._holder = uuid4().hex
-        self._in_hand: set[str] = set()
+        self._handled: set[str] = set()
         self._unmarked: set[str] = set()
         self._user_batch: Coalescer[str, Document | None] = Coalescer(self._find_users)
         self._inserts = Inserts(self._mails)
@@ -88,27 +88,27 @@ class MailRecords:
         return [users.get(event_id) for event_id in ids]
 
     @contextlib.contextmanager
-    def in_hand(self, event_id: str) -> Iterator[bool]:
-        """Hold the event during the body. Yields False if another delivery to this process holds it already."""
-        if event_id in self._in_hand:
+    def handling(self, event_id: str) -> Iterator[bool]:
+        """Handle the event in the body. Yields False if another delivery of it is handled in this process already."""
+        if event_id in self._handled:
             yield False
             return
-        self._in_hand.add(event_id)
+        self._handled.add(event_id)
         try:
             yield True
         finally:
-            self._in_hand.remove(event_id)
+            self._handled.remove(event_id)
 
     async def take(self, mail: Document) -> Document:
-        """Take the record of a mail whose event is in hand. `mail` is a record that `find` returned, or a new one:
-        {_id, email, distance_from_velocity, message}.
+        """Take the record of a mail that this process is `handling`. `mail` is a record that `find` returned, or a new
+        one: {_id, email, distance_from_velocity, message}.
 
-        Returns the record as it is now: taken by this process, or sent already, or another address's. Raises InHand
-        if another process holds it. The processes' clocks are compared; `hold` allows for their difference.
+        Returns the record as it is now: taken by this process, or sent already, or another address's. Raises Defer
+        if another process has taken it. The processes' clocks are compared; `taken_for` allows for their difference.
         """
         if "state" in mail:
             return await self._take_again(mail)
-        record = {**mail, "state": "sending", **self._hold_fields(datetime.now(UTC)), "taken": 1}
+        record = {**mail, "state": "sending", **self._taken_fields(datetime.now(UTC)), "taken": 1}
         return record if await self._inserts.insert(record) else await self._take_again(mail)
 
     async def _take_again(self, mail: Document) -> Document:
@@ -120,7 +120,7 @@ class MailRecords:
             # For find_one_and_update the embedded server would read the whole collection.
             taken = await self._mails.update_one(
                 {"_id": mail["_id"], "email": mail["email"], "state": "sending", **is_free},
-                {"$set": self._hold_fields(now), "$inc": {"taken": 1}},
+                {"$set": self._taken_fields(now), "$inc": {"taken": 1}},
             )
             record = await self._mails.find_one({"_id": mail["_id"]})
         if record is not None and taken.matched_count and record["holder"] == self._holder:
@@ -131,28 +131,28 @@ class MailRecords:
         if record is not None and record["holder"] == self._holder and not is_ours:
             return await self._take_again(record)
         left = (record["until"] - now).total_seconds() if record is not None else 0
-        raise InHand(f"the mail of {mail['_id']} is being sent", retry_after=min(left, _LONGEST_RETRY_AFTER))
+        raise Defer(f"the mail of {mail['_id']} is being sent", retry_after=min(left, _LONGEST_RETRY_AFTER))
 
-    def _hold_fields(self, now: datetime) -> Document:
-        return {"until": now + self._hold, "holder": self._holder, "time": now}
+    def _taken_fields(self, now: datetime) -> Document:
+        return {"until": now + self._taken_for, "holder": self._holder, "time": now}
 
-    async def release(self, record: Document) -> None:
+    async def free(self, record: Document) -> None:
         """Let the next attempt take the record at once. If MongoDB is away, that one waits for `until` instead."""
         try:
             await self._mails.update_one(
                 {"_id": record["_id"], "taken": record["taken"], "state": "sending"}, {"$set": {"until": _LONG_PAST}}
             )
         except PyMongoError as fault:
-            log.warning(Fields(outcome="not-released", reason=type(fault).__name__))
+            log.warning(Fields(outcome="not-freed", reason=type(fault).__name__))
 
-    async def mark_sent(self, record: Document, deadline: float) -> None:
-        """Mark the mail as sent; while MongoDB is away, try until `deadline` (the loop's clock). Raises Unavailable."""
+    async def mark_sent(self, record: Document, until: float) -> None:
+        """Mark the mail as sent; while MongoDB is away, try `until` then (the loop's clock). Raises Unavailable."""
         self._unmarked.add(record["_id"])
         loop = asyncio.get_running_loop()
         pause = 0.1
         while (fault := await self._mark_batch.submit(record["_id"])) is not None:
             log.warning(Fields(outcome="not-marked", reason=type(fault).__name__))
-            if loop.time() + pause + 2 * OPERATION_TIMEOUT > deadline:  # a mark may wait for another batch's, too
+            if loop.time() + pause + 2 * OPERATION_TIMEOUT > until:  # a mark may wait for another batch's, too
                 raise Unavailable("MongoDB: the mail was sent, and could not be marked so") from fault
             await asyncio.sleep(pause)
             pause = min(2 * pause, 2.0)

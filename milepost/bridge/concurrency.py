@@ -27,7 +27,7 @@ MOST_READ = 128
 """Most entries read in one step. Their sizes are known only after the read."""
 
 MOST_EXTRA, LEAST_EXTRA = 64, 4
-"""Redeliveries taken over in one step beyond the limit; the second while those in hand have too many bytes."""
+"""Redeliveries taken over in one step beyond the limit; the second while those under way have too many bytes."""
 
 QUICK = 0.1
 """A response within these seconds raises the limit, however quick the quickest one was."""

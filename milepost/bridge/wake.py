@@ -117,7 +117,7 @@ class Waker:
         return any(function.for_page for function in self._functions.values())
 
     def wake_after(self, stages: Sequence[str]) -> None:
-        """Wake what is downstream of the stages that have an event in hand."""
+        """Wake the stages downstream of those that an event was sent to."""
         for name in stages:
             self._begin_start(name)
         for function in self._downstream(stages):

@@ -100,7 +100,7 @@ async def test_each_event_of_a_batch_has_its_own_outcome_and_no_second_delivery(
     letters = {letter.id: (letter.status, letter.reason, letter.attempts) for letter in await rig.dead("stage")}
     assert letters == {"3": (422, "HTTP 422: lat: too far", 0), "7": (500, "HTTP 500: no", 1)}
     assert stage.batches == [IDS[:16]]
-    assert stage.count == {"9": 1}, "what was in hand elsewhere is asked for again, by itself"
+    assert stage.count == {"9": 1}, "a deferred event is delivered again, by itself"
     assert [of for of in IDS[:16] if "out" not in await rig.journal.status(of)] == ["3", "5", "7"]
     assert value(bridge, "deliveries_total", stage="stage", outcome="delivered") == 14
     assert value(bridge, "deliveries_total", stage="stage", outcome="refused") == 1
@@ -240,7 +240,7 @@ async def nothing_pending(rig: Rig, stage: Stage) -> bool:
     return not await rig.pending(stage)
 
 
-async def test_event_in_hand_elsewhere_breaks_up_one_batch_at_most(rig: Rig) -> None:
+async def test_deferred_event_breaks_up_one_batch_at_most(rig: Rig) -> None:
     def one(delivery: Delivery) -> Answer:
         busy = delivery.event.id == "3" and delivery.count < 4
         return status(409, retry_after="0") if busy else replied(delivery.event, "out")

@@ -1,4 +1,4 @@
-"""The answer of MongoDB to a taking is lost: the mail must neither be lost nor wait for its hold to end."""
+"""The answer of MongoDB to a taking is lost: the mail must neither be lost nor wait until others may take it."""
 
 import asyncio
 from collections.abc import AsyncIterator

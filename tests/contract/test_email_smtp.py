@@ -115,7 +115,7 @@ def test_ids_and_addresses_of_any_characters_break_no_header(email: Function, sm
     assert len(message.keys()) == len(set(message.keys()))
 
 
-def test_refused_recipient_gets_422_and_the_record_is_released(
+def test_refused_recipient_gets_422_and_the_record_is_freed(
     email: Function, smtp: SmtpServer, mongo_url: str, env: dict[str, str]
 ) -> None:
     event = prepared(mongo_url)

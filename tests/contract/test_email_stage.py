@@ -99,7 +99,7 @@ class TestEmail(StageContract):
         responses = await at_once(url, [event] * 20)
         assert {response.status_code for response in responses} <= {200, 409}
         assert all(
-            refused(response, 409)["title"] == "In hand elsewhere" and response.headers["retry-after"] == "1"
+            refused(response, 409)["title"] == "Deferred" and response.headers["retry-after"] == "1"
             for response in responses
             if response.status_code == 409
         )
@@ -166,20 +166,20 @@ class TestEmail(StageContract):
         assert send(url, event).json()["email"] == address
         assert lines(sent_emails)[-1].startswith(f"Email sent to: {address}; ")
 
-    def test_mail_held_by_another_process_gets_409_until_its_hold_ends(
+    def test_mail_taken_by_another_process_gets_409_until_it_may_be_taken(
         self, url: str, event: dict[str, Any], db: Database[dict[str, Any]], sent_emails: Path
     ) -> None:
-        in_hand(db, event, until=datetime.now(UTC) + timedelta(seconds=100))
+        take_elsewhere(db, event, until=datetime.now(UTC) + timedelta(seconds=100))
         response = send(url, event)
         refused(response, 409)
         assert response.headers["retry-after"] == "5"
         assert lines(sent_emails) == []
 
         def is_told_its_end() -> bool:
-            """Whether the answer came before the hold ended. On a busy machine it may come too late."""
+            """Whether the answer came while another process had the mail. On a busy machine it may come too late."""
             db["mails"].delete_one({"_id": event["id"]})
             sent_emails.unlink(missing_ok=True)
-            in_hand(db, event, until=datetime.now(UTC) + timedelta(seconds=4))
+            take_elsewhere(db, event, until=datetime.now(UTC) + timedelta(seconds=4))
             response = send(url, event)
             return response.status_code == 409 and response.headers["retry-after"] in {"1", "2", "3", "4"}
 
@@ -203,7 +203,7 @@ class TestEmail(StageContract):
     def test_mail_taken_again_has_the_same_text(
         self, url: str, event: dict[str, Any], db: Database[dict[str, Any]]
     ) -> None:
-        in_hand(db, event, until=datetime.now(UTC))
+        take_elsewhere(db, event, until=datetime.now(UTC))
         db["users"].update_one({"_id": event["id"]}, {"$set": {"distance_from_velocity": 1.0}})
         assert send(url, event).json() == SENT
 
@@ -211,7 +211,7 @@ class TestEmail(StageContract):
         self, url: str, event: dict[str, Any], db: Database[dict[str, Any]]
     ) -> None:
         address = f"{uuid4().hex}@example.org"
-        in_hand(db, event, until=datetime.now(UTC))
+        take_elsewhere(db, event, until=datetime.now(UTC))
         db["mails"].update_one({"_id": event["id"]}, {"$set": {"email": address}})
         assert send(url, event | {"data": address}).json() == {**SENT, "email": address}
 
@@ -223,8 +223,8 @@ def keep(db: Database[dict[str, Any]], event: dict[str, Any], *, miles: float = 
     db["users"].replace_one({"_id": event["id"]}, user, upsert=True)
 
 
-def in_hand(db: Database[dict[str, Any]], event: dict[str, Any], *, until: datetime) -> None:
-    """The record as another process left it that took the mail."""
+def take_elsewhere(db: Database[dict[str, Any]], event: dict[str, Any], *, until: datetime) -> None:
+    """Insert the record as another process left it that took the mail."""
     record = {"_id": event["id"], "state": "sending", "until": until, "holder": "another", "taken": 1, **SENT}
     db["mails"].insert_one(record)
 
@@ -242,7 +242,7 @@ def test_email_without_mongodb_gets_503(tmp_path: Path) -> None:
         assert int(response.headers["retry-after"]) >= 1
 
 
-def test_line_that_cannot_be_written_gets_503_and_releases_the_record(tmp_path: Path, mongo_url: str) -> None:
+def test_line_that_cannot_be_written_gets_503_and_frees_the_record(tmp_path: Path, mongo_url: str) -> None:
     event = prepared(mongo_url)
     with Function(
         tmp_path, "email", env={"MONGO_URL": mongo_url, "SENT_EMAILS": str(tmp_path / "no" / "sent")}

@@ -19,13 +19,13 @@ from functions.email.mailer import Mailer
 from functions.email.records import MailRecords
 from functions.mongo import Database
 from functions.payloads import EmailSent, Recipient
-from milepost import Event, InHand, Reject, Unavailable
+from milepost import Defer, Event, Reject, Unavailable
 from tests.contract.contract import lines
 from tests.contract.together import Commands, each, proxied, watched
 from tests.servers import WITHIN, Mongo, eventually
 
 ADA, EVE = "ada@example.org", "eve@example.org"
-HOLD = timedelta(seconds=100)
+TAKEN_FOR = timedelta(seconds=100)
 USERS, INSERT, MARK = ("find", "users"), ("insert", "mails"), ("updateMany", "mails")
 TAKE, LOOK = ("update", "mails"), ("find", "mails")
 
@@ -37,7 +37,7 @@ class Process:
     """The stage as in a process of its own. `await email(id)` is one delivery."""
 
     def __init__(self, database: Database) -> None:
-        self.mails = MailRecords(database, HOLD)
+        self.mails = MailRecords(database, TAKEN_FOR)
 
     async def email(self, event_id: str, address: str = ADA) -> EmailSent:
         process.set(self.mails)
@@ -78,8 +78,8 @@ def record(number: int, **other: Any) -> dict[str, Any]:
     """The record of that user's mail, as another process left it."""
     text = f"You are {number} miles from Velocity."
     mail = {"_id": f"{number}", "email": ADA, "distance_from_velocity": number, "message": text}
-    hold = {"state": "sending", "until": datetime.now(UTC) + HOLD, "holder": "another", "taken": 1}
-    return {**mail, **hold, **other}
+    sending = {"state": "sending", "until": datetime.now(UTC) + TAKEN_FOR, "holder": "another", "taken": 1}
+    return {**mail, **sending, **other}
 
 
 async def taken(mongo: AsyncDatabase[dict[str, Any]]) -> dict[str, tuple[str, int]]:
@@ -92,7 +92,7 @@ async def test_warm_up_sends_what_a_mail_needs_and_changes_nothing(
     database, commands = opened
     await mongo["users"].insert_one(user(1))
     await mongo["mails"].insert_one(record(1, until=None))
-    await MailRecords(database, HOLD).warm_up()
+    await MailRecords(database, TAKEN_FOR).warm_up()
     assert commands.counts == {USERS: 1, TAKE: 1, MARK: 1}
     assert await mongo["mails"].find().to_list() == [record(1, until=None)]
 
@@ -126,14 +126,14 @@ async def test_each_concurrent_event_gets_its_own_answer(
     )
     email = Process(database).email
     elsewhere = [email("unknown", EVE), email("unknown", "nobody@example.org")]
-    new, twin, mailed, in_hand, expired, others, others_sent, again, newest, nobody = await each(
+    new, twin, mailed, taken_by_another, expired, others, others_sent, again, newest, nobody = await each(
         [*(email(one) for one in "01234561"), *elsewhere]
     )
     assert [answer.distance_from_velocity for answer in (new, twin, mailed, expired, newest)] == [0, 1, 2, 4, 8]
     assert newest.email == EVE
-    assert isinstance(in_hand, InHand)
-    assert in_hand.retry_after == 5
-    assert isinstance(again, InHand) or again == twin, "as the record was when it was looked at"
+    assert isinstance(taken_by_another, Defer)
+    assert taken_by_another.retry_after == 5
+    assert isinstance(again, Defer) or again == twin, "as the record was when it was looked at"
     assert [type(answer) for answer in (others, others_sent, nobody)] == [Reject] * 3
     assert sorted(lines(sent)) == sorted([line(0), line(1), line(4), line(8, EVE)])
     assert await taken(mongo) == {
@@ -177,7 +177,7 @@ async def test_mails_are_sent_once_however_they_are_delivered(
         while True:
             try:
                 return await chance.choice(processes).email(f"{number}")
-            except InHand:
+            except Defer:
                 await asyncio.sleep(0.01)
 
     deliveries = list(range(40)) * 8
@@ -214,7 +214,7 @@ async def test_takings_without_an_answer_are_unavailable_and_then_mailed_once(
     mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], sent: Path
 ) -> None:
     await mongo["users"].insert_many(map(user, range(25)))
-    await mongo["mails"].insert_many([record(number) for number in range(5)])  # in hand elsewhere
+    await mongo["mails"].insert_many([record(number) for number in range(5)])  # taken by another process
     async with proxied(mongo_url) as (proxy, url), watched(url) as (database, _):
         email = Process(database).email
         proxy.lose(b"insert", goes_down=True)
@@ -224,7 +224,7 @@ async def test_takings_without_an_answer_are_unavailable_and_then_mailed_once(
         assert lines(sent) == []
         proxy.is_down = False
         answers = await each(email(f"{number}") for number in range(25))
-        assert [type(answer) for answer in answers] == [InHand] * 5 + [EmailSent] * 20
+        assert [type(answer) for answer in answers] == [Defer] * 5 + [EmailSent] * 20
         assert sorted(lines(sent)) == sorted(map(line, range(5, 25)))
         found = await taken(mongo)
         assert [found[f"{number}"] for number in range(25)] == (
@@ -238,7 +238,7 @@ async def test_mark_is_repeated_after_a_broken_connection_even_past_the_deadline
     await mongo["mails"].insert_one(record(1))
     async with proxied(mongo_url) as (proxy, url), watched(url) as (database, _):
         proxy.lose(b"update")
-        await MailRecords(database, HOLD).mark_sent(record(1), deadline=0)
+        await MailRecords(database, TAKEN_FOR).mark_sent(record(1), until=0)
         assert proxy.lost
         assert await taken(mongo) == {"1": ("sent", 1)}
 
@@ -248,20 +248,20 @@ async def test_mark_waiting_behind_a_failed_one_is_tried_by_itself(
 ) -> None:
     await mongo["mails"].insert_many([record(1), record(2)])
     async with proxied(mongo_url) as (proxy, url), watched(url) as (database, commands):
-        mails = MailRecords(database, HOLD)
+        mails = MailRecords(database, TAKEN_FOR)
         proxy.lose(b"update", times=2)
-        first = asyncio.create_task(mails.mark_sent(record(1), deadline=0))
+        first = asyncio.create_task(mails.mark_sent(record(1), until=0))
         async with asyncio.timeout(WITHIN):
             while not commands.counts[MARK]:
                 await asyncio.sleep(0)
-        await mails.mark_sent(record(2), deadline=0)
+        await mails.mark_sent(record(2), until=0)
         with pytest.raises(Unavailable, match="was sent") as raised:
             await first
         assert isinstance(raised.value.__cause__, AutoReconnect)
         assert commands.counts[MARK] == 3
         assert (await taken(mongo))["2"] == ("sent", 1)
         assert mails.is_unmarked(record(1))
-        await MailRecords(database, HOLD).mark_sent(record(1), deadline=0)
+        await MailRecords(database, TAKEN_FOR).mark_sent(record(1), until=0)
         await mails.find("1")
         assert not mails.is_unmarked(record(1)), "another process has marked it: the id is not kept for ever"
 

@@ -12,7 +12,7 @@ from tests.faults.history import Operation
 
 @dataclass(frozen=True)
 class Recovery:
-    """`again_s`: the longest time from the end of a process to the next delivery of an event that was in hand: its
+    """`again_s`: the longest time from the end of a process to the next delivery of an event that was under way: its
     delivery before that had no answer, or a success that the bridge did not settle.
 
     `overtook`: events delivered for the first time between the first and the last of these deliveries to a stage.
@@ -40,8 +40,8 @@ def recovery(history: Iterable[Operation]) -> Recovery:
         for repeated in by_event.values():
             for before, after in pairwise(repeated):
                 last = bisect_right(ends, after.begin) - 1
-                in_hand = before.answer is None or is_success(before)
-                if in_hand and last >= 0 and before.begin <= ends[last]:
+                under_way = before.answer is None or is_success(before)
+                if under_way and last >= 0 and before.begin <= ends[last]:
                     again[last].append(after.begin)
         first = sorted(repeated[0].begin for repeated in by_event.values())
         for last, begins in again.items():

@@ -18,7 +18,7 @@ def submit(pipeline: Pipeline, address: str, count: int) -> None:
 
 def test_unfinished_submissions_go_on_after_a_stop_and_after_sigkill(tmp_path: Path) -> None:
     stopped, killed = (f"{how}.{uuid4().hex}@example.org" for how in ("stopped", "killed"))
-    # A mail in hand when its process is killed is taken again after SMTP's time and the request's together.
+    # A mail that its process had taken when it was killed is taken again after SMTP's time and the request's together.
     short = {"CLAIM": "PT2S", "REQUEST_TIMEOUT": "2", "SMTP_TIMEOUT": "1"}
     with Pipeline(tmp_path / "data") as first:
         first.ready()

@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field
 
 from functions.payloads import CalculatedDistance, EmailSent, Recipient, Submission
-from milepost import InHand, Payload, Reject, RootPayload, Unavailable, stage
+from milepost import Defer, Payload, Reject, RootPayload, Unavailable, stage
 from milepost.errors import ConfigurationError
 from milepost.events.event import Event
 from milepost.testing import Problem, answer, example, load, run
@@ -44,7 +44,7 @@ def test_invalid_payload_raises_a_problem_that_names_the_field() -> None:
     ("fault", "status", "retry_after"),
     [
         (Reject("too far"), 422, None),
-        (InHand("elsewhere", retry_after=7), 409, 7),
+        (Defer("elsewhere", retry_after=7), 409, 7),
         (Unavailable("the map is away", retry_after=30), 503, 30),
         (KeyError("a bug"), 500, None),
     ],

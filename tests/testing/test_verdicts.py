@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from milepost import Defer, InHand, Payload, Reject, Unavailable, stage
+from milepost import Defer, Payload, Reject, Unavailable, stage
 from milepost.events.event import Event
 from milepost.journal import keys
 from milepost.testing import LocalPipeline
@@ -41,7 +41,7 @@ async def test_rejected_event_becomes_a_dead_letter_with_its_reason() -> None:
         assert calls == {"the pole": 1, "London": 1}
 
 
-@pytest.mark.parametrize("verdict", [Unavailable, Defer, InHand])
+@pytest.mark.parametrize("verdict", [Unavailable, Defer])
 async def test_unavailable_and_deferred_events_are_retried_uncounted(verdict: type[Unavailable | Defer]) -> None:
     """With no repeats allowed, the first failure that counted would bury it."""
     calls: Counter[str] = Counter()
@@ -58,7 +58,7 @@ async def test_unavailable_and_deferred_events_are_retried_uncounted(verdict: ty
         assert calls[event_id] == 3
 
 
-@pytest.mark.parametrize("verdict", [Unavailable, Defer, InHand])
+@pytest.mark.parametrize("verdict", [Unavailable, Defer])
 async def test_retries_wait_for_retry_after(verdict: type[Unavailable | Defer]) -> None:
     def city(place: Place) -> City:
         raise verdict(place.name, retry_after=120)

@@ -50,7 +50,7 @@ def test_any_other_message_is_the_message() -> None:
     assert in_json("%d of %s", 1, "two") == {"level": "WARNING", "message": "1 of two"}
 
 
-def test_lines_have_the_fields_of_the_event_in_hand() -> None:
+def test_lines_have_the_fields_of_the_event_that_is_handled() -> None:
     token = about.set({"stage": "store", "channel": "in", "id": "7"})
     try:
         assert in_text(Fields(outcome="kept")) == "WARNING milepost.store stage=store channel=in id=7 outcome=kept"

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from milepost import Defer, Event, InHand, Payload, Reject, RootPayload, Unavailable, stage
+from milepost import Defer, Event, Payload, Reject, RootPayload, Unavailable, stage
 from milepost.errors import ConfigurationError, JournalUnavailable
 
 CE = {"ce-specversion": "1.0", "ce-id": "7", "ce-source": "/s", "ce-type": "asked", "content-type": "application/json"}
@@ -393,9 +393,8 @@ async def test_next_event_has_the_time_of_its_cause_or_none() -> None:
     ("raised", "status", "title", "retry_after"),
     [
         (Reject("no"), 422, "Rejected", None),
-        (Defer("not yet", retry_after=60), 409, "Deferred", "60"),
-        (InHand("busy", retry_after=2.2), 409, "In hand elsewhere", "3"),
-        (InHand("busy", retry_after=-1), 409, "In hand elsewhere", "1"),
+        (Defer("not yet", retry_after=2.2), 409, "Deferred", "3"),
+        (Defer("busy", retry_after=-1), 409, "Deferred", "1"),
         (Unavailable("away"), 503, "Unavailable", "1"),
         (JournalUnavailable("away"), 500, "Internal error", None),
         (RuntimeError("a secret"), 500, "Internal error", None),
