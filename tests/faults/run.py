@@ -167,11 +167,11 @@ class Run:
 
     # What rows look at
 
-    async def others_mailed(self, sick: Callable[[], Iterable[str]]) -> None:
+    async def others_mailed(self, left_out: Callable[[], Iterable[str]]) -> None:
         """Wait until all but these are mailed."""
 
         def mailed() -> bool:
-            ids = set(sick())
+            ids = set(left_out())
             return all(one.id in ids for one in self.missing())
 
         await eventually(mailed, 120, "all others are mailed")

@@ -16,8 +16,8 @@ from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
 from tests.contract.smtp import SmtpServer
 from tests.faults.history import History, Operation
-from tests.faults.meddler import Meddler
 from tests.faults.power import Power
+from tests.faults.stage_proxy import StageProxy
 from tests.proxy import Proxy
 from tests.replicated import RedisCluster, Watched
 from tests.servers import HOST, ROOT, WITHIN, Function, Module, Mongo, Server, Valkey, eventually
@@ -45,8 +45,8 @@ class Options:
     quick: bool = True
     smtp: bool = False
     """Mails go out by SMTP too, to a server of the suite."""
-    meddled: tuple[str, ...] = ()
-    """Stages that the bridge reaches through a Meddler."""
+    proxied: tuple[str, ...] = ()
+    """Stages that the bridge reaches through a StageProxy."""
     wired: str | None = None
     """`redis` or `mongo`: what the components reach through a proxy."""
     power: str | None = None
@@ -81,7 +81,7 @@ class Stack:
             self.power = Power(self.redis if options.power == "redis" else self.mongo, options.power, folder)
         self.table = stages_table.read(ROOT)
         self.functions: dict[str, Function] = {}
-        self.meddlers: dict[str, Meddler] = {}
+        self.proxies: dict[str, StageProxy] = {}
         self.bridges: list[Module] = []
         self.asleep: set[Module] = set()
         """Bridges that clients know not to ask: no readiness probe of theirs succeeds."""
@@ -135,9 +135,9 @@ class Stack:
         }
         function = self._own(Function(self.folder, name, env=env, source=RECORDED_STAGE))
         self.functions[name] = function
-        if name in self.options.meddled:
-            meddler = Meddler(name, consumes, emits, function.url)
-            self.meddlers[name] = await self._exits.enter_async_context(meddler)
+        if name in self.options.proxied:
+            proxy = StageProxy(name, consumes, emits, function.url)
+            self.proxies[name] = await self._exits.enter_async_context(proxy)
 
     def add_bridge(self) -> Module:
         """One more bridge, not started yet, with the routes as they are now."""
@@ -160,7 +160,7 @@ class Stack:
                 "name": entry.name,
                 "consumes": entry.consumes,
                 "emits": entry.emits,
-                "url": (self.meddlers.get(entry.name) or self.functions[entry.name]).url,
+                "url": (self.proxies.get(entry.name) or self.functions[entry.name]).url,
                 **entry.delivery,
                 **delivery,
                 **({"order": self.options.order} if self.is_ordered(entry.name) else {}),

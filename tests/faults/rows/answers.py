@@ -7,9 +7,9 @@ from functools import partial
 
 from milepost.events.event import MAX_EVENT
 from tests.bridge.rig import Answer, Delivery, status
-from tests.faults.meddler import Cut, Meddler, Meddling, hand_on
 from tests.faults.registry import fault
 from tests.faults.run import Run
+from tests.faults.stage_proxy import Behaviour, Cut, StageProxy
 
 SPELL = 6.0
 """Seconds that a function misbehaves."""
@@ -18,34 +18,34 @@ HANG = 30.0
 
 RETRY = 10
 
-SICK = {"retry": RETRY, "backoffDelay": "PT0.02S"}
+QUICK_BACKOFF = {"retry": RETRY, "backoffDelay": "PT0.02S"}
 """The number of deliveries as it is shipped, the time between them cut short."""
 
 
-async def for_a_spell(run: Run, *, stage: str, meddling: Meddling) -> None:
-    meddler = run.stack.meddlers[stage]
-    meddler.meddling = meddling
+async def for_a_spell(run: Run, *, stage: str, behaviour: Behaviour) -> None:
+    proxy = run.stack.proxies[stage]
+    proxy.behaviour = behaviour
     await asyncio.sleep(SPELL)
-    meddler.meddling = hand_on
+    proxy.behaviour = StageProxy.forward
 
 
-async def unavailable(_meddler: Meddler, _delivery: Delivery) -> Answer:
+async def unavailable(_proxy: StageProxy, _delivery: Delivery) -> Answer:
     return status(503)
 
 
-def spoilt(spoil: Callable[[bytes], Answer]) -> Meddling:
+def spoilt(spoil: Callable[[bytes], Answer]) -> Behaviour:
     """The function does its work, and its answer goes through `spoil`."""
 
-    async def meddling(meddler: Meddler, delivery: Delivery) -> Answer:
-        answer = await meddler.forward(delivery)
+    async def behaviour(proxy: StageProxy, delivery: Delivery) -> Answer:
+        answer = await proxy.forward(delivery)
         return answer and spoil(answer)
 
-    return meddling
+    return behaviour
 
 
 _EVENT = {"ce_specversion": "1.0", "ce_id": "1", "ce_source": "/x", "content_type": "application/json"}
 
-SPOILT: dict[str, Meddling] = {
+SPOILT: dict[str, Behaviour] = {
     "answers 503 for 6 s": unavailable,
     "closes the connection in mid-reply": spoilt(lambda answer: Cut(answer[: len(answer) * 2 // 3])),
     "replies with garbage": spoilt(lambda _: status(200, b"\x00\xff garbage", content_type="text/plain")),
@@ -58,15 +58,15 @@ SPOILT: dict[str, Meddling] = {
 
 STAGES = "distance", "store", "email"
 
-for _place, (_name, _meddling) in enumerate(SPOILT.items()):
+for _place, (_name, _behaviour) in enumerate(SPOILT.items()):
     # In turn, and email always: whose work cannot be done twice.
     for _stage in sorted({STAGES[_place % 3], "email"}):
-        fault(f"{_stage} {_name}", meddled=(_stage,), delivery=SICK)(
-            partial(for_a_spell, stage=_stage, meddling=_meddling)
+        fault(f"{_stage} {_name}", proxied=(_stage,), delivery=QUICK_BACKOFF)(
+            partial(for_a_spell, stage=_stage, behaviour=_behaviour)
         )
 
 
-def sick(event_id: str) -> bool:
+def is_poison(event_id: str) -> bool:
     """One event in a hundred, always the same ones."""
     return zlib.crc32(event_id.encode()) % 100 == 0
 
@@ -84,46 +84,46 @@ for _stage in STAGES:
 
 
 @fault(
-    "store does 20 events a second, one at a time, and more are on the wire", loaded=False, most=400, meddled=("store",)
+    "store does 20 events a second, one at a time, and more are on the wire", loaded=False, most=400, proxied=("store",)
 )
 async def slow(run: Run) -> None:
     """Those that wait for their turn time out, and their turn comes all the same."""
     turn = asyncio.Lock()
 
-    async def meddling(meddler: Meddler, delivery: Delivery) -> Answer:
+    async def behaviour(proxy: StageProxy, delivery: Delivery) -> Answer:
         async with turn:
             await asyncio.sleep(0.05)
-            return await meddler.forward(delivery)
+            return await proxy.forward(delivery)
 
-    meddler = run.stack.meddlers["store"]
-    meddler.meddling = meddling
+    proxy = run.stack.proxies["store"]
+    proxy.behaviour = behaviour
     await run.load.submit(run.n)
     await run.recover()
-    run.notes.append(f"{meddler.count.total()} deliveries of {run.n} events")
+    run.notes.append(f"{proxy.count.total()} deliveries of {run.n} events")
 
 
 @fault(
     "store answers 500 to 1 % of events for good, is mended, and they are replayed",
     loaded=False,
-    meddled=("store",),
-    delivery=SICK,
+    proxied=("store",),
+    delivery=QUICK_BACKOFF,
 )
 async def one_in_a_hundred(run: Run) -> None:
-    meddler = run.stack.meddlers["store"]
+    proxy = run.stack.proxies["store"]
     seen: set[str] = set()
 
-    async def meddling(meddler: Meddler, delivery: Delivery) -> Answer:
-        if sick(delivery.event.id):
+    async def behaviour(proxy: StageProxy, delivery: Delivery) -> Answer:
+        if is_poison(delivery.event.id):
             seen.add(delivery.event.id)
             return status(500)
-        return await meddler.forward(delivery)
+        return await proxy.forward(delivery)
 
-    meddler.meddling = meddling
+    proxy.behaviour = behaviour
     await run.load.submit(run.n)
     await run.others_mailed(lambda: seen)
-    run.check(seen, "no event was sick: the row shows nothing")
+    run.check(seen, "no event was poison: the row shows nothing")
     await run.buried("store", seen)
-    meddler.meddling = hand_on
+    proxy.behaviour = StageProxy.forward
     await run.milepost("dead", "replay", "store", "--all")
     run.dead_on_purpose.clear()
     await run.recover()

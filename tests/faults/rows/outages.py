@@ -13,9 +13,9 @@ from milepost.bridge.retry import BROKEN_AFTER
 from milepost.events.event import Event, now
 from milepost.journal import Journal, keys
 from tests.bridge.rig import Answer, Delivery, Stage, status
-from tests.faults.meddler import Meddler, Meddling
 from tests.faults.registry import fault
 from tests.faults.run import Run
+from tests.faults.stage_proxy import Behaviour, StageProxy
 from tests.servers import ANSWER_WITHIN, Module, eventually
 
 OUTAGE = 30.0
@@ -41,48 +41,48 @@ def memory(bridge: Module, field: str = "VmRSS") -> float:
     return int(found[1]) / 1000
 
 
-class Return:
-    """A stage that is back. The bridge may have one delivery more on the wire than this has answered."""
+class ReturnedStage:
+    """A stage that is back: The bridge may have one delivery more on the wire than this has answered."""
 
     def __init__(self) -> None:
         self.excess = 0
         self._on_wire = 0
         self._answered = 0
 
-    async def meddling(self, meddler: Meddler, delivery: Delivery) -> Answer:
+    async def behaviour(self, proxy: StageProxy, delivery: Delivery) -> Answer:
         self._on_wire += 1
         self.excess = max(self.excess, self._on_wire - self._answered - 1)
-        answer = await meddler.forward(delivery)
+        answer = await proxy.forward(delivery)
         self._on_wire -= 1
         self._answered += 1
         return answer
 
 
-async def broken(_meddler: Meddler, _delivery: Delivery) -> Answer:
+async def broken(_proxy: StageProxy, _delivery: Delivery) -> Answer:
     return status(500)
 
 
-async def hanging(_meddler: Meddler, _delivery: Delivery) -> Answer:
+async def hanging(_proxy: StageProxy, _delivery: Delivery) -> Answer:
     await asyncio.Event().wait()
     return None
 
 
-async def outage(run: Run, *, meddling: Meddling | None) -> None:
-    """`meddling` None: nothing listens."""
-    meddler, bridge = run.stack.meddlers["store"], run.stack.bridge
-    if meddling is None:
-        await meddler.refuse()
+async def outage(run: Run, *, behaviour: Behaviour | None) -> None:
+    """`behaviour` None: nothing listens."""
+    proxy, bridge = run.stack.proxies["store"], run.stack.bridge
+    if behaviour is None:
+        await proxy.refuse()
     else:
-        meddler.meddling = meddling
+        proxy.behaviour = behaviour
     await asyncio.sleep(OUTAGE / 3)
     early = memory(bridge)
     await asyncio.sleep(OUTAGE * 2 / 3)
     late = memory(bridge)
     letters = await run.stack.journal.admin.dead_letters("store", count=1000)
-    back = Return()
-    meddler.meddling = back.meddling
-    if meddling is None:
-        await meddler.open()
+    back = ReturnedStage()
+    proxy.behaviour = back.behaviour
+    if behaviour is None:
+        await proxy.open()
     run.check(len(letters) <= BROKEN_AFTER, f"{len(letters)} events were buried")
     run.check(late - early <= MAY_GROW, f"the bridge grew from {early:.0f} to {late:.0f} MB")
     if letters:
@@ -92,9 +92,9 @@ async def outage(run: Run, *, meddling: Meddling | None) -> None:
     run.notes.append(f"bridge {early:.0f} MB, then {late:.0f} MB; {len(letters)} events buried, and replayed")
 
 
-for _how, _meddling in {"is away": None, "answers 500 to everything": broken, "hangs": hanging}.items():
-    fault(f"store {_how} for 10 minutes, at a twentieth of all times", meddled=("store",), delivery=SHORT)(
-        partial(outage, meddling=_meddling)
+for _how, _behaviour in {"is away": None, "answers 500 to everything": broken, "hangs": hanging}.items():
+    fault(f"store {_how} for 10 minutes, at a twentieth of all times", proxied=("store",), delivery=SHORT)(
+        partial(outage, behaviour=_behaviour)
     )
 
 

@@ -3,18 +3,21 @@
 from collections import Counter
 
 from tests.bridge.rig import Answer, Delivery, status
-from tests.faults.meddler import Meddler, hand_on
 from tests.faults.registry import fault
-from tests.faults.rows.answers import RETRY, SICK, sick
+from tests.faults.rows.answers import QUICK_BACKOFF, RETRY, is_poison
 from tests.faults.rows.stages import audited
 from tests.faults.run import Run
+from tests.faults.stage_proxy import StageProxy
 
 LEAST = 0.05
 """Seconds under which a p99 is noise, on a machine that does other things as well."""
 
 
 @fault(
-    "a poison event in every hundred, the bridge restarted in between", loaded=False, meddled=("store",), delivery=SICK
+    "a poison event in every hundred, the bridge restarted in between",
+    loaded=False,
+    proxied=("store",),
+    delivery=QUICK_BACKOFF,
 )
 async def poison(run: Run) -> None:
     """The others hardly notice; the poison ones die after exactly 1 + retry deliveries, and can be replayed."""
@@ -29,14 +32,14 @@ async def poison(run: Run) -> None:
 
     deliveries: Counter[str] = Counter()
 
-    async def meddling(meddler: Meddler, delivery: Delivery) -> Answer:
-        if sick(delivery.event.id):
+    async def behaviour(proxy: StageProxy, delivery: Delivery) -> Answer:
+        if is_poison(delivery.event.id):
             deliveries[delivery.event.id] += 1
             return status(500)
-        return await meddler.forward(delivery)
+        return await proxy.forward(delivery)
 
-    store = stack.meddlers["store"]
-    store.meddling = meddling
+    store = stack.proxies["store"]
+    store.behaviour = behaviour
     first = len(run.load.sent)
     await run.load.submit(run.n // 2)
     await run.others_mailed(lambda: deliveries)
@@ -56,8 +59,8 @@ async def poison(run: Run) -> None:
     await audit.close()
 
 
-async def replay(run: Run, store: Meddler, audited_ids: Counter[str], dead: list[str]) -> None:
-    store.meddling = hand_on
+async def replay(run: Run, store: StageProxy, audited_ids: Counter[str], dead: list[str]) -> None:
+    store.behaviour = StageProxy.forward
     before = Counter(audited_ids)
     listed = await run.milepost("dead", "list", "store", "--json")
     run.check(listed.count('"stage"') == len(dead), "milepost dead list shows others than those that died")

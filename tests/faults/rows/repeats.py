@@ -3,9 +3,9 @@
 import asyncio
 from functools import partial
 
-from tests.faults.meddler import Meddler
 from tests.faults.registry import fault
 from tests.faults.run import Run
+from tests.faults.stage_proxy import StageProxy
 
 
 @fault(
@@ -13,11 +13,11 @@ from tests.faults.run import Run
     loaded=False,
     most=600,
     rate=30,
-    meddled=("distance", "store", "email"),
+    proxied=("distance", "store", "email"),
 )
 async def delivered_often(run: Run) -> None:
-    for meddler in run.stack.meddlers.values():
-        meddler.meddling = Meddler.forward_often
+    for proxy in run.stack.proxies.values():
+        proxy.behaviour = StageProxy.forward_often
     await run.load.submit(run.n)
 
 

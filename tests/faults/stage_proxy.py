@@ -11,11 +11,8 @@ import httpx
 from milepost.events.event import Event
 from tests.bridge.rig import Answer, Delivery, Stage, status
 
-Meddling = Callable[["Meddler", Delivery], Awaitable[Answer]]
-
-
-async def hand_on(meddler: "Meddler", delivery: Delivery) -> Answer:
-    return await meddler.forward(delivery)
+Behaviour = Callable[["StageProxy", Delivery], Awaitable[Answer]]
+"""Answers one delivery, with the function's answer or another."""
 
 
 KEPT_HEADERS = "ce-", "content-type", "retry-after"
@@ -25,8 +22,8 @@ class Cut(bytes):
     """A part of an answer: the connection is closed after it."""
 
 
-class Scissors:
-    """A writer that closes after what is cut."""
+class ClosingWriter:
+    """A writer that closes the connection after a Cut."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
@@ -55,12 +52,12 @@ def among_many(answer: bytes) -> dict[str, Any]:
     return said
 
 
-class Meddler(Stage):
-    """A proxy to the function at `target`. `meddling` decides about each delivery; by default it is handed on."""
+class StageProxy(Stage):
+    """A proxy to the function at `target`. `behaviour` answers each delivery; by default it forwards it."""
 
     def __init__(self, name: str, consumes: str, emits: str | None, target: str) -> None:
-        super().__init__(name, consumes, emits, self._meddle)
-        self.meddling: Meddling = hand_on
+        super().__init__(name, consumes, emits, self._behave)
+        self.behaviour: Behaviour = StageProxy.forward
         self._target = target
 
     async def __aenter__(self) -> Self:
@@ -72,14 +69,14 @@ class Meddler(Stage):
         await self._client.aclose()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await super()._serve(reader, cast("asyncio.StreamWriter", Scissors(writer)))
+        await super()._serve(reader, cast("asyncio.StreamWriter", ClosingWriter(writer)))
         self._writers.discard(writer)
 
-    async def _meddle(self, delivery: Delivery) -> Answer:
-        return await self.meddling(self, delivery)
+    async def _behave(self, delivery: Delivery) -> Answer:
+        return await self.behaviour(self, delivery)
 
     async def _answer_batch(self, events: list[Event]) -> Answer:
-        """Each event of a batch is meddled with as if it had come alone; where one's connection ends, so does all's."""
+        """Answer each event of a batch as if it had come alone. If the connection ends for one, it ends for all."""
         self.batches.append([event.id for event in events])
         answers = await asyncio.gather(*(self._answer(event, {}) for event in events))
         whole = [answer for answer in answers if answer is not None and not isinstance(answer, Cut)]
