@@ -58,7 +58,7 @@ TRIM, TRIM_ALL = 1.0, 10.0
 KEEP_STATUSES = 600.0
 """Seconds between two looks for submissions whose events wait for long."""
 
-RELEASE_LOST = 60.0
+UNBLOCK_LOST = 60.0
 """Seconds between two looks for keys of ordered stages whose event in hand was deleted."""
 
 SWITCH_LOOK = 1.0
@@ -187,7 +187,7 @@ class Bridge:
         async with asyncio.TaskGroup() as tasks:
             parts = [
                 *(worker.run() for worker in self.workers),
-                *self._subscriber.parts(),
+                *self._subscriber.coroutines(),
                 self.journal.failover.run(),
                 self._retry_due(),
                 self._trim(),
@@ -196,7 +196,7 @@ class Bridge:
                 _every(STATS_EVERY, self._stats.write, "stats"),
                 _every(STATS_EVERY, self._show_depths, "depths"),
                 _every(KEEP_STATUSES, self._keep_statuses, "statuses"),
-                _every(RELEASE_LOST, self._release_lost, "release"),
+                _every(UNBLOCK_LOST, self._unblock_lost, "unblocking"),
                 *([_every(PAGE_LOOK, self._waker.wake_for_page, "wake-ups")] if self._waker.for_page else []),
                 *(_every(claim / 10, worker.renew, "renewal") for worker in self.workers),
                 *(_every(claim, worker.reap, "reaping") for worker in self.workers),
@@ -344,10 +344,10 @@ class Bridge:
             except JournalUnavailable as fault:
                 log.warning(Fields(channel=channel, outcome="no-statuses", reason=str(fault)))
 
-    async def _release_lost(self) -> None:
-        """Release keys of ordered stages whose event in hand an operator has deleted. Raises JournalUnavailable."""
-        if released := await self.maintenance.release_lost(self._wirings):
-            log.warning(Fields(outcome="released", keys=released))
+    async def _unblock_lost(self) -> None:
+        """Unblock keys of ordered stages whose event in hand an operator has deleted. Raises JournalUnavailable."""
+        if unblocked := await self.maintenance.unblock_lost(self._wirings):
+            log.warning(Fields(outcome="unblocked", keys=unblocked))
 
     async def stop(self) -> None:
         """Stop in the order that the module's docstring gives."""

@@ -183,17 +183,17 @@ class Maintenance:
                 )
                 start = answer.decode()
 
-    async def release_lost(self, routes: Mapping[str, Wiring]) -> int:
-        """Release keys of ordered stages whose event in hand was deleted. Returns how many. Several steps."""
-        released = 0
+    async def unblock_lost(self, routes: Mapping[str, Wiring]) -> int:
+        """Unblock keys of ordered stages whose event in hand was deleted. Returns how many. Several steps."""
+        unblocked = 0
         for stage, channel in [(name, channel) for name, wiring in routes.items() for channel in wiring.consumes]:
             start = "0"
             while start:
-                answer, count = await self._scripts.release_lost(
+                answer, count = await self._scripts.unblock_lost(
                     stage=stage, channel=channel, start=start, most=STATUS_PAGE
                 )
-                start, released = answer.decode(), released + int(count)
-        return released
+                start, unblocked = answer.decode(), unblocked + int(count)
+        return unblocked
 
 
 def _row(wiring: Wiring) -> dict[str, Any]:

@@ -247,7 +247,7 @@ async def test_thousands_of_events_of_one_key_wait_in_redis_and_not_in_the_bridg
     assert stage.most_on_wire == 2
 
 
-async def test_key_of_an_entry_that_an_operator_deleted_is_released(rig: Rig) -> None:
+async def test_key_of_an_entry_that_an_operator_deleted_is_unblocked(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     recording = Recording(stage, {"a00": 1})
     first = await rig.bridge(BY_KEY | {"backoffDelay": "PT1H"})

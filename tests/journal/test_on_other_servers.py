@@ -121,7 +121,7 @@ async def live_in_order(journal: Journal, maintenance: Maintenance, given: Journ
     assert [depth.held for depth in await journal.admin.depths({"ordered": [RAW]})] == [1]
     await maintenance.keep_statuses(RAW)
     await journal.scripts.call("XDEL", entry.stream, entry.id)
-    assert await maintenance.release_lost(routes) == 1
+    assert await maintenance.unblock_lost(routes) == 1
     (entry,) = await ordered.wait(2, block=10)
     assert await settled(ordered, Complete(entry, "", None)) == "done"
 

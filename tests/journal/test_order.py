@@ -257,7 +257,7 @@ async def test_several_bridges_share_the_keys_and_take_over_in_order(
     assert sorted(await all_of(mail)) == ["a2", "b2"]
 
 
-async def test_late_settlement_releases_no_key_twice(journal: Journal, consumers: Consumers, mail: Consumer) -> None:
+async def test_late_settlement_unblocks_no_key_twice(journal: Journal, consumers: Consumers, mail: Consumer) -> None:
     await publish(journal, "a1", "a2", "a3")
     (a1,) = await take(mail)
     await complete(mail, a1)
@@ -275,7 +275,7 @@ async def test_lost_reply_of_a_read_is_read_again(journal: Journal, mail: Consum
     assert ids(await mail.reread()) == ids(read) == ["a1"]
 
 
-async def test_wait_returns_what_comes_and_what_is_released(
+async def test_wait_returns_what_comes_and_what_is_unblocked(
     journal: Journal, consumers: Consumers, mail: Consumer
 ) -> None:
     assert await mail.wait(9, block=0.01) == [], "it has not looked yet: this is its first read"
@@ -489,7 +489,7 @@ async def deleted_keys(redis: Redis, mail: Consumer) -> None:
 
 
 @pytest.mark.parametrize("delete", [deleted_retry, deleted_parked_event, deleted_keys])
-async def test_key_whose_event_in_hand_was_deleted_is_released(
+async def test_key_whose_event_in_hand_was_deleted_is_unblocked(
     journal: Journal,
     maintenance: Maintenance,
     redis: Redis,
@@ -499,8 +499,8 @@ async def test_key_whose_event_in_hand_was_deleted_is_released(
     await publish(journal, "a1", "a2", "a3")
     await delete(redis, mail)
     assert await take(mail) == []
-    assert await maintenance.release_lost(ROUTES) == 1
-    assert await maintenance.release_lost(ROUTES) == 0
+    assert await maintenance.unblock_lost(ROUTES) == 1
+    assert await maintenance.unblock_lost(ROUTES) == 0
     assert await all_of(mail) == ["a2", "a3"]
     assert not await redis.exists(HELD, IN_HAND)
 
@@ -510,7 +510,7 @@ async def test_key_without_held_events_is_forgotten_when_its_event_was_deleted(
 ) -> None:
     await publish(journal, "a1")
     await deleted_retry(redis, mail)
-    assert await maintenance.release_lost(ROUTES) == 1
+    assert await maintenance.unblock_lost(ROUTES) == 1
     assert not await redis.exists(IN_HAND)
 
 
@@ -523,19 +523,19 @@ async def test_event_of_the_key_that_is_parked_for_another_channel_is_not_that_i
     ((member, due),) = await redis.zrange(keys.parked(STAGE), 0, -1, withscores=True)
     await redis.delete(keys.parked(STAGE))
     await redis.zadd(keys.parked(STAGE), {member.replace(RAW.encode(), b"other", 1): due})
-    assert await maintenance.release_lost(ROUTES) == 1
+    assert await maintenance.unblock_lost(ROUTES) == 1
 
 
-async def test_only_held_event_of_a_key_that_was_deleted_is_released(
+async def test_only_held_event_of_a_key_that_was_deleted_is_unblocked(
     journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer
 ) -> None:
     await publish(journal, "a1", "a2")
     await deleted_keys(redis, mail)
-    assert await maintenance.release_lost(ROUTES) == 1
+    assert await maintenance.unblock_lost(ROUTES) == 1
     assert await all_of(mail) == ["a2"]
 
 
-async def test_keys_of_entries_that_lie_far_apart_are_released_together(journal: Journal, mail: Consumer) -> None:
+async def test_keys_of_entries_that_lie_far_apart_are_unblocked_together(journal: Journal, mail: Consumer) -> None:
     await publish(journal, *(f"{letter}1" for letter in "abcdefghijklmnop"), "p2")
     await journal.publish(Event(id="without a key", source="/tests", type=RAW, data=1))
     *_, p1, keyless = entries = await take(mail)
@@ -558,7 +558,7 @@ async def test_due_event_whose_retry_cannot_be_written_down_stays_parked(
     assert await redis.zcard(keys.parked(STAGE)) == 1
 
 
-async def test_keys_whose_event_is_there_are_not_released(
+async def test_keys_whose_event_is_there_are_not_unblocked(
     journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer
 ) -> None:
     await publish(journal, *(f"{letter}{number}" for letter in "abcd" for number in (1, 2)))
@@ -567,7 +567,7 @@ async def test_keys_whose_event_is_there_are_not_released(
     await park(mail, b, delay=3600)
     await overdue(redis, keys.parked(STAGE))  # an operator may make it due; the time is another one then
     await complete(mail, c)
-    assert await maintenance.release_lost(ROUTES) == 0
+    assert await maintenance.unblock_lost(ROUTES) == 0
     assert ids(await take(mail)) == ["c2"]
 
 

@@ -276,13 +276,13 @@ class AdoptionWorld(World[Leading]):
 
     async def do_lease(self, local: Leading, number: int) -> None:
         subscriber = self.subscriber(local.bridges[number])
-        await subscriber._hold_lease()
+        await subscriber._take_lease()
         local.bridges[number] = self.after(local.bridges[number], subscriber)
         await self.receive(local)
 
     async def do_lease_and_lose_the_answer(self, local: Leading, number: int) -> None:
         local.count("lost_answers")
-        await self.subscriber(local.bridges[number])._hold_lease()
+        await self.subscriber(local.bridges[number])._take_lease()
         await self.receive(local)
 
     async def do_adopt(self, local: Leading, number: int) -> None:

@@ -197,7 +197,7 @@ class DeliveryWorld(World[Deliveries]):
             if held and self.left(local, "crashes"):
                 yield "crash", bridge
         yield ("retry_due",)
-        yield from [("release_lost",)] if self.bounds.keys else []
+        yield from [("unblock_lost",)] if self.bounds.keys else []
         yield "trim", IN
         yield "trim", OUT
         if self.left(local, "replays"):
@@ -358,9 +358,9 @@ class DeliveryWorld(World[Deliveries]):
         if refused:
             raise JournalUnavailable(str(refused))
 
-    async def do_release_lost(self, _: Deliveries) -> None:
-        if await self.maintenance.release_lost({stage: Wiring([IN], [], "") for stage in self.stages}):
-            raise ViolationError("a key was released whose event in hand is there")
+    async def do_unblock_lost(self, _: Deliveries) -> None:
+        if await self.maintenance.unblock_lost({stage: Wiring([IN], [], "") for stage in self.stages}):
+            raise ViolationError("a key was unblocked whose event in hand is there")
 
     async def do_trim(self, local: Deliveries, channel: str) -> None:
         happened, *_ = await self.maintenance.trim(channel)

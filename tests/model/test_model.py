@@ -115,7 +115,7 @@ FAULTS: dict[str, tuple[Make, str, str, str]] = {
         "elseif true then",
         "in hand together",
     ),
-    "order: a key that is not released": (
+    "order: a key that is not unblocked": (
         ordered("xx", bridges=1),
         "if row.order and not row.kept then",
         "if false then",
@@ -141,8 +141,8 @@ FAULTS: dict[str, tuple[Make, str, str, str]] = {
     ),
     "order: a replay beside its key": (
         ordered("xx", burials=1, replays=1, bridges=1),
-        "if not redis.call('HGET', in_hand_key(stage, letter.channel), key) then release",
-        "if true then release",
+        "if not redis.call('HGET', in_hand_key(stage, letter.channel), key) then unblock",
+        "if true then unblock",
         "in hand together",
     ),
     "a switch from the beginning": (

@@ -96,12 +96,12 @@ class Subscriber:
         """Whether the last token that came on this connection is our own."""
         return self._leader == self._token
 
-    def parts(self) -> Iterable[Coroutine[None, None, None]]:
+    def coroutines(self) -> Iterable[Coroutine[None, None, None]]:
         """Return the coroutines that receive, seek the lease and adopt, until they are cancelled."""
         return [self._receive(), self._seek_lease(), self._adopter.run()]
 
     async def stop(self, *, within: float) -> None:
-        """Release the lease and adopt the messages received before, for `within` seconds. Then cancel the parts."""
+        """Release the lease and adopt the messages received before, for `within` seconds. The caller then cancels all."""
         try:
             async with asyncio.timeout(within):
                 self._adopter.released = self._token
@@ -233,7 +233,7 @@ class Subscriber:
                         await self._channels_known.wait()
                     continue
                 async with self._leasing:
-                    if self._adopter.released is None and await self._hold_lease() == RELEASED:
+                    if self._adopter.released is None and await self._take_lease() == RELEASED:
                         pause = TRY_AGAIN_AFTER
                 async with asyncio.timeout(pause):
                     await self._try_lease.wait()
@@ -243,7 +243,7 @@ class Subscriber:
                 log.warning(Fields(outcome="lease-unknown", reason=str(fault)))
                 await asyncio.sleep(TRY_AGAIN_AFTER)
 
-    async def _hold_lease(self) -> str:
+    async def _take_lease(self) -> str:
         """Take the lease, or renew it. Return the token that holds it, or RELEASED."""
         token = self._token
         received = self._leader == RELEASED

@@ -463,9 +463,9 @@ local function read_held(member)
   return string.match(member, '^(%S+) (%S+) (%S+) (%S+)\n(.*)$')
 end
 
--- Ends the hold of a key whose event in hand is finished: the next event of the key goes into the retries. Without one
+-- Unblocks a key whose event in hand is finished: the next event of the key goes into the retries. Without one
 -- the key is forgotten.
-local function release(stage, channel, key)
+local function unblock(stage, channel, key)
   local held = held_key(stage, channel)
   local member = redis.call('ZRANGEBYLEX', held, '[' .. key .. '/', '(' .. key .. '0', 'LIMIT', 0, 1)[1]  -- 0 is after /
   if not member then
@@ -479,17 +479,17 @@ local function release(stage, channel, key)
   else
     bury_unparsed(stage, member)
     redis.call('ZREM', held, member)
-    release(stage, channel, key)
+    unblock(stage, channel, key)
   end
 end
 
 -- The same for many keys: only in a backlog of one key are there held events at all.
-local function release_all(stage, channel, keys)
+local function unblock_all(stage, channel, keys)
   if redis.call('EXISTS', held_key(stage, channel)) == 0 then
     redis.call('HDEL', in_hand_key(stage, channel), unpack(keys))
     return
   end
-  for _, key in ipairs(keys) do attempt(release, stage, channel, key) end
+  for _, key in ipairs(keys) do attempt(unblock, stage, channel, key) end
 end
 
 -- Returns the `order` of the entries of a stream of retries, if its stage has keys in hand: entry → order, or false.
@@ -509,10 +509,10 @@ end
 --    `row.times` is how often the entry was given out, `row.order` the order of a retry whose key it has in hand.
 -- 3. The entry is acknowledged last: Lua does not roll back, so an event whose write was refused stays pending.
 -- 4. Retries are deleted too, because no other group reads them. trim deletes entries of journals.
--- 5. The key of an event with `order` is released, unless the step has kept the event in hand (`row.kept`).
+-- 5. The key of an event with `order` is unblocked, unless the step has kept the event in hand (`row.kept`).
 local function settle(group, rows, step)
   local ranges = ranges_of(rows)
-  local pending, finished, answers, orders, released = pending_of(group, ranges), {}, {}, {}, {}
+  local pending, finished, answers, orders, unblocked = pending_of(group, ranges), {}, {}, {}, {}
 
   local function order_of(row)
     local stream, entry = row.stream, row.entry
@@ -537,8 +537,8 @@ local function settle(group, rows, step)
         if not failed then
           known[entry] = false
           if row.order and not row.kept then
-            local keys = released[row.stream] or {}
-            keys[#keys + 1], released[row.stream] = key_of(row.order), keys
+            local keys = unblocked[row.stream] or {}
+            keys[#keys + 1], unblocked[row.stream] = key_of(row.order), keys
           end
           local entries = finished[row.stream] or {}
           entries[#entries + 1], finished[row.stream] = entry, entries
@@ -552,8 +552,8 @@ local function settle(group, rows, step)
     redis.call('XACK', stream, group, unpack(entries))
     if string.sub(stream, 1, #RETRIES) == RETRIES then redis.call('XDEL', stream, unpack(entries)) end
   end
-  -- The entries are settled. A key that cannot be released now is found by release_lost.
-  for stream, keys in pairs(released) do attempt(release_all, group, channel_of_retries(group, stream), keys) end
+  -- The entries are settled. A key that cannot be unblocked now is found by unblock_lost.
+  for stream, keys in pairs(unblocked) do attempt(unblock_all, group, channel_of_retries(group, stream), keys) end
   if not ok then raise(fault) end
   return answers
 end

@@ -39,6 +39,6 @@ for _, letter in ipairs(found) do
 end
 for _, letter in ipairs(ordered) do
   local key = key_of(letter.order)
-  if not redis.call('HGET', in_hand_key(stage, letter.channel), key) then release(stage, letter.channel, key) end
+  if not redis.call('HGET', in_hand_key(stage, letter.channel), key) then unblock(stage, letter.channel, key) end
 end
 return #found

@@ -29,7 +29,7 @@ local function retry_member(stage, member)
     return fault
   end
   redis.call('ZREM', parked_key(stage), member)
-  if buried and order then attempt(release, stage, channel, key_of(order)) end
+  if buried and order then attempt(unblock, stage, channel, key_of(order)) end
   moved = moved + 1
 end
 

@@ -50,7 +50,7 @@ local function bury_abandoned(name, retries)
   for _, list in ipairs(unless_gone('XINFO', 'CONSUMERS', retries, name) or {}) do
     if fields_of(list).idle < fresh then return end
   end
-  for _ = 1, 256 do  -- the release of a key adds the next event of it
+  for _ = 1, 256 do  -- unblocking a key adds the next event of it
     local entry = (unless_gone('XRANGE', retries, '-', '+', 'COUNT', 1) or {})[1]
     if not entry then break end
     local fields = fields_of(entry[2])
@@ -58,7 +58,7 @@ local function bury_abandoned(name, retries)
       reason = 'the stage no longer consumes ' .. channel, attempts = fields.attempts or '0',
       crashes = fields.crashes or '0', order = fields.order })
     redis.call('XDEL', retries, entry[1])
-    if fields.order then release(name, channel, key_of(fields.order)) end
+    if fields.order then unblock(name, channel, key_of(fields.order)) end
   end
   if count('XLEN', retries) == 0 then redis.call('DEL', retries) end
 end

@@ -1,10 +1,10 @@
--- release_lost(stage, channel, start, most)
--- Releases keys of a stage that is ordered by key whose event in hand is not there any more, because an operator has
+-- unblock_lost(stage, channel, start, most)
+-- Unblocks keys of a stage that is ordered by key whose event in hand is not there any more, because an operator has
 -- deleted it: without that the next events of the key would be held for ever. First looks at the keys in hand, `start`
 -- being a cursor of HSCAN, then at the keys of held events after the key in `start`. Looks at about `most` keys.
--- Returns { where to continue, or '' at the end; how many keys it released }.
+-- Returns { where to continue, or '' at the end; how many keys it unblocked }.
 local in_hand, held = in_hand_key(stage, channel), held_key(stage, channel)
-local released, parked = 0, {}
+local unblocked, parked = 0, {}
 if redis.call('EXISTS', in_hand, held) == 0 then return { '', 0 } end  -- it is not ordered
 
 -- Finds the keys of the events that are parked from one time to another: key → true.
@@ -29,21 +29,21 @@ local function check(key, place)
     found = place and string.match(place, '^%d+%-%d+$') and #redis.call('XRANGE', retries_key(stage, channel), place, place) > 0
   end
   if not found then
-    release(stage, channel, key)
-    released = released + 1
+    unblock(stage, channel, key)
+    unblocked = unblocked + 1
   end
 end
 
 if string.match(start, '^%d+$') then
   local cursor, list = unpack(redis.call('HSCAN', in_hand, start, 'COUNT', most))
   for i = 1, #list, 2 do check(list[i], list[i + 1]) end
-  return { cursor == '0' and 'held ' or cursor, released }
+  return { cursor == '0' and 'held ' or cursor, unblocked }
 end
 local after = string.match(start, '^held (.*)$')
 for _ = 1, most do
   local member = redis.call('ZRANGEBYLEX', held, after == '' and '-' or '[' .. after .. '0', '+', 'LIMIT', 0, 1)[1]
-  if not member then return { '', released } end
+  if not member then return { '', unblocked } end
   after = string.match(member, '^[^/\n]*')
   check(after, redis.call('HGET', in_hand, after))
 end
-return { 'held ' .. after, released }
+return { 'held ' .. after, unblocked }
