@@ -4,6 +4,7 @@ It consumes `raw_input` (email, lat, long) and emits `calculated_distance` (emai
 """
 
 from geopy.distance import geodesic
+from geopy.units import miles
 
 from functions.payloads import CalculatedDistance, Submission
 from milepost import stage
@@ -11,11 +12,14 @@ from milepost import stage
 OFFICE = (32.080058, 34.864535)
 """Velocity: degrees north, degrees east."""
 
+WGS84 = geodesic()
+"""Keeps the constants of the ellipsoid for every place; `geodesic(place, OFFICE)` would compute them each time."""
+
 
 def distance(submission: Submission) -> CalculatedDistance:
     """Measure the miles from the submitted place to the office, along the WGS-84 ellipsoid (Karney 2013)."""
-    miles = geodesic((submission.lat, submission.long), OFFICE).miles
-    return CalculatedDistance(email=submission.email, distance_from_velocity=miles)
+    kilometers = WGS84.measure((submission.lat, submission.long), OFFICE)
+    return CalculatedDistance(email=submission.email, distance_from_velocity=miles(kilometers=kilometers))
 
 
 main = stage(distance, inline=True)  # inline: quick enough (0.1 ms) to run on the event loop

@@ -4,7 +4,7 @@ from geopy.distance import geodesic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from functions.distance.main import OFFICE, distance, main
+from functions.distance.main import OFFICE, WGS84, distance, main
 from functions.payloads import CalculatedDistance, Submission
 from milepost.testing import described
 
@@ -82,8 +82,16 @@ def test_any_place_is_within_half_the_earth(lat: float, long: float) -> None:
 
 @given(latitudes, longitudes)
 def test_it_is_the_geodesic_of_wgs84(lat: float, long: float) -> None:
+    assert miles(lat, long) == geodesic((lat, long), OFFICE).miles
     inverse = Geodesic.WGS84.Inverse(lat, long, *OFFICE)
     assert miles(lat, long) == pytest.approx(inverse["s12"] / METRES_PER_MILE, rel=1e-12, abs=1e-9)
+
+
+def test_constants_of_the_ellipsoid_are_computed_once() -> None:
+    miles(0, 0)
+    computed = WGS84.geod
+    miles(1, 1)
+    assert WGS84.geod is computed
 
 
 def test_description_of_the_stage() -> None:
