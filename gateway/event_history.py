@@ -18,12 +18,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from gateway.parts import count_of
 from milepost.check.waiting import Place, Waiting, WaitingEvent, entry_order
 from milepost.errors import JournalUnavailable
 from milepost.events.strict_json import dumps
 from milepost.journal import BEAT_FRESH, BROKER, GAVE_UP, PARTS, History, HistoryStep, Journal, Note, keys
-from milepost.journal.models import name_text
+from milepost.journal.models import moment, name_text
 from milepost.observe.logs import masked
 
 MOST_READ = 100_000
@@ -184,7 +183,7 @@ class _Reader:
                 history = histories.get(name, History())
                 emitted = [(at, reached[at].at) for at in row["emits"] if at in reached and name != BROKER]
                 split = notes.get(f"{PARTS}{name}")
-                parts = count_of(split) if split else None
+                parts = split.parts if split else None
                 if split:
                     emitted.append((f"{', '.join(row['emits'])} in {parts} parts", split.at))
                 at = await self._at(name, channel, note.at, history, emitted, dead.get(name))
@@ -254,7 +253,7 @@ class _Reader:
             if entry := await self._seek(stream, since):
                 return await self._in_stream(at, stream, entry, "waiting")
         read = await self._last_read(journal, stage)
-        return _with(at, state="delivered") if read and _time_of(read) >= since - EARLIER else at
+        return _with(at, state="delivered") if read and moment(entry_order(read)[0]) >= since - EARLIER else at
 
     async def _last_read(self, stream: str, stage: str) -> str:
         """Return the last entry that the group of a stage has read; empty if it has no group."""
@@ -312,7 +311,7 @@ class _Reader:
 
 
 def _waits(event: WaitingEvent) -> list[StageHistory]:
-    steps = [HistoryStep(_time_of(event.entry), "buried", event.reason)] if event.place == "dead" else []
+    steps = [HistoryStep(moment(entry_order(event.entry)[0]), "buried", event.reason)] if event.place == "dead" else []
     state = PLACES[event.place]
     return [
         _masked(StageHistory(stage=name, channel=event.channel, state=state, steps=steps, entry=event.entry))
@@ -328,7 +327,3 @@ def _with(at: StageHistory, **fields: Any) -> StageHistory:
 def _masked(at: StageHistory) -> StageHistory:
     """Mask e-mail addresses in the answers: they may quote the event."""
     return _with(at, steps=[replace(step, answer=masked(step.answer)) for step in at.steps])
-
-
-def _time_of(entry: str) -> datetime:
-    return datetime.fromtimestamp(entry_order(entry)[0] / 1000).astimezone()

@@ -38,15 +38,9 @@ def canonical_id(text: str) -> str | None:
     None if the text is no such id.
     """
     whole, slash, parts = text.partition("/")
-    uuid = canonical_uuid(whole)
-    if uuid is None or len(text) > LONGEST["id"] or (slash and not _PARTS.fullmatch(parts)):
+    if not _UUID.fullmatch(whole) or len(text) > LONGEST["id"] or (slash and not _PARTS.fullmatch(parts)):
         return None
-    return f"{uuid}{slash}{parts}"
-
-
-def canonical_uuid(text: str) -> str | None:
-    """Return a UUID in lower case, as Milepost writes it, or None if the text is no UUID."""
-    return text.lower() if _UUID.fullmatch(text) else None
+    return f"{whole.lower()}{slash}{parts}"
 
 
 def traceparent(sent: Sequence[str]) -> dict[str, str]:

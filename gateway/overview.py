@@ -44,12 +44,6 @@ class Row:
         return "failing" if self.counts.undelivered > self.counts.delivered else "served"
 
     @property
-    def order(self) -> str:
-        """The field that the events of the stage are ordered by; empty if they are in no order."""
-        order = self.stage.order
-        return order if isinstance(order, str) else "partitionkey" if order else ""
-
-    @property
     def line(self) -> str:
         """The points of the sparkline, for SVG."""
         most = max(*self.recent, 1)
@@ -65,7 +59,7 @@ class Row:
             "stage": self.stage.name,
             "consumes": list(self.stage.consumes),
             "emits": list(self.stage.emits),
-            "order": self.order or None,
+            "order": self.stage.ordered_by or None,
             "state": self.state,
             "rate": round(self.rate, 3),
             "journaled": self.stage.journaled,

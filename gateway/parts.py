@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from milepost.events.batch import MOST_ANSWERS, part_id
+from milepost.events.batch import part_id
 from milepost.graph import Graph
 from milepost.journal import ENDED_AT, GAVE_UP, PARTS, Journal, Note
 
@@ -59,7 +59,7 @@ class PartsReader:
     async def read(self, event_id: str, notes: Mapping[str, Note], graph: Graph) -> list[SplitProgress]:
         """Return the splits of an event with these notes. Raises JournalUnavailable."""
         made = {name: note for name, note in notes.items() if name.startswith(PARTS)}
-        counts = {name.removeprefix(PARTS): count_of(note) for name, note in made.items()}
+        counts = {name.removeprefix(PARTS): note.parts for name, note in made.items()}
         async with self._looking:
             if not self._made.items() <= made.items():
                 self._states.clear()
@@ -105,12 +105,6 @@ class PartsReader:
 def over(splits: Collection[SplitProgress]) -> dict[str, bool]:
     """Return stage → whether all parts that it made have ended."""
     return {split.stage: split.is_over for split in splits}
-
-
-def count_of(note: Note) -> int:
-    """Return the number of parts in a note of the status; 0 for a note that says none."""
-    parts = note.data.get("parts") if isinstance(note.data, dict) else None
-    return parts if type(parts) is int and 0 <= parts <= MOST_ANSWERS else 0
 
 
 def stages_of(prefix: str, names: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from milepost.errors import BacklogFull, JournalUnavailable
+from milepost.events.event import media_type
 
 JSON = "application/json"
 URLENCODED = "application/x-www-form-urlencoded"
@@ -119,14 +120,9 @@ def _words(found: Mapping[str, Any]) -> str:
             return text if text.startswith(_VERBS) else f"is not usable: {text[:1].lower()}{text[1:]}"
 
 
-def media_type(headers: Mapping[str, str]) -> str:
-    """Return the media type of the body in lower case, without parameters; empty if there is none."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
 def wants_page(headers: Mapping[str, str]) -> bool:
     """Whether to answer with HTML: to a client that prefers it, and to a form whose Accept does not name JSON."""
-    media = media_type(headers)
+    media = media_type(headers.get("content-type", ""))
     if media == JSON:
         return False
     accept = headers.get("accept", "")

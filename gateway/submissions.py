@@ -52,14 +52,13 @@ from gateway.refusal import (
     fault,
     faults,
     invalid,
-    media_type,
     other_content_type,
     unavailable,
     wants_page,
 )
 from gateway.status import GraphReader, Status
 from milepost.errors import BacklogFull, JournalUnavailable
-from milepost.events.event import Event, now
+from milepost.events.event import Event, media_type, now
 from milepost.events.strict_json import decode
 from milepost.journal import Journal, Note
 from milepost.observe import traces
@@ -128,7 +127,7 @@ class _ByContentType(Route):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
-        if match == Match.FULL and media_type(Headers(scope=scope)) not in self.content_types:
+        if match == Match.FULL and media_type(Headers(scope=scope).get("content-type", "")) not in self.content_types:
             return Match.NONE, {}
         return match, child
 
@@ -191,7 +190,8 @@ async def submitted_form(request: Request) -> SubmittedForm:
     UTF-8 as other letters, and so another address, and costs a fourth of the gateway's time.
     """
     try:
-        fields = await (_urlencoded(request) if media_type(request.headers) == URLENCODED else _parts(request))
+        is_urlencoded = media_type(request.headers.get("content-type", "")) == URLENCODED
+        fields = await (_urlencoded(request) if is_urlencoded else _parts(request))
     except UnicodeError:
         raise Refusal(400, "The form cannot be read: its text is not UTF-8.") from None
     # Blanks and no more: a line break in an address is not an accident to be tidied away.
@@ -304,8 +304,8 @@ def router(publisher: SubmissionPublisher, graphs: GraphReader, pages: Pages) ->
         Accept header names application/json. Numbers may be text, as people paste them: with a true minus sign, and
         with blanks or direction marks around them.
         """
-        accepted = _accepted(await publisher.publish(request, submission, key))
-        response.headers.update({"location": accepted["status"], "cache-control": "no-store"})
+        accepted, headers = _accepted(await publisher.publish(request, submission, key))
+        response.headers.update(headers)
         return accepted
 
     async def submit_form(request: Request) -> Response:
@@ -316,8 +316,7 @@ def router(publisher: SubmissionPublisher, graphs: GraphReader, pages: Pages) ->
             refusal.typed = form.typed
             raise
         if not wants_page(request.headers):
-            accepted = _accepted(event_id)
-            headers = {"location": accepted["status"], "cache-control": "no-store"}
+            accepted, headers = _accepted(event_id)
             return JSONResponse(accepted, 201, headers)
         notes = {Submission.channel: Note(datetime.now(UTC), form.submission.model_dump(mode="json", include=_FIELDS))}
         return pages.submission(Status(event_id, notes, await graphs.graph()), status=201)
@@ -332,5 +331,7 @@ def router(publisher: SubmissionPublisher, graphs: GraphReader, pages: Pages) ->
     return routes
 
 
-def _accepted(event_id: str) -> dict[str, str]:
-    return {"id": event_id, "status": f"/submissions/{event_id}"}
+def _accepted(event_id: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the body and the headers of the answer to an accepted submission."""
+    place = f"/submissions/{event_id}"
+    return {"id": event_id, "status": place}, {"location": place, "cache-control": "no-store"}

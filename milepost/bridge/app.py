@@ -18,12 +18,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from milepost.bridge.bridge import Bridge
-from milepost.errors import BacklogFull, Encoded, EventError, JournalUnavailable, TooLarge, TooSlow
+from milepost.errors import BacklogFull, EventError, JournalUnavailable, TooSlow
 from milepost.events.event import Event
 from milepost.journal import Failure
 from milepost.journal.models import check_data
 from milepost.observe.logs import Fields
-from milepost.server.http import problem, read_body
+from milepost.server.http import problem, read_body, status_of
 from milepost.server.protocol import freeze_heap
 
 log = logging.getLogger("milepost.bridge")
@@ -137,14 +137,8 @@ class _Endpoints:
 async def _take(request: Request, step: Handler) -> Response:
     try:
         await step(Event.from_http(request.headers, await read_body(request)))
-    except TooLarge as fault:
-        return problem(413, "Too large", str(fault))
-    except Encoded as fault:
-        return problem(415, "Unsupported media type", str(fault))
-    except TooSlow as fault:
-        return problem(408, "Too slow", str(fault))
-    except EventError as fault:
-        return problem(400, "Not a CloudEvent", str(fault))
+    except (EventError, TooSlow) as fault:
+        return problem(*status_of(fault), str(fault))
     except HTTPException as fault:
         return problem(fault.status_code, "Not found", fault.detail)
     except BacklogFull as fault:

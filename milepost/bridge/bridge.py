@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from uuid import uuid4
@@ -33,7 +33,7 @@ from milepost.bridge.wake import Waker
 from milepost.bridge.worker import BLOCK, LOG_OUTAGE_EVERY, Worker
 from milepost.errors import JournalUnavailable
 from milepost.journal import BROKER, Consumer, Journal, Maintenance, Scripts, WakeUps, Wiring
-from milepost.journal.connection import ANSWER_WITHIN, LEAST_VERSION, connect
+from milepost.journal.connection import ANSWER_WITHIN, LEAST_VERSION, connect, end_tasks
 from milepost.journal.shared_connection import SharedConnection
 from milepost.journal.stats import EVERY as STATS_EVERY
 from milepost.observe.logs import Fields
@@ -66,9 +66,6 @@ SWITCH_LOOK = 1.0
 
 MOST_RETRIED = 256
 """Parked events of one stage that one step moves to its retries."""
-
-CANCEL_AGAIN = 0.1
-"""Seconds after which a task that was cancelled and has not ended is cancelled again."""
 
 
 class Bridge:
@@ -355,7 +352,7 @@ class Bridge:
         grace = self._settings.grace.total_seconds()
         if self._subscriber.placed.is_set():
             await self._subscriber.stop(within=grace / 2)
-        await _end(self._tasks)
+        await end_tasks(self._tasks)
         await self._waker.close()
         await asyncio.gather(*(reader.close() for reader in self._readers))
         await asyncio.gather(*(worker.finish(grace=grace) for worker in self.workers))
@@ -388,15 +385,6 @@ def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:
     if not settings.k_sink:
         return []
     return [(BROKER, Wiring(consumed, emitted, settings.k_sink, behind, sorted(settings.needs_data)))]
-
-
-async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they end: before Python 3.12 the `wait_for` in redis-py's send can swallow a cancellation."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
 
 
 async def _every(seconds: float, step: Callable[[], Awaitable[None]], name: str) -> None:

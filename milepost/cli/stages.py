@@ -13,7 +13,7 @@ from milepost.cli.local import data_folder
 from milepost.cli.loop import run_on_journal
 from milepost.cli.options import AsJson, Data, RedisUrl, Yes
 from milepost.cli.text import agreed, plain, say, show, table
-from milepost.journal import Journal, StageState
+from milepost.journal import Journal
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The stage's name.")]
 
@@ -111,7 +111,7 @@ async def _print_stages(journal: Journal, data: Path, *, as_json: bool) -> Exit:
             plain(stage.name),
             plain(", ".join(stage.consumes)),
             plain(", ".join(stage.emits)) or "-",
-            *([_key(stage)] if ordered else []),
+            *([plain(stage.ordered_by) or "-"] if ordered else []),
             plain(stage.url or "-"),
             "paused" if stage.paused else "yes" if stage.served else "no",
             str(scales.get(stage.name, "-")),
@@ -122,11 +122,6 @@ async def _print_stages(journal: Journal, data: Path, *, as_json: bool) -> Exit:
         )
     show(made)
     return Exit.DONE
-
-
-def _key(stage: StageState) -> str:
-    """Return what the events of a stage are ordered by."""
-    return plain(stage.order) if isinstance(stage.order, str) else "partitionkey" if stage.order else "-"
 
 
 async def _forget(journal: Journal, name: str, *, sure: bool) -> Exit:

@@ -22,7 +22,8 @@ from milepost.errors import JournalUnavailable
 from milepost.events.strict_json import dumps, loads, loads_or_text
 from milepost.graph import Graph
 from milepost.journal import PARTS, Journal
-from milepost.journal.connection import CANCEL_AGAIN
+from milepost.journal.connection import end_tasks
+from milepost.journal.models import name_text
 from milepost.journal.subscription import Message, Subscription, subscribed
 
 LONGEST_PAUSE = 2.0
@@ -67,10 +68,7 @@ async def _watch(journal: Journal, channels: Sequence[str], *, as_json: bool) ->
         work.append(_follow_table(journal, watched))
     tasks = [asyncio.create_task(one) for one in work]
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    while pending:
-        for task in pending:
-            task.cancel()  # again and again: before Python 3.12 redis-py can swallow a cancellation
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
+    await end_tasks(pending)
     for task in done:
         task.result()
     return Exit.DONE
@@ -103,7 +101,7 @@ async def _show(journal: Journal, watched: _Watched, *, as_json: bool) -> None:
                         for shown in (*split, message):
                             print(_json(shown) if as_json else _line(shown, watched.channels, coloured=coloured))
                     elif message.kind == b"refused":
-                        say(f"{plain(_text(message.channel))}: {_text(message.data)}")
+                        say(f"{plain(name_text(message.channel))}: {name_text(message.data)}")
                     if message.channel in unconfirmed:
                         unconfirmed.remove(message.channel)
                         if not unconfirmed:
@@ -139,7 +137,7 @@ async def _split(journal: Journal, graph: Graph, message: Message, whole: str) -
         (reached,) = await journal.reached([whole])
     except JournalUnavailable:
         return []
-    splits = [f"{PARTS}{stage}" for stage in graph.emitters(_text(message.channel)) if f"{PARTS}{stage}" in reached]
+    splits = [f"{PARTS}{stage}" for stage in graph.emitters(name_text(message.channel)) if f"{PARTS}{stage}" in reached]
     told = [{"specversion": "1.0", "id": whole, "data": {"parts": reached[name]}} for name in splits]
     return [Message(message.kind, name.encode(), dumps(data).encode()) for name, data in zip(splits, told, strict=True)]
 
@@ -158,7 +156,8 @@ async def _follow_table(journal: Journal, watched: _Watched) -> None:
 
 
 def _json(message: Message) -> str:
-    return dumps({"channel": _text(message.channel), "at": _now().isoformat(), "message": loads_or_text(message.data)})
+    name, event = name_text(message.channel), loads_or_text(message.data)
+    return dumps({"channel": name, "at": _now().isoformat(), "message": event})
 
 
 def _line(message: Message, channels: Sequence[str], *, coloured: bool) -> str:
@@ -167,15 +166,11 @@ def _line(message: Message, channels: Sequence[str], *, coloured: bool) -> str:
     if isinstance(value, dict) and "specversion" in value:
         event_id, data = str(value.get("id", "-")), value.get("data")
     at = _now().strftime("%H:%M:%S.%f")[:-3]
-    name = _text(message.channel)
+    name = name_text(message.channel)
     channel = f"{plain(name):<{max(map(len, channels))}}"
     if coloured:
         channel = in_colour(channel, channels.index(name) if name in channels else 0)
     return f"{at}  {channel}  {plain(event_id):<36}  {brief(data)}"
-
-
-def _text(name: bytes) -> str:
-    return name.decode(errors="replace")
 
 
 def _now() -> datetime:

@@ -6,34 +6,11 @@ from typing import Any, Self
 
 from starlette.responses import Response
 
-from milepost.errors import (
-    Defer,
-    Encoded,
-    EventError,
-    InvalidPayload,
-    MilepostError,
-    Reject,
-    TooLarge,
-    TooSlow,
-    Unavailable,
-)
+from milepost.errors import MilepostError, TooLarge
 from milepost.events.batch import BATCH_TYPE, write_batch
 from milepost.events.event import Event
 from milepost.events.strict_json import dumps
-from milepost.server.http import problem_fields, problem_response, whole_seconds
-
-_PROBLEMS: Sequence[tuple[type[MilepostError], int, str]] = (
-    (TooLarge, 413, "Too large"),
-    (Encoded, 415, "Unsupported media type"),
-    (TooSlow, 408, "Too slow"),
-    (EventError, 400, "Not a CloudEvent"),
-    (InvalidPayload, 422, "Invalid payload"),
-    (Reject, 422, "Rejected"),
-    (Defer, 409, "Deferred"),
-    (Unavailable, 503, "Unavailable"),
-    (MilepostError, 500, "Internal error"),
-)
-"""Status and title for each exception class. The first class that fits counts."""
+from milepost.server.http import problem_fields, problem_response, status_of, whole_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +28,7 @@ class StageResponse:
     @classmethod
     def of_fault(cls, fault: MilepostError) -> Self:
         """Make the problem for an exception."""
-        status, title = next((status, title) for kind, status, title in _PROBLEMS if isinstance(fault, kind))
-        problem = problem_fields(status, title, str(fault), errors=getattr(fault, "errors", None))
+        problem = problem_fields(*status_of(fault), str(fault), errors=getattr(fault, "errors", None))
         return cls(problem=problem, retry_after=getattr(fault, "retry_after", None))
 
     @property

@@ -79,12 +79,7 @@ class Admin:
             StageState(
                 name=depth.stage,
                 consumes=(depth.stage.partition(":")[2],),
-                emits=(),
-                url="",
-                served=False,
                 journaled=depth.journaled,
-                parked=0,
-                dead=0,
                 oldest=depth.oldest,
                 left_behind=True,
             )

@@ -24,10 +24,10 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
 
 from milepost.journal.refusals import wrong_server
-from milepost.journal.servers import CANCEL_AGAIN, Servers, servers_of
+from milepost.journal.servers import Servers, end_tasks, servers_of
 from milepost.settings import JournalSettings
 
-__all__ = ["ANSWER_WITHIN", "CANCEL_AGAIN", "GONE", "LEAST_VERSION", "MOVED", "Pool", "connect", "pool", "pool_of"]
+__all__ = ["ANSWER_WITHIN", "GONE", "LEAST_VERSION", "MOVED", "Pool", "connect", "end_tasks", "pool", "pool_of"]
 
 ANSWER_WITHIN = 5.0
 """Seconds within which Redis answers a command that does not block."""

@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as TimedOut
 
-from milepost.journal.connection import CANCEL_AGAIN, MOVED, pool_of
+from milepost.journal.connection import MOVED, end_tasks, pool_of
 from milepost.journal.refusals import WrongServer
 from milepost.observe.logs import Fields
 
@@ -72,9 +72,7 @@ class FailoverWatch:
         try:
             yield
         finally:
-            while not task.done():
-                task.cancel()  # and again: before Python 3.12 the `wait_for` in redis-py's send can swallow it
-                await asyncio.wait([task], timeout=CANCEL_AGAIN)
+            await end_tasks([task])
 
     async def look(self) -> None:
         """Return if a new connection leads to a primary, else raise RedisError or OSError.

@@ -19,7 +19,6 @@ from milepost.journal.models import (
     event_row,
     milliseconds,
     name_text,
-    parts_of,
 )
 from milepost.journal.scripts import EventRow, Scripts, ask, checked, size_of
 from milepost.journal.wake_ups import WakeUps
@@ -123,7 +122,8 @@ class Journal:
                     look.hget(keys.status(event_ids[place]), name)
                 for (place, name), text in zip(read, await self.ask(look.execute()), strict=True):
                     if name.startswith(keys.PARTS):
-                        reached[place][name] = parts_of(text)
+                        note = Note.read(text or b"")
+                        reached[place][name] = note.parts if note else 0
                     elif History.read(text or b"").is_delivered:
                         reached[place][ENDED_AT + name.removeprefix(keys.HISTORY)] = 0
         return reached

@@ -49,6 +49,12 @@ class Note:
         except (ValueError, KeyError, TypeError, OverflowError, OSError):
             return None
 
+    @property
+    def parts(self) -> int:
+        """How many parts a stage made, in a note of PARTS; 0 if it does not say."""
+        parts = self.data.get("parts") if isinstance(self.data, dict) else None
+        return parts if type(parts) is int and 0 <= parts <= MOST_ANSWERS else 0
+
 
 @dataclass(frozen=True, slots=True)
 class HistoryStep:
@@ -253,12 +259,12 @@ class StageState:
 
     name: str
     consumes: tuple[str, ...]
-    emits: tuple[str, ...]
-    url: str
-    served: bool
-    journaled: int
-    parked: int
-    dead: int
+    emits: tuple[str, ...] = ()
+    url: str = ""
+    served: bool = False
+    journaled: int = 0
+    parked: int = 0
+    dead: int = 0
     oldest: float | None = None
     """Seconds, as in Depth."""
     held: int = 0
@@ -268,6 +274,11 @@ class StageState:
     paused: bool = False
     left_behind: bool = False
     """Whether it is a place that a stage has left behind on a channel; its name is `stage:channel` then."""
+
+    @property
+    def ordered_by(self) -> str:
+        """The field of the data with the key of its events, or `partitionkey`; empty if they are in no order."""
+        return self.order if isinstance(self.order, str) else "partitionkey" if self.order else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,15 +318,6 @@ def read_row(text: bytes) -> dict[str, Any] | None:
     if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
         return None
     return row
-
-
-def parts_of(text: bytes | None) -> int:
-    """Return how many parts a stage made, from that field of a status; 0 if it does not say."""
-    try:
-        parts = loads(text or b"")["data"]["parts"]
-    except (ValueError, KeyError, TypeError):
-        return 0
-    return parts if type(parts) is int and 0 <= parts <= MOST_ANSWERS else 0
 
 
 def check_data(event: Event, needs_data: Collection[str]) -> None:

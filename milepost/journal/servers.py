@@ -11,7 +11,7 @@ Every connection asks before it is made (milepost.journal.connection), so each n
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -94,10 +94,7 @@ class Servers:
                     else:
                         raise fault
         finally:
-            while pending:
-                for task in pending:
-                    task.cancel()  # and again: before Python 3.12 the `wait_for` in redis-py's send can swallow it
-                _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
+            await end_tasks(pending)
         return answers
 
     def _groups(self) -> Iterable[Sequence[ServerAddress]]:
@@ -168,6 +165,14 @@ class Cluster(Servers):
         if not shards or not shards[0][0]:
             return Answer(epoch, None, f"no node of the Cluster serves slot {SLOT}, which has Milepost's keys")
         return Answer(epoch, ServerAddress(*shards[0][1]["primary"]))
+
+
+async def end_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they end: before Python 3.12 the `wait_for` in redis-py's send can swallow a cancellation."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
 
 
 async def _replies(client: Redis, *commands: str) -> list[Any]:

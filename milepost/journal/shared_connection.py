@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as TimedOut
 
 from milepost.journal import keys
-from milepost.journal.connection import CANCEL_AGAIN, GONE, MOVED, pool_of
+from milepost.journal.connection import GONE, MOVED, end_tasks, pool_of
 from milepost.journal.refusals import wrong_server
 
 CLOSED = "the connection was closed"
@@ -118,10 +118,7 @@ class SharedConnection:
     async def close(self) -> None:
         """Close the connection. Calls under way and later calls raise ConnectionLost."""
         self._closed = True
-        opening = self._opening
-        while opening is not None and not opening.done():
-            opening.cancel()  # and again: before Python 3.12 the `wait_for` in redis-py's send can swallow it
-            await asyncio.wait([opening], timeout=CANCEL_AGAIN)
+        await end_tasks([self._opening] if self._opening else [])
         if self._protocol is not None:
             self._protocol.fail(ConnectionLost(CLOSED))
 

@@ -2,17 +2,41 @@
 
 import asyncio
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from milepost.errors import Encoded, EventError, TooLarge, TooSlow
+from milepost.errors import (
+    Defer,
+    Encoded,
+    EventError,
+    InvalidPayload,
+    MilepostError,
+    Reject,
+    TooLarge,
+    TooSlow,
+    Unavailable,
+)
 from milepost.events.event import MAX_EVENT
 
 READ_WITHIN = 30.0
 """Seconds from the head of a request to the end of its body."""
+
+PROBLEMS: Sequence[tuple[type[MilepostError], int, str]] = (
+    (TooLarge, 413, "Too large"),
+    (Encoded, 415, "Unsupported media type"),
+    (TooSlow, 408, "Too slow"),
+    (EventError, 400, "Not a CloudEvent"),
+    (InvalidPayload, 422, "Invalid payload"),
+    (Reject, 422, "Rejected"),
+    (Defer, 409, "Deferred"),
+    (Unavailable, 503, "Unavailable"),
+    (MilepostError, 500, "Internal error"),
+)
+"""Status and title for each exception class. The first class that fits counts."""
 
 
 async def read_body(request: Request) -> bytes:
@@ -44,6 +68,11 @@ def content_encoding(headers: Headers) -> str:
 def only_plain(encoding: str) -> str:
     """Return the sentence for a client whose body is encoded."""
     return f"Send the body as it is: Content-Encoding {encoding[:40]!a} is not read."
+
+
+def status_of(fault: MilepostError) -> tuple[int, str]:
+    """Return the status and the title of the problem for an exception."""
+    return next((status, title) for kind, status, title in PROBLEMS if isinstance(fault, kind))
 
 
 def problem(

@@ -101,7 +101,7 @@ class Subscriber:
         return [self._receive(), self._seek_lease(), self._adopter.run()]
 
     async def stop(self, *, within: float) -> None:
-        """Release the lease and adopt the messages received before, for `within` seconds. The caller then cancels all."""
+        """Release the lease and adopt the messages received before, for `within` seconds. Then cancel `coroutines`."""
         try:
             async with asyncio.timeout(within):
                 self._adopter.released = self._token
