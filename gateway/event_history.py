@@ -19,10 +19,10 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from milepost.check.waiting import Place, Waiting, WaitingEvent, entry_order
-from milepost.errors import JournalUnavailable
 from milepost.events.strict_json import dumps
 from milepost.journal import BEAT_FRESH, BROKER, GAVE_UP, PARTS, History, HistoryStep, Journal, Note, keys
 from milepost.journal.models import moment, name_text
+from milepost.journal.scripts import ask_list
 from milepost.observe.logs import masked
 
 MOST_READ = 100_000
@@ -257,15 +257,15 @@ class _Reader:
 
     async def _last_read(self, stream: str, stage: str) -> str:
         """Return the last entry that the group of a stage has read; empty if it has no group."""
-        rows = await self._rows(self._redis.xinfo_groups(stream))
-        return next((name_text(row["last-delivered-id"]) for row in rows if name_text(row["name"]) == stage), "")
+        groups = await ask_list(self._redis.xinfo_groups(stream))
+        return next((name_text(row["last-delivered-id"]) for row in groups if name_text(row["name"]) == stage), "")
 
     async def _in_stream(self, at: StageHistory, stream: str, entry: str, unread: State) -> StageHistory:
         """Tell whether an entry is unread, pending or finished."""
         read = await self._last_read(stream, at.stage)
         if not read or entry_order(entry) > entry_order(read):
             return _with(at, state=unread, entry=entry)
-        pending = await self._rows(self._redis.xpending_range(stream, at.stage, entry, entry, 1))
+        pending = await ask_list(self._redis.xpending_range(stream, at.stage, entry, entry, 1))
         if not pending:
             return _with(at, state="delivered")
         bridge = name_text(pending[0]["consumer"])
@@ -273,13 +273,13 @@ class _Reader:
 
     async def _is_parked(self, stage: str, due: datetime) -> bool:
         score = round(due.timestamp() * 1000)
-        found = await self._rows(self._redis.zrangebyscore(keys.parked(stage), score, score))
+        found = await ask_list(self._redis.zrangebyscore(keys.parked(stage), score, score))
         return any(member.partition(b"\n")[2].startswith(self._begin) for member in found)
 
     async def _is_held(self, stage: str, channel: str, order: str) -> bool:
         """Tell whether an ordered stage holds the event. `order`: the begin of its member among the held events."""
         key = keys.held(stage, channel)
-        found = await self._rows(self._redis.zrangebylex(key, f"[{order} ", f"({order}!", 0, 1))
+        found = await ask_list(self._redis.zrangebylex(key, f"[{order} ", f"({order}!", 0, 1))
         return any(member.partition(b"\n")[2].startswith(self._begin) for member in found)
 
     async def _seek(self, stream: str, since: datetime) -> str:
@@ -292,22 +292,12 @@ class _Reader:
     async def _entries(self, stream: str, since: datetime) -> AsyncIterator[tuple[str, bytes]]:
         start = str(round(since.timestamp() * 1000))
         for _ in range(PAGES):
-            rows = await self._rows(self._redis.xrange(stream, start, "+", PAGE))
-            for name, fields in rows:
+            page = await ask_list(self._redis.xrange(stream, start, "+", PAGE))
+            for name, fields in page:
                 yield name.decode(), fields.get(b"event", b"")
-            if len(rows) < PAGE:
+            if len(page) < PAGE:
                 return
-            start = f"({rows[-1][0].decode()}"
-
-    async def _rows(self, call: Any) -> Sequence[Any]:
-        """Await a command. A key that is of another type, or gone, has no rows."""
-        try:
-            rows: Sequence[Any] = await self._journal.ask(call)
-        except JournalUnavailable as fault:
-            if fault.code not in {"WRONGTYPE", "NOGROUP"} and "no such key" not in str(fault):
-                raise
-            return ()
-        return rows
+            start = f"({page[-1][0].decode()}"
 
 
 def _waits(event: WaitingEvent) -> list[StageHistory]:

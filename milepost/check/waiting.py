@@ -5,16 +5,16 @@ event that only goes on its way is not missed.
 """
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from milepost.journal import keys
 from milepost.journal.admin import BROKER
-from milepost.journal.scripts import unavailable
+from milepost.journal.scripts import ask_list, unavailable
 
 FIRST_PAGE, LARGEST_PAGE = 10, 250
 """Entries read together: few at first, then as many as make about PAGE_BYTES."""
@@ -81,7 +81,7 @@ class Waiting:
             _Group(
                 row["name"].decode(), entry_order(row["last-delivered-id"]), await self._pending(journal, row["name"])
             )
-            for row in await self._if_there(self._redis.xinfo_groups(journal))
+            for row in await ask_list(self._redis.xinfo_groups(journal))
         ]
         if all(group.stage != BROKER for group in groups):  # a new group begins with the oldest entry
             begun = {group.stage for group in groups}
@@ -130,7 +130,7 @@ class Waiting:
 
     async def _stream(self, key: str, start: str = "-") -> AsyncIterator[tuple[str, Mapping[bytes, bytes]]]:
         count = FIRST_PAGE
-        while page := await self._if_there(self._redis.xrange(key, start, "+", count)):
+        while page := await ask_list(self._redis.xrange(key, start, "+", count)):
             for name, fields in page:
                 yield name.decode(), fields
             start = f"({page[-1][0].decode()}"
@@ -138,17 +138,7 @@ class Waiting:
             count = max(1, min(LARGEST_PAGE, PAGE_BYTES * len(page) // max(1, size)))
 
     async def _members(self, key: str) -> Iterable[str]:
-        return [name.decode() for name in await self._if_there(self._redis.smembers(key))]
-
-    async def _if_there(self, call: Awaitable[Any]) -> Sequence[Any]:
-        """The answer, or nothing where the key is absent or of another type."""
-        try:
-            answer: Sequence[Any] = await call
-        except ResponseError as fault:
-            if "no such key" in str(fault) or "WRONGTYPE" in str(fault):
-                return ()
-            raise
-        return answer
+        return [name.decode() for name in await ask_list(self._redis.smembers(key))]
 
 
 @dataclass(frozen=True, slots=True)

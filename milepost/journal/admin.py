@@ -16,7 +16,7 @@ from milepost.journal.models import (
     read_row,
 )
 from milepost.journal.refusals import OF_KEYS
-from milepost.journal.scripts import DepthRow, LetterRow, Scripts, ask
+from milepost.journal.scripts import DepthRow, LetterRow, Scripts, ask, ask_list
 
 BROKER = "broker"
 """Name of the only route in broker mode, of its groups and of its parked events."""
@@ -137,18 +137,10 @@ class Admin:
         lengths: dict[str, int] = {}
         for channel in sorted(channels - emitted):
             journal = keys.journal(channel)
-            if (length := int(await ask(self._redis.xlen(journal)))) and not await self._groups(journal):
+            length = int(await ask(self._redis.xlen(journal)))
+            if length and not await ask_list(self._redis.xinfo_groups(journal)):
                 lengths[channel] = length
         return lengths
-
-    async def _groups(self, journal: str) -> Sequence[Any]:
-        try:
-            found: Sequence[Any] = await ask(self._redis.xinfo_groups(journal))
-        except JournalUnavailable as fault:
-            if "no such key" in str(fault):
-                return []
-            raise
-        return found
 
     async def forget(self, stage: str) -> Forgotten:
         """Remove a stage's row in the table, its pause, groups, retries, parked and held events and dead letters.

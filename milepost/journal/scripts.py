@@ -429,6 +429,20 @@ async def ask(call: Awaitable[Any]) -> Any:
         raise unavailable(fault) from fault
 
 
+async def ask_list(call: Awaitable[Any]) -> Sequence[Any]:
+    """Await a command whose reply is a list: an empty one if the key or the group is absent, or of another type.
+
+    Raises JournalUnavailable.
+    """
+    try:
+        found: Sequence[Any] = await ask(call)
+    except JournalUnavailable as fault:
+        if fault.code not in {"WRONGTYPE", "NOGROUP"} and "no such key" not in str(fault):
+            raise
+        return ()
+    return found
+
+
 def unavailable(fault: Exception) -> JournalUnavailable:
     """The fault of a Redis call in our own words; redis-py names hosts, never passwords."""
     code = refusals.code_of(fault)
