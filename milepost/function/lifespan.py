@@ -1,8 +1,9 @@
 """Run a stage's own start and stop: an async context manager, as FastAPI has it.
 
 1. The first request enters it: the first valid event, or the `GET /` by which the bridge wakes the stage.
-2. Other requests wait until it is entered. If that fails, they are answered 503, and the next request tries again.
-   So it does if the context manager has ended by itself: a task of its own has failed.
+2. Other requests wait until it is entered, up to START_WITHIN: then they are answered 503, and the start goes on. If it
+   fails, they are answered 503, and the next request tries again. So it does if the context manager has ended by
+   itself: a task of its own has failed.
 3. When the server has answered everything and stops, milepost/function/app.py leaves it. Without that module it is left
    when the event loop closes.
 
@@ -27,6 +28,9 @@ log = logging.getLogger("milepost.stage")
 MakeLifespan = Callable[..., AbstractAsyncContextManager[Any]]
 """Makes the context manager. It is given the stage's description if it takes an argument."""
 
+START_WITHIN = 30.0
+"""Seconds that a request waits for the start: less than the bridge waits, which would count a timeout as a failure."""
+
 _lifespans: "WeakSet[Lifespan]" = WeakSet()
 
 
@@ -43,13 +47,17 @@ class Lifespan:
         _lifespans.add(self)
 
     async def enter(self) -> None:
-        """Wait until it is entered in this event loop. Raises Unavailable if that fails."""
+        """Wait until it is entered in this event loop. Raises Unavailable if that fails, or takes too long."""
         loop = asyncio.get_running_loop()
         started = self._started.get(loop)
         if started is None or started.ended:
             started = self._started[loop] = _Started(partial(self._make, *self._arguments))
+        if not started.ready.done():
+            await asyncio.wait([started.ready], timeout=START_WITHIN)
+        if not started.ready.done():
+            raise Unavailable(f"the stage has been starting for {START_WITHIN:g} s and more")
         try:
-            await asyncio.shield(started.ready)
+            started.ready.result()
         except Unavailable:
             self._forget(loop, started)
             raise

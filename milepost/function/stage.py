@@ -94,7 +94,7 @@ class _ServedStage:
         self._inline = inline
         self._warm = False
         is_async = inspect.iscoroutinefunction(function)
-        self._call = function if is_async or inline else partial(asyncio.to_thread, function)
+        self._call = function if is_async or inline else partial(asyncio.to_thread, partial(_without_stop, function))
 
     async def respond(self, request: Request) -> Response:
         if request.method in {"GET", "HEAD"}:
@@ -182,7 +182,7 @@ class _ServedStage:
             if response.status == 500:
                 log.error(Fields(outcome="failed", reason=str(fault)))  # noqa: TRY400 - the text says it all
             return response
-        except Exception:
+        except (Exception, SystemExit):  # which would end the process of all, as argparse does
             log.exception(Fields(outcome="failed"))
             reason = f"stage {self.description.name} failed; its log says why"
             return StageResponse.of_fault(MilepostError(reason))
@@ -217,6 +217,16 @@ async def _whole(body: bytes) -> dict[str, Any]:
     return {"type": "http.request", "body": body}
 
 
+def _without_stop(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call the function in its thread. A future cannot carry a StopIteration to the event loop: before Python 3.12 the
+    caller would wait for ever.
+    """
+    try:
+        return function(*arguments)
+    except StopIteration as fault:
+        raise RuntimeError("the function raised StopIteration") from fault
+
+
 def _payload(description: Description, event: Event) -> Payload:
     consumed = description.consumes.channel
     if event.type != consumed:
@@ -228,9 +238,12 @@ def _payload(description: Description, event: Event) -> Payload:
 
 
 def _next_event(description: Description, event: Event, result: Any) -> Event | None:
+    """Return the next event, or None. Raises ValueError if its data is not JSON, as NaN."""
     if not description.emits or (result is None and description.may_be_none):
         return None
-    return _event(description, event, event.id, result)
+    made = _event(description, event, event.id, result)
+    made.data_json()  # it is written once
+    return made
 
 
 def _answer(description: Description, event: Event, payload: Any, place: int) -> Event:

@@ -90,9 +90,18 @@ def problem(
 def problem_fields(
     status: int, title: str, detail: str, *, errors: list[dict[str, str]] | None = None
 ) -> dict[str, Any]:
-    """Make the fields of a problem. `errors` has `field` and `fault` for each field at fault."""
-    fields: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail[:1000]}
-    return {**fields, "errors": errors} if errors else fields
+    """Make the fields of a problem. `errors` has `field` and `fault` for each field at fault.
+
+    Texts may quote a body that has half a surrogate pair, which UTF-8 cannot hold: it is escaped.
+    """
+    fields: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": _utf8(detail[:1000])}
+    if errors:
+        fields["errors"] = [{name: _utf8(text) for name, text in error.items()} for error in errors]
+    return fields
+
+
+def _utf8(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def problem_response(fields: dict[str, Any], *, retry_after: float | None = None) -> Response:
@@ -102,5 +111,5 @@ def problem_response(fields: dict[str, Any], *, retry_after: float | None = None
 
 
 def whole_seconds(seconds: float) -> int:
-    """Round up for Retry-After, to 1 at least (RFC 9110, section 10.2.3)."""
-    return max(1, math.ceil(seconds))
+    """Round up for Retry-After, to 1 at least (RFC 9110, section 10.2.3). What is no number of seconds is 1."""
+    return max(1, math.ceil(seconds)) if math.isfinite(seconds) else 1

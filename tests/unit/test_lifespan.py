@@ -91,6 +91,27 @@ async def test_while_it_fails_events_wait_and_the_next_one_tries_again(fault: Ex
     await leave_all()
 
 
+async def test_event_is_answered_503_when_the_start_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("milepost.function.lifespan.START_WITHIN", 0.01)
+    recorded, connected = Recorded(), asyncio.Event()
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        await connected.wait()
+        async with recorded.lifespan():
+            yield
+
+    main = recorded.stage(lifespan)
+    with pytest.raises(Problem) as refused:
+        await asyncio.wait_for(answer(main, an_event("event")), WITHIN)
+    assert refused.value.status == 503
+    connected.set()
+    await eventually(lambda: recorded.steps == ["start"])
+    await answer(main, an_event("event"))
+    assert recorded.steps == ["start", "event"]
+    await leave_all()
+
+
 async def test_an_invalid_event_is_refused_before_the_start_and_though_it_fails() -> None:
     recorded = Recorded(Unavailable("MongoDB is away"))
     main = recorded.stage()

@@ -1,5 +1,6 @@
 """`stage` on its own, called as functions-framework calls it. tests/contract has the stages over HTTP."""
 
+import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
@@ -16,6 +17,7 @@ from starlette.routing import Route
 
 from milepost import Defer, Event, Payload, Reject, RootPayload, Unavailable, stage
 from milepost.errors import ConfigurationError, JournalUnavailable
+from tests.servers import WITHIN
 
 CE = {"ce-specversion": "1.0", "ce-id": "7", "ce-source": "/s", "ce-type": "asked", "content-type": "application/json"}
 
@@ -398,13 +400,20 @@ async def test_next_event_has_the_time_of_its_cause_or_none() -> None:
         (Unavailable("away"), 503, "Unavailable", "1"),
         (JournalUnavailable("away"), 500, "Internal error", None),
         (RuntimeError("a secret"), 500, "Internal error", None),
+        (StopIteration("a secret"), 500, "Internal error", None),
+        (SystemExit("a secret"), 500, "Internal error", None),
+        (Reject("half a surrogate pair: \ud83d"), 422, "Rejected", None),
+        (Unavailable("away", retry_after=float("nan")), 503, "Unavailable", "1"),
+        (Defer("not yet", retry_after=float("inf")), 409, "Deferred", "1"),
     ],
 )
-async def test_exceptions_become_problems(raised: Exception, status: int, title: str, retry_after: str | None) -> None:
+async def test_exceptions_become_problems(
+    raised: BaseException, status: int, title: str, retry_after: str | None
+) -> None:
     def fails(_asked: Asked) -> Answered:
         raise raised
 
-    response = await deliver(stage(fails))
+    response = await asyncio.wait_for(deliver(stage(fails)), WITHIN)
     problem = json.loads(bytes(response.body))
     assert response.status_code == problem["status"] == status
     assert problem["title"] == title
@@ -418,6 +427,17 @@ async def test_return_value_of_another_class_gets_500() -> None:
         return Bare("x")  # type: ignore[return-value]
 
     assert (await deliver(stage(wrong))).status_code == 500
+
+
+async def test_return_value_that_is_no_json_gets_a_problem() -> None:
+    class Measured(Payload, channel="answered"):
+        number: float
+
+    def measured(_asked: Asked) -> Measured:
+        return Measured(number=float("nan"))
+
+    response = await deliver(stage(measured))
+    assert (response.status_code, response.headers["content-type"]) == (500, "application/problem+json")
 
 
 async def test_invalid_payload_gets_422_that_names_the_field() -> None:
