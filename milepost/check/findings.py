@@ -13,7 +13,7 @@ from milepost.check.waiting import Place, Waiting, WaitingEvent
 from milepost.errors import EventError
 from milepost.events import asyncapi
 from milepost.events.event import Event
-from milepost.events.payload import Payload, faults_of
+from milepost.events.payload import Payload, faults_of, fields_of
 from milepost.graph import Graph, Wired
 from milepost.journal.admin import BROKER
 from milepost.journal.models import StageState
@@ -24,10 +24,15 @@ SHOWN = 10
 
 
 class CheckedStage(Wired, Protocol):
-    """A stage of the checkout. `external`: its receiver is someone else's, and no class of ours validates for it."""
+    """A stage of the checkout. `external`: its receiver is someone else's, and no class of ours validates for it.
+
+    `order`: the field of the data by which its events are ordered, if there is one.
+    """
 
     @property
     def external(self) -> bool: ...
+    @property
+    def order(self) -> str | bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,15 @@ class Incompatible:
     fault: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unordered:
+    """A stage that is ordered by a field which the payload class of its channel does not have."""
+
+    stage: str
+    channel: str
+    field: str
+
+
 @dataclass
 class Findings:
     """The result. `events`: how many were read. `refused`: (stage, field) → how many events.
@@ -77,11 +91,12 @@ class Findings:
     stages: list[Stranded] = field(default_factory=list)
     channels: dict[str, int] = field(default_factory=dict)
     schemas: list[Incompatible] | None = None
+    unordered: list[Unordered] = field(default_factory=list)
 
     @property
     def breaks(self) -> bool:
         """Whether the checkout would break anything."""
-        return bool(self.refused or self.stages or self.channels or self.schemas)
+        return bool(self.refused or self.stages or self.channels or self.schemas or self.unordered)
 
     def as_json(self) -> dict[str, Any]:
         """The result for programs."""
@@ -96,6 +111,7 @@ class Findings:
             "stages": [asdict(stage) for stage in self.stages],
             "channels": self.channels,
             "schemas": None if self.schemas is None else [asdict(change) for change in self.schemas],
+            "unordered": [asdict(stage) for stage in self.unordered],
             "dead_again": self.again,
         }
 
@@ -116,6 +132,10 @@ class Findings:
             for channel, events in self.channels.items()
         ]
         made += [f"{one.channel}: {one.field or 'the payload'} {one.fault}" for one in self.schemas or ()]
+        made += [
+            f"stage {one.stage} would be ordered by {one.field}, which the payload of {one.channel} does not have"
+            for one in self.unordered
+        ]
         return made
 
 
@@ -139,6 +159,7 @@ async def check(
     async for event in Waiting(redis, table, judge.consumes).events():
         judge.take(event)
     found = judge.findings()
+    found.unordered = [one for one in unordered(payloads, stages) if not {one.stage, one.channel} & set(accept)]
     if document is not None:
         found.schemas = [
             change for change in incompatible(document, payloads.values(), stages) if change.channel not in accept
@@ -233,6 +254,18 @@ class _Judge:
             for channel in sorted(left - set(self.consumes.values()) - set(self._accept))
         }
         return found
+
+
+def unordered(payloads: Mapping[str, type[Payload]], stages: Sequence[CheckedStage]) -> list[Unordered]:
+    """Stages whose events would be delivered in no order, because no field of their data has the key's name."""
+    found = []
+    for stage in stages:
+        for channel in Graph([stage]).consumes[stage.name]:
+            if isinstance(stage.order, str) and channel in payloads:
+                schema = payloads[channel].model_json_schema()
+                if not schema.get("additionalProperties") and stage.order not in fields_of(schema):
+                    found.append(Unordered(stage.name, channel, stage.order))
+    return found
 
 
 def incompatible(

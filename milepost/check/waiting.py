@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from milepost.journal import keys
 from milepost.journal.admin import BROKER
+from milepost.journal.models import name_text
 from milepost.journal.scripts import ask_list, unavailable
 
 FIRST_PAGE, LARGEST_PAGE = 10, 250
@@ -79,7 +80,7 @@ class Waiting:
         journal = keys.journal(channel)
         groups = [
             _Group(
-                row["name"].decode(), entry_order(row["last-delivered-id"]), await self._pending(journal, row["name"])
+                name_text(row["name"]), entry_order(row["last-delivered-id"]), await self._pending(journal, row["name"])
             )
             for row in await ask_list(self._redis.xinfo_groups(journal))
         ]
@@ -110,7 +111,7 @@ class Waiting:
         async for member in self._scan(keys.parked(stage)):
             if found := _PARKED.fullmatch(member):
                 entry, channel, event = found.groups()
-                yield WaitingEvent("parked", (stage,), channel.decode(), entry.decode(), event)
+                yield WaitingEvent("parked", (stage,), name_text(channel), entry.decode(errors="replace"), event)
 
     async def _held(self, stage: str, channel: str) -> AsyncIterator[WaitingEvent]:
         """The held events of a stage that is ordered by key. `entry`: the one that it had in the journal."""
@@ -124,7 +125,7 @@ class Waiting:
         cursor: int | None = None
         rows: Any
         while cursor != 0:
-            cursor, rows = await self._redis.zscan(key, cursor or 0, count=PARKED_PAGE)
+            cursor, rows = await ask_list(self._redis.zscan(key, cursor or 0, count=PARKED_PAGE)) or (0, ())
             for member, _ in rows:
                 yield member
 
@@ -138,7 +139,7 @@ class Waiting:
             count = max(1, min(LARGEST_PAGE, PAGE_BYTES * len(page) // max(1, size)))
 
     async def _members(self, key: str) -> Iterable[str]:
-        return [name.decode() for name in await ask_list(self._redis.smembers(key))]
+        return [name_text(name) for name in await ask_list(self._redis.smembers(key))]
 
 
 @dataclass(frozen=True, slots=True)

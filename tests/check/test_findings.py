@@ -15,7 +15,7 @@ from milepost.check.findings import SHOWN, Findings, check
 from milepost.events import asyncapi
 from milepost.events.event import Event
 from milepost.graph import Node, WiredStage
-from milepost.journal import Bury, Complete, Consumer, Failure, Journal, Park, Wiring
+from milepost.journal import Bury, Complete, Consumer, Failure, Journal, Park, Wiring, keys
 from milepost.journal.connection import connect
 from milepost.journal.shared_connection import SharedConnection
 from milepost.settings import JournalSettings
@@ -203,6 +203,25 @@ async def test_events_that_a_stage_has_left_behind_already_are_no_finding(journa
     assert [depth.stage for depth in await journal.admin.left_behind()] == ["name-it:old"]
     found = await findings(journal, CHANGES["an optional field and a wider type"])
     assert not found.breaks, found.lines()
+
+
+async def test_order_by_a_field_that_the_data_does_not_have_is_found(journal: Journal) -> None:
+    """Its events would have no key, and so no order."""
+    ordered = [WiredStage(name="name-it", consumes="place", emits="named", order="country")]
+    found = await findings(journal, Change(Place, ordered))
+    assert found.breaks
+    assert found.lines() == ["stage name-it would be ordered by country, which the payload of place does not have"]
+    for kept in (Change(SameWithMore, ordered), Change(Place, ordered, accept=["name-it"])):
+        assert not (await findings(journal, kept)).breaks
+
+
+async def test_names_and_keys_of_other_programs_are_left_out(journal: Journal, redis: Redis) -> None:
+    await redis.set(keys.held("name-it", "place"), "a string")
+    await redis.delete(keys.parked("name-it"))
+    await redis.set(keys.parked("name-it"), "a string")
+    await redis.sadd(keys.JOURNALS, b"\xff")
+    await redis.sadd(keys.DEAD, b"\xff")
+    assert (await findings(journal, Change(Place))).events == 4
 
 
 @pytest.mark.parametrize(
