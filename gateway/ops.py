@@ -22,6 +22,7 @@ from gateway.stream import event_stream
 from milepost.errors import EventError
 from milepost.events.attributes import check_required
 from milepost.journal import Journal, StageNotServed, keys
+from milepost.journal.models import entries_by_channel
 
 PAGE = 20
 """Dead letters read from Redis at a time. Each may have a megabyte."""
@@ -162,17 +163,18 @@ async def _replay_or_drop(journal: Journal, stage: str, entry: str, step: Letter
     if entry != "all":
         return await step(stage, [entry])
     left = min(MOST_LETTERS, await journal.ask(journal.redis.xlen(keys.dead(stage))))
-    count, start = 0, "-"
+    count, start, not_served = 0, "-", None
     while left and (letters := await journal.admin.dead_letters(stage, start=start, count=min(PAGE, left))):
         left -= len(letters)
         start = f"({letters[-1].entry}"
-        try:
-            count += await step(stage, [letter.entry for letter in letters])
-        except StageNotServed:
-            if not count:
-                raise
-            break  # the page shows the rest, and the next request is told why
-    return count
+        for entries in entries_by_channel(letters):
+            try:
+                count += await step(stage, entries)
+            except StageNotServed as fault:
+                not_served = fault
+    if not_served and not count:
+        raise not_served
+    return count  # the page shows the rest, and the next request is told why
 
 
 def _notice(asked: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -34,7 +35,8 @@ from milepost.events.event import Event
 from milepost.events.strict_json import loads, loads_or_text
 from milepost.function.calling import Problem, answers, load
 from milepost.function.stage import StageHandler
-from milepost.journal import DeadLetter, Journal
+from milepost.journal import DeadLetter, Journal, StageNotServed
+from milepost.journal.models import entries_by_channel
 from milepost.observe.logs import masked
 from milepost.stages_table import StageEntry
 
@@ -228,22 +230,31 @@ def _replay_or_drop(
 
     async def work(journal: Journal) -> Exit:
         await _check_stage(journal, stage)
-        chosen = entries or [letter.entry async for letter in _letters(journal, stage) if event_id in {None, letter.id}]
-        if ask and chosen and not agreed(f"Delete the {len(chosen)} dead letters of {stage}?"):
+        found = [replace(letter, event=b"") async for letter in _letters(journal, stage)] if not entries else []
+        groups = [entries] if entries else entries_by_channel(one for one in found if event_id in {None, one.id})
+        chosen = sum(map(len, groups))
+        if ask and chosen and not agreed(f"Delete the {chosen} dead letters of {stage}?"):
             return Exit.FAILED
         act, done = {
             "replay": (journal.admin.replay, "replayed"),
             "drop": (journal.admin.drop, "dropped"),
         }[action]
-        settled = 0
-        for begin in range(0, len(chosen), PAGE):
-            try:
-                settled += await act(stage, chosen[begin : begin + PAGE])
-            except ValueError as fault:
-                raise CommandFailed(str(fault)) from None
-        gone = len(chosen) - settled
-        print(f"{settled} {done}" + (f", {gone} no longer there" if gone else ""))
-        return Exit.DONE if settled or everything else Exit.FAILED
+        settled = left = 0
+        for group in groups:  # one channel of which no bridge is there must not hold back the others
+            for begin in range(0, len(group), PAGE):
+                try:
+                    settled += await act(stage, group[begin : begin + PAGE])
+                except ValueError as fault:
+                    raise CommandFailed(str(fault)) from None
+                except StageNotServed as fault:
+                    if len(groups) == 1:
+                        raise
+                    say(str(fault))
+                    left += len(group) - begin
+                    break
+        gone = chosen - settled - left
+        print(f"{settled} {done}" + (f", {left} left" if left else "") + (f", {gone} no longer there" if gone else ""))
+        return Exit.DONE if (settled or everything) and not left else Exit.FAILED
 
     run_on_journal(redis_url, data, work)
 

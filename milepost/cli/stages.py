@@ -132,7 +132,7 @@ async def _forget(journal: Journal, name: str, *, sure: bool) -> Exit:
         if name in unconsumed:
             return await _forget_journal(journal, name, unconsumed[name], sure=sure)
         raise CommandFailed(f"no stage is called {name}; `milepost stages` shows which there are")
-    say(f"{name}: {found.parked} parked and {found.dead} dead events, and its place in the journal, would be gone")
+    say(f"{name}: {found.journaled} journaled, {found.parked} parked and {found.dead} dead events of it would be gone")
     if not (sure or found.served or agreed("Forget it?")):
         return Exit.FAILED
     gone = await journal.admin.forget(name)

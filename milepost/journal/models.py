@@ -1,6 +1,6 @@
 """The data of the journal: entries, dead letters, stages and their depth, the status of a submission."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -215,6 +215,14 @@ class DeadLetter:
             crashes=_whole(fields.get(b"crashes"), 0),
             at=moment(_whole(fields.get(b"time"), int(entry.partition("-")[0]))),
         )
+
+
+def entries_by_channel(letters: Iterable[DeadLetter]) -> list[list[str]]:
+    """Return the entries of dead letters, in a list for each channel: a stage may be served on some channels alone."""
+    entries: dict[str, list[str]] = {}
+    for letter in letters:
+        entries.setdefault(letter.channel, []).append(letter.entry)
+    return list(entries.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import redis
 
 from functions.payloads import Submission
 from milepost import Event
 from milepost.cli import dead_test
-from milepost.journal import DeadLetter
+from milepost.journal import DeadLetter, keys
 from tests.cli.conftest import Command
 from tests.cli.running import Ended, Up, environment
 from tests.servers import ROOT, wait_for
@@ -67,6 +68,17 @@ def test_replayed_dead_letters_die_again_if_nothing_has_changed(
     assert everything.stderr == ""
     wait_for(lambda: len(listed(on_stack)) == 3, what="all three again")
     assert not {letter["entry"] for letter in listed(on_stack)} & {letter["entry"] for letter in letters}
+
+
+def test_letter_of_a_channel_that_is_not_served_holds_back_no_other(
+    letters: list[dict[str, Any]], up: Up, on_stack: Command
+) -> None:
+    with redis.Redis.from_url(up.stack["redis"]) as client:
+        client.xadd(keys.dead("email"), {"event": "{}", "channel": "gone"})
+    done = on_stack("dead", "replay", "email", "--all")
+    assert (done.code, done.stdout) == (1, f"{len(letters)} replayed, 1 left\n")
+    assert "no bridge serves email on gone" in done.stderr
+    wait_for(lambda: len(listed(on_stack)) == len(letters) + 1, what="all again")
 
 
 def test_dropped_dead_letters_are_gone(letters: list[dict[str, Any]], on_stack: Command) -> None:

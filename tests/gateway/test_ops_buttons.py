@@ -80,6 +80,18 @@ async def test_a_replay_that_is_refused_says_why(browser: httpx.AsyncClient, jou
     assert plain.headers["content-type"] == "application/problem+json"
 
 
+async def test_letter_of_a_channel_that_is_not_served_holds_back_no_other(
+    operator: httpx.AsyncClient, journal: Journal, redis: Redis
+) -> None:
+    await redis.xadd(keys.dead("distance"), {"event": "{}", "channel": "gone"}, id="1-1")
+    await buried(journal, 2)
+    accept = {"accept": "application/json"}
+    answer = await operator.post("/ops/distance/replay", data={"entry": "all"}, headers=accept)
+    assert answer.json() == {"replayed": 2}
+    assert [letter.entry for letter in await journal.admin.dead_letters("distance")] == ["1-1"]
+    assert (await operator.post("/ops/distance/replay", data={"entry": "all"}, headers=accept)).status_code == 409
+
+
 async def test_unreadable_message_cannot_be_replayed(browser: httpx.AsyncClient, journal: Journal) -> None:
     await buried(journal)
     answer = await browser.post("/ops/bridge/replay", data={"entry": "1-0", "csrf_token": await csrf_token(browser)})
