@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, Header, Path
 from fastapi.sse import EventSourceResponse
@@ -134,7 +135,8 @@ def router(journal: Journal, graphs: GraphReader, notifier: Notifier, pages: Pag
         submission instead.
         """
         notes = watch.status.notes
-        seen = [name for name in last_event_id.split(",") if {name, name.partition("=")[0]} & notes.keys()]
+        names = map(unquote, last_event_id.split(","))
+        seen = [name for name in names if {name, name.partition("=")[0]} & notes.keys()]
         if {*shown(watch.status)} <= {*seen} and watch.status.is_over:
             return Response(status_code=204)  # which tells a browser to ask no more
         return event_stream(request, status_events(notifier, watch, seen))

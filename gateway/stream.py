@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import quote
 
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.requests import Request
@@ -33,6 +34,10 @@ LONGEST = 900.0
 
 RETRY = 2000
 """Milliseconds that a browser waits before it connects again."""
+
+
+_PLAIN = "/:="
+"""What is not percent-encoded in an event's id, besides letters, digits and `_.-~`."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ async def status_events(notifier: Notifier, watch: Watch, seen: list[str]) -> As
             seen = [*(one for one in seen if name == channel or one.partition("=")[0] != channel), name]
             sent_at = time.monotonic()
             told = {**reached, "last": _told(status, seen).is_over}
-            yield format_sse_event(data_str=dumps(told), id=",".join(seen))
+            yield format_sse_event(data_str=dumps(told), id=",".join(quote(one, _PLAIN) for one in seen))
         if _told(status, seen).is_over:
             return
         changed = await _wait(watch.changed, within=within)
@@ -106,7 +111,8 @@ async def _wait(changed: asyncio.Event, *, within: float) -> bool:
 def shown(status: Status) -> dict[str, Mapping[str, Any]]:
     """Return what a status has to show, oldest first, as JSON: channels, the stage that gave it up, and splits.
 
-    The keys are the names that `Last-Event-ID` has; that of a split says how many of its parts have ended.
+    The keys are the names that `Last-Event-ID` has, there percent-encoded where a header, or the comma between them,
+    demands it; that of a split says how many of its parts have ended.
     """
     splits = {f"{PARTS}{split.stage}": split for split in status.splits}
     found: dict[str, Mapping[str, Any]] = {}

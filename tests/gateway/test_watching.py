@@ -115,6 +115,18 @@ async def test_reconnected_stream_has_each_channel_once(client: httpx.AsyncClien
     assert answer.status_code == 204, "a browser then asks no more"
 
 
+async def test_reconnected_stream_has_a_channel_once_whatever_its_name(
+    client: httpx.AsyncClient, journal: Journal
+) -> None:
+    event_id = await submit(client)
+    await journal.publish(Event(id=event_id, source="/test", type="größe,x", data=1))
+    async with watching(client, event_id) as stream:
+        assert await stream.channels(2) == ["raw_input", "größe,x"]
+    await reach(journal, event_id, LATER[0])
+    async with watching(client, event_id, stream.last_id) as stream:
+        assert await stream.channels(1) == [LATER[0]]
+
+
 @pytest.mark.parametrize("last", ["", "nonsense", ",,,", "x" * 5000, "email:sent", "dead:email"])
 async def test_any_last_event_id_is_taken(client: httpx.AsyncClient, last: str) -> None:
     event_id = await submit(client)
