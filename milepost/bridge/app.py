@@ -125,7 +125,7 @@ class _Endpoints:
         if not self._bridge.ready:
             return problem(503, "Not ready", "the routes are not served yet", retry_after=RETRY_AFTER)
         try:
-            await self._bridge.journal.ping()
+            await self._bridge.journal.check_writable()
         except JournalUnavailable as fault:
             return _unavailable("Not ready", "ready", fault)
         return PlainTextResponse("ready\n")

@@ -46,7 +46,8 @@ class Client:
             fixed = _lines(headers or {})
         except ValueError as fault:
             raise ConfigurationError(f"{url}: {fault}") from None
-        self._url = url
+        # For errors: a path or a query may hold a token, and visitors see why an event was given up.
+        self._peer = f"{scheme}://{authority}"
         self._ssl = (ssl_context or ssl.create_default_context()) if scheme == "https" else None
         self._connect_timeout = connect_timeout
         self._largest_response = largest_response
@@ -132,7 +133,7 @@ class Client:
         self._idle.clear()
         lost = [connection.lost for connection in self._connections]
         for connection in tuple(self._connections):
-            connection.fail(Lost(f"{self._url}: the client was closed"))
+            connection.fail(Lost(f"{self._peer}: the client was closed"))
         if lost:
             await asyncio.wait(lost)
 
@@ -161,21 +162,21 @@ class Client:
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:
         if self._closed:
-            raise NotSent(f"{self._url}: the client was closed")
-        connection = Connection(self._url, self._largest_response, loop, self._connections.discard)
+            raise NotSent(f"{self._peer}: the client was closed")
+        connection = Connection(self._peer, self._largest_response, loop, self._connections.discard)
         try:
             async with asyncio.timeout_at(min(deadline, loop.time() + self._connect_timeout)):
                 await loop.create_connection(lambda: connection, self._host, self._port, ssl=self._ssl)
         except TimeoutError:
-            raise NotSent(f"{self._url}: no connection in time") from None
+            raise NotSent(f"{self._peer}: no connection in time") from None
         except (OSError, UnicodeError) as fault:  # UnicodeError: a host name that DNS cannot hold
-            raise NotSent(f"{self._url}: {fault}") from None
+            raise NotSent(f"{self._peer}: {fault}") from None
         if not connection.usable:
-            raise NotSent(f"{self._url}: closed the connection before anything was sent")
+            raise NotSent(f"{self._peer}: closed the connection before anything was sent")
         self._connections.add(connection)
         if self._closed:
             connection.abort()
-            raise NotSent(f"{self._url}: the client was closed")
+            raise NotSent(f"{self._peer}: the client was closed")
         return connection
 
     def _watch(self, loop: asyncio.AbstractEventLoop, at: float) -> None:

@@ -23,8 +23,8 @@ MOST_BUFFERED = 10_000
 MOST_BUFFERED_BYTES = 32_000_000
 """Most messages, and bytes, that wait for adoption or for a leader. Further ones are dropped, and counted."""
 
-MOST_ADOPTED = 256
-"""Most messages that are adopted in one step."""
+MOST_ADOPTED, MOST_ADOPTED_BYTES = 256, 4_000_000
+"""Most messages, and bytes, that are adopted in one step: Redis must have them all within its time-out."""
 
 TRY_AGAIN_AFTER = 0.25
 """Seconds between two tries while Redis is away or refuses."""
@@ -57,15 +57,19 @@ class Buffer:
         self._messages.append(received)
         return True
 
-    def take(self, most: int) -> list[ReceivedMessage]:
-        """Remove and return the oldest, up to `most`."""
-        taken = [self._messages.popleft() for _ in range(min(most, len(self)))]
-        self._bytes -= sum(len(received.message) for received in taken)
+    def take(self, most: int, most_bytes: int) -> list[ReceivedMessage]:
+        """Remove and return the oldest, up to `most`, and so many bytes; at least one if there is one."""
+        taken: list[ReceivedMessage] = []
+        room = most_bytes
+        while len(taken) < most and self._messages and (not taken or len(self._messages[0].message) <= room):
+            taken.append(self._messages.popleft())
+            room -= len(taken[-1].message)
+        self._bytes -= most_bytes - room
         return taken
 
     def clear(self) -> list[ReceivedMessage]:
         """Remove and return all."""
-        return self.take(len(self))
+        return self.take(len(self), self._bytes)
 
 
 class Adopter:
@@ -99,7 +103,7 @@ class Adopter:
                 self.idle.set()
                 self._filled.clear()
                 await self._filled.wait()
-            adoptions, unreadable = _read(self._buffer.take(MOST_ADOPTED))
+            adoptions, unreadable = _read(self._buffer.take(MOST_ADOPTED, MOST_ADOPTED_BYTES))
             unreadable += await self._adopt(adoptions)
             await self._keep(unreadable)
 
