@@ -12,7 +12,7 @@ from milepost.journal import Journal
 
 
 def router(journal: Journal, metrics: GatewayMetrics) -> APIRouter:
-    """`/healthz`: the process is alive. `/readyz`: a Redis primary answers too. `/metrics`."""
+    """`/healthz`: the process is alive. `/readyz`: a Redis primary answers and takes writes, too. `/metrics`."""
     routes = APIRouter()
 
     @routes.head("/healthz", include_in_schema=False)
@@ -23,7 +23,7 @@ def router(journal: Journal, metrics: GatewayMetrics) -> APIRouter:
     @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", summary="Can it take submissions?", responses={**_example("ready"), 503: UNAVAILABLE})
     async def readyz() -> dict[str, str]:
-        await journal.ping()
+        await journal.check_writable()
         return {"status": "ready"}
 
     @routes.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False)

@@ -33,10 +33,14 @@ class StageNotServed(MilepostError):
 
 
 class Admin:
-    """Each method is one atomic step unless it says otherwise, and raises JournalUnavailable."""
+    """Each method is one atomic step unless it says otherwise, and raises JournalUnavailable.
 
-    def __init__(self, scripts: Scripts) -> None:
+    `doors` runs scripts that wait for REPLICAS.
+    """
+
+    def __init__(self, scripts: Scripts, doors: Scripts | None = None) -> None:
         self._scripts = scripts
+        self._doors = doors or scripts
         self._redis = scripts.redis
 
     async def table(self) -> dict[str, Any]:
@@ -99,11 +103,12 @@ class Admin:
     async def pause(self, stage: str) -> bool:
         """Let no bridge deliver to a stage until `resume`. False if it was paused already.
 
-        Bridges look once a second. Requests under way are not cut off. Raises LookupError for an unknown stage.
+        Bridges look once a second. Requests under way are not cut off. Returns once REPLICAS have the pause, so that a
+        failover does not end it. Raises LookupError for an unknown stage.
         """
         if stage not in await self.table():
             raise LookupError(stage)
-        return bool(await ask(self._redis.sadd(keys.PAUSED, stage)))
+        return bool(await self._doors.pause(stage=stage))
 
     async def resume(self, stage: str) -> bool:
         """Let bridges deliver to a stage again. False if it was not paused."""

@@ -46,7 +46,7 @@ class Journal:
         self.redis = redis
         self.scripts = Scripts(redis)
         self.doors = Scripts(redis, replicas=settings.replicas) if settings.replicas else self.scripts
-        self.admin = Admin(self.scripts)
+        self.admin = Admin(self.scripts, self.doors)
         self.wake_ups = WakeUps(redis)
         self.failover = FailoverWatch(redis)
         self._dedup = milliseconds(settings.dedup)
@@ -135,7 +135,12 @@ class Journal:
     async def ping(self) -> None:
         """Raise JournalUnavailable unless new connections lead to a primary and the present one answers."""
         await self.ask(self.failover.look())
-        await self.scripts.call("PING")
+        await self.scripts.call("EXISTS", keys.JOURNALS)  # a server that takes no writes refuses PING, too
+
+    async def check_writable(self) -> None:
+        """The same, and raise it if that server takes no writes: its disk has failed, or it has too few replicas."""
+        await self.ping()
+        await self.scripts.call("XACK", f"{keys.JOURNALS}:none", "none", "0-0")  # a full Redis allows it
 
     ask = staticmethod(ask)
 

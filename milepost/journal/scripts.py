@@ -398,6 +398,9 @@ class Scripts:
     async def left_behind(self) -> Any: ...
 
     @script
+    async def pause(self, *, stage: str) -> Any: ...
+
+    @script
     async def replay(self, *, stage: str, broker: str, fresh: int, letters: Sequence[LetterRow]) -> Any: ...
 
     @script

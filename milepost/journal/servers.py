@@ -89,10 +89,9 @@ class Servers:
                 for task in done:
                     if (fault := task.exception()) is None:
                         answers.append(task.result())
-                    elif isinstance(fault, RedisError | OSError):
-                        faults.append(str(fault) or type(fault).__name__)
-                    else:
-                        raise fault
+                    else:  # also of a server whose answer is in another form: the others count
+                        is_told = isinstance(fault, RedisError | OSError) and str(fault)
+                        faults.append(str(fault) if is_told else f"{type(fault).__name__} at its answer")
         finally:
             await end_tasks(pending)
         return answers

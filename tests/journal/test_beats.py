@@ -1,10 +1,12 @@
 """The stages table: beats, which stages are served, and how a stage is forgotten."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 from redis.asyncio import Redis
 
+from milepost.errors import JournalUnavailable
 from milepost.journal import (
     Bury,
     Complete,
@@ -17,6 +19,7 @@ from milepost.journal import (
     Wiring,
     keys,
 )
+from milepost.settings import JournalSettings
 from tests.journal.conftest import Consumers, Table
 from tests.journal.events import (
     CALCULATED,
@@ -135,6 +138,15 @@ async def test_served_stage_cannot_be_forgotten(journal: Journal, redis: Redis, 
     assert await everything(redis) == before
 
 
+async def test_pause_is_confirmed_by_replicas_where_doors_wait_for_them(
+    opened: Callable[[JournalSettings], Journal], settings: JournalSettings, table: Table
+) -> None:
+    await table(distance=(RAW,))
+    journal = opened(settings.model_copy(update={"replicas": 1}))
+    with pytest.raises(JournalUnavailable, match="0 of 1 replicas"):
+        await journal.admin.pause("distance")
+
+
 async def test_forget_removes_every_trace_of_a_stage_and_returns_what_was_lost(
     journal: Journal, maintenance: Maintenance, redis: Redis, table: Table, consumers: Consumers
 ) -> None:
@@ -157,6 +169,16 @@ async def test_forget_removes_every_trace_of_a_stage_and_returns_what_was_lost(
     await maintenance.trim(RAW)
     assert await journaled(redis, RAW) == []
     assert await journal.backlog() == 0
+
+
+async def test_forget_finds_the_retries_of_a_channel_whose_journal_an_operator_has_deleted(
+    journal: Journal, redis: Redis, table: Table
+) -> None:
+    await table(distance=(RAW,))
+    await redis.xadd(keys.retries("distance", RAW), {"event": "{}"})
+    await unserved(redis, "distance")
+    assert await journal.admin.forget("distance") == Forgotten(parked=1, dead=0)
+    assert not await redis.exists(keys.retries("distance", RAW))
 
 
 async def test_group_that_the_table_does_not_know_can_be_forgotten(

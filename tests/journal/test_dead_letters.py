@@ -220,6 +220,16 @@ async def test_unreadable_messages_are_capped_at_ten_thousand_and_removed_ones_a
     assert (await journal.admin.dead_letters("bridge", count=1))[0].event == b"2"
 
 
+async def test_unreadable_messages_are_bounded_in_bytes(
+    journal: Journal, maintenance: Maintenance, redis: Redis
+) -> None:
+    batch = [Unreadable(RAW, b"\xff" * LARGEST_UNREADABLE, "") for _ in range(100)]
+    removed = [await maintenance.unreadable(batch) for _ in range(6)]
+    left = await redis.xlen(keys.dead("bridge"))
+    assert left == 600 - sum(removed)
+    assert 300 < left < 520
+
+
 async def test_unreadable_messages_can_be_dropped_but_not_replayed(
     journal: Journal, maintenance: Maintenance, redis: Redis
 ) -> None:

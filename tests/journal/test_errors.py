@@ -48,6 +48,8 @@ CALLS: dict[str, Callable[[Side], Awaitable[object]]] = {
     "forget_journal": lambda side: side.journal.admin.forget_journal(RAW),
     "dead_stages": lambda side: side.journal.admin.dead_stages(),
     "dead_letters": lambda side: side.journal.admin.dead_letters("distance"),
+    "pause": lambda side: side.journal.scripts.pause(stage="distance"),
+    "check_writable": lambda side: side.journal.check_writable(),
     "replay": lambda side: side.journal.admin.replay("distance", ["1-1"]),
     "drop": lambda side: side.journal.admin.drop("distance", ["1-1"]),
     "adopt": lambda side: side.maintenance.adopt([Adoption(submission(), None)]),

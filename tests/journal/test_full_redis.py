@@ -99,7 +99,7 @@ async def test_reading_completing_and_trimming_run_through(
     assert await distance.reread() == entries[1:]
 
 
-async def test_parking_burying_retrying_and_replaying_run_through(
+async def test_parking_burying_retrying_pausing_and_replaying_run_through(
     journal: Journal, maintenance: Maintenance, distance: Consumer, entries: list[Entry], full: Full
 ) -> None:
     await maintenance.beat({"distance": Wiring([RAW], [], "")})
@@ -107,6 +107,8 @@ async def test_parking_burying_retrying_and_replaying_run_through(
     assert await settled(distance, Park(entries[0], EVENTS[0].id, failure(), 0)) == "done"
     assert await settled(distance, Bury(entries[1], EVENTS[1].id, failure())) == "buried"
     assert await maintenance.retry_due(["distance"], most=1) == (1, None, {})
+    assert await journal.admin.pause("distance")
+    await journal.check_writable()
     (dead,) = await journal.admin.dead_letters("distance")
     assert await journal.admin.replay("distance", [dead.entry]) == 1
     assert len((await distance.take(9)).entries) == 3

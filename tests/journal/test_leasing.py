@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from redis.asyncio import Redis
 
 from milepost.journal import Maintenance, keys
@@ -50,6 +51,16 @@ async def test_expired_lease_is_free(maintenance: Maintenance, redis: Redis) -> 
 
     await eventually(taken)
     assert await maintenance.lease("one", ttl=10, announce=False) == "two"
+
+
+@pytest.mark.parametrize("left", [3_600_000, None], ids=["an hour", "for ever"])
+async def test_lease_that_lasts_far_too_long_is_shortened(
+    maintenance: Maintenance, redis: Redis, left: int | None
+) -> None:
+    """As after the server's clock was set back by an hour."""
+    await redis.set(keys.LEASE, "dead", px=left)
+    assert await maintenance.lease("two", ttl=10, announce=False) == "dead"
+    assert 0 < await redis.pttl(keys.LEASE) <= 10_000
 
 
 async def test_clean_stop_releases_the_lease_and_announces_that(maintenance: Maintenance, redis: Redis) -> None:

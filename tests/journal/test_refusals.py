@@ -247,6 +247,9 @@ async def test_server_that_takes_no_writes_fails_every_item_of_a_batch(
         await side.maintenance.retry_due(["distance"], most=9)
     (answer,) = await side.consumer.settle([Complete(side.entries[0], "", None)])
     assert isinstance(answer, JournalUnavailable)
+    await side.journal.ping()
+    with pytest.raises(JournalUnavailable, match=reason):
+        await side.journal.check_writable()
     await side.redis.config_set("min-replicas-to-write", 0)
     await side.redis.config_set("stop-writes-on-bgsave-error", "no")
     await side.redis.config_set("save", "")  # or it could not end

@@ -54,6 +54,15 @@ async def filled(redis: Redis, channel: str, count: int, *, age: int = 0) -> Non
         await pipe.execute()
 
 
+async def test_it_is_bounded_in_bytes(maintenance: Maintenance, redis: Redis, email: Consumer) -> None:
+    for number in range(50):
+        await redis.xadd(keys.journal(SENT), {"event": b"x" * 900_000, "number": number})
+    assert await maintenance.trim(SENT) == ("unconsumed", await redis.xlen(keys.journal(SENT)), 0)
+    newest = [fields[b"number"] for _, fields in await redis.xrange(keys.journal(SENT))]
+    assert 20 <= len(newest) <= 36
+    assert newest[-1] == b"49"
+
+
 async def by_door(journal: Journal, maintenance: Maintenance, email: Consumer) -> Event:
     event = submission(channel=SENT)
     await journal.publish(event)

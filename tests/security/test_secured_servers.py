@@ -117,7 +117,7 @@ def used() -> set[str]:
     """Return the commands that the scripts and the Python code name, as an ACL names them."""
     scripts = "".join(path.read_text() for path in ROOT.glob("milepost/journal/lua/*.lua"))
     found = re.findall(r"(?:call|unless_gone|count)\('([A-Z]+)'(?:, '([A-Z]+)')?", scripts)
-    commands = {f"{name}|{sub}" if name in {"XGROUP", "XINFO"} else name for name, sub in found}
+    commands = {f"{name}|{sub}" if name in {"XGROUP", "XINFO", "MEMORY"} else name for name, sub in found}
     code = "".join(path.read_text() for part in ("milepost", "gateway") for path in (ROOT / part).rglob("*.py"))
     methods = set(re.findall(r"(?:redis|look)\.([a-z]+(?:_[a-z]+)?)\(", code)) & {*dir(redis.Redis)} - NO_COMMANDS
     return {command.lower() for command in commands} | {COMMANDS.get(name, name) for name in methods}

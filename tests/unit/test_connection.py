@@ -1,11 +1,13 @@
 """Connections to Redis: which commands are tried again, and which are not."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import redis.asyncio as redis_asyncio
 from redis import utils as redis_utils
+from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import TimeoutError as NoAnswer
 
 from milepost.journal.connection import connect
@@ -34,6 +36,20 @@ async def answers(client: redis_asyncio.Redis) -> bool:
         return bool(await client.ping())
     except NoAnswer:
         return False
+
+
+@pytest.mark.parametrize("form", ["redis+sentinel://{}:{}/mymaster", "redis+cluster://{}:{}"])
+async def test_server_whose_answer_has_another_form_is_named_as_one_that_does_not_answer(form: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while commands := await reader.read(65536):
+            writer.write(b"+OK\r\n" * commands.count(b"*"))
+        writer.close()
+
+    async with await asyncio.start_server(answer, HOST, 0) as server:
+        url = form.format(*server.sockets[0].getsockname())
+        async with connect(JournalSettings.read(redis_url=url), retries=0) as client:
+            with pytest.raises(ConnectionLost, match=r"answers: \w+ at its answer"):
+                await client.ping()
 
 
 @pytest.mark.parametrize("opened", [True, False], ids=["a command", "a connection"])

@@ -3,6 +3,7 @@
 
 local HOUR = 3600000
 local MOST_UNCONSUMED_EVENTS = 10000
+local MOST_KEPT_BYTES = 32000000
 local MOST_STEPS = 12
 local LONGEST_ANSWER = 300
 
@@ -333,6 +334,14 @@ local function bound_unconsumed(channel)
   redis.call('XTRIM', journal, 'MAXLEN', MOST_UNCONSUMED_EVENTS)
   redis.call('XTRIM', journal, 'MINID', whole(now() - HOUR))
   redis.call('PEXPIRE', journal, HOUR)
+end
+
+-- Bounds a stream to about MOST_KEPT_BYTES, by the average of its entries. Redis only estimates the bytes, and does not say them
+-- to a user that was made for an earlier version. Returns how many entries it deleted.
+local function bound_bytes(stream)
+  local bytes = redis.pcall('MEMORY', 'USAGE', stream)
+  if type(bytes) ~= 'number' or bytes <= MOST_KEPT_BYTES then return 0 end
+  return redis.call('XTRIM', stream, 'MAXLEN', whole(math.floor(redis.call('XLEN', stream) * MOST_KEPT_BYTES / bytes)))
 end
 
 -- Makes a group on a stream, and the stream if it is absent. A journal with a group never expires. Returns false if the

@@ -26,8 +26,9 @@ end
 local parked = count('ZCARD', parked_key(stage))
 local dead = count('XLEN', dead_key(stage))
 redis.call('HDEL', STAGES, stage)
-local groups = 0
-for _, channel in ipairs(redis.call('SMEMBERS', JOURNALS)) do
+local groups, channels = 0, consumed_channels(row and { row } or {})  -- an operator may have deleted a journal
+for _, channel in ipairs(redis.call('SMEMBERS', JOURNALS)) do channels[channel] = true end
+for channel in pairs(channels) do
   local destroyed = redis.pcall('XGROUP', 'DESTROY', journal_key(channel), stage)
   if type(destroyed) == 'number' then groups = groups + destroyed end  -- else there is no such journal
   parked = parked + delete_retries(channel)

@@ -9,6 +9,10 @@ if not holder or (holder == '' and received == 1) then
   holder, announce = token, 1
 elseif holder == token then
   redis.call('PEXPIRE', LEASE, ttl)
+else
+  -- If the server's clock was set back, or another program wrote the key, the lease of a dead bridge would last.
+  local left = redis.call('PTTL', LEASE)
+  if left == -1 or left > 10 * ttl then redis.call('PEXPIRE', LEASE, ttl) end
 end
 if holder == token and announce == 1 then redis.call('PUBLISH', LEASE, token) end
 return holder

@@ -3,7 +3,7 @@
 -- 1. Makes the groups of stages that consume the channel, if they are missing. If Redis refuses that, nothing is
 --    deleted.
 -- 2. Makes dead letters of retries that no stage reads any more.
--- 3. If no group is left, bounds the journal (see bound_unconsumed).
+-- 3. If no group is left, bounds the journal (see bound_unconsumed), also in bytes.
 -- 4. Deletes entries that every group has finished, also behind a pending one, so that an event that hangs keeps no
 --    other.
 -- 5. If more than `limit` entries are left, deletes the oldest that no served stage needs.
@@ -76,6 +76,7 @@ for name, group in pairs(groups_of(journal)) do
 end
 if not wanted then
   bound_unconsumed(channel)
+  if redis.call('PTTL', journal) > 0 then bound_bytes(journal) end
   return { 'unconsumed', redis.call('XLEN', journal), 0 }
 end
 redis.call('PERSIST', journal)  -- version 0.1, or an operator, may have made the group of one that was to expire
