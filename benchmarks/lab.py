@@ -5,7 +5,9 @@ Ours run as in their images: their packages and no others, compiled beforehand.
 
 import compileall
 import json
+import os
 import site
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -99,6 +101,11 @@ class Lab:
         """A program of benchmarks/peers/."""
         return self.start(Peer(self.folder, f"benchmarks.peers.{module}", *args, env=env))
 
+    def fill(self, module: str, events: int, **env: str) -> None:
+        """Have a program of benchmarks/peers/ make a backlog. Raises CalledProcessError."""
+        command = [str(PEER_PYTHON), "-m", f"benchmarks.peers.{module}", "fill", str(events)]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, check=True, timeout=WITHIN)
+
 
 def compile_packages() -> None:
     """What is installed, theirs too, as images do. Otherwise each start compiles it, which costs memory too."""
@@ -127,20 +134,21 @@ def until(condition: Callable[[], object], *, every: float = 0.002, within: floa
 
 
 class Stopwatch:
-    """Wall clock and CPU time of some processes between its making and `stop`."""
+    """Wall clock and CPU time of some processes, and CPU time of their Redis, between its making and `stop`."""
 
-    def __init__(self, *servers: Server) -> None:
+    def __init__(self, *servers: Server, redis: Server | None = None) -> None:
         self._pids = [server.pid for server in servers]
-        self._cpu = accounts.cpu(self._pids)
+        self._redis = [redis.pid] if redis else []
+        self._cpu, self._redis_cpu = accounts.cpu(self._pids), accounts.cpu(self._redis)
         self._at = time.monotonic()
 
     def stop(self, events: int) -> dict[str, float]:
-        """`rate` in events/s, `cpu` in CPU seconds per 1,000 events, `memory` the peak in MB."""
+        """`rate` in events/s, `cpu` and `redis` in CPU seconds per 1,000 events, `memory` the peak in MB."""
         seconds = time.monotonic() - self._at
-        used = accounts.cpu(self._pids) - self._cpu
         return {
             "rate": events / seconds,
-            "cpu": used / events * 1000,
+            "cpu": (accounts.cpu(self._pids) - self._cpu) / events * 1000,
+            "redis": (accounts.cpu(self._redis) - self._redis_cpu) / events * 1000,
             "memory": accounts.peak_memory(self._pids),
         }
 

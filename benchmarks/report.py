@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from rich.console import Console
@@ -26,6 +27,11 @@ class Row:
     def reached(self) -> bool:
         return self.figure.reached(self.ours)
 
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Ours divided by each peer's figure."""
+        return {name: self.ours / value if value else inf for name, value in self.peers.items()}
+
     def as_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -34,6 +40,7 @@ class Row:
             "goal": self.figure.goal,
             "floor": self.floor,
             "peers": dict(self.peers),
+            "ratios": {name: ratio for name, ratio in self.ratios.items() if ratio != inf},
         }
 
 
@@ -58,11 +65,11 @@ def figure(value: float | None) -> str:
 
 def show(found: Iterable[Row]) -> None:
     """Print the table."""
-    table = Table("what", "unit", "ours", "goal", "floor", "peers")
+    table = Table("what", "unit", "ours", "goal", "floor", "peers (ours divided by theirs)")
     for row in found:
         sign = "≥" if row.figure.more_is_better else "≤"
         goal = f"{sign} {figure(row.figure.goal)}" if row.figure.goal is not None else ""
         ours = figure(row.ours) if row.reached else f"[bold]{figure(row.ours)} ✗[/bold]"
-        peers = "\n".join(f"{name}: {figure(value)}" for name, value in row.peers.items())
+        peers = "\n".join(f"{name}: {figure(row.peers[name])} ({figure(ratio)})" for name, ratio in row.ratios.items())
         table.add_row(row.name, row.figure.unit, ours, goal, figure(row.floor), peers)
     Console(width=None if Console().is_terminal else 200).print(table)

@@ -10,9 +10,8 @@ from typing import Any
 import uvloop
 from faststream import FastStream
 from faststream.redis import RedisBroker, StreamSub
-from geopy.distance import geodesic
 
-OFFICE = (32.080058, 34.864535)
+from benchmarks.peers import work
 
 
 async def run(redis_url: str) -> None:
@@ -22,7 +21,7 @@ async def run(redis_url: str) -> None:
     @broker.publisher(stream="calculated_distance")
     async def distance(entry: dict[str, str]) -> dict[str, Any]:
         submission = json.loads(entry["event"])["data"]
-        miles = geodesic((submission["lat"], submission["long"]), OFFICE).miles
+        miles = work.miles(submission["lat"], submission["long"])
         return {"email": submission["email"], "distance_from_velocity": miles}
 
     print("ready", flush=True)

@@ -5,20 +5,16 @@ uvicorn benchmarks.peers.form:app     REDIS_URL in the environment
 
 import json
 import os
-from typing import Annotated
 
 import redis.asyncio
-from fastapi import FastAPI, Form
 
-app = FastAPI()
+from benchmarks.peers.door import door
+
 database = redis.asyncio.Redis.from_url(os.environ["REDIS_URL"])
 
 
-@app.get("/")
-async def alive() -> None:
-    """So that a probe sees it."""
+async def submit(address: str, lat: float, long: float) -> None:
+    await database.publish("raw_input", json.dumps({"email": address, "lat": lat, "long": long}))
 
 
-@app.post("/distance")
-async def submit(email: Annotated[str, Form()], lat: Annotated[float, Form()], long: Annotated[float, Form()]) -> None:
-    await database.publish("raw_input", json.dumps({"email": email, "lat": lat, "long": long}))
+app = door(submit)

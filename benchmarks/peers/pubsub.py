@@ -8,14 +8,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pymongo
 import redis
-from geopy.distance import geodesic
 
-OFFICE = (32.080058, 34.864535)
+from benchmarks.peers import work
 
 
 def messages(client: redis.Redis, channel: str, *, busy: bool) -> Iterator[Any]:
@@ -32,7 +30,7 @@ def messages(client: redis.Redis, channel: str, *, busy: bool) -> Iterator[Any]:
 
 
 def distance(client: redis.Redis, submission: dict[str, Any]) -> None:
-    miles = geodesic((float(submission["lat"]), float(submission["long"])), OFFICE).miles
+    miles = work.miles(float(submission["lat"]), float(submission["long"]))
     found = {"email": submission["email"], "distance_from_velocity": miles}
     client.publish("calculated_distance", json.dumps(found))
 
@@ -45,10 +43,7 @@ def store(client: redis.Redis, found: dict[str, Any]) -> None:
 def email(_: redis.Redis, address: str) -> None:
     user = users().find_one({"email": address}, sort=[("_id", -1)])
     if user:
-        with Path(os.environ["SENT_EMAILS"]).open("a") as file:
-            file.write(
-                f"Email sent to: {address}; Message: You are {user['distance_from_velocity']} miles from Velocity.\n"
-            )
+        work.mail(address, user["distance_from_velocity"])
 
 
 def users() -> Any:

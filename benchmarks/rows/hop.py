@@ -3,7 +3,9 @@
 import asyncio
 import json
 import socket
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -22,6 +24,12 @@ from tests.servers import ROOT, Server
 
 EVENTS = 10_000
 NEXT = "calculated_distance"
+TASKS = 2_000
+WORKFLOWS = 500
+"""Events for the contenders that take a millisecond for each, and for the one that waits for the disk several times."""
+
+Start = Callable[[], tuple[Server, ...]]
+"""Starts the servers whose CPU counts."""
 
 
 def consumed(url: str) -> None:
@@ -51,14 +59,40 @@ def faststream(lab: Lab) -> Measured:
     return arriving(lab, NEXT, lambda: (lab.peer("faststream_stage", lab.redis.url),))
 
 
-def arriving(lab: Lab, stream: str, start: Callable[[], tuple[Server, ...]]) -> Measured:
+def tasks(lab: Lab, module: str, stream: str) -> Measured:
+    """A queue of tasks on Redis streams: the stage's worker alone, which adds the next stage's tasks to `stream`."""
+    env = {"REDIS_URL": lab.redis.url}
+    lab.fill(module, TASKS, **env)
+    return arriving(lab, stream, lambda: (lab.peer(module, "distance", **env),), TASKS)
+
+
+def dbos(lab: Lab) -> Measured:
+    """The reply is the workflow's result, in the database when the workflow has ended."""
+    database = lab.folder / "dbos.sqlite"
+    lab.fill("dbos_stages", WORKFLOWS, DATABASE=str(database))
+    ended = "SELECT count(*) FROM workflow_status WHERE status = 'SUCCESS'"
+    with closing(sqlite3.connect(database, timeout=30)) as client:
+        return counted(
+            lab,
+            lambda: client.execute(ended).fetchone()[0],
+            lambda: (lab.peer("dbos_stages", "distance", DATABASE=str(database)),),
+            WORKFLOWS,
+        )
+
+
+def arriving(lab: Lab, stream: str, start: Start, events: int = EVENTS) -> Measured:
     """From the first replies in the next stream until the last."""
-    client = redis.Redis.from_url(lab.redis.url)
+    with redis.Redis.from_url(lab.redis.url) as client:
+        return counted(lab, lambda: client.xlen(stream), start, events)
+
+
+def counted(lab: Lab, count: Callable[[], int], start: Start, events: int) -> Measured:
+    """From the first replies that `count()` sees until it sees all."""
     servers = start()
-    until(lambda: client.xlen(stream), every=0.001)
-    before, watch = client.xlen(stream), Stopwatch(*servers)
-    until(lambda: client.xlen(stream) == EVENTS, every=0.005)
-    return watch.stop(EVENTS - before)
+    until(count, every=0.001)
+    before, watch = count(), Stopwatch(*servers, redis=lab.redis)
+    until(lambda: count() == events, every=0.005)
+    return watch.stop(events - before)
 
 
 def pubsub(lab: Lab, loop: str) -> Measured:
@@ -73,7 +107,7 @@ def pubsub(lab: Lab, loop: str) -> Measured:
             for number in range(EVENTS):
                 pipeline.publish("raw_input", json.dumps(fill.submission(number).data))
             pipeline.execute()
-        watch = Stopwatch(stage)
+        watch = Stopwatch(stage, redis=lab.redis)
         stage.thaw()
         reader, heard = hiredis.Reader(), 0
         while heard < EVENTS:
@@ -89,10 +123,14 @@ BENCHES = [
         (
             Figure("rate", "one hop with reply, stage distance", "events/s", 4_000, more_is_better=True),
             Figure("cpu", "one hop with reply: CPU of function and bridge", "CPU s/1000", 0.30),
+            Figure("redis", "one hop with reply: CPU of its Redis", "CPU s/1000"),
         ),
         {
             OURS: ours,
             "FastStream stage": faststream,
+            "docket": partial(tasks, module="docket_stages", stream="store:stream"),
+            "taskiq": partial(tasks, module="taskiq_stages", stream="store"),
+            "DBOS": dbos,
             "pub/sub stage, busy": partial(pubsub, loop="busy"),
             "pub/sub stage, waiting": partial(pubsub, loop="waiting"),
         },

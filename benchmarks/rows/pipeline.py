@@ -14,6 +14,7 @@ from benchmarks.bench import OURS, Bench, Figure, Measured
 from benchmarks.lab import Lab, Peer, Stopwatch, idle_seconds, own_python
 from benchmarks.mails import Mails
 from benchmarks.rows.function import Uvicorn
+from benchmarks.rows.hop import TASKS, WORKFLOWS
 from benchmarks.rows.latency import figures
 from milepost import stages_table
 from tests.servers import ROOT, Server
@@ -71,18 +72,33 @@ def pubsub(lab: Lab, *, loop: str) -> Pipeline:
     return Pipeline(door, (door, *stages), tuple(stages))
 
 
-def throughput(lab: Lab, *, build: Callable[[Lab], Pipeline]) -> Measured:
+def tasks(lab: Lab, *, module: str) -> Pipeline:
+    """A queue of tasks, and a worker for each stage."""
+    env = environment(lab)
+    stages = [lab.peer(module, name, **env) for name in ("distance", "store", "email")]
+    door = lab.start(Uvicorn(lab, f"benchmarks.peers.{module}:app", **env))
+    return Pipeline(door, (door, *stages), tuple(stages))
+
+
+def dbos(lab: Lab) -> Pipeline:
+    """One process: the steps run where the form handler is."""
+    env = {**environment(lab), "DATABASE": str(lab.folder / "dbos.sqlite")}
+    door = lab.start(Uvicorn(lab, "benchmarks.peers.dbos_stages:app", **env))
+    return Pipeline(door, (door,), (door,))
+
+
+def throughput(lab: Lab, *, build: Callable[[Lab], Pipeline], events: int = EVENTS) -> Measured:
     pipeline = build(lab)
 
     async def run() -> Measured:
         mails = Mails(lab.sent_emails)
         try:
-            await load.closed_loop(pipeline.door.port, [load.form(number) for number in range(EVENTS, EVENTS + WARM)])
+            await load.closed_loop(pipeline.door.port, [load.form(number) for number in range(events, events + WARM)])
             await mails.all(WARM)
-            watch = Stopwatch(*pipeline.services)
-            await load.closed_loop(pipeline.door.port, [load.form(number) for number in range(EVENTS)])
-            await mails.all(EVENTS + WARM)
-            return watch.stop(EVENTS)
+            watch = Stopwatch(*pipeline.services, redis=lab.redis)
+            await load.closed_loop(pipeline.door.port, [load.form(number) for number in range(events)])
+            await mails.all(events + WARM)
+            return watch.stop(events)
         finally:
             mails.close()
 
@@ -136,6 +152,7 @@ def _form(lab: Lab) -> Server:
 
 
 BUSY, WAITING = partial(pubsub, loop="busy"), partial(pubsub, loop="waiting")
+DOCKET, TASKIQ = partial(tasks, module="docket_stages"), partial(tasks, module="taskiq_stages")
 
 BENCHES = [
     Bench(
@@ -143,12 +160,16 @@ BENCHES = [
         (
             Figure("rate", "whole pipeline, form to e-mail", "events/s", 2_000, more_is_better=True),
             Figure("cpu", "whole pipeline: CPU of its services", "CPU s/1000", 0.8),
+            Figure("redis", "whole pipeline: CPU of its Redis", "CPU s/1000"),
             Figure("memory", "whole pipeline: peak memory of its largest function", "MB", 60),
         ),
         {
             OURS: partial(throughput, build=ours),
             "pub/sub, busy": partial(throughput, build=BUSY),
             "pub/sub, waiting": partial(throughput, build=WAITING),
+            "docket": partial(throughput, build=DOCKET, events=TASKS),
+            "taskiq": partial(throughput, build=TASKIQ, events=TASKS),
+            "DBOS": partial(throughput, build=dbos, events=WORKFLOWS),
         },
     ),
     Bench(
@@ -169,6 +190,8 @@ BENCHES = [
             OURS: partial(latency, build=ours),
             "pub/sub, busy": partial(latency, build=BUSY),
             "pub/sub, waiting": partial(latency, build=WAITING),
+            "docket": partial(latency, build=DOCKET),
+            "taskiq": partial(latency, build=TASKIQ),
         },
     ),
     Bench(
