@@ -22,12 +22,11 @@ from gateway.stream import event_stream
 from milepost.errors import EventError
 from milepost.events.attributes import check_required
 from milepost.journal import Journal, StageNotServed, keys
-from milepost.journal.models import entries_by_channel
+from milepost.journal.models import entries_by_channel, is_entry
 
 PAGE = 20
 """Dead letters read from Redis at a time. Each may have a megabyte."""
 
-_ENTRY = re.compile(r"[0-9]{1,20}-[0-9]{1,20}|all")
 _COUNT = re.compile(r"[0-9]{1,4}")
 
 DeadLetterId = Annotated[str, Form()]
@@ -74,7 +73,7 @@ def router(ops: Operations) -> APIRouter:
     own_form = [Depends(ops.operators.check_form)]
 
     async def act(request: Request, stage: str, entry: str, step: LetterAction, done: str) -> Response:
-        if not _ENTRY.fullmatch(entry):
+        if entry != "all" and not is_entry(entry):
             raise Refusal(422, "entry must be that of a dead letter, or all. Nothing was done.")
         try:
             count = await _replay_or_drop(ops.journal, stage, entry, step)

@@ -1,7 +1,6 @@
 """`milepost dead`: look at dead letters; try, test, replay or drop them."""
 
 import json
-import re
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -36,13 +35,12 @@ from milepost.events.strict_json import loads, loads_or_text
 from milepost.function.calling import Problem, answers, load
 from milepost.function.stage import StageHandler
 from milepost.journal import DeadLetter, Journal, StageNotServed
-from milepost.journal.models import entries_by_channel
+from milepost.journal.models import entries_by_channel, is_entry
 from milepost.observe.logs import masked
 from milepost.stages_table import StageEntry
 
 PAGE = 100
 LONGEST_REASON = 100
-_ENTRY = re.compile(r"\d{1,20}-\d{1,20}")
 
 app = typer.Typer(help="Look at dead letters; try, test, replay or drop them.", epilog=EXIT_CODES, no_args_is_help=True)
 
@@ -319,7 +317,7 @@ async def _check_stage(journal: Journal, stage: str) -> None:
 
 
 def _check_entry(entry: str) -> None:
-    if not _ENTRY.fullmatch(entry):
+    if not is_entry(entry):
         raise ConfigurationError(f"{entry}: an entry looks like 1763690000000-0; see `milepost dead list`")
 
 

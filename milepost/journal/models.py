@@ -1,5 +1,6 @@
 """The data of the journal: entries, dead letters, stages and their depth, the status of a submission."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,8 @@ ENDED_AT = "ended:"
 
 LARGEST_NOTE = 64_000
 """Most characters of an event's data that a status keeps. Larger data is null there."""
+
+_ENTRY = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 
 LONGEST_NUMBER = 15
 """Most digits of milliseconds and counts: Lua's numbers are exact so far."""
@@ -215,6 +218,12 @@ class DeadLetter:
             crashes=_whole(fields.get(b"crashes"), 0),
             at=moment(_whole(fields.get(b"time"), int(entry.partition("-")[0]))),
         )
+
+
+def is_entry(text: str) -> bool:
+    """Whether Redis takes this text for the id of an entry: two numbers of 64 bits."""
+    found = _ENTRY.fullmatch(text)
+    return found is not None and all(int(number) < 2**64 for number in found.groups())
 
 
 def entries_by_channel(letters: Iterable[DeadLetter]) -> list[list[str]]:

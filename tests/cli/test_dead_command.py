@@ -98,6 +98,7 @@ def test_dropped_dead_letters_are_gone(letters: list[dict[str, Any]], on_stack: 
         (("replay", "email"), 2, "one of the three"),
         (("replay", "email", "1-0", "--all"), 2, "one of the three"),
         (("drop", "email", "first"), 2, "an entry looks like"),
+        (("drop", "email", "18446744073709551616-0"), 2, "an entry looks like"),
         (("show", "email", "1-0"), 1, "has no dead letter 1-0"),
         (("replay", "bridge", "1-0"), 1, "cannot be replayed"),
         (("replay", "nosuch", "--all"), 1, "no stage is called nosuch"),

@@ -123,7 +123,7 @@ async def test_nor_does_one_that_the_browser_says_came_from_elsewhere(
     assert len(await journal.admin.dead_letters("distance")) == 1
 
 
-@pytest.mark.parametrize("entry", ["", "x", "-", "+", "(1-0", "1-0 2-0", "all "])
+@pytest.mark.parametrize("entry", ["", "x", "-", "+", "(1-0", "1-0 2-0", "all ", "18446744073709551616-0", "\u0661-0"])
 async def test_an_entry_that_is_none_is_refused(operator: httpx.AsyncClient, journal: Journal, entry: str) -> None:
     await buried(journal)
     assert (await operator.post("/ops/distance/drop", data={"entry": entry})).status_code == 422
