@@ -1,8 +1,11 @@
-"""`rig`: the run's Valkey, empty, and all that a test starts on it. A test that leaves a task or an error fails."""
+"""`rig`: the run's Valkey, empty, and all that a test starts on it. A test that leaves a task or an error fails.
+
+`own`: the same on `valkey`, a Valkey of the test's own.
+"""
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 import redis.asyncio as redis_asyncio
 
 from tests.bridge.rig import Rig
-from tests.servers import WITHIN
+from tests.servers import WITHIN, Valkey
 
 
 @pytest.fixture
@@ -27,3 +30,20 @@ async def rig(redis: redis_asyncio.Redis, redis_url: str, tmp_path: Path) -> Asy
     assert not left
     assert not unhandled
     assert not rig.faults
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    with Valkey(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def own(valkey: Valkey, tmp_path: Path) -> AsyncIterator[Rig]:
+    """A rig on a Valkey of the test's own."""
+    async with redis_asyncio.from_url(valkey.url) as client:
+        rig = Rig(valkey.url, client, tmp_path)
+        yield rig
+        async with asyncio.timeout(WITHIN):
+            await rig.close()
+        assert not rig.faults

@@ -105,6 +105,16 @@ class Stage:
     def succeed(self, delivery: Delivery) -> bytes:
         return replied(delivery.event, self.emits) if self.emits else status(204)
 
+    def answer_after(self, go: asyncio.Event, *, first: bool = False) -> None:
+        """Answer each delivery, or only the first of each event, once `go` is set."""
+
+        async def script(delivery: Delivery) -> Answer:
+            if delivery.count == 1 or not first:
+                await go.wait()
+            return self.succeed(delivery)
+
+        self.script = script
+
     def succeed_together(self, events: list[Event]) -> bytes:
         replies = [Event(id=event.id, source="/test", type=self.emits or "", data=event.data) for event in events]
         return together(replies)

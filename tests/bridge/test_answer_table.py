@@ -375,11 +375,7 @@ async def test_posts_at_the_same_time_are_limited_per_route(rig: Rig) -> None:
     go = asyncio.Event()
     stage = await rig.stage("stage", "in", "out")
 
-    async def hold(delivery: Delivery) -> Answer:
-        await go.wait()
-        return stage.succeed(delivery)
-
-    stage.script = hold
+    stage.answer_after(go)
     bridge = await rig.bridge(window=20)
     await rig.publish_all("in", [f"{n}" for n in range(60)])
     await eventually(lambda: stage.on_wire == 16)

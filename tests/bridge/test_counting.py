@@ -10,7 +10,7 @@ from milepost.bridge.outcome import Delivered
 from milepost.bridge.stats import Stats
 from milepost.journal import keys
 from milepost.journal.stats import read
-from tests.bridge.rig import Answer, Delivery, Rig, status, value
+from tests.bridge.rig import Rig, status, value
 from tests.servers import eventually
 
 
@@ -33,11 +33,7 @@ async def test_events_in_delivery_and_waiting_are_shown(rig: Rig) -> None:
     go = asyncio.Event()
     stage = await rig.stage("stage", "in")
 
-    async def hold(delivery: Delivery) -> Answer:
-        await go.wait()
-        return stage.succeed(delivery)
-
-    stage.script = hold
+    stage.answer_after(go)
     bridge = await rig.bridge(window=2)
     await rig.publish_all("in", ["1", "2", "3"])
     await eventually(lambda: value(bridge, "in_flight", stage="stage") == 2)

@@ -13,7 +13,7 @@ import pytest
 from milepost.bridge.app import create_app
 from milepost.bridge.bridge import Bridge
 from milepost.events.event import Event
-from tests.bridge.rig import Answer, Delivery, Rig, ready, subscribed, value
+from tests.bridge.rig import Rig, ready, subscribed, value
 from tests.servers import WITHIN, Valkey, eventually
 
 STRUCTURED = {"content-type": "application/cloudevents+json"}
@@ -153,11 +153,7 @@ async def test_over_the_backlog_limit_is_503_with_retry_after_while_hops_go_on(r
     stage = await rig.stage("stage", "in", "out")
     watcher = await rig.stage("watcher", "out")
 
-    async def hold(delivery: Delivery) -> Answer:
-        await go.wait()
-        return stage.succeed(delivery)
-
-    stage.script = hold
+    stage.answer_after(go)
     bridge = await rig.bridge(backlog_limit=3)
     async with door(bridge) as client:
         for number in range(3):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from milepost.journal import keys
-from tests.bridge.rig import Answer, Delivery, Rig, Stage, status
+from tests.bridge.rig import Rig, Stage, status
 from tests.bridge.test_doors import STRUCTURED, door, structured
 from tests.servers import eventually
 
@@ -88,11 +88,7 @@ async def test_two_branches_that_end_at_different_times_leave_nothing(rig: Rig, 
     last = await rig.stage("last", "out", "end")
     slow = ends if slower == "ends" else goes_on
 
-    async def hold(delivery: Delivery) -> Answer:
-        await go.wait()
-        return slow.succeed(delivery)
-
-    slow.script = hold
+    slow.answer_after(go)
     await rig.bridge()
     await rig.publish_all("in", IDS)
     await eventually(lambda: slow.on_wire > 0)

@@ -2,16 +2,12 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
-from pathlib import Path
-
-import pytest
-import redis.asyncio as redis_asyncio
+from collections.abc import Iterable
 
 from milepost.events.event import Event
 from milepost.journal import keys
 from tests.bridge.rig import Answer, Delivery, Rig, Stage, status
-from tests.servers import WITHIN, Valkey, eventually
+from tests.servers import Valkey, eventually
 
 KEYS = "abc"
 BY_KEY = {"order": "key"}
@@ -127,23 +123,6 @@ async def test_killed_bridge_and_its_successors_keep_the_order(rig: Rig) -> None
         assert of_key(recording.done, letter) == of_key(ids, letter)
     assert len(survivors) == 2
     hang.set()
-
-
-@pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[Valkey]:
-    with Valkey(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-async def own(valkey: Valkey, tmp_path: Path) -> AsyncIterator[Rig]:
-    """A rig on a Valkey of the test's own."""
-    async with redis_asyncio.from_url(valkey.url) as client:
-        rig = Rig(valkey.url, client, tmp_path)
-        yield rig
-        async with asyncio.timeout(WITHIN):
-            await rig.close()
-        assert not rig.faults
 
 
 async def test_order_outlives_the_restart_of_everything(own: Rig, valkey: Valkey) -> None:

@@ -1,11 +1,9 @@
 """Redis dies, hangs, is cut off or full; the bridge recovers by itself."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
-import redis.asyncio as redis_asyncio
 from redis.exceptions import OutOfMemoryError
 
 from milepost.bridge import bridge as bridge_module
@@ -13,26 +11,9 @@ from milepost.bridge import worker
 from milepost.bridge.ingest import adopter, subscriber
 from milepost.errors import JournalUnavailable
 from milepost.journal import keys
-from tests.bridge.rig import Answer, Delivery, Rig, status, value
+from tests.bridge.rig import Rig, status, value
 from tests.proxy import Proxy
-from tests.servers import WITHIN, Valkey, eventually
-
-
-@pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[Valkey]:
-    with Valkey(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-async def own(valkey: Valkey, tmp_path: Path) -> AsyncIterator[Rig]:
-    """A rig on a Valkey of the test's own."""
-    async with redis_asyncio.from_url(valkey.url) as client:
-        rig = Rig(valkey.url, client, tmp_path)
-        yield rig
-        async with asyncio.timeout(WITHIN):
-            await rig.close()
-        assert not rig.faults
+from tests.servers import Valkey, eventually
 
 
 async def publish_through(rig: Rig, channel: str, ids: list[str]) -> None:
@@ -72,12 +53,7 @@ async def test_everything_is_delivered_though_redis_is_killed_and_started_again(
 async def test_deliveries_that_end_while_redis_is_away_are_settled_once_it_is_back(own: Rig, valkey: Valkey) -> None:
     stage = await own.stage("stage", "in", "out")
     go = asyncio.Event()
-
-    async def hold(delivery: Delivery) -> Answer:
-        await go.wait()
-        return stage.succeed(delivery)
-
-    stage.script = hold
+    stage.answer_after(go)
     await own.bridge(claim="PT60S")
     await own.publish_all("in", ["1", "2", "3"])
     await eventually(lambda: stage.on_wire == 3)

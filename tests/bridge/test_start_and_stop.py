@@ -116,12 +116,7 @@ async def test_a_clean_stop_exits_0_without_a_traceback(rig: Rig, number: int) -
 async def test_sigterm_lets_requests_under_way_finish(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     go = asyncio.Event()
-
-    async def hold(delivery: Delivery) -> Answer:
-        await go.wait()
-        return stage.succeed(delivery)
-
-    stage.script = hold
+    stage.answer_after(go)
     process = await rig.running(GRACE="PT30S", CLAIM="PT30S")
     await rig.publish_all("in", ["1", "2"])
     await eventually(lambda: stage.on_wire == 2)
@@ -146,13 +141,7 @@ async def not_led(rig: Rig) -> bool:
 async def test_sigterm_hands_back_unfinished_entries_and_the_next_bridge_gets_them_at_once(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     never = asyncio.Event()
-
-    async def hold(delivery: Delivery) -> Answer:
-        if delivery.count == 1:
-            await never.wait()
-        return stage.succeed(delivery)
-
-    stage.script = hold
+    stage.answer_after(never, first=True)
     process = await rig.running(GRACE="PT0.2S", CLAIM="PT300S")
     await rig.publish_all("in", ["1", "2", "3"])
     await eventually(lambda: stage.on_wire == 3)

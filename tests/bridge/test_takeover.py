@@ -30,13 +30,7 @@ async def test_killed_bridge_events_are_redelivered_after_the_claim_time(rig: Ri
     stage = await rig.stage("stage", "in", "out")
     watcher = await rig.stage("watcher", "out")
     held = asyncio.Event()
-
-    async def hold(delivery: Delivery) -> Answer:
-        if delivery.count == 1:
-            await held.wait()
-        return stage.succeed(delivery)
-
-    stage.script = hold
+    stage.answer_after(held, first=True)
     killed = await rig.running(stages=[stage])
     await rig.publish_all("in", ["1", "2", "3"])
     await eventually(lambda: stage.on_wire == 3)
@@ -52,12 +46,7 @@ async def test_killed_bridge_events_are_redelivered_after_the_claim_time(rig: Ri
 async def test_entry_in_delivery_is_renewed_and_not_redelivered(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     go = asyncio.Event()
-
-    async def hold(delivery: Delivery) -> Answer:
-        await go.wait()
-        return stage.succeed(delivery)
-
-    stage.script = hold
+    stage.answer_after(go)
     await rig.bridge(claim="PT2S")
     await rig.publish("in", "1")
     await eventually(lambda: stage.on_wire)
@@ -89,13 +78,7 @@ async def test_frozen_bridge_that_wakes_publishes_nothing_twice(rig: Rig) -> Non
     stage = await rig.stage("stage", "in", "out")
     watcher = await rig.stage("watcher", "out")
     go = asyncio.Event()
-
-    async def hold(delivery: Delivery) -> Answer:
-        if delivery.count == 1:
-            await go.wait()
-        return stage.succeed(delivery)
-
-    stage.script = hold
+    stage.answer_after(go, first=True)
     frozen = await rig.running(stages=[stage])
     ids = ["1", "2", "3"]
     await rig.publish_all("in", ids)
@@ -128,12 +111,7 @@ async def test_delivery_that_ends_after_its_event_was_settled_counts_stale_and_p
     """Only the first settlement of an entry counts."""
     stage = await rig.stage("stage", "in", "out")
     go = asyncio.Event()
-
-    async def hold(delivery: Delivery) -> Answer:
-        await go.wait()
-        return stage.succeed(delivery)
-
-    stage.script = hold
+    stage.answer_after(go)
     bridge = await rig.bridge(claim="PT60S")
     async with subscribed(rig.redis, "out") as heard:
         await rig.publish("in", "1")
@@ -275,13 +253,7 @@ async def test_group_destroyed_under_a_delivery_gives_the_event_out_again(rig: R
     stage = await rig.stage("stage", "in", "out")
     watcher = await rig.stage("watcher", "out")
     go = asyncio.Event()
-
-    async def hold(delivery: Delivery) -> Answer:
-        if delivery.count == 1:
-            await go.wait()
-        return stage.succeed(delivery)
-
-    stage.script = hold
+    stage.answer_after(go, first=True)
     bridge = await rig.bridge(claim="PT60S")
     await rig.publish("in", "1")
     await eventually(lambda: stage.on_wire)
@@ -326,11 +298,7 @@ async def test_stage_added_to_a_channel_gets_the_events_still_in_its_journal(rig
     go = asyncio.Event()
     first = await rig.stage("first", "in")
 
-    async def hold(delivery: Delivery) -> Answer:
-        await go.wait()
-        return first.succeed(delivery)
-
-    first.script = hold
+    first.answer_after(go)
     await rig.bridge()
     await rig.publish_all("in", ["1", "2"])
     await eventually(lambda: first.on_wire == 2)

@@ -2,6 +2,7 @@
 
 journal, maintenance   on an empty server; `table(...)` writes the stages table
 consumers              makes a consumer of a stage: `consumers("distance", "consumer-a", [RAW], order="email")`
+distance               a consumer of the stage `distance`, whose groups are made
 full                   makes the server refuse every command that takes memory, until the test ends
 """
 
@@ -15,7 +16,7 @@ from milepost.journal import Consumer, Journal, Maintenance, Wiring
 from milepost.journal.connection import connect
 from milepost.journal.shared_connection import SharedConnection
 from milepost.settings import JournalSettings
-from tests.journal.events import RAW, maintenance_of
+from tests.journal.events import RAW, made, maintenance_of
 from tests.servers import REDIS_SERVER, Redis
 
 Consumers = Callable[..., Consumer]
@@ -88,6 +89,14 @@ async def consumers(journal: Journal, settings: JournalSettings) -> AsyncIterato
     yield consumers
     for line in lines:
         await line.close()
+
+
+@pytest.fixture
+async def distance(redis: redis_asyncio.Redis, consumers: Consumers) -> Consumer:
+    """A consumer of the stage `distance`, whose groups are made."""
+    consumer = consumers("distance")
+    await made(consumer)
+    return consumer
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 from redis.asyncio import Redis
 
 from milepost.journal import Bury, Complete, Consumer, Depth, Journal, Park, keys
@@ -12,13 +11,6 @@ from tests.journal.events import CALCULATED, RAW, event_of, failure, made, settl
 LONG_AGO = 3_600_000
 
 EMPTY = Depth("distance", 0, 0, 0, None)
-
-
-@pytest.fixture
-async def distance(redis: Redis, consumers: Consumers) -> Consumer:
-    consumer = consumers("distance")
-    await made(consumer)
-    return consumer
 
 
 async def look(journal: Journal, stage: str = "distance", *channels: str) -> Depth:

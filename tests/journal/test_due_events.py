@@ -25,13 +25,6 @@ from tests.journal.events import (
 )
 
 
-@pytest.fixture
-async def distance(redis: Redis, consumers: Consumers) -> Consumer:
-    consumer = consumers("distance")
-    await made(consumer)
-    return consumer
-
-
 async def parked(journal: Journal, consumer: Consumer, delay: float = 0, **counts: int) -> Entry:
     (entry,) = await taken(journal, consumer)
     assert await settled(consumer, Park(entry, event_of(entry).id, failure(**counts), delay)) == "done"

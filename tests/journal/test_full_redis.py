@@ -30,7 +30,6 @@ from tests.journal.events import (
     everything,
     failure,
     heard,
-    made,
     pending,
     reaped,
     reply_to,
@@ -41,13 +40,6 @@ from tests.journal.events import (
 
 Full = Callable[[], Awaitable[None]]
 EVENTS = [submission(f"event-{number}") for number in range(4)]
-
-
-@pytest.fixture
-async def distance(redis: Redis, consumers: Consumers) -> Consumer:
-    consumer = consumers("distance")
-    await made(consumer)
-    return consumer
 
 
 @pytest.fixture

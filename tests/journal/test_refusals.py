@@ -33,7 +33,6 @@ from milepost.journal.connection import connect
 from milepost.journal.refusals import NOT_HERE
 from milepost.journal.scripts import OWN, SCRIPTS
 from milepost.settings import JournalSettings
-from tests.journal.conftest import Consumers
 from tests.journal.events import (
     CALCULATED,
     CLAIM,
@@ -257,13 +256,6 @@ async def test_server_that_takes_no_writes_fails_every_item_of_a_batch(
 
 
 # refusals of one item
-
-
-@pytest.fixture
-async def distance(redis: Redis, consumers: Consumers) -> Consumer:
-    consumer = consumers("distance")
-    await made(consumer)
-    return consumer
 
 
 @pytest.fixture

@@ -66,13 +66,6 @@ KINDS: dict[str, Callable[[Entry], Settlement]] = {
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-@pytest.fixture
-async def distance(redis: Redis, consumers: Consumers) -> Consumer:
-    consumer = consumers("distance")
-    await made(consumer)
-    return consumer
-
-
 async def test_event_leaves_one_journal_as_it_enters_the_next(
     journal: Journal, redis: Redis, distance: Consumer
 ) -> None:

@@ -14,13 +14,6 @@ NOTHING = ("trimmed", 0, 0)
 
 
 @pytest.fixture
-async def distance(redis: Redis, consumers: Consumers) -> Consumer:
-    consumer = consumers("distance")
-    await made(consumer)
-    return consumer
-
-
-@pytest.fixture
 async def audit(redis: Redis, consumers: Consumers) -> Consumer:
     """A second stage of the channel, so that a settlement deletes no entry at once."""
     consumer = consumers("audit")
