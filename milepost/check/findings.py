@@ -1,4 +1,4 @@
-"""Judge the events that wait in a running pipeline by the payload classes and the stages of a checkout."""
+"""Check the events that wait in a running pipeline against the payload classes and the stages of a checkout."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -148,17 +148,17 @@ async def check(
     document: Mapping[str, Any] | None,
     accept: Collection[str] = (),
 ) -> Findings:
-    """Read everything that waits, and judge it. `document`: the running pipeline's AsyncAPI, or None.
+    """Read everything that waits, and check it. `document`: the running pipeline's AsyncAPI, or None.
 
     `accept`: stages and channels that may go. Events of a place that a stage has left behind wait for nobody in the
     running pipeline either, and are no finding. Raises JournalUnavailable.
     """
     running = [stage for stage in running if not stage.left_behind]
-    judge = _Judge(running, payloads, stages, accept)
+    checker = _Checker(running, payloads, stages, accept)
     table = {stage.name: {"consumes": stage.consumes} for stage in running}
-    async for event in Waiting(redis, table, judge.consumes).events():
-        judge.take(event)
-    found = judge.findings()
+    async for event in Waiting(redis, table, checker.consumes).events():
+        checker.take(event)
+    found = checker.findings()
     found.unordered = [one for one in unordered(payloads, stages) if not {one.stage, one.channel} & set(accept)]
     if document is not None:
         found.schemas = [
@@ -167,7 +167,7 @@ async def check(
     return found
 
 
-class _Judge:
+class _Checker:
     def __init__(
         self,
         running: Sequence[StageState],
