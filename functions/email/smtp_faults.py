@@ -27,7 +27,7 @@ class Fault(StrEnum):
 
 class Rule(NamedTuple):
     """A row of the table. `replies` are codes, with x for any digits: basic ones (`53x`), or enhanced (`x.1.7`).
-    A rule with `words` is for replies without an enhanced code whose text has one of them.
+    A rule with `words` is for replies whose text has one of them, one of basic codes if there is no enhanced code.
     """
 
     steps: str
@@ -40,7 +40,7 @@ class Rule(NamedTuple):
         """Whether a reply at this step falls under the rule."""
         if self.steps != "any" and step not in self.steps.split(", "):
             return False
-        if self.words and (enhanced or not re.search(self.words, text, re.IGNORECASE)):
+        if self.words and ((enhanced and "." not in self.replies) or not re.search(self.words, text, re.IGNORECASE)):
             return False
         return self.replies == "any" or any(
             re.fullmatch(code.replace(".", r"\.").replace("x", r"\d+"), enhanced if "." in code else basic)
@@ -51,11 +51,20 @@ class Rule(NamedTuple):
 BEFORE = "connection, EHLO, AUTH, MAIL FROM"
 AFTER = "RCPT TO, DATA"
 
+WORDS = (
+    r"\brelay(ing)?\b|rcpthosts|authenti|client host|\bsenders?\b|not verified|from address"
+    r"|\b(helo|ehlo)\b|fully.qualified|\b(sending|sent|daily|hourly|rate)\b.{0,20}\b(quota|limits?)\b"
+    r"|black.?list|block.?list|spamhaus|dnsbl|reputation|\b(spf|dkim|dmarc)\b|\byour (ip|host|server|domain|account)\b"
+)
+"""Words of a refusal that is about us and not about the recipient, in replies without an enhanced code."""
+
 RULES = (
     Rule("any", "421, 454, 53x", Fault.ROUTE, "the server closes; TLS or a login is missing or refused; relay denied"),
     Rule(BEFORE, "any", Fault.ROUTE, "the sender's address, the account's quota, the name in EHLO"),
     Rule(AFTER, "x.1.7, x.1.8", Fault.ROUTE, "the sender's address or its domain"),
+    Rule(AFTER, "x.1.0", Fault.ROUTE, "the sender's address, as Postfix refuses it", words=r"\bsender\b"),
     Rule(AFTER, "x.1.x", Fault.MAIL, "no such mailbox or domain"),
+    Rule(AFTER, "x.2.252, x.2.254", Fault.ROUTE, "the account may not send as MAIL_FROM, at Microsoft 365"),
     Rule(AFTER, "x.2.x", Fault.MAIL, "mailbox full or disabled; greylisting as 4.2.0"),
     Rule(AFTER, "x.3.4", Fault.MAIL, "message too large"),
     Rule(AFTER, "x.3.x", Fault.ROUTE, "the relay is full, or takes no mail now"),
@@ -70,8 +79,8 @@ RULES = (
         AFTER,
         "5xx",
         Fault.ROUTE,
-        "relaying denied, authentication required, sender not verified",
-        words=r"\brelay(ing)?\b|authenti|not verified|\bsender (address|verif)|\b(helo|ehlo)\b|fully.qualified",
+        "relaying denied, authentication required, sender not verified, a daily quota, our address on a blocklist, SPF",
+        words=WORDS,
     ),
     Rule("RCPT TO", "450, 451, 452", Fault.MAIL, "greylisting, mailbox full"),
     Rule("RCPT TO", "501, 550, 551, 552, 553, 556", Fault.MAIL, "no such mailbox"),
@@ -79,7 +88,8 @@ RULES = (
     Rule("any", "any", Fault.ROUTE, "whatever else: a local error, a transaction that failed, a command not known"),
 )
 
-_ENHANCED = re.compile(r"^#?[245]\.(\d{1,3})\.(\d{1,3})(?!\.?\d)", re.MULTILINE)
+_ENHANCED = re.compile(r"(?:^#?|\(#)[245]\.(\d{1,3})\.(\d{1,3})(?!\.?\d)", re.MULTILINE)
+"""At the begin of a line; qmail has it in parentheses at the end."""
 
 
 def rule_for(step: str, code: int, text: str) -> Rule:

@@ -40,6 +40,14 @@ ROUTE, LATER, NEVER = Unavailable, Defer, Reject
         ("RCPT TO", 550, "relay not permitted", ROUTE),
         ("RCPT TO", 550, "authentication required", ROUTE),
         ("RCPT TO", 550, "Sender verify failed", ROUTE),
+        ("RCPT TO", 550, "5.1.0 <me@example.org>: Sender address rejected: User unknown in local table", ROUTE),
+        ("RCPT TO", 553, "sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)", ROUTE),
+        ("RCPT TO", 553, "sorry, that domain isn't in my list of allowed rcpthosts", ROUTE),
+        ("RCPT TO", 550, "sorry, no mailbox here by that name (#5.1.1)", NEVER),
+        ("RCPT TO", 550, "Daily sending quota exceeded", ROUTE),
+        ("RCPT TO", 550, "Your IP 192.0.2.1 is listed at spamhaus", ROUTE),
+        ("RCPT TO", 550, "SPF check failed for example.org", ROUTE),
+        ("RCPT TO", 552, "mailbox quota exceeded", NEVER),
         ("RCPT TO", 503, "5.5.1 Error: need MAIL command", ROUTE),
         ("RCPT TO", 500, "command not recognised", ROUTE),
         ("RCPT TO", 450, "4.2.0 Greylisted, try again in 300 seconds", LATER),
@@ -73,6 +81,10 @@ ROUTE, LATER, NEVER = Unavailable, Defer, Reject
         ("DATA", 451, "4.3.0 queue file write error", ROUTE),
         ("DATA", 550, "5.4.5 Daily user sending limit exceeded", ROUTE),
         ("DATA", 550, "5.7.26 Unauthenticated sender", ROUTE),
+        ("DATA", 554, "5.2.252 SendAsDenied; me@example.org not allowed to send as you@example.org", ROUTE),
+        ("DATA", 550, "The from address does not match a verified Sender Identity", ROUTE),
+        ("DATA", 550, "Messages per hour: sending limit reached", ROUTE),
+        ("DATA", 550, "Rejected by the DMARC policy of example.org", ROUTE),
         ("DATA", 554, "Message rejected: Email address is not verified.", ROUTE),
         ("DATA", 550, "Message rejected: Email address is not verified.", ROUTE),
         ("DATA", 554, "transaction failed", ROUTE),
@@ -107,7 +119,13 @@ def test_the_wait_of_a_mail_doubles_up_to_five_minutes() -> None:
 
 def test_every_rule_decides_some_reply() -> None:
     """No rule is hidden by an earlier one."""
-    texts = ["", "relay denied", *(f"{c}.{s}.{d}" for c in (4, 5) for s in range(1, 8) for d in range(20))]
+    texts = [
+        "",
+        "relay denied",
+        "5.1.0 sender",
+        "5.2.252",
+        *(f"{c}.{s}.{d}" for c in (4, 5) for s in range(1, 8) for d in range(20)),
+    ]
     decided = {
         rule_for(step, code, text)
         for step in ("connection", "EHLO", "AUTH", "MAIL FROM", "RCPT TO", "DATA")
