@@ -12,6 +12,7 @@ from milepost.journal.consumer import Consumer
 from milepost.journal.scripts import SCRIPTS, Text
 from milepost.journal.shared_connection import SharedConnection
 from tests.simulation.run import Plan
+from tests.simulation.stages import EMITS
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -76,6 +77,16 @@ def split_in_part(patch: pytest.MonkeyPatch) -> None:
     _in_scripts(patch, "local added, channels = {}, {}", "local added, channels = {}, {}\ntable.remove(answers)")
 
 
+def order_ignored(patch: pytest.MonkeyPatch) -> None:
+    """An ordered stage gets several events of a key together."""
+    _in_scripts(patch, "elseif not taken[key] then", "elseif true then")
+
+
+def released_when_parked(patch: pytest.MonkeyPatch) -> None:
+    """An ordered stage gets the next event of a key while an earlier one is parked."""
+    _in_scripts(patch, "if row.order and not row.kept then", "if row.order then")
+
+
 def no_dedup(patch: pytest.MonkeyPatch) -> None:
     """A producer's retry is journaled twice."""
     _in_scripts(patch, "'NX', 'PX', dedup", "'PX', dedup")
@@ -115,6 +126,8 @@ PLANTED: dict[Plant, tuple[str, Plan]] = {
     late_takeover: ("delivered again late", Plan(acts=("_crash_one",), gentle=False, trouble=0.3, slow=True)),
     settled_by_anyone: ("published 2 times", Plan(acts=("_flaky_one",) * 8, gentle=False)),
     split_in_part: ("pieces were not published", Plan(acts=(), trouble=0.0)),
+    order_ignored: ("out of order", Plan(acts=(), trouble=0.0, ordered=tuple(EMITS))),
+    released_when_parked: ("before an earlier event", Plan(acts=(), trouble=0.3, ordered=tuple(EMITS))),
     no_dedup: ("published 2 times", Plan(acts=("_flaky_producers",) * 4, gentle=False)),
     no_wait: ("without effect", Plan(acts=("_fail_over",) * 4, gentle=False)),
     lease_kept: ("adopted 0 times", Plan(acts=("_stop_one",) * 4, gentle=True)),

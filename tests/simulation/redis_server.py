@@ -3,8 +3,8 @@
 Each simulated connection has a real one. A command is sent, and its reply is read, within one step of the loop, so the
 server never decides an order by itself. The bytes of the replies are those of the server. Two things take more:
 
-- A blocking read is left to the server. After each other command its connection is looked at; when its time is over by
-  the virtual clock, CLIENT UNBLOCK ends it.
+- A blocking read (XREADGROUP, or XREAD for an ordered stage) is left to the server. After each other command its
+  connection is looked at; when its time is over by the virtual clock, CLIENT UNBLOCK ends it.
 - Messages are received on one connection for all, which subscribes to every channel. Each subscriber gets its share.
 """
 
@@ -39,6 +39,7 @@ REDIS = "redis.sim"
 
 _NOTHING = object()
 _MAY_PUBLISH = {b"EVAL", b"EVALSHA", b"PUBLISH"}
+_MAY_BLOCK = {b"XREAD", b"XREADGROUP"}
 
 
 class Server:
@@ -257,7 +258,7 @@ class RedisSession:
         name = command[0].upper()
         if name in {b"SUBSCRIBE", b"UNSUBSCRIBE"}:
             self._subscribe(name.lower(), command[1:])
-        elif name == b"XREADGROUP" and b"BLOCK" in command:
+        elif name in _MAY_BLOCK and b"BLOCK" in command:
             at = command.index(b"BLOCK") + 1
             self._timer = self._redis.loop.call_later(int(command[at]) / 1000, self._redis.end_block, self)
             self._redis.block(self, (*command[:at], b"0", *command[at + 1 :]))

@@ -16,6 +16,9 @@ within SETTLED seconds everything must have its effect. What is checked:
 7. No task of a bridge ends with an exception.
 8. What a crashed bridge had sent to a function is delivered again within the claim time plus 2 s, and before newer
    events, if another bridge and the function had no trouble meanwhile.
+9. In order: an ordered stage gets an event only when it has taken all earlier ones of its key in the journal, or when
+   these are dead letters. Then an earlier one comes again only from a bridge that had trouble, or after a failover.
+   Not judged is an event that is published again because a failover has undone its first entry.
 """
 
 import asyncio
@@ -25,7 +28,7 @@ import math
 import random
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -71,6 +74,12 @@ URL = f"redis://{REDIS}:6379/0"
 
 Act = Callable[[], Awaitable[None]]
 
+KEY = "customer"
+"""The field that a stage is ordered by."""
+
+KEYS = ("ann", "bob", "cy")
+"""Its values. Some events lack the field."""
+
 BOUNDED = {keys.JOURNALS, keys.STAGES, keys.DEAD, keys.PAUSED, keys.STATS}
 
 
@@ -82,6 +91,8 @@ class Plan:
     gentle: bool | None = None
     trouble: float | None = None
     slow: bool | None = None
+    ordered: tuple[str, ...] | None = None
+    """The stages that are ordered by key."""
 
 
 @dataclass
@@ -143,6 +154,7 @@ class _World:
         self.gentle = _either(plan.gentle, rng.random() < 0.3)
         """Whether bridges only stop cleanly, one after the other, and Redis has no trouble."""
         self.acts = _either(plan.acts, self._acts())
+        self.ordered = _either(plan.ordered, rng.choice([(), ("second",), tuple(EMITS)]))
         self.plain = [f"plain {number}" for number in range(rng.randint(0, 10))]
         self._stopping = asyncio.Lock()
         self._failing_over = asyncio.Lock()
@@ -168,7 +180,8 @@ class _World:
 
     def _event(self, number: int) -> Event:
         kind = self.rng.choices(["good", "refused", "poison"], [10, 1, 1])[0]
-        return Event(id=f"{kind}-{number}", source="/simulation", type="in", time="2027-01-01T00:00:00Z", data=number)
+        data = {"number": number} | self.rng.choice([{}, *({KEY: key} for key in KEYS)])
+        return Event(id=f"{kind}-{number}", source="/simulation", type="in", time="2027-01-01T00:00:00Z", data=data)
 
     def say(self, what: str) -> None:
         self.result.story.append(f"{self.loop.time():8.3f} {what}")
@@ -198,7 +211,7 @@ class _World:
         name = f"bridge {self._started}"
         token = owner.set(name)
         try:
-            bridge = self.bridges[name] = Bridge(_settings(self.batch))
+            bridge = self.bridges[name] = Bridge(_settings(self.batch, self.ordered))
             bridge.start(failed=lambda: self.result.violations.append(f"{name} ended with an exception"))
         finally:
             owner.reset(token)
@@ -367,6 +380,8 @@ class _World:
         counted = [("XLEN", keys.journal(channel)) for channel in sorted(set(CONSUMES.values()))]
         counted += [("XLEN", keys.retries(stage, channel)) for stage, channel in CONSUMES.items()]
         counted += [("ZCARD", keys.parked(stage)) for stage in CONSUMES]
+        counted += [("ZCARD", keys.held(stage, channel)) for stage, channel in CONSUMES.items()]
+        counted += [("HLEN", keys.in_hand(stage, channel)) for stage, channel in CONSUMES.items()]
         return left + [f"left in {key}" for command, key in counted if self.redis.call(command, key)]
 
     def _kept(self) -> set[str]:
@@ -376,10 +391,14 @@ class _World:
 
     def _announced(self, channel: str) -> list[dict[str, Any]]:
         """Return what was announced on a channel, without what a failover has undone."""
+        return [event for event, undone in self._all_announced(channel) if not undone]
+
+    def _all_announced(self, channel: str) -> list[tuple[dict[str, Any], bool]]:
+        """Return what was announced on a channel, each with whether a failover has undone it."""
         return [
-            json.loads(data)
+            (json.loads(data), self._is_undone(at))
             for at, on, data in self.redis.published
-            if on == channel.encode() and data.startswith(JOURNAL_MARK) and not self._is_undone(at)
+            if on == channel.encode() and data.startswith(JOURNAL_MARK)
         ]
 
     def _is_undone(self, at: float) -> bool:
@@ -405,6 +424,8 @@ class _World:
         self._check_answers()
         self._check_overlaps()
         self._check_recovery()
+        for stage in self.ordered:
+            self._check_order(stage)
         self._check_keys()
 
     def _check_dead_letters(self) -> None:
@@ -500,6 +521,41 @@ class _World:
         if newer := {one.id for one in of_stage if one.begin < again} - earlier - {lost.id}:
             self._note(f"newer events were delivered before it: {what}: {sorted(newer)}")
 
+    def _check_order(self, stage: str) -> None:
+        announced = self._all_announced(CONSUMES[stage])
+        again = {event["id"] for event, undone in announced if undone}
+        journal = sorted((event for event, undone in announced if not undone), key=_position)
+        deliveries: defaultdict[str, list[Delivery]] = defaultdict(list)
+        for one in self.stages.deliveries:
+            if one.stage == stage:
+                deliveries[one.id].append(one)
+        dead = self._dead(stage)
+        for key in KEYS:
+            ids = [event["id"] for event in journal if _key_of(event["data"]) == key]
+            finished = {one: _finished(deliveries[one], dead=one in dead) for one in ids}
+            for place, later in enumerate(ids):
+                if later in again:
+                    continue
+                for earlier in ids[:place]:
+                    self._check_pair(deliveries[earlier], deliveries[later], finished[earlier])
+
+    def _check_pair(self, earlier: Sequence[Delivery], later: Sequence[Delivery], finished: float) -> None:
+        """Check all deliveries of two events of a key. `finished`: when the stage had finished the earlier one."""
+        for one in later:
+            if one.begin < finished:
+                self._note(f"out of order: {one.id} is with {one.stage} at {one.begin:.3f}, before an earlier event")
+        for one in earlier:
+            begun = earlier[0].begin
+            if (
+                later
+                and later[0].begin < one.begin
+                and not (
+                    any(begun - CLAIM <= at <= one.begin for at in self.disturbed[one.bridge])
+                    or any(begun <= end <= one.begin for _, end in self.undone)
+                )
+            ):
+                self._note(f"out of order: {one.id} is with {one.stage} at {one.begin:.3f}, after {later[0].id}")
+
     def _check_keys(self) -> None:
         for key in sorted(self.redis.call("KEYS", "*")):
             name = key.decode()
@@ -515,12 +571,32 @@ def _either(planned: Any, decided: Any) -> Any:
     return decided if planned is None else planned
 
 
+def _position(event: dict[str, Any]) -> tuple[int, ...]:
+    """Return the place of an event in the journal."""
+    return tuple(map(int, event["journalid"].split("-")))
+
+
+def _key_of(data: Any) -> str | None:
+    return data.get(KEY) if isinstance(data, dict) else None
+
+
+def _finished(deliveries: Sequence[Delivery], *, dead: bool) -> float:
+    """Return when the stage had answered for the last time that was needed: with 2xx, or as often as a dead letter
+    takes.
+    """
+    taken = [one.end for one in deliveries if one.end and one.status == 200]
+    refused = [one.end for one in deliveries if one.end and one.status == 400]
+    failed = [one.end for one in deliveries if one.end and one.status in {0, 500}]
+    ends = taken + (refused + sorted(failed)[RETRY:] if dead else [])
+    return min(ends, default=math.inf)
+
+
 def _within(times: list[float], crash: float) -> bool:
     """Whether one of these times lies around a crash and the redeliveries after it."""
     return any(crash - LONGEST <= at <= crash + AGAIN_WITHIN for at in times)
 
 
-def _settings(batch: int) -> BridgeSettings:
+def _settings(batch: int, ordered: Sequence[str]) -> BridgeSettings:
     routes = [
         {
             "name": stage,
@@ -533,6 +609,7 @@ def _settings(batch: int) -> BridgeSettings:
             "backoffDelay": "PT0.1S",
             "timeout": "PT5S",
             "batch": batch,
+            "order": KEY if stage in ordered else False,
             "wake": "off",  # no stage here is ever at zero
         }
         for stage in EMITS

@@ -11,7 +11,8 @@ import pytest
 from tests.servers import ROOT
 from tests.simulation.planted import PLANTED, Plant, no_renewal
 from tests.simulation.redis_server import WHY_NOT, Server
-from tests.simulation.run import Result, simulate
+from tests.simulation.run import Plan, Result, simulate
+from tests.simulation.stages import EMITS
 
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
@@ -60,10 +61,11 @@ def test_server_tells_the_virtual_time(server: Server) -> None:
 
 
 def test_promises_hold_in_a_few_runs(server: Server) -> None:
-    results = [simulate(server, seed) for seed in range(3)]
-    assert [result.violations for result in results] == [[]] * 3
+    plans = [Plan()] * 3 + [Plan(ordered=tuple(EMITS), acts=("_fail_over", "_crash_one"), trouble=0.3)]
+    results = [simulate(server, seed, plan) for seed, plan in enumerate(plans)]
+    assert [result.violations for result in results] == [[]] * len(plans)
     assert all(result.deliveries > 20 for result in results)
-    assert len({result.digest for result in results}) == 3
+    assert len({result.digest for result in results}) == len(plans)
 
 
 @pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
