@@ -52,11 +52,12 @@ async def added_later(run: Run) -> None:
     await stack.up(stack.add_bridge())
     rows: Any = await run.stack.client.xrange(keys.journal(CHANNEL))
     there = set(ids_in(row for row in rows if not row[1].get(b"for")))  # what was parked is one stage's alone
-    run.check(len(there) > run.n // 2, "little lay in the journal: the row shows nothing")
+    left = stack.is_ordered("store") or len(there) > run.n // 2  # an ordered stage takes its events out of the journal
+    run.check(left, "little lay in the journal: the row shows nothing")
     await stack.up(store)
     await run.recover()
     await eventually(lambda: there <= set(audit.count), what="what lay in the journal reaches the new stage")
-    run.check(max(audit.count.values()) == 1, "the new stage got an event twice")
+    run.check(set(audit.count.values()) <= {1}, "the new stage got an event twice")
     await audit.close()
     await forget(run)
 
