@@ -10,17 +10,19 @@ from starlette.responses import JSONResponse, Response
 from functions import payloads
 from gateway.pages import Pages
 from milepost.events import asyncapi
-from milepost.graph import Graph, WiredStage
+from milepost.graph import Graph, WiredStage, order_name
 
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel as the page shows it. `data` names the schema of its events' data; None means any JSON."""
+    """A channel as the page shows it. `consumed_by`: each stage, and the key that its events are ordered by, or "".
+    `data` names the schema of its events' data; None means any JSON.
+    """
 
     name: str
     summary: str
     published_by: list[str]
-    consumed_by: list[str]
+    consumed_by: list[tuple[str, str]]
     data: str | None
     example: Any
 
@@ -30,7 +32,8 @@ def router(stages: Sequence[WiredStage], pages: Pages, *, version: str) -> APIRo
     doors = {"gateway": payloads.Submission.channel}
     document = asyncapi.document(asyncapi.payloads_of(payloads), stages, doors, version=version)
     graph = Graph(stages)
-    shown = [_channel(name, channel, graph, doors) for name, channel in document["channels"].items()]
+    orders = {stage.name: order_name(stage.order) for stage in stages}
+    shown = [_channel(name, channel, graph, doors, orders) for name, channel in document["channels"].items()]
     schemas = {name: schema for name, schema in document["components"]["schemas"].items() if name != "CloudEvent"}
     routes = APIRouter()
 
@@ -45,7 +48,9 @@ def router(stages: Sequence[WiredStage], pages: Pages, *, version: str) -> APIRo
     return routes
 
 
-def _channel(name: str, channel: dict[str, Any], graph: Graph, doors: Mapping[str, str]) -> Channel:
+def _channel(
+    name: str, channel: dict[str, Any], graph: Graph, doors: Mapping[str, str], orders: Mapping[str, str]
+) -> Channel:
     """Read a channel of the AsyncAPI document."""
     (message,) = channel["messages"].values()
     (_, carried) = message["payload"]["allOf"]
@@ -54,7 +59,7 @@ def _channel(name: str, channel: dict[str, Any], graph: Graph, doors: Mapping[st
         name=name,
         summary=channel.get("description", ""),
         published_by=[*(door for door, entered in doors.items() if entered == name), *graph.emitters(name)],
-        consumed_by=[stage for stage, consumed in graph.consumes.items() if name in consumed],
+        consumed_by=[(stage, orders[stage]) for stage in graph.consumers(name)],
         data=data and data["$ref"].rpartition("/")[2],
         example=next((one["payload"] for one in message.get("examples", ())), None),
     )

@@ -54,6 +54,11 @@ Order = Annotated[str | bool, BeforeValidator(order_word)]
 """
 
 
+def order_name(order: Order) -> str:
+    """Return the name of what the events of a stage are ordered by; empty if they are in no order."""
+    return order if isinstance(order, str) else "partitionkey" if order else ""
+
+
 class Node(NamedTuple):
     """A stage: its name, and the channels that it consumes and emits. It answers an event on one of those."""
 

@@ -75,6 +75,7 @@ _COUNTERS = {
 }
 _DEPTHS = {
     "journaled": ("journaled_events", "Events journaled for a stage and not settled"),
+    "held": ("held_events", "Journaled events that wait for an earlier event of their key"),
     "parked": ("parked_events", "Events that wait for the next try or for their time"),
     "dead": ("dead_events", "Dead letters that are kept"),
     "oldest": ("oldest_event_seconds", "Age of the oldest event that a stage has not settled"),

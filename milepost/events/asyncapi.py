@@ -14,7 +14,7 @@ from milepost.errors import ConfigurationError
 from milepost.events.event import JSON_TYPE, STRUCTURED_TYPE
 from milepost.events.examples import example
 from milepost.events.payload import Payload
-from milepost.graph import Graph, Wired
+from milepost.graph import Graph, Wired, order_name
 
 REF = "#/components/schemas/{model}"
 EXAMPLE_ID = "0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e11"
@@ -73,7 +73,7 @@ def document(
     stages = list(stages)
     graph = Graph(stages)
     splits = {stage.name for stage in stages if getattr(stage, "split", False)}
-    orders = {stage.name: order for stage in stages if (order := getattr(stage, "order", False))}
+    orders = {stage.name: order_name(getattr(stage, "order", False)) for stage in stages}
     channels = dict.fromkeys([*classes, *doors.values(), *graph.channels])
     emitters = {channel: door for door, channel in doors.items()}
     emitters |= {channel: stage for stage, emitted in graph.emits.items() for channel in emitted}
@@ -146,14 +146,13 @@ def reference(channel: str) -> dict[str, str]:
 
 
 def _operations(
-    graph: Graph, doors: Mapping[str, str], splits: Collection[str], orders: Mapping[str, str | bool]
+    graph: Graph, doors: Mapping[str, str], splits: Collection[str], orders: Mapping[str, str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     for door, channel in doors.items():
         yield f"{door}.send", _operation("send", door, channel, f"{door} publishes what it accepts.")
     for stage in graph.consumes:
         for channel in graph.consumes[stage]:
-            key = "partitionkey" if orders.get(stage) is True else orders.get(stage)
-            ordered = f", one at a time and in order for each {key}" if key else ""
+            ordered = f", one at a time and in order for each {orders[stage]}" if orders[stage] else ""
             yield f"{stage}.receive", _operation("receive", stage, channel, f"{stage} consumes it{ordered}.")
         emits = graph.emits[stage]
         for channel in emits:

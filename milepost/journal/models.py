@@ -12,6 +12,7 @@ from milepost.errors import EventError
 from milepost.events.batch import MOST_ANSWERS
 from milepost.events.event import Event
 from milepost.events.strict_json import DEEPEST, loads
+from milepost.graph import order_name
 from milepost.journal import keys
 from milepost.journal.scripts import EventRow
 
@@ -295,7 +296,7 @@ class StageState:
     @property
     def ordered_by(self) -> str:
         """The field of the data with the key of its events, or `partitionkey`; empty if they are in no order."""
-        return self.order if isinstance(self.order, str) else "partitionkey" if self.order else ""
+        return order_name(self.order)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,15 +33,24 @@ async def test_events_in_delivery_and_waiting_are_shown(rig: Rig) -> None:
     go = asyncio.Event()
     stage = await rig.stage("stage", "in")
 
+    ordered = await rig.stage("ordered", "keyed")
     stage.answer_after(go)
-    bridge = await rig.bridge(window=2)
+    ordered.answer_after(go)
+    bridge = await rig.bridge(window=2, routes=[stage.route(), ordered.route(order="key")])
     await rig.publish_all("in", ["1", "2", "3"])
+    for one in ("a", "b", "c"):
+        await rig.publish("keyed", one, {"key": "k"})
     await eventually(lambda: value(bridge, "in_flight", stage="stage") == 2)
     await eventually(lambda: value(bridge, "journaled_events", stage="stage") == 3)
     await eventually(lambda: value(bridge, "oldest_event_seconds", stage="stage") > 0)
+    await eventually(lambda: value(bridge, "held_events", stage="ordered") == 2)
+    assert value(bridge, "journaled_events", stage="ordered") == 3
+    assert value(bridge, "held_events", stage="stage") == 0
     go.set()
     await eventually(lambda: rig.settled(stage))
+    await eventually(lambda: ordered.ids == ["a", "b", "c"])
     await eventually(lambda: value(bridge, "journaled_events", stage="stage") == 0)
+    await eventually(lambda: value(bridge, "held_events", stage="ordered") == 0)
     assert value(bridge, "oldest_event_seconds", stage="stage") == 0
     assert value(bridge, "in_flight", stage="stage") == 0
 

@@ -13,8 +13,12 @@ import httpx
 import pytest
 
 from functions import payloads
+from gateway.app import create_app
+from gateway.settings import GatewaySettings
 from milepost import stages_table
 from milepost.events import asyncapi
+from milepost.graph import WiredStage
+from milepost.journal import Journal
 from tests.servers import ANSWER_WITHIN, ROOT, Module
 
 STAGES = [{"name": one.name, "consumes": one.consumes, "emits": one.emits} for one in stages_table.read(ROOT)]
@@ -68,6 +72,18 @@ async def test_channels_page_names_payload_and_consumers(site: httpx.AsyncClient
     assert 'href="/channels" aria-current="page"' in answer.text
     assert "<script>" not in answer.text
     assert "style=" not in answer.text
+
+
+async def test_ordered_stage_is_shown_with_its_key(journal: Journal) -> None:
+    stages = tuple(
+        WiredStage(name=f"by-{order}", consumes="user:email", order=order) for order in ("name", True, False)
+    )
+    app = create_app(GatewaySettings(stages=stages), journal)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as site:
+        page = (await site.get("/channels")).text
+    in_order = "one at a time and in order for each"
+    expected = f"by-name, {in_order} <code>name</code>; by-True, {in_order} <code>partitionkey</code>; by-False</dd>"
+    assert expected in page
 
 
 async def test_every_page_links_to_the_channels(site: httpx.AsyncClient) -> None:
