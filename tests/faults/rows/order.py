@@ -7,11 +7,11 @@ from signal import SIGKILL
 from milepost.events.event import Event, now
 from milepost.journal import keys
 from tests.bridge.rig import Answer, Delivery, Stage, status
-from tests.faults.meddler import Meddler, hand_on
 from tests.faults.registry import fault
 from tests.faults.rows.outages import MOST_MEMORY, memory, portions, used
 from tests.faults.rows.poison import LEAST
 from tests.faults.run import Run
+from tests.faults.stage_proxy import StageProxy
 from tests.servers import eventually
 
 ONE_KEY = 50_000
@@ -26,7 +26,7 @@ POISON = 9
 
 TRIES = 6
 
-SICK = {"retry": TRIES - 1, "backoffDelay": "PT0.02S"}
+QUICK_BACKOFF = {"retry": TRIES - 1, "backoffDelay": "PT0.02S"}
 
 
 class Book:
@@ -109,24 +109,26 @@ def bounded(run: Run, when: str) -> None:
     run.check(most < MOST_MEMORY, f"the bridge had {most:.0f} MB {when}")
 
 
-@fault("one key poisoned for good, beside others", loaded=False, meddled=("store",), delivery=SICK, order="email")
+@fault(
+    "one key poisoned for good, beside others", loaded=False, proxied=("store",), delivery=QUICK_BACKOFF, order="email"
+)
 async def poisoned_key(run: Run) -> None:
     """Its events die one after the other, each after all of its tries. The other keys hardly notice."""
-    store = run.stack.meddlers["store"]
+    store = run.stack.proxies["store"]
     await run.load.submit(run.n // 2)
     await run.recover()
     normal = await run.p99(run.load.accepted)
 
     delivered: list[str] = []
 
-    async def meddling(meddler: Meddler, delivery: Delivery) -> Answer:
+    async def behaviour(proxy: StageProxy, delivery: Delivery) -> Answer:
         assert isinstance(delivery.event.data, dict)
         if delivery.event.data["email"] != POISONED:
-            return await meddler.forward(delivery)
+            return await proxy.forward(delivery)
         delivered.append(delivery.event.id)
         return status(500)
 
-    store.meddling = meddling
+    store.behaviour = behaviour
     first = len(run.load.sent)
     load = asyncio.create_task(run.load.submit(run.n // 2))
     poison = [run.load.new(POISONED) for _ in range(POISON)]
@@ -141,7 +143,7 @@ async def poisoned_key(run: Run) -> None:
     run.check(beside <= 2 * max(normal, LEAST), f"p99 {beside:.3f} s beside a poisoned key, {normal:.3f} s without")
     await run.buried("store", ids)
     run.check(delivered == [one for one in ids for _ in range(TRIES)], f"out of order: {Counter(delivered)}")
-    store.meddling = hand_on
+    store.behaviour = StageProxy.forward
     await run.milepost("dead", "replay", "store", "--all")
     run.dead_on_purpose.clear()
     await run.recover()
