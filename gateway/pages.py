@@ -108,7 +108,8 @@ class Pages:
 
     def _page(self, name: str, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any) -> Response:
         page = self._templates.get_template(name).render(**values)
-        return HTMLResponse(page, status, {**_UNCACHED, **(headers or {})})
+        # JSON may have half a surrogate pair, which UTF-8 cannot hold.
+        return HTMLResponse(page.encode(errors="replace"), status, {**_UNCACHED, **(headers or {})})
 
 
 def _point(fields: Mapping[str, Any]) -> world_map.Point | None:

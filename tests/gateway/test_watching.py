@@ -127,6 +127,15 @@ async def test_reconnected_stream_has_a_channel_once_whatever_its_name(
         assert await stream.channels(1) == [LATER[0]]
 
 
+async def test_submission_with_half_a_surrogate_pair_is_shown(client: httpx.AsyncClient, journal: Journal) -> None:
+    event_id = await submit(client)
+    data = {"email": "ada@example.org", "message": "half \ud83d"}
+    await journal.publish(Event(id=event_id, source="/test", type="email:sent", data=data))
+    for accept in ("text/html", "application/json"):
+        shown = await client.get(f"/submissions/{event_id}", headers={"accept": accept})
+        assert (shown.status_code, "half" in shown.text) == (200, True)
+
+
 @pytest.mark.parametrize("last", ["", "nonsense", ",,,", "x" * 5000, "email:sent", "dead:email"])
 async def test_any_last_event_id_is_taken(client: httpx.AsyncClient, last: str) -> None:
     event_id = await submit(client)
