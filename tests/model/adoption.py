@@ -43,6 +43,7 @@ class Bounds:
     crashes: int = 0
     disconnections: int = 0
     expiries: int = 0
+    failovers: int = 0
     refusals: bool = False
     bridges: int = 2
     tokens: int = 1
@@ -84,6 +85,8 @@ class Leading:
     last: str | None = None
     excused: frozenset[int] = frozenset()
     used: dict[str, int] = field(default_factory=dict)
+    replica: View | None = None
+    """What Redis had when a replica of it fell behind."""
 
     def copy(self) -> "Leading":
         return replace(self, bridges=list(self.bridges), used=dict(self.used))
@@ -120,13 +123,27 @@ class Once:
 class AdoptionWorld(World[Leading]):
     """Nothing is adopted twice. Without a fault nothing is lost, whatever is late and whichever bridge stops.
 
-    A crash, a lost connection and a lease that expires although its holder lives may lose messages: those that are
-    not in the journal by then, and those published until the next leader has announced its token.
+    A crash, a lost connection, a lease that expires although its holder lives and a failover may lose messages: those
+    that are not in the journal by then, and those published until the next leader has announced its token.
     """
 
     PROGRESS = frozenset({"publish", "deliver", "lease", "adopt", "end", "start", "pass_time", "connect"})
     DOORS = frozenset({"adopt", "adopt_and_lose_the_answer"})
-    OUTSIDE = frozenset({"publish", "disconnect", "connect", "crash", "start", "expire", "pass_time", "deliver", "end"})
+    OUTSIDE = frozenset(
+        {
+            "publish",
+            "disconnect",
+            "connect",
+            "crash",
+            "start",
+            "expire",
+            "pass_time",
+            "deliver",
+            "end",
+            "fall_behind",
+            "fail_over",
+        }
+    )
     SERVERS = ("read_only", "lost", "full")
 
     def __init__(self, url: str, bounds: Bounds) -> None:
@@ -177,6 +194,10 @@ class AdoptionWorld(World[Leading]):
             else:
                 yield from self._steps(local, number, bridge, may_lease=max(tokens) < self.bounds.tokens)
                 yield from self._faults(local, number, bridge)
+        if local.replica:
+            yield ("fail_over",)
+        elif self.left(local, "failovers"):
+            yield ("fall_behind",)
         if keys.LEASE in view.others:
             if self.expires(local, view.others[keys.LEASE].decode()):
                 yield ("pass_time",)
@@ -233,12 +254,30 @@ class AdoptionWorld(World[Leading]):
             local.excused |= {number}
 
     async def do_disconnect(self, local: Leading, number: int) -> None:
-        bridge = local.bridges[number]
         local.count("disconnections")
         self.excuse(local)
+        self.lose_connection(local, number)
+
+    def lose_connection(self, local: Leading, number: int) -> None:
+        bridge = local.bridges[number]
         subscriber = self.subscriber(bridge)
         subscriber._follow(None)
         local.bridges[number] = self.after(replace(bridge, connected=False, heard=False, inbox=()), subscriber)
+
+    async def do_fall_behind(self, local: Leading) -> None:
+        """A replica gets no further writes."""
+        local.count("failovers")
+        local.replica = await self.view()
+
+    async def do_fail_over(self, local: Leading) -> None:
+        """The replica is promoted, and every bridge loses its connection."""
+        assert local.replica is not None
+        await self.restore(local.replica.snapshot)
+        local.replica = None
+        self.excuse(local)
+        for number, bridge in enumerate(local.bridges):
+            if bridge.phase != "down":
+                self.lose_connection(local, number)
 
     async def do_connect(self, local: Leading, number: int) -> None:
         local.bridges[number] = replace(local.bridges[number], connected=True, since=local.published)
@@ -387,20 +426,20 @@ class AdoptionWorld(World[Leading]):
     # what a state is
 
     def check(self, local: Leading, view: View) -> tuple[Any, bool]:
-        numbers = {
-            b'"' + (text if not text.startswith(b"{") else b"event") + b'"': number for number, text in enumerate(TEXTS)
-        }
-        journal = [
-            numbers[body[b"event"].partition(b'"data":')[2].rstrip(b"}")] for _, body in view.streams[keys.journal(IN)]
-        ]
+        journal = adopted(view)
         if len(set(journal)) < len(journal):
             raise ViolationError(f"adopted twice: {sorted(journal)}")
         published = set(self.bounds.messages[: local.published])
         finished = len(published) == len(self.bounds.messages) and published <= local.excused | set(journal)
         orders = permutations(range(self.bounds.bridges))
-        return min((self._key(local, view, journal, order) for order in orders), key=repr), finished
+        return min((self._whole_key(local, view, order) for order in orders), key=repr), finished
 
-    def _key(self, local: Leading, view: View, journal: Sequence[int], order: Sequence[int]) -> Any:
+    def _whole_key(self, local: Leading, view: View, order: Sequence[int]) -> Any:
+        behind = self._key(local, local.replica, order) if local.replica else None
+        return self._key(local, view, order), behind
+
+    def _key(self, local: Leading, view: View, order: Sequence[int]) -> Any:
+        journal = adopted(view)
         names: dict[str | None, Any] = {None: None, RELEASED: ""}
         for number, at in enumerate(order):
             bridge = local.bridges[at]
@@ -441,3 +480,12 @@ class AdoptionWorld(World[Leading]):
             tuple(sorted(local.excused - set(journal))),
             tuple(sorted(local.used.items())),
         )
+
+
+def adopted(view: View) -> list[int]:
+    """Return the numbers of the messages in the journal, in its order."""
+    numbers = {
+        b'"' + (text if not text.startswith(b"{") else b"event") + b'"': number for number, text in enumerate(TEXTS)
+    }
+    rows = view.streams[keys.journal(IN)]
+    return [numbers[body[b"event"].partition(b'"data":')[2].rstrip(b"}")] for _, body in rows]

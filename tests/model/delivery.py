@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Any
 
-from milepost.errors import JournalUnavailable
+from milepost.errors import JournalUnavailable, MilepostError
 from milepost.events.event import Event
 from milepost.journal import (
     BROKER,
@@ -32,10 +32,11 @@ from milepost.journal import (
     keys,
 )
 from milepost.journal.consumer import Settlement
-from milepost.journal.scripts import StreamRow
+from milepost.journal.scripts import ChannelRow, StreamRow
 from tests.model.world import HOUR, Move, View, ViolationError, World, event_id
 
-IN, OUT = "in", "out"
+IN, OUT, OTHER = "in", "out", "other"
+DAY = 24 * HOUR
 STAGES_AND_SETS = {keys.JOURNALS, keys.STAGES, keys.DEAD, keys.PAUSED}
 """Keys of a bounded size."""
 
@@ -66,6 +67,16 @@ class Bounds:
     bridges: int = 2
     answers: int = 1
     """How many answers each stage that emits gives to an event. Several are journaled in one step."""
+    channels: int = 1
+    """Of how many channels a stage that emits chooses one for each answer."""
+    delays: int = 0
+    """How often an event is parked for a day before its first delivery."""
+    failovers: int = 0
+    """How often a replica falls behind. It may be promoted at any later moment."""
+    deletions: int = 0
+    """How often an operator deletes a parked event or an unread retry by hand."""
+    rollouts: int = 0
+    """How often a bridge is replaced by one whose stages are ordered, or by one whose stages are not."""
     refusals: bool = False
     """Whether each move is also made on servers that refuse."""
     keys: Sequence[str] = ()
@@ -76,10 +87,23 @@ OF_ENTRIES = {
     "complete_and_lose_the_answer": "lost_answers",
     "park": "parks",
     "delay": "parks",
+    "delay_for_a_day": "delays",
     "bury": "burials",
     "park_after_the_deadline": "burials",
 }
 """Moves with one entry that a bridge holds, and which bound counts each."""
+
+
+HAPPENED = ("published", "done", "dropped", "forgotten", "replayed", "delayed")
+"""What a failover takes back: what was written after the replica fell behind has not happened."""
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A replica that is behind: what Redis had when it fell behind, and what had happened by then."""
+
+    view: View
+    happened: "Deliveries"
 
 
 @dataclass
@@ -89,9 +113,11 @@ class Deliveries:
     held       what each bridge believes that it holds
     done       how often each stage has completed each event, truly; no bridge knows it
     paused     the stages that each bridge knows to be paused
-    dropped    the dead letters that an operator deleted, as stage and event
+    dropped    the dead letters and other events that an operator deleted, as stage and event
     forgotten  the stages that an operator deleted
     replayed   the dead letters that were replayed, as stage and event
+    delayed    the events that are parked for a day, as stage and event
+    ordered    whether each bridge knows its stages as ordered
     """
 
     held: list[dict[Key, Entry]]
@@ -103,6 +129,9 @@ class Deliveries:
     dropped: set[tuple[str, str]] = field(default_factory=set)
     forgotten: set[str] = field(default_factory=set)
     replayed: set[tuple[str, str]] = field(default_factory=set)
+    delayed: set[tuple[str, str]] = field(default_factory=set)
+    ordered: list[bool] = field(default_factory=list)
+    replica: Replica | None = None
 
     def copy(self) -> "Deliveries":
         return Deliveries(
@@ -115,7 +144,15 @@ class Deliveries:
             set(self.dropped),
             set(self.forgotten),
             set(self.replayed),
+            set(self.delayed),
+            list(self.ordered),
+            self.replica,
         )
+
+    def taken_back(self, replica: Replica) -> "Deliveries":
+        """Return what is outside Redis once this replica is promoted."""
+        happened = replica.happened.copy()
+        return replace(self, replica=None, **{name: getattr(happened, name) for name in HAPPENED})
 
 
 class DeliveryWorld(World[Deliveries]):
@@ -133,10 +170,12 @@ class DeliveryWorld(World[Deliveries]):
             "publish",
             "resume",
             "look_for_pauses",
+            "come_due",
+            "unblock_lost",
         }
     )
     DOORS = frozenset({"publish", "publish_again", "pause"})
-    OUTSIDE = frozenset({"crash"})
+    OUTSIDE = frozenset({"crash", "come_due", "delete", "fall_behind", "fail_over"})
 
     OTHERS: Sequence[str] = ()
     """Stages without a group here that have dead letters."""
@@ -146,6 +185,7 @@ class DeliveryWorld(World[Deliveries]):
         self.bounds = bounds
         self.refusals = bounds.refusals
         self.stages = stages
+        self.consumed = (OUT, OTHER)[: bounds.channels]
         if bounds.keys:
             self.DOORS |= {"read"}  # a full server holds no event, so the first that would be stays unread
         self.events = [
@@ -156,23 +196,30 @@ class DeliveryWorld(World[Deliveries]):
     def __repr__(self) -> str:
         return f"DeliveryWorld(url, {self.bounds!r}, {dict(self.stages)!r})"
 
-    def consumer(self, stage: str, name: str) -> Consumer:
-        order = "key" if self.bounds.keys else False
+    def consumer(self, stage: str, name: str, *, ordered: bool = False) -> Consumer:
+        order = "key" if ordered else False
         deadline = self.settings.deadline
         return Consumer(stage, [IN], name, reader=self.connection, scripts=self.scripts, deadline=deadline, order=order)
 
     async def begin(self) -> Deliveries:
         await self.beat()
-        await self.scripts.ensure(stage="last", broker=BROKER, channels=[(OUT,)])
+        await self.scripts.ensure(stage="last", broker=BROKER, channels=[ChannelRow(out) for out in self.consumed])
         for stage in self.stages:
             await self.consumer(stage, "b0").ensure()
         bridges = range(self.bounds.bridges)
         names = [f"b{bridge}" for bridge in bridges]
-        return Deliveries([{} for _ in bridges], names, set(), Counter(), Counter(), [frozenset()] * len(names))
+        ordered = [bool(self.bounds.keys)] * len(names)
+        paused = [frozenset[str]()] * len(names)
+        return Deliveries([{} for _ in bridges], names, set(), Counter(), Counter(), paused, ordered=ordered)
 
     async def beat(self) -> None:
-        table = {name: Wiring([IN], [emits] if emits else [], "") for name, emits in self.stages.items()}
-        await self.maintenance.beat({**table, "last": Wiring([OUT], [], "")})
+        table = {name: Wiring([IN], self.outs(name), "") for name in self.stages}
+        await self.maintenance.beat({**table, "last": Wiring(self.consumed, [], "")})
+
+    def outs(self, stage: str) -> Sequence[str]:
+        """Return the channels on one of which a stage gives each answer."""
+        emits = self.stages.get(stage)
+        return (emits, OTHER)[: self.bounds.channels] if emits else ()
 
     def left(self, local: Deliveries, act: str) -> bool:
         return bool(local.used[act] < getattr(self.bounds, act))
@@ -180,34 +227,46 @@ class DeliveryWorld(World[Deliveries]):
     def moves(self, local: Deliveries, view: View) -> Iterator[Move]:
         """Yield every move. A number names one of the entries that a bridge holds, in their order."""
         yield from self._publishes(local)
-        for bridge, held in enumerate(local.held):
-            for stage in self.living(local):
-                if stage not in local.paused[bridge]:
-                    yield "read", bridge, stage
-                    yield "take_over", bridge, stage
-                if self.bounds.refusals:
-                    yield "reap", bridge, stage
-                    yield "start", bridge, stage
-            for stage in sorted({key[0] for key in held}):
-                yield "renew", bridge, stage
-                if sum(key[0] == stage for key in held) > 1:
-                    yield "complete_all", bridge, stage
-            yield from self._settlements(local, bridge)
-            yield "hand_back", bridge
-            if held and self.left(local, "crashes"):
-                yield "crash", bridge
+        for bridge in range(self.bounds.bridges):
+            yield from self._of_bridge(local, bridge)
         yield ("retry_due",)
         yield from [("unblock_lost",)] if self.bounds.keys else []
-        yield "trim", IN
-        yield "trim", OUT
-        if self.left(local, "replays"):
-            yield from (("replay", stage) for stage in self.living(local))
-        if self.left(local, "drops"):
-            yield from (("drop", stage) for stage in self.living(local))
-        if self.left(local, "forgets"):
-            yield from (("forget", stage) for stage in self.living(local))
+        yield from [("come_due",)] if local.delayed else []
+        yield from (("trim", channel) for channel in (IN, *self.consumed))
+        for act, bound in {"replay": "replays", "drop": "drops", "forget": "forgets"}.items():
+            if self.left(local, bound):
+                yield from ((act, stage) for stage in self.living(local))
+        if self.left(local, "deletions"):
+            yield from (("delete", stage) for stage in self.living(local))
         if self.bounds.pauses:
             yield from self._pauses(local, {stage.decode() for stage in view.others.get(keys.PAUSED, ())})
+        yield from self._failovers(local)
+
+    def _failovers(self, local: Deliveries) -> Iterator[Move]:
+        if local.replica:
+            yield ("fail_over",)
+        elif self.left(local, "failovers"):
+            yield ("fall_behind",)
+
+    def _of_bridge(self, local: Deliveries, bridge: int) -> Iterator[Move]:
+        held = local.held[bridge]
+        for stage in self.living(local):
+            if stage not in local.paused[bridge]:
+                yield "read", bridge, stage
+                yield "take_over", bridge, stage
+            if self.bounds.refusals:
+                yield "reap", bridge, stage
+                yield "start", bridge, stage
+        for stage in sorted({key[0] for key in held}):
+            yield "renew", bridge, stage
+            if sum(key[0] == stage for key in held) > 1:
+                yield "complete_all", bridge, stage
+        yield from self._settlements(local, bridge)
+        yield "hand_back", bridge
+        if held and self.left(local, "crashes"):
+            yield "crash", bridge
+        if self.left(local, "rollouts"):
+            yield "roll_out", bridge
 
     def living(self, local: Deliveries) -> list[str]:
         """Return the stages that nobody has forgotten."""
@@ -234,8 +293,10 @@ class DeliveryWorld(World[Deliveries]):
     def _settlements(self, local: Deliveries, bridge: int) -> Iterator[Move]:
         for number in range(len(local.held[bridge])):
             yield "complete", bridge, number
+            if self.bounds.channels > 1:
+                yield "complete", bridge, number, 1
             for move, act in OF_ENTRIES.items():
-                if self.left(local, act):
+                if self.left(local, act) and not (move == "delay" and self.bounds.delays):  # no event waits twice
                     yield move, bridge, number
 
     async def do_publish(self, local: Deliveries, number: int) -> None:
@@ -255,8 +316,9 @@ class DeliveryWorld(World[Deliveries]):
         await self.maintenance.keep_statuses(IN)
 
     async def do_read(self, local: Deliveries, bridge: int, stage: str) -> None:
-        consumer = self.consumer(stage, local.names[bridge])
-        hold(local.held[bridge], stage, (await consumer.take(1)).entries, fresh=True)
+        consumer = self.consumer(stage, local.names[bridge], ordered=local.ordered[bridge])
+        fresh = not local.used["failovers"]  # a failover may take back that it was read
+        hold(local.held[bridge], stage, (await consumer.take(1)).entries, fresh=fresh)
 
     async def do_take_over(self, local: Deliveries, bridge: int, stage: str) -> None:
         name = local.names[bridge]
@@ -268,8 +330,9 @@ class DeliveryWorld(World[Deliveries]):
         entries = [entry for stream, *row in taken for entry in consumer._entries(stream, [row])]
         hold(local.held[bridge], stage, entries, fresh=False)
 
-    async def do_complete(self, local: Deliveries, bridge: int, number: int) -> None:
-        await self.settle(local, bridge, number, self.completion)
+    async def do_complete(self, local: Deliveries, bridge: int, number: int, choice: int = 0) -> None:
+        """`choice`: on which channel the first answer goes."""
+        await self.settle(local, bridge, number, lambda stage, entry: self.completion(stage, entry, choice))
 
     async def do_complete_all(self, local: Deliveries, bridge: int, stage: str) -> None:
         """In one step: everything that the bridge holds for a stage."""
@@ -298,6 +361,46 @@ class DeliveryWorld(World[Deliveries]):
     async def do_delay(self, local: Deliveries, bridge: int, number: int) -> None:
         local.used["parks"] += 1
         await self.settle(local, bridge, number, lambda _, entry: Delay(entry, event_id(entry.event), 0))
+
+    async def do_delay_for_a_day(self, local: Deliveries, bridge: int, number: int) -> None:
+        local.used["delays"] += 1
+        stage, entry = self.held_as(local, bridge, number)
+        of = event_id(entry.event)
+        if await self.settle(local, bridge, number, lambda _, entry: Delay(entry, of, DAY / 1000)) == "done":
+            local.delayed.add((stage, of))
+
+    async def do_come_due(self, local: Deliveries) -> None:
+        """A day passes."""
+        for name, ttl in (await self.view()).ttl.items():
+            if ttl > HOUR:
+                await self.connection.call("PEXPIRE", name, HOUR)
+        for stage in self.stages:
+            for member in await self.connection.call("ZRANGE", keys.parked(stage), 0, -1):
+                await self.connection.call("ZADD", keys.parked(stage), "XX", 0, member)
+        local.delayed.clear()
+
+    async def do_fall_behind(self, local: Deliveries) -> None:
+        """A replica gets no further writes."""
+        local.used["failovers"] += 1
+        local.replica = Replica(await self.view(), local.copy())
+
+    async def do_fail_over(self, local: Deliveries) -> None:
+        """The replica is promoted. The bridges hold what the lost primary gave them.
+
+        Doors wait for replicas if they are told to, and so promise nothing that this takes back: an event that the
+        replica does not have is published again.
+        """
+        replica = local.replica
+        assert replica is not None
+        await self.restore(replica.view.snapshot)
+        vars(local).update(vars(local.taken_back(replica)))
+
+    async def do_roll_out(self, local: Deliveries, bridge: int) -> None:
+        """A bridge stops, and one takes its place whose stages are ordered if they were not, or no longer."""
+        local.used["rollouts"] += 1
+        await self.do_hand_back(local, bridge)
+        local.paused[bridge] = frozenset()
+        local.ordered[bridge] = not local.ordered[bridge]
 
     async def do_park_after_the_deadline(self, local: Deliveries, bridge: int, number: int) -> None:
         local.used["burials"] += 1
@@ -358,13 +461,14 @@ class DeliveryWorld(World[Deliveries]):
         if refused:
             raise JournalUnavailable(str(refused))
 
-    async def do_unblock_lost(self, _: Deliveries) -> None:
-        if await self.maintenance.unblock_lost({stage: Wiring([IN], [], "") for stage in self.stages}):
+    async def do_unblock_lost(self, local: Deliveries) -> None:
+        unblocked = await self.maintenance.unblock_lost({stage: Wiring([IN], [], "") for stage in self.stages})
+        if unblocked and not local.used["deletions"]:
             raise ViolationError("a key was unblocked whose event in hand is there")
 
     async def do_trim(self, local: Deliveries, channel: str) -> None:
         happened, *_ = await self.maintenance.trim(channel)
-        if happened != ("trimmed" if channel == OUT or self.living(local) else "unconsumed"):
+        if happened != ("trimmed" if channel != IN or self.living(local) else "unconsumed"):
             raise ViolationError(f"trim: {happened}")
 
     async def do_replay(self, local: Deliveries, stage: str) -> None:
@@ -379,6 +483,20 @@ class DeliveryWorld(World[Deliveries]):
             local.used["drops"] += 1
             local.dropped |= {(stage, letter.id) for letter in letters}
 
+    async def do_delete(self, local: Deliveries, stage: str) -> None:
+        parked, retries = keys.parked(stage), keys.retries(stage, IN)
+        view = await self.view()
+        if members := view.others.get(parked):
+            await self.connection.call("ZREM", parked, members[0])
+            of = parked_id(members[0])
+        elif unread := view.unread(retries, stage):
+            await self.connection.call("XDEL", retries, unread[0][0])
+            of = event_id(unread[0][1][b"event"])
+        else:
+            return
+        local.used["deletions"] += 1
+        local.dropped.add((stage, of))
+
     async def do_forget(self, local: Deliveries, stage: str) -> None:
         """An operator forgets a stage whose bridges have frozen for over a minute. They may wake up later."""
         happened, *_ = await self.scripts.forget(stage=stage, channel="", fresh=0)
@@ -387,23 +505,38 @@ class DeliveryWorld(World[Deliveries]):
         local.used["forgets"] += 1
         local.forgotten.add(stage)
 
-    def completion(self, stage: str, entry: Entry) -> Complete | Split:
+    def completion(self, stage: str, entry: Entry, choice: int = 0) -> Complete | Split:
         of = event_id(entry.event)
-        emits = self.stages[stage]
-        if emits and self.bounds.answers > 1:
-            ids = [f"{of}/{number}" for number in range(self.bounds.answers)]
-            return Split(entry, of, [Event(id=id, source=f"/model/{stage}", type=emits, data=of) for id in ids])
-        reply = Event(id=of, source=f"/model/{stage}", type=emits, data=of) if emits else None
-        return Complete(entry, of, reply)
+        outs = self.outs(stage)
+        if not outs:
+            return Complete(entry, of, None)
+        several = self.bounds.answers > 1
+        answers = [
+            Event(
+                id=f"{of}/{number}" if several else of,
+                source=f"/model/{stage}",
+                type=outs[(number + choice) % len(outs)],
+                data=of,
+            )
+            for number in range(self.bounds.answers)
+        ]
+        return Split(entry, of, answers) if several else Complete(entry, of, answers[0])
 
-    async def settle(self, local: Deliveries, bridge: int, number: int, settlement: Any, *, lose: bool = False) -> None:
+    def held_as(self, local: Deliveries, bridge: int, number: int) -> tuple[str, Entry]:
+        """Return the stage and the entry that a move names."""
         key = sorted(local.held[bridge])[number]
-        stage, entry = key[0], local.held[bridge][key]
+        return key[0], local.held[bridge][key]
+
+    async def settle(
+        self, local: Deliveries, bridge: int, number: int, settlement: Any, *, lose: bool = False
+    ) -> str | MilepostError:
+        stage, entry = self.held_as(local, bridge, number)
         made: Settlement = settlement(stage, entry)
         (answer,) = await self.consumer(stage, local.names[bridge]).settle([made])
         self.write_status(local, stage, made, answer)
         if not lose:
-            del local.held[bridge][key]
+            del local.held[bridge][stage, entry.stream, entry.id]
+        return answer
 
     def write_status(self, local: Deliveries, stage: str, settlement: Settlement, answer: object) -> None:
         if isinstance(answer, JournalUnavailable):
@@ -421,8 +554,9 @@ class DeliveryWorld(World[Deliveries]):
 
     def check(self, local: Deliveries, view: View) -> tuple[Any, bool]:
         finished = len(local.published) == len(self.events)
-        replies = Counter(event_id(body[b"event"]) for _, body in view.streams.get(keys.journal(OUT), []))
         for stage, emits in self.stages.items():
+            rows = [body for out in self.outs(stage) for _, body in view.streams.get(keys.journal(out), [])]
+            replies = Counter(event_id(body[b"event"]) for body in rows)
             for event in self.events:
                 places = places_of(view, stage, event.id)
                 count = local.done[stage, event.id]
@@ -443,6 +577,8 @@ class DeliveryWorld(World[Deliveries]):
                         raise ViolationError(f"{stage} is forgotten, and has {event.id} in {places}")
                     continue
                 places += ["dropped"] * ((stage, event.id) in local.dropped)
+                if (stage, event.id) in local.delayed and places != ["parked"]:
+                    raise ViolationError(f"{event.id} waits a day for {stage}, and is in {places}")
                 if len(places) + count != 1:
                     raise ViolationError(
                         f"{event.id} of {stage}: completed {count} times, and in {places or 'no place'}"
@@ -451,18 +587,23 @@ class DeliveryWorld(World[Deliveries]):
             if self.bounds.keys and stage not in local.forgotten:
                 self.check_order(local, view, stage)
         unconsumed = set() if self.living(local) else {keys.journal(IN)}
-        check_bounded(view, but=unconsumed)
+        check_bounded(view, but=unconsumed, longest=HOUR + DAY * bool(local.delayed))
         check_forgotten(view, local.forgotten)
         finished = finished and all(view.ttl.get(name, 0) >= 0 for name in unconsumed)
         return self.key(local, view), finished
 
     def check_order(self, local: Deliveries, view: View, stage: str) -> None:
         """Look at the invariants of a stage that is ordered by key."""
+        if local.used["rollouts"]:  # some bridges read without order
+            if view.others.get(keys.held(stage, IN)) and not view.others.get(keys.in_hand(stage, IN)):
+                raise ViolationError("events are held, and no key is in hand")
+            return
         if pending := view.groups[keys.journal(IN)][stage].pending:
             raise ViolationError(f"{len(pending)} events are pending in the journal of an ordered stage")
         known = dict(view.others.get(keys.in_hand(stage, IN), []))
         retries = {entry for entry, _ in view.streams.get(keys.retries(stage, IN), [])}
-        if any(not place.startswith(b"parked ") and place not in retries for place in known.values()):
+        lost = local.used["deletions"]  # then unblock_lost has yet to release the key
+        if not lost and any(not place.startswith(b"parked ") and place not in retries for place in known.values()):
             raise ViolationError(f"{known} are in hand, and the retries are {retries}")
         of_keys: dict[str, list[str]] = {}
         for event, key in zip(self.events, self.bounds.keys, strict=True):
@@ -474,14 +615,14 @@ class DeliveryWorld(World[Deliveries]):
             in_hand += len(mine)
             if len(mine) > 1:
                 raise ViolationError(f"{mine} of key {key} are in hand together")
-            if not mine and any("held" in places[of] for of in ids):
+            if not mine and not lost and any("held" in places[of] for of in ids):
                 raise ViolationError(f"events of key {key} are held, and none is in hand: {places}")
             for of in ids[: ids.index(mine[0])] if mine else ():
                 excused = local.done[stage, of] or (stage, of) in local.replayed | local.dropped
                 excused = excused or places[of] == ["dead"]
                 if not excused:
                     raise ViolationError(f"{mine[0]} is in hand before {of}, which is in {places[of]}")
-        if in_hand != len(known):
+        if in_hand != len(known) and not lost:
             raise ViolationError(f"{in_hand} events are in hand, and {len(known)} keys are said to be")
 
     async def check_counts(self, local: Deliveries, view: View) -> None:
@@ -496,9 +637,10 @@ class DeliveryWorld(World[Deliveries]):
             found = {"journaled": depth.journaled, "parked": depth.parked, "dead": depth.dead}
             if found != {name: counted[name] for name in found}:
                 raise ViolationError(f"{depth} where {dict(counted)} wait")
-            if (depth.oldest is None) != (not counted["journaled"] and not counted["parked"]):
+            lost = depth.held and local.used["deletions"]  # the oldest may have been deleted
+            if not lost and (depth.oldest is None) != (not counted["journaled"] and not counted["parked"]):
                 raise ViolationError(f"{depth}: the oldest")
-        journal, out = keys.journal(IN), len(view.unread(keys.journal(OUT), "last"))
+        journal, out = keys.journal(IN), sum(len(view.unread(keys.journal(out), "last")) for out in self.consumed)
         unfinished = [len(view.unread(journal, stage)) + len(view.groups[journal][stage].pending) for stage in living]
         if not living and journal in view.streams and view.ttl[journal] < 0:  # no trim has made it expire yet
             unfinished = [len(view.streams[journal])]
@@ -511,7 +653,13 @@ class DeliveryWorld(World[Deliveries]):
     def key(self, local: Deliveries, view: View) -> Any:
         """Return the same for states that differ in which bridge is which."""
         orders = permutations(range(self.bounds.bridges))
-        return min((self._key(local, view, order) for order in orders), key=repr)
+        return min((self._whole_key(local, view, order) for order in orders), key=repr)
+
+    def _whole_key(self, local: Deliveries, view: View, order: Sequence[int]) -> Any:
+        now = self._key(local, view, order)
+        if not local.replica:
+            return now
+        return now, self._key(local.taken_back(local.replica), local.replica.view, order)
 
     def _key(self, local: Deliveries, view: View, order: Sequence[int]) -> Any:
         names = {local.names[bridge].encode(): number for number, bridge in enumerate(order)}
@@ -533,6 +681,8 @@ class DeliveryWorld(World[Deliveries]):
             tuple(sorted(local.dropped)),
             tuple(sorted(local.forgotten)),
             tuple(sorted(local.replayed)),
+            tuple(sorted(local.delayed)),
+            tuple(local.ordered[bridge] for bridge in order),
         )
 
 
@@ -571,10 +721,13 @@ def check_forgotten(view: View, stages: set[str]) -> None:
             raise ViolationError(f"{stage} is forgotten, and in the stages table")
 
 
-def check_bounded(view: View, *, but: Collection[str] = ()) -> None:
-    """Every key is of a bounded size, counts in the backlog, or expires. `but`: keys that the next trim bounds."""
+def check_bounded(view: View, *, but: Collection[str] = (), longest: int = HOUR) -> None:
+    """Every key is of a bounded size, counts in the backlog, or expires in `longest` milliseconds.
+
+    `but`: keys that the next trim bounds.
+    """
     for name, ttl in view.ttl.items():
-        bounded = name in STAGES_AND_SETS or name in but or 0 <= ttl <= HOUR
+        bounded = name in STAGES_AND_SETS or name in but or 0 <= ttl <= longest
         counted = name.startswith((keys.RETRIES, keys.HELD, keys.in_hand("", "")[:-1], keys.parked(""), keys.dead("")))
         counted = counted or bool(view.groups.get(name))
         if not bounded and not counted:

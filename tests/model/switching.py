@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from milepost.errors import JournalUnavailable
-from milepost.journal import BROKER, Complete, Entry, GroupMissing, Wiring, keys
+from milepost.journal import BROKER, Entry, GroupMissing, Wiring, keys
 from tests.model import delivery
 from tests.model.delivery import IN, Deliveries, DeliveryWorld, check_bounded, places_of
-from tests.model.world import Move, View, ViolationError, event_id
+from tests.model.world import Move, View, ViolationError
 
 PHASES = ("down", "switched", "shown", "up")
 """A bridge takes over from the other mode, shows its routes, makes its groups, and serves."""
@@ -53,7 +53,7 @@ class SwitchWorld(DeliveryWorld):
             "pass_time",
         }
     )
-    OUTSIDE = frozenset({"crash", "freeze", "pass_time"})
+    OUTSIDE = frozenset({"crash", "freeze", "pass_time", "fall_behind", "fail_over"})
     SERVERS = ("read_only", "lost", "full")  # a beat that cannot be announced is written all the same, and made again
 
     def __init__(self, url: str, bounds: Bounds, stages: Sequence[str] = ("a",)) -> None:
@@ -70,7 +70,9 @@ class SwitchWorld(DeliveryWorld):
         await self.maintenance.beat(self.wirings(0))
         for stage in self.stages:
             await self.consumer(stage, "b0").ensure()
-        return Switching([{}, {}], ["b0", "b1"], set(), Counter(), Counter(), [frozenset()] * 2, phases=["up", "down"])
+        first: list[dict[Any, Entry]] = [{}, {}]
+        names, paused, phases = ["b0", "b1"], [frozenset[str]()] * 2, ["up", "down"]
+        return Switching(first, names, set(), Counter(), Counter(), paused, ordered=[False] * 2, phases=phases)
 
     def moves(self, local: Any, view: View) -> Iterator[Move]:
         yield from self._publishes(local)
@@ -88,6 +90,7 @@ class SwitchWorld(DeliveryWorld):
                 yield "ensure", bridge
             elif phase == "up":
                 yield from self._steps(local, bridge)
+        yield from self._failovers(local)
 
     def _steps(self, local: Any, bridge: int) -> Iterator[Move]:
         for stage in self.routes[bridge]:
@@ -162,9 +165,6 @@ class SwitchWorld(DeliveryWorld):
         await super().do_crash(local, bridge)
         local.phases[bridge] = "down"
 
-    def completion(self, _: str, entry: Entry) -> Complete:
-        return Complete(entry, event_id(entry.event), None)
-
     def check(self, local: Any, view: View) -> tuple[Any, bool]:
         finished = len(local.published) == len(self.events)
         for stage in self.stages:
@@ -177,7 +177,7 @@ class SwitchWorld(DeliveryWorld):
                     raise ViolationError(f"{event.id} of {stage}: completed by {done or 'no one'}, and in {places}")
                 finished = finished and all(place.endswith("dead") for place in places)
         check_bounded(view)
-        return (self._key(local, view, (0, 1)), tuple(local.phases)), finished
+        return (self._whole_key(local, view, (0, 1)), tuple(local.phases)), finished
 
     async def check_counts(self, local: Any, view: View) -> None:
         """The backlog counts what waits; not looked at here."""

@@ -145,6 +145,18 @@ FAULTS: dict[str, tuple[Make, str, str, str]] = {
         "if true then unblock",
         "in hand together",
     ),
+    "a delayed event that comes before its time": (
+        deliveries(LINE, delays=1, bridges=1),
+        "if row.reason == '' and due <= now() then",
+        "if row.reason == '' then",
+        "waits a day",
+    ),
+    "a settlement of an entry that a failover took back": (
+        deliveries(LINE, failovers=1, bridges=1),
+        "if known[entry] then",
+        "if known[entry] or not redis.call('XRANGE', row.stream, entry, entry)[1] then",
+        "e0 was refused",
+    ),
     "a switch from the beginning": (
         switches("a", stops=1),
         "positions[channel] or '0'",

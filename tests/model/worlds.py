@@ -50,6 +50,9 @@ SMALL: dict[str, Make] = {
     "two answers, a lost answer, a retry": deliveries(LINE, answers=2, lost_answers=1, parks=1, bridges=1),
     "order by key, a crash": ordered("xx", crashes=1, bridges=1),
     "order by key, a dead letter, a replay": ordered("xx", burials=1, replays=1, bridges=1),
+    "a replica that is behind is promoted": deliveries(LINE, failovers=1, bridges=1),
+    "order by key that a stage loses": ordered("xx", rollouts=1, bridges=1),
+    "one of two channels, a day's delay": deliveries(LINE, channels=2, delays=1, bridges=1),
     "adoption, a clean stop": adoptions(0, stops=1),
     "adoption, servers that refuse": adoptions(0, refusals=True),
     "a switch, a stop, a crash": switches("a", stops=1, crashes=1),
@@ -99,6 +102,24 @@ WHOLE: dict[str, Make] = {
     ),
     "order by key, servers that refuse": ordered("xxy", parks=1, burials=1, replays=1, bridges=1, refusals=True),
     "order by key, two stages of one channel": deliveries(BRANCHES, events=2, keys=("x", "x"), crashes=1, bridges=1),
+    "order by key that a stage loses and gets again, a retry": ordered("xx", rollouts=2, parks=1, bridges=1),
+    "order by key that one of two bridges does not know, a crash": ordered("xx", rollouts=2, crashes=1),
+    "order by key, an event in hand that an operator deletes, a retry": ordered("xxy", deletions=1, parks=1, bridges=1),
+    "order by key, a day's delay, a retry": ordered("xx", delays=1, parks=1, bridges=1),
+    "order by key, a replica that is behind is promoted, a retry": ordered("xx", failovers=1, parks=1, bridges=1),
+    "a replica that is behind is promoted, a crash": deliveries(LINE, failovers=1, crashes=1),
+    "a replica that is behind is promoted, a retry, a dead letter, a replay": deliveries(
+        LINE, failovers=1, parks=1, burials=1, replays=1, bridges=1
+    ),
+    "a replica that is behind is promoted, two stages of one channel, two answers": deliveries(
+        BRANCHES, failovers=1, answers=2, bridges=1
+    ),
+    "one of two channels, a day's delay, a crash, a lost answer": deliveries(
+        LINE, channels=2, delays=1, crashes=1, lost_answers=1
+    ),
+    "two answers on two channels, a day's delay, servers that refuse": deliveries(
+        LINE, channels=2, answers=2, delays=1, bridges=1, refusals=True
+    ),
     "a message, two stops, a lost answer": adoptions(0, stops=2, lost_answers=1, tokens=2),
     "two messages, a stop": adoptions(0, 1, stops=1, tokens=2),
     "a message and an event, a crash": adoptions(0, 2, crashes=1),
@@ -106,10 +127,13 @@ WHOLE: dict[str, Make] = {
     "an event, a stop, a crash": adoptions(2, stops=1, crashes=1),
     "a message, a stop, a lost connection": adoptions(0, stops=1, disconnections=1),
     "a message, a stop, a lease that expires": adoptions(0, stops=1, expiries=1, tokens=2),
+    "a message, a replica that is behind is promoted": adoptions(0, failovers=1),
+    "an event, a replica that is behind is promoted": adoptions(2, failovers=1),
     "adoption, servers that refuse, a stop": adoptions(0, stops=1, refusals=True),
     "a switch, a stop, a freeze, a retry, a dead letter": switches("a", stops=1, freezes=1, parks=1, burials=1),
     "a switch there and back, a crash": switches("a", stops=2, crashes=1),
     "a switch with two events, a stop, a crash": switches("a", events=2, stops=1, crashes=1),
     "a switch of two stages, a stop, a freeze, a retry": switches("a", "b", stops=1, freezes=1, parks=1),
+    "a switch, a stop, a replica that is behind is promoted": switches("a", stops=1, failovers=1),
     "a switch, servers that refuse, a stop": switches("a", stops=1, refusals=True),
 }
