@@ -1,6 +1,6 @@
 """`make simulate`: one run after another, each of its own seed, and what each violates.
 
-A seed that violates something does so again: `make simulate ARGS='--seed 17'` also tells what happened in it.
+A seed that violates something does so again. Its command is printed, which also tells what happens in it.
 """
 
 import argparse
@@ -44,8 +44,16 @@ def main() -> int:
                 print("\n".join(result.story))
             for violation in result.violations:
                 print(f"seed {seed}: {violation}", flush=True)
+            if result.violations:
+                print(f"    again: {again(seed, given.plant)}", flush=True)
     print(summary(results, time.monotonic() - began))
     return 1 if any(result.violations for result in results) else 0
+
+
+def again(seed: int, plant: str | None) -> str:
+    """Return the command that runs this seed again, and tells what happens in it."""
+    planted = f" --plant {plant}" if plant else ""
+    return f"make simulate ARGS='--seed {seed}{planted}'"
 
 
 def summary(results: list[Result], seconds: float) -> str:

@@ -89,4 +89,5 @@ def test_seed_reproduces_a_violation(server: Server) -> None:
     said = ended.stdout
     print(found.seed, found.digest[:8], found.violations, said, ended.stderr)
     assert f"digest {found.digest[:16]} " in said
+    assert f"make simulate ARGS='--seed {found.seed} --plant no-renewal'" in said
     assert found.violations == [line.partition(": ")[2] for line in said.splitlines() if line.startswith("seed ")]
