@@ -33,9 +33,6 @@ from tests.servers import ROOT
 
 PACKAGES = ("milepost/journal", "milepost/bridge")
 TESTS = ["tests/unit", "tests/journal", "tests/bridge", "-k", "not ([redis or -redis])"]
-SECONDS = 10.0
-"""Of tests that are given one mutant, at most."""
-
 NEAR = 10
 """A test that killed a mutant within so many lines comes first."""
 
@@ -160,12 +157,12 @@ def contexts(folder: Path) -> tuple[dict[tuple[str, int], list[str]], dict[str, 
     return lines, seconds
 
 
-def chosen(tests: Sequence[str], seconds: Mapping[str, float], kills: Mapping[str, float]) -> list[str]:
-    """Return the tests for one mutant: first those that killed most in the shortest time."""
+def chosen(tests: Sequence[str], seconds: Mapping[str, float], kills: Mapping[str, float], most: float) -> list[str]:
+    """Return tests for one mutant, of `most` seconds together: first those that killed most in the shortest time."""
     known = [test for test in tests if test in seconds]
     found, total = [], 0.0
     for test in sorted(known, key=lambda test: (seconds[test] + 0.02) / (kills.get(test, 0.0) + 0.1)):
-        if total + seconds[test] <= SECONDS:
+        if total + seconds[test] <= most:
             found.append(test)
             total += seconds[test]
     return found
@@ -223,6 +220,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=300, help="try so many mutants, chosen at random")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=10.0, help="give each mutant tests of so many seconds at most")
+    parser.add_argument("--at-once", type=int, default=1, help="try so many mutants side by side")
     parser.add_argument("--only", default="", help="mutate files whose path matches this pattern")
     parser.add_argument("--list", action="store_true", help="list the mutants")
     parser.add_argument("--json", type=Path, help="write every mutant, and what killed it, to this file")
@@ -294,12 +293,12 @@ def try_all(
             for file, line, test in killed:
                 if file == name:
                     kills[test] = kills.get(test, 0.0) + (1.0 if abs(line - mutant.line) <= NEAR else 0.1)
-            names = chosen(tests, seconds, kills)
+            names = chosen(tests, seconds, kills, given.seconds)
             taken = [seconds[test] for test in names]
             put = partial(put_in_place, _module(name), mutant.source)
             yield Job((name, mutant), [items[test] for test in names], taken, put)
 
-    for job, killer in first_failures(jobs(), at_once=1):
+    for job, killer in first_failures(jobs(), at_once=given.at_once):
         name, mutant = job.mutant
         if killer and killer.startswith(BROKEN):
             print(f"not tried: {name}:{mutant.line}: {mutant.change}", flush=True)
