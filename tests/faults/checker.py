@@ -11,13 +11,18 @@
 7. In order, where stages are ordered by address: if one submission was accepted before another of its address began,
    each of these stages has answered the first with 2xx before the second came to it for the delivery that it answered
    first with 2xx. A submission that was a dead letter of the stage is excepted. Redeliveries may come at any time.
+8. In a row that splits events: of each accepted submission every part is answered, once, and on its own channel. Of one
+   whose try had no answer all parts are, or none.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.faults.history import Operation
+
+Parts = Callable[[str], Mapping[str, str]]
+"""The ids of the parts of an event, each with the channel on which it must be answered."""
 
 MOST_SHOWN = 3
 """Violations of one rule that are written out."""
@@ -82,11 +87,18 @@ def is_refused(operation: Operation) -> bool:
     return operation.answer is not None and 400 <= operation.answer < 500 and operation.answer != 408
 
 
-def check(history: Iterable[Operation], *, may_lose: float = 0.0, ordered: Sequence[str] = ()) -> Verdict:
+def parent_of(part: str | None) -> str:
+    """Return the id of the event that has this part; an empty text if it is none."""
+    return (part or "").rpartition("/")[0]
+
+
+def check(
+    history: Iterable[Operation], *, may_lose: float = 0.0, ordered: Sequence[str] = (), parts: Parts | None = None
+) -> Verdict:
     """Judge a history, sorted by `begin`. Submissions accepted in the last `may_lose` seconds before the end of a
-    component may be lost. `ordered`: the stages that are ordered by address.
+    component may be lost. `ordered`: the stages that are ordered by address. `parts`: if events are split.
     """
-    return _Check(history).verdict(may_lose, ordered)
+    return _Check(history).verdict(may_lose, ordered, parts)
 
 
 class _Check:
@@ -110,7 +122,7 @@ class _Check:
             self._mails[mail.line].append(mail)
         self._verdict = Verdict()
 
-    def verdict(self, may_lose: float, ordered: Sequence[str]) -> Verdict:
+    def verdict(self, may_lose: float, ordered: Sequence[str], parts: Parts | None) -> Verdict:
         self._accepted_have_effects(may_lose)
         self._mails_are_asked_for_and_sent_once()
         self._records_are_asked_for_and_made_once()
@@ -118,6 +130,8 @@ class _Check:
         self._nothing_is_left()
         for stage in ordered:
             self._finished_in_order(stage)
+        if parts:
+            self._parts_are_answered_once(parts)
         return self._verdict
 
     def _accepted_have_effects(self, may_lose: float) -> None:
@@ -188,7 +202,7 @@ class _Check:
 
     def _owners(self, operation: Operation) -> Sequence[Submission]:
         """The submissions that an effect may come of. A client that had no answer may not know the id."""
-        known = self._by_id.get(operation.id or "")
+        known = self._by_id.get(operation.id or "") or self._by_id.get(parent_of(operation.id))
         return [known] if known is not None and known.possible else self._nameless[operation.to]
 
     def _deliveries_are_asked_for_and_answered_truly(self) -> None:
@@ -210,6 +224,22 @@ class _Check:
         self._verdict.stuck = len(self._kinds["left"])
         for operation in self._kinds["left"]:
             self._verdict.note(f"left in {operation.by}", str(operation.id))
+
+    def _parts_are_answered_once(self, parts: Parts) -> None:
+        found = self._verdict
+        answers: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+        for one in self._kinds["part"]:
+            answers[parent_of(one.id)][one.id or "", one.by] += 1
+            if not self._owners(one):
+                found.note("not asked for", f"{one.by} {one.id}")
+        accepted = {event_id for event_id, one in self._by_id.items() if one.accepted is not None}
+        for event_id in sorted(accepted | set(answers)):
+            expected, have = Counter(parts(event_id).items()), answers[event_id]
+            for part, channel in expected - have:
+                found.note("part without an answer", f"{channel} {part}")
+            for part, channel in have - expected:
+                twice = (part, channel) in expected
+                found.note("done twice" if twice else "on another channel", f"{channel} {part}")
 
     def _finished_in_order(self, stage: str) -> None:
         first: dict[str, Operation] = {}

@@ -7,6 +7,7 @@
 | `mail` | | a line in the file of mails; it came between two looks | |
 | `record` | | a record of `store` in MongoDB, with the mail it must bring | |
 | `mark` | | a record of `email` in MongoDB | how often the mail was taken to be sent |
+| `part` | a channel | an answer to a part of a split event, as its channel's journal has it | |
 | `left` | journals, parked, held, dead | an event that is in Redis when nothing moves any more | |
 | `bury` | a stage | an event that the row expects to be a dead letter | |
 | `destroy` | | an event that the row itself deleted | |

@@ -46,7 +46,9 @@ class Fault:
     act: Act
     options: Options
     loaded: bool
-    """Whether the load is begun before the function and awaited after it; else the function does that."""
+    """Whether the load is begun before the function and awaited after it; else the function does that. In a twin the
+    same holds for the events that wait.
+    """
     resends: bool
     held: bool
     """Whether the row must keep the promises; else it is shown."""

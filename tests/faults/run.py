@@ -13,7 +13,7 @@ from milepost.errors import JournalUnavailable
 from milepost.journal import DeadLetter
 from tests.cli.running import MILEPOST, environment
 from tests.faults import state
-from tests.faults.checker import check
+from tests.faults.checker import Parts, check
 from tests.faults.history import Operation, write
 from tests.faults.load import Fate, Load, Sent
 from tests.faults.recovery import after_decision, recovery
@@ -52,6 +52,8 @@ class Run:
         self.wrong: list[str] = []
         self.notes: list[str] = []
         self.recovered = 0.0
+        self.parts: Parts | None = None
+        """In the row that splits events."""
         self.decided: float | None = None
         """When the servers had agreed on another primary, in the rows about that."""
         self._tell = tell
@@ -157,7 +159,7 @@ class Run:
         if self.decided:
             self.notes.append(after_decision(operations, self.decided))
         ordered = [entry.name for entry in self.stack.table if self.stack.is_ordered(entry.name)]
-        verdict = check(operations, may_lose=self.fault.may_lose, ordered=ordered)
+        verdict = check(operations, may_lose=self.fault.may_lose, ordered=ordered, parts=self.parts)
         if ordered:
             self.notes.append(f"ordered by {self.stack.options.order}: {verdict.inverted} out of order")
         if verdict.oldest_lost:
@@ -246,9 +248,9 @@ async def run(fault: Fault, folder: Path, *, n: int, rate: float, tell: Tell) ->
         load = Load(stack, rate=min(rate, fault.rate))
         try:
             case = Run(stack, load, fault, min(n, fault.most), tell)
-            if fault.waiting:
-                await case.fill()
             if fault.loaded:
+                if fault.waiting:
+                    await case.fill()
                 async with case.loaded():
                     await fault.act(case)
             else:

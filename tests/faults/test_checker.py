@@ -165,6 +165,37 @@ def test_order_is_asked_of_first_effects_and_of_one_address_alone(history: list[
     assert check(sorted(history, key=lambda one: one.begin), ordered=["distance", "store"]).broken == {}
 
 
+def sides(event_id: str) -> dict[str, str]:
+    return {f"{event_id}/0": "left", f"{event_id}/1": "right"}
+
+
+PARTS = [Operation("part", 9, 9, part, by=side) for event_id in ADDRESSES for part, side in sides(event_id).items()]
+
+
+@pytest.mark.parametrize(
+    ("rule", "parts"),
+    [
+        pytest.param("part without an answer", PARTS[1:], id="one of two"),
+        pytest.param("part without an answer", PARTS[2:], id="none"),
+        pytest.param("done twice", [*PARTS, PARTS[0]], id="twice"),
+        pytest.param("on another channel", [*PARTS, replace(PARTS[0], by="right")], id="on both channels"),
+        pytest.param("on another channel", [*PARTS, replace(PARTS[0], id="a/2")], id="too many"),
+        pytest.param("not asked for", [*PARTS, replace(PARTS[0], id="x/0")], id="of another event"),
+    ],
+)
+def test_a_part_of_a_split_event_without_its_one_answer_is_found(rule: str, parts: list[Operation]) -> None:
+    assert check([*GOOD, *PARTS], parts=sides).broken == {}
+    assert check([*GOOD, *parts], parts=sides).broken.keys() >= {rule}
+
+
+def test_a_split_event_without_an_answer_of_the_door_has_all_parts_or_none() -> None:
+    unanswered = changed(one("publish"), id=None, answer=None, end=None)
+    named = [replace(part, to=ADDRESSES["a"]) for part in PARTS]
+    assert check([*unanswered, *named], parts=sides).broken == {}
+    assert check([*unanswered, *named[2:]], parts=sides).broken == {}
+    assert list(check([*unanswered, *named[1:]], parts=sides).broken) == ["part without an answer"]
+
+
 def test_a_mail_that_was_taken_twice_may_be_sent_twice() -> None:
     verdict = check([*changed(one("mark"), answer=2), one("mail")])
     assert (verdict.resent, verdict.doubled, verdict.broken) == (1, 0, {})

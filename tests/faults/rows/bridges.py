@@ -121,6 +121,7 @@ fault("everything but the servers frozen for 10 s")(partial(frozen_with_all, sec
     "one of two bridges: SIGKILL, with a backlog and the other one's places taken",
     bridges=2,
     delivery={"timeout": "PT60S"},
+    twin=True,
 )
 async def killed_with_a_backlog(run: Run) -> None:
     """The other bridge takes over the killed one's events though it has a backlog, and no place is free."""

@@ -39,12 +39,12 @@ class Nodes(RedisCluster):
 Act = Callable[[Run], Awaitable[None]]
 
 
-def failover(name: str, redis: type[Any]) -> Callable[[Act], Act]:
-    """Make the function below two rows."""
+def failover(name: str, redis: type[Any], *, ends: bool = False) -> Callable[[Act], Act]:
+    """Make the function below two rows. `ends`: it ends a process, so each has a twin with events waiting."""
 
     def register(act: Act) -> Act:
-        fault(f"{name}, REPLICAS=1", redis=redis, bridge={"REPLICAS": "1"})(act)
-        fault(f"{name}, without REPLICAS", redis=redis, held=False)(act)
+        fault(f"{name}, REPLICAS=1", redis=redis, bridge={"REPLICAS": "1"}, twin=ends)(act)
+        fault(f"{name}, without REPLICAS", redis=redis, held=False, twin=ends)(act)
         return act
 
     return register
@@ -68,8 +68,8 @@ def primary(run: Run) -> Valkey:
     return found
 
 
-@failover("Sentinels: the primary killed", Sentinels)
-@failover("Cluster: the primary killed", Nodes)
+@failover("Sentinels: the primary killed", Sentinels, ends=True)
+@failover("Cluster: the primary killed", Nodes, ends=True)
 async def killed(run: Run) -> None:
     """It comes back as a replica: in the Cluster there is no other that could confirm."""
     old = primary(run)
@@ -88,7 +88,7 @@ async def frozen(run: Run) -> None:
     old.thaw()
 
 
-@failover("Sentinels: the replicas 2 s behind when the primary dies", Sentinels)
+@failover("Sentinels: the replicas 2 s behind when the primary dies", Sentinels, ends=True)
 async def behind(run: Run) -> None:
     redis: Any = run.stack.redis
     old = redis.primary
@@ -128,7 +128,7 @@ async def moved(run: Run) -> None:
     await another_primary(run, old)
 
 
-@fault("Sentinels: all three gone", redis=Sentinels, bridge={"REPLICAS": "1"})
+@fault("Sentinels: all three gone", redis=Sentinels, bridge={"REPLICAS": "1"}, twin=True)
 async def without_sentinels(run: Run) -> None:
     """Connections are made anew all the same."""
     redis: Any = run.stack.redis
@@ -141,7 +141,7 @@ async def without_sentinels(run: Run) -> None:
         await asyncio.sleep(1)
 
 
-@fault("Sentinels: both replicas gone for 3 s", redis=Sentinels, bridge={"REPLICAS": "1"})
+@fault("Sentinels: both replicas gone for 3 s", redis=Sentinels, bridge={"REPLICAS": "1"}, twin=True)
 async def without_replicas(run: Run) -> None:
     redis: Any = run.stack.redis
     replicas = redis.replicas
@@ -154,7 +154,7 @@ async def without_replicas(run: Run) -> None:
     run.decided = time.monotonic()
 
 
-@fault("Sentinels: the primary killed, plain messages lost meanwhile are shown", redis=Sentinels)
+@fault("Sentinels: the primary killed, plain messages lost meanwhile are shown", redis=Sentinels, twin=True)
 async def plain_messages(run: Run) -> None:
     redis: Any = run.stack.redis
     old = redis.primary

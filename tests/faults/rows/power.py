@@ -39,7 +39,8 @@ for _where, _place in PLACES.items():
                 power="redis",
                 may_lose=MAY_LOSE if _fsync == "everysec" else 0.0,
                 only_on_request=_server is Redis,
+                twin=True,
             )(partial(power_cut, component="redis", place=_place))
-    fault(f"mongo: power cut, its log ends {_where}", power="mongo", resends=True)(
+    fault(f"mongo: power cut, its log ends {_where}", power="mongo", resends=True, twin=True)(
         partial(power_cut, component="mongo", place=_place)
     )

@@ -1,24 +1,34 @@
 """Stages and bridges that come later than the events, stages that go, and stages that split and choose."""
 
 import asyncio
+import json
+import time
 from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from signal import SIGKILL
 from typing import Any
 
 from milepost.events.batch import part_id
 from milepost.events.event import Event
 from milepost.journal import keys
-from tests.bridge.rig import Answer, Delivery, Stage, replied, together
+from milepost.journal.subscription import subscribed
+from tests.bridge.rig import Answer, Delivery, Script, Stage, replied, together
+from tests.faults.history import Operation
 from tests.faults.registry import fault
 from tests.faults.run import Run
 from tests.faults.state import ids_in
-from tests.servers import eventually
+from tests.servers import ANSWER_WITHIN, eventually
 
 CHANNEL = "calculated_distance"
 
 PARTS = 3
 SIDES = ("left", "right")
 """Into how many parts an event is split, and the two channels on which a part may be answered."""
+
+END = b"end"
+"""A message that is no part: all parts were published before it."""
 
 
 @fault("500 events published before the first bridge ever started", loaded=False, most=500, bridges=0)
@@ -29,9 +39,26 @@ async def before_the_first_bridge(run: Run) -> None:
     await run.recover()
 
 
+async def recorded(run: Run, name: str, consumes: str, script: Script | None = None) -> Stage:
+    """A stage of the suite's own. The history has its deliveries."""
+    stage = Stage(name, consumes, None, script)
+    made = stage.script
+
+    def answer(delivery: Delivery) -> Answer:
+        begin, response = time.monotonic(), made(delivery)
+        assert isinstance(response, bytes)
+        event, status = delivery.event, int(response.split(b" ", 2)[1])
+        address = str(event.data["email"])
+        run.stack.history.add(Operation("deliver", begin, time.monotonic(), event.id, status, name, address))
+        return response
+
+    stage.script = answer
+    return await stage.open()
+
+
 async def audited(run: Run) -> Stage:
     """A stage of the suite's own on the channel that `store` consumes, and the route to it."""
-    stage = await Stage("audit", CHANNEL, None, None).open()
+    stage = await recorded(run, "audit", CHANNEL)
     run.stack.extra_routes.append({"name": "audit", "consumes": CHANNEL, "url": stage.url})
     return stage
 
@@ -92,37 +119,56 @@ async def forget(run: Run) -> None:
     await run.milepost("stages", "forget", "audit", "--yes")
 
 
-@fault("a bridge of stages that split and choose: SIGKILL", loaded=False, most=600)
+@fault("a bridge of stages that split and choose: SIGKILL", loaded=False, most=600, twin=True)
 async def split_and_chosen(run: Run) -> None:
     """Of each event all parts are published, once, and each part is answered on its own channel, once."""
     stack = run.stack
-    split = await Stage("split", CHANNEL, None, in_parts).open()
-    choose = await Stage(
-        "choose", "part", None, lambda delivery: replied(delivery.event, side(delivery.event.id))
-    ).open()
+    split = await recorded(run, "split", CHANNEL, in_parts)
+    choose = await recorded(run, "choose", "part", lambda delivery: replied(delivery.event, side(delivery.event.id)))
     stack.extra_routes += [split.route(emits=["part"], split=True), choose.route(emits=[*SIDES])]
     killed, alive = stack.add_bridge(), stack.add_bridge()
     await asyncio.gather(stack.up(killed), stack.up(alive))
-    async with run.loaded():
-        await eventually(lambda: choose.count, what="parts")
-        await stack.down(killed, SIGKILL)
+    async with noted_parts(run):
+        if run.fault.waiting:
+            await run.fill()
+        async with run.loaded():
+            await eventually(lambda: choose.count, what="parts")
+            await stack.down(killed, SIGKILL)
 
-    async def all_answered() -> bool:
-        depths = await stack.journal.admin.depths({"split": [CHANNEL], "choose": ["part"]})
-        return not any(depth.journaled or depth.parked or depth.dead for depth in depths)
+        async def all_answered() -> bool:
+            depths = await stack.journal.admin.depths({"split": [CHANNEL], "choose": ["part"]})
+            return not any(depth.journaled or depth.parked or depth.dead for depth in depths)
 
-    await eventually(all_answered, what="every part is answered")
-    await stack.down(alive)  # trims no more
-    answered = {channel: await journaled(run, channel) for channel in SIDES}
-    for channel, ids in answered.items():
-        run.check(max(Counter(ids).values()) == 1, f"parts were published twice on {channel}")
-        run.check({side(part) for part in ids} == {channel}, f"parts of the other channel were published on {channel}")
-    expected = {part_id(sent.id, place) for sent in run.load.accepted for place in range(PARTS)}
-    found = {part for ids in answered.values() for part in ids}
-    run.check(expected <= found, f"{len(expected - found)} parts were not answered")
-    run.check(len(found) % PARTS == 0, "of some events not all parts were published")
+        await eventually(all_answered, 600, "every part is answered")
+    run.parts = sides_of_parts
     await split.close()
     await choose.close()
+
+
+@asynccontextmanager
+async def noted_parts(run: Run) -> AsyncIterator[None]:
+    """The history has every part that is answered meanwhile. It is published in the step that journals it."""
+    async with subscribed(run.stack.client) as subscription:
+        await subscription.subscribe(*SIDES)
+
+        async def note() -> None:
+            async for messages in subscription.messages(silence=60):
+                for message in messages:
+                    if message.kind != b"message":
+                        continue
+                    if message.data == END:
+                        return
+                    now, part = time.monotonic(), json.loads(message.data)
+                    operation = Operation("part", now, now, part["id"], by=message.channel.decode())
+                    run.stack.history.add(replace(operation, to=part["data"]["email"]))
+
+        noting = asyncio.create_task(note())
+        try:
+            yield
+            await run.stack.client.publish(SIDES[0], END)
+            await asyncio.wait_for(noting, ANSWER_WITHIN)
+        finally:
+            noting.cancel()
 
 
 def in_parts(delivery: Delivery) -> Answer:
@@ -135,5 +181,5 @@ def side(part: str) -> str:
     return SIDES[sum(part.encode()) % 2]
 
 
-async def journaled(run: Run, channel: str) -> list[str]:
-    return ids_in(await run.stack.client.xrange(keys.journal(channel)))
+def sides_of_parts(event_id: str) -> Mapping[str, str]:
+    return {part: side(part) for part in (part_id(event_id, place) for place in range(PARTS))}

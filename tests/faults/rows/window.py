@@ -18,6 +18,7 @@ from tests.servers import eventually
     rate=20,
     wired="mongo",
     smtp=True,
+    twin=True,
 )
 async def killed_before_the_mark(run: Run) -> None:
     """MongoDB falls silent as the server says 250, so that the mark cannot come; with the mail's line email dies."""
@@ -25,6 +26,8 @@ async def killed_before_the_mark(run: Run) -> None:
     assert stack.smtp
     wire, inbox, email = stack.wire, stack.smtp.inbox, stack.functions["email"]
     loop = asyncio.get_running_loop()
+    if run.fault.waiting:
+        await run.fill()
     load = asyncio.create_task(run.load.submit(run.n))
     await eventually(lambda: run.mailbox.look() >= run.n // 4, what="the load's middle")
 
