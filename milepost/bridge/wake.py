@@ -19,6 +19,7 @@ import logging
 import math
 import time
 from collections.abc import Collection, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from prometheus_client import Counter
@@ -37,6 +38,9 @@ WITHIN = 30.0
 
 SHOW_AFTER = 0.1
 """Seconds without a response after which a stage is shown as starting: a warm one answers sooner."""
+
+HIDE_WITHIN = 0.5
+"""Seconds that a stop waits for Redis to show no stage as starting any more."""
 
 
 class Silence:
@@ -98,6 +102,7 @@ class Waker:
         self.paused: Collection[str] = frozenset()
         self.starting: dict[str, asyncio.Event] = {}
         """Stages that have a request which may start them; the event ends that."""
+        self._shown: set[str] = set()
 
     def of_stage(self, stage: str) -> Silence:
         """Return the silence of a stage that gets its events from this bridge."""
@@ -144,8 +149,10 @@ class Waker:
         return [self._functions[name] for name in reached if name in self._functions]
 
     def _wake(self, function: _Function, delay: float) -> None:
+        if self._closed or function.wake_up:
+            return
         now = time.perf_counter()
-        if function.wake_up or now < max(function.silence.at, function.warm_until, function.woken + function.after):
+        if now < max(function.silence.at, function.warm_until, function.woken + function.after):
             return
         function.woken = now
         function.wake_up = self._start(self._get(function, delay))
@@ -185,10 +192,12 @@ class Waker:
         """Show in Redis that a stage is starting, until it has ended."""
         if await _is_set(ended, within=SHOW_AFTER):
             return
+        self._shown.add(name)
         try:
             await self._redis.show_starting(name, within=WITHIN)
             await _is_set(ended, within=WITHIN)
             await self._redis.show_started(name)
+            self._shown.discard(name)
         except JournalUnavailable as fault:
             log.info(Fields(stage=name, outcome="start-not-shown", reason=str(fault)))
         finally:
@@ -202,11 +211,15 @@ class Waker:
         return task
 
     async def close(self) -> None:
-        """End all wake-ups. Events that are delivered later wake nothing."""
+        """End all wake-ups, and show no stage as starting. Events that are delivered later wake nothing."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._shown:
+            with suppress(JournalUnavailable, TimeoutError):
+                async with asyncio.timeout(HIDE_WITHIN):
+                    await self._redis.show_started(*self._shown)
         for function in self._functions.values():
             await function.client.close()
 

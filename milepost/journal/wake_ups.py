@@ -30,8 +30,8 @@ class WakeUps:
         """Show that a stage is starting, until `show_started`, at most so many seconds."""
         await ask(self._redis.set(keys.starting(stage), b"", px=round(within * 1000)))
 
-    async def show_started(self, stage: str) -> None:
-        await ask(self._redis.delete(keys.starting(stage)))
+    async def show_started(self, *stages: str) -> None:
+        await ask(self._redis.delete(*map(keys.starting, stages)))
 
     async def starting(self, stages: Iterable[str]) -> frozenset[str]:
         """Return those of the stages that are starting."""

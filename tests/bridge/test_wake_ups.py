@@ -114,6 +114,32 @@ async def test_wake_up_that_hangs_or_fails_holds_nothing_and_is_not_repeated(
     never.set()
 
 
+async def test_bridge_that_restarts_during_wake_ups_wakes_once_more_and_leaves_no_start_shown(rig: Rig) -> None:
+    one, two = await line(rig, "one", "two")
+    go, started = hold(one), asyncio.Event()
+
+    async def start() -> bytes:
+        await started.wait()
+        return status(200)
+
+    two.wake_script = start
+    wake_ups = WakeUps(rig.redis)
+    before = await rig.bridge({"wakeAfter": LONG}, grace="PT0S")
+    await rig.publish("c0", "1")
+    await eventually(lambda: _equal(wake_ups, {"one", "two"}))
+    await rig.stop(before)
+    assert await _equal(wake_ups, set())
+    await rig.bridge({"wakeAfter": LONG})
+    await eventually(lambda: woken(one, two) == [0, 2])
+    await eventually(lambda: _equal(wake_ups, {"one", "two"}))
+    go.set()
+    started.set()
+    await eventually(lambda: two.ids == ["1"])
+    await eventually(lambda: _equal(wake_ups, set()))
+    assert woken(one, two) == [0, 2]
+    assert counted(before, two) == [1]
+
+
 async def test_stage_has_one_wake_up_under_way(rig: Rig) -> None:
     one, hanging = await line(rig, "one", "hanging")
     never = asyncio.Event()
@@ -218,6 +244,27 @@ async def test_delayed_event_wakes_when_it_is_due(rig: Rig) -> None:
     await eventually(lambda: after.ids == ["1"])
     await eventually(lambda: after.wake_ups)
     assert after.wake_ups == 1
+
+
+async def test_event_of_a_stage_that_is_ordered_by_key_wakes(rig: Rig) -> None:
+    one, two, three = await line(rig, "one", "two", "three")
+    await rig.bridge(routes=[one.route(order="key"), two.route(order="key"), three.route()])
+    await rig.publish("c0", "1", {"key": "a"})
+    await eventually(lambda: three.ids == ["1"])
+    await eventually(lambda: woken(one, two, three) == [0, 1, 1])
+
+
+async def test_bridge_wakes_the_stages_of_its_own_table_alone(rig: Rig) -> None:
+    one, two, three = await line(rig, "one", "two", "three")
+    go = hold(two)
+    mine = await rig.bridge(routes=[one.route(wakeAfter=LONG)])
+    theirs = await rig.bridge(routes=[stage.route(wakeAfter=LONG) for stage in (two, three)])
+    await rig.publish("c0", "1")
+    await eventually(lambda: two.on_wire == 1)
+    await eventually(lambda: woken(one, two, three) == [0, 0, 1])
+    assert [counted(bridge, two, three) for bridge in (mine, theirs)] == [[None, None], [None, 1]]
+    go.set()
+    await eventually(lambda: three.ids == ["1"])
 
 
 async def test_broker_mode_wakes_the_functions_that_the_broker_reaches(rig: Rig) -> None:
