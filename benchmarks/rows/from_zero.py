@@ -1,4 +1,7 @@
-"""A form whose functions are all at zero, behind the stand-in for Knative's activator (tests/activator.py)."""
+"""A form whose functions are all at zero, behind the stand-in for Knative's activator (tests/activator.py).
+
+In broker mode they are also behind a stand-in for a Broker (tests/broker.py), in the benchmark's own process.
+"""
 
 import asyncio
 import json
@@ -6,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from statistics import median
+from typing import NamedTuple
 
 import uvloop
 
@@ -16,6 +20,8 @@ from benchmarks.mails import Mails
 from benchmarks.rows.pipeline import environment
 from milepost import stages_table
 from tests.activator import Activator
+from tests.bridge.rig import Stage
+from tests.broker import Broker
 from tests.images.component import Component
 from tests.servers import HOST, ROOT, Valkey
 
@@ -32,7 +38,21 @@ PLATFORM_DELAY = 1.0
 WAKE_AFTER = 4.0
 """Seconds of `wakeAfter`, in place of the default 30. A mode's turn comes later than that after its last one."""
 
-MODES = ("off", "event", "page")
+
+class Mode(NamedTuple):
+    """The delivery mode, and `wake` of every stage."""
+
+    delivery: str
+    wake: str
+
+
+MODES = {
+    "off": Mode("direct", "off"),
+    "event": Mode("direct", "event"),
+    "page": Mode("direct", "page"),
+    "broker off": Mode("broker", "off"),
+    "broker event": Mode("broker", "event"),
+}
 STAGES = {stage.name: stage for stage in stages_table.read(ROOT)}
 
 
@@ -81,6 +101,9 @@ class FromZero:
             for activator in self.activators.values():
                 await get(activator.port)  # answered when it has started
         zero = await self.form(port)
+        if MODES[mode].delivery == "broker":
+            await self.scale_down()
+            return {mode: zero}
         in_a_row = median([await self.form(port) for _ in range(WARM)])
         await asyncio.sleep(PAUSE)
         warm = await self.form(port)
@@ -118,12 +141,29 @@ def routes(urls: dict[str, str], mode: str) -> Iterable[dict[str, object]]:
         yield {**wiring, **stage.delivery, "wake": mode, "wakeAfter": f"PT{WAKE_AFTER}S"}
 
 
-def gateway_and_bridge(lab: Lab, urls: dict[str, str], mode: str) -> Component:
-    """Start a Redis, a bridge and a gateway for one mode. Returns the gateway."""
+def gateway_and_bridge(lab: Lab, urls: dict[str, str], mode: Mode, sink: str) -> tuple[Component, Component]:
+    """Start a Redis, a gateway and a bridge for one mode. `sink`: the Broker's URL."""
     redis = lab.start(Valkey(lab.folder, options={"appendfsync": lab.fsync}))
-    given = list(routes(urls, mode))
-    lab.bridge(*given, REDIS_URL=redis.url)
-    return lab.gateway(STAGES=json.dumps(given), REDIS_URL=redis.url)
+    given = list(routes(urls, mode.wake))
+    bridge = lab.bridge(*given, REDIS_URL=redis.url, DELIVERY=mode.delivery, K_SINK=sink)
+    return lab.gateway(STAGES=json.dumps(given), REDIS_URL=redis.url), bridge
+
+
+@asynccontextmanager
+async def brought_up(lab: Lab, urls: dict[str, str], mode: Mode) -> AsyncIterator[int]:
+    """Yield the port of a gateway whose events take the way of this mode."""
+    async with AsyncExitStack() as stack:
+        sink = await Stage("broker", "", None, None).open()
+        stack.push_async_callback(sink.close)
+        gateway, bridge = await asyncio.to_thread(gateway_and_bridge, lab, urls, mode, sink.url)
+        triggers: dict[str, list[str]] = {}
+        for name, stage in STAGES.items():
+            triggers.setdefault(stage.consumes, []).append(urls[name])
+            for channel in stage.emits:
+                triggers.setdefault(channel, []).append(f"{bridge.url}/replies")
+        sink.script = broker = Broker(triggers)
+        stack.push_async_callback(broker.close)
+        yield gateway.port
 
 
 def from_zero(lab: Lab) -> Measured:
@@ -132,9 +172,10 @@ def from_zero(lab: Lab) -> Measured:
 
     async def run() -> Measured:
         found: dict[str, list[float]] = {}
-        async with at_zero(lab, env) as functions:
+        async with AsyncExitStack() as stack:
+            functions = await stack.enter_async_context(at_zero(lab, env))
             urls = {name: activator.url for name, activator in functions.activators.items()}
-            ports = {mode: (await asyncio.to_thread(gateway_and_bridge, lab, urls, mode)).port for mode in MODES}
+            ports = {name: await stack.enter_async_context(brought_up(lab, urls, mode)) for name, mode in MODES.items()}
             for _ in range(TRIALS):
                 single = [await functions.start_of(name) for name in STAGES]
                 turns = [{"slowest": max(single), "sum": sum(single)}]
@@ -157,6 +198,8 @@ BENCHES = [
             Figure("off", "form to e-mail from zero, wake: off", "s"),
             Figure("event", "form to e-mail from zero, wake: event", "s"),
             Figure("page", "form to e-mail after the page was opened, wake: page", "s"),
+            Figure("broker off", "the same in broker mode, wake: off", "s"),
+            Figure("broker event", "the same in broker mode, wake: event", "s"),
             Figure("warm", f"form to e-mail, warm, {PAUSE:g} s after another", "s"),
             Figure("in a row", "form to e-mail, warm, one after the other", "s"),
             Figure("slowest", "the slowest single start, platform delay of 1 s", "s"),

@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from tests.activator import Activator
 from tests.bridge.rig import QUICK, Delivery, Rig, replied
+from tests.broker import Broker
 from tests.servers import Function, eventually
 
 SOURCE = """
@@ -121,7 +124,8 @@ async def test_event_of_a_process_that_is_killed_after_its_grace_is_delivered_ag
         assert activator.starts == 2
 
 
-async def test_wake_up_starts_a_function_before_its_event_comes(rig: Rig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("delivery", ["direct", "broker"])
+async def test_wake_up_starts_a_function_before_its_event_comes(rig: Rig, tmp_path: Path, delivery: str) -> None:
     held = Held(tmp_path)
     held.let_go("1")
     go = asyncio.Event()
@@ -133,11 +137,16 @@ async def test_wake_up_starts_a_function_before_its_event_comes(rig: Rig, tmp_pa
 
     first.script = answer
     async with Activator(held.make, platform_delay=0.1) as activator:
-        await rig.bridge(routes=[first.route(), *route(activator)])
+        broker = Broker({"start": [first.url], "in": [activator.url]})
+        sink = await rig.stage("broker", "", None, broker)
+        await rig.bridge(routes=[first.route(), *route(activator)], delivery=delivery, k_sink=sink.url)
         await rig.publish("start", "1", {})
         await eventually(lambda: activator.starts == 1)  # though the first stage still has the event
         assert activator.requests == {"GET /": 1}
         go.set()
-        await eventually(published(rig, "1"))
+        await eventually(lambda: held.begun == ["1"])
         assert activator.requests == {"GET /": 1, "POST /": 1}
         assert activator.starts == 1
+        await eventually(lambda: not sink.on_wire)  # in broker mode it answers when the function has
+        assert broker.retries == 0
+        await broker.close()
