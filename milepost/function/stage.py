@@ -54,6 +54,7 @@ from milepost.function.description import Description, describe
 from milepost.function.lifespan import Lifespan, MakeLifespan
 from milepost.function.outage_log import OutageLog
 from milepost.function.responses import StageResponse, batch_response
+from milepost.function.threads import run_in_thread
 from milepost.observe import traces
 from milepost.observe.logs import Fields, about
 from milepost.server.http import problem, read_body
@@ -94,7 +95,7 @@ class _ServedStage:
         self._inline = inline
         self._warm = False
         is_async = inspect.iscoroutinefunction(function)
-        self._call = function if is_async or inline else partial(asyncio.to_thread, partial(_without_stop, function))
+        self._call = function if is_async or inline else partial(run_in_thread, function)
 
     async def respond(self, request: Request) -> Response:
         if request.method in {"GET", "HEAD"}:
@@ -196,7 +197,7 @@ class _ServedStage:
         elif isinstance(result, Sized) or self._inline:
             payloads = _taken(result)
         else:
-            payloads = await asyncio.to_thread(_taken, result)  # the function's code runs while it is iterated
+            payloads = await run_in_thread(_taken, result)  # the function's code runs while it is iterated
         check_count(len(result) if isinstance(result, Sized) else len(payloads), more=not isinstance(result, Sized))
         answers = [_answer(self.description, event, payload, place) for place, payload in enumerate(payloads)]
         check_answers(answers)
@@ -215,16 +216,6 @@ class _ServedStage:
 async def _whole(body: bytes) -> dict[str, Any]:
     """Return a request's body as an ASGI message."""
     return {"type": "http.request", "body": body}
-
-
-def _without_stop(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call the function in its thread. A future cannot carry a StopIteration to the event loop: before Python 3.12 the
-    caller would wait for ever.
-    """
-    try:
-        return function(*arguments)
-    except StopIteration as fault:
-        raise RuntimeError("the function raised StopIteration") from fault
 
 
 def _payload(description: Description, event: Event) -> Payload:

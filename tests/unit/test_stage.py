@@ -139,6 +139,26 @@ async def test_sync_function_runs_in_a_thread_unless_inline(*, inline: bool) -> 
     assert (ran_in == [threading.current_thread()]) is inline
 
 
+async def test_call_that_never_returns_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("milepost.function.threads.MOST", 1)
+    monkeypatch.setattr("milepost.function.threads.COUNTED_FOR", 0.01)
+    returned = threading.Event()
+
+    def hanging(asked: Asked) -> Answered:
+        if asked.number == 1:
+            returned.wait()
+        return doubled(asked)
+
+    main = stage(hanging)
+    hung = asyncio.create_task(deliver(main, {"number": 1}))
+    for number in (2, 3):
+        async with asyncio.timeout(WITHIN):
+            assert (await deliver(main, {"number": number})).status_code == 200
+    assert not hung.done()
+    returned.set()
+    assert (await hung).status_code == 200
+
+
 async def test_a_function_that_emits_nothing_answers_204_without_a_body() -> None:
     def watch(_asked: Asked) -> None:
         pass
