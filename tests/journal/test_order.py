@@ -625,8 +625,9 @@ async def test_switch_to_a_broker_carries_held_events_along(
     journal: Journal, redis: Redis, mail: Consumer, maintenance: Maintenance, consumers: Consumers
 ) -> None:
     await publish(journal, "a1", "a2", "a3", "b1")
-    event = Event(id="a4", source="/tests", type=RAW, data={"key": "a"}).to_json()
-    await redis.xadd(keys.journal(RAW), {"event": event, "since": 5, "attempts": 3, "crashes": 1})
+    for tried in ("a4", "a5"):
+        event = Event(id=tried, source="/tests", type=RAW, data={"key": "a"}).to_json()
+        await redis.xadd(keys.journal(RAW), {"event": event, "since": 5, "attempts": 3, "crashes": 1})
     journaled = (await redis.xrange(keys.journal(RAW)))[1][0]
     (a1, _) = await take(mail)
     await park(mail, a1, delay=3600)
@@ -634,7 +635,7 @@ async def test_switch_to_a_broker_carries_held_events_along(
     await unserved(redis, STAGE)
     assert await maintenance.switch({BROKER: Wiring([RAW], [], "http://broker")}) is None
     found = {event_of(entry).id: entry for entry in await take(consumers(BROKER))}
-    assert sorted(found) == ["a1", "a2", "a3", "a4", "b1"]
+    assert sorted(found) == ["a1", "a2", "a3", "a4", "a5", "b1"]
     assert (found["a2"].since, found["a2"].failures) == (int(journaled.partition(b"-")[0]), 0)
     assert (found["a4"].since, found["a4"].attempts, found["a4"].crashes) == (5, 3, 1)
     assert [letter.event for letter in await journal.admin.dead_letters(STAGE)] == [b"nonsense"]
