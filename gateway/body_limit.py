@@ -43,7 +43,7 @@ class BodyLimit:
             await _answer(self.refuse(Headers(scope=scope), refusal), receive, send)
             return
         if body is not None:
-            await self.app(scope, _replay(body, receive), send)
+            await self.app(scope, _with_body(body, receive), send)
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes | None:
@@ -77,7 +77,7 @@ def too_slow() -> Refusal:
     return Refusal(408, f"The body did not arrive within {READ_WITHIN:g} s. Nothing was accepted.")
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def _with_body(body: bytes, receive: Receive) -> Receive:
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

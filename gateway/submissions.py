@@ -66,7 +66,7 @@ from milepost.observe.logs import Fields
 
 SOURCE = "/milepost/gateway"
 
-MOST_PARTS = 32
+MOST_FIELDS = 32
 """Fields, and files, that a form may have."""
 
 log = logging.getLogger("gateway")
@@ -191,7 +191,7 @@ async def submitted_form(request: Request) -> SubmittedForm:
     """
     try:
         is_urlencoded = media_type(request.headers.get("content-type", "")) == URLENCODED
-        fields = await (_urlencoded(request) if is_urlencoded else _parts(request))
+        fields = await (_urlencoded(request) if is_urlencoded else _multipart(request))
     except UnicodeError:
         raise Refusal(400, "The form cannot be read: its text is not UTF-8.") from None
     # Blanks and no more: a line break in an address is not an accident to be tidied away.
@@ -218,15 +218,15 @@ async def submitted_form(request: Request) -> SubmittedForm:
 
 async def _urlencoded(request: Request) -> list[tuple[str, str]]:
     fields = parse_qsl((await request.body()).decode("ascii"), keep_blank_values=True, errors="strict")
-    if len(fields) > MOST_PARTS:
-        raise Refusal(400, f"The form cannot be read: it has more than {MOST_PARTS} fields.")
+    if len(fields) > MOST_FIELDS:
+        raise Refusal(400, f"The form cannot be read: it has more than {MOST_FIELDS} fields.")
     return fields
 
 
-async def _parts(request: Request) -> list[tuple[str, str | UploadFile]]:
+async def _multipart(request: Request) -> list[tuple[str, str | UploadFile]]:
     (await request.body()).decode()
     try:
-        async with request.form(max_files=MOST_PARTS, max_fields=MOST_PARTS) as form:
+        async with request.form(max_files=MOST_FIELDS, max_fields=MOST_FIELDS) as form:
             return [
                 (name, value.encode(errors="replace").decode() if isinstance(value, str) else value)
                 for name, value in form.multi_items()

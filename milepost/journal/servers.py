@@ -43,8 +43,8 @@ Options = Mapping[str, Any]
 """Arguments for a client of redis-py: user, password and TLS of the URL."""
 
 
-class Answer(NamedTuple):
-    """The view of one server; a greater `epoch` is newer. No address: it knows no primary, and `reason` says why."""
+class ServerView(NamedTuple):
+    """What one server says; a greater `epoch` is newer. No address: it knows no primary, and `reason` says why."""
 
     epoch: tuple[int, ...]
     address: ServerAddress | None
@@ -75,9 +75,9 @@ class Servers:
             raise ConnectionLost(f"no {self.what} answers: {'; '.join(sorted(set(faults)))}")
         return self._last
 
-    async def _ask_all(self, servers: Sequence[ServerAddress], options: Options, faults: list[str]) -> list[Answer]:
+    async def _ask_all(self, servers: Sequence[ServerAddress], options: Options, faults: list[str]) -> list[ServerView]:
         pending = {asyncio.create_task(self._ask(server, options)) for server in servers}
-        answers: list[Answer] = []
+        answers: list[ServerView] = []
         end = asyncio.get_running_loop().time() + ASK_WITHIN
         try:
             while pending and len(answers) * 2 <= len(servers):
@@ -99,7 +99,7 @@ class Servers:
     def _groups(self) -> Iterable[Sequence[ServerAddress]]:
         raise NotImplementedError
 
-    async def _ask(self, server: ServerAddress, options: Options) -> Answer:
+    async def _ask(self, server: ServerAddress, options: Options) -> ServerView:
         raise NotImplementedError
 
 
@@ -111,7 +111,7 @@ class Sentinels(Servers):
     def _groups(self) -> Iterable[Sequence[ServerAddress]]:
         yield self.url.servers
 
-    async def _ask(self, server: ServerAddress, options: Options) -> Answer:
+    async def _ask(self, server: ServerAddress, options: Options) -> ServerView:
         own = {"username": None, "password": None} | dict(self.url.sentinel)
         try:
             return await self._ask_as(server, {**options, **own})
@@ -120,16 +120,16 @@ class Sentinels(Servers):
                 raise
             return await self._ask_as(server, options)  # many have the password of Redis
 
-    async def _ask_as(self, server: ServerAddress, options: Options) -> Answer:
+    async def _ask_as(self, server: ServerAddress, options: Options) -> ServerView:
         sentinel = Sentinel([server], sentinel_kwargs=_quick(options))  # type: ignore[no-untyped-call]
         (states,) = await _replies(sentinel.sentinels[0], "SENTINEL MASTERS")
         state = states.get(self.url.service)
         if state is None:
-            return Answer((-1,), None, f"the Sentinels know no service {self.url.service!r}")
+            return ServerView((-1,), None, f"the Sentinels know no service {self.url.service!r}")
         epoch = (int(state["config-epoch"]),)
         if not sentinel.check_master_state(state, self.url.service):
-            return Answer(epoch, None, f"the Sentinels hold the primary of {self.url.service!r} to be down")
-        return Answer(epoch, ServerAddress(state["ip"], int(state["port"])))
+            return ServerView(epoch, None, f"the Sentinels hold the primary of {self.url.service!r} to be down")
+        return ServerView(epoch, ServerAddress(state["ip"], int(state["port"])))
 
 
 class Cluster(Servers):
@@ -147,7 +147,7 @@ class Cluster(Servers):
         for begin in range(0, len(nodes), MOST_ASKED):
             yield nodes[begin : begin + MOST_ASKED]
 
-    async def _ask(self, server: ServerAddress, options: Options) -> Answer:
+    async def _ask(self, server: ServerAddress, options: Options) -> ServerView:
         node = Redis(host=server.host, port=server.port, **_quick(options))
         facts, owners = await _replies(node, "CLUSTER INFO", "CLUSTER SLOTS")
         slots = parse_cluster_slots(owners, current_host=server.host)
@@ -162,8 +162,8 @@ class Cluster(Servers):
             )
         ]
         if not shards or not shards[0][0]:
-            return Answer(epoch, None, f"no node of the Cluster serves slot {SLOT}, which has Milepost's keys")
-        return Answer(epoch, ServerAddress(*shards[0][1]["primary"]))
+            return ServerView(epoch, None, f"no node of the Cluster serves slot {SLOT}, which has Milepost's keys")
+        return ServerView(epoch, ServerAddress(*shards[0][1]["primary"]))
 
 
 async def end_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:

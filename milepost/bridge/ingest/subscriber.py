@@ -152,7 +152,7 @@ class Subscriber:
             case b"unsubscribe":
                 self._confirmed.discard(message.channel.decode())
             case b"refused":
-                self._give_up(message.channel.decode(), message.data.decode())
+                self._go_on_without(message.channel.decode(), message.data.decode())
 
     async def _subscribe_to_consumed(self, subscription: Subscription, message: bytes) -> None:
         """Subscribe to the channels that are consumed now, and to no others, as the stages table says."""
@@ -169,7 +169,7 @@ class Subscriber:
         self._channels_known.set()
         self._check_subscribed()
 
-    def _give_up(self, channel: str, reason: str) -> None:
+    def _go_on_without(self, channel: str, reason: str) -> None:
         """Redis refuses this channel. Raises RedisError if this bridge needs it, else goes on without until a beat."""
         if channel in self._own:
             raise RedisError(f"{channel}: {reason}")
