@@ -42,7 +42,7 @@ def memory(bridge: Module, field: str = "VmRSS") -> float:
 
 
 class ReturnedStage:
-    """A stage that is back: The bridge may have one delivery more on the wire than this has answered."""
+    """A stage that is back. The bridge may have one delivery more on the wire than this has answered."""
 
     def __init__(self) -> None:
         self.excess = 0
