@@ -81,7 +81,7 @@ async def one_key(run: Run) -> None:
     async def are_held() -> bool:
         return bool(await stack.client.zcard(keys.held("bulk", "bulk")) == count - 1)
 
-    await eventually(are_held, 300, "all but the first are held")
+    await eventually(are_held, 600, "all but the first are held")
     await eventually(lambda: sum(map(len, book.taken.values())) == len(others), what="the other keys' events")
     run.notes.append(f"{(await used(run) - empty) / count:.0f} bytes of Redis for each held event")
     bounded(run, "while they waited")
@@ -90,12 +90,12 @@ async def one_key(run: Run) -> None:
     book.open.set()
     for member in await stack.client.zrange(keys.parked("bulk"), 0, -1):
         await stack.client.zadd(keys.parked("bulk"), {member: 1})
-    await eventually(lambda: len(book.taken["one"]) > count // 10, 120, "the first of them")
+    await eventually(lambda: len(book.taken["one"]) > count // 10, 600, "the first of them")
     bounded(run, "when they were let go")
     await stack.down(bridge, SIGKILL)
     await stack.up(bridge)
     await run.load.submit(min(run.n, 300))
-    await eventually(lambda: len(book.taken["one"]) == count, 600, "all of them")
+    await eventually(lambda: len(book.taken["one"]) == count, 3600, "all of them")
     bounded(run, "at the end")
     run.check(all(taken == sorted(taken) for taken in book.taken.values()), "a key's events were not taken in order")
     run.notes.append(f"{book.deliveries} deliveries of {count + len(others)} events")
