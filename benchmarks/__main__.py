@@ -1,7 +1,7 @@
 """`python -m benchmarks`: us and the alternatives in turn, and one table.
 
 --list         the names of the benchmarks
---only NAME    those whose name contains NAME; may be given more than once
+--only NAME    the one of this name, else those whose name contains NAME; may be given more than once
 --repeat N     trials of each contender; the median counts
 --json FILE    the table as JSON; written after each benchmark
 --beside SHARE beside a process that takes this share of a core, such as 0.33 or 1
@@ -40,6 +40,16 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def named(only: Sequence[str]) -> list[Bench]:
+    """Return the benchmark of each name, or those whose names contain it; without names all."""
+    exact = {one.name for one in BENCHES}
+    return [
+        one
+        for one in BENCHES
+        if not only or any(one.name == name if name in exact else name in one.name for name in only)
+    ]
+
+
 def compete(bench: Bench, repeat: int, console: Console) -> dict[str, Measured]:
     """Every contender `repeat` times, in turn; the medians, by contender."""
     entries = [(name, trial, "everysec") for name, trial in bench.contenders.items()]
@@ -59,7 +69,7 @@ def compete(bench: Bench, repeat: int, console: Console) -> dict[str, Measured]:
 def main() -> int:
     """Exit status 1 if a goal was missed."""
     given = options()
-    chosen = [one for one in BENCHES if not given.only or any(part in one.name for part in given.only)]
+    chosen = named(given.only)
     if given.list:
         print("\n".join(one.name for one in chosen))
         return 0

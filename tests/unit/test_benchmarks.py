@@ -5,6 +5,7 @@ import re
 import pytest
 
 from benchmarks import report
+from benchmarks.__main__ import named
 from benchmarks.bench import OURS, Bench, Figure
 from benchmarks.registry import BENCHES
 from tests.servers import ROOT
@@ -28,3 +29,9 @@ def test_each_contender_of_a_race_is_in_the_table_with_its_promise(bench: Bench)
     for contender in set(bench.contenders) - {OURS}:
         name = contender.split(",")[0].split(" + ")[0].removesuffix(" stage")
         assert any(found.startswith(name) and promises[found].strip() for found in promises), contender
+
+
+def test_whole_name_chooses_one_benchmark_and_a_part_all_that_have_it() -> None:
+    assert [one.name for one in named(["pipeline", "hop"])] == ["hop", "pipeline"]
+    assert [one.name for one in named(["pipeline-"])] == ["pipeline-alone", "pipeline-latency"]
+    assert named([]) == BENCHES
