@@ -121,13 +121,17 @@ class Subscriber:
             self._lead_ended.set()
 
     async def _receive(self) -> None:
+        """Stay subscribed. An outage is logged at its begin, and where its reason is another than before."""
+        logged = ""
         while True:
             try:
                 async with subscribed(self._redis) as subscription:
                     await subscription.subscribe(*sorted(self._wanted))
                     await self._receive_from(subscription)
             except (RedisError, OSError) as fault:
-                log.warning(Fields(outcome="unsubscribed", reason=str(fault)))
+                if self._subscribed.is_set() or str(fault) != logged:
+                    log.warning(Fields(outcome="unsubscribed", reason=str(fault)))
+                    logged = str(fault)
             finally:
                 self._confirmed.clear()
                 self._subscribed.clear()
