@@ -114,7 +114,10 @@ async def test_wake_up_that_hangs_or_fails_holds_nothing_and_is_not_repeated(
     never.set()
 
 
-async def test_bridge_that_restarts_during_wake_ups_wakes_once_more_and_leaves_no_start_shown(rig: Rig) -> None:
+async def test_bridge_that_restarts_during_wake_ups_wakes_once_more_and_leaves_no_start_shown(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wake, "HIDE_WITHIN", WITHIN)
     one, two = await line(rig, "one", "two")
     go, started = hold(one), asyncio.Event()
 
