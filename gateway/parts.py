@@ -2,7 +2,8 @@
 
 A stage may give several answers to the event `7`. They are its parts `7/0`, `7/1` and so on, each with a status of its
 own. A part has ended when no channel is to come for it, when a stage gave it up, when all of its own parts have ended,
-or when its status has expired: the status of an unfinished event is kept.
+or when its status has expired: the status of an unfinished event is kept. Where two stages split the same event their
+parts share ids and statuses. So of a status only the stages count that follow the one which made the part.
 
 One look at a submission reads MOST_READ statuses of parts at most, however many parts there are. The gateway remembers
 which parts have ended, and does not read these again, except to see whether a dead letter was replayed. The next look
@@ -81,10 +82,13 @@ class PartsReader:
         looked_at = sorted(places, key=lambda place: states[place])[: self._left]  # dead ones if there is room
         self._left -= len(looked_at)
         ids = [part_id(event_id, place) for place in looked_at]
+        others = set(graph.consumes).difference([stage], graph.downstream([stage] if stage in graph.emits else []))
+        elsewhere = {f"{prefix}{other}" for prefix in (GAVE_UP, PARTS, ENDED_AT) for other in others}
         for place, one, reached in zip(looked_at, ids, await self._journal.reached(ids), strict=True):
             if self._left or len(looked_at) < len(places):
                 self._first[key] = place + 1
-            states[place] = await self._state(one, stage, reached, graph)
+            here = {name: made for name, made in reached.items() if name not in elsewhere}
+            states[place] = await self._state(one, stage, here, graph)
         return parts - states.count(UNDER_WAY)
 
     async def _state(self, event_id: str, stage: str, reached: Mapping[str, int], graph: Graph) -> int:

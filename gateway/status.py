@@ -79,14 +79,16 @@ class Status:
         return {name: note for name, note in self.notes.items() if not name.startswith((GAVE_UP, PARTS, ENDED_AT))}
 
     @property
-    def first(self) -> str:
-        """The channel on which it begins: of a part the first that it has reached."""
-        return next(iter(self.reached), "") if "/" in self.id else Submission.channel
+    def begins(self) -> list[str]:
+        """The channels on which it begins: of a part the first of each stage that has made it."""
+        return self.graph.begins(self.reached) if "/" in self.id else [Submission.channel]
 
     @property
     def ahead(self) -> tuple[str, ...]:
         """The channels that it may still reach, nearest first."""
-        return self.graph.ahead(self.first, self.notes.keys(), [*stages_of(PARTS, self.notes), *self.ended_at])
+        ended = [*stages_of(PARTS, self.notes), *self.ended_at]
+        each = [self.graph.ahead(first, self.notes.keys(), ended) for first in self.begins]
+        return tuple(dict.fromkeys(channel for ahead in each for channel in ahead))
 
     @property
     def gave_up(self) -> str:
@@ -108,9 +110,10 @@ class Status:
         """Whether it has reached an end of every branch, or a stage gave it up. Unknown stages make nothing over."""
         if self.gave_up:
             return True
-        is_known = self.first != Submission.channel or bool(self.graph.ends(self.first))
+        is_known = self.begins != [Submission.channel] or bool(self.graph.ends(Submission.channel))
         ended = dict.fromkeys(self.ended_at, True) | over(self.splits)
-        return is_known and self.graph.is_finished(self.first, self.notes.keys(), ended)
+        finished = (self.graph.is_finished(first, self.notes.keys(), ended) for first in self.begins)
+        return is_known and bool(self.begins) and all(finished)
 
     @property
     def state(self) -> str:

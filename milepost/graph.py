@@ -16,6 +16,15 @@ LONGEST_FIELD = 200
 Channels = str | Iterable[str] | None
 """One channel, several, or none."""
 
+ONE_EMITTER = "one channel is emitted by at most one stage: answers of two to one event would have the same id there"
+"""Why a table is refused in which two stages emit on one channel."""
+
+NO_CIRCLE = (
+    "are a circle: an event would come by again, perhaps for ever, and with the same id each time, "
+    "as a redelivery does; split: true in one of them gives each round an id of its own"
+)
+"""Why a table is refused in which an event comes back to a stage."""
+
 
 def several(channels: Any) -> Any:
     """Return the channels of a table's entry as a tuple: an entry has one as text, several as a list, or none."""
@@ -142,6 +151,24 @@ class Graph:
         """The channels that more than one stage emits."""
         return [channel for channel in self.channels if len(self.emitters(channel)) > 1]
 
+    @property
+    def circles(self) -> list[str]:
+        """The stages that an event which has left them may come back to, and those on its way between two of these."""
+        left = dict.fromkeys(self.consumes)
+        while True:
+            consumed = {channel for name in left for channel in self.consumes[name]}
+            emitted = {channel for name in left for channel in self.emits[name]}
+            ends = [n for n in left if consumed.isdisjoint(self.emits[n]) or emitted.isdisjoint(self.consumes[n])]
+            if not ends:
+                return list(left)
+            for name in ends:
+                del left[name]
+
+    def begins(self, reached: Collection[str]) -> list[str]:
+        """Those of the channels that an event has reached to which no stage leads from another of them."""
+        led = {emitted for channel in reached for emitted in self._following(channel) if emitted != channel}
+        return [channel for channel in reached if channel not in led] or [*reached][:1]
+
     def reached(self, first: str) -> tuple[str, ...]:
         """The channels that an event on `first` may lead to, nearest first; `first` is the first of them."""
         reached = [first]
@@ -164,7 +191,7 @@ class Graph:
         for channel in walked:  # grows meanwhile
             for name in self.consumes:
                 if channel in self.consumes[name]:
-                    chosen = [emitted for emitted in self.emits[name] if emitted in reached]
+                    chosen = [emitted for emitted in self.emits[name] if emitted in reached and emitted != channel]
                     if name in ended and not chosen:
                         continue
                     emits = self.emits[name] if len(self.consumes[name]) > 1 or not chosen else chosen
@@ -192,7 +219,7 @@ class Graph:
         before |= {channel}
         return all(
             ended[name]
-            if name in ended and not any(emitted in reached for emitted in self.emits[name])
+            if name in ended and not any(emitted in reached for emitted in self.emits[name] if emitted not in before)
             else any(self._is_finished(emitted, reached, ended, before) for emitted in self.emits[name])
             for name in emitting
         )

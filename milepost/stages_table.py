@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from milepost.errors import ConfigurationError
-from milepost.graph import Emits, Graph, Order
+from milepost.graph import NO_CIRCLE, ONE_EMITTER, Emits, Graph, Order
 
 VALUES = Path("helm/values.yaml")
 
@@ -75,7 +75,11 @@ def read(project: Path) -> list[StageEntry]:
         raise ConfigurationError(f"{path}: {variable} would hold two headers; rename a stage")
     graph = Graph(entries)
     for channel in graph.emitted_twice:
-        raise ConfigurationError(f"{path}: {channel} is emitted by {' and '.join(graph.emitters(channel))}")
+        raise ConfigurationError(
+            f"{path}: {channel} is emitted by {' and '.join(graph.emitters(channel))}; {ONE_EMITTER}"
+        )
+    if circle := Graph(entry for entry in entries if not entry.split).circles:
+        raise ConfigurationError(f"{path}: {' and '.join(circle)} {NO_CIRCLE}")
     return entries
 
 

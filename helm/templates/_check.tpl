@@ -13,12 +13,9 @@
   {{- end -}}
   {{- range include "milepost.emits" $entry | fromJsonArray -}}
     {{- if hasKey $emitters . -}}
-      {{- fail (printf "stages: %s is emitted by %s and %s; one channel is emitted by at most one stage" . (get $emitters .) $name) -}}
+      {{- fail (printf "stages: %s is emitted by %s and %s; one channel is emitted by at most one stage: answers of two to one event would have the same id there" . (get $emitters .) $name) -}}
     {{- end -}}
     {{- $_ := set $emitters . $name -}}
-    {{- if eq . $entry.consumes -}}
-      {{- fail (printf "stages.%s: emits %s, which it consumes: its answer would come back to it for ever" $name .) -}}
-    {{- end -}}
   {{- end -}}
   {{- range $header, $from := $entry.headersFrom -}}
     {{- $variable := include "milepost.headerVariable" (dict "stage" $name "header" $header) -}}
@@ -41,7 +38,34 @@
     {{- fail (printf "%s.enabled is false: say where the outside one is, by %s.url, or by the key %s-url of a Secret named in existingSecret" $server $server $server) -}}
   {{- end -}}
 {{- end -}}
+{{- include "milepost.checkCircles" . -}}
 {{- if eq .Values.delivery "broker" -}}{{- include "milepost.checkBroker" . -}}{{- end -}}
+{{- end -}}
+
+{{- /* In a circle without a split an event would come by again with the same id. Leaves out, round by round, the stages that lead to no other or that no other leads to. */ -}}
+{{- define "milepost.checkCircles" -}}
+{{- $left := dict -}}
+{{- range $name, $entry := .Values.stages -}}
+  {{- if not $entry.split -}}
+    {{- $_ := set $left $name (dict "consumes" $entry.consumes "emits" (include "milepost.emits" $entry | fromJsonArray)) -}}
+  {{- end -}}
+{{- end -}}
+{{- range until (len $left) -}}
+  {{- $consumed := dict -}}
+  {{- $emitted := dict -}}
+  {{- range $left -}}
+    {{- $_ := set $consumed .consumes true -}}
+    {{- range .emits -}}{{- $_ := set $emitted . true -}}{{- end -}}
+  {{- end -}}
+  {{- range $name, $stage := $left -}}
+    {{- $leads := false -}}
+    {{- range $stage.emits -}}{{- if hasKey $consumed . -}}{{- $leads = true -}}{{- end -}}{{- end -}}
+    {{- if not (and $leads (hasKey $emitted $stage.consumes)) -}}{{- $_ := unset $left $name -}}{{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- if $left -}}
+  {{- fail (printf "stages: %s are a circle: an event would come by again, perhaps for ever, and with the same id each time, as a redelivery does; split: true in one of them gives each round an id of its own" (keys $left | sortAlpha | join " and ")) -}}
+{{- end -}}
 {{- end -}}
 
 {{- /* Keys that a `url` allows, and keys that a Broker cannot serve, of (dict "root" $ "name" $name "entry" $entry). */ -}}

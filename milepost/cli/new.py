@@ -23,7 +23,7 @@ from milepost.cli.stage_templates import StageTemplates
 from milepost.errors import ConfigurationError
 from milepost.events.attributes import RESERVED
 from milepost.events.payload import Payload, fields_of
-from milepost.graph import Graph
+from milepost.graph import ONE_EMITTER, Graph
 
 OWN_NAMES = {*layout.OWN_NAMES, "broker"}
 
@@ -156,7 +156,7 @@ def _class_of(project: Project, on: str, emits: str) -> str:
         raise ConfigurationError(f"--emits {emits}: Milepost keeps such names for itself")
     graph = Graph(project.stages)
     for emitter in graph.emitters(emits):
-        raise ConfigurationError(f"--emits {emits}: {emitter} emits it; one channel is emitted by at most one stage")
+        raise ConfigurationError(f"--emits {emits}: {emitter} emits it; {ONE_EMITTER}")
     if on in graph.reached(emits):
         raise ConfigurationError(f"--emits {emits}: it leads to {on} again, for ever")
     if emits in project.payloads.by_channel:

@@ -92,6 +92,50 @@ async def test_split_of_a_part_is_nested(rig: Rig) -> None:
     assert await splits(rig, "1") == [SplitProgress("split", 2, 2)]
 
 
+async def test_stages_that_split_one_event_have_parts_and_counts_of_their_own(rig: Rig) -> None:
+    first = await splitter(rig)
+    second = await rig.stage("pack", "raw_input", None, lambda delivery: answers(delivery.event, "xyz", "box"))
+    go = asyncio.Event()
+
+    async def ship_when_told(delivery: Delivery) -> Answer:
+        if delivery.event.id == "1/0":
+            await go.wait()
+        return ship.succeed(delivery)
+
+    ship = await rig.stage("ship", "item", "shipped", ship_when_told)
+    store = await rig.stage("store", "box", "stored", lambda _: status(422))
+    await rig.bridge(
+        routes=[first.route(**SPLIT), second.route(emits=["box"], split=True), ship.route(), store.route()]
+    )
+    await rig.publish("raw_input", "1", ["a", "b"])
+
+    async def counts(*expected: tuple[int, int]) -> bool:
+        found = {one.stage: (one.parts, one.ended) for one in await splits(rig, "1")}
+        return [found.get("split"), found.get("pack")] == [*expected]
+
+    await eventually(lambda: counts((2, 1), (3, 3)))
+    assert len(await rig.dead("store")) == 3, "of which 1/0 is one, and not the other 1/0"
+    assert {event.id: event.data for event in ship.received} == {"1/0": "a", "1/1": "b"}
+    assert {event.id: event.data for event in store.received} == {"1/0": "x", "1/1": "y", "1/2": "z"}
+    go.set()
+    await eventually(lambda: counts((2, 2), (3, 3)))
+
+
+async def test_parts_that_come_back_to_the_stage_that_made_them_have_ids_of_their_own(rig: Rig) -> None:
+    def walk(delivery: Delivery) -> Answer:
+        children = enumerate(delivery.event.data)
+        kinds = [("raw_input" if isinstance(child, list) else "file", n, child) for n, child in children]
+        of = delivery.event.id
+        return together([Event(id=f"{of}/{n}", source="/test", type=kind, data=child) for kind, n, child in kinds])
+
+    walker = await rig.stage("walk", "raw_input", None, walk)
+    await rig.bridge(routes=[walker.route(emits=["raw_input", "file"], split=True)])
+    await rig.publish("raw_input", "1", ["a", ["b", ["c"]]])
+    await eventually(lambda: is_over(rig, "1"))
+    assert sorted(await rig.journaled("file")) == ["1/0", "1/1/0", "1/1/1/0"]
+    assert walker.ids == ["1", "1/1", "1/1/1"]
+
+
 async def test_no_answers_end_the_event(rig: Rig) -> None:
     first = await splitter(rig)
     bridge = await rig.bridge(routes=[first.route(**SPLIT)])

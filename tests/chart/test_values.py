@@ -90,6 +90,14 @@ def test_a_wrong_value_is_refused_with_its_name(layer: dict[str, Any], told: str
     assert told in refused(merged(SECRET, layer))
 
 
+def test_event_that_would_come_back_with_its_id_is_refused() -> None:
+    there, back = {"consumes": "a", "emits": ["b", "c"]}, {"consumes": "b", "emits": "a"}
+    end = {"consumes": "c", "emits": "d"}
+    circle = merged(SECRET, {"stages": {"there": there, "back": back, "end": end}})
+    assert "stages: back and there are a circle" in refused(circle)
+    render(merged(circle, {"stages": {"back": {**back, "split": True}}}))
+
+
 def test_a_channel_emitted_twice_is_refused() -> None:
     for emits in ("user:email", ["other", "user:email"]):
         told = refused(stage(emits=emits))

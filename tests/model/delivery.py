@@ -1,16 +1,19 @@
 """The world of deliveries: two bridges, one or two stages that consume `in`, and `out` with a stage of its own.
 
+If both stages emit, each has a channel of its own. Their answers to an event have the same ids.
+
 With `keys` the stages are ordered by key. Then also, in every state:
 
-- Of each key one event at most is in hand: in the retries or parked. The hash of keys in hand has the key exactly then.
+- Of each key one event at most is in hand: pending in the journal, in the retries, or parked. The hash of keys in hand
+  has the key exactly then.
 - An event is held only while its key is in hand.
-- Nothing of the journal is pending. So the retries are the only way to a delivery.
+- The hash has the place of this event, and its order by place, and nothing else.
 - An event is in hand only if all earlier ones of its key are completed, dead or replayed.
 """
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Any
@@ -40,7 +43,7 @@ DAY = 24 * HOUR
 STAGES_AND_SETS = {keys.JOURNALS, keys.STAGES, keys.DEAD, keys.PAUSED}
 """Keys of a bounded size."""
 
-FIELDS = (b"attempts", b"crashes", b"channel", b"first")
+FIELDS = (b"attempts", b"crashes", b"channel")
 """Of an entry, beside its event: what makes two states different."""
 
 _BEATS = re.compile(rb',?"beat":\d+')
@@ -598,20 +601,22 @@ class DeliveryWorld(World[Deliveries]):
             if view.others.get(keys.held(stage, IN)) and not view.others.get(keys.in_hand(stage, IN)):
                 raise ViolationError("events are held, and no key is in hand")
             return
-        if pending := view.groups[keys.journal(IN)][stage].pending:
-            raise ViolationError(f"{len(pending)} events are pending in the journal of an ordered stage")
-        known = dict(view.others.get(keys.in_hand(stage, IN), []))
-        retries = {entry for entry, _ in view.streams.get(keys.retries(stage, IN), [])}
+        bodies = dict(view.streams[keys.journal(IN)])
+        pending = {entry: bodies[entry] for entry, _ in view.groups[keys.journal(IN)][stage].pending}
+        begun = {event_id(body[b"event"]) for body in pending.values()}
+        there = {b"j%b" % entry for entry in pending}
+        there |= {b"r%b" % entry for entry, _ in view.streams.get(keys.retries(stage, IN), [])}
+        known, orders = in_hand_of(view.others.get(keys.in_hand(stage, IN), []))
         lost = local.used["deletions"]  # then unblock_lost has yet to release the key
-        if not lost and any(not place.startswith(b"parked ") and place not in retries for place in known.values()):
-            raise ViolationError(f"{known} are in hand, and the retries are {retries}")
+        if not lost and not there == {*orders} == {place for place in known.values() if not place.startswith(b"parked ")}:
+            raise ViolationError(f"{known} and {orders} are said to be in hand, and {there} are there")
         of_keys: dict[str, list[str]] = {}
         for event, key in zip(self.events, self.bounds.keys, strict=True):
             of_keys.setdefault(key, []).append(event.id)
         in_hand = 0
         for key, ids in of_keys.items():
             places = {of: places_of(view, stage, of) for of in ids}
-            mine = [of for of in ids if {"retries", "parked"} & {*places[of]}]
+            mine = [of for of in ids if of in begun or {"retries", "parked"} & {*places[of]}]
             in_hand += len(mine)
             if len(mine) > 1:
                 raise ViolationError(f"{mine} of key {key} are in hand together")
@@ -765,10 +770,17 @@ def content_of(name: str, content: Any) -> Any:
     if name.startswith(keys.HELD):
         return sorted((parked_id(member), *member.partition(b"\n")[0].split(b" ")[2:]) for member in content)
     if name.startswith(keys.in_hand("", "")[:-1]):
-        return sorted((key, place.startswith(b"parked")) for key, place in content)
+        known, orders = in_hand_of(content)
+        return sorted((key, place[:1]) for key, place in known.items()), sorted(orders.values())
     if name.startswith(keys.status("")):
         return sorted(field for field, _ in content)
     return sorted(content) if isinstance(content, list) else content
+
+
+def in_hand_of(content: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    """Divide the hash of keys in hand: the place of each key, and the order of the event in each place."""
+    orders = {field: value for field, value in content if field[:1] in {b"j", b"r"}}
+    return {field: value for field, value in content if field not in orders}, orders
 
 
 def hold(held: dict[Key, Entry], stage: str, entries: list[Entry], *, fresh: bool) -> None:

@@ -14,6 +14,7 @@ Make = Callable[[str], World[Any]]
 
 LINE: dict[str, str | None] = {"a": OUT}
 BRANCHES: dict[str, str | None] = {"a": OUT, "b": None}
+BOTH_EMIT: dict[str, str | None] = {"a": OUT, "b": "aside"}
 
 
 def deliveries(stages: dict[str, str | None], **bounds: Any) -> Make:
@@ -48,6 +49,7 @@ SMALL: dict[str, Make] = {
     ),
     "broker mode": brokered(gives_up=1, repeats=1, replays=1, bridges=1),
     "two answers, a lost answer, a retry": deliveries(LINE, answers=2, lost_answers=1, parks=1, bridges=1),
+    "two stages that split one event": deliveries(BOTH_EMIT, answers=2, lost_answers=1, bridges=1),
     "order by key, a crash": ordered("xx", crashes=1, bridges=1),
     "order by key, a dead letter, a replay": ordered("xx", burials=1, replays=1, bridges=1),
     "a replica that is behind is promoted": deliveries(LINE, failovers=1, bridges=1),
@@ -78,6 +80,9 @@ WHOLE: dict[str, Make] = {
     ),
     "two answers, servers that refuse, a retry, a dead letter": deliveries(
         LINE, answers=2, bridges=1, parks=1, burials=1, replays=1, refusals=True
+    ),
+    "two stages that split one event, a crash, a lost answer": deliveries(
+        BOTH_EMIT, answers=2, crashes=1, lost_answers=1
     ),
     "a dead letter that is dropped, a stage that is forgotten, a crash": deliveries(
         LINE, burials=1, drops=1, forgets=1, crashes=1

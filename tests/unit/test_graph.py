@@ -42,6 +42,28 @@ def test_stages_are_ordered_as_an_event_passes_them() -> None:
     assert Graph([aside, *reversed(LINE)]).in_order == ["aside", "distance", "store", "email"]
 
 
+def test_stages_that_an_event_comes_back_to_are_found() -> None:
+    assert Graph([*LINE, Node("chart", "miles", "drawn"), Node("audit", "sent", None)]).circles == []
+    assert Graph([*LINE, Node("retry", "sent", ["raw", "lost"])]).circles == ["distance", "store", "email", "retry"]
+    assert Graph([*LINE, Node("self", "kept", ["kept", "out"]), Node("after", "out", "end")]).circles == ["self"]
+
+
+def test_part_begins_on_a_channel_of_each_stage_that_has_made_it() -> None:
+    graph = Graph([Node("split", "raw", ["item", "raw"]), Node("pack", "raw", "box"), Node("ship", "item", "shipped")])
+    assert graph.begins(["item", "box", "shipped"]) == ["item", "box"]
+    assert graph.begins(["raw"]) == ["raw"]
+    assert graph.begins([]) == []
+    circle = Graph([Node("there", "a", "b"), Node("back", "b", "a")])
+    assert circle.begins(["b", "a"]) == ["b"]
+
+
+def test_part_that_comes_back_to_its_stage_is_finished_when_its_own_parts_are() -> None:
+    graph = Graph([Node("walk", "folder", ["folder", "file"])])
+    assert graph.ahead("folder", ["folder"]) == ("file",)
+    assert not graph.is_finished("folder", ["folder"], {"walk": False})
+    assert graph.is_finished("folder", ["folder"], {"walk": True})
+
+
 def test_a_channel_that_two_stages_emit_is_found() -> None:
     graph = Graph([*LINE, Node("copy", "raw", "kept")])
     assert graph.emitted_twice == ["kept"]

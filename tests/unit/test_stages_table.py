@@ -96,6 +96,21 @@ def test_stage_that_splits_has_something_to_emit(tmp_path: Path) -> None:
         stages_table.read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ("one: {consumes: a, emits: [a, c]}", "one are a circle"),
+        ("one: {consumes: a, emits: b}\n  two: {consumes: b, emits: [c, a]}\n  end: {consumes: c}", "one and two are"),
+    ],
+)
+def test_event_that_would_come_back_with_its_id_is_refused(tmp_path: Path, rows: str, named: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{named}.* with the same id each time, as a redelivery does"):
+        stages_table.read(written(tmp_path, f"stages:\n  {rows}\n"))
+    values = f"stages:\n  {rows.replace('}', ', split: true}', 1)}\n"
+    (tmp_path / "helm/values.yaml").write_text(values)
+    assert stages_table.read(tmp_path)[0].split
+
+
 def test_channel_among_several_is_emitted_by_one_stage(tmp_path: Path) -> None:
     values = "stages:\n  one: {consumes: a, emits: [b, c]}\n  two: {consumes: a, emits: [d, c]}\n"
     with pytest.raises(ConfigurationError, match="c is emitted by one and two"):
@@ -104,7 +119,7 @@ def test_channel_among_several_is_emitted_by_one_stage(tmp_path: Path) -> None:
 
 def test_many_stages_may_consume_a_channel_and_one_may_emit_it(tmp_path: Path) -> None:
     values = "stages:\n  one: {consumes: a, emits: b}\n  two: {consumes: a, emits: b}\n"
-    with pytest.raises(ConfigurationError, match="b is emitted by one and two"):
+    with pytest.raises(ConfigurationError, match=r"b is emitted by one and two; .* have the same id there"):
         stages_table.read(written(tmp_path, values))
 
 
