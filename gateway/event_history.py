@@ -246,12 +246,9 @@ class _Reader:
                     return await self._in_stream(at, retries, entry, "to be retried")
         if not since or stage not in self._table or (last and last.time >= since):
             return at
-        journal, streams = keys.journal(channel), [keys.journal(channel)]
-        if self._table[stage].get("order"):  # the stage gets all of its events from its retries
-            streams.insert(0, keys.retries(stage, channel))
-        for stream in streams:
-            if entry := await self._seek(stream, since):
-                return await self._in_stream(at, stream, entry, "waiting")
+        journal = keys.journal(channel)
+        if entry := await self._seek(journal, since):
+            return await self._in_stream(at, journal, entry, "waiting")
         read = await self._last_read(journal, stage)
         return _with(at, state="delivered") if read and moment(entry_order(read)[0]) >= since - EARLIER else at
 

@@ -35,9 +35,14 @@ class Coalescer(Generic[Item, Result]):
         self._waiting: list[tuple[Item, int, asyncio.Future[Result]]] = []
         self._runner: asyncio.Task[None] | None = None
 
-    def put(self, item: Item) -> asyncio.Future[Result]:
-        """Queue `item` for the next batch; the future gets its own result. Raises what its `size` raises."""
+    def put(self, item: Item, *, at_once: bool = False) -> asyncio.Future[Result]:
+        """Queue `item` for the next batch; the future gets its own result. Raises what its `size` raises.
+
+        `at_once`: the batch of an item that is alone does not wait for its pace.
+        """
         size = self._size(item)  # before the item is queued: a fault is this caller's alone
+        if at_once:
+            self._next = 0.0
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, size, future))
         if self._runner is None:

@@ -9,7 +9,7 @@ The loop:
 3. Otherwise block until an event comes, or until step 2 is due. One read brings retries (parked events that are due,
    replayed dead letters) and unread events, up to the room for each.
 4. If a read brought retries there may be more: the next reads bring unread events only when no retry is left.
-   A stage that is ordered by key gets every event from its retries.
+   For a stage that is ordered by key a script reads, so a wait shows only that there is something to read.
 
 Each task:
 
@@ -150,10 +150,10 @@ class Worker:
                         look_at = now() + LOOK_EVERY
                 elif free and retries:
                     taken = await self._take(free)
-                    retries = self._has_more(taken.entries, taken.entries[-1:], free)
+                    retries = any(entry.retried for entry in taken.entries[-1:])
                 elif free:
                     entries = await self.consumer.wait(free, block=min(BLOCK, look_at - now()))
-                    retries = self._has_more(entries, entries[:1], free)
+                    retries = any(entry.retried for entry in entries[:1])
                     self._start(entries)
                 if free or due:
                     self._can_read()
@@ -163,14 +163,6 @@ class Worker:
                 self._cannot_read(fault)
                 await self._reread()
             await asyncio.sleep(0)  # let the new tasks send before the next read
-
-    def _has_more(self, entries: Sequence[Entry], told_by: Sequence[Entry], asked: int) -> bool:
-        """Whether more retries may be there. Of an ordered stage every entry is one: then there may be if all that were
-        asked for came.
-        """
-        if self.consumer.ordered:
-            return len(entries) >= asked
-        return any(entry.retried for entry in told_by)
 
     async def _take(self, free: int, *, extra: int = 0, claim: float = 0) -> Taken:
         """Take entries without waiting and start their delivery."""
@@ -381,11 +373,13 @@ class Worker:
         """Settle entries. While Redis is away, try again."""
         keys = {settlement.entry.key for settlement in settlements}
         self._settling |= keys
+        # The next event of a key waits for it.
+        at_once = self.consumer.ordered and len(self.in_delivery) <= len(keys)
         try:
             tries = 0
             replaced: set[tuple[str, str]] = set()
             while settlements:
-                answers = await self.consumer.settle(settlements)
+                answers = await self.consumer.settle(settlements, at_once=at_once)
                 settlements, reason = self._unsettled(settlements, answers, replaced)
                 if reason:
                     if tries % LOG_EVERY == 0:

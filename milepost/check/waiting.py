@@ -26,7 +26,7 @@ PENDING_PAGE = 1000
 PARKED_PAGE = 50
 
 _PARKED = re.compile(rb"(\S+) \d+ \d+ \d+ (\S+)(?: \S+)?\n(.*)", re.DOTALL)
-_HELD = re.compile(rb"[^/\s]+/[a-t](\d+)[a-t](\d+) \S+ \S+ \S+\n(.*)", re.DOTALL)
+_HELD = re.compile(rb"[^/\s]+/0*(\d+)-0*(\d+) \S+ \S+ \S+\n(.*)", re.DOTALL)
 
 Place = Literal["journal", "parked", "held", "retries", "dead"]
 

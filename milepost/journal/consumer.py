@@ -5,8 +5,8 @@ that channel. Each bridge is one consumer in these groups. An entry that was rea
 settlement first checks that the entry is still pending. So the first settlement wins, and a second delivery of the same
 entry publishes nothing twice.
 
-A stage that is ordered by key gets its events from its retries alone: lua/read_ordered.lua moves them there, one of
-each key at a time, and the step that finishes one lets the next of its key go (`settle` in lua/common.lua).
+A stage that is ordered by key reads with a script, lua/read_ordered.lua, which holds events of a key that has one in
+hand. The step that finishes that one moves the next of its key to the retries (`settle` in lua/common.lua).
 """
 
 import asyncio
@@ -42,6 +42,9 @@ from milepost.journal.shared_connection import SharedConnection
 
 MOST_PENDING = 100_000
 """Most entries that a consumer is asked for; it never has as many pending."""
+
+FULL_PACE = 0.01
+"""Seconds between two looks whether a full Redis lets an ordered stage read on."""
 
 PACE = 0.002
 """Least seconds between two round trips that settle entries of one stage: settlements that come faster share one."""
@@ -145,7 +148,9 @@ class Consumer:
         self.ordered = bool(order)
         self._field = order if isinstance(order, str) else ""
         self._read_up_to: dict[str, str] = {}
-        """Of an ordered stage: stream → its last entry that the group had read when we looked last."""
+        """Of an ordered stage: stream → the last entry that its group had read. Absent where there may be more."""
+        self._full = False
+        """Of an ordered stage: whether the next unread event would be held, for which a full Redis has no room."""
         self.name = name
         self._retries = {keys.retries(stage, channel): channel for channel in channels}
         self._journals = {keys.journal(channel): channel for channel in channels}
@@ -199,24 +204,35 @@ class Consumer:
 
     async def _read_ordered(self, most: int) -> list[Entry]:
         entries: list[Entry] = []
+        self._full = False
         for retries, channel in self._retries.items():
             if most > len(entries):
+                journal = keys.journal(channel)
                 with _missing_groups():
-                    rows, *read = await self._takes.read_ordered(
+                    retried, others, plain, *read = await self._takes.read_ordered(
                         stage=self.stage,
                         consumer=self.name,
                         channel=channel,
                         field=self._field,
                         most=most - len(entries),
                     )
-                self._read_up_to[retries], self._read_up_to[keys.journal(channel)] = (name.decode() for name in read)
-                entries += self._entries(retries.encode(), rows)
+                self._full = self._full or read[1] == b"full"
+                for stream, entry in zip((retries, journal), read, strict=True):
+                    self._read_up_to.pop(stream, None)
+                    if read[0]:
+                        self._read_up_to[stream] = entry.decode()
+                entries += self._entries(retries.encode(), retried)
+                entries += self._entries(journal.encode(), others)
+                for name, event in zip(plain[::2], plain[1::2], strict=True):
+                    entries.append(Entry.journaled(journal, channel, name, event))
         return entries
 
     async def _wait_ordered(self, count: int, block: float) -> list[Entry]:
         """Wait for an entry that the group has not read, without reading it. Then read in order."""
-        if self._read_up_to:
-            streams = self._read_up_to
+        streams = self._read_up_to
+        if self._full:
+            await asyncio.sleep(FULL_PACE)
+        elif len(streams) == len(self._streams):
             waiting = ("BLOCK", max(1, round(block * 1000)))
             try:
                 found = await self._reader.call("XREAD", "COUNT", 1, *waiting, "STREAMS", *streams, *streams.values())
@@ -273,28 +289,31 @@ class Consumer:
             if row[1]
         ]
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
+    async def settle(self, settlements: Sequence[Settlement], *, at_once: bool = False) -> list[str | MilepostError]:
         """Settle entries. Returns for each `done`, `buried`, or `stale` if another settlement came first.
+
+        `at_once`: no other settlement is to come soon, so do not wait for one to share the round trip.
 
         For an entry that was not settled it returns the exception: JournalUnavailable (it may be tried again),
         SettlementRefused, or EventError if the settlement cannot be written.
         """
         answers: list[str | MilepostError] = []
-        for future in [self._put(settlement) for settlement in settlements]:
+        for future in [self._put(settlement, at_once=at_once) for settlement in settlements]:
             try:
                 answers.append(_answer(await future if isinstance(future, asyncio.Future) else future))
             except JournalUnavailable as fault:
                 answers.append(fault)
         return answers
 
-    def _put(self, settlement: Settlement) -> asyncio.Future[bytes] | MilepostError:
+    def _put(self, settlement: Settlement, *, at_once: bool) -> asyncio.Future[bytes] | MilepostError:
         try:
             match settlement:
                 case Complete(entry, event_id, None):
-                    return self._complete.put(CompleteRow(entry.stream, entry.id, event_id, "", "", ""))
+                    row = CompleteRow(entry.stream, entry.id, event_id, "", "", "")
+                    return self._complete.put(row, at_once=at_once)
                 case Complete(entry, _, Event() as reply):
                     row = CompleteRow(entry.stream, entry.id, reply.id, reply.type, reply.to_json(), note_of(reply))
-                    return self._complete.put(row)
+                    return self._complete.put(row, at_once=at_once)
                 case Split(entry, event_id, answers):
                     rows = [AnswerRow(one.type, one.id, one.to_json(), note_of(one)) for one in answers]
                     return asyncio.ensure_future(

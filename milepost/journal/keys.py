@@ -53,9 +53,10 @@ def retries(stage: str, channel: str) -> str:
 
 
 def in_hand(stage: str, channel: str) -> str:
-    """Hash of an ordered stage: sha1 of a key → where its event in hand is: its entry of retries, or `parked DUE`.
+    """Hash of an ordered stage: sha1 of a key → place of its event in hand, and place → ORDER of that event.
 
-    A key has one event in hand: it waits in retries, is being delivered, or is parked.
+    A key has one event in hand. Its place is `j` and the entry of the journal in which it is pending, `r` and its entry
+    of retries, or `parked DUE`, which is no field. ORDER: see `held`.
     """
     return f"{TAG}inhand:{stage}:{channel}"
 
@@ -69,7 +70,7 @@ def held(stage: str, channel: str) -> str:
 
     A member is a head, a line end and the event. The head is `ORDER SINCE ATTEMPTS CRASHES`, or `ORDER - - -` of an
     event that was not given to the stage yet. ORDER is `SHA1/POSITION`: the key, and the event's place in the journal,
-    written so that text order is the order of the journal (`position_of` in lua/common.lua).
+    written so that text order is the order of the journal (`order_of` in lua/common.lua).
     """
     return f"{HELD}{stage}:{channel}"
 

@@ -142,6 +142,12 @@ class Entry:
         return self.attempts + self.crashes
 
     @classmethod
+    def journaled(cls, stream: str, channel: str, name: bytes, event: bytes) -> "Entry":
+        """Read an entry of a journal that has only an event."""
+        entry = name.decode()
+        return cls(stream, entry, channel, event, int(entry.partition("-")[0]))
+
+    @classmethod
     def read(
         cls,
         stream: str,
@@ -160,7 +166,7 @@ class Entry:
         since = int(entry.partition("-")[0])
         if len(body) == 2 and body[0] == b"event":  # most entries: journaled, and not tried before
             return cls(stream, entry, channel, body[1], since, deliveries=deliveries, retried=retried)
-        if len(body) == 4 and body[2] == b"order":
+        if len(body) == 4 and body[2] == b"order":  # it was held, and not tried before
             return cls(stream, entry, channel, body[1], time_of(body[3]) or since, deliveries=deliveries)
         fields = dict(zip(body[::2], body[1::2], strict=True))
         only = fields.get(b"for", b"").decode(errors="replace")
@@ -173,7 +179,7 @@ class Entry:
             attempts=_whole(fields.get(b"attempts"), 0),
             crashes=_whole(fields.get(b"crashes"), 0),
             deliveries=deliveries,
-            retried=(retried and b"first" not in fields) or bool(only),
+            retried=retried or bool(only),
             only=only,
         )
 
@@ -308,9 +314,8 @@ class Forgotten:
 
 
 def time_of(order: bytes) -> int | None:
-    """Return when an event of this order (`position_of` in lua/common.lua) was journaled, in milliseconds."""
-    position = order.rpartition(b"/")[2]
-    return _whole(position[1 : position[0] - ord("a") + 2], 0) or None if position else None
+    """Return when an event of this order (`order_of` in lua/common.lua) was journaled, in milliseconds."""
+    return _whole(order.rpartition(b"/")[2].partition(b"-")[0].lstrip(b"0"), 0) or None
 
 
 def _whole(field: bytes | None, otherwise: int) -> int:

@@ -115,12 +115,14 @@ async def live_in_order(journal: Journal, maintenance: Maintenance, given: Journ
     )
     await maintenance.beat(routes)
     await ordered.ensure()
+    await journal.admin.pause("ordered")
+    await journal.admin.resume("ordered")
     for _ in range(2):
         await journal.publish(replace(submission(), extensions={"partitionkey": "one"}))
     (entry,) = (await ordered.take(2)).entries
     assert [depth.held for depth in await journal.admin.depths({"ordered": [RAW]})] == [1]
     await maintenance.keep_statuses(RAW)
-    await journal.scripts.call("XDEL", entry.stream, entry.id)
+    await journal.scripts.call("XACK", entry.stream, "ordered", entry.id)
     assert await maintenance.unblock_lost(routes) == 1
     (entry,) = await ordered.wait(2, block=10)
     assert await settled(ordered, Complete(entry, "", None)) == "done"

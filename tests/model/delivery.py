@@ -608,7 +608,8 @@ class DeliveryWorld(World[Deliveries]):
         there |= {b"r%b" % entry for entry, _ in view.streams.get(keys.retries(stage, IN), [])}
         known, orders = in_hand_of(view.others.get(keys.in_hand(stage, IN), []))
         lost = local.used["deletions"]  # then unblock_lost has yet to release the key
-        if not lost and not there == {*orders} == {place for place in known.values() if not place.startswith(b"parked ")}:
+        said = {place for place in known.values() if not place.startswith(b"parked ")}
+        if not lost and not there == {*orders} == said:
             raise ViolationError(f"{known} and {orders} are said to be in hand, and {there} are there")
         of_keys: dict[str, list[str]] = {}
         for event, key in zip(self.events, self.bounds.keys, strict=True):

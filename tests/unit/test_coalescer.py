@@ -243,6 +243,14 @@ async def test_items_submitted_within_the_pace_of_a_batch_form_one_more(monkeypa
     assert run.batches == [[1], [2, 3, 4]]
 
 
+async def test_item_that_is_put_at_once_does_not_wait_for_the_pace() -> None:
+    run = Runner()
+    batch = Coalescer[int, int](run, size=lambda _: 1, pace=3600)
+    async with asyncio.timeout(WITHIN):
+        assert [await batch.put(item, at_once=True) for item in (1, 2)] == [2, 4]
+    assert run.batches == [[1], [2]]
+
+
 async def test_cancelled_runner_cancels_every_caller_that_waits_for_the_pace() -> None:
     run = Runner()
     batch = Coalescer[int, int](run, size=lambda _: 1, pace=3600)

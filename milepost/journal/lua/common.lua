@@ -107,11 +107,13 @@ local function unfinished(stream, group)
 end
 
 -- Of a stage that is ordered by key (see read_ordered), an entry of retries, a parked event and a dead letter have
--- `order`, SHA1/POSITION: the key of the event, and its entry in the journal. Each of the two numbers of the entry has a
--- letter before it that says how many digits it has (a for one), so that text order is the order of the journal.
-local function position_of(entry)
-  local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
-  return string.char(96 + #ms) .. ms .. string.char(96 + #seq) .. seq
+-- `order`, SHA1/POSITION: the key of the event, and its entry in the journal. Both numbers of the entry have 20 digits, so
+-- that text order is the order of the journal.
+local ZEROS = '00000000000000000000'
+
+local function order_of(key, entry)
+  local dash, sub = string.find(entry, '-', 1, true), string.sub
+  return key .. '/' .. sub(ZEROS, dash) .. sub(entry, 1, dash) .. sub(ZEROS, #entry - dash + 1) .. sub(entry, dash + 1)
 end
 
 -- Returns the key of an order.
@@ -121,7 +123,7 @@ end
 
 -- When an event of this order was journaled, in milliseconds.
 local function time_of(order)
-  return string.match(order, '/%a(%d+)')
+  return string.match(order, '/0*(%d+)')
 end
 
 -- From when the deadline of the event of an entry counts. One with `order` alone was not given to the stage yet.
@@ -432,10 +434,16 @@ local function bury_unparsed(stage, member)
     status = '', attempts = 0, crashes = 0 })
 end
 
--- Returns the channel of a stage's stream of retries; nil for another stream.
-local function channel_of_retries(stage, stream)
-  local prefix = retries_key(stage, '')
-  return string.sub(stream, 1, #prefix) == prefix and string.sub(stream, #prefix + 1) or nil
+-- The event of a key that is in hand is in the hash of keys in hand twice: key → place, and place → order. The place is
+-- one of these letters and the entry, or `parked DUE`, which is no field. With so long an order Redis keeps the hash as a
+-- hash table, however few keys it has: it would look through a list for each key.
+local FROM_JOURNAL, FROM_RETRIES = 'j', 'r'
+
+-- Returns the channel of a stream of a stage, and the letter of its entries; nil for another stream.
+local function channel_of(stage, stream)
+  for letter, prefix in pairs({ [FROM_JOURNAL] = journal_key(''), [FROM_RETRIES] = retries_key(stage, '') }) do
+    if string.sub(stream, 1, #prefix) == prefix then return string.sub(stream, #prefix + 1), letter end
+  end
 end
 
 -- Puts an event into its stage's stream of retries, which is read before unread events. One with `order` is then the
@@ -447,7 +455,8 @@ local function retry(stage, channel, event, since, attempts, crashes, order)
     return
   end
   local entry = redis.call('XADD', retries, '*', 'event', event, 'order', order, unpack(since ~= '-' and tried or {}))
-  local ok, fault = pcall(redis.call, 'HSET', in_hand_key(stage, channel), key_of(order), entry)
+  local place = FROM_RETRIES .. entry
+  local ok, fault = pcall(redis.call, 'HSET', in_hand_key(stage, channel), key_of(order), place, place, order)
   if not ok then
     redis.call('XDEL', retries, entry)
     raise(fault)
@@ -492,65 +501,65 @@ local function unblock(stage, channel, key)
   end
 end
 
--- The same for many keys: only in a backlog of one key are there held events at all.
-local function unblock_all(stage, channel, keys)
+-- Forgets places, and does the same for many keys: only in a backlog of one key are there held events at all.
+local function unblock_all(stage, channel, places, keys)
   if redis.call('EXISTS', held_key(stage, channel)) == 0 then
-    redis.call('HDEL', in_hand_key(stage, channel), unpack(keys))
-    return
+    for _, key in ipairs(keys) do places[#places + 1] = key end
+    keys = {}
   end
+  redis.call('HDEL', in_hand_key(stage, channel), unpack(places))
   for _, key in ipairs(keys) do attempt(unblock, stage, channel, key) end
 end
 
--- Returns the `order` of the entries of a stream of retries, if its stage has keys in hand: entry → order, or false.
-local function orders_of(stage, stream, range)
-  local channel = channel_of_retries(stage, stream)
-  if not channel or redis.call('EXISTS', in_hand_key(stage, channel)) == 0 then return false end
-  local orders, first, last = {}, split(range.first), split(range.last)
-  for _, row in ipairs(redis.call('XRANGE', stream, whole(first), whole(last), 'COUNT', range.count * 4)) do
-    orders[row[1]] = fields_of(row[2]).order or false
+-- Finds which rows of a stage have a key in hand: stream → { channel, letter, orders }, the last by entry. `gone` and
+-- `freed` are for the places and keys of those that are settled.
+local function in_hand_of(stage, rows, ranges)
+  local found = {}
+  for stream in pairs(ranges) do
+    local channel, letter = channel_of(stage, stream)
+    if channel and redis.pcall('EXISTS', in_hand_key(stage, channel)) == 1 then  -- a user may have no right to it
+      local entries, places, orders = {}, {}, {}
+      for _, row in ipairs(rows) do
+        if row.stream == stream then
+          local count = #entries + 1
+          entries[count], places[count] = row.entry, letter .. row.entry
+        end
+      end
+      local known = unless_gone('HMGET', in_hand_key(stage, channel), unpack(places)) or {}
+      for i, order in ipairs(known) do orders[entries[i]] = order end
+      found[stream] = { channel = channel, letter = letter, orders = orders, gone = {}, freed = {} }
+    end
   end
-  return orders
+  return found
 end
 
 -- Settles rows of one group, each with `stream` and `entry`:
 -- 1. If the entry is not pending any more, someone else has settled it. The result is 'stale'.
 -- 2. step(row) makes the write that Redis may refuse (a reply, a parked event, a dead letter) and returns the result.
---    `row.times` is how often the entry was given out, `row.order` the order of a retry whose key it has in hand.
+--    `row.times` is how often the entry was given out, `row.order` the order of an event that has its key in hand.
 -- 3. The entry is acknowledged last: Lua does not roll back, so an event whose write was refused stays pending.
 -- 4. Retries are deleted too, because no other group reads them. trim deletes entries of journals.
 -- 5. The key of an event with `order` is unblocked, unless the step has kept the event in hand (`row.kept`).
 local function settle(group, rows, step)
   local ranges = ranges_of(rows)
-  local pending, finished, answers, orders, unblocked = pending_of(group, ranges), {}, {}, {}, {}
-
-  local function order_of(row)
-    local stream, entry = row.stream, row.entry
-    if orders[stream] == nil then orders[stream] = orders_of(group, stream, ranges[stream]) end
-    local known = orders[stream]
-    if known and known[entry] == nil then
-      local found = redis.call('XRANGE', stream, entry, entry)[1]
-      known[entry] = found and fields_of(found[2]).order or false
-    end
-    return known and known[entry] or nil
-  end
-
+  local pending, in_hand, finished, answers = pending_of(group, ranges), in_hand_of(group, rows, ranges), {}, {}
   local ok, fault = pcall(function()
     for i, row in ipairs(rows) do
-      local known, entry = pending[row.stream], row.entry
+      local known, entry, ordered = pending[row.stream], row.entry, in_hand[row.stream]
       if known[entry] == nil then known[entry] = is_pending(row.stream, group, entry) end
       if known[entry] then
         row.times = known[entry]
-        row.order = order_of(row)
+        row.order = ordered and ordered.orders[entry] or nil
         local answer, failed = attempt(step, row)
         answers[i] = answer
         if not failed then
           known[entry] = false
-          if row.order and not row.kept then
-            local keys = unblocked[row.stream] or {}
-            keys[#keys + 1], unblocked[row.stream] = key_of(row.order), keys
-          end
           local entries = finished[row.stream] or {}
           entries[#entries + 1], finished[row.stream] = entry, entries
+          if row.order then
+            ordered.gone[#ordered.gone + 1] = ordered.letter .. entry
+            if not row.kept then ordered.freed[#ordered.freed + 1] = key_of(row.order) end
+          end
         end
       else
         answers[i] = 'stale'
@@ -562,7 +571,9 @@ local function settle(group, rows, step)
     if string.sub(stream, 1, #RETRIES) == RETRIES then redis.call('XDEL', stream, unpack(entries)) end
   end
   -- The entries are settled. A key that cannot be unblocked now is found by unblock_lost.
-  for stream, keys in pairs(unblocked) do attempt(unblock_all, group, channel_of_retries(group, stream), keys) end
+  for _, ordered in pairs(in_hand) do
+    if ordered.gone[1] then attempt(unblock_all, group, ordered.channel, ordered.gone, ordered.freed) end
+  end
   if not ok then raise(fault) end
   return answers
 end

@@ -1,16 +1,17 @@
 -- read_ordered(stage, consumer, channel, field, most)
 -- Reads up to `most` events of a channel for a stage that is ordered by key. An event's key is this field of its data, or
 -- for the field '' its attribute `partitionkey`. An event without such a text, number or boolean has no key and no order.
--- Of each key one event is in hand: in the retries or parked. All others that were read from the journal are held.
--- 1. Reads retries. While there are fewer than `most`, steps 2 to 4 add some from the journal.
--- 2. Takes the next events after those that the group has read. Nothing of the journal is ever pending for the stage, so
---    no bridge can take over, and deliver, an event before an earlier one of its key.
--- 3. An event whose key has no event in hand goes into the retries, and its key is in hand. An event whose key has one is
---    held. settle lets it go when that one is finished.
--- 4. Sets the group behind the events that were moved. If Redis refuses to move one, it and all after it stay unread.
+-- Of each key one event is in hand: it is pending in the journal, in the retries, or parked. All others that were read are
+-- held. So a takeover delivers no event before an earlier one of its key.
+-- 1. Reads retries. While there are fewer than `most`, steps 2 and 3 read unread events, a page at a time.
+-- 2. An event whose key has no event in hand stays pending, and its key is in hand.
+-- 3. An event whose key has one is held and acknowledged. settle lets it go when that one is finished.
+-- Each command that Redis may refuse is tried before an event is read: the events of a page that was read need their places.
 -- On a full Redis no event is held, because that would copy the whole journal: the first event that would be stays unread.
--- Returns { entries as XREADGROUP does, last entry of the retries that was read, last entry of the journal }.
-local MOST_EVENTS, MOST_BYTES, PAGE = 1000, 1000000, 32
+-- Returns { retries, unread entries that have other fields than their event, both as XREADGROUP does; of the other unread
+-- ones entry, event, entry, event and so on; last entry of the retries that was read, last entry of the journal }. The last
+-- two are '' if it ended before there was nothing to read; the last is 'full' if it ended for that.
+local MOST_EVENTS, MOST_BYTES, PAGE = 256, 1000000, 32
 local retries, journal = retries_key(stage, channel), journal_key(channel)
 local in_hand, held = in_hand_key(stage, channel), held_key(stage, channel)
 
@@ -18,21 +19,43 @@ local in_hand, held = in_hand_key(stage, channel), held_key(stage, channel)
 local written = redis.pcall('SADD', JOURNALS, channel)
 local full = type(written) == 'table' and string.find(written.err, 'OOM') ~= nil
 
-local group = groups_of(journal)[stage]
-if not group then error({ err = 'NOGROUP ' .. stage .. ' has no group on the journal of ' .. channel }) end
-
-local rows, last_retry = {}, nil
-
-local function read_retries()
-  local found = redis.call('XREADGROUP', 'GROUP', stage, consumer, 'COUNT', most - #rows, 'STREAMS', retries, '>')
-  for _, row in ipairs(found and found[1][2] or {}) do
-    rows[#rows + 1] = row
-    last_retry = row[1]
-  end
+local function read(stream, count)
+  local found = redis.call('XREADGROUP', 'GROUP', stage, consumer, 'COUNT', count, 'STREAMS', stream, '>')
+  return found and found[1][2] or {}
 end
 
--- Returns the order of an event, its key and its id; nil if it has no key.
-local function order_of(event, entry)
+local function last_read(stream)
+  local group = groups_of(stream)[stage]
+  if not group then error({ err = 'NOGROUP ' .. stage .. ' has no group on ' .. stream }) end
+  return group['last-delivered-id']
+end
+
+-- Returns the value of the field if it is a text that can be seen without decoding, which takes Redis much longer: in an
+-- event without `\\`, at the top level of its data, or of itself, before any bracket, and named once.
+local name = '"' .. (field == '' and 'partitionkey' or field) .. '"'
+local begin, BRACKETS = name .. ':"', { '{', '}', '[', ']' }
+
+local function seen_value(event)
+  if string.find(event, '\\', 1, true) then return nil end
+  local from = 1
+  if field ~= '' then
+    from = string.find(event, '{', 2, true)
+    if not from or string.sub(event, from - 8, from - 1) ~= ',"data":' then return nil end
+  end
+  local at, last = string.find(event, begin, from, true)
+  if not at or string.find(event, name, last, true) then return nil end
+  for _, bracket in ipairs(BRACKETS) do
+    local to = string.find(event, bracket, from + 1, true)
+    if to and to < at then return nil end
+  end
+  local to = string.find(event, '"', last + 1, true)
+  return to and string.sub(event, last + 1, to - 1)
+end
+
+-- Returns the key of an event; nil if it has none.
+local function key_in(event)
+  local seen = seen_value(event)
+  if seen then return redis.sha1hex('string' .. seen) end
   local ok, decoded = pcall(cjson.decode, event)
   if not ok or type(decoded) ~= 'table' then return nil end
   local value
@@ -47,100 +70,98 @@ local function order_of(event, entry)
   elseif kind ~= 'string' and kind ~= 'boolean' then
     return nil
   end
-  local key = redis.sha1hex(kind .. tostring(value))
-  return key .. '/' .. position_of(entry), key, decoded.id
+  return redis.sha1hex(kind .. tostring(value))
 end
 
-local room, taken, begun = nil, {}, {}  -- key → whether it is in hand; the keys that this call took in hand, and where
-
--- Reads a page of the journal: { entry, event, its fields, order, key, id } each. Looks up which keys are in hand.
-local function read_page(from, most_entries)
-  local page, keys = {}, {}
-  for i, row in ipairs(redis.call('XRANGE', journal, '(' .. from, '+', 'COUNT', most_entries)) do
-    local fields = fields_of(row[2])
-    local event = fields.event or ''
-    page[i] = { row[1], event, fields, order_of(event, row[1]) }
-    local key = page[i][5]
-    if key and taken[key] == nil then keys[#keys + 1] = key end
-  end
-  if #keys > 0 then
-    for i, place in ipairs(redis.call('HMGET', in_hand, unpack(keys))) do taken[keys[i]] = place ~= false end
-  end
-  return page
+-- Returns the event of an entry, and its other fields: nil if it has none.
+local function event_of(row)
+  local list = row[2]
+  if #list == 2 and list[1] == 'event' then return list[2], nil end
+  local fields = fields_of(list)
+  return fields.event or '', fields
 end
 
--- Moves an entry of the journal. Returns false if it has to stay unread.
-local function move(entry, event, fields, order, key, id)
-  local only, tried = fields['for'], fields.attempts ~= nil  -- version 0.1 journaled retries for one stage
-  if only and only ~= stage then return true end
-  local counts = { 'attempts', fields.attempts or '0', 'crashes', fields.crashes or '0' }
-  if not order then
-    redis.call('XADD', retries, '*', 'event', event, 'since', since_of(entry, fields),
-      unpack(tried and counts or { 'first', '1' }))
-  elseif not taken[key] then
-    local added = redis.call('XADD', retries, '*', 'event', event, 'order', order,
-      unpack(tried and { 'since', since_of(entry, fields), unpack(counts) } or {}))
-    begun[#begun + 1] = key
-    begun[#begun + 1] = added
-    taken[key] = true
-  else
-    if full then return false end
-    local head = tried and { order, since_of(entry, fields), counts[2], counts[4] } or { order, '-', '-', '-' }
-    redis.call('ZADD', held, 0, table.concat(head, ' ') .. '\n' .. event)
-    if type(id) == 'string' then attempt(note, id, stage, { did = 'held', order = order }) end
-    return true
+local places = {}  -- key → where its event in hand is, or false
+
+-- Returns the key of each entry of a page, or false, and looks up which keys are in hand.
+local function keys_of(page)
+  local keys, unknown = {}, {}
+  for i, row in ipairs(page) do
+    local key = key_in((event_of(row)))
+    keys[i] = key or false
+    if key and places[key] == nil then unknown[#unknown + 1] = key end
   end
-  room = room - 1
-  return true
+  if #unknown > 0 then
+    for i, place in ipairs(redis.call('HMGET', in_hand, unpack(unknown))) do places[unknown[i]] = place end
+  end
+  return keys
 end
 
-local last, moved, bytes = group['last-delivered-id'], 0, 0
-
--- Sets the group behind `last`, and says how many entries it has read, so that Redis goes on knowing the lag.
-local function set_position(at_end)
-  local read = group['entries-read']
-  if not read or at_end and group.lag ~= moved then
-    local added = fields_of(redis.call('XINFO', 'STREAM', journal))['entries-added']
-    read = at_end and added - moved or group.lag and added - group.lag
-  end
-  if read then
-    redis.call('XGROUP', 'SETID', journal, stage, last, 'ENTRIESREAD', read + moved)
-  else
-    redis.call('XGROUP', 'SETID', journal, stage, last)
-  end
+-- Whether another event of its key is in hand.
+local function is_behind(entry, key)
+  return key and places[key] and places[key] ~= FROM_JOURNAL .. entry
 end
 
--- Tries the writes that end the move of events. If Redis refused them afterwards, it would have the events twice.
-local function try_writes()
-  redis.call('HSET', in_hand, '', '')
-  redis.call('HDEL', in_hand, '')
-  set_position()
-end
+local plain, other, moved, bytes = {}, {}, 0, 0
 
--- Moves entries until there is room for no more. Returns whether none is left.
-local function read_journal()
-  while room > 0 and moved < MOST_EVENTS do
-    local asked = math.min(room, PAGE, MOST_EVENTS - moved)
-    local page = read_page(last, asked)
-    if moved == 0 and #page > 0 then try_writes() end
-    for _, row in ipairs(page) do
-      if not move(unpack(row, 1, 6)) then return false end
-      last, moved, bytes = row[1], moved + 1, bytes + #row[2]
-      if bytes >= MOST_BYTES then return false end
+-- Gives each event of a page that was read its place.
+local function sort(page)
+  local keys, begun, waiting, finished = keys_of(page), {}, {}, {}
+  for i, row in ipairs(page) do
+    local entry, key, event, fields = row[1], keys[i], event_of(row)
+    bytes = bytes + #event
+    if fields and fields['for'] and fields['for'] ~= stage then  -- version 0.1 journaled retries for one stage
+      finished[#finished + 1] = entry
+    elseif is_behind(entry, key) then
+      local order, tried = order_of(key, entry), ' - - -\n'
+      if fields and fields.attempts then
+        tried = ' ' .. since_of(entry, fields) .. ' ' .. fields.attempts .. ' ' .. (fields.crashes or '0') .. '\n'
+      end
+      waiting[#waiting + 1] = 0
+      waiting[#waiting + 1] = order .. tried .. event
+      finished[#finished + 1] = entry
+      attempt(note, id_of(event) or '', stage, { did = 'held', order = order })
+    else
+      if key then
+        local place, count = FROM_JOURNAL .. entry, #begun
+        places[key] = place
+        begun[count + 1], begun[count + 2], begun[count + 3], begun[count + 4] = key, place, place, order_of(key, entry)
+      end
+      if fields then
+        other[#other + 1] = row
+      else
+        local count = #plain
+        plain[count + 1], plain[count + 2] = entry, event
+      end
     end
-    if #page < asked then return true end
   end
-  return false
+  if #begun > 0 then redis.call('HSET', in_hand, unpack(begun)) end
+  if #waiting > 0 then redis.call('ZADD', held, unpack(waiting)) end
+  if #finished > 0 then redis.call('XACK', journal, stage, unpack(finished)) end
+  moved = moved + #page
 end
 
-read_retries()
-room = most - #rows
-local ok, at_end = pcall(read_journal)
-if #begun > 0 then redis.call('HSET', in_hand, unpack(begun)) end
-if moved > 0 then
-  set_position(ok and at_end)
-  if room < most - #rows then read_retries() end
+-- Whether the next unread event would be held.
+local function next_is_behind()
+  local page = redis.call('XRANGE', journal, '(' .. last_read(journal), '+', 'COUNT', 1)
+  return page[1] and is_behind(page[1][1], keys_of(page)[1])
 end
-if not ok then raise(at_end) end
-if not last_retry then last_retry = groups_of(retries)[stage]['last-delivered-id'] end
-return { rows, last_retry, last }
+
+local retried = read(retries, most)
+local room = most - #retried
+if room > 0 then  -- tries what each page needs
+  redis.call('HSET', in_hand, '', '')
+  redis.call('HMGET', in_hand, '')
+  redis.call('HDEL', in_hand, '')
+  redis.call('ZADD', held, 'XX', 0, '')
+  redis.call('XACK', journal, stage, '0-0')
+end
+while room > 0 and moved < MOST_EVENTS and bytes < MOST_BYTES do
+  local asked = full and 1 or math.min(room, PAGE, MOST_EVENTS - moved)
+  if full and next_is_behind() then return { retried, other, plain, '', 'full' } end
+  local page = read(journal, asked)
+  sort(page)
+  room = most - #retried - #other - #plain / 2
+  if #page < asked then return { retried, other, plain, last_read(retries), last_read(journal) } end
+end
+return { retried, other, plain, '', '' }

@@ -58,7 +58,7 @@ local function bury_abandoned(name, retries)
       reason = 'the stage no longer consumes ' .. channel, attempts = fields.attempts or '0',
       crashes = fields.crashes or '0', order = fields.order })
     redis.call('XDEL', retries, entry[1])
-    if fields.order then unblock(name, channel, key_of(fields.order)) end
+    if fields.order then unblock_all(name, channel, { FROM_RETRIES .. entry[1] }, { key_of(fields.order) }) end
   end
   if count('XLEN', retries) == 0 then redis.call('DEL', retries) end
 end

@@ -1,7 +1,7 @@
 -- unblock_lost(stage, channel, start, most)
 -- Unblocks keys of a stage that is ordered by key whose event in hand is not there any more, because an operator has
--- deleted it: without that the next events of the key would be held for ever. First looks at the keys in hand, `start`
--- being a cursor of HSCAN, then at the keys of held events after the key in `start`. Looks at about `most` keys.
+-- deleted it: without that the next events of the key would be held for ever. First looks at the hash of keys in hand,
+-- `start` being a cursor of HSCAN, then at the keys of held events after the key in `start`. Looks at about `most` keys.
 -- Returns { where to continue, or '' at the end; how many keys it unblocked }.
 local in_hand, held = in_hand_key(stage, channel), held_key(stage, channel)
 local unblocked, parked = 0, {}
@@ -19,6 +19,13 @@ local function parked_between(from, to)
   return parked[from]
 end
 
+-- Whether an event is in this place. A bridge may have one that was deleted from the journal until it is not pending.
+local function is_there(place)
+  local letter, entry = string.match(place, '^(%l)(%d+%-%d+)$')
+  if letter == FROM_JOURNAL then return is_pending(journal_key(channel), stage, entry) end
+  return letter == FROM_RETRIES and #redis.call('XRANGE', retries_key(stage, channel), entry, entry) > 0
+end
+
 local function check(key, place)
   local due = place and string.match(place, '^parked (%d+)$')
   local found
@@ -26,7 +33,7 @@ local function check(key, place)
     -- An operator may have changed the time of a parked event.
     found = parked_between(due, due)[key] or parked_between('-inf', '+inf')[key]
   else
-    found = place and string.match(place, '^%d+%-%d+$') and #redis.call('XRANGE', retries_key(stage, channel), place, place) > 0
+    found = place and is_there(place)
   end
   if not found then
     unblock(stage, channel, key)
@@ -36,7 +43,13 @@ end
 
 if string.match(start, '^%d+$') then
   local cursor, list = unpack(redis.call('HSCAN', in_hand, start, 'COUNT', most))
-  for i = 1, #list, 2 do check(list[i], list[i + 1]) end
+  for i = 1, #list, 2 do
+    if string.find(list[i], '^%x+$') then
+      check(list[i], list[i + 1])
+    elseif not is_there(list[i]) then
+      redis.call('HDEL', in_hand, list[i])
+    end
+  end
   return { cursor == '0' and 'held ' or cursor, unblocked }
 end
 local after = string.match(start, '^held (.*)$')

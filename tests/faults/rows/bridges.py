@@ -130,8 +130,9 @@ async def killed_with_a_backlog(run: Run) -> None:
     distance.freeze()
 
     async def held(bridge: Module) -> set[bytes]:
-        stream = keys.retries("distance", "raw_input") if stack.options.order else keys.journal("raw_input")
-        rows = await stack.client.xpending_range(stream, "distance", "-", "+", 10_000)
+        streams = keys.journal("raw_input"), keys.retries("distance", "raw_input")
+        found = [await stack.client.xpending_range(stream, "distance", "-", "+", 10_000) for stream in streams]
+        rows = [row for of_stream in found for row in of_stream]
         pid = f"-{bridge.pid}-".encode()
         return {row["message_id"] for row in rows if pid in row["consumer"]}
 
