@@ -619,6 +619,16 @@ async def test_events_of_a_channel_that_the_stage_no_longer_consumes_become_dead
     assert not await redis.exists(HELD, IN_HAND, RETRIES)
 
 
+async def test_events_of_a_key_keep_the_order_of_their_entries_whatever_digits_these_have(
+    redis: Redis, mail: Consumer
+) -> None:
+    entries = ["9-9", "9-10", "9-100", "10-1", "10-9", "10-10", "1764000000000-9", "1764000000000-10"]
+    for entry in entries:
+        event = Event(id=entry, source="/tests", type=RAW, data={"key": "a"})
+        await redis.xadd(keys.journal(RAW), {"event": event.to_json()}, id=entry)
+    assert await all_of(mail) == entries
+
+
 async def test_switch_to_a_broker_carries_held_events_along(
     journal: Journal, redis: Redis, mail: Consumer, maintenance: Maintenance, consumers: Consumers
 ) -> None:

@@ -63,6 +63,18 @@ async def test_it_is_bounded_in_bytes(maintenance: Maintenance, redis: Redis, em
     assert newest[-1] == b"49"
 
 
+async def test_it_is_trimmed_though_the_user_may_not_ask_for_its_bytes(
+    maintenance: Maintenance, redis: Redis, email: Consumer
+) -> None:
+    await redis.xadd(keys.journal(SENT), {"event": submission(channel=SENT).to_json()})
+    assert await maintenance.trim(SENT) == ("unconsumed", 1, 0)
+    await redis.execute_command("ACL", "SETUSER", "default", "-memory|usage")
+    try:
+        assert await maintenance.trim(SENT) == ("unconsumed", 1, 0)
+    finally:
+        await redis.execute_command("ACL", "SETUSER", "default", "+memory|usage")
+
+
 async def by_door(journal: Journal, maintenance: Maintenance, email: Consumer) -> Event:
     event = submission(channel=SENT)
     await journal.publish(event)
