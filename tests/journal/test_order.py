@@ -117,12 +117,21 @@ async def test_next_of_a_key_starts_in_the_step_that_ends_the_one_before(
 
 @pytest.mark.parametrize(
     "values",
-    [("x", "x"), (1, 1.0), (True, True), ("", ""), (0.1, 0.1), (-3, -3), ("ü", "ü"), ("a/b c\n", "a/b c\n")],
+    [("x", "x"), (1, 1.0), (0, -0.0), (True, True), ("", ""), (0.1, 0.1), (-3, -3), ("ü", "ü"), ("a/b c\n", "a/b c\n")],
 )
 async def test_same_text_number_or_boolean_is_one_key(journal: Journal, mail: Consumer, values: Sequence[Any]) -> None:
     for number, value in enumerate(values):
         await journal.publish(Event(id=str(number), source="/tests", type=RAW, data={"key": value}))
     assert ids(await take(mail)) == ["0"]
+
+
+@pytest.mark.parametrize("half", ["\ud83d", "\ude00\ud83d", "\\ud83d \ud83d"])
+async def test_event_with_half_a_surrogate_pair_has_its_key(journal: Journal, mail: Consumer, half: str) -> None:
+    """JSON allows it, and the decoder of Redis does not."""
+    smile = "a\U0001f600"
+    for number, data in enumerate(({"key": smile}, {"key": smile, "text": half}, {"key": half}, {"key": half})):
+        await journal.publish(Event(id=str(number), source="/tests", type=RAW, data=data))
+    assert ids(await take(mail)) == ["0", "2"]
 
 
 async def test_values_that_differ_are_different_keys(journal: Journal, mail: Consumer) -> None:

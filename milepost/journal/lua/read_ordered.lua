@@ -52,12 +52,32 @@ local function seen_value(event)
   return to and string.sub(event, last + 1, to - 1)
 end
 
+-- Decodes an event; nil if it is none. JSON allows half a surrogate pair, and cjson refuses it: then U+FFFD replaces it.
+local HIGH, LOW, HALF = '\\u[dD][89abAB]%x%x', '\\u[dD][c-fC-F]%x%x', '\\u[dD][89a-fA-F]%x%x'
+
+local function decode(event)
+  local ok, decoded = pcall(cjson.decode, event)
+  if not ok then
+    local whole, count = {}, 0
+    event = string.gsub(event, HIGH .. LOW, function(pair)
+      whole[#whole + 1] = pair
+      return '\1'
+    end)
+    event = string.gsub(string.gsub(event, HALF, '\\ufffd'), '\1', function()
+      count = count + 1
+      return whole[count]
+    end)
+    ok, decoded = pcall(cjson.decode, event)
+  end
+  return ok and type(decoded) == 'table' and decoded or nil
+end
+
 -- Returns the key of an event; nil if it has none.
 local function key_in(event)
   local seen = seen_value(event)
   if seen then return redis.sha1hex('string' .. seen) end
-  local ok, decoded = pcall(cjson.decode, event)
-  if not ok or type(decoded) ~= 'table' then return nil end
+  local decoded = decode(event)
+  if not decoded then return nil end
   local value
   if field == '' then
     value = decoded.partitionkey
@@ -66,7 +86,7 @@ local function key_in(event)
   end
   local kind = type(value)
   if kind == 'number' then
-    value = string.format('%.17g', value)
+    value = string.format('%.17g', value + 0)  -- -0.0 is 0
   elseif kind ~= 'string' and kind ~= 'boolean' then
     return nil
   end
