@@ -638,6 +638,14 @@ async def test_events_of_a_key_keep_the_order_of_their_entries_whatever_digits_t
     assert await all_of(mail) == entries
 
 
+async def test_texts_that_are_escaped_in_different_ways_are_one_key(redis: Redis, mail: Consumer) -> None:
+    event = Event(id="1", source="/tests", type=RAW, data={"key": "ab"}).to_json()
+    for text in ("ab", "a\\u0062", "\\u0061b"):
+        await redis.xadd(keys.journal(RAW), {"event": event.replace("ab", text)})
+    assert len(await take(mail)) == 1
+    assert await redis.zcard(HELD) == 2
+
+
 async def test_switch_to_a_broker_carries_held_events_along(
     journal: Journal, redis: Redis, mail: Consumer, maintenance: Maintenance, consumers: Consumers
 ) -> None:
