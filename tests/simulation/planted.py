@@ -79,12 +79,12 @@ def split_in_part(patch: pytest.MonkeyPatch) -> None:
 
 def order_ignored(patch: pytest.MonkeyPatch) -> None:
     """An ordered stage gets several events of a key together."""
-    _in_scripts(patch, "elseif not taken[key] then", "elseif true then")
+    _in_scripts(patch, "elseif is_behind(entry, key) then", "elseif false then")
 
 
 def released_when_parked(patch: pytest.MonkeyPatch) -> None:
     """An ordered stage gets the next event of a key while an earlier one is parked."""
-    _in_scripts(patch, "if row.order and not row.kept then", "if row.order then")
+    _in_scripts(patch, "if not row.kept then ordered", "if true then ordered")
 
 
 def no_dedup(patch: pytest.MonkeyPatch) -> None:
