@@ -65,6 +65,9 @@ with suppress(ConfigurationError):  # `stage` raises it again, when uvicorn can 
 
 StageHandler = Callable[[Request], Awaitable[Response]]
 
+KEPT = (*traces.EXTENSIONS, "partitionkey")
+"""Extensions of an event that its answers have too: its trace, and the key of stages with `order: true`."""
+
 
 def stage(function: Callable[..., Any], *, inline: bool = False, lifespan: MakeLifespan | None = None) -> StageHandler:
     """Make the HTTP handler of a stage, for functions-framework (`FUNCTION_TARGET=main`, aio).
@@ -276,7 +279,7 @@ def _event(description: Description, event: Event, event_id: str, result: Any) -
         type=channel,
         time=event.time,  # its own time, or none, so that a redelivery gets the same answer
         data=result.model_dump(mode="json"),
-        extensions={name: event.extensions[name] for name in traces.EXTENSIONS if name in event.extensions},
+        extensions={name: event.extensions[name] for name in KEPT if name in event.extensions},
     )
 
 
