@@ -5,6 +5,7 @@ part of its cost on redis-py's pool, where each connection has a lock, a reader 
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -24,14 +25,40 @@ CLOSED = "the connection was closed"
 REPLICATED_WITHIN = 0.5
 """Seconds that replicas may take to confirm a write."""
 
+PROMOTED_WITHIN = 3.0
+"""Seconds after a replica has left its primary in which it may turn out to be the new one."""
+
 _MARK = ("SET", keys.REPLICATED, "", "PX", 60_000)
+_HISTORY_ID = re.compile(rb"master_replid:(\w+)")
+_REPLICA = re.compile(rb"slave\d+:(ip=[^,]+,port=\d+),state=online")
 
 
 class NotReplicated(RedisError):
-    """Too few replicas confirmed a write in time. It was made, and may be made again."""
+    """A failover may undo a write. It was made, and may be made again."""
 
-    def __init__(self, confirmed: int, wanted: int) -> None:
-        super().__init__(f"{confirmed} of {wanted} replicas confirmed it within {REPLICATED_WITHIN:g} s")
+
+class Replicas:
+    """The replicas of the primary that a connection leads to, as its `INFO replication` names them.
+
+    The primary learns last that a replica was promoted in its place. Until then it takes writes, and its other replicas
+    confirm them, but they end with it. So no write counts for PROMOTED_WITHIN seconds after a replica has left.
+    """
+
+    def __init__(self) -> None:
+        self._history: bytes | None = None
+        self._online: frozenset[bytes] = frozenset()
+        self._left_at = float("-inf")
+
+    def check(self, info: bytes, now: float) -> None:
+        """Raise NotReplicated if a replica has left within the last PROMOTED_WITHIN seconds. `now`: seconds."""
+        history, online = _HISTORY_ID.search(info), frozenset(_REPLICA.findall(info))
+        if history is None or history[1] != self._history:  # another primary, or one that has started again
+            self._history, self._left_at = history and history[1], float("-inf")
+        elif self._online - online:
+            self._left_at = now
+        self._online = online
+        if now - self._left_at < PROMOTED_WITHIN:
+            raise NotReplicated("a replica has just left the primary, and may have been promoted in its place")
 
 
 class SharedConnection:
@@ -48,6 +75,7 @@ class SharedConnection:
         self._protocol: _RedisProtocol | None = None
         self._opening: asyncio.Task[_RedisProtocol] | None = None
         self._closed = False
+        self._replicas = Replicas()
 
     async def call(self, *command: str | bytes | int) -> Any:
         """Return the reply to one command; texts are bytes.
@@ -74,12 +102,28 @@ class SharedConnection:
         packed = hiredis.pack_command(command)  # type: ignore[arg-type]
         protocol = await self._connected()
         try:
-            return await _replicated(protocol, packed, replicas)
+            return await self._replicated(protocol, packed, replicas)
         except ConnectionLost:
             if not self._again:
                 raise
         protocol = await self._connected()
-        return await _replicated(protocol, packed, replicas)
+        return await self._replicated(protocol, packed, replicas)
+
+    async def _replicated(self, protocol: "_RedisProtocol", packed: bytes, replicas: int) -> Any:
+        """Send a command, a write that is always made, WAIT, and INFO, on one connection: WAIT counts the replicas that
+        have the connection's last write, and a script that recognises an event writes nothing.
+        """
+        commands = (_MARK, ("WAIT", replicas, round(REPLICATED_WITHIN * 1000)), ("INFO", "replication"))
+        sent = protocol.send_together([packed, *map(hiredis.pack_command, commands)])  # type: ignore[arg-type]
+        replies: list[Any] = await asyncio.gather(*sent, return_exceptions=True)
+        for answer in replies:
+            if isinstance(answer, BaseException):
+                raise answer
+        reply, _, confirmed, info = replies
+        if confirmed < replicas:
+            raise NotReplicated(f"{confirmed} of {replicas} replicas confirmed it within {REPLICATED_WITHIN:g} s")
+        self._replicas.check(info, asyncio.get_running_loop().time())
+        return reply
 
     async def _connected(self) -> "_RedisProtocol":
         """Return the connection. If there is none, make one, for all callers that wait."""
@@ -121,22 +165,6 @@ class SharedConnection:
         await end_tasks([self._opening] if self._opening else [])
         if self._protocol is not None:
             self._protocol.fail(ConnectionLost(CLOSED))
-
-
-async def _replicated(protocol: "_RedisProtocol", packed: bytes, replicas: int) -> Any:
-    """Send a command, a write that is always made, and WAIT, on one connection: WAIT counts the replicas that have the
-    connection's last write, and a script that recognises an event writes nothing.
-    """
-    wait = ("WAIT", replicas, round(REPLICATED_WITHIN * 1000))
-    sent = protocol.send_together([packed, hiredis.pack_command(_MARK), hiredis.pack_command(wait)])  # type: ignore[arg-type]
-    replies: list[Any] = await asyncio.gather(*sent, return_exceptions=True)
-    for answer in replies:
-        if isinstance(answer, BaseException):
-            raise answer
-    reply, _, confirmed = replies
-    if confirmed < replicas:
-        raise NotReplicated(confirmed, replicas)
-    return reply
 
 
 class _RedisProtocol(asyncio.Protocol):

@@ -1,6 +1,7 @@
 """Redis behind Sentinels: everything follows the primary that they name, and doors wait for replicas if told to."""
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import httpx
@@ -140,6 +141,30 @@ async def test_door_refuses_until_replicas_have_the_event_and_recognises_the_ret
 
         await eventually(recognised, what="accepted, and recognised")
         assert ask(primary, "XLEN", keys.journal("replicated")) == 2
+
+
+async def test_door_refuses_while_a_replica_may_have_been_promoted(watched: Watched) -> None:
+    """Until the old primary is told, it takes writes, and its other replica confirms them."""
+    await eventually(lambda: watched.in_step(2), what="both replicas")
+    primary, promoted = watched.primary, watched.replicas[0]
+    async with following(watched.url, replicas=1) as journal:
+        numbers = itertools.count()
+
+        async def accepted() -> bool:
+            try:
+                return await journal.publish(Event(id=f"left-{next(numbers)}", source="/test", type="left", data=1))
+            except JournalUnavailable:  # the replicas of a busy machine may take longer than the door waits
+                return False
+
+        await eventually(accepted, what="accepted")
+        ask(promoted, "REPLICAOF", "NO", "ONE")
+        try:
+            with pytest.raises(JournalUnavailable, match="may have been promoted"):
+                await journal.publish(Event(id="after", source="/test", type="left", data=1))
+        finally:
+            ask(promoted, "REPLICAOF", HOST, primary.port)
+        await eventually(lambda: watched.in_step(2), what="both replicas again")
+        await eventually(accepted, what="accepted again")
 
 
 async def test_primary_that_froze_and_comes_back_is_left_for_the_new_one(watched: Watched) -> None:

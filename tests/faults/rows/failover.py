@@ -109,6 +109,14 @@ async def planned(run: Run) -> None:
     await another_primary(run, old)
 
 
+@fault("Sentinels: planned, writes paused before it", redis=Sentinels)
+async def planned_with_a_pause(run: Run) -> None:
+    """As docs/operations.md says. Nothing is lost, without REPLICAS too."""
+    old = primary(run)
+    ask(old, "CLIENT", "PAUSE", 10_000, "WRITE")
+    await planned(run)
+
+
 @failover("Cluster: planned", Nodes)
 async def planned_in_cluster(run: Run) -> None:
     redis: Any = run.stack.redis
