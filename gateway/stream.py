@@ -37,7 +37,7 @@ RETRY = 2000
 
 
 _PLAIN = "/:="
-"""What is not percent-encoded in an event's id, besides letters, digits and `_.-~`."""
+"""Characters of an event's id that are not percent-encoded, besides letters, digits and `_.-~`."""
 
 
 @dataclass(frozen=True)

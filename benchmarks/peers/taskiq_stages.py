@@ -44,7 +44,7 @@ async def email(address: str) -> None:
 
 @asynccontextmanager
 async def opened(*_: Any) -> AsyncIterator[None]:
-    """Make the queue's consumer group, which begins with what comes after it."""
+    """Make the queue's consumer group. It reads the entries that come after it."""
     await broker.startup()
     yield
     await broker.shutdown()

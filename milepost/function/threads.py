@@ -39,7 +39,7 @@ class _Slot:
 
 
 async def run_in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a thread, with the caller's context. Returns its result, or raises what it raises."""
+    """Call a function in a thread, with the caller's context. Returns its result, or raises its exception."""
     loop = asyncio.get_running_loop()
     slots = _slots.setdefault(loop, asyncio.Semaphore(MOST))
     await slots.acquire()

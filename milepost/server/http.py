@@ -111,5 +111,5 @@ def problem_response(fields: dict[str, Any], *, retry_after: float | None = None
 
 
 def whole_seconds(seconds: float) -> int:
-    """Round up for Retry-After, to 1 at least (RFC 9110, section 10.2.3). What is no number of seconds is 1."""
+    """Round up for Retry-After, to 1 at least (RFC 9110, section 10.2.3). Anything but a number of seconds is 1."""
     return max(1, math.ceil(seconds)) if math.isfinite(seconds) else 1

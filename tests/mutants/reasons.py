@@ -5,7 +5,7 @@ Each reason is for the changes that a pattern finds, in one script or in all. A 
 
 import re
 
-SHORTCUT = "a shortcut: what it does not find is looked at one by one"
+SHORTCUT = "a shortcut: entries that it does not find are looked at one by one"
 EQUAL = "it decides between two equal values, or about one millisecond"
 KEYS_ALONE = "the table is read by its keys alone"
 FIRST_ROW = "it asks for one row more, and the first is read"
