@@ -159,6 +159,46 @@ async def test_entry_that_is_no_event_is_delivered_without_order(redis: Redis, m
     assert [entry.event for entry in await take(mail)] == [event.encode()] * 2
 
 
+WITH_KEY = [
+    '"data":{"e-mail":"1"}',
+    '"data":{"mail":"another","e-mail":"2"}',
+    '"data":{"e-mail":"another","e-mail":"3"}',
+    '"data":{"e-mail":"","name":"4"}',
+    '"data":{"name":{"e-mail":"another"},"e-mail":"5"}',
+    '"data":{"name":"[","e-mail":"6"}',
+    '"e-mail":"another","data":{"e-mail":"7"}',
+    '"name":{"e-mail":"another"},"data":{"e-mail":"8"}',
+    '"data":{"e-mail":9}',
+]
+WITH_PARTITION_KEY = [
+    '"partitionkey":"1","data":{}',
+    '"partitionkey":"2","data":{"partitionkey":"another"}',
+    '"data":{"partitionkey":"another"},"partitionkey":"3"',
+    '"data":"4","partitionkey":"5"',
+]
+WITHOUT = ['"data":{},"e-mail":"1"', '"data":[{"e-mail":"2"}]', '"data":{"name":{"e-mail":"3"}}']
+WITHOUT_PARTITION_KEY = ['"data":{"partitionkey":"1"}', '"data":["partitionkey"]']
+
+
+@pytest.mark.parametrize(
+    ("order", "having", "without"),
+    [("e-mail", WITH_KEY, WITHOUT), (True, WITH_PARTITION_KEY, WITHOUT_PARTITION_KEY)],
+    ids=["field", "partitionkey"],
+)
+async def test_key_is_the_same_whether_the_event_is_decoded_or_not(
+    redis: Redis, consumers: Consumers, order: str | bool, having: list[str], without: list[str]
+) -> None:
+    """Redis decodes an event that has an escape. The third of each is one."""
+    consumer = consumers(STAGE, order=order)
+    await consumer.ensure()
+    for text in (*having, *without):
+        for one in (text, text, f'"subject":"\\u0061",{text}'):
+            await redis.xadd(keys.journal(RAW), {"event": f'{{"specversion":"1.0",{one}}}'})
+    entries = [entry.event.decode() for entry in await take(consumer)]
+    assert [sum(text in entry for entry in entries) for text in having] == [1] * len(having)
+    assert [sum(text in entry for entry in entries) for text in without] == [3] * len(without)
+
+
 async def test_order_by_the_partition_key(journal: Journal, consumers: Consumers, redis: Redis) -> None:
     consumer = consumers(STAGE, order=True)
     await consumer.ensure()
@@ -308,12 +348,24 @@ async def test_missing_group_is_told(journal: Journal, redis: Redis, mail: Consu
     assert await all_of(mail) == ["a1"]
 
 
+async def test_missing_group_is_told_by_a_full_redis_too(
+    journal: Journal, redis: Redis, mail: Consumer, full: Callable[[], Awaitable[None]]
+) -> None:
+    await publish(journal, "a1")
+    await full()
+    await redis.xgroup_destroy(keys.journal(RAW), STAGE)
+    with pytest.raises(GroupMissing):
+        await take(mail)
+    await mail.ensure()
+    assert await all_of(mail) == ["a1"]
+
+
 async def test_no_step_reads_more_than_256_events(journal: Journal, redis: Redis, mail: Consumer) -> None:
     step = redis.pipeline(transaction=False)
     for number in range(513):
         step.xadd(keys.journal(RAW), {"event": Event(id=f"{number}", source="/", type=RAW, data={"key": 1}).to_json()})
     await step.execute()
-    assert len(await take(mail)) == 1
+    assert len(await take(mail, 20)) == 1
     assert await redis.zcard(HELD) == 255
     assert await take(mail) == []
     assert await redis.zcard(HELD) == 511
@@ -389,6 +441,15 @@ async def test_step_that_ends_at_its_bytes_knows_that_events_are_left(
     assert len(await take(mail)) == 8
 
 
+async def test_read_fills_its_room_over_several_pages(redis: Redis, mail: Consumer) -> None:
+    """Half of the entries have other fields than their event."""
+    for number in range(40):
+        event = Event(id=f"{number}", source="/tests", type=RAW, data={"key": number}).to_json()
+        await redis.xadd(keys.journal(RAW), {"event": event, **({"attempts": 0} if number % 2 else {})})
+    assert len(await take(mail, 36)) == 36
+    assert len(await take(mail, 36)) == 4
+
+
 async def test_retries_take_their_room_from_unread_events(
     journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer
 ) -> None:
@@ -404,17 +465,17 @@ async def test_retries_take_their_room_from_unread_events(
 async def test_full_redis_reads_events_whose_key_is_free_and_holds_none(
     journal: Journal, redis: Redis, mail: Consumer, full: Callable[[], Awaitable[None]]
 ) -> None:
-    await publish(journal, "a1", "b1", "a2", "c1", "b2")
+    await publish(journal, "a1", "b1", "c1", "a2", "d1", "b2")
     await full()
     first = await take(mail)
-    assert ids(first) == ["a1", "b1"]
+    assert ids(first) == ["a1", "b1", "c1"]
     assert await take(mail) == []
     assert await mail.wait(9, block=3600) == [], "nothing tells it when the first unread event may be read"
     assert not await redis.exists(HELD)
     (depth,) = await journal.admin.depths({STAGE: [RAW]})
-    assert depth.journaled == 5
+    assert depth.journaled == 6
     await complete(mail, *first)
-    assert await all_of(mail) == ["a2", "c1", "b2"]
+    assert await all_of(mail) == ["a2", "d1", "b2"]
 
 
 @pytest.mark.parametrize("broken", [HELD, IN_HAND])
@@ -441,7 +502,7 @@ async def test_user_who_may_not_give_events_their_places_reads_none(
     await redis.execute_command("ACL", "SETUSER", "default", f"-{command}")
     try:
         with pytest.raises(JournalUnavailable):
-            await take(mail)
+            await take(mail, 1)
     finally:
         await redis.execute_command("ACL", "SETUSER", "default", f"+{command}")
     assert (await redis.xpending(keys.journal(RAW), STAGE))["pending"] == 0
@@ -508,6 +569,7 @@ async def test_key_whose_event_in_hand_was_deleted_is_unblocked(
     assert await maintenance.unblock_lost(ROUTES) == 0
     assert await all_of(mail) == ["a2", "a3"]
     assert not await redis.exists(HELD, IN_HAND)
+    assert await maintenance.unblock_lost(ROUTES) == 0
 
 
 async def test_key_without_held_events_is_forgotten_when_its_event_was_deleted(
@@ -561,6 +623,19 @@ async def test_due_event_whose_retry_cannot_be_written_down_stays_parked(
         await redis.execute_command("ACL", "SETUSER", "default", "+hset")
     assert await redis.xlen(RETRIES) == 0
     assert await redis.zcard(keys.parked(STAGE)) == 1
+
+
+async def test_due_event_whose_retry_redis_refuses_is_said_to_be_parked_until_its_next_try(
+    journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1")
+    (entry,) = await take(mail)
+    await park(mail, entry)
+    await redis.delete(RETRIES)
+    await redis.set(RETRIES, "of another type")
+    await maintenance.retry_due([STAGE], most=9)
+    ((_, due),) = await redis.zrange(keys.parked(STAGE), 0, -1, withscores=True)
+    assert f"parked {due:.0f}".encode() in await redis.hvals(IN_HAND)
 
 
 async def test_keys_whose_event_is_there_are_not_unblocked(
@@ -632,6 +707,7 @@ async def test_events_of_a_key_keep_the_order_of_their_entries_whatever_digits_t
     redis: Redis, mail: Consumer
 ) -> None:
     entries = ["9-9", "9-10", "9-100", "10-1", "10-9", "10-10", "1764000000000-9", "1764000000000-10"]
+    entries += [f"1764000000000-{number}" for number in (10**19 - 1, 10**19)]  # 19 digits, and 20
     for entry in entries:
         event = Event(id=entry, source="/tests", type=RAW, data={"key": "a"})
         await redis.xadd(keys.journal(RAW), {"event": event.to_json()}, id=entry)
@@ -702,6 +778,7 @@ async def test_retry_of_version_0_1_for_one_stage_reaches_that_stage_alone(redis
         assert ids([entry]) == [expected]
         assert (entry.since, entry.attempts, entry.crashes, entry.retried) == (5, 3, 1, True)
         await complete(mail, entry)
+    assert (await redis.xpending(keys.journal(RAW), STAGE))["pending"] == 0
 
 
 async def test_status_of_a_held_event_does_not_expire(

@@ -43,6 +43,7 @@ from tests.journal.events import (
     pending,
     reply_to,
     settled,
+    submission,
     taken,
     verbs,
 )
@@ -95,6 +96,16 @@ async def test_deliveries_are_settled_together_in_any_order(journal: Journal, di
     first, second, third = await taken(journal, distance, 3)
     answers = await distance.settle([Complete(entry, "", None) for entry in (second, third, first)])
     assert answers == ["done"] * 3
+
+
+async def test_deliveries_settled_together_share_the_look_at_what_is_pending(redis: Redis, distance: Consumer) -> None:
+    for number in range(1, 6):
+        await redis.xadd(keys.journal(RAW), {"event": submission().to_json()}, id=f"{number}-1")
+    one, two, three, four, five = (await distance.take(5)).entries
+    for entries in ([two, three, one], [five, four]):
+        async with commands(redis) as called:
+            assert await distance.settle([KINDS["complete"](entry) for entry in entries]) == ["done"] * len(entries)
+        assert [verbs(called).count(verb) for verb in ("XPENDING", "SADD")] == [1, 1]
 
 
 @each_kind

@@ -113,6 +113,14 @@ def tests_with_lines(lua: dict[str, str], file: Path | None) -> list[Test]:
     return tests
 
 
+def tell(name: str, mutant: Mutant, killer: str | None, by: str) -> None:
+    """Print a mutant that survives, and one that is killed although it has a reason to survive."""
+    why = reason(name, mutant.change)
+    if why or not killer:
+        what = "killed" if killer else f"survives ({by})"
+        print(f"{what}: {name}.lua:{mutant.line}: {mutant.change}\n    {why or 'OPEN'}", flush=True)
+
+
 def try_all(
     found: list[tuple[str, Mutant]],
     tests: list[Test],
@@ -146,11 +154,9 @@ def try_all(
             )
 
     def report(name: str, mutant: Mutant, killer: str | None, by: str) -> None:
+        tell(name, mutant, killer, by)
         if killer:
             killed.append((name, mutant.line, killer.removesuffix(" does not end")))
-        else:
-            why = reason(name, mutant.change) or "OPEN"
-            print(f"survives ({by}): {name}.lua:{mutant.line}: {mutant.change}\n    {why}", flush=True)
         rows.append({"file": f"{name}.lua", "line": mutant.line, "change": mutant.change, "killer": killer})
         if given.json:
             given.json.write_text(json.dumps(rows, indent=1))

@@ -1,10 +1,14 @@
 """The mutator of Lua sources. `make mutants` has the whole."""
 
+import re
+from functools import cache
+
 from redis.asyncio import Redis
 
 from milepost.journal.scripts import SCRIPTS
 from tests.mutants.__main__ import scripts_with, sources
-from tests.mutants.lua import mutants, traced
+from tests.mutants.lua import Mutant, mutants, traced
+from tests.mutants.reasons import REASONS
 
 SOURCE = """\
 local left = 3  -- no mutant of 'this' < 4
@@ -14,6 +18,12 @@ if left > 0 and not closed then
 end
 return left
 """
+
+
+@cache
+def every() -> list[tuple[str, str, Mutant]]:
+    """Return all mutants of the scripts: name and source of the script, and the mutant."""
+    return [(name, source, mutant) for name, source in sources().items() for mutant in mutants(source)]
 
 
 def test_each_call_condition_and_constant_is_changed_once() -> None:
@@ -51,9 +61,18 @@ def test_traced_source_names_each_line_with_a_statement() -> None:
 
 async def test_mutants_of_the_scripts_are_lua(redis: Redis) -> None:
     """Redis compiles one in ten of them."""
-    every = [(name, source, mutant) for name, source in sources().items() for mutant in mutants(source)]
-    assert len(every) > 800
-    for name, source, mutant in every[::10]:
+    assert len(every()) > 800
+    for name, source, mutant in every()[::10]:
         text = next(iter(scripts_with(name, source, mutant).values()))
         assert text not in SCRIPTS.values()
         await redis.script_load(text)
+
+
+def test_each_reason_to_survive_is_for_a_mutant() -> None:
+    changes = [(name, mutant.change) for name, _, mutant in every()]
+    patterns = [(script, pattern) for script, reasons in REASONS.items() for pattern in reasons]
+    assert [
+        (script, pattern)
+        for script, pattern in patterns
+        if not any(name == script and re.search(pattern, change) for name, change in changes)
+    ] == []

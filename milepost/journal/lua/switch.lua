@@ -2,7 +2,7 @@
 -- Changes the delivery mode. In broker mode `broker` has the only groups, in direct mode each stage has its own:
 -- 1. Finds the groups of the other mode by the stages table. Without any, returns { 'nothing' }. In direct mode the stages
 --    of other bridges take their place as well, if the Broker's bridges have named them (see beat).
--- 2. If a bridge still serves the other mode, returns { 'served', stage, 0 }.
+-- 2. If a bridge still serves the other mode, returns { 'served', stage }.
 -- 3. Lists the events under way: pending, retries, held and parked ones. Returns { 'unfinished', stage, how many events } if
 --    one of them would get no group here, if its channel had two groups in the other mode, or if such groups stand at
 --    different entries.
@@ -30,7 +30,7 @@ local stages, bridge_alive = read_stages(fresh)
 local others, others_on = {}, {}
 for name, stage in pairs(stages) do
   if not own[name] and (name == broker) ~= (own[broker] ~= nil) then
-    if bridge_alive and stage.served then return { 'served', name, 0 } end
+    if bridge_alive and stage.served then return { 'served', name } end
     others[name] = stage
   end
 end
