@@ -68,6 +68,8 @@ def publish(
     `milepost publish user:email - < addresses` publishes one for each line.
     """
     naming = Naming(channel, event_id, source)
+    if not message.strip():
+        raise ConfigurationError("MESSAGE: is empty, as of a variable that is not set; an empty text is '\"\"'")
     if message != "-":
         event = naming.event(os.fsencode(message))  # refused before Redis is looked for
         run_on_journal(redis_url, data, lambda journal: _one(journal, event))

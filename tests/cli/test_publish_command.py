@@ -52,6 +52,8 @@ def test_cloud_event_keeps_its_id(on_stack: Command) -> None:
         ("unheard", cloud_event(id="one"), ("--id", "x"), "--id and --source are for plain messages"),
         ("raw_input", "null", (), "data: missing; a function consumes raw_input"),
         ("unheard", "-", ("--id", "x"), "--id names one event"),
+        ("unheard", "", (), "MESSAGE: is empty"),
+        ("unheard", " \n", (), "MESSAGE: is empty"),
         ("unheard", "text", ("--id", "a\nb"), "id: must not hold control characters"),
         ("unheard", "text", ("--source", "not a URI"), "source: not a URI reference"),
     ],
