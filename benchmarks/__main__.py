@@ -22,7 +22,7 @@ from rich.console import Console
 from benchmarks import growth, report
 from benchmarks.bench import OURS, Bench, Measured
 from benchmarks.beside import taking
-from benchmarks.lab import Lab, compile_packages
+from benchmarks.harness import Harness, compile_packages
 from benchmarks.registry import BENCHES
 
 
@@ -58,8 +58,8 @@ def compete(bench: Bench, repeat: int, console: Console) -> dict[str, Measured]:
     trials: dict[str, list[Measured]] = {name: [] for name, _, _ in entries}
     for turn in range(repeat):
         for name, trial, fsync in entries:
-            with console.status(f"{bench.name}, {turn + 1} of {repeat}: {name}"), Lab(fsync=fsync) as lab:
-                measured = trial(lab)
+            with console.status(f"{bench.name}, {turn + 1} of {repeat}: {name}"), Harness(fsync=fsync) as harness:
+                measured = trial(harness)
             trials[name].append(measured)
             shown = ", ".join(f"{key} {report.figure(value)}" for key, value in measured.items())
             console.print(f"{bench.name}, {turn + 1} of {repeat}: {name}: {shown}", highlight=False)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.lab import Lab
+from benchmarks.harness import Harness
 
 OURS = "ours"
 FLOOR = "floor"
@@ -12,7 +12,7 @@ FLOOR = "floor"
 Measured = Mapping[str, float]
 """The figures of one trial by key."""
 
-Trial = Callable[[Lab], Measured]
+Trial = Callable[[Harness], Measured]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from benchmarks import fill
 from benchmarks.bench import Measured
-from benchmarks.lab import Lab, Stopwatch, until
+from benchmarks.harness import Harness, Stopwatch, until
 from benchmarks.plot import draw
 from benchmarks.report import figure
 from benchmarks.rows import drain
@@ -25,20 +25,20 @@ class Curve:
     title: str
     along: str
     places: Sequence[int]
-    trial: Callable[[Lab, int], Measured]
+    trial: Callable[[Harness, int], Measured]
 
 
-def delivered(lab: Lab, *, stages: int = 1, bridges: int = 1) -> Measured:
+def delivered(harness: Harness, *, stages: int = 1, bridges: int = 1) -> Measured:
     """So many bridges serve `stages` stages of one channel: each event is POSTed as often. The sink stands still until
     every bridge is ready, so that no start is counted.
     """
     events = DELIVERIES // stages
-    fill.journal(lab.redis.url, map(fill.submission, range(events)))
-    sink, arrivals = lab.sink(events)
+    fill.journal(harness.redis.url, map(fill.submission, range(events)))
+    sink, arrivals = harness.sink(events)
     sink.freeze()
     url = f"http://127.0.0.1:{sink.port}"
     routes = [{"name": f"stage-{number}", "consumes": "raw_input", "url": url} for number in range(stages)]
-    relays = [lab.bridge(*routes) for _ in range(bridges)]
+    relays = [harness.bridge(*routes) for _ in range(bridges)]
     watch = Stopwatch(*relays)
     sink.thaw()
     until(lambda: arrivals.posts >= events * stages)
@@ -51,22 +51,22 @@ CURVES = [
         "Several bridges on one channel",
         "bridges",
         (1, 2, 4),
-        lambda lab, x: delivered(lab, bridges=x),
+        lambda harness, x: delivered(harness, bridges=x),
     ),
-    Curve("stages", "Stages on one channel", "stages", (1, 4, 16, 64), lambda lab, x: delivered(lab, stages=x)),
+    Curve("stages", "Stages on one channel", "stages", (1, 4, 16, 64), lambda harness, x: delivered(harness, stages=x)),
     Curve(
         "size",
         "Events of different size",
         "bytes of data",
         (100, 1_000, 10_000, 100_000),
-        lambda lab, x: drain.ours(lab, events=min(20_000, 200_000_000 // x), size=x),
+        lambda harness, x: drain.ours(harness, events=min(20_000, 200_000_000 // x), size=x),
     ),
     Curve(
         "backlog",
         "Backlogs of different length",
         "events",
         (1_000, 10_000, 100_000),
-        lambda lab, x: drain.ours(lab, events=x),
+        lambda harness, x: drain.ours(harness, events=x),
     ),
 ]
 LARGEST = 1_000_000
@@ -83,8 +83,8 @@ def run(only: Sequence[str], *, large: bool, console: Console) -> dict[str, dict
         places = [*curve.places, LARGEST] if large and curve.name == "backlog" else curve.places
         measured = found[curve.name] = {}
         for x in places:
-            with console.status(f"{curve.name}: {x}"), Lab() as lab:
-                measured[x] = curve.trial(lab, x)
+            with console.status(f"{curve.name}: {x}"), Harness() as harness:
+                measured[x] = curve.trial(harness, x)
             shown = ", ".join(f"{key} {figure(value)}" for key, value in measured[x].items())
             console.print(f"{curve.name} {x:,}: {shown}", highlight=False)
         points = [(float(x), one["cpu"]) for x, one in measured.items()]

@@ -9,7 +9,7 @@ import redis
 from benchmarks import fill
 from benchmarks.arrivals import Arrivals
 from benchmarks.bench import FLOOR, OURS, Bench, Figure, Measured
-from benchmarks.lab import Lab, Stopwatch, until
+from benchmarks.harness import Harness, Stopwatch, until
 from milepost.journal import keys
 from tests.servers import Server
 
@@ -44,33 +44,35 @@ def settled(url: str, channel: str = "raw_input", stage: str = "sink") -> Callab
 
 
 def ours(
-    lab: Lab, *, events: int = EVENTS, delay: float = 0, size: int = 0, addresses: int = 0, **route: Any
+    harness: Harness, *, events: int = EVENTS, delay: float = 0, size: int = 0, addresses: int = 0, **route: Any
 ) -> Measured:
     """`route`: further keys of the route."""
-    fill.journal(lab.redis.url, (fill.submission(number, size=size, addresses=addresses) for number in range(events)))
-    sink, arrivals = lab.sink(events, delay=delay)
+    fill.journal(
+        harness.redis.url, (fill.submission(number, size=size, addresses=addresses) for number in range(events))
+    )
+    sink, arrivals = harness.sink(events, delay=delay)
     whole = {"name": "sink", "consumes": "raw_input", "url": f"http://127.0.0.1:{sink.port}", **route}
-    relay = lab.bridge(whole, ready=False)
-    database = Stopwatch(lab.redis)
-    figures = carried(arrivals, events, relay, settled=settled(lab.redis.url))
+    relay = harness.bridge(whole, ready=False)
+    database = Stopwatch(harness.redis)
+    figures = carried(arrivals, events, relay, settled=settled(harness.redis.url))
     return {**figures, "redis": database.stop(events)["cpu"]}
 
 
-def floor(lab: Lab, *, events: int = EVENTS) -> Measured:
-    fill.stream(lab.redis.url, map(fill.submission, range(events)))
-    sink, arrivals = lab.sink(events)
-    return carried(arrivals, events, lab.peer("floor", lab.redis.port, sink.port))
+def floor(harness: Harness, *, events: int = EVENTS) -> Measured:
+    fill.stream(harness.redis.url, map(fill.submission, range(events)))
+    sink, arrivals = harness.sink(events)
+    return carried(arrivals, events, harness.peer("floor", harness.redis.port, sink.port))
 
 
-def faststream(lab: Lab, *, events: int = EVENTS, delay: float = 0) -> Measured:
-    fill.stream(lab.redis.url, map(fill.submission, range(events)))
-    sink, arrivals = lab.sink(events, delay=delay)
+def faststream(harness: Harness, *, events: int = EVENTS, delay: float = 0) -> Measured:
+    fill.stream(harness.redis.url, map(fill.submission, range(events)))
+    sink, arrivals = harness.sink(events, delay=delay)
     url = f"http://127.0.0.1:{sink.port}"
-    return carried(arrivals, events, lab.peer("faststream_relay", lab.redis.url, url))
+    return carried(arrivals, events, harness.peer("faststream_relay", harness.redis.url, url))
 
 
-def full(lab: Lab) -> Measured:
-    return {"memory": ours(lab, events=100_000, delay=SLOW)["memory"]}
+def full(harness: Harness) -> Measured:
+    return {"memory": ours(harness, events=100_000, delay=SLOW)["memory"]}
 
 
 BENCHES = [

@@ -10,7 +10,7 @@ import redis
 
 from benchmarks import fill
 from benchmarks.bench import OURS, Bench, Figure, Measured
-from benchmarks.lab import Lab, Stopwatch, until
+from benchmarks.harness import Harness, Stopwatch, until
 from benchmarks.rows import drain
 from milepost.events.batch import MOST_ANSWERS
 from milepost.journal import Maintenance, Scripts, Wiring, keys
@@ -34,21 +34,23 @@ async def consume(url: str) -> None:
 
 
 def hop(
-    lab: Lab, *, target: str = "plain", events: int = EVENTS, answers: int = 1, addresses: int = 0, **route: Any
+    harness: Harness, *, target: str = "plain", events: int = EVENTS, answers: int = 1, addresses: int = 0, **route: Any
 ) -> Measured:
     """Per answer, from the first answers in the next journals until the last."""
-    asyncio.run(consume(lab.redis.url))
-    fill.journal(lab.redis.url, (fill.submission(n, channel="submitted", addresses=addresses) for n in range(events)))
-    function = lab.function("distance", FUNCTION_SOURCE=str(STAGES), FUNCTION_TARGET=target)
+    asyncio.run(consume(harness.redis.url))
+    fill.journal(
+        harness.redis.url, (fill.submission(n, channel="submitted", addresses=addresses) for n in range(events))
+    )
+    function = harness.function("distance", FUNCTION_SOURCE=str(STAGES), FUNCTION_TARGET=target)
     whole = {"name": "stage", "consumes": "submitted", "emits": "left", "url": function.url, "batch": 32, **route}
-    with redis.Redis.from_url(lab.redis.url) as client:
+    with redis.Redis.from_url(harness.redis.url) as client:
 
         def journaled() -> int:
             return sum(client.xlen(keys.journal(channel)) for channel in EMITS)
 
-        bridge = lab.bridge(whole, ready=False)
+        bridge = harness.bridge(whole, ready=False)
         until(journaled, every=0.001)
-        before, watch, database = journaled(), Stopwatch(bridge, function), Stopwatch(lab.redis)
+        before, watch, database = journaled(), Stopwatch(bridge, function), Stopwatch(harness.redis)
         until(lambda: journaled() == events * answers, every=0.005)
         counted = events * answers - before
         return {**watch.stop(counted), "redis": database.stop(counted)["cpu"]}

@@ -15,7 +15,7 @@ import uvloop
 
 from benchmarks import load
 from benchmarks.bench import OURS, Bench, Figure, Measured
-from benchmarks.lab import Lab
+from benchmarks.harness import Harness
 from benchmarks.mails import Mails
 from benchmarks.rows.pipeline import environment
 from milepost import stages_table
@@ -59,8 +59,8 @@ STAGES = {stage.name: stage for stage in stages_table.read(ROOT)}
 class FromZero:
     """The functions behind their activators, in one event loop."""
 
-    def __init__(self, lab: Lab, activators: dict[str, Activator], mails: Mails) -> None:
-        self._lab = lab
+    def __init__(self, harness: Harness, activators: dict[str, Activator], mails: Mails) -> None:
+        self._lab = harness
         self.activators = activators
         self._mails = mails
         self._forms = 0
@@ -122,17 +122,17 @@ async def get(port: int, path: str = "/") -> None:
 
 
 @asynccontextmanager
-async def at_zero(lab: Lab, env: dict[str, str]) -> AsyncIterator[FromZero]:
+async def at_zero(harness: Harness, env: dict[str, str]) -> AsyncIterator[FromZero]:
     async with AsyncExitStack() as stack:
         activators = {}
         for name in STAGES:
-            function = Component(lab.folder, "function", STAGE=name, env=env)
+            function = Component(harness.folder, "function", STAGE=name, env=env)
             activators[name] = await stack.enter_async_context(
                 Activator(lambda function=function: function, platform_delay=PLATFORM_DELAY, drain=0)
             )
-        mails = Mails(lab.sent_emails)
+        mails = Mails(harness.sent_emails)
         stack.callback(mails.close)
-        yield FromZero(lab, activators, mails)
+        yield FromZero(harness, activators, mails)
 
 
 def routes(urls: dict[str, str], mode: str) -> Iterable[dict[str, object]]:
@@ -141,21 +141,21 @@ def routes(urls: dict[str, str], mode: str) -> Iterable[dict[str, object]]:
         yield {**wiring, **stage.delivery, "wake": mode, "wakeAfter": f"PT{WAKE_AFTER}S"}
 
 
-def gateway_and_bridge(lab: Lab, urls: dict[str, str], mode: Mode, sink: str) -> tuple[Component, Component]:
+def gateway_and_bridge(harness: Harness, urls: dict[str, str], mode: Mode, sink: str) -> tuple[Component, Component]:
     """Start a Redis, a gateway and a bridge for one mode. `sink`: the Broker's URL."""
-    redis = lab.start(Valkey(lab.folder, options={"appendfsync": lab.fsync}))
+    redis = harness.start(Valkey(harness.folder, options={"appendfsync": harness.fsync}))
     given = list(routes(urls, mode.wake))
-    bridge = lab.bridge(*given, REDIS_URL=redis.url, DELIVERY=mode.delivery, K_SINK=sink)
-    return lab.gateway(STAGES=json.dumps(given), REDIS_URL=redis.url), bridge
+    bridge = harness.bridge(*given, REDIS_URL=redis.url, DELIVERY=mode.delivery, K_SINK=sink)
+    return harness.gateway(STAGES=json.dumps(given), REDIS_URL=redis.url), bridge
 
 
 @asynccontextmanager
-async def brought_up(lab: Lab, urls: dict[str, str], mode: Mode) -> AsyncIterator[int]:
+async def brought_up(harness: Harness, urls: dict[str, str], mode: Mode) -> AsyncIterator[int]:
     """Yield the port of a gateway whose events take the way of this mode."""
     async with AsyncExitStack() as stack:
         sink = await Stage("broker", "", None, None).open()
         stack.push_async_callback(sink.close)
-        gateway, bridge = await asyncio.to_thread(gateway_and_bridge, lab, urls, mode, sink.url)
+        gateway, bridge = await asyncio.to_thread(gateway_and_bridge, harness, urls, mode, sink.url)
         triggers: dict[str, list[str]] = {}
         for name, stage in STAGES.items():
             triggers.setdefault(stage.consumes, []).append(urls[name])
@@ -166,16 +166,18 @@ async def brought_up(lab: Lab, urls: dict[str, str], mode: Mode) -> AsyncIterato
         yield gateway.port
 
 
-def from_zero(lab: Lab) -> Measured:
+def from_zero(harness: Harness) -> Measured:
     """Single starts and the chain in each mode, in turn, so that a load of the machine that changes meets all alike."""
-    env = environment(lab)
+    env = environment(harness)
 
     async def run() -> Measured:
         found: dict[str, list[float]] = {}
         async with AsyncExitStack() as stack:
-            functions = await stack.enter_async_context(at_zero(lab, env))
+            functions = await stack.enter_async_context(at_zero(harness, env))
             urls = {name: activator.url for name, activator in functions.activators.items()}
-            ports = {name: await stack.enter_async_context(brought_up(lab, urls, mode)) for name, mode in MODES.items()}
+            ports = {
+                name: await stack.enter_async_context(brought_up(harness, urls, mode)) for name, mode in MODES.items()
+            }
             for _ in range(TRIALS):
                 single = [await functions.start_of(name) for name in STAGES]
                 turns = [{"slowest": max(single), "sum": sum(single)}]

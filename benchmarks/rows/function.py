@@ -4,7 +4,7 @@ import uvloop
 
 from benchmarks import load
 from benchmarks.bench import OURS, Bench, Figure, Measured
-from benchmarks.lab import PEER_PYTHON, Lab, Peer, Stopwatch
+from benchmarks.harness import PEER_PYTHON, Harness, Peer, Stopwatch
 from tests.servers import HOST, ROOT, Server, http_status
 
 EVENTS = 10_000
@@ -15,9 +15,9 @@ ASGI = "functions_framework.aio:app"
 class Uvicorn(Peer):
     """An ASGI application by the contenders' uvicorn."""
 
-    def __init__(self, lab: Lab, app: str, **env: str) -> None:
+    def __init__(self, harness: Harness, app: str, **env: str) -> None:
         options = [app, "--host", HOST, "--port", "PORT", "--log-level", "warning", "--no-access-log"]
-        super().__init__(lab.folder, "uvicorn", *options, env=env)
+        super().__init__(harness.folder, "uvicorn", *options, env=env)
 
     def is_ready(self) -> bool:
         return http_status(self.port, "/") is not None
@@ -26,8 +26,8 @@ class Uvicorn(Peer):
 class Flask(Uvicorn):
     """The synchronous functions-framework, in the production server it brings."""
 
-    def __init__(self, lab: Lab) -> None:
-        super().__init__(lab, "", FUNCTION_SOURCE=str(PLAIN), FUNCTION_TARGET="sync_main")
+    def __init__(self, harness: Harness) -> None:
+        super().__init__(harness, "", FUNCTION_SOURCE=str(PLAIN), FUNCTION_TARGET="sync_main")
         self._command = [str(PEER_PYTHON.with_name("functions-framework"))]
         self._args = ("--host", HOST, "--port", "PORT")
 
@@ -35,14 +35,14 @@ class Flask(Uvicorn):
 class Func(Uvicorn):
     """func-python."""
 
-    def __init__(self, lab: Lab) -> None:
-        super().__init__(lab, "")
+    def __init__(self, harness: Harness) -> None:
+        super().__init__(harness, "")
         self._command, self._args = [str(PEER_PYTHON), "-m", "benchmarks.peers.func"], ()
         self.env["LISTEN_ADDRESS"] = f"{HOST}:{self.port}"
 
 
-def plain(lab: Lab) -> Server:
-    return Uvicorn(lab, ASGI, FUNCTION_SOURCE=str(PLAIN), FUNCTION_TARGET="main")
+def plain(harness: Harness) -> Server:
+    return Uvicorn(harness, ASGI, FUNCTION_SOURCE=str(PLAIN), FUNCTION_TARGET="main")
 
 
 def loaded(server: Server) -> Measured:
@@ -52,8 +52,8 @@ def loaded(server: Server) -> Measured:
     return watch.stop(EVENTS)
 
 
-def ours(lab: Lab) -> Measured:
-    return loaded(lab.function("distance"))
+def ours(harness: Harness) -> Measured:
+    return loaded(harness.function("distance"))
 
 
 BENCHES = [
@@ -66,9 +66,9 @@ BENCHES = [
         ),
         {
             OURS: ours,
-            "functions-framework (aio)": lambda lab: loaded(lab.start(plain(lab))),
-            "functions-framework (sync)": lambda lab: loaded(lab.start(Flask(lab))),
-            "func-python": lambda lab: loaded(lab.start(Func(lab))),
+            "functions-framework (aio)": lambda harness: loaded(harness.start(plain(harness))),
+            "functions-framework (sync)": lambda harness: loaded(harness.start(Flask(harness))),
+            "func-python": lambda harness: loaded(harness.start(Func(harness))),
         },
         durable=False,
     ),

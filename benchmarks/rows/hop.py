@@ -15,7 +15,7 @@ import redis
 
 from benchmarks import fill
 from benchmarks.bench import OURS, Bench, Figure, Measured
-from benchmarks.lab import Lab, Stopwatch, until
+from benchmarks.harness import Harness, Stopwatch, until
 from milepost import stages_table
 from milepost.journal import Maintenance, Scripts, Wiring, keys
 from milepost.journal.connection import connect
@@ -44,70 +44,70 @@ def consumed(url: str) -> None:
     asyncio.run(beat())
 
 
-def ours(lab: Lab, **delivery: Any) -> Measured:
+def ours(harness: Harness, **delivery: Any) -> Measured:
     """As it is shipped, but for what `delivery` says."""
-    consumed(lab.redis.url)
-    fill.journal(lab.redis.url, map(fill.submission, range(EVENTS)))
-    function = lab.function("distance")
+    consumed(harness.redis.url)
+    fill.journal(harness.redis.url, map(fill.submission, range(EVENTS)))
+    function = harness.function("distance")
     shipped = next(stage.delivery for stage in stages_table.read(ROOT) if stage.name == "distance")
     route = {"name": "distance", "consumes": "raw_input", "emits": NEXT, "url": function.url, **shipped, **delivery}
-    return arriving(lab, keys.journal(NEXT), lambda: (lab.bridge(route, ready=False), function))
+    return arriving(harness, keys.journal(NEXT), lambda: (harness.bridge(route, ready=False), function))
 
 
-def faststream(lab: Lab) -> Measured:
-    fill.stream(lab.redis.url, map(fill.submission, range(EVENTS)))
-    return arriving(lab, NEXT, lambda: (lab.peer("faststream_stage", lab.redis.url),))
+def faststream(harness: Harness) -> Measured:
+    fill.stream(harness.redis.url, map(fill.submission, range(EVENTS)))
+    return arriving(harness, NEXT, lambda: (harness.peer("faststream_stage", harness.redis.url),))
 
 
-def tasks(lab: Lab, module: str, stream: str) -> Measured:
+def tasks(harness: Harness, module: str, stream: str) -> Measured:
     """A queue of tasks on Redis streams: the stage's worker alone, which adds the next stage's tasks to `stream`."""
-    env = {"REDIS_URL": lab.redis.url}
-    lab.fill(module, TASKS, **env)
-    return arriving(lab, stream, lambda: (lab.peer(module, "distance", **env),), TASKS)
+    env = {"REDIS_URL": harness.redis.url}
+    harness.fill(module, TASKS, **env)
+    return arriving(harness, stream, lambda: (harness.peer(module, "distance", **env),), TASKS)
 
 
-def dbos(lab: Lab) -> Measured:
+def dbos(harness: Harness) -> Measured:
     """The reply is the workflow's result, in the database when the workflow has ended."""
-    database = lab.folder / "dbos.sqlite"
-    lab.fill("dbos_stages", WORKFLOWS, DATABASE=str(database))
+    database = harness.folder / "dbos.sqlite"
+    harness.fill("dbos_stages", WORKFLOWS, DATABASE=str(database))
     ended = "SELECT count(*) FROM workflow_status WHERE status = 'SUCCESS'"
     with closing(sqlite3.connect(database, timeout=30)) as client:
         return counted(
-            lab,
+            harness,
             lambda: client.execute(ended).fetchone()[0],
-            lambda: (lab.peer("dbos_stages", "distance", DATABASE=str(database)),),
+            lambda: (harness.peer("dbos_stages", "distance", DATABASE=str(database)),),
             WORKFLOWS,
         )
 
 
-def arriving(lab: Lab, stream: str, start: Start, events: int = EVENTS) -> Measured:
+def arriving(harness: Harness, stream: str, start: Start, events: int = EVENTS) -> Measured:
     """From the first replies in the next stream until the last."""
-    with redis.Redis.from_url(lab.redis.url) as client:
-        return counted(lab, lambda: client.xlen(stream), start, events)
+    with redis.Redis.from_url(harness.redis.url) as client:
+        return counted(harness, lambda: client.xlen(stream), start, events)
 
 
-def counted(lab: Lab, count: Callable[[], int], start: Start, events: int) -> Measured:
+def counted(harness: Harness, count: Callable[[], int], start: Start, events: int) -> Measured:
     """From the first replies that `count()` sees until it sees all."""
     servers = start()
     until(count, every=0.001)
-    before, watch = count(), Stopwatch(*servers, redis=lab.redis)
+    before, watch = count(), Stopwatch(*servers, redis=harness.redis)
     until(lambda: count() == events, every=0.005)
     return watch.stop(events - before)
 
 
-def pubsub(lab: Lab, loop: str) -> Measured:
+def pubsub(harness: Harness, loop: str) -> Measured:
     """What waits for it lies in Redis's buffer for a subscriber, while the stage stands still."""
-    stage = lab.peer("pubsub", "distance", loop, REDIS_URL=lab.redis.url)
-    with socket.create_connection(("127.0.0.1", lab.redis.port)) as link:
+    stage = harness.peer("pubsub", "distance", loop, REDIS_URL=harness.redis.url)
+    with socket.create_connection(("127.0.0.1", harness.redis.port)) as link:
         link.sendall(f"SUBSCRIBE {NEXT}\r\n".encode())
         link.recv(4096)
         stage.freeze()
-        with redis.Redis.from_url(lab.redis.url) as client:
+        with redis.Redis.from_url(harness.redis.url) as client:
             pipeline = client.pipeline(transaction=False)
             for number in range(EVENTS):
                 pipeline.publish("raw_input", json.dumps(fill.submission(number).data))
             pipeline.execute()
-        watch = Stopwatch(stage, redis=lab.redis)
+        watch = Stopwatch(stage, redis=harness.redis)
         stage.thaw()
         reader, heard = hiredis.Reader(), 0
         while heard < EVENTS:

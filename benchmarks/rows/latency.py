@@ -12,7 +12,7 @@ import hiredis
 from benchmarks import fill
 from benchmarks.arrivals import Arrivals
 from benchmarks.bench import FLOOR, OURS, Bench, Figure, Measured
-from benchmarks.lab import Lab, until
+from benchmarks.harness import Harness, until
 from milepost.events.event import Event
 from milepost.journal import Journal, Scripts
 from milepost.journal.connection import connect
@@ -78,26 +78,28 @@ def figures(sent: Sequence[int], arrived: Sequence[int]) -> Measured:
     return {"p50": cuts[49], "p99": cuts[98]}
 
 
-def run(lab: Lab, commands: Sequence[bytes], arrivals: Arrivals) -> Measured:
-    sent = list(write(lab.redis.port, commands, RATE))
+def run(harness: Harness, commands: Sequence[bytes], arrivals: Arrivals) -> Measured:
+    sent = list(write(harness.redis.port, commands, RATE))
     until(lambda: arrivals.count == len(commands))
     return figures(sent[WARM:], [arrivals.at(number) for number in range(WARM, len(commands))])
 
 
-def ours(lab: Lab) -> Measured:
-    sink, arrivals = lab.sink(EVENTS + WARM + 1)
-    fill.journal(lab.redis.url, [fill.submission(EVENTS + WARM)])  # so that Redis knows the script
-    lab.bridge({"name": "sink", "consumes": "raw_input", "url": f"http://127.0.0.1:{sink.port}"})
+def ours(harness: Harness) -> Measured:
+    sink, arrivals = harness.sink(EVENTS + WARM + 1)
+    fill.journal(harness.redis.url, [fill.submission(EVENTS + WARM)])  # so that Redis knows the script
+    harness.bridge({"name": "sink", "consumes": "raw_input", "url": f"http://127.0.0.1:{sink.port}"})
     until(lambda: arrivals.count)
     arrivals.forget()
-    return run(lab, publishes([fill.submission(number) for number in range(EVENTS + WARM)]), arrivals)
+    return run(harness, publishes([fill.submission(number) for number in range(EVENTS + WARM)]), arrivals)
 
 
-def peer(lab: Lab, module: str) -> Measured:
-    sink, arrivals = lab.sink(EVENTS + WARM)
-    places = (lab.redis.url, f"http://127.0.0.1:{sink.port}") if module != FLOOR else (lab.redis.port, sink.port)
-    lab.peer(module, *places)
-    return run(lab, xadds([fill.submission(number) for number in range(EVENTS + WARM)]), arrivals)
+def peer(harness: Harness, module: str) -> Measured:
+    sink, arrivals = harness.sink(EVENTS + WARM)
+    places = (
+        (harness.redis.url, f"http://127.0.0.1:{sink.port}") if module != FLOOR else (harness.redis.port, sink.port)
+    )
+    harness.peer(module, *places)
+    return run(harness, xadds([fill.submission(number) for number in range(EVENTS + WARM)]), arrivals)
 
 
 BENCHES = [

@@ -11,7 +11,7 @@ import uvloop
 from benchmarks import load
 from benchmarks.accounts import cpu, peak_memory
 from benchmarks.bench import OURS, Bench, Figure, Measured
-from benchmarks.lab import Lab, Peer, Stopwatch, idle_seconds, own_python
+from benchmarks.harness import Harness, Peer, Stopwatch, idle_seconds, own_python
 from benchmarks.mails import Mails
 from benchmarks.rows.function import Uvicorn
 from benchmarks.rows.hop import TASKS, WORKFLOWS
@@ -36,19 +36,19 @@ class Pipeline:
     functions: tuple[Server, ...] = ()
 
 
-def environment(lab: Lab) -> dict[str, str]:
-    mongo = lab.start(Peer(lab.folder, "benchmarks.mongo", "PORT", python=own_python()))
-    lab.sent_emails.unlink(missing_ok=True)
-    os.mkfifo(lab.sent_emails)
+def environment(harness: Harness) -> dict[str, str]:
+    mongo = harness.start(Peer(harness.folder, "benchmarks.mongo", "PORT", python=own_python()))
+    harness.sent_emails.unlink(missing_ok=True)
+    os.mkfifo(harness.sent_emails)
     url = f"mongodb://127.0.0.1:{mongo.port}/milepost"
-    return {"REDIS_URL": lab.redis.url, "MONGO_URL": url, "SENT_EMAILS": str(lab.sent_emails)}
+    return {"REDIS_URL": harness.redis.url, "MONGO_URL": url, "SENT_EMAILS": str(harness.sent_emails)}
 
 
-def ours(lab: Lab, **delivery: Any) -> Pipeline:
+def ours(harness: Harness, **delivery: Any) -> Pipeline:
     """As it is shipped, but for what `delivery` says of each stage."""
-    env = environment(lab)
+    env = environment(harness)
     stages = {stage.name: stage for stage in stages_table.read(ROOT)}
-    functions = {name: lab.function(name, **env) for name in stages}
+    functions = {name: harness.function(name, **env) for name in stages}
     routes = [
         {
             "name": name,
@@ -60,42 +60,42 @@ def ours(lab: Lab, **delivery: Any) -> Pipeline:
         }
         for name, stage in stages.items()
     ]
-    bridge = lab.bridge(*routes)
-    gateway = lab.gateway(**env)
+    bridge = harness.bridge(*routes)
+    gateway = harness.gateway(**env)
     return Pipeline(gateway, (gateway, bridge, *functions.values()), tuple(functions.values()))
 
 
-def pubsub(lab: Lab, *, loop: str) -> Pipeline:
-    env = environment(lab)
-    stages = [lab.peer("pubsub", name, loop, **env) for name in ("distance", "store", "email")]
-    door = lab.start(Uvicorn(lab, "benchmarks.peers.form:app", **env))
+def pubsub(harness: Harness, *, loop: str) -> Pipeline:
+    env = environment(harness)
+    stages = [harness.peer("pubsub", name, loop, **env) for name in ("distance", "store", "email")]
+    door = harness.start(Uvicorn(harness, "benchmarks.peers.form:app", **env))
     return Pipeline(door, (door, *stages), tuple(stages))
 
 
-def tasks(lab: Lab, *, module: str) -> Pipeline:
+def tasks(harness: Harness, *, module: str) -> Pipeline:
     """A queue of tasks, and a worker for each stage."""
-    env = environment(lab)
-    stages = [lab.peer(module, name, **env) for name in ("distance", "store", "email")]
-    door = lab.start(Uvicorn(lab, f"benchmarks.peers.{module}:app", **env))
+    env = environment(harness)
+    stages = [harness.peer(module, name, **env) for name in ("distance", "store", "email")]
+    door = harness.start(Uvicorn(harness, f"benchmarks.peers.{module}:app", **env))
     return Pipeline(door, (door, *stages), tuple(stages))
 
 
-def dbos(lab: Lab) -> Pipeline:
+def dbos(harness: Harness) -> Pipeline:
     """One process: the steps run where the form handler is."""
-    env = {**environment(lab), "DATABASE": str(lab.folder / "dbos.sqlite")}
-    door = lab.start(Uvicorn(lab, "benchmarks.peers.dbos_stages:app", **env))
+    env = {**environment(harness), "DATABASE": str(harness.folder / "dbos.sqlite")}
+    door = harness.start(Uvicorn(harness, "benchmarks.peers.dbos_stages:app", **env))
     return Pipeline(door, (door,), (door,))
 
 
-def throughput(lab: Lab, *, build: Callable[[Lab], Pipeline], events: int = EVENTS) -> Measured:
-    pipeline = build(lab)
+def throughput(harness: Harness, *, build: Callable[[Harness], Pipeline], events: int = EVENTS) -> Measured:
+    pipeline = build(harness)
 
     async def run() -> Measured:
-        mails = Mails(lab.sent_emails)
+        mails = Mails(harness.sent_emails)
         try:
             await load.closed_loop(pipeline.door.port, [load.form(number) for number in range(events, events + WARM)])
             await mails.all(WARM)
-            watch = Stopwatch(*pipeline.services, redis=lab.redis)
+            watch = Stopwatch(*pipeline.services, redis=harness.redis)
             await load.closed_loop(pipeline.door.port, [load.form(number) for number in range(events)])
             await mails.all(events + WARM)
             return watch.stop(events)
@@ -106,11 +106,11 @@ def throughput(lab: Lab, *, build: Callable[[Lab], Pipeline], events: int = EVEN
     return {**found, "memory": max(peak_memory([function.pid]) for function in pipeline.functions)}
 
 
-def latency(lab: Lab, *, build: Callable[[Lab], Pipeline]) -> Measured:
-    pipeline = build(lab)
+def latency(harness: Harness, *, build: Callable[[Harness], Pipeline]) -> Measured:
+    pipeline = build(harness)
 
     async def run() -> Measured:
-        mails = Mails(lab.sent_emails)
+        mails = Mails(harness.sent_emails)
         try:
             forms = [load.form(number) for number in range(PACED + WARM)]
             sent = await load.paced(pipeline.door.port, forms, rate=RATE)
@@ -122,33 +122,33 @@ def latency(lab: Lab, *, build: Callable[[Lab], Pipeline]) -> Measured:
     return uvloop.run(run())
 
 
-def idle(lab: Lab, *, build: Callable[[Lab], Pipeline], functions: bool = True) -> Measured:
+def idle(harness: Harness, *, build: Callable[[Harness], Pipeline], functions: bool = True) -> Measured:
     """CPU of one core, in percent, of the services and Redis with nothing to do."""
-    pipeline = build(lab)
+    pipeline = build(harness)
     running = [one for one in pipeline.services if functions or one not in pipeline.functions]
     for gone in set(pipeline.services) - set(running):
         gone.close()
-    pids = [one.pid for one in (*running, lab.redis)]
+    pids = [one.pid for one in (*running, harness.redis)]
     idle_seconds(3)
     before = cpu(pids)
     idle_seconds(IDLE)
     return {"idle": (cpu(pids) - before) / IDLE * 100}
 
 
-def posts(lab: Lab, *, build: Callable[[Lab], Server]) -> Measured:
-    door = build(lab)
+def posts(harness: Harness, *, build: Callable[[Harness], Server]) -> Measured:
+    door = build(harness)
     uvloop.run(load.closed_loop(door.port, [load.form(number) for number in range(EVENTS, EVENTS + WARM)]))
     watch = Stopwatch(door)
     uvloop.run(load.closed_loop(door.port, [load.form(number) for number in range(EVENTS)]))
     return watch.stop(EVENTS)
 
 
-def _gateway(lab: Lab) -> Server:
-    return lab.gateway()
+def _gateway(harness: Harness) -> Server:
+    return harness.gateway()
 
 
-def _form(lab: Lab) -> Server:
-    return lab.start(Uvicorn(lab, "benchmarks.peers.form:app", REDIS_URL=lab.redis.url))
+def _form(harness: Harness) -> Server:
+    return harness.start(Uvicorn(harness, "benchmarks.peers.form:app", REDIS_URL=harness.redis.url))
 
 
 BUSY, WAITING = partial(pubsub, loop="busy"), partial(pubsub, loop="waiting")

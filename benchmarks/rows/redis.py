@@ -8,7 +8,7 @@ import redis
 
 from benchmarks import fill
 from benchmarks.bench import OURS, Bench, Figure, Measured
-from benchmarks.lab import Lab, Stopwatch
+from benchmarks.harness import Harness, Stopwatch
 from benchmarks.rows.hop import NEXT
 from milepost.events.batch import MOST_ANSWERS, part_id
 from milepost.events.event import Event
@@ -69,26 +69,26 @@ async def wire(url: str) -> None:
     await scripts.close()
 
 
-def ours(lab: Lab) -> Measured:
+def ours(harness: Harness) -> Measured:
     """The first round is not counted: it loads the scripts."""
-    asyncio.run(wire(lab.redis.url))
-    fill.journal(lab.redis.url, map(fill.submission, range(EVENTS)))
-    asyncio.run(hops(lab.redis.url, AT_ONCE))
+    asyncio.run(wire(harness.redis.url))
+    fill.journal(harness.redis.url, map(fill.submission, range(EVENTS)))
+    asyncio.run(hops(harness.redis.url, AT_ONCE))
     counted = EVENTS - AT_ONCE
-    with redis.Redis.from_url(lab.redis.url) as client:
-        before, watch = client.info("memory")["used_memory"], Stopwatch(lab.redis)
-        asyncio.run(hops(lab.redis.url, counted))
+    with redis.Redis.from_url(harness.redis.url) as client:
+        before, watch = client.info("memory")["used_memory"], Stopwatch(harness.redis)
+        asyncio.run(hops(harness.redis.url, counted))
         cpu = watch.stop(counted)["cpu"]
         return {"cpu": cpu, "bytes": (client.info("memory")["used_memory"] - before) / counted}
 
 
-def of_split(lab: Lab) -> Measured:
+def of_split(harness: Harness) -> Measured:
     """The CPU for 1,000 answers, to be compared with that for 1,000 hops."""
-    asyncio.run(wire(lab.redis.url))
-    fill.journal(lab.redis.url, map(fill.submission, range(SPLITS + 1)))
-    asyncio.run(hops(lab.redis.url, 1, settle=split))
-    watch = Stopwatch(lab.redis)
-    asyncio.run(hops(lab.redis.url, SPLITS, settle=split))
+    asyncio.run(wire(harness.redis.url))
+    fill.journal(harness.redis.url, map(fill.submission, range(SPLITS + 1)))
+    asyncio.run(hops(harness.redis.url, 1, settle=split))
+    watch = Stopwatch(harness.redis)
+    asyncio.run(hops(harness.redis.url, SPLITS, settle=split))
     return {"cpu": watch.stop(SPLITS * MOST_ANSWERS)["cpu"]}
 
 

@@ -9,7 +9,7 @@ from statistics import median
 
 from benchmarks import accounts
 from benchmarks.bench import OURS, Bench, Figure, Measured
-from benchmarks.lab import Lab, Peer, own_python, until
+from benchmarks.harness import Harness, Peer, own_python, until
 from functions import payloads
 from milepost.events.asyncapi import payloads_of
 from milepost.events.event import STRUCTURED_TYPE, Event
@@ -40,10 +40,10 @@ PARTS = {
 """What a start imports, in this order. What is left is reading the settings, listening, and the first answer."""
 
 
-def bare(lab: Lab, name: str, imports: str) -> Component:
+def bare(harness: Harness, name: str, imports: str) -> Component:
     """A function that does nothing, in the environment of the stage `name`, under uvicorn as it is."""
     env = {"FUNCTION_SOURCE": str(SAME_IMPORTS), "IMPORTS": imports, "UVICORN_HTTP": "auto", "UVICORN_WS": "auto"}
-    function = Component(lab.folder, "function", STAGE=name, env=env)
+    function = Component(harness.folder, "function", STAGE=name, env=env)
     function.image.command[1:] = ["functions_framework.aio:app"]
     return function
 
@@ -89,14 +89,14 @@ def events(function: Component) -> Measured:
     return {"first": taken[0], "warm": median(taken[2:])}
 
 
-def started(lab: Lab) -> Measured:
+def started(harness: Harness) -> Measured:
     """Each stage against a bare function that imports the same, in turn."""
-    mongo = lab.start(Peer(lab.folder, "benchmarks.mongo", "PORT", python=own_python()))
+    mongo = harness.start(Peer(harness.folder, "benchmarks.mongo", "PORT", python=own_python()))
     env = {"MONGO_URL": f"mongodb://127.0.0.1:{mongo.port}/milepost", "SENT_EMAILS": os.devnull}
     figures: dict[str, float] = {}
     for name in CONSUMES:  # email finds the users that store made
-        mine = Component(lab.folder, "function", STAGE=name, env=env)
-        other = bare(lab, name, imports_of(mine))
+        mine = Component(harness.folder, "function", STAGE=name, env=env)
+        other = bare(harness, name, imports_of(mine))
         turns = []
         for _ in range(STARTS):
             try:
@@ -117,9 +117,9 @@ def started(lab: Lab) -> Measured:
     return figures
 
 
-def bare_started(lab: Lab, *, same: bool) -> Measured:
-    imports = imports_of(Component(lab.folder, "function", STAGE="distance")) if same else ""
-    function = bare(lab, "distance", imports)
+def bare_started(harness: Harness, *, same: bool) -> Measured:
+    imports = imports_of(Component(harness.folder, "function", STAGE="distance")) if same else ""
+    function = bare(harness, "distance", imports)
     found = []
     for _ in range(STARTS):
         try:
@@ -129,11 +129,11 @@ def bare_started(lab: Lab, *, same: bool) -> Measured:
     return {f"distance {key}": median(one[key] for one in found) for key in ("seconds", "cpu")}
 
 
-def parts(lab: Lab) -> Measured:
+def parts(harness: Harness) -> Measured:
     """CPU seconds of each part of a start, all in turn. The garbage collector is on but for the last two parts."""
     figures: dict[str, float] = {}
     for name in CONSUMES:
-        function = Component(lab.folder, "function", STAGE=name)
+        function = Component(harness.folder, "function", STAGE=name)
         codes = ["\n".join([*PARTS.values()][: number + 1]).format(name) for number in range(len(PARTS))]
         turns = [[_cpu_of(function, code) for code in codes] for _ in range(STARTS)]
         whole = [median(turn[number] for turn in turns) for number in range(len(PARTS))]

@@ -48,8 +48,8 @@ class Peer(Server):
         return "ready" in self.log
 
 
-class Lab:
-    """`with Lab(fsync="everysec") as lab`. Its Redis is the same for every contender."""
+class Harness:
+    """`with Harness(fsync="everysec") as harness`. Its Redis is the same for every contender."""
 
     def __init__(self, *, fsync: str = "everysec") -> None:
         self.fsync = fsync
@@ -69,7 +69,7 @@ class Lab:
         self._exit.close()
 
     def start(self, server: Some) -> Some:
-        """Start it, wait until it is ready, and end it with the lab."""
+        """Start it, wait until it is ready, and end it with the harness."""
         return self._kept(server).start()
 
     def _kept(self, server: Some) -> Some:
@@ -153,4 +153,4 @@ class Stopwatch:
         }
 
 
-__all__ = ["HOST", "Lab", "Peer", "Stopwatch", "until"]
+__all__ = ["HOST", "Harness", "Peer", "Stopwatch", "until"]
