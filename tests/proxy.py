@@ -12,7 +12,7 @@ class Proxy:
     """Forwards connections made to `port` to the server at `server_url`. `url` is that URL with the proxy's port.
 
     - `stall()` silences the present connections for good, and closes none: they are half-open.
-    - `hold()` silences all connections, new ones too, until `release()`.
+    - `freeze()` silences all connections, new ones too, until `thaw()`.
     - `lose(command)` lets the server carry out the next command that has these bytes, and cuts the connection instead
       of passing on the answer.
     - `target`, a port, may be changed: new connections then go there, as behind a DNS name.
@@ -51,13 +51,13 @@ class Proxy:
         self._cut_all()
 
     @property
-    def held(self) -> bool:
+    def is_frozen(self) -> bool:
         return not self._flows.is_set()
 
-    def hold(self) -> None:
+    def freeze(self) -> None:
         self._flows.clear()
 
-    def release(self) -> None:
+    def thaw(self) -> None:
         self._flows.set()
 
     def stall(self) -> int:

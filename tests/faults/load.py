@@ -43,7 +43,9 @@ def miles_from(lat: float, long: float) -> float:
     return distance(Submission(email="s@example.org", lat=lat, long=long)).distance_from_velocity
 
 
-class Fate(StrEnum):
+class Acceptance(StrEnum):
+    """Whether a door has accepted a submission. Of one that is `unanswered` nobody knows."""
+
     OPEN = "open"
     ACCEPTED = "accepted"
     UNANSWERED = "unanswered"
@@ -60,7 +62,7 @@ class Sent:
     line: str
     id: str = ""
     """The event's id, once the client knows it: made by itself, or read from the gateway's answer."""
-    fate: Fate = Fate.OPEN
+    acceptance: Acceptance = Acceptance.OPEN
 
     @property
     def body(self) -> dict[str, str | float]:
@@ -90,10 +92,10 @@ class Load:
 
     @property
     def accepted(self) -> list[Sent]:
-        return [sent for sent in self.sent if sent.fate is Fate.ACCEPTED]
+        return [sent for sent in self.sent if sent.acceptance is Acceptance.ACCEPTED]
 
     async def submit(self, count: int, *, doors: Sequence[str] = ()) -> None:
-        """`count` submissions at the rate, each to an address of its own; returns when each has its fate."""
+        """`count` submissions at the rate, each to an address of its own; returns when no client tries any more."""
         begun = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for number in range(count):
@@ -128,17 +130,19 @@ class Load:
 
     async def _carry(self, sent: Sent, door: Door) -> None:
         if door == self._gateway and sent.number % NO_RETRY == 0:
-            sent.fate = Fate.ACCEPTED if is_success(await self._try(sent, self._gateway_once)) else Fate.UNANSWERED
+            sent.acceptance = (
+                Acceptance.ACCEPTED if is_success(await self._try(sent, self._gateway_once)) else Acceptance.UNANSWERED
+            )
             return
         end = time.monotonic() + GIVE_UP
         while True:
             attempt = await self._try(sent, door)
             if is_success(attempt):
-                sent.fate = Fate.ACCEPTED
+                sent.acceptance = Acceptance.ACCEPTED
                 return
             if is_refused(attempt) or time.monotonic() > end:
                 self.refused.append(f"{sent.email} was not accepted: {attempt.answer}")
-                sent.fate = Fate.UNANSWERED
+                sent.acceptance = Acceptance.UNANSWERED
                 return
             await asyncio.sleep(PAUSE)
 

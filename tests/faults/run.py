@@ -15,7 +15,7 @@ from tests.cli.running import MILEPOST, environment
 from tests.faults import state
 from tests.faults.checker import Parts, check
 from tests.faults.history import Operation, write
-from tests.faults.load import Fate, Load, Sent
+from tests.faults.load import Acceptance, Load, Sent
 from tests.faults.recovery import after_decision, recovery
 from tests.faults.registry import Fault
 from tests.faults.report import Result, Row
@@ -74,7 +74,7 @@ class Run:
 
     def is_missing(self, one: Sent) -> bool:
         excused = one.id in self.destroyed or one.id in self.dead_on_purpose
-        return one.fate is Fate.ACCEPTED and one.line not in self.mailbox.lines and not excused
+        return one.acceptance is Acceptance.ACCEPTED and one.line not in self.mailbox.lines and not excused
 
     @asynccontextmanager
     async def loaded(self, n: int | None = None, *, doors: tuple[str, ...] = ()) -> AsyncIterator[None]:
@@ -102,7 +102,7 @@ class Run:
         """Note how long it takes until all that was submitted by now is mailed."""
         begun, waited = time.monotonic(), list(self.load.sent)
         still = Standstill(self)
-        while waited := [one for one in waited if one.fate is Fate.OPEN or self.is_missing(one)]:
+        while waited := [one for one in waited if one.acceptance is Acceptance.OPEN or self.is_missing(one)]:
             if await still.found():
                 break
             await self._pause(len(waited))
@@ -150,7 +150,7 @@ class Run:
             history.add(operation)
         for operation in await asyncio.to_thread(lambda: list(state.records(self.stack.mongo.url))):
             history.add(operation)
-        unanswered = [one for one in self.load.sent if one.fate is Fate.UNANSWERED]
+        unanswered = [one for one in self.load.sent if one.acceptance is Acceptance.UNANSWERED]
         if unanswered:
             mailed = sum(1 for one in unanswered if self.mailbox.lines[one.line])
             self.notes.append(f"{mailed} of {len(unanswered)} submissions without an answer have their mail")

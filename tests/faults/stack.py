@@ -47,7 +47,7 @@ class Options:
     """Mails go out by SMTP too, to a server of the suite."""
     proxied: tuple[str, ...] = ()
     """Stages that the bridge reaches through a StageProxy."""
-    wired: str | None = None
+    server_behind_proxy: str | None = None
     """`redis` or `mongo`: what the components reach through a proxy."""
     power: str | None = None
     """`redis` or `mongo`: whose power can be cut."""
@@ -86,7 +86,7 @@ class Stack:
         self.asleep: set[Module] = set()
         """Bridges that clients know not to ask: no readiness probe of theirs succeeds."""
         self.extra_routes: list[dict[str, Any]] = []
-        self.wire = Proxy(self.redis.url if options.wired == "redis" else self.mongo.url)
+        self.proxy = Proxy(self.redis.url if options.server_behind_proxy == "redis" else self.mongo.url)
         self.smtp = SmtpServer() if options.smtp else None
         self._exits = AsyncExitStack()
         self._ended: dict[Server, Operation] = {}
@@ -108,8 +108,8 @@ class Stack:
         self._exits.callback(self.redis.close)
         self._exits.callback(self.mongo.close)
         await asyncio.gather(up(self.redis), up(self.mongo))
-        if self.options.wired:
-            await self._exits.enter_async_context(self.wire)
+        if self.options.server_behind_proxy:
+            await self._exits.enter_async_context(self.proxy)
         if self.smtp:
             self._exits.enter_context(self.smtp)
         self.client = connect(self.settings)
@@ -169,12 +169,12 @@ class Stack:
         ] + self.extra_routes
 
     def _environment(self) -> dict[str, str]:
-        url = f"redis://{HOST}:{self.wire.port}/0" if self.options.wired == "redis" else self.redis.url
+        url = f"redis://{HOST}:{self.proxy.port}/0" if self.options.server_behind_proxy == "redis" else self.redis.url
         return {"REDIS_URL": url, **self.options.bridge}
 
     def _port(self, server: str) -> int:
-        if self.options.wired == server:
-            return self.wire.port
+        if self.options.server_behind_proxy == server:
+            return self.proxy.port
         return self.redis.port if server == "redis" else self.mongo.port
 
     def _own(self, server: Some) -> Some:

@@ -9,7 +9,7 @@ from signal import SIGKILL, SIGTERM
 
 from milepost.journal import keys
 from tests.faults.history import Operation
-from tests.faults.load import Fate
+from tests.faults.load import Acceptance
 from tests.faults.registry import fault
 from tests.faults.run import Run
 from tests.servers import Module, eventually, http_status
@@ -77,7 +77,7 @@ async def leader_killed(run: Run) -> None:
     redis = stack.client
     for number in range(50):
         plain = run.load.new(f"plain{number}@example.org")
-        plain.fate = Fate.UNANSWERED
+        plain.acceptance = Acceptance.UNANSWERED
         attempt = Operation("publish", time.monotonic(), by="plain message", to=plain.email, line=plain.line)
         stack.history.add(attempt)
         await redis.publish("raw_input", json.dumps(plain.body))

@@ -13,7 +13,7 @@ from signal import SIGKILL
 from typing import Any
 
 from tests.faults.history import Operation
-from tests.faults.load import Fate
+from tests.faults.load import Acceptance
 from tests.faults.registry import fault
 from tests.faults.run import Run
 from tests.replicated import SERVICE, RedisCluster, Watched, ask
@@ -172,7 +172,7 @@ async def plain_messages(run: Run) -> None:
         nonlocal heard
         for number in range(200):
             plain = run.load.new(f"plain{number}@example.org")
-            plain.fate = Fate.UNANSWERED
+            plain.acceptance = Acceptance.UNANSWERED
             attempt = Operation("publish", time.monotonic(), by="plain message", to=plain.email, line=plain.line)
             run.stack.history.add(attempt)
             reached = await asyncio.to_thread(ask, redis.primary, "PUBLISH", "raw_input", json.dumps(plain.body))

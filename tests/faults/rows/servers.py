@@ -58,29 +58,29 @@ async def paused(run: Run) -> None:
     await asyncio.sleep(8)
 
 
-@on_every_redis("half-open connections to Redis", wired="redis")
+@on_every_redis("half-open connections to Redis", server_behind_proxy="redis")
 async def redis_half_open(run: Run) -> None:
-    run.check(run.stack.wire.stall(), "there was no connection to stall")
+    run.check(run.stack.proxy.stall(), "there was no connection to stall")
 
 
-@fault("half-open connections to MongoDB", wired="mongo")
+@fault("half-open connections to MongoDB", server_behind_proxy="mongo")
 async def mongo_half_open(run: Run) -> None:
-    run.check(run.stack.wire.stall(), "there was no connection to stall")
+    run.check(run.stack.proxy.stall(), "there was no connection to stall")
 
 
-@on_every_redis("Redis silent for 8 s", wired="redis")
+@on_every_redis("Redis silent for 8 s", server_behind_proxy="redis")
 async def redis_silent(run: Run) -> None:
-    run.stack.wire.hold()
+    run.stack.proxy.freeze()
     await asyncio.sleep(8)
-    run.stack.wire.release()
+    run.stack.proxy.thaw()
 
 
-@fault("MongoDB silent for 8 s", wired="mongo", resends=True)
+@fault("MongoDB silent for 8 s", server_behind_proxy="mongo", resends=True)
 async def mongo_silent(run: Run) -> None:
     """Longer than a request lasts: the window between mail and mark opens as if MongoDB had died."""
-    run.stack.wire.hold()
+    run.stack.proxy.freeze()
     await asyncio.sleep(8)
-    run.stack.wire.release()
+    run.stack.proxy.thaw()
 
 
 @fault("MongoDB frozen for 8 s", resends=True)

@@ -16,7 +16,7 @@ from tests.servers import eventually
     resends=True,
     most=200,
     rate=20,
-    wired="mongo",
+    server_behind_proxy="mongo",
     smtp=True,
     twin=True,
 )
@@ -24,7 +24,7 @@ async def killed_before_the_mark(run: Run) -> None:
     """MongoDB falls silent as the server says 250, so that the mark cannot come; with the mail's line email dies."""
     stack = run.stack
     assert stack.smtp
-    wire, inbox, email = stack.wire, stack.smtp.inbox, stack.functions["email"]
+    proxy, inbox, email = stack.proxy, stack.smtp.inbox, stack.functions["email"]
     loop = asyncio.get_running_loop()
     if run.fault.waiting:
         await run.fill()
@@ -32,16 +32,16 @@ async def killed_before_the_mark(run: Run) -> None:
     await eventually(lambda: run.mailbox.look() >= run.n // 4, what="the load's middle")
 
     def answer() -> str:
-        loop.call_soon_threadsafe(wire.hold)
+        loop.call_soon_threadsafe(proxy.freeze)
         return ACCEPTED
 
     before = run.mailbox.look()
     inbox.answer = answer
-    await eventually(lambda: wire.held and run.mailbox.look() > before, what="a mail that is not marked")
+    await eventually(lambda: proxy.is_frozen and run.mailbox.look() > before, what="a mail that is not marked")
     await stack.down(email, SIGKILL)
     inbox.answer = lambda: ACCEPTED
-    wire.stall()  # what it wrote before it died never arrives
-    wire.release()
+    proxy.stall()  # what it wrote before it died never arrives
+    proxy.thaw()
     await stack.up(email)
     await run.recover(load)
     await run.settle()
