@@ -113,7 +113,7 @@ class Replica:
 class Deliveries:
     """What lies outside Redis.
 
-    held       what each bridge believes that it holds
+    claimed    the entries that each bridge believes that it has claimed
     done       how often each stage has completed each event, truly; no bridge knows it
     paused     the stages that each bridge knows to be paused
     dropped    the dead letters and other events that an operator deleted, as stage and event
@@ -123,7 +123,7 @@ class Deliveries:
     ordered    whether each bridge knows its stages as ordered
     """
 
-    held: list[dict[Key, Entry]]
+    claimed: list[dict[Key, Entry]]
     names: list[str]
     published: set[str]
     used: Counter[str]
@@ -138,7 +138,7 @@ class Deliveries:
 
     def copy(self) -> "Deliveries":
         return Deliveries(
-            [dict(held) for held in self.held],
+            [dict(claimed) for claimed in self.claimed],
             list(self.names),
             set(self.published),
             Counter(self.used),
@@ -252,7 +252,7 @@ class DeliveryWorld(World[Deliveries]):
             yield ("fall_behind",)
 
     def _of_bridge(self, local: Deliveries, bridge: int) -> Iterator[Move]:
-        held = local.held[bridge]
+        claimed = local.claimed[bridge]
         for stage in self.living(local):
             if stage not in local.paused[bridge]:
                 yield "read", bridge, stage
@@ -260,13 +260,13 @@ class DeliveryWorld(World[Deliveries]):
             if self.bounds.refusals:
                 yield "reap", bridge, stage
                 yield "start", bridge, stage
-        for stage in sorted({key[0] for key in held}):
+        for stage in sorted({key[0] for key in claimed}):
             yield "renew", bridge, stage
-            if sum(key[0] == stage for key in held) > 1:
+            if sum(key[0] == stage for key in claimed) > 1:
                 yield "complete_all", bridge, stage
         yield from self._settlements(local, bridge)
         yield "hand_back", bridge
-        if held and self.left(local, "crashes"):
+        if claimed and self.left(local, "crashes"):
             yield "crash", bridge
         if self.left(local, "rollouts"):
             yield "roll_out", bridge
@@ -294,7 +294,7 @@ class DeliveryWorld(World[Deliveries]):
                 yield "publish_again", number
 
     def _settlements(self, local: Deliveries, bridge: int) -> Iterator[Move]:
-        for number in range(len(local.held[bridge])):
+        for number in range(len(local.claimed[bridge])):
             yield "complete", bridge, number
             if self.bounds.channels > 1:
                 yield "complete", bridge, number, 1
@@ -321,7 +321,7 @@ class DeliveryWorld(World[Deliveries]):
     async def do_read(self, local: Deliveries, bridge: int, stage: str) -> None:
         consumer = self.consumer(stage, local.names[bridge], ordered=local.ordered[bridge])
         fresh = not local.used["failovers"]  # a failover may take back that it was read
-        hold(local.held[bridge], stage, (await consumer.take(1)).entries, fresh=fresh)
+        claim(local.claimed[bridge], stage, (await consumer.take(1)).entries, fresh=fresh)
 
     async def do_take_over(self, local: Deliveries, bridge: int, stage: str) -> None:
         name = local.names[bridge]
@@ -331,7 +331,7 @@ class DeliveryWorld(World[Deliveries]):
             raise ViolationError("an entry was pending without a body")
         consumer = self.consumer(stage, name)
         entries = [entry for stream, *row in taken for entry in consumer._entries(stream, [row])]
-        hold(local.held[bridge], stage, entries, fresh=False)
+        claim(local.claimed[bridge], stage, entries, fresh=False)
 
     async def do_complete(self, local: Deliveries, bridge: int, number: int, choice: int = 0) -> None:
         """`choice`: on which channel the first answer goes."""
@@ -339,12 +339,12 @@ class DeliveryWorld(World[Deliveries]):
 
     async def do_complete_all(self, local: Deliveries, bridge: int, stage: str) -> None:
         """In one step: everything that the bridge holds for a stage."""
-        held = {key: entry for key, entry in local.held[bridge].items() if key[0] == stage}
-        settlements = [self.completion(stage, entry) for entry in held.values()]
+        claimed = {key: entry for key, entry in local.claimed[bridge].items() if key[0] == stage}
+        settlements = [self.completion(stage, entry) for entry in claimed.values()]
         answers = await self.consumer(stage, local.names[bridge]).settle(settlements)
-        for key, settlement, answer in zip(held, settlements, answers, strict=True):
+        for key, settlement, answer in zip(claimed, settlements, answers, strict=True):
             self.write_status(local, stage, settlement, answer)
-            del local.held[bridge][key]
+            del local.claimed[bridge][key]
 
     async def do_complete_and_lose_the_answer(self, local: Deliveries, bridge: int, number: int) -> None:
         local.used["lost_answers"] += 1
@@ -428,15 +428,15 @@ class DeliveryWorld(World[Deliveries]):
         )
 
     async def do_renew(self, local: Deliveries, bridge: int, stage: str) -> None:
-        held = local.held[bridge]
-        mine = [entry for key, entry in held.items() if key[0] == stage]
+        claimed = local.claimed[bridge]
+        mine = [entry for key, entry in claimed.items() if key[0] == stage]
         for lost in await self.consumer(stage, local.names[bridge]).renew(mine):
-            del held[stage, lost.stream, lost.id]
+            del claimed[stage, lost.stream, lost.id]
 
     async def do_hand_back(self, local: Deliveries, bridge: int) -> None:
         for stage in self.stages:
             await self.consumer(stage, local.names[bridge]).hand_back(claim=0.001)
-        local.held[bridge] = {}
+        local.claimed[bridge] = {}
 
     async def do_reap(self, local: Deliveries, bridge: int, stage: str) -> None:
         await self.consumer(stage, local.names[bridge]).reap(idle=0)
@@ -444,7 +444,7 @@ class DeliveryWorld(World[Deliveries]):
     async def do_crash(self, local: Deliveries, bridge: int) -> None:
         """A bridge dies, and another takes its place."""
         local.used["crashes"] += 1
-        local.held[bridge] = {}
+        local.claimed[bridge] = {}
         local.paused[bridge] = frozenset()
         local.names[bridge] = f"b{bridge}{'+' * local.used['crashes']}"
 
@@ -527,8 +527,8 @@ class DeliveryWorld(World[Deliveries]):
 
     def held_as(self, local: Deliveries, bridge: int, number: int) -> tuple[str, Entry]:
         """Return the stage and the entry that a move names."""
-        key = sorted(local.held[bridge])[number]
-        return key[0], local.held[bridge][key]
+        key = sorted(local.claimed[bridge])[number]
+        return key[0], local.claimed[bridge][key]
 
     async def settle(
         self, local: Deliveries, bridge: int, number: int, settlement: Any, *, lose: bool = False
@@ -538,7 +538,7 @@ class DeliveryWorld(World[Deliveries]):
         (answer,) = await self.consumer(stage, local.names[bridge]).settle([made])
         self.write_status(local, stage, made, answer)
         if not lose:
-            del local.held[bridge][stage, entry.stream, entry.id]
+            del local.claimed[bridge][stage, entry.stream, entry.id]
         return answer
 
     def write_status(self, local: Deliveries, stage: str, settlement: Settlement, answer: object) -> None:
@@ -670,16 +670,16 @@ class DeliveryWorld(World[Deliveries]):
     def _key(self, local: Deliveries, view: View, order: Sequence[int]) -> Any:
         names = {local.names[bridge].encode(): number for number, bridge in enumerate(order)}
         place = {(stream, row[0].decode()): at for stream, rows in view.streams.items() for at, row in enumerate(rows)}
-        held = [
+        claimed = [
             sorted(
-                (stage, place.get((stream, entry), -1), event_id(local.held[bridge][stage, stream, entry].event))
-                for stage, stream, entry in local.held[bridge]
+                (stage, place.get((stream, entry), -1), event_id(local.claimed[bridge][stage, stream, entry].event))
+                for stage, stream, entry in local.claimed[bridge]
             )
             for bridge in order
         ]
         return (
             *key_of(view, names),
-            repr(held),
+            repr(claimed),
             tuple(tuple(sorted(local.paused[bridge])) for bridge in order),
             tuple(sorted(local.used.items())),
             tuple(sorted(local.done.items())),
@@ -784,9 +784,9 @@ def in_hand_of(content: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, byte
     return {field: value for field, value in content if field not in orders}, orders
 
 
-def hold(held: dict[Key, Entry], stage: str, entries: list[Entry], *, fresh: bool) -> None:
+def claim(claimed: dict[Key, Entry], stage: str, entries: list[Entry], *, fresh: bool) -> None:
     for entry in entries:
         key = stage, entry.stream, entry.id
-        if fresh and key in held:
+        if fresh and key in claimed:
             raise ViolationError(f"an entry was read twice: {key}")
-        held.setdefault(key, entry)
+        claimed.setdefault(key, entry)

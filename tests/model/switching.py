@@ -158,7 +158,7 @@ class SwitchWorld(DeliveryWorld):
         local.used["stops"] += 1
         for stage in self.routes[bridge]:
             await self.consumer(stage, local.names[bridge]).hand_back(claim=0.001)
-        local.held[bridge] = {}
+        local.claimed[bridge] = {}
         local.phases[bridge] = "down"
 
     async def do_crash(self, local: Any, bridge: int) -> None:
