@@ -10,7 +10,7 @@ from milepost.cli.options import ProjectFolder
 from milepost.cli.text import installed_version
 from milepost.events import asyncapi as documents
 
-ENTRANCE = "raw_input"
+GATEWAY_CHANNEL = "raw_input"
 """The channel on which a gateway publishes."""
 
 
@@ -25,5 +25,5 @@ def asyncapi(*, project: ProjectFolder = Path()) -> None:
     folder = project.resolve()
     stages = stages_table.read(folder)
     payloads = payload_classes.read(folder).by_channel.values()
-    doors = {"gateway": ENTRANCE} if has_gateway(folder) else {}
+    doors = {"gateway": GATEWAY_CHANNEL} if has_gateway(folder) else {}
     print(json.dumps(documents.document(payloads, stages, doors, version=installed_version()), indent=2))

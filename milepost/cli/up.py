@@ -56,7 +56,7 @@ def up(
     if redis := environment.get("REDIS_URL"):
         JournalSettings.read(redis_url=redis)
     with data_folder.locked(data) as lock:
-        laid_out = layout.lay_out(folder, data, entries, layout.entrance_port(port), environment)
+        laid_out = layout.lay_out(folder, data, entries, layout.door_port(port), environment)
         try:
             raise typer.Exit(asyncio.run(_Pipeline(folder, data, laid_out, reload=reload).run(lock)))
         finally:
@@ -116,7 +116,7 @@ class _Pipeline:
         await self._supervisor.start(self._layout.of(Rank.FUNCTION, Rank.BRIDGE, Rank.GATEWAY))
         self._complete = True
         self._write_stack()
-        self._console.line(f"ready {self._layout.entrance}")
+        self._console.line(f"ready {self._layout.door_url}")
         await self._supervisor.failed
 
     async def _check_servers(self) -> None:

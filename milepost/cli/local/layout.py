@@ -61,7 +61,7 @@ class Layout:
         return {component.name: component.url for component in self.components}
 
     @property
-    def entrance(self) -> str:
+    def door_url(self) -> str:
         """Return the URL where events come in: the gateway's, or the bridge's in a project without a gateway."""
         return self.urls.get("gateway") or self.urls["bridge"]
 
@@ -110,7 +110,7 @@ def source_of(project: Path, stage: str) -> Path:
     return project / "functions" / stage / "main.py"
 
 
-def entrance_port(wanted: int) -> int:
+def door_port(wanted: int) -> int:
     """The wanted port, or a free one for 0. Raises ConfigurationError if it is taken."""
     if wanted and (why := why_taken(wanted)):
         raise ConfigurationError(f"port {wanted} of {HOST}: {why}; choose another with --port (0: any free one)")

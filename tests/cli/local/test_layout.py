@@ -30,7 +30,7 @@ def of(laid_out: Layout, name: str) -> Component:
 def test_without_a_gateway_events_come_in_by_the_bridge_and_no_unused_mongodb_runs(tmp_path: Path) -> None:
     laid_out = lay_out(tmp_path, "{a: {consumes: b, emits: c}}", {})
     assert list(laid_out.urls) == ["redis", "a", "bridge"]
-    assert laid_out.entrance == of(laid_out, "bridge").url == "http://127.0.0.1:8000"
+    assert laid_out.door_url == of(laid_out, "bridge").url == "http://127.0.0.1:8000"
     assert list(laid_out.stack({})) == ["bridge", "redis", "functions", "pids"]
 
 
