@@ -69,6 +69,9 @@ SOURCE = "/milepost/gateway"
 MOST_FIELDS = 32
 """Fields, and files, that a form may have."""
 
+GIVEN_TWICE = "must be given once"
+"""The fault of a field that comes more than once in a form or in JSON."""
+
 log = logging.getLogger("gateway")
 
 IdempotencyKey = Annotated[
@@ -150,6 +153,18 @@ class _JsonRoute(_ByContentType, APIRoute):
         return strict
 
 
+def _distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its members. Raises Refusal if two have one name: JSON readers differ in which they take."""
+    made = dict(members)
+    if len(made) < len(members):
+        times = Counter(name for name, _ in members)
+        raise invalid([fault(name, GIVEN_TWICE) for name in made if times[name] > 1])
+    return made
+
+
+_decode_json = json.JSONDecoder(object_pairs_hook=_distinct).decode
+
+
 class _StrictJson(Request):
     """A request whose body must be JSON, in UTF-8."""
 
@@ -162,7 +177,7 @@ class _StrictJson(Request):
     async def json(self) -> Any:
         """The JSON value. NaN and infinities pass, for validation to name the field they stand in. Raises Refusal."""
         try:
-            return json.loads(decode(await self.body()))
+            return _decode_json(decode(await self.body()))
         except RecursionError:
             raise Refusal(400, "The body is not JSON that can be read: nested too deeply.") from None
         except json.JSONDecodeError as cause:
@@ -199,7 +214,7 @@ async def submitted_form(request: Request) -> SubmittedForm:
     found = []
     if len(typed) < len(fields):
         times = Counter(name for name, _ in fields)
-        found = [fault(name, "must be given once") for name in typed if times[name] > 1]
+        found = [fault(name, GIVEN_TWICE) for name in typed if times[name] > 1]
     given = {name: value for name, value in typed.items() if value or name == KEY_FIELD}
     key = request.headers.get(HEADER)
     if key is not None:

@@ -131,6 +131,16 @@ async def test_a_field_given_twice_is_named(client: httpx.AsyncClient, published
     twice = "email=ada@example.org&email=eve@example.org&lat=1&long=2"
     headers = {"Content-Type": "application/x-www-form-urlencoded", **WANTS_JSON}
     assert fields(await client.post("/distance", content=twice, headers=headers)) == ["email"]
+    names_in_json = {
+        '{"email": "ada@example.org", "email": "eve@example.org", "lat": 1, "long": 2}': ["email"],
+        '{"email": "ada@example.org", "lat": 1, "long": 2, "long": 2, "lat": 1.0}': ["lat", "long"],
+        '{"email": "ada@example.org", "\\u0065mail": "ada@example.org", "lat": 1, "long": 2}': ["email"],
+        '{"email": "ada@example.org", "lat": 1, "long": {"x": 1, "x": 2}}': ["x"],
+    }
+    for body, names in names_in_json.items():
+        answer = await client.post("/distance", content=body, headers=JSON)
+        assert fields(answer) == names
+        assert {error["fault"] for error in answer.json()["errors"]} == {"must be given once"}
     assert await published() == []
 
 
