@@ -41,7 +41,8 @@ class _Slot:
 async def run_in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a thread, with the caller's context. Returns its result, or raises its exception."""
     loop = asyncio.get_running_loop()
-    slots = _slots.setdefault(loop, asyncio.Semaphore(MOST))
+    if (slots := _slots.get(loop)) is None:
+        slots = _slots[loop] = asyncio.Semaphore(MOST)
     await slots.acquire()
     slot, context = _Slot(slots), copy_context()
     future: asyncio.Future[Any] = loop.create_future()
