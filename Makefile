@@ -1,5 +1,5 @@
 # make run    the whole pipeline on this machine          make run ARGS='--port 9000'
-# make test   every test, and what they cover             make test ARGS='-k journal' COVERAGE=
+# make test   every test, and the coverage                make test ARGS='-k journal' COVERAGE=
 # make check  lint, types, unit and contract tests, in under a minute
 # make newest every test, with the newest versions of the packages that Milepost is closest to: these may break it
 # make faults every fault and one table, in 40 minutes    make faults ARGS='--n 300 --only bridge'
@@ -97,7 +97,7 @@ $(VENV)/test.stamp: requirements/test.txt pyproject.toml $(VENV)/run.stamp
 	@$(PIP) --require-hashes -r requirements/test.txt
 	@touch $@
 
-# The contenders' own: what they need would slow our functions' start down (geopy imports aiohttp where it finds it).
+# The contenders' own: their packages would slow our functions' start down (geopy imports aiohttp where it finds it).
 benchmarks/.venv/bench.stamp: requirements/bench.txt | $(VENV)/bin/python
 	@echo "installing the contenders into benchmarks/.venv"
 	@$(PYTHON) -m venv benchmarks/.venv

@@ -1,1 +1,1 @@
-"""The gateway: the page people see and the API programs call. What they submit becomes events on `raw_input`."""
+"""The gateway: the page people see and the API programs call. Their submissions become events on `raw_input`."""

@@ -1,4 +1,4 @@
-"""`python -m gateway`: serve until SIGTERM or SIGINT, then finish what is under way and end."""
+"""`python -m gateway`: serve until SIGTERM or SIGINT, then finish the requests under way and end."""
 
 import contextlib
 import signal
@@ -52,7 +52,7 @@ def main() -> int:
     except ConfigurationError as fault:
         print(f"gateway: {fault}", file=sys.stderr)
         return 2
-    # Once stopped, uvicorn raises the signal again for whoever had it before: a clean stop is status 0.
+    # Once stopped, uvicorn raises the signal again for the handler before its own: a clean stop is status 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     app = create_app(settings)
     config = uvicorn.Config(

@@ -45,7 +45,8 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     journal = journal or Journal(connect(settings, answer_within=REDIS_WITHIN), settings)
     pages = Pages()
     graphs = GraphReader(journal)
-    redis = connect(settings, answer_within=REDIS_WITHIN, retries=0)  # a silent reconnect would hide what was missed
+    # A silent reconnect would hide that messages were missed.
+    redis = connect(settings, answer_within=REDIS_WITHIN, retries=0)
     journal.failover.add(redis)
     notifier = Notifier(redis, graphs.channels, most_of_client=settings.stream_limit)
     wake_ups = PageWakeUps(settings.stages, journal.wake_ups)

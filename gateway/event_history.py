@@ -1,4 +1,4 @@
-"""Read the history of one event by its id: the channels that it has reached, and what each stage did with it, or does.
+"""Read the history of one event by its id: the channels that it has reached, and what each stage did.
 
 1. The status of the event has the channels and the failed deliveries.
 2. It also says when each of these was written. So the event is looked up in the journals, parked events, retries and
@@ -70,7 +70,7 @@ ENDED = frozenset({"delivered", "dropped", "not to be found"})
 
 
 class StageHistory(BaseModel):
-    """An event at one stage. What does not apply is None."""
+    """An event at one stage. A field that does not apply is None."""
 
     stage: str
     channel: str
@@ -233,7 +233,7 @@ class _Reader:
         return await self._where_it_waits(at, last, since)
 
     async def _where_it_waits(self, at: StageHistory, last: HistoryStep | None, since: datetime | None) -> StageHistory:
-        """Tell where the stage has an event that is not finished. `last`: what it did with it last."""
+        """Tell where the stage has an event that is not finished. `last`: the latest step there."""
         stage, channel = at.stage, at.channel
         if last and last.due and await self._is_parked(stage, last.due):
             return _with(at, state="parked", due=last.due)

@@ -56,7 +56,7 @@ class FormSubmission(JsonSubmission):
 
 
 class FieldFault(BaseModel):
-    """What is wrong with one field."""
+    """The fault of one field."""
 
     field: str
     fault: str = Field(description="reads on from the field's name")

@@ -47,7 +47,7 @@ _OWN_MESSAGE = re.compile(
 log = logging.getLogger("gateway")
 
 OnMessage = Callable[[str, bytes], None]
-"""Called with the channel and the text of each message, whoever published it. It must not wait."""
+"""Called with the channel and the text of each message, also of other programs. It must not wait."""
 
 
 def too_many_of_client(most: int) -> Refusal:

@@ -38,7 +38,7 @@ class Operators:
         _, given = _credentials(request.headers)
         if given is not None:
             if hmac.compare_digest(given, self._token):
-                return  # always: else whoever shares its address, that of a proxy perhaps, could lock operators out
+                return  # always: else a client with the same address, as behind a proxy, could lock operators out
             await self._wrong.check(request)
         raise HTTPException(401, "This page asks for the operators' token.", {"www-authenticate": CHALLENGE})
 

@@ -83,7 +83,7 @@ class Pages:
         return self._page("refusal.html", refusal.status, _retry_after(refusal), refusal=refusal)
 
     def ops(self, shown: overview.Overview, *, csrf_token: str, notice: str = "", status: int = 200) -> Response:
-        """Render the operators' page. Its forms hold the `csrf_token`; `notice` says what the last action did."""
+        """Render the operators' page. Its forms hold the `csrf_token`; `notice` describes the last action."""
         return self._page(
             "ops.html",
             status,

@@ -65,7 +65,7 @@ def journal_away() -> Refusal:
     """Refuse because Redis does not answer. It may have journaled the event, if only its reply was lost."""
     return Refusal(
         503,
-        "The journal does not answer. Try again with the same Idempotency-Key: what it took nevertheless counts once.",
+        "The journal does not answer. Try again with the same Idempotency-Key, so that this counts once.",
         retry_after=2,
     )
 

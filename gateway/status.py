@@ -31,7 +31,7 @@ _WORDS = {
     "user:email": ("store", "writes them down"),
     "email:sent": ("email", "sends you the answer"),
 }
-"""The stage that publishes on a channel, and what it does. Other channels are shown by their name alone."""
+"""Channel → the stage that publishes on it, and its work. Other channels are shown by their name alone."""
 
 log = logging.getLogger("gateway")
 
@@ -238,7 +238,7 @@ class StatusReaders:
 def with_ends(notes: Mapping[str, Note], histories: Mapping[str, History], graph: Graph) -> dict[str, Note]:
     """Return the notes of a status, and one for each stage that has taken the event without an answer.
 
-    Such a stage leaves its history alone. In broker mode nobody but the Broker knows.
+    Such a stage leaves nothing but its history. In broker mode only the Broker knows of it.
     """
     found = dict(notes)
     for stage, history in histories.items() if notes else ():

@@ -315,7 +315,7 @@ def router(publisher: SubmissionPublisher, graphs: GraphReader, pages: Pages) ->
         request: Request, response: Response, submission: JsonSubmission, key: IdempotencyKey = None
     ) -> Any:
         """Computes how far the place is from the office and e-mails the answer. When this answers 2xx the submission is
-        in the journal, and it is delivered whatever process dies. A form is answered with a page; with JSON if its
+        in the journal, and it is delivered even if a process dies. A form is answered with a page; with JSON if its
         Accept header names application/json. Numbers may be text, as people paste them: with a true minus sign, and
         with blanks or direction marks around them.
         """

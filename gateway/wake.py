@@ -38,7 +38,7 @@ class PageWakeUps:
         try:
             await self._redis.ask(Submission.channel, every=every)
         except JournalUnavailable as fault:
-            self._next = time.monotonic() + SEEN_WITHIN  # nobody was asked: a form that is opened later asks again
+            self._next = time.monotonic() + SEEN_WITHIN  # no bridge was asked: a form that is opened later asks again
             log.warning(Fields(outcome="wake-up-not-asked", reason=str(fault)))
 
     async def close(self) -> None:

@@ -143,7 +143,7 @@ class Graph:
         return tuple(dict.fromkeys(c for name in self.consumes for c in (*self.consumes[name], *self.emits[name])))
 
     def emitters(self, channel: str) -> list[str]:
-        """The stages that emit on a channel. More than one is a fault: nobody could tell their events apart."""
+        """The stages that emit on a channel. More than one is a fault: their events would have the same ids."""
         return [name for name, emitted in self.emits.items() if channel in emitted]
 
     @property

@@ -9,7 +9,7 @@
 2. When it takes connections the requests that were held are forwarded, and later ones at once.
 3. After `idle` seconds without a request, or at `scale_down()`, the process gets no new request: the next one starts
    another process.
-4. The process gets SIGTERM `drain` seconds after its latest request or the scale-down, whatever is later, as from
+4. The process gets SIGTERM `drain` seconds after its latest request or the scale-down, whichever is later, as from
    Knative's queue-proxy. If it still runs `grace` seconds later it is killed.
 
 A process that ends before it takes connections gives 503 to the requests that were held, and one that closes a

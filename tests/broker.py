@@ -1,4 +1,4 @@
-"""A stand-in for a Knative Broker on an in-memory channel: what the stage `broker` of a test answers with.
+"""A stand-in for a Knative Broker on an in-memory channel: the server behind the stage `broker` of a test.
 
     broker = Broker({"in": [first.url], "middle": [second.url]})
     sink = await rig.stage("broker", "", None, broker)  # its URL is the bridge's K_SINK

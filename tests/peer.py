@@ -94,7 +94,7 @@ async def post(
 
 
 async def timed_out(client: Client, within: float) -> Lost:
-    """The loss of a POST that nobody answers in time. One that had no connection in time was not sent: once more."""
+    """The loss of a POST that is not answered in time. One that had no connection in time was not sent: once more."""
     while True:
         try:
             await post(client, within=within)
@@ -105,7 +105,7 @@ async def timed_out(client: Client, within: float) -> Lost:
 
 
 class Peer:
-    """A server on a free port of 127.0.0.1. What a script raises, other than for a client gone, fails the test."""
+    """A server on a free port of 127.0.0.1. An exception of a script fails the test, unless its client has gone."""
 
     def __init__(self, script: Callable[[Line], Awaitable[None]], *, tls: ssl.SSLContext | None = None) -> None:
         self.script = script
@@ -157,7 +157,7 @@ class Peer:
 
 
 def on_each_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run a test on asyncio's own loop and on uvloop; tasks left over and errors nobody took fail it."""
+    """Run a test on asyncio's own loop and on uvloop; tasks that are left and errors that were not handled fail it."""
 
     @functools.wraps(test)
     @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])

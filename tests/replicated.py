@@ -50,7 +50,7 @@ def ask_again(server: Valkey, *command: Any) -> Any:
 
 
 def facts(server: Valkey) -> Mapping[str, str]:
-    """What it says of its replication."""
+    """Its INFO about replication."""
     lines = (ask(server, "INFO", "replication") or b"").decode().splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line)
 
@@ -75,7 +75,7 @@ def sentinel(kind: type[Valkey], folder: Path, watches: Valkey, *lines: str) -> 
 
         def argv(self) -> list[str]:
             path = self.folder / "sentinel.conf"
-            if not path.exists():  # it writes there what it knows
+            if not path.exists():  # it writes its own state there
                 path.write_text("\n".join([f"port {self.port}", f"dir {self.folder}", *config, ""]))
             return [self.binary(), str(path), "--sentinel"]
 

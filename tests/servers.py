@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parent.parent
 Server.project = ROOT  # wherever pytest was started
 
 ANSWER_WITHIN = WITHIN
-"""Seconds that a test's HTTP client waits: how fast a machine answers says nothing about what is tested."""
+"""Seconds that a test's HTTP client waits: no test is about the speed of the machine."""
 
 STAGES = [entry.name for entry in stages_table.read(ROOT)]
 

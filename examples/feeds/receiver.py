@@ -12,7 +12,7 @@ class Receiver(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        """Take a CloudEvent in structured mode from whoever has the right."""
+        """Take a CloudEvent in structured mode from a sender with the right token."""
         event = json.loads(self.rfile.read(int(self.headers["content-length"])))
         scheme = self.headers.get("authorization", "").partition(" ")[0]
         if scheme == "Bearer":

@@ -83,7 +83,7 @@ class SmtpSender:
                 await client.data(message)
             self._accepted += 1
             self._refusals.pop(mail.id, None)
-            with contextlib.suppress(SMTPException, OSError):  # the mail is out, whatever QUIT is answered
+            with contextlib.suppress(SMTPException, OSError):  # the mail is out, also if QUIT fails
                 await client.quit(timeout=1)
         except (SMTPException, OSError) as failed:
             raise self._error(failed, mail, lone=sender_accepted and self._lone(mail)) from failed

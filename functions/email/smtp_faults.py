@@ -85,7 +85,7 @@ RULES = (
     Rule("RCPT TO", "450, 451, 452", Fault.MAIL, "greylisting, mailbox full"),
     Rule("RCPT TO", "501, 550, 551, 552, 553, 556", Fault.MAIL, "no such mailbox"),
     Rule("DATA", "450, 550, 552, 553", Fault.MAIL, "no such mailbox, mailbox full"),
-    Rule("any", "any", Fault.ROUTE, "whatever else: a local error, a transaction that failed, a command not known"),
+    Rule("any", "any", Fault.ROUTE, "anything else: a local error, a transaction that failed, a command not known"),
 )
 
 _ENHANCED = re.compile(r"(?:^#?|\(#)[245]\.(\d{1,3})\.(\d{1,3})(?!\.?\d)", re.MULTILINE)

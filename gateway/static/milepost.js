@@ -1,11 +1,11 @@
 // The page goes on by itself: submits without leaving, watches the submission live, moves the map as you type.
-// Without it every page works all the same; nothing here is shown that the server would not show on a reload.
+// Every page works without it too: a reload shows the same.
 
 const EQUATOR = 3963.190592, FLATTENING = 1 / 298.257223563; // WGS-84; miles
 const OFFICE = [32.080058, 34.864535];
 const FARTHEST = 12450, RADIUS = 200;
 const WINDS = ["N", "NE", "E", "SE", "S", "SW", "W", "NW"];
-const PACE = 260; // ms between two steps shown; the times told are the true ones
+const PACE = 260; // ms between two steps shown; the times beside them are the true ones
 const SLOWEST = 30000; // ms between two tries
 const DEAD = "dead:", PARTS = "parts:", ENDED = "ended:";
 const EVERY = 3000; // ms between two looks at a submission whose stream is refused
@@ -73,7 +73,7 @@ function ask(form) {
     point.removeAttribute("display");
     const strong = document.createElement("strong");
     strong.textContent = `${grouped(miles)} miles`;
-    // A little later: whoever listens hears it once, not at every key.
+    // A little later, so that a screen reader says it once and not at every key.
     saying = setTimeout(() => caption.replaceChildren("About ", strong, ` from the office, bearing ${bearing.toFixed(0)}° ${wind}`), 400);
   };
   form.addEventListener("input", draw);
@@ -123,7 +123,7 @@ async function send(form) {
   }
 }
 
-// What the server answered takes the place of what is here; a submission gets its own address.
+// Shows the page that the server answered in place of this one; a submission gets its own address.
 function show(html, place) {
   const next = new DOMParser().parseFromString(html, "text/html");
   document.title = next.title;
@@ -175,7 +175,7 @@ function watch(section) {
   const offline = () => { hangUp(); say(LOST.false); };
   const online = () => { hangUp(); open(); };
 
-  // What the stream would tell, while it is refused: too many have one.
+  // Asks for the status while a stream is refused because too many are open.
   async function poll() {
     let said = LOST[navigator.onLine];
     try {
@@ -218,7 +218,7 @@ function watch(section) {
     if (told) setTimeout(drain, reach(told) && !calm.matches ? PACE : 0);
   }
 
-  // Shows what was told, once; whether there was anything new.
+  // Shows the channels that are not shown yet; returns whether there was one.
   function reach({ channel, time, data, last }) {
     if (channel.startsWith(DEAD)) {
       const stage = channel.slice(DEAD.length), reason = data?.reason ?? "";

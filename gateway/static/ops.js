@@ -1,12 +1,12 @@
-// The operators' page, kept up to date: what the server renders anew replaces the old parts; messages come as a stream.
+// The operators' page, kept up to date: parts that the server renders anew replace the old ones; messages come as a stream.
 
-const EVERY = 5000; // milliseconds: as often as bridges tell
+const EVERY = 5000; // milliseconds: as often as bridges write their figures
 const LINES = 200; // of the messages
 
 const find = (selector, root = document) => root.querySelector(selector);
 const fresh = find("#fresh"), messages = find("#messages"), state = find("#messages-state");
 
-// Not under the hands of whoever is about to click.
+// Replaces nothing while a person is about to click it.
 const inUse = (part) => part.contains(document.activeElement) || part.matches(":hover") || find("details[open]", part);
 
 async function renew() {

@@ -87,7 +87,7 @@ replicas: {{ include "milepost.scaledTo" . | default (int $replicas | toString) 
 {{- $scaled := false -}}
 {{- range dig "metadata" "managedFields" list $live -}}
   {{- $spec := dig "f:spec" dict (.fieldsV1 | default dict) -}}
-  {{- /* Who installed the Deployment owns its selector too, whatever the name of the binary. */ -}}
+  {{- /* The manager that installed the Deployment owns its selector too, under any name of its binary. */ -}}
   {{- if and (hasKey $spec "f:replicas") (not (hasKey $spec "f:selector")) }}{{ $scaled = true }}{{ end -}}
 {{- end -}}
 {{- if $scaled }}{{ int $live.spec.replicas }}{{ end -}}

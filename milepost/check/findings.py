@@ -128,7 +128,7 @@ class Findings:
             for one in self.stages
         ]
         made += [
-            f"nobody would consume {channel} any more ({events} events wait)"
+            f"no stage would consume {channel} any more ({events} events wait)"
             for channel, events in self.channels.items()
         ]
         made += [f"{one.channel}: {one.field or 'the payload'} {one.fault}" for one in self.schemas or ()]
@@ -150,7 +150,7 @@ async def check(
 ) -> Findings:
     """Read everything that waits, and check it. `document`: the running pipeline's AsyncAPI, or None.
 
-    `accept`: stages and channels that may go. Events of a place that a stage has left behind wait for nobody in the
+    `accept`: stages and channels that may go. Events of a place that a stage has left behind wait for no stage in the
     running pipeline either, and are no finding. Raises JournalUnavailable.
     """
     running = [stage for stage in running if not stage.left_behind]
@@ -217,7 +217,7 @@ class _Checker:
             return [{"field": "event", "fault": str(fault)}]
         except ValidationError as fault:
             return faults_of(fault)
-        except Exception as fault:  # noqa: BLE001 - whatever the project's validators raise
+        except Exception as fault:  # noqa: BLE001 - the project's validators may raise anything
             return [{"field": "data", "fault": f"its class raises {type(fault).__name__}"}]
         return []
 

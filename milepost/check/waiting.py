@@ -89,7 +89,7 @@ class Waiting:
             coming = [stage for stage, consumed in self._to_come.items() if consumed == channel]
             groups += [_Group(stage, (0, 0), frozenset()) for stage in coming if stage not in begun]
         if not groups and await self._redis.pttl(journal) != -1:
-            return  # nobody has to consume this channel: its journal expires
+            return  # no stage has to consume this channel: its journal expires
         first = min((group.first for group in groups), default=(0, 0))
         async for entry, fields in self._stream(journal, f"{first[0]}-{first[1]}"):
             order = entry_order(entry)

@@ -293,7 +293,7 @@ def _code(project: Path, stage: str) -> StageHandler:
     path = source_of(project, stage)
     try:
         return load(path)
-    except Exception as fault:  # noqa: BLE001 - whatever the project's code raises
+    except Exception as fault:  # noqa: BLE001 - the project's code may raise anything
         raise ConfigurationError(f"{path}: {type(fault).__name__}: {fault}") from None
 
 

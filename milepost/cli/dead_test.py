@@ -67,7 +67,7 @@ def _verdict(payload: type[Payload], data: Any) -> Any:
         payload.model_validate(data)
     except ValidationError as refusal:
         return faults_of(refusal)
-    except Exception as fault:  # noqa: BLE001 - whatever the project's validators raise
+    except Exception as fault:  # noqa: BLE001 - the project's validators may raise anything
         return type(fault)
     return None
 

@@ -213,7 +213,7 @@ def _edited(path: Path, edit: Callable[..., str], *arguments: object, **options:
 
 
 def write(files: Mapping[Path, str]) -> None:
-    """Write all of them or none, whatever signal comes. Raises CommandFailed if that fails."""
+    """Write all of them or none, also if a signal comes. Raises CommandFailed if that fails."""
     before = {path: path.read_bytes() if path.is_file() else None for path in files}
     folders: list[Path] = []
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})

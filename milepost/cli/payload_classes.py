@@ -34,7 +34,7 @@ def read(project: Path) -> PayloadClasses:
     sys.path.insert(0, str(project))  # for what it imports
     try:
         names = runpy.run_path(str(path), run_name="functions.payloads")
-    except Exception as fault:  # noqa: BLE001 - whatever the project's code raises
+    except Exception as fault:  # noqa: BLE001 - the project's code may raise anything
         raise ConfigurationError(f"{path}: {fault}") from None
     payloads = payloads_of(SimpleNamespace(**names))
     return PayloadClasses({payload.channel: payload for payload in payloads}, frozenset(names), path.read_text())

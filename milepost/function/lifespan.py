@@ -113,10 +113,10 @@ class _Started:
                 self.ready.set_exception(fault)
 
     def _ended(self, _task: "Task[None]") -> None:
-        """Tell those who wait that the start was cancelled, perhaps before it began."""
+        """Tell the waiting requests that the start was cancelled, perhaps before it began."""
         if not self.ready.done():
             self.ready.set_exception(Unavailable("the stage's start was cancelled"))
-            self.ready.exception()  # nobody may wait for it any more
+            self.ready.exception()  # no request may wait for it any more
 
 
 async def leave_all() -> None:

@@ -14,7 +14,7 @@ REPEAT_AFTER = 60.0
 """Seconds between two lines with the same reason."""
 
 MOST_LINES = 30
-"""Lines within REPEAT_AFTER seconds, whatever their reasons: a reason may quote the event."""
+"""Most lines within REPEAT_AFTER seconds, counted over all reasons: a reason may quote the event."""
 
 OUTAGE_STATUSES = frozenset({408, 503})
 """The statuses after which the bridge holds back the whole stage."""

@@ -125,7 +125,7 @@ class Admin:
         ]
 
     async def left_behind(self) -> list[Depth]:
-        """Return how many events wait in groups that nobody reads, because their stage consumes other channels now.
+        """Return how many events wait in groups that no bridge reads, because their stage consumes other channels now.
 
         Each is named `stage:channel`.
         """

@@ -7,7 +7,7 @@ Every connection asks before it is made (milepost.journal.connection), so each n
 3. The answer of the latest epoch counts: each failover and each move of our slot begins a new one. So an answer from a
    part of the network that has missed the failover is not followed where another can be had.
 4. A Sentinel that holds the primary to be down names none: its clients wait for the failover.
-5. If nobody answers at all, the last server found is used. It says itself if it is no primary any more.
+5. If none of them answers, the last server found is used. It says itself if it is no primary any more.
 """
 
 import asyncio

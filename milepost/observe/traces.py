@@ -90,7 +90,7 @@ def _provider(component: str, exporter: str, *, shared: bool) -> "TracerProvider
 async def export_waiting() -> None:
     """Export the spans of this process that wait, at its stop, for at most FLUSH_WITHIN seconds."""
     for provider in _shared:
-        # In a thread that nobody has to wait for, because an exporter has no time limit.
+        # In a thread of its own, because an exporter has no time limit.
         exporting = threading.Thread(target=provider.force_flush, daemon=True)
         exporting.start()
         await asyncio.to_thread(exporting.join, FLUSH_WITHIN)

@@ -161,7 +161,7 @@ class Server:
         self._process().send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End it, whatever its state."""
+        """End it, also if it is frozen."""
         if self.alive and self.ends_soon:
             process = self._process()
             process.send_signal(signal.SIGCONT)

@@ -167,7 +167,7 @@ class Stage:
             self._writers.discard(writer)
             writer.close()
             with contextlib.suppress(OSError):
-                await writer.wait_closed()  # or a reset is an exception that nobody retrieved
+                await writer.wait_closed()  # or a reset is an exception that was never retrieved
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:

@@ -270,7 +270,7 @@ async def test_batches_become_smaller_when_their_replies_are_too_large_together(
     assert max(sizes) > 3, "at first too many"
     assert sizes[-1] <= 3
     small = {id for batch in stage.batches if len(batch) <= 3 for id in batch}
-    assert small.isdisjoint(stage.count), "what is small enough goes well"
+    assert small.isdisjoint(stage.count), "small events are delivered in batches"
 
 
 async def test_large_response_of_a_stage_that_emits_nothing_is_ignored(rig: Rig) -> None:

@@ -1,4 +1,4 @@
-"""A stage that is ordered by key, behind real bridges: whatever fails, ends or restarts, each key keeps its order."""
+"""A stage that is ordered by key, behind real bridges: each key keeps its order through failures and restarts."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""A paused stage is delivered nothing, whatever restarts; the others go on."""
+"""A paused stage is delivered nothing, also after restarts; the others go on."""
 
 import asyncio
 

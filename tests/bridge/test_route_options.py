@@ -1,4 +1,4 @@
-"""What a stage's entry may ask of its route: headers, a deadline, a delay; and that an outside receiver is a stage."""
+"""Options of a stage's entry: headers, a deadline, a delay; and an outside receiver as a stage."""
 
 import logging
 

@@ -179,7 +179,7 @@ async def test_replayed_dead_letter_wakes_nothing(rig: Rig) -> None:
     await rig.bridge({"wakeAfter": "PT0.001S"})
     await rig.publish("c0", "1")
     await eventually(lambda: rig.dead("one"))
-    await eventually(lambda: two.wake_ups == 1)  # when it was read, nobody knew
+    await eventually(lambda: two.wake_ups == 1)  # when it was read, the pause was not known
     await rig.journal.admin.replay("one", [letter.entry for letter in await rig.dead("one")])
     await eventually(lambda: two.ids == ["1"])
     assert two.wake_ups == 1

@@ -83,7 +83,7 @@ def test_a_dead_letter_is_dropped_after_a_second_thought(operator: Visitors, up:
     letters.get_by_role("button", name="Drop them").click()
     expect(page.locator("#notice")).to_have_text(re.compile(r"dead letters? dropped\."))
     expect(letters.get_by_text("to-drop")).to_have_count(0)
-    expect(page).to_have_url(re.compile("/ops$"))  # a reload shows what is
+    expect(page).to_have_url(re.compile("/ops$"))  # a reload shows the present state
 
 
 def test_without_javascript_a_replay_is_a_form(operator: Visitors, up: Up) -> None:

@@ -53,7 +53,7 @@ def endless(up: Up) -> str:
 
 
 def hold(client: httpx.Client, place: str, address: str, within: ExitStack) -> None:
-    """Have a stream open, as somebody at this address, as soon as those who had one are seen to have left."""
+    """Have a stream open from this address, once the gateway has seen the earlier ones close."""
 
     def is_open() -> bool:
         with ExitStack() as trial:

@@ -24,7 +24,7 @@ MESSAGE = "You are 2216.0742916592476 miles from Velocity."
 PHONE = {"width": 360, "height": 740}
 
 WITHIN = 180_000
-"""Milliseconds that Playwright waits for what a test expects; generous, for a machine that runs other tests too."""
+"""Milliseconds that Playwright waits for an expected state; generous, for a machine that runs other tests too."""
 
 expect.set_options(timeout=WITHIN)
 
@@ -34,7 +34,7 @@ def launch(playwright: Playwright) -> Browser:
 
 
 class Visitors:
-    """Makes visitors, and notes what no visitor's browser should ever do."""
+    """Makes visitors, and notes acts that no visitor's browser should ever do."""
 
     def __init__(self, browser: Browser, home: str) -> None:
         self._browser = browser
@@ -114,7 +114,7 @@ def assert_accessible(page: Page) -> None:
 
 @contextmanager
 def held(stack: dict[str, Any], stage: str) -> Iterator[None]:
-    """The stage's function is frozen: what comes to it stays under way."""
+    """The stage's function is frozen: its requests stay under way."""
     pid = int(stack["pids"][stage])
     os.kill(pid, signal.SIGSTOP)
     try:

@@ -81,7 +81,7 @@ def functions(objects: list[Object]) -> dict[str, Object]:
 
 
 def pod_specs(objects: list[Object]) -> dict[str, Object]:
-    """kind/name -> the pod's spec, of whatever has one."""
+    """kind/name -> the pod's spec, of every object with one."""
     return {
         f"{found['kind']}/{found['metadata']['name']}": found["spec"]
         if found["kind"] == "Pod"

@@ -197,7 +197,7 @@ async def test_ten_refused_events_of_many_are_shown(journal: Journal) -> None:
 
 
 async def test_events_that_a_stage_has_left_behind_already_are_no_finding(journal: Journal, redis: Redis) -> None:
-    """Nobody reads them in the running pipeline either."""
+    """No bridge reads them in the running pipeline either."""
     await redis.xgroup_create("{milepost}:journal:old", "name-it", "0", mkstream=True)
     await journal.publish(Event(id="left", source="/me", type="old", data=PLACE))
     assert [depth.stage for depth in await journal.admin.left_behind()] == ["name-it:old"]

@@ -21,7 +21,7 @@ COMPONENTS = {"redis", "mongo", *STAGES, "bridge", "gateway"}
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    # A lease that is renewed more often: whoever begins beside it looks for that, for a few seconds.
+    # A lease that is renewed more often: a pipeline that starts beside it waits a few seconds for that.
     with Up(tmp_path_factory.mktemp("up") / "data", env={"LEASE": "PT5S"}) as running:
         yield running.ready()
         assert running.end() == 0
@@ -74,7 +74,7 @@ def answers(redis: Redis) -> bool:
 
 @pytest.fixture
 def redis_url(valkey_server: Valkey) -> str:
-    """The run's Valkey, empty: a pipeline that starts on it has none of what other tests left."""
+    """The run's Valkey, empty: a pipeline that starts on it has no events of other tests."""
     with Redis.from_url(valkey_server.url) as redis:
         redis.flushall()
     return valkey_server.url

@@ -36,7 +36,7 @@ def test_breaking_changes_end_it_with_1(project: Path, on_stack: Command) -> Non
     done = on_stack("check", "--project", str(project))
     assert done.code == 1
     assert "raw_input: name is required now\n" in done.stdout
-    assert "nobody would consume user:email any more" in done.stdout
+    assert "no stage would consume user:email any more" in done.stdout
     assert "something would break" in done.stderr
     accepted = on_stack("check", "--project", str(project), "--json", "--accept", "raw_input", "--accept", "user:email")
     assert (json.loads(accepted.stdout)["schemas"], json.loads(accepted.stdout)["channels"]) == ([], {})

@@ -1,4 +1,4 @@
-"""What the help says, and how commands end."""
+"""The help, and how commands end."""
 
 import re
 from collections.abc import Iterator

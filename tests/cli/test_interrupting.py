@@ -1,4 +1,4 @@
-"""Ctrl-C ends every command at once with 130, whatever it waits for, and without a traceback."""
+"""Ctrl-C ends every command at once with 130, also while it waits, and without a traceback."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from tests.cli.running import MILEPOST, WITHIN, Up, environment
 from tests.servers import ROOT
 
 INSTALLED = ("-c", "from milepost_command import main; main()")
-"""What the installed command does."""
+"""The program text of the installed command."""
 
 
 def start(
@@ -27,7 +27,7 @@ def start(
 
 
 def end(process: subprocess.Popen[str]) -> str:
-    """Interrupt it once, and return what it wrote on stderr after that. Its stdin stays open meanwhile."""
+    """Interrupt it once, and return its stderr after that. Its stdin stays open meanwhile."""
     process.send_signal(signal.SIGINT)
     with process:
         try:

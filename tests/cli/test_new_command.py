@@ -41,7 +41,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Grown:
     return made
 
 
-# What it writes
+# The files
 
 
 def test_new_lists_the_written_files_and_the_next_steps(grown: Grown) -> None:
@@ -80,7 +80,7 @@ def test_tests_of_the_new_stages_the_chart_and_the_images_pass(grown: Grown) -> 
     others = ["tests/images/test_dockerfile.py", "tests/unit/test_stages_table.py", "tests/gateway/test_channels.py"]
     others += ["tests/documents/test_commands.py"]  # each is skipped: it shows the pipeline without them
     run(grown.folder, "tests.chart.manifests")
-    # Bridge and gateway are as they were, and of the stage that emits nothing what it answers is enough.
+    # Bridge and gateway are as they were, and for the stage that emits nothing its answer is enough.
     chosen = "not rendered_environment and (not SpecimenLog or answer or hands or table)"
     run(grown.folder, "pytest", *quick, *own, *chart, *others, "-k", chosen)
 

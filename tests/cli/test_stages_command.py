@@ -21,7 +21,7 @@ def test_the_table(up: Up, on_stack: Command) -> None:
     assert heading == ["NAME", "CONSUMES", "EMITS", "URL", "SERVED", "SCALE", "JOURNALED", "PARKED", "DEAD"]
     distance = next(row for row in rows if row[0] == "distance")
     assert distance[:5] == ["distance", "raw_input", "calculated_distance", up.stack["functions"]["distance"], "yes"]
-    # What other tests sent may still be on its way, or wait to be trimmed.
+    # Events of other tests may still be under way, or wait to be trimmed.
     wait_for(lambda: ["distance", "1", "0", "0", "0"] in [[row[0], *row[5:]] for row in table(on_stack("stages"))])
     lines = done.stdout.splitlines()
     for name in heading[5:]:
@@ -51,7 +51,7 @@ def test_json(on_stack: Command) -> None:
 
 
 def test_ordered_stages_are_shown_with_their_key_and_the_held_events(up: Up, on_stack: Command) -> None:
-    channel = "in-order"  # of this test alone: what others publish would be counted
+    channel = "in-order"  # of this test alone: events of others would be counted
     row = {"consumes": [channel], "emits": [], "url": "http://a", "beat": 0}
     with Redis.from_url(up.stack["redis"]) as redis:
         redis.hset(keys.STAGES, "by-field", json.dumps({**row, "order": "customer"}))

@@ -195,7 +195,7 @@ def check_order_of_the_end(ended: Up) -> None:
 
 
 def test_reader_that_leaves_after_ready_does_not_change_the_end(tmp_path: Path, redis_url: str, mongo_url: str) -> None:
-    """As `milepost up | sed /^ready/q` does; the line `stopping` is then written to nobody."""
+    """As `milepost up | sed /^ready/q` does; the line `stopping` then has no reader."""
     command = [*MILEPOST, "up", "--data", str(tmp_path), "--port", "0"]
     env = environment(REDIS_URL=redis_url, MONGO_URL=mongo_url)
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as up:

@@ -1,4 +1,4 @@
-"""What a function's process has loaded and turned on when it serves its first event."""
+"""Modules and settings of a function's process when it serves its first event."""
 
 import subprocess
 import sys

@@ -35,7 +35,7 @@ def check_own_tests(project: Path) -> None:
 
 @dataclass
 class Receiver:
-    """receiver.py, and what it has printed."""
+    """receiver.py, and its output."""
 
     log: Path
     process: subprocess.Popen[bytes]

@@ -69,7 +69,7 @@ def test_milepost_up_runs_it(project: Path, receiver: Receiver, tmp_path: Path) 
 
 
 def shown_in_the_readme() -> str:
-    """What the receiver prints below the id, as far as it is shown."""
+    """The lines that the receiver prints below the id."""
     _, _, below = (FEEDS / "README.md").read_text().partition("    # Harbour News\n")
     return textwrap.dedent(f"    # Harbour News\n{below.partition('    …')[0]}")
 

@@ -70,7 +70,7 @@ async def demoted(pair: Pair) -> None:
 
 
 async def demoted_first(pair: Pair) -> None:
-    """For a moment nobody is a primary."""
+    """For a moment there is no primary."""
     await pair.to_old.replicaof(HOST, str(pair.new.port))
     await pair.promote()
 

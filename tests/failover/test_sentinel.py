@@ -99,7 +99,7 @@ async def test_all_components_follow_a_planned_failover(watched: Watched, tmp_pa
 
 
 async def test_door_refuses_until_replicas_have_the_event_and_recognises_the_retry(watched: Watched) -> None:
-    """A connection that has written nothing itself waits too: WAIT alone would count what it has written."""
+    """A connection that has written nothing itself waits too: WAIT alone would count its own writes."""
     event = Event(id="replicated", source="/test", type="replicated", data=1)
     async with (
         following(watched.url, replicas=1) as journal,

@@ -4,7 +4,7 @@
 --only NAME       rows whose name contains NAME; may be given more than once
 --all             also the rows that run on request: most with events waiting, and many on Debian's Redis
 --part K/N        the Kth of N parts of the rows, so that a run can be split
---seed NUMBER     what the rows do at random; printed, and another one each time
+--seed NUMBER     of the random choices of the rows; printed, and another one each time
 --n, --rate       submissions a row, and a second
 --json FILE       the rows as JSON; written after each row
 --markdown FILE   the table as docs/faults.md has it; written at the end

@@ -1,6 +1,6 @@
 """The history of a row: one operation a line, as JSON, from each client, function and mail.
 
-| kind | `by` | what one operation is | `answer` |
+| kind | `by` | one operation | `answer` |
 | --- | --- | --- | --- |
 | `publish` | a door | one try of a client to hand in a submission; `line` is the mail it must bring | HTTP status |
 | `deliver` | a stage | one event in one request, as the stage's process saw it | HTTP status |
@@ -14,7 +14,7 @@
 | `end` | a component | a process that the row ended; `end` is when it was ready again | number of the signal |
 
 Times are seconds of the machine's monotonic clock, which all its processes share. An operation without `end` had no
-answer: its process ended before, or the client's connection failed. Nobody knows then whether it had its effect.
+answer: its process ended before, or the client's connection failed. It may have had its effect or not.
 """
 
 import json
@@ -50,7 +50,7 @@ class Operation:
 
 
 class History:
-    """What this process records, and in `folder` what the functions' processes do."""
+    """The operations that this process records, and those that the functions' processes record in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,7 @@ Door = Callable[[Sent], Awaitable[int | None]]
 
 
 class Load:
-    """What is submitted in one row."""
+    """The submissions of one row."""
 
     def __init__(self, stack: Stack, *, rate: float) -> None:
         self.sent: list[Sent] = []

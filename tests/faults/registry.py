@@ -40,7 +40,7 @@ TWINS = {
 
 @dataclass(frozen=True)
 class Fault:
-    """A row: what is done to the stack while submissions come in, and what may come of it."""
+    """A row: the function that does something to the stack while submissions come in, and the results allowed."""
 
     name: str
     act: Act

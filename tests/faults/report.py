@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """A row's name, its figures, what is wrong with it, what else it says, and why it was not run if it was not."""
+    """A row's name, its figures, its faults, its remarks, and the reason if it was not run."""
 
     name: str
     row: Row | None

@@ -24,7 +24,7 @@ from tests.faults.state import Mailbox
 from tests.servers import ANSWER_WITHIN, ROOT, Module, eventually
 
 LOOK = 0.05
-"""Seconds between two looks at what has come."""
+"""Seconds between two looks at the mails."""
 
 STANDSTILL = 40.0
 """Seconds without any progress after which a row is over; with the defaults, DEFAULT_STANDSTILL."""
@@ -35,11 +35,11 @@ LOST_STANDSTILL = 8.0
 """The same where submissions may be lost and Redis holds no event: nothing can bring their mails."""
 
 Tell = Callable[[str, int, int], None]
-"""Progress: what goes on, how many e-mails there are, of how many."""
+"""Progress: the step, how many e-mails there are, of how many."""
 
 
 class Run:
-    """What a fault's function is given."""
+    """The argument of a fault's function."""
 
     def __init__(self, stack: Stack, load: Load, fault: Fault, n: int, tell: Tell) -> None:
         self.stack = stack
@@ -60,7 +60,7 @@ class Run:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def check(self, holds: object, what: str) -> None:
-        """Note what does not hold: the row fails."""
+        """Note a condition that does not hold: the row fails."""
         if not holds:
             self.wrong.append(what)
 
@@ -78,7 +78,7 @@ class Run:
 
     @asynccontextmanager
     async def loaded(self, n: int | None = None, *, doors: tuple[str, ...] = ()) -> AsyncIterator[None]:
-        """Submissions come in; the body runs in their middle, and what comes after its end counts as recovery."""
+        """Submissions come in; the body runs in their middle, and the time after its end counts as recovery."""
         wanted = n or self.n
         before = len(self.load.sent)
         load = asyncio.create_task(self.load.submit(wanted, doors=doors))
@@ -142,7 +142,7 @@ class Run:
             self.destroyed.add(event_id)
 
     async def row(self) -> tuple[Row, Sequence[str]]:
-        """Stop whatever works, then write and check the history. Returns the row, and each promise that it broke."""
+        """Stop all but the servers, then write and check the history. Returns the row and its broken promises."""
         await self.stack.rest()
         self.mailbox.look()
         history = self.stack.history
@@ -194,7 +194,7 @@ class Run:
         return letters
 
     async def milepost(self, *arguments: str) -> str:
-        """What a `milepost` command on this Redis prints; it must end well."""
+        """Run a `milepost` command on this Redis, which must succeed. Returns its output."""
         command = await asyncio.create_subprocess_exec(
             *MILEPOST,
             *arguments,
@@ -243,7 +243,7 @@ class Standstill:
 
 
 async def run(fault: Fault, folder: Path, *, n: int, rate: float, tell: Tell) -> Result:
-    """One row, and what is wrong with it."""
+    """Run one row. Returns it, with its faults."""
     async with Stack(folder, fault.options) as stack:
         load = Load(stack, rate=min(rate, fault.rate))
         try:

@@ -37,7 +37,7 @@ ENDED_WITHIN = 20.0
 
 @dataclass(frozen=True)
 class Options:
-    """What a row needs of its stack beyond the usual."""
+    """The stack of a row, where it differs from the usual one."""
 
     redis: type[Valkey | Watched | RedisCluster] = Valkey
     fsync: str = "always"
@@ -48,9 +48,9 @@ class Options:
     proxied: tuple[str, ...] = ()
     """Stages that the bridge reaches through a StageProxy."""
     server_behind_proxy: str | None = None
-    """`redis` or `mongo`: what the components reach through a proxy."""
+    """`redis` or `mongo`: the components reach it through a proxy."""
     power: str | None = None
-    """`redis` or `mongo`: whose power can be cut."""
+    """`redis` or `mongo`: its power can be cut."""
     delivery: Mapping[str, Any] = field(default_factory=dict)
     bridge: Mapping[str, str] = field(default_factory=dict)
     """Environment of the bridges and the gateway."""
@@ -207,7 +207,7 @@ class Stack:
         self._ended[server] = Operation("end", time.monotonic(), answer=signal.SIGKILL, by=server.name)
 
     async def rest(self) -> None:
-        """Stop what takes work in and what does it, so that nothing happens any more; the servers stay."""
+        """Stop the doors, the bridges and the functions, so that nothing happens any more; the servers stay."""
         working = [self.gateway, *self.bridges, *self.functions.values()]
         await asyncio.gather(*(down(server) for server in working if server.alive))
 
@@ -220,7 +220,7 @@ async def up(server: Server) -> None:
 
 
 async def down(server: Server, number: signal.Signals = signal.SIGTERM) -> None:
-    """Send a signal and wait for the end; what does not end after SIGTERM is killed."""
+    """Send a signal and wait for the end; a process that does not end after SIGTERM is killed."""
     process = server.process
     assert process is not None
     process.send_signal(number)

@@ -1,4 +1,4 @@
-"""What came of a row, read from the ground: the file of mails, the records in MongoDB, the events in Redis."""
+"""The result of a row, read from its files and servers: mails, records in MongoDB, events in Redis."""
 
 import json
 import time

@@ -146,7 +146,7 @@ LATE = changed(one("deliver", "a", "store"), begin=3.0, end=3.1)
 def test_submissions_of_one_address_that_change_places_are_found(history: list[Operation]) -> None:
     verdict = check(history, ordered=["distance", "store"])
     assert (verdict.inverted, list(verdict.broken)) == (1, ["out of order"])
-    assert check(history).broken == {}, "nobody asked for order"
+    assert check(history).broken == {}, "the row is not ordered"
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def value_of(message: bytes) -> Any:
 
 
 class Published:
-    """The messages of a batch, and what must become of each one by the oracle's reading."""
+    """The messages of a batch, and the result that the oracle demands for each."""
 
     def __init__(self, named_before: set[tuple[str, str]]) -> None:
         self.sent: list[Message] = []
@@ -126,7 +126,7 @@ def publish(world: World, batch: Sequence[Message]) -> Tally:
         if one.fields["id"] != last:
             published.arrived(one)
             weigh(tally, one.fields)
-    # What no rule of CloudEvents forbids may be refused all the same, and nothing else.
+    # These alone may be refused although no rule of CloudEvents forbids them.
     assert len(dead) == published.unreadable + len(published.named), (published.named, dead)
     assert not any(published.plain.values()), published.plain
     world.alive()

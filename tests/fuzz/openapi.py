@@ -34,7 +34,7 @@ def send(world: World, batch: Sequence[Case]) -> Tally:
         for case in batch:
             response = case.call(session=session, timeout=WITHIN)
             try:
-                # Left out: that all that fits the schema is accepted. No schema can say what an address is.
+                # Not checked: that every body of the schema is accepted. No schema can describe an address.
                 case.validate_response(response, excluded_checks=[positive_data_acceptance])
             except (Failure, FailureGroup) as fault:
                 raise AssertionError(f"{case.as_curl_command()}: {fault!r:.2000}") from None

@@ -1,4 +1,4 @@
-"""An independent reading of the specifications, without Milepost's code. Whatever a door accepts is checked with it."""
+"""An independent reading of the specifications, without Milepost's code. It checks every event that a door accepts."""
 
 import base64
 import json
@@ -156,7 +156,7 @@ def _is_time(value: str) -> bool:
 def header_value(raw: bytes) -> str:
     """Decode a header value (HTTP binding, 3.1.3.2): unquote a quoted string, then percent-decode.
 
-    Raises ValueError for what is not UTF-8.
+    Raises ValueError for bytes that are not UTF-8.
     """
     text = raw.strip(b" \t").decode("utf-8")
     if len(text) > 1 and text[0] == text[-1] == '"':

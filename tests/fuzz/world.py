@@ -137,7 +137,7 @@ class World:
 
     @cached_property
     def gateway_valkey(self) -> Valkey:
-        """The gateway's: what it journals stays there until looked at."""
+        """The gateway's: its events stay there until a test looks at them."""
         valkey: Valkey = self.started(Valkey(self.folder, options={"appendfsync": "no"}))
         return valkey
 

@@ -1,4 +1,4 @@
-"""Gateway processes that stay, on a Valkey of their own, and ways to look at what they published."""
+"""Gateway processes that stay, on a Valkey of their own, and ways to look at the events that they published."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +19,7 @@ from tests.servers import ANSWER_WITHIN, Module, Valkey
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a server of its own: the gateways stay connected, and other tests count what is sent to a server."""
+    """Of a server of its own: the gateways stay connected, and other tests count the commands sent to a server."""
     with Valkey(tmp_path_factory.mktemp("valkey")) as server:
         yield server.url
 

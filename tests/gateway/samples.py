@@ -1,4 +1,4 @@
-"""What the gateway's tests submit, and the form in which they look at it again."""
+"""Submissions of the gateway's tests, and the form in which they compare them."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping

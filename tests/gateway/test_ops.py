@@ -99,7 +99,7 @@ def test_a_token_that_could_be_guessed_is_refused_at_the_start(tmp_path: Path) -
         assert token not in str(refused.value)
 
 
-# What is shown
+# The page
 
 
 async def test_before_any_bridge_it_says_so(operator: httpx.AsyncClient) -> None:
@@ -249,7 +249,7 @@ def test_message_stream_shows_any_message(message: bytes, data: str) -> None:
 
 @pytest.mark.parametrize("before", range(LOOKED_AT - 40, LOOKED_AT + 4))
 def test_no_address_shows_because_a_message_is_cut_off(before: int) -> None:
-    """Cut within an address, what is left of it would not look like one."""
+    """A text that is cut within an address would no longer look like one."""
     short = line("raw_input", b"a@b.co " * 420 + b"x" * max(0, before - 7 * 420) + b" ada.lovelace@example.org " * 20)
     assert "lovelace" not in short["data"]
     assert len(short["data"]) <= LONGEST_DATA

@@ -194,7 +194,7 @@ async def test_redis_away_is_503_at_once_and_the_form_is_kept(away: Module) -> N
             assert (await client.post("/distance", json=LONDON)).status_code == 503
             return time.monotonic() - began < 1
 
-        await eventually(at_once, what="one of these, whatever else the machine has to do")
+        await eventually(at_once, what="two tries, however busy the machine")
         known = "/submissions/0199a3c5-7d1e-7c4a-9f0e-2b5d8c6a4e11"
         for answer in (
             await client.post("/distance", json=LONDON),

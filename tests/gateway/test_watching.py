@@ -197,7 +197,7 @@ async def test_one_connection_to_redis_is_shared_by_all(client: httpx.AsyncClien
             assert await stream.channels(1) == ["raw_input"]
         await eventually(subscribers)
         assert await subscribers() == 1
-    await eventually(lambda: none(subscribers()), what="nobody watches, nobody listens")
+    await eventually(lambda: none(subscribers()), what="the end of the subscription")
 
 
 async def none(count: Any) -> bool:

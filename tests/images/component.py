@@ -30,7 +30,7 @@ def locked(requirements: Path) -> dict[str, str]:
 
 
 def install(requirements: Path, folder: Path) -> None:
-    """Make a virtual environment that holds what the lock file names."""
+    """Make a virtual environment with the packages of the lock file."""
     venv.create(folder, symlinks=True)
     (site,) = folder.glob("lib/python*/site-packages")
     for name, version in locked(requirements).items():

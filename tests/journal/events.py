@@ -1,4 +1,4 @@
-"""Helpers of the journal's tests: events of the pipeline, consumers at work, and what Redis holds."""
+"""Helpers of the journal's tests: events of the pipeline, consumers at work, and the content of Redis."""
 
 import json
 from collections.abc import AsyncIterator, Iterable

@@ -193,7 +193,7 @@ async def test_parked_member_that_is_no_event_becomes_a_dead_letter(
 async def test_parked_event_of_a_channel_that_its_stage_no_longer_consumes_becomes_a_dead_letter(
     journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, table: Table
 ) -> None:
-    """Nobody would read its retry, and the backlog would not count it."""
+    """No bridge would read its retry, and the backlog would not count it."""
     await table(distance=(RAW,))
     entry = await parked(journal, distance, attempts=2)
     await table(distance=(CALCULATED,))

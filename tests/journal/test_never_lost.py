@@ -1,7 +1,7 @@
 """Random steps of two consumers of each of two stages: every stage completes every event once, and none is lost.
 
-The machine remembers only what a bridge would: which entries each consumer holds. Several may hold one entry, after a
-takeover; the first of them to settle it wins.
+The machine remembers no more than a bridge would: the entries that each consumer has claimed. Several may have one,
+after a takeover; the first of them to settle it wins.
 """
 
 import asyncio
@@ -157,7 +157,7 @@ class Bridges(RuleBasedStateMachine):
 
     @rule(name=NAMES, side=SIDES)
     def crash(self, name: str, side: int) -> None:
-        """A bridge that dies forgets what it held, and starts again under another name."""
+        """A bridge that dies forgets its claims, and starts again under another name."""
         self.consumers[name][side] = self.consumer(name)
 
     @rule(name=NAMES, side=SIDES)
@@ -201,7 +201,7 @@ class Bridges(RuleBasedStateMachine):
             self.retry_due(consumer.stage, 1_000)
             self.replay(consumer.stage)
             self.held[consumer].clear()
-            self.do(asyncio.sleep(2 * SHORT_CLAIM))  # whoever had read an entry has not renewed it since
+            self.do(asyncio.sleep(2 * SHORT_CLAIM))  # no consumer has renewed its entries since
             self.take_up(consumer, 1_000, claim=SHORT_CLAIM)
             if not self.held[consumer]:
                 return

@@ -43,7 +43,7 @@ async def server() -> AsyncIterator[Callable[[Answer], Awaitable[str]]]:
             async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
                 try:
                     while b"*1\r\n$4\r\nPING" not in (data := await reader.read(65536)) and data:
-                        writer.write(b"+OK\r\n" * data.count(b"*"))  # whatever it says of itself
+                        writer.write(b"+OK\r\n" * data.count(b"*"))  # to every command of the login
                     if data:
                         await answer(reader, writer)
                 finally:

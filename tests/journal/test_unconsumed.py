@@ -253,7 +253,7 @@ async def test_journal_whose_last_stage_is_forgotten_is_bounded_again(
 async def test_nothing_is_lost_before_the_first_bridge_runs(
     journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers, table: Table
 ) -> None:
-    """Nobody knows yet which channels are consumed, so nothing expires and all counts."""
+    """No bridge has said yet which channels are consumed, so nothing expires and all counts."""
     await filled(redis, RAW, MOST + 5, age=2 * HOUR)
     await journal.publish(submission())
     await maintenance.trim(RAW)

@@ -194,7 +194,7 @@ async def test_parked_and_dead_events_of_an_unserved_stage_close_no_door(
 
 
 async def one(journal: Journal, consumer: Consumer) -> Entry:
-    """Publish an event and take it, whatever the limit of doors."""
+    """Publish an event and take it, without the limit of doors."""
     event = submission()
     await journal.redis.xadd(keys.journal(RAW), {"event": event.to_json()})
     (entry,) = (await consumer.take(1)).entries
@@ -306,7 +306,7 @@ async def test_group_that_the_stages_table_does_not_know_closes_no_door(
 async def test_group_of_a_stage_that_changed_its_channel_closes_no_door_and_is_bounded(
     journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, consumers: Consumers, table: Table
 ) -> None:
-    """The stage is served, but nobody reads its old channel for it any more."""
+    """The stage is served, but no bridge reads its old channel for it any more."""
     for _ in range(5):
         await publish(journal)
         await finish(distance)

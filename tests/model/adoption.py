@@ -86,7 +86,7 @@ class Leading:
     excused: frozenset[int] = frozenset()
     used: dict[str, int] = field(default_factory=dict)
     replica: View | None = None
-    """What Redis had when a replica of it fell behind."""
+    """The state of Redis when a replica of it fell behind."""
 
     def copy(self) -> "Leading":
         return replace(self, bridges=list(self.bridges), used=dict(self.used))
@@ -100,7 +100,7 @@ class NextStepError(Exception):
 
 
 class Once:
-    """Lets an Adopter call Redis once. `left`: what it would adopt then. `fault`: why Redis refused."""
+    """Lets an Adopter call Redis once. `left`: the messages to adopt after that. `fault`: why Redis refused."""
 
     def __init__(self, maintenance: Maintenance) -> None:
         self.left: Sequence[Adoption] = ()
@@ -121,7 +121,7 @@ class Once:
 
 
 class AdoptionWorld(World[Leading]):
-    """Nothing is adopted twice. Without a fault nothing is lost, whatever is late and whichever bridge stops.
+    """Nothing is adopted twice. Without a fault nothing is lost, however late a message is and whichever bridge stops.
 
     A crash, a lost connection, a lease that expires although its holder lives and a failover may lose messages: those
     that are not in the journal by then, and those published until the next leader has announced its token.
@@ -300,7 +300,7 @@ class AdoptionWorld(World[Leading]):
         await self.connection.call("DEL", keys.LEASE)
 
     def excuse(self, local: Leading) -> None:
-        """A fault: what is published and not in the journal yet may be lost."""
+        """A fault: messages that were published and are not in the journal yet may be lost."""
         local.excused |= set(self.bounds.messages[: local.published])
 
     # steps of a bridge
@@ -423,7 +423,7 @@ class AdoptionWorld(World[Leading]):
             queue=tuple(subscriber._adopter._buffer.clear()),
         )
 
-    # what a state is
+    # the parts of a state
 
     def check(self, local: Leading, view: View) -> tuple[Any, bool]:
         journal = adopted(view)

@@ -145,7 +145,7 @@ class BrokerWorld(DeliveryWorld):
                 raise ViolationError(f"the status of {event.id} lacks its answer")
             finished = finished and not {*places} & {"journal", "retries", "parked", "with the Broker"}
         if view.streams.get(keys.journal(OUT)):
-            raise ViolationError("what the Broker delivers by itself is journaled")
+            raise ViolationError("an event that the Broker delivers by itself is journaled")
         if len(dead(view, UNREADABLE)) != local.messages:
             raise ViolationError("a message that is no event was not kept")
         check_bounded(view)

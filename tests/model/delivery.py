@@ -98,12 +98,12 @@ OF_ENTRIES = {
 
 
 HAPPENED = ("published", "done", "dropped", "forgotten", "replayed", "delayed")
-"""What a failover takes back: what was written after the replica fell behind has not happened."""
+"""Facts that a failover takes back: writes from after the replica fell behind have not happened."""
 
 
 @dataclass(frozen=True)
 class Replica:
-    """A replica that is behind: what Redis had when it fell behind, and what had happened by then."""
+    """A replica that is behind: the state of Redis when it fell behind, and the facts of that time."""
 
     view: View
     happened: "Deliveries"
@@ -153,13 +153,13 @@ class Deliveries:
         )
 
     def taken_back(self, replica: Replica) -> "Deliveries":
-        """Return what is outside Redis once this replica is promoted."""
+        """Return the state outside Redis once this replica is promoted."""
         happened = replica.happened.copy()
         return replace(self, replica=None, **{name: getattr(happened, name) for name in HAPPENED})
 
 
 class DeliveryWorld(World[Deliveries]):
-    """`stages`: name → what it emits, or None."""
+    """`stages`: name → the channel that it emits, or None."""
 
     PROGRESS = frozenset(
         {
@@ -272,7 +272,7 @@ class DeliveryWorld(World[Deliveries]):
             yield "roll_out", bridge
 
     def living(self, local: Deliveries) -> list[str]:
-        """Return the stages that nobody has forgotten."""
+        """Return the stages that no operator has forgotten."""
         return [stage for stage in self.stages if stage not in local.forgotten]
 
     def _pauses(self, local: Deliveries, paused: set[str]) -> Iterator[Move]:
@@ -388,7 +388,7 @@ class DeliveryWorld(World[Deliveries]):
         local.replica = Replica(await self.view(), local.copy())
 
     async def do_fail_over(self, local: Deliveries) -> None:
-        """The replica is promoted. The bridges hold what the lost primary gave them.
+        """The replica is promoted. The bridges still have the entries that the lost primary gave them.
 
         Doors wait for replicas if they are told to, and so promise nothing that this takes back: an event that the
         replica does not have is published again.
@@ -553,7 +553,7 @@ class DeliveryWorld(World[Deliveries]):
         if isinstance(settlement, Complete | Split) and answer == "done":
             local.done[stage, settlement.id] += 1
 
-    # what a state is
+    # the parts of a state
 
     def check(self, local: Deliveries, view: View) -> tuple[Any, bool]:
         finished = len(local.published) == len(self.events)
@@ -743,7 +743,7 @@ def check_bounded(view: View, *, but: Collection[str] = (), longest: int = HOUR)
 
 
 def key_of(view: View, names: Mapping[bytes, int]) -> tuple[Any, ...]:
-    """Return what Redis holds, without ids and times. `names`: the number of each bridge that lives."""
+    """Return the content of Redis, without ids and times. `names`: the number of each bridge that lives."""
     found: list[Any] = [tuple((stage, _BEATS.sub(b"", row), served) for stage, row, served in view.snapshot.stages)]
     for name, rows in view.streams.items():
         place = {row[0]: number for number, row in enumerate(rows)}

@@ -139,7 +139,7 @@ def path_to(paths: Mapping[Any, tuple[Any, Move] | None], key: Any) -> tuple[Mov
 async def replay(world: World[Any], path: Sequence[Move], *, tell: Callable[..., None] = lambda *_: None) -> None:
     """Make these moves from the start. Raises ViolationError as soon as an invariant does not hold.
 
-    `tell` gets each move, and what it leaves outside Redis.
+    `tell` gets each move, and the state outside Redis after it.
     """
     state = await world.start()
     tell("start", state.local)

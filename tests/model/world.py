@@ -1,8 +1,8 @@
 """A world for the search: the shipped scripts on a real Valkey, and the part of the bridges that lies outside it.
 
-A state is a dump of every key together with what the bridges hold and what has truly happened. A move is one step of a
-bridge, of its maintenance, of a producer or of an operator. Times and ids are no part of a state: keys that expire keep
-whole minutes of their time, and the stages table only whether a stage is served.
+A state is a dump of every key, with the claims of the bridges and the events that were truly published and finished. A
+move is one step of a bridge, of its maintenance, of a producer or of an operator. Times and ids are no part of a state:
+keys that expire keep whole minutes of their time, and the stages table only whether a stage is served.
 """
 
 import json
@@ -47,7 +47,7 @@ class Group:
 
 @dataclass
 class View:
-    """What Redis holds, by key."""
+    """The content of Redis, by key."""
 
     snapshot: Snapshot
     ttl: dict[str, int] = field(default_factory=dict)

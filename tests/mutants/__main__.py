@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--line", type=int, help="mutate this line")
     parser.add_argument("--list", action="store_true", help="list the mutants")
     parser.add_argument("--json", type=Path, help="write every mutant, and what killed it, to this file")
-    parser.add_argument("--known", type=Path, help="take over what this earlier file says of the same mutants")
+    parser.add_argument("--known", type=Path, help="take over the results of the same mutants from this earlier file")
     parser.add_argument(
         "--lines", type=Path, help="keep in this file which test runs which line, and read it from there"
     )

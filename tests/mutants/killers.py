@@ -137,7 +137,7 @@ class Job:
     mutant: Any
     items: Sequence[pytest.Item]
     seconds: Sequence[float]
-    """What each test usually takes. One that takes ten times as long, and ten seconds more, finds the mutant."""
+    """Seconds that each test usually takes. One that takes ten times as long and ten seconds more finds the mutant."""
     prepare: Callable[[], None]
 
     @property
@@ -207,7 +207,7 @@ def _first_failure(job: Job, writable: int) -> str:
 
 
 def _end(readable: int, child: int, expired: float | None) -> str | None:
-    """End a child and what it has started. Returns what it wrote, or that its time has expired."""
+    """End a child and its own children. Returns its output, or that its time has expired."""
     with os.fdopen(readable, "rb") as pipe:
         answer = pipe.read().decode() if expired is None else f"no end within {expired:.0f} s"
     for ending in (signal.SIGTERM, signal.SIGKILL) if answer else ():

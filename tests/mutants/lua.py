@@ -53,7 +53,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A changed source. `change` names the line and says what was put there."""
+    """A changed source. `change` names the line and the new text."""
 
     line: int
     change: str

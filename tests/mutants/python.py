@@ -125,7 +125,7 @@ def _changes(node: ast.AST, raw: bytes, place: Callable[[int, int], int]) -> Ite
 
 
 def _pairs(node: ast.AST) -> Iterator[tuple[ast.expr, ast.AST, ast.expr]]:
-    """Yield the operators at one node, each with what it stands between."""
+    """Yield the operators at one node, each with its operands."""
     match node:
         case ast.Compare(left, kinds, others):
             yield from zip([left, *others], kinds, others, strict=False)

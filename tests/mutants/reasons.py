@@ -1,6 +1,6 @@
 """Why some mutants of the scripts survive: the change makes no difference that a promise is about.
 
-Each reason is for the changes of one script that a pattern finds. A change says what became of which line.
+Each reason is for the changes of one script that a pattern finds. A change names the line and the new text.
 """
 
 import re

@@ -9,7 +9,7 @@ from tests.servers import wait_for
 
 
 class Pipeline(Up):
-    """`milepost up`, with what a user would look at."""
+    """`milepost up`, with the files and pages that a user would look at."""
 
     @property
     def gateway(self) -> str:

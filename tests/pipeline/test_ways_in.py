@@ -92,7 +92,7 @@ def test_retries_with_one_idempotency_key_are_one_submission(
     ids = {client.post("/distance", json=body, headers={"Idempotency-Key": "again"}).json()["id"] for _ in range(3)}
     assert len(ids) == 1
     pipeline.wait_for_email(address)
-    # What comes later has gone all the way: so would a second mail of the first have.
+    # A later submission has been mailed: a second mail of the first would have come before.
     client.post("/distance", json={"email": f"later-{address}", "lat": 1, "long": 2}).raise_for_status()
     pipeline.wait_for_email(f"later-{address}")
     assert len(pipeline.emails(address)) == 1

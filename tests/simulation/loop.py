@@ -242,7 +242,7 @@ class Wire(asyncio.Transport):
         self._end(None)
 
     def cut(self) -> None:
-        """Break it. What was sent and has not arrived is lost, in both directions."""
+        """Break it. Bytes that were sent and have not arrived are lost, in both directions."""
         if self._broken:
             return
         self._broken = True

@@ -48,7 +48,7 @@ def no_look_at_deliveries(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_takeover(patch: pytest.MonkeyPatch) -> None:
-    """Nobody takes over the entries of a crashed bridge."""
+    """No bridge takes over the entries of a crashed one."""
     take = Consumer.take
 
     async def without(self: Consumer, most: int, *, extra: int = 0, claim: float = 0) -> Taken:
@@ -58,7 +58,7 @@ def no_takeover(patch: pytest.MonkeyPatch) -> None:
 
 
 def late_takeover(patch: pytest.MonkeyPatch) -> None:
-    """A bridge takes over what nobody has renewed for twice the claim time."""
+    """A bridge takes over entries only after twice the claim time."""
     take = Consumer.take
 
     async def later(self: Consumer, most: int, *, extra: int = 0, claim: float = 0) -> Taken:
@@ -102,7 +102,7 @@ def no_wait(patch: pytest.MonkeyPatch) -> None:
 
 
 def lease_kept(patch: pytest.MonkeyPatch) -> None:
-    """A bridge that stops announces no release, so messages are nobody's until the lease ends."""
+    """A bridge that stops announces no release, so no bridge adopts messages until the lease ends."""
 
     async def release(self: Subscriber) -> None:
         self._lead_ended.set()
@@ -132,6 +132,6 @@ PLANTED: dict[Plant, tuple[str, Plan]] = {
     no_wait: ("without effect", Plan(acts=("_fail_over",) * 4, gentle=False)),
     lease_kept: ("adopted 0 times", Plan(acts=("_stop_one",) * 4, gentle=True)),
 }
-"""What is planted, a part of the violation that is found, and runs in which most seeds find it."""
+"""The fault, a part of the violation that it causes, and runs in which most seeds find it."""
 
 BY_NAME = {plant.__name__.replace("_", "-"): plant for plant in PLANTED}

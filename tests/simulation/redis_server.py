@@ -89,7 +89,7 @@ class Line:
         self.socket.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
 
     def receive(self) -> tuple[bytes, Any]:
-        """Wait for one reply. Return its bytes, and what they mean."""
+        """Wait for one reply. Return its bytes, and its value."""
         raw = b""
         while (reply := self._reader.gets()) is _NOTHING:
             chunk = self.socket.recv(1 << 20)
@@ -107,7 +107,7 @@ class Line:
 
 
 class Redis:
-    """What one run sees of the server. `digest` is of all commands and their times; `published` of all messages."""
+    """The server as one run sees it. `digest` is of all commands and their times; `published` of all messages."""
 
     def __init__(self, server: Server, loop: VirtualLoop) -> None:
         self.loop = loop
@@ -115,7 +115,7 @@ class Redis:
         self.digest = hashlib.sha256()
         self.commands = 0
         self.replica: list[tuple[bytes, int, bytes]] | None = None
-        """What a replica has that has fallen behind: each key with its dump, and when it expires; None: it has all."""
+        """The content of a replica that is behind: each key with its dump, and when it expires; None: it has all."""
         self.published: list[tuple[float, bytes, bytes]] = []
         self._admin = server.open()
         self._admin.call("FLUSHALL")
@@ -150,7 +150,7 @@ class Redis:
         self.digest.update(f"{self.loop.time():.6f}{command!r}".encode())
 
     def _after(self, name: bytes) -> None:
-        """Hand on what a command published, and what it gave to blocking reads."""
+        """Hand on the messages that a command published, and the entries that it gave to blocking reads."""
         if name.upper() not in _MAY_PUBLISH:
             return
         self._watcher.send("PING")
@@ -204,7 +204,7 @@ class Redis:
             session.line.close()
 
     def restart(self) -> None:
-        """Forget the scripts, as a restarted server has. Whoever restarts it breaks the connections too."""
+        """Forget the scripts, as a restarted server has. The caller breaks the connections too."""
         self._admin.call("SCRIPT", "FLUSH")
 
     def fall_behind(self) -> None:
@@ -213,7 +213,7 @@ class Redis:
         self.replica = [(name, self.call("PEXPIRETIME", name), self.call("DUMP", name)) for name in names]
 
     def fail_over(self) -> None:
-        """Promote the replica: what it did not get is lost. Whoever fails over breaks the connections too."""
+        """Promote the replica: writes that it did not get are lost. The caller breaks the connections too."""
         assert self.replica is not None
         self.call("FLUSHALL")
         for name, until, dump in self.replica:

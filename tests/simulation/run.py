@@ -1,21 +1,21 @@
-"""One run: a seed decides the settings, what happens to whom and when. Then the invariants are checked.
+"""One run: a seed decides the settings, and the faults and their times. Then the invariants are checked.
 
 The bridges and the producer are the real ones. For CALM seconds things happen; after that there are no more faults, and
-within SETTLED seconds everything must have its effect. What is checked:
+within SETTLED seconds everything must have its effect. The invariants:
 
 1. Accepted ⇒ effect: each accepted event was taken by each stage that it is for, or is a dead letter there with cause.
 2. Effect ⇒ accepted: stages get only events that were published.
-3. Once: each event is announced once on each channel, not counting what a failover has undone. Of an event that a
-   stage splits all pieces are announced. One that a stage answers on one of two channels is announced on that one
+3. Once: each event is announced once on each channel, not counting events that a failover has undone. Of an event that
+   a stage splits all pieces are announced. One that a stage answers on one of two channels is announced on that one
    alone.
 4. One bridge at a time: two POSTs of one event to one stage are under way together only after a fault that explains it:
-   a bridge that could not renew its claims, or that reads late what another has taken over meanwhile.
+   a bridge that could not renew its claims, or that reads late an entry which another has taken over meanwhile.
 5. Nothing stays: journals, retries and parked events are empty, and all other keys expire or are of a bounded size.
 6. Plain messages that other programs PUBLISH are adopted once at most; exactly once in a run in which bridges only stop
    cleanly, one after the other. A failover may lose one.
 7. No task of a bridge ends with an exception.
-8. What a crashed bridge had sent to a function is delivered again within the claim time plus 2 s, and before newer
-   events, if another bridge and the function had no trouble meanwhile.
+8. An event that a crashed bridge had sent to a function is delivered again within the claim time plus 2 s, and before
+   newer events, if another bridge and the function had no trouble meanwhile.
 9. In order: an ordered stage gets an event only when it has taken all earlier ones of its key in the journal, or when
    these are dead letters. Then an earlier one comes again only from a bridge that had trouble, or after a failover.
    Not judged is an event that is published again because a failover has undone its first entry.

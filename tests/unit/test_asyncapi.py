@@ -26,7 +26,7 @@ def document() -> dict[str, Any]:
 
 
 def found(document: dict[str, Any], pointer: str) -> Any:
-    """What a JSON pointer within the document names. Raises KeyError."""
+    """Return the part of the document that a JSON pointer names. Raises KeyError."""
     value: Any = document
     for part in pointer.removeprefix("#/").split("/"):
         value = value[part.replace("~1", "/").replace("~0", "~")]

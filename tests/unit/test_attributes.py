@@ -153,7 +153,7 @@ def test_an_illegal_time_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("letters", [1, 20, 21, 64, 1000])
 def test_an_extension_of_any_length_is_carried(letters: int) -> None:
-    """Longer than 20 letters is what a sender SHOULD NOT write, so a reader takes it."""
+    """A sender SHOULD NOT write more than 20 letters, so a reader takes them."""
     event = Event(id="1", source="/s", type="t", extensions={"x" * letters: "y"})
     assert Event.from_json(event.to_json()) == event
     assert Event.from_http(*event.to_http()) == event

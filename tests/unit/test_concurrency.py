@@ -207,7 +207,7 @@ async def test_probe_does_not_wait_for_posts_sent_before_the_outage() -> None:
     down.went_down(slow[0], None)
     async with asyncio.timeout(WITHIN):
         probe = await down.enter(1)
-    assert down.free == 0, "what is taken still counts against the most there may be"
+    assert down.free == 0, "entries that were taken still count against the largest limit"
     for outage in taken:
         down.count_settled(outage, 1, 1)
     assert down.free == 1

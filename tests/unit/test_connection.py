@@ -67,7 +67,7 @@ async def test_command_to_a_hung_redis_is_not_tried_again(tmp_path: Path, *, ope
             with pytest.raises(NoAnswer):
                 await client.ping()
             valkey.thaw()
-            looked = 1 if opened else 2  # this look, and what the ping opened if it had to
+            looked = 1 if opened else 2  # this look, and perhaps one of the ping
             assert await connections(valkey) == before + looked
 
 

@@ -30,7 +30,7 @@ def events(draw: st.DrawFn, extensions: st.SearchStrategy[Any] = strings) -> Eve
 
 
 def over_http(headers: dict[str, str]) -> Headers:
-    """What a server hands on of them: latin-1, names in lower case."""
+    """Headers as a server hands them on: latin-1, names in lower case."""
     return Headers(raw=[(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()])
 
 

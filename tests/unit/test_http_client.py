@@ -25,7 +25,7 @@ INJECTION = {
 }
 
 
-# What is sent
+# Requests
 
 
 @on_each_loop

@@ -1,4 +1,4 @@
-"""What the client calls a failure, and after which it tries once more."""
+"""The exceptions of the client, and the failures after which it tries once more."""
 
 import asyncio
 import gc
@@ -235,7 +235,7 @@ async def test_a_server_that_speaks_no_tls_was_sent_nothing() -> None:
         await client.close()
 
 
-# What is left of it
+# References and connections that are left
 
 
 @pytest.mark.parametrize("closing", [True, False], ids=["closed", "timed out"])

@@ -8,7 +8,7 @@ BOTH, ONE, NONE = ("6401", "6402"), ("6402",), ()
 
 
 def info(*ports: str, history: str = "a1", state: str = "online") -> bytes:
-    """What a primary says of its replication."""
+    """INFO of a primary about its replication."""
     lines = ["# Replication", "role:master", f"connected_slaves:{len(ports)}"]
     lines += [f"slave{i}:ip=10.0.0.1,port={port},state={state},offset=7,lag=0" for i, port in enumerate(ports)]
     return "\r\n".join([*lines, f"master_replid:{history}", "master_replid2:b2", ""]).encode()

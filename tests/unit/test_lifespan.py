@@ -25,7 +25,7 @@ class Note(Payload, channel="note"):
 
 
 class Recorded:
-    """A stage that writes down what happens. `faults`: what its next starts raise."""
+    """A stage that writes down its starts, events and stops. `faults`: exceptions that its next starts raise."""
 
     def __init__(self, *faults: Exception) -> None:
         self.steps: list[str] = []

@@ -1,4 +1,4 @@
-"""What a plain Redis program may PUBLISH, and the event that becomes of it. Payloads are never looked at."""
+"""Messages that a plain Redis program may PUBLISH, and the events made of them. Payloads are never looked at."""
 
 import json
 from typing import Any

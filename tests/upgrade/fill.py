@@ -36,7 +36,7 @@ class Old(Module):
 
 
 async def first(delivery: Delivery) -> Answer:
-    """The stage `first`: what it does with an event is in the event's id."""
+    """The stage `first`: the id of an event says how it answers."""
     event = delivery.event
     match event.id:
         case "pending":

@@ -21,7 +21,7 @@ class Item(BaseModel):
 
 
 class Summary(Payload, channel="summary"):
-    """What a feed has to say, in short."""
+    """A feed in short."""
 
     feed: str = Field(examples=["News"])
     items: tuple[Item, ...] = Field(min_length=1, max_length=50)
@@ -35,7 +35,7 @@ class Digest(Payload, channel="digest"):
 
 
 class Keywords(Payload, channel="keywords"):
-    """What a feed is about: its most frequent words, the first most often."""
+    """The topics of a feed: its most frequent words, the most frequent first."""
 
     feed: str
     words: tuple[str, ...]

@@ -20,7 +20,7 @@ class Line(BaseModel):
 
 
 class Order(Payload, channel="order"):
-    """What a customer orders."""
+    """An order of a customer."""
 
     customer: Customer
     lines: tuple[Line, ...] = Field(min_length=1, max_length=256)

@@ -69,7 +69,7 @@ class Client:
         timeout: float,  # noqa: ASYNC109 - one timer serves all POSTs, far cheaper than a scope around each
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Send `body` and return the response, whatever its status.
+        """Send `body` and return the response, with any status.
 
         Raises NotSent, Lost (also after `timeout` seconds) or ResponseTooLarge; ValueError for a header that cannot be
         sent.

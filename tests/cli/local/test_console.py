@@ -49,7 +49,7 @@ def test_console_reports_a_closed_pipe() -> None:
 
 
 def _shown_on(terminal: int) -> bytes:
-    """Read a terminal to its end. It hands on what was written piece by piece, and Linux ends it with an error."""
+    """Read a terminal to its end. It hands on the output piece by piece, and Linux ends it with an error."""
     shown = b""
     with contextlib.suppress(OSError):
         while piece := os.read(terminal, 1000):

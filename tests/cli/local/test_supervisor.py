@@ -37,7 +37,7 @@ DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 
 
 class Bench:
-    """A supervisor, what it prints, and components for it."""
+    """A supervisor, its output, and components for it."""
 
     def __init__(self, folder: Path, lines: list[str]) -> None:
         self.folder = folder

@@ -35,7 +35,7 @@ DEDUP = 20
 
 
 def memory(bridge: Module, field: str = "VmRSS") -> float:
-    """MB of a process: what it has (VmRSS) or the most it had (VmHWM)."""
+    """MB of a process: now (VmRSS) or at most (VmHWM)."""
     found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{bridge.pid}/status").read_text())
     assert found is not None
     return int(found[1]) / 1000
@@ -142,7 +142,7 @@ def _forget(stage: Stage) -> Answer:
 
 
 def portions(numbers: range, size: int = 2000) -> Iterator[range]:
-    """In portions of `size`: what is under way at once."""
+    """In portions of `size`, which are under way together."""
     return (numbers[first : first + size] for first in range(0, len(numbers), size))
 
 
@@ -163,7 +163,7 @@ async def refused(run: Run) -> bool:
 
 
 async def gone(run: Run) -> bool:
-    """Whether nothing recognises a retry any more; what is noted of a submission's progress ends by itself too."""
+    """Whether no dedup mark is left; the statuses of submissions expire by themselves too."""
     redis = run.stack.client
     if [key async for key in redis.scan_iter(f"{keys.seen('', '')[:-1]}*", count=10_000)]:
         return False

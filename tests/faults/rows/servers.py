@@ -1,4 +1,4 @@
-"""What happens to Redis and MongoDB short of their end."""
+"""Faults of Redis and MongoDB that do not end them."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ SPELL = 6.0
 
 @on_every_redis("the journal deleted")
 async def journal_deleted(run: Run) -> None:
-    """What lay in it is destroyed, and known by id; what comes after is not."""
+    """The events in it are destroyed, and known by id; later ones are not."""
     for channel in ("raw_input", "calculated_distance", "user:email"):
         async with run.stack.client.pipeline(transaction=True) as step:
             step.xrange(keys.journal(channel))

@@ -78,7 +78,7 @@ async def added_later(run: Run) -> None:
     audit = await audited(run)
     await stack.up(stack.add_bridge())
     rows: Any = await run.stack.client.xrange(keys.journal(CHANNEL))
-    there = set(ids_in(row for row in rows if not row[1].get(b"for")))  # what was parked is one stage's alone
+    there = set(ids_in(row for row in rows if not row[1].get(b"for")))  # parked events are for one stage alone
     left = stack.is_ordered("store") or len(there) > run.n // 2  # an ordered stage takes its events out of the journal
     run.check(left, "little lay in the journal: the row shows nothing")
     await stack.up(store)

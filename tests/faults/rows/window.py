@@ -40,7 +40,7 @@ async def killed_before_the_mark(run: Run) -> None:
     await eventually(lambda: proxy.is_frozen and run.mailbox.look() > before, what="a mail that is not marked")
     await stack.down(email, SIGKILL)
     inbox.answer = lambda: ACCEPTED
-    proxy.stall()  # what it wrote before it died never arrives
+    proxy.stall()  # its last bytes never arrive
     proxy.thaw()
     await stack.up(email)
     await run.recover(load)

@@ -15,7 +15,7 @@ MOST_ITEMS = 50
 
 
 def summary(document: str) -> Summary:
-    """The feed's title and its first items that have a link. Raises Reject for what is no RSS, or has no such item."""
+    """The feed's title and its first items with a link. Raises Reject for a text that is no RSS or has no such item."""
     channel = _parsed(document).find("channel")
     if channel is None:
         raise Reject("no RSS 2.0: there is no channel")
