@@ -221,9 +221,9 @@ class Bridge:
     async def _register(self) -> None:
         """Write our routes into the stages table; if the other delivery mode was served, first take over its groups.
 
-        While a bridge of the other mode still runs, this one waits. It counts as ready meanwhile: its HTTP doors
-        publish events, and Kubernetes ends the old pods once the new ones are ready. It is not ready while the other
-        mode has events that it must finish itself. Raises JournalUnavailable.
+        While a bridge of the other mode still runs, this bridge waits, and `ready` is true: its HTTP doors publish
+        events, and Kubernetes ends the old pods once the new ones are ready. While bridges of the other mode have to
+        finish events first, `ready` is false, so that these pods stay. Raises JournalUnavailable.
         """
         logged = ""
         while True:

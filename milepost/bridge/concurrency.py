@@ -5,8 +5,10 @@
    twice the quickest one of late. A slower response means that events queue at the stage, so sending more at once would
    not help (TCP Vegas uses the same sign).
 3. A timeout halves the limit. Of requests that were under way together only the first timeout counts.
-4. When the route is down, nothing is sent for a delay. Then the limit is one event: the probe.
-5. A probe that fails lengthens the delay. A probe ends the outage if it succeeds or its event is refused or deferred.
+4. When the route is down, nothing is sent for a delay. Then the limit is one: one event is sent, or one batch that was
+   waiting. It is the probe.
+5. If the route is down for the probe too, the delay grows. The outage ends if the probe succeeds, or its event is
+   refused or deferred. After any other response, such as a 500, the next event is the probe, at once.
 6. A Retry-After holds back the event that it answers. The route is probed with another event: after 2 s at most, then
    4, 8 and so on, up to the Retry-After. So the Retry-After of one event does not stop the others.
 7. Outages are numbered, and each request remembers the number at which it was sent. Requests that were sent before the
@@ -52,9 +54,10 @@ class Limits(NamedTuple):
 class ConcurrencyLimit:
     """The limit of one route. The worker reports to it each read, POST and settlement.
 
-    `size` is the limit, in events. `unsettled` counts entries read and not settled since the latest outage began,
-    `unsettled_bytes` the bytes of all that are not settled, `in_flight` the events that are being POSTed.
-    `probe_delay(failed_probes)` returns the seconds until the next probe.
+    `size` is the limit, in events. `unsettled` counts the entries that were read since the latest outage began and are
+    not settled; `unsettled_bytes` counts the bytes of all entries that are not settled, earlier ones too. `in_flight`
+    counts the events that are being POSTed. `failed_probes` is 0 while the route is up; the failure that begins an
+    outage is the first. `probe_delay(failed_probes)` returns the seconds until the next probe.
     """
 
     def __init__(self, limits: Limits, *, probe_delay: Callable[[int], float]) -> None:
@@ -196,7 +199,8 @@ class ConcurrencyLimit:
     def went_down(self, outage: int, retry_after: float | None) -> float:
         """Begin an outage, or count a failed probe: send nothing more. Returns the seconds until this event's next try.
 
-        Of requests that were under way together only the first to fail begins an outage.
+        Of requests that were under way together only the first to fail begins an outage. The events of the others are
+        tried again after the probe; if the probe is under way already, after the delay of a first failure.
         """
         loop = asyncio.get_running_loop()
         if outage == self.outage:

@@ -20,7 +20,9 @@ LONGEST_RETRY_AFTER = 300.0
 """Seconds between which a receiver's Retry-After is honoured."""
 
 ROUTE_STATUSES = frozenset({401, 403, 404, 405, 407, 408, 425, 429, 502, 503, 504})
-"""With every 3xx: the route's fault, not the event's. The URL or a credential is wrong, or the stage is away."""
+"""With every 3xx: the route's fault, not the event's. The URL or a credential is wrong, or the stage is away. The stage
+may have answered itself, or a proxy in front of it.
+"""
 
 MULTI_STATUS = 207
 """The status of a response to a batch in which each event has a status of its own (milepost/function/responses.py)."""

@@ -44,7 +44,7 @@ HIDE_WITHIN = 0.5
 
 
 class Silence:
-    """Since when the stages of one worker have not answered: from `at` on they may be at zero.
+    """When the stages of one worker may be at zero: from `at` on, unless one answers before.
 
     `at` is in seconds of time.perf_counter. The worker compares it with the time at each delivery.
     """

@@ -38,7 +38,8 @@ class Journal:
     """Publishes events and reads statuses. Tasks may share it; concurrent publishes share round trips.
 
     `admin` is for operators, `wake_ups` for the gateway's pages. `failover` follows one of Redis. `doors` runs the
-    scripts of doors, which wait for REPLICAS, on a connection of its own, so that nothing else waits with them.
+    scripts that wait for REPLICAS, on a connection of its own, so that nothing else waits with them: publish and pause,
+    and in broker mode announce and bury_given_up. Hops, adoption and replays do not wait.
     Methods raise JournalUnavailable if Redis cannot be reached or refuses.
     """
 
@@ -103,10 +104,10 @@ class Journal:
         return dict(sorted(notes.items(), key=lambda item: item[1].at)), histories
 
     async def reached(self, event_ids: Sequence[str]) -> list[dict[str, int]]:
-        """Return for each event the names in its status: channels, and what begins with `dead:`, `parts:` or `ended:`.
+        """Return for each event the names in its status, each with 0, or of `parts:STAGE` with the number of parts.
 
-        The value is the number of parts for `parts:` and a stage, else 0. `ended:` is there for each stage that has
-        taken the event, with or without an answer. An event without a status has no names.
+        The names are channels, `dead:STAGE`, `parts:STAGE`, and `ended:STAGE` for each stage whose history ends with a
+        delivery: unlike `with_ends` of the gateway, also where it has answered. An event without a status has none.
         """
         if not event_ids:
             return []

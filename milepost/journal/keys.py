@@ -53,10 +53,12 @@ def retries(stage: str, channel: str) -> str:
 
 
 def in_hand(stage: str, channel: str) -> str:
-    """Hash of an ordered stage: sha1 of a key → place of its event in hand, and place → ORDER of that event.
+    """Hash of an ordered stage: which event of each key is in hand. A key has one there at most.
 
-    A key has one event in hand. Its place is `j` and the entry of the journal in which it is pending, `r` and its entry
-    of retries, or `parked DUE`, which is no field. ORDER: see `held`.
+    - sha1 of the key → the place of that event: `j` and its entry, if it is pending in the journal; `r` and its entry,
+      if it is in the retries; `parked DUE`, if it is parked.
+    - the place → the event's ORDER (see `held`). A `parked DUE` has no such field: the parked event has its ORDER
+      itself.
     """
     return f"{TAG}inhand:{stage}:{channel}"
 
@@ -76,7 +78,7 @@ def held(stage: str, channel: str) -> str:
 
 
 def parked(stage: str) -> str:
-    """Sorted set: a stage's parked events by due time, milliseconds of Redis TIME. Named `waiting` since 0.1."""
+    """Sorted set: a stage's parked events by due time, milliseconds of Redis TIME. Its name is that of version 0.1."""
     return f"{TAG}waiting:{stage}"
 
 

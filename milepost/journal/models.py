@@ -26,7 +26,7 @@ GAVE_UP = "dead:"
 """Prefix of a stage that gave a submission up, among the channels of its status."""
 
 ENDED_AT = "ended:"
-"""Prefix of a stage that has taken a submission and has not answered it, among the channels that a reader is shown."""
+"""Prefix of a stage at which a submission ended without an answer, among the channels that a reader is shown."""
 
 LARGEST_NOTE = 64_000
 """Most characters of an event's data that a status keeps. Larger data is null there."""
@@ -115,9 +115,10 @@ class Entry:
     """One entry of a stream, claimed by this consumer.
 
     `since` in milliseconds of Redis TIME: from when the deadline counts. `attempts` and `crashes`: failures that were
-    counted, with and without a response. `retried`: the stage had it before, as a retry, a replay or a delayed event.
-    `deliveries`: how often Redis has given out this entry. `only`: version 0.1 journaled retries for one stage alone,
-    whose name this is; empty for every stage.
+    counted, with and without a response. `retried`: it comes from the retries: it was parked and is due (a delayed
+    event for the first time), or was replayed; false for one that was held and not tried. `deliveries`: how often Redis
+    has given out this entry. `only`: the stage that it is for, of an entry that version 0.1 journaled as a retry; else
+    empty.
     """
 
     stream: str

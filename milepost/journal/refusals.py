@@ -16,7 +16,9 @@ LOOK_AGAIN = {
     "READONLY": "is a read-only replica",
     "TRYAGAIN": _CLUSTER,
 }
-"""Code of a refusal that another server would not give, or this server not later → the server's state in words."""
+"""Code of a refusal for the state of this server → that state in words. Another server may take the command, or this
+one later.
+"""
 
 FULL = "OOM"
 

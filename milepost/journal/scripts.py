@@ -271,7 +271,8 @@ class Scripts:
             raise unavailable(fault) from fault
 
     async def call(self, *command: Text) -> Any:
-        """Run one command on the connection of the scripts, which must return no list of names: see `wrong_server`.
+        """Run one command on the connection of the scripts. It must return no list of texts of other programs: one that
+        begins with `error MOVED` would be taken for a refusal (`wrong_server`).
 
         Raises JournalUnavailable.
         """

@@ -1,4 +1,11 @@
-"""Journals messages that other programs published, in batches. While Redis is away or full it tries again."""
+"""Journals messages that other programs published, in batches.
+
+1. Subscriber says for each message whether this bridge led when it came: then the message has the bridge's token.
+2. A message with an id of its own, a CloudEvent, is adopted by any bridge. The dedup mark lets one succeed.
+3. A plain message is adopted only with a token, and Redis refuses it if another bridge leads by then (lua/adopt.lua).
+4. While Redis is away or full the batch is tried again, and messages wait in a bounded queue.
+5. A message that is no event becomes a dead letter of `bridge`, if it has a token. So does one that Redis refuses.
+"""
 
 import asyncio
 import logging
@@ -77,7 +84,9 @@ class Adopter:
 
     def __init__(self, maintenance: Maintenance, metrics: BridgeMetrics) -> None:
         self.released: str | None = None
-        """None until the bridge stops, then its own token: messages that it received under this token stay its own."""
+        """The token that this bridge released when it stopped, which Subscriber sets: messages that it received under
+        this token are still its own. None before that.
+        """
         self.idle = asyncio.Event()
         """Set while no message is queued."""
         self._maintenance = maintenance

@@ -11,6 +11,8 @@
 5. A message that is a CloudEvent has an id. Every bridge tries to adopt it, and the dedup mark lets one succeed.
 6. A message that begins with `journalid` is Milepost's own, and is in its journal already. It is ignored.
 7. After a reconnect a bridge knows no leader until a token comes, because it may have missed one.
+8. A leader that dies publishes no release. Plain messages from its death until the next token are lost, because Redis
+   refuses its token once the lease is another's, and no other bridge took them.
 """
 
 import asyncio
@@ -44,7 +46,7 @@ TOKEN = re.compile(rb"([0-9a-f]{32})?")
 """A message on the channel of the lease: the leader's token, or an empty text for a release."""
 
 RELEASED = ""
-"""The token after a clean stop of the leader."""
+"""The token after a clean stop of the leader. `Subscriber._leader` is this, the leader's token, or None: unknown."""
 
 STAGES = keys.STAGES.encode()
 CONSUMED = TypeAdapter(frozenset[str])
@@ -113,8 +115,8 @@ class Subscriber:
             log.warning(Fields(outcome="left-unadopted", messages=len(self._adopter), reason=str(fault)))
 
     async def release_lease(self) -> None:
-        """Release the lease, also where its announcement has not arrived yet. `_lead_ended` is then set as soon as
-        every message from before the release has arrived.
+        """Release the lease. `_lead_ended` is set once no message from before the release can arrive any more: when the
+        release arrives on this connection, when the connection is lost, or at once if this bridge did not lead.
         """
         self._lead_ended.clear()
         if not await self._maintenance.release(self._token) and not self.leading:
@@ -190,8 +192,8 @@ class Subscriber:
     def _sort(self, channel: str, message: bytes) -> None:
         """Decide which bridge a message belongs to, and queue it. No more, because Redis cuts off a slow subscriber.
 
-        After a release a message is queued twice: for the adopter, which can adopt a CloudEvent at once, and as
-        unclaimed, which a plain message is until a token comes.
+        After a release a message is queued twice. The adopter can adopt a CloudEvent at once. A plain message stays
+        unclaimed until a token says which bridge leads.
         """
         if channel == keys.LEASE:
             if TOKEN.fullmatch(message):  # else another program published it
