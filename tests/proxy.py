@@ -15,6 +15,8 @@ class Proxy:
     - `freeze()` silences all connections, new ones too, until `thaw()`.
     - `lose(command)` lets the server carry out the next command that has these bytes, and cuts the connection instead
       of passing on the answer.
+    - `hold(command)` lets the server carry out the next command that has these bytes, and holds the answers on that
+      connection until `pass_on()`. `holds`: whether one has come.
     - `target`, a port, may be changed: new connections then go there, as behind a DNS name.
     """
 
@@ -36,6 +38,10 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._stalled: set[asyncio.StreamWriter] = set()
+        self._command_to_hold: bytes | None = None
+        self._client_to_hold: asyncio.StreamWriter | None = None
+        self._passes_on = asyncio.Event()
+        self.holds = False
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, HOST, 0)
@@ -70,6 +76,12 @@ class Proxy:
         self._commands_to_lose = [command] * times
         self._goes_down = goes_down
 
+    def hold(self, command: bytes) -> None:
+        self._command_to_hold = command
+
+    def pass_on(self) -> None:
+        self._passes_on.set()
+
     async def _accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
@@ -96,6 +108,11 @@ class Proxy:
                 if sink is client and client in self._clients_to_cut:
                     self._lose_answer(client)
                     break
+                if sink is client and client is self._client_to_hold:
+                    self.holds = True
+                    await self._passes_on.wait()
+                if sink is not client and self._command_to_hold and self._command_to_hold in data:
+                    self._command_to_hold, self._client_to_hold = None, client
                 if sink is not client and self._commands_to_lose and self._commands_to_lose[0] in data:
                     self._commands_to_lose.pop()
                     self._clients_to_cut.add(client)

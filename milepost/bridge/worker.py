@@ -165,9 +165,13 @@ class Worker:
             await asyncio.sleep(0)  # let the new tasks send before the next read
 
     async def _take(self, free: int, *, extra: int = 0, claim: float = 0) -> Taken:
-        """Take entries without waiting and start their delivery."""
+        """Take entries without waiting and start their delivery.
+
+        Of its own entries it leaves out those that were in delivery before: see `_start_lost`.
+        """
+        before = set(self.in_delivery) if claim else ()
         taken = await self.consumer.take(free, extra=extra, claim=claim)
-        redelivered = [entry for entry in taken.entries[: taken.redelivered] if entry.key not in self.in_delivery]
+        redelivered = [entry for entry in taken.entries[: taken.redelivered] if entry.key not in before]
         self._metrics.destroyed += taken.destroyed
         if redelivered:
             log.info(Fields(stage=self.stage, outcome="redelivered", entries=len(redelivered)))
@@ -195,7 +199,7 @@ class Worker:
             if await self.consumer.ensure():
                 log.warning(Fields(stage=self.stage, outcome="groups-made"))
             # A take may have read one stream before it failed at the missing group of the next.
-            self._start([entry for entry in await self.consumer.reread() if entry.key not in self.in_delivery])
+            await self._start_lost()
         except GroupMissing:
             return  # gone again: the next read finds out
         except JournalUnavailable as fault:
@@ -207,13 +211,22 @@ class Worker:
         while True:
             await asyncio.sleep(TRY_AGAIN_AFTER)
             try:
-                self._start([entry for entry in await self.consumer.reread() if entry.key not in self.in_delivery])
+                await self._start_lost()
             except GroupMissing:
                 return
             except JournalUnavailable:
                 continue
             self._can_read()
             return
+
+    async def _start_lost(self) -> None:
+        """Start the entries of reads whose reply was lost.
+
+        Settlements have another connection. So Redis may list an entry as pending that is settled, and no longer in
+        delivery, by the time this list is handled. Entries that were in delivery before are left out.
+        """
+        before = set(self.in_delivery)
+        self._start([entry for entry in await self.consumer.reread() if entry.key not in before])
 
     def _start(self, entries: Sequence[Entry], *, redelivery: bool = False) -> None:
         """Start the deliveries of entries that were read."""

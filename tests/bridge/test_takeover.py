@@ -4,10 +4,17 @@ import asyncio
 import json
 import re
 import urllib.request
+from hashlib import sha1
 
+import pytest
+
+from milepost.bridge import worker as worker_module
 from milepost.events.event import Event
 from milepost.journal import keys
+from milepost.journal.consumer import MOST_PENDING
+from milepost.journal.scripts import SCRIPTS
 from tests.bridge.rig import Answer, Delivery, Rig, ended, status, subscribed, value
+from tests.proxy import Proxy
 from tests.servers import WITHIN, Module, eventually
 
 
@@ -205,6 +212,36 @@ async def test_batch_is_ended_once_the_claims_on_all_of_it_are_lost(rig: Rig) ->
 async def hang(_: list[Event]) -> Answer:
     await asyncio.Event().wait()
     return None
+
+
+@pytest.mark.parametrize("read", ["after a lost read", "takeover"])
+async def test_event_that_is_settled_while_redis_lists_it_as_pending_is_not_delivered_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    """Reads and settlements go over two connections, so the answer to a read can be older than that to a settlement."""
+    monkeypatch.setattr(worker_module, "LOOK_EVERY", 0.05)
+    stage = await rig.stage("stage", "in", "out")
+    go = asyncio.Event()
+    stage.answer_after(go, first=True)
+    async with Proxy(rig.url) as proxy:
+        bridge = await rig.bridge(redis_url=proxy.url, claim="PT60S")
+        await rig.publish("in", "1")
+        await eventually(lambda: stage.on_wire)
+        if read == "takeover":
+            proxy.hold(sha1(SCRIPTS["take_over"].encode(), usedforsecurity=False).hexdigest().encode())
+            ((entry, holder),) = await claims(rig)
+            await rig.redis.xclaim(keys.journal("in"), "stage", holder, 0, [entry], idle=300_000, justid=True)
+        else:
+            proxy.hold(f"\r\n{MOST_PENDING}\r\n".encode())
+            proxy.lose(b"XREADGROUP")
+        await eventually(lambda: proxy.holds)
+        go.set()
+        await eventually(lambda: not bridge.workers[0].in_delivery)
+        proxy.pass_on()
+        await rig.publish("in", "last")
+        await eventually(lambda: rig.settled(stage))
+        assert stage.count == {"1": 1, "last": 1}
+        await rig.stop(bridge)
 
 
 async def test_entry_that_an_operator_deleted_is_acknowledged_and_counted(rig: Rig) -> None:
