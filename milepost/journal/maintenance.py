@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from milepost.errors import JournalUnavailable
 from milepost.events.event import Event
 from milepost.events.strict_json import dumps
 from milepost.journal import keys, scripts
@@ -184,15 +185,23 @@ class Maintenance:
                 start = answer.decode()
 
     async def unblock_lost(self, routes: Mapping[str, Wiring]) -> int:
-        """Unblock keys of ordered stages whose event in hand was deleted. Returns how many. Several steps."""
-        unblocked = 0
+        """Unblock keys of ordered stages whose event in hand was deleted. Returns how many. Several steps.
+
+        If Redis refuses one stage, the others are looked at before it raises.
+        """
+        unblocked, fault = 0, None
         for stage, channel in [(name, channel) for name, wiring in routes.items() for channel in wiring.consumes]:
             start = "0"
-            while start:
-                answer, count = await self._scripts.unblock_lost(
-                    stage=stage, channel=channel, start=start, most=STATUS_PAGE
-                )
-                start, unblocked = answer.decode(), unblocked + int(count)
+            try:
+                while start:
+                    answer, count = await self._scripts.unblock_lost(
+                        stage=stage, channel=channel, start=start, most=STATUS_PAGE
+                    )
+                    start, unblocked = answer.decode(), unblocked + int(count)
+            except JournalUnavailable as refused:
+                fault = refused
+        if fault:
+            raise fault
         return unblocked
 
 

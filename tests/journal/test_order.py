@@ -29,7 +29,7 @@ from milepost.journal import (
 )
 from milepost.journal import maintenance as journal_maintenance
 from tests.journal.conftest import Consumers
-from tests.journal.events import CALCULATED, CLAIM, RAW, SENT, event_of, failure, overdue, settled, unserved
+from tests.journal.events import CALCULATED, CLAIM, RAW, READY, SENT, event_of, failure, overdue, settled, unserved
 from tests.servers import eventually
 
 STAGE = "mail"
@@ -592,6 +592,39 @@ async def test_key_whose_event_in_hand_was_deleted_is_unblocked(
     assert await all_of(mail) == ["a2", "a3"]
     assert not await redis.exists(HELD, IN_HAND)
     assert await maintenance.unblock_lost(ROUTES) == 0
+
+
+async def test_full_redis_unblocks_a_key_whose_event_was_deleted(
+    journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer, full: Callable[[], Awaitable[None]]
+) -> None:
+    await publish(journal, "a1", "a2")
+    await deleted_event(redis, mail)
+    await full()
+    assert await maintenance.unblock_lost(ROUTES) == 1
+    assert await all_of(mail) == ["a2"]
+
+
+@pytest.mark.parametrize("member", ["", "/", "\n", "\n/", "+ no key", "key\nno order", "key - - -\nevent"])
+async def test_member_of_the_held_events_that_no_key_would_let_go_becomes_a_dead_letter(
+    journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer, member: str
+) -> None:
+    await redis.zadd(HELD, {member: 0})
+    async with asyncio.timeout(READY):
+        await maintenance.unblock_lost(ROUTES)
+    (letter,) = await journal.admin.dead_letters(STAGE)
+    assert letter.event == member.encode()
+    assert not await redis.exists(HELD)
+
+
+async def test_stage_whose_keys_cannot_be_unblocked_holds_up_no_other(
+    journal: Journal, maintenance: Maintenance, redis: Redis, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "a2")
+    await deleted_event(redis, mail)
+    await redis.set(keys.in_hand("broken", RAW), "of another type")
+    with pytest.raises(JournalUnavailable):
+        await maintenance.unblock_lost({"broken": ROUTES[STAGE], **ROUTES})
+    assert await all_of(mail) == ["a2"]
 
 
 async def test_key_without_held_events_is_forgotten_when_its_event_was_deleted(

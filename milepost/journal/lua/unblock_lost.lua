@@ -1,11 +1,12 @@
 -- unblock_lost(stage, channel, start, most)
 -- Unblocks keys of a stage that is ordered by key whose event in hand is not there any more, because an operator has
--- deleted it: without that the next events of the key would be held for ever. First looks at the hash of keys in hand,
--- `start` being a cursor of HSCAN, then at the keys of held events after the key in `start`. Looks at about `most` keys.
--- Returns { where to continue, or '' at the end; how many keys it unblocked }.
+-- deleted it: without that the next events of the key would be held for ever. Looks at about `most` keys: `start` is a
+-- cursor of HSCAN over the hash of keys in hand, then 'held ' and where to continue among the held events. A member that
+-- no key would let go becomes a dead letter. Returns { where to continue, or '' at the end; how many keys it unblocked }.
 local in_hand, held = in_hand_key(stage, channel), held_key(stage, channel)
 local unblocked, parked = 0, {}
 if redis.call('EXISTS', in_hand, held) == 0 then return { '', 0 } end  -- it is not ordered
+write_when_full()
 
 -- Finds the keys of the events that are parked from one time to another: key → true.
 local function parked_between(from, to)
@@ -50,13 +51,18 @@ if string.match(start, '^%d+$') then
       redis.call('HDEL', in_hand, list[i])
     end
   end
-  return { cursor == '0' and 'held ' or cursor, unblocked }
+  return { cursor == '0' and 'held -' or cursor, unblocked }
 end
-local after = string.match(start, '^held (.*)$')
+local from = string.match(start, '^held (.*)$')
 for _ = 1, most do
-  local member = redis.call('ZRANGEBYLEX', held, after == '' and '-' or '[' .. after .. '0', '+', 'LIMIT', 0, 1)[1]
+  local member = redis.call('ZRANGEBYLEX', held, from, '+', 'LIMIT', 0, 1)[1]
   if not member then return { '', unblocked } end
-  after = string.match(member, '^[^/\n]*')
-  check(after, redis.call('HGET', in_hand, after))
+  local key, slash = string.match(member, '^([^/\n]*)(/?)')
+  if slash == '' then
+    if not attempt(bury_unparsed, stage, member) then redis.call('ZREM', held, member) end
+  else
+    check(key, redis.call('HGET', in_hand, key))
+  end
+  from = '[' .. key .. '0'  -- 0 is after /
 end
-return { 'held ' .. after, unblocked }
+return { 'held ' .. from, unblocked }
