@@ -52,7 +52,7 @@ class RateLimit:
 
 
 def over_limit(limit: str, *, retry_after: int) -> Refusal:
-    return Refusal(429, f"At most {limit} from one address. Nothing was accepted.", retry_after=retry_after)
+    return Refusal(429, f"At most {limit} from one address. Nothing was done.", retry_after=retry_after)
 
 
 def client_of(request: Request) -> str:

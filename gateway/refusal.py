@@ -65,7 +65,7 @@ def journal_away() -> Refusal:
     """Refuse because Redis does not answer. It may have journaled the event, if only its reply was lost."""
     return Refusal(
         503,
-        "The journal does not answer. Try again with the same Idempotency-Key, so that this counts once.",
+        "The journal does not answer. Try again: two tries with the same Idempotency-Key count once.",
         retry_after=2,
     )
 

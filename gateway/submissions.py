@@ -232,7 +232,7 @@ async def submitted_form(request: Request) -> SubmittedForm:
 
 
 async def _urlencoded(request: Request) -> list[tuple[str, str]]:
-    fields = parse_qsl((await request.body()).decode("ascii"), keep_blank_values=True, errors="strict")
+    fields = parse_qsl((await request.body()).decode(), keep_blank_values=True, errors="strict")
     if len(fields) > MOST_FIELDS:
         raise Refusal(400, f"The form cannot be read: it has more than {MOST_FIELDS} fields.")
     return fields

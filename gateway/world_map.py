@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 OFFICE = (32.080058, 34.864535)
-"""Velocity: degrees north, degrees east."""
+"""Velocity: degrees north, degrees east. functions/distance/main.py and static/milepost.js have the same place."""
 
 RADIUS = 200
 """Radius of the map, in its own units."""

@@ -2,7 +2,7 @@
 // Every page works without it too: a reload shows the same.
 
 const EQUATOR = 3963.190592, FLATTENING = 1 / 298.257223563; // WGS-84; miles
-const OFFICE = [32.080058, 34.864535];
+const OFFICE = [32.080058, 34.864535]; // as functions/distance/main.py and gateway/world_map.py have it
 const FARTHEST = 12450, RADIUS = 200;
 const WINDS = ["N", "NE", "E", "SE", "S", "SW", "W", "NW"];
 const PACE = 260; // ms between two steps shown; the times beside them are the true ones

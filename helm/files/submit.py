@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
@@ -11,6 +12,7 @@ GATEWAY = os.environ["GATEWAY"]
 PLACE = GATEWAY + os.environ["FORM_PATH"]
 FORM = urlencode(json.loads(os.environ["FORM"])).encode()
 LAST = os.environ["REACHES"]
+KEY = f"helm-test-{time.time_ns()}"  # the same for each try, so that they are one submission
 
 end = time.monotonic() + float(os.environ["WITHIN"])
 submitted = ""
@@ -19,12 +21,14 @@ reached: list[str] = []
 while time.monotonic() < end:
     try:
         if not submitted:
-            form = Request(PLACE, FORM, {"accept": "application/json"})
+            form = Request(PLACE, FORM, {"accept": "application/json", "idempotency-key": KEY})
             with urlopen(form, timeout=10) as response:
                 submitted = json.load(response)["status"]
         with urlopen(GATEWAY + submitted, timeout=10) as response:
             channels = json.load(response)["channels"]
     except OSError as fault:
+        if isinstance(fault, HTTPError) and fault.code == 422:
+            sys.exit(f"the gateway refuses the form: {fault.read().decode(errors='replace')}")
         print(f"not yet: {fault}", flush=True)
         time.sleep(1)
         continue

@@ -17,6 +17,7 @@ from milepost.cli.loop import run
 from milepost.cli.options import Data
 from milepost.cli.text import brief, plain, say
 from milepost.errors import ConfigurationError
+from milepost.events.ids import new_id
 from milepost.journal import ENDED_AT, GAVE_UP, PARTS
 
 PAUSE = 0.5
@@ -77,9 +78,13 @@ async def _send(gateway: str, submission: dict[str, str], within: float) -> Exit
 
 
 async def _submit(client: httpx.AsyncClient, submission: dict[str, str]) -> str:
-    """Submit, and return the path where the submission can be followed."""
+    """Submit, and return the path where the submission can be followed. A second try has the key of the first."""
+    key = {"idempotency-key": new_id()}
     try:
-        answer = await client.post("/distance", json=submission)
+        try:
+            answer = await client.post("/distance", json=submission, headers=key)
+        except (httpx.ReadError, httpx.RemoteProtocolError):  # the gateway may have accepted it
+            answer = await client.post("/distance", json=submission, headers=key)
     except (httpx.HTTPError, httpx.InvalidURL) as fault:
         raise Unreachable(
             f"no gateway at {shown(str(client.base_url))}: {fault}; start `milepost up`, or name another with --gateway"

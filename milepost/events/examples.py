@@ -15,17 +15,18 @@ _OF_TYPE: dict[str, Any] = {"string": "text", "boolean": True, "object": {}, "ar
 def example(payload: type[Found]) -> Found:
     """Make a payload of this class. A field gets its first example, else its default, else a value of its type.
 
-    Raises ConfigurationError if the class refuses the result: then give its fields `examples`.
+    Raises ConfigurationError if the class refuses the result, or refers to itself: then give its fields `examples`.
     """
-    schema = payload.model_json_schema()
-    made = _made(schema, schema.get("$defs", {}))
     try:
-        return payload.model_validate(made)
+        schema = payload.model_json_schema()
+        return payload.model_validate(_made(schema, schema.get("$defs", {})))
     except ValidationError as fault:
         fields = ", ".join(".".join(map(str, error["loc"])) or "the class itself" for error in fault.errors())
-        raise ConfigurationError(
-            f"{payload.__name__}: no example can be made; give Field(examples=[…]) to {fields}"
-        ) from None
+    except RecursionError:
+        fields = "the fields by which it refers to itself"
+    except Exception as fault:  # noqa: BLE001 - the project's validators may raise anything
+        raise ConfigurationError(f"{payload.__name__}: no example can be made: {type(fault).__name__}") from None
+    raise ConfigurationError(f"{payload.__name__}: no example can be made; give Field(examples=[…]) to {fields}")
 
 
 def _made(schema: dict[str, Any], defs: dict[str, Any]) -> Any:

@@ -112,4 +112,7 @@ def problem_response(fields: dict[str, Any], *, retry_after: float | None = None
 
 def whole_seconds(seconds: float) -> int:
     """Round up for Retry-After, to 1 at least (RFC 9110, section 10.2.3). Anything but a number of seconds is 1."""
-    return max(1, math.ceil(seconds)) if math.isfinite(seconds) else 1
+    try:
+        return max(1, math.ceil(seconds))
+    except (TypeError, ValueError, OverflowError):  # a text or a timedelta, NaN, an infinity
+        return 1

@@ -3,13 +3,16 @@
 import os
 import re
 import signal
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from tests.cli.conftest import Command
 from tests.cli.running import WITHIN, Ended, Milepost, Up
-from tests.servers import wait_for
+from tests.servers import HOST, wait_for
 
 FOR = "5"
 """Seconds in which the stage that is not frozen answers, unless the machine has too much else to do."""
@@ -85,6 +88,32 @@ def test_send_says_where_no_gateway_answers(on_stack: Command) -> None:
         done = on_stack("send", "ada@example.org", "0", "0", "--gateway", f"http://{gateway}")
         assert told in done.stderr
         assert "secret" not in done.stderr
+
+
+class _Closing(BaseHTTPRequestHandler):
+    """Closes the connection of the first POST, and answers the second with 503."""
+
+    keys: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.keys.append(self.headers["idempotency-key"])
+        if len(self.keys) > 1:
+            self.send_response(503)
+            self.end_headers()
+            self.wfile.write(b'{"detail": "full"}')
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_send_tries_again_with_the_same_key_if_no_answer_came(command: Command) -> None:
+    with ThreadingHTTPServer((HOST, 0), _Closing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = command("send", "ada@example.org", "0", "0", "--gateway", f"http://{HOST}:{server.server_port}")
+        server.shutdown()
+    assert (done.code, "the gateway takes nothing now: full" in done.stderr) == (3, True), done.stderr
+    first, second = _Closing.keys
+    assert first == second
 
 
 def test_send_names_the_last_channel_when_time_is_up(up: Up, on_stack: Command) -> None:

@@ -118,7 +118,7 @@ def meant(sent: Sent, kept: dict[str, Any]) -> None:
         assert kept["email"].partition("@")[0].encode() in sent.body, (sent, kept)
         return
     if media == FORM[1]:
-        pairs = parse_qsl(sent.body.decode("latin-1"), keep_blank_values=True, errors="strict")
+        pairs = parse_qsl(sent.body.decode(), keep_blank_values=True, errors="strict")
         said: dict[str, Any] = {name: value.strip(" \t") for name, value in pairs}
         assert len([name for name, _ in pairs if name in kept]) == len(kept), sent
     else:

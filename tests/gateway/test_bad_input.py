@@ -225,7 +225,7 @@ async def test_a_broken_form_is_refused(client: httpx.AsyncClient, published: Pu
     ("media", "body"),
     [
         ("application/x-www-form-urlencoded", b"email=%FCda@example.org&lat=1&long=2"),
-        ("application/x-www-form-urlencoded", "email=üda@example.org&lat=1&long=2".encode()),
+        ("application/x-www-form-urlencoded", b"email=\xfcda@example.org&lat=1&long=2"),
         (
             "multipart/form-data; boundary=cut",
             b"".join(
@@ -286,6 +286,17 @@ async def test_typed_text_never_becomes_markup(client: httpx.AsyncClient, publis
     assert missing.text.count("<script") == 1
     assert "<img" not in missing.text
     assert await published() == []
+
+
+async def test_form_may_have_utf_8_that_is_not_percent_encoded(client: httpx.AsyncClient) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded", **WANTS_JSON}
+    body = "email=jörg@example.org&lat=1&long=2"
+    accepted = await client.post("/distance", content=body.encode(), headers=headers)
+    assert accepted.status_code == 201, accepted.text
+    (reached, *_) = (await client.get(accepted.json()["status"])).json()["channels"]
+    assert reached["data"]["email"] == "jörg@example.org"
+    refused = await client.post("/distance", content=body.encode("latin-1"), headers=headers)
+    assert (refused.status_code, "not UTF-8" in refused.text) == (400, True)
 
 
 async def test_an_accepted_address_never_becomes_markup(client: httpx.AsyncClient) -> None:

@@ -108,7 +108,8 @@ def test_the_whole_pipeline_runs_from_images_and_helms_test_passes(tmp_path: Pat
 
 def test_helms_test_fails_when_no_mail_is_sent(tmp_path: Path) -> None:
     with Valkey(tmp_path) as valkey, Component(tmp_path, "gateway", env={"REDIS_URL": valkey.url}) as gateway:
-        found = helm_test(gateway.url, within=1)
+        found, refused = helm_test(gateway.url, within=1), helm_test(gateway.url, email="nobody")
+    assert "the gateway refuses the form: " in refused.stderr
     assert found.returncode == 1
     assert "no email:sent, only raw_input" in found.stderr
 
@@ -135,9 +136,9 @@ def test_the_check_before_an_upgrade_runs_in_the_gateways_image(tmp_path: Path) 
     assert "distance would refuse 1 events: data" in found.stdout
 
 
-def helm_test(gateway: str, within: int = 30) -> subprocess.CompletedProcess[str]:
+def helm_test(gateway: str, within: int = 30, email: str = "ada@example.org") -> subprocess.CompletedProcess[str]:
     """Run the script with the variables that the chart sets."""
-    objects = render(merged(SECRET, {"test": {"form": {"email": "ada@example.org"}, "within": within}}))
+    objects = render(merged(SECRET, {"test": {"form": {"email": email}, "within": within}}))
     (pod,) = only(objects, "Pod", "milepost-test")["spec"]["containers"]
     env = {**os.environ, **environment({"env": pod["env"]}, {}), "GATEWAY": gateway}
     return subprocess.run(

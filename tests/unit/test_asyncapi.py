@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import pytest
 from jsonschema import Draft7Validator
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from functions import payloads
 from milepost import Payload, stages_table
@@ -128,3 +128,22 @@ def test_a_payload_class_without_a_possible_example_is_described_without_one() -
     document = asyncapi.document([Plate], [], {}, version="1")
     assert "examples" not in document["channels"]["plates"]["messages"]["event"]
     assert "Plate" in document["components"]["schemas"]
+
+
+class Folder(Payload, channel="folders"):
+    folders: list["Folder"]
+
+
+class Unruly(Payload, channel="unruly"):
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def _raise(cls, name: str) -> str:
+        raise KeyError(name)
+
+
+def test_class_that_refers_to_itself_or_raises_is_described_without_an_example() -> None:
+    document = asyncapi.document([Folder, Unruly], [], {}, version="1")
+    for channel in ("folders", "unruly"):
+        assert "examples" not in document["channels"][channel]["messages"]["event"]

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from datetime import timedelta
 from typing import Any, Optional
 
 import pytest
@@ -428,6 +429,8 @@ async def test_next_event_has_the_time_of_its_cause_or_none() -> None:
         (Reject("half a surrogate pair: \ud83d"), 422, "Rejected", None),
         (Unavailable("away", retry_after=float("nan")), 503, "Unavailable", "1"),
         (Defer("not yet", retry_after=float("inf")), 409, "Deferred", "1"),
+        (Unavailable("away", retry_after=timedelta(seconds=9)), 503, "Unavailable", "1"),  # type: ignore[arg-type]
+        (Unavailable("away", retry_after="9"), 503, "Unavailable", "1"),  # type: ignore[arg-type]
     ],
 )
 async def test_exceptions_become_problems(
