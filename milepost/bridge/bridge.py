@@ -4,8 +4,9 @@ Order of a stop:
 
 1. The HTTP server stops taking requests.
 2. The lease is released, and the messages that were received before are adopted, within half of GRACE. Workers go on.
-3. Reads, adoption, wake-ups and the renewal of claims end. The connections for reading close.
-4. Deliveries get GRACE to end. Entries that are still pending are handed back, within one second.
+3. Reads, adoption, wake-ups and the periodic tasks end. The connections for reading close.
+4. Deliveries get GRACE to end, and claims are renewed meanwhile: GRACE may be longer than CLAIM. Entries that are still
+   pending are handed back, within one second.
 5. The other connections close.
 """
 
@@ -14,7 +15,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from uuid import uuid4
@@ -195,13 +196,18 @@ class Bridge:
                 _every(KEEP_STATUSES, self._keep_statuses, "statuses"),
                 _every(UNBLOCK_LOST, self._unblock_lost, "unblocking"),
                 *([_every(PAGE_LOOK, self._waker.wake_for_page, "wake-ups")] if self._waker.for_page else []),
-                *(_every(claim / 10, worker.renew, "renewal") for worker in self.workers),
+                *self._renewals(),
                 *(_every(claim, worker.reap, "reaping") for worker in self.workers),
             ]
             self._tasks += [tasks.create_task(part) for part in parts]
             await self._subscriber.placed.wait()
             self.ready = True
             log.info(Fields(outcome="ready", routes=",".join(self._wirings)))
+
+    def _renewals(self) -> list[Coroutine[None, None, None]]:
+        """Return the coroutines that renew the claims of each worker, until they are cancelled."""
+        every = self._settings.claim.total_seconds() / 10
+        return [_every(every, worker.renew, "renewal") for worker in self.workers]
 
     async def _open(self) -> None:
         """Register the routes, before any journal is trimmed, then make the groups. Repeat while Redis is away."""
@@ -355,7 +361,9 @@ class Bridge:
         await end_tasks(self._tasks)
         await self._waker.close()
         await asyncio.gather(*(reader.close() for reader in self._readers))
+        renewals = [asyncio.create_task(part) for part in self._renewals()]
         await asyncio.gather(*(worker.finish(grace=grace) for worker in self.workers))
+        await end_tasks(renewals)
         await self._subscriber_redis.aclose()
         await self._scripts.close()
         await self.journal.close()

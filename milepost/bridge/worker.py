@@ -19,8 +19,8 @@ Each task:
 
 While the stage is paused, steps 1 and 5 wait.
 
-Entries stay pending until they are settled. The bridge renews its claim on them until it stops. If it dies, step 2 of
-another bridge finds them. A redelivery is not counted as a failure.
+Entries stay pending until they are settled. The bridge renews its claim on them until it has ended. If it dies, step 2
+of another bridge finds them. A redelivery is not counted as a failure.
 """
 
 import asyncio

@@ -152,6 +152,36 @@ async def test_sigterm_hands_back_unfinished_entries_and_the_next_bridge_gets_th
     never.set()
 
 
+async def test_claims_are_renewed_until_a_clean_stop_has_ended_so_that_no_request_is_sent_twice(rig: Rig) -> None:
+    """GRACE is longer than CLAIM, as for functions that work for minutes."""
+    stage = await rig.stage("stage", "in", "out")
+    go = asyncio.Event()
+    stage.answer_after(go)
+    bridge = await rig.bridge(grace="PT300S", claim="PT2S")
+    await rig.publish("in", "1")
+    await eventually(lambda: stage.on_wire)
+    stopping = asyncio.create_task(rig.stop(bridge))
+
+    async def reads_have_ended() -> bool:
+        return (await rig.redis.info("clients"))["blocked_clients"] == 0 and await not_led(rig)
+
+    await eventually(reads_have_ended)
+    await rig.bridge(claim="PT200S")  # it would take over entries that are not renewed
+    (row,) = await rig.redis.xpending_range(keys.journal("in"), "stage", "-", "+", 1)
+    entry, holder = row["message_id"], row["consumer"]
+    await rig.redis.xclaim(keys.journal("in"), "stage", holder, 0, [entry], idle=100_000, justid=True)
+
+    async def renewed() -> bool:
+        (row,) = await rig.redis.xpending_range(keys.journal("in"), "stage", "-", "+", 1)
+        return bool(row["time_since_delivered"] < 100_000)
+
+    await eventually(renewed)
+    go.set()
+    await stopping
+    await eventually(lambda: rig.settled(stage))
+    assert stage.count == {"1": 1}
+
+
 async def test_sigterm_ends_it_within_10_seconds_though_stage_and_redis_are_frozen(rig: Rig, tmp_path: Path) -> None:
     stage = await rig.stage("stage", "in", "out")
     never = asyncio.Event()
