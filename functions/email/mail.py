@@ -27,6 +27,17 @@ class Mail:
         return f"Email sent to: {self.to}; Message: {self.text}\n"
 
 
+class Unanswered(Exception):
+    """The SMTP server has the whole message and did not reply, so nobody knows whether the mail is out.
+
+    `lone`: the server has taken another mail since this one failed before.
+    """
+
+    def __init__(self, reason: str, *, lone: bool) -> None:
+        super().__init__(reason)
+        self.lone = lone
+
+
 @dataclass(frozen=True)
 class SmtpServer:
     """An SMTP server: `smtp` in the clear, `smtps` and `smtp+starttls` under TLS. `helo` is our name in EHLO."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,17 +21,17 @@ log = logging.getLogger("milepost.email")
 
 @dataclass(frozen=True)
 class Mailer:
-    """Sends mails. `sent_emails`: the file of lines, None for stdout. `timeout`: seconds that SMTP may last."""
+    """Sends mails. `sent_emails`: the file of lines, None for stdout."""
 
     sent_emails: Path | None = None
     smtp: "SmtpSender | None" = None
-    timeout: float = 30.0
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Self:
         """Read the settings. Raises ConfigurationError, which names the variable that is wrong."""
         path, url = environ.get("SENT_EMAILS"), environ.get("SMTP_URL")
-        timeout = seconds(environ, "SMTP_TIMEOUT", cls.timeout)
+        timeout = seconds(environ, "SMTP_TIMEOUT", 30.0)
+        connections = count(environ, "SMTP_CONNECTIONS", 10)
         helo = check_helo(environ.get("SMTP_HELO"))
         smtp = None
         if url or "MAIL_FROM" in environ:
@@ -39,16 +40,17 @@ class Mailer:
             sender = parse_sender(environ.get("MAIL_FROM", "Milepost <milepost@localhost>"))
             if url:
                 server = SmtpServer.parse(url, helo=helo or default_helo(sender.domain))
-                smtp = SmtpSender(server, sender, timeout=timeout)
-        return cls(Path(path) if path else None, smtp, timeout)
+                smtp = SmtpSender(server, sender, timeout=timeout, connections=connections)
+        return cls(Path(path) if path else None, smtp)
 
-    async def send(self, mail: Mail) -> None:
-        """Return when the mail is out: after the SMTP server's 250, if there is one, and the line.
+    async def send(self, mail: Mail, *, by: float) -> None:
+        """Return when the mail is out: after the SMTP server's 250, if there is one, and the line. Until `by` (the
+        loop's time) it waits for the 250.
 
-        Raises Reject, Defer or Unavailable, as functions/email/smtp_faults.py decides.
+        Raises Reject, Defer or Unavailable, as functions/email/smtp_faults.py decides, or Unanswered.
         """
         if self.smtp is not None:
-            await self.smtp.send(mail)
+            await self.smtp.send(mail, by=by)
         try:
             self._log(mail.line.encode())
         except OSError as fault:
@@ -79,3 +81,11 @@ def seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < value <= 3600:
         raise ConfigurationError(f"{name}: must be a number of seconds, above 0 and at most 3600")
     return value
+
+
+def count(environ: Mapping[str, str], name: str, default: int) -> int:
+    """Read a number of things. Raises ConfigurationError naming the variable."""
+    text = environ.get(name, str(default))
+    if not re.fullmatch("[1-9][0-9]{0,3}", text):
+        raise ConfigurationError(f"{name}: must be a whole number from 1 to 9999")
+    return int(text)

@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from functions.email.mail import Mail
+from functions.email.mail import Mail, Unanswered
 from functions.email.mailer import Mailer, seconds
 from functions.email.records import MailRecords
+from functions.email.smtp_faults import error_for_silence
 from functions.mongo import Document, mongo_url, open_database
 from functions.payloads import EmailSent, Recipient
 from milepost import Defer, Event, Reject, Unavailable, stage
@@ -25,10 +26,11 @@ MAILER = Mailer.read(os.environ)
 REQUEST_TIMEOUT = seconds(os.environ, "REQUEST_TIMEOUT", 60.0)
 """Seconds that the caller waits for an answer: the bridge's `timeout`."""
 
-TAKEN_FOR = timedelta(seconds=MAILER.timeout + REQUEST_TIMEOUT + 10)
-"""How long a record stays taken. An attempt starts to send within REQUEST_TIMEOUT, and sending ends within the mailer's
-time-out. The last 10 s allow for clocks that differ.
-"""
+MARK_WITHIN = REQUEST_TIMEOUT / 10
+"""Seconds of the request that are left to mark a mail as sent, and to answer. Sending ends before."""
+
+TAKEN_FOR = timedelta(seconds=REQUEST_TIMEOUT + 10)
+"""How long a record stays taken. Sending ends within REQUEST_TIMEOUT, and 10 s allow for clocks that differ."""
 
 
 class State:
@@ -47,6 +49,7 @@ async def lifespan() -> AsyncIterator[None]:
         state.records = MailRecords(database, TAKEN_FOR)
         await state.records.warm_up()
         yield
+        await state.records.close()
 
 
 async def email(recipient: Recipient, event: Event) -> EmailSent:
@@ -91,11 +94,16 @@ def _is_unsent(record: Document, address: str) -> bool:
 
 
 async def _send(record: Document, request_ends: float) -> None:
-    if asyncio.get_running_loop().time() > request_ends:  # the process was suspended: another may have the record
+    sent_by = request_ends - MARK_WITHIN
+    if asyncio.get_running_loop().time() > sent_by:  # the process was suspended: another may have the record
         raise Unavailable("the request's time was over before the mail could be sent")
     if not state.records.is_unmarked(record):
+        mail = Mail(record["_id"], record["email"], record["message"], attempt=record["taken"])
         try:
-            await MAILER.send(Mail(record["_id"], record["email"], record["message"], attempt=record["taken"]))
+            await MAILER.send(mail, by=sent_by)
+        except Unanswered as fault:
+            wait = await state.records.put_off(record)
+            raise error_for_silence(str(fault), wait, lone=fault.lone) from fault
         except Exception:
             await state.records.free(record)
             raise

@@ -10,6 +10,7 @@ from uuid import uuid4
 import pymongo
 from pymongo.errors import AutoReconnect, PyMongoError
 
+from functions.email.smtp_faults import LONGEST_RETRY_AFTER, resend_after
 from functions.mongo import OPERATION_TIMEOUT, Database, Document, Inserts, mongo_errors, single_operation
 from milepost import Defer, Unavailable
 from milepost.coalescer import Coalescer
@@ -28,10 +29,16 @@ _USER_FIELDS = {"email": True, "distance_from_velocity": True}
 
 _LONG_PAST = datetime(1970, 1, 1, tzinfo=UTC)
 
+_NOBODY = ""
+"""The holder of a record that waits for its time."""
+
+_MARK_PAUSE = 0.5
+"""Seconds between two tries to mark mails as sent while MongoDB is away."""
+
 
 class MailRecords:
     """The collection `mails`: {_id: event id, state: sending | sent, until, holder, taken, email,
-    distance_from_velocity, message, time}.
+    distance_from_velocity, message, time, perhaps unanswered}.
 
     1. A process takes a record in one atomic step, which sets `holder` (its name) and `until` (now + `taken_for`) and
        counts `taken`.
@@ -39,8 +46,10 @@ class MailRecords:
        take, so a record whose time is over was left by a process that died; another process may take it.
     3. A process knows the events that it is handling. Another record with its own name is left over from an attempt
        whose answer from MongoDB was lost, and the process takes it again at once.
-    4. A process remembers the mails that it has sent and could not mark. It marks them at the redelivery, and does not
-       send them again.
+    4. A process remembers the mails that it has sent and could not mark, and does not send them again. It marks them
+       as soon as MongoDB answers, whichever process gets the redelivery.
+    5. If the SMTP server got a message and did not reply, `put_off` counts that in `unanswered` and sets `until` to a
+       time that is further off each time. From then on any process may take the record.
 
     Concurrent mails share three operations: find their users, insert their records, mark them as sent. Everything
     else is done for each mail by itself.
@@ -53,6 +62,7 @@ class MailRecords:
         self._holder = uuid4().hex
         self._handled: set[str] = set()
         self._unmarked: set[str] = set()
+        self._marking: asyncio.Task[None] | None = None
         self._user_batch: Coalescer[str, Document | None] = Coalescer(self._find_users)
         self._inserts = Inserts(self._mails)
         self._mark_batch: Coalescer[str, PyMongoError | None] = Coalescer(self._mark_all, most_items=_MOST_MARKS)
@@ -67,10 +77,7 @@ class MailRecords:
     async def find(self, event_id: str) -> Document | None:
         """Return the record of this mail, or None."""
         async with single_operation():
-            record = await self._mails.find_one({"_id": event_id})
-        if record is not None and record["state"] == "sent":
-            self._unmarked.discard(event_id)  # another process has marked it meanwhile
-        return record
+            return await self._mails.find_one({"_id": event_id})
 
     async def user(self, event_id: str, address: str) -> Document | None:
         """Return the user with this event id and address, else the newest user with the address."""
@@ -126,11 +133,13 @@ class MailRecords:
         if record is not None and taken.matched_count and record["holder"] == self._holder:
             return record
         if record is not None and (record["state"] == "sent" or record["email"] != mail["email"]):
-            self._unmarked.discard(record["_id"])  # another process has marked it meanwhile
             return record
         if record is not None and record["holder"] == self._holder and not is_ours:
             return await self._take_again(record)
         left = (record["until"] - now).total_seconds() if record is not None else 0
+        if record is not None and record["holder"] == _NOBODY:
+            detail = f"the SMTP server did not answer the mail of {mail['_id']}, which is sent again in {left:.0f} s"
+            raise Defer(detail, retry_after=min(left, LONGEST_RETRY_AFTER))
         raise Defer(f"the mail of {mail['_id']} is being sent", retry_after=min(left, _LONGEST_RETRY_AFTER))
 
     def _taken_fields(self, now: datetime) -> Document:
@@ -138,29 +147,57 @@ class MailRecords:
 
     async def free(self, record: Document) -> None:
         """Let the next attempt take the record at once. If MongoDB is away, that one waits for `until` instead."""
+        await self._release(record, {"until": _LONG_PAST})
+
+    async def put_off(self, record: Document) -> float:
+        """Free the record of a mail that may be out, and return the seconds until it may be taken. If MongoDB is away,
+        only this process takes it before `until`.
+        """
+        unanswered = int(record.get("unanswered", 0)) + 1
+        wait = resend_after(unanswered)
+        until = datetime.now(UTC) + timedelta(seconds=wait)
+        await self._release(record, {"until": until, "holder": _NOBODY, "unanswered": unanswered})
+        return wait
+
+    async def _release(self, record: Document, fields: Document) -> None:
         try:
             await self._mails.update_one(
-                {"_id": record["_id"], "taken": record["taken"], "state": "sending"}, {"$set": {"until": _LONG_PAST}}
+                {"_id": record["_id"], "taken": record["taken"], "state": "sending"}, {"$set": fields}
             )
         except PyMongoError as fault:
             log.warning(Fields(outcome="not-freed", reason=type(fault).__name__))
 
     async def mark_sent(self, record: Document, until: float) -> None:
-        """Mark the mail as sent; while MongoDB is away, try `until` then (the loop's clock). Raises Unavailable."""
+        """Mark the mail as sent; while MongoDB is away, wait `until` then (the loop's clock). Raises Unavailable."""
         self._unmarked.add(record["_id"])
-        loop = asyncio.get_running_loop()
-        pause = 0.1
-        while (fault := await self._mark_batch.submit(record["_id"])) is not None:
-            log.warning(Fields(outcome="not-marked", reason=type(fault).__name__))
-            if loop.time() + pause + 2 * OPERATION_TIMEOUT > until:  # a mark may wait for another batch's, too
-                raise Unavailable("MongoDB: the mail was sent, and could not be marked so") from fault
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 2.0)
-        self._unmarked.discard(record["_id"])
+        if (fault := await self._mark_batch.submit(record["_id"])) is None:
+            self._unmarked.discard(record["_id"])
+            return
+        log.warning(Fields(outcome="not-marked", reason=type(fault).__name__))
+        if self._marking is None or self._marking.done():
+            self._marking = asyncio.create_task(self._mark_again())
+        await asyncio.wait([self._marking], timeout=max(0.0, until - asyncio.get_running_loop().time()))
+        if record["_id"] in self._unmarked:
+            raise Unavailable("MongoDB: the mail was sent, and could not be marked so") from fault
 
     def is_unmarked(self, record: Document) -> bool:
         """Whether this process has sent the mail and could not mark it."""
         return record["_id"] in self._unmarked
+
+    async def _mark_again(self) -> None:
+        """Mark the mails that were sent while MongoDB was away, as soon as it answers."""
+        while ids := list(self._unmarked)[:_MOST_MARKS]:
+            if (await self._mark_all(ids))[0] is None:
+                self._unmarked.difference_update(ids)
+            else:
+                await asyncio.sleep(_MARK_PAUSE)
+
+    async def close(self) -> None:
+        """Try once more to mark what could not be marked."""
+        if self._marking is not None:
+            self._marking.cancel()
+        if ids := list(self._unmarked)[:_MOST_MARKS]:
+            await self._mark_all(ids)
 
     async def _mark_all(self, ids: Sequence[str]) -> list[PyMongoError | None]:
         """Return the error instead of raising it: raised, it would also fail the marks that wait for the next batch."""

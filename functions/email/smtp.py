@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections import OrderedDict
 from email.errors import NonASCIILocalPartDefect, ObsoleteHeaderDefect
 from email.headerregistry import Address
@@ -9,6 +10,7 @@ from email.message import EmailMessage
 from email.policy import SMTP as ASCII_HEADERS
 from email.policy import SMTPUTF8 as UTF8_HEADERS
 from email.utils import localtime
+from enum import IntEnum
 from hashlib import sha256
 from urllib.parse import quote
 
@@ -22,12 +24,13 @@ from aiosmtplib import (
     SMTPRecipientRefused,
     SMTPResponseException,
     SMTPSenderRefused,
+    SMTPServerDisconnected,
 )
 from email_validator import validate_email
 
-from functions.email.mail import Mail, SmtpServer
-from functions.email.smtp_faults import error_for_reply, error_for_route
-from milepost.errors import ConfigurationError, MilepostError, Reject, Unavailable
+from functions.email.mail import Mail, SmtpServer, Unanswered
+from functions.email.smtp_faults import FIRST_RETRY_AFTER, error_for_reply, error_for_route
+from milepost.errors import ConfigurationError, Defer, MilepostError, Reject, Unavailable
 
 _HARMLESS = (ObsoleteHeaderDefect, NonASCIILocalPartDefect)
 """Defects that the header parser reports for `Acme Co. <…>`, and for `jörg@…`, which SMTPUTF8 allows."""
@@ -44,22 +47,47 @@ _MOST_REFUSALS = 1024
 """Mails whose last refusal is kept in memory."""
 
 
-class SmtpSender:
-    """Sends mails through one server, a connection for each."""
+class _Reached(IntEnum):
+    """How far a transaction came."""
 
-    def __init__(self, server: SmtpServer, sender: Address, *, timeout: float) -> None:
+    NOTHING = 0
+    CONNECTED = 1
+    SENDER_ACCEPTED = 2
+    MESSAGE_SENT = 3
+
+
+class SmtpSender:
+    """Sends mails through one server, a connection for each, `connections` at once."""
+
+    def __init__(self, server: SmtpServer, sender: Address, *, timeout: float, connections: int = 10) -> None:
         self._server = server
         self._sender = sender
         self._timeout = timeout
+        self._free_connections = asyncio.Semaphore(connections)
+        self._connected = 0
         self._accepted = 0
         self._refusals: OrderedDict[str, int] = OrderedDict()
 
-    async def send(self, mail: Mail) -> None:
-        """Return after the server's 250 for the message, within the time-out.
+    async def send(self, mail: Mail, *, by: float) -> None:
+        """Return after the server's 2xx for the message. `by`: the end of the wait for it, in the loop's time.
+
+        The time-out ends where the server has the whole message. Its reply may take minutes, as it may scan the
+        message first (RFC 5321, section 4.5.3.2.6), and to send the message again would make a second mail.
 
         Raises Reject when the mail is refused for good, Defer when this mail alone must wait, Unavailable when all
-        must.
+        must, Unanswered when the server has the message and does not reply.
         """
+        try:
+            async with asyncio.timeout_at(by):
+                await self._free_connections.acquire()
+        except TimeoutError:
+            raise Defer("SMTP: all connections were in use", retry_after=FIRST_RETRY_AFTER) from None
+        try:
+            await self._send(mail, by)
+        finally:
+            self._free_connections.release()
+
+    async def _send(self, mail: Mail, by: float) -> None:
         client = SMTP(
             hostname=self._server.host,
             port=self._server.port,
@@ -73,21 +101,28 @@ class SmtpSender:
         to = ascii_domain(mail.to)
         utf8 = not (self._sender.username + to.username).isascii()
         message = compose(mail, self._sender, to).as_bytes(policy=UTF8_HEADERS if utf8 else ASCII_HEADERS)
-        sender_accepted = False
+        reached = _Reached.NOTHING
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout_at(min(by, asyncio.get_running_loop().time() + self._timeout)):
                 await client.connect()
+                reached = _Reached.CONNECTED
+                self._connected += 1
                 await self._begin(client, to, utf8=utf8)
-                sender_accepted = True
+                reached = _Reached.SENDER_ACCEPTED
                 await client.rcpt(to.addr_spec, encoding="utf-8")
-                await client.data(message)
+                await _begin_data(client)
+            async with asyncio.timeout_at(by):
+                reached = _Reached.MESSAGE_SENT
+                await _finish_data(client, message)
             self._accepted += 1
             self._refusals.pop(mail.id, None)
             with contextlib.suppress(SMTPException, OSError):  # the mail is out, also if QUIT fails
                 await client.quit(timeout=1)
         except (SMTPException, OSError) as failed:
-            raise self._error(failed, mail, lone=sender_accepted and self._lone(mail)) from failed
+            raise self._error(failed, mail, reached) from failed
         finally:
+            if reached >= _Reached.CONNECTED:
+                self._connected -= 1
             client.close()
 
     async def _begin(self, client: SMTP, to: Address, *, utf8: bool) -> None:
@@ -102,10 +137,18 @@ class SmtpSender:
         options = ["SMTPUTF8", "BODY=8BITMIME"] if utf8 else []
         await client.mail(self._sender.addr_spec, options=options, encoding="utf-8")
 
-    def _error(self, failed: Exception, mail: Mail, *, lone: bool) -> MilepostError:
-        if isinstance(failed, SMTPResponseException):
-            return error_for_reply(_step(failed), failed.code, failed.message, attempt=mail.attempt, lone=lone)
+    def _error(self, failed: Exception, mail: Mail, reached: _Reached) -> MilepostError | Unanswered:
+        """Make the exception for a transaction that failed."""
+        reply = failed if isinstance(failed, SMTPResponseException) and failed.code > 0 else None
+        lone = reached >= _Reached.SENDER_ACCEPTED and self._lone(mail)
+        others = self._connected - (reached >= _Reached.CONNECTED)
+        if others and (reached is _Reached.NOTHING or (reply and reply.code == 421)):
+            lone = True  # the server has enough connections of ours, and serves those
+        if reply:
+            return error_for_reply(_step(reply), reply.code, reply.message, attempt=mail.attempt, lone=lone)
         reason = f"SMTP: {type(failed).__name__} {failed}".rstrip()
+        if reached is _Reached.MESSAGE_SENT:
+            return Unanswered(f"{reason}; the server has the message and did not reply", lone=lone)
         return error_for_route(reason, attempt=mail.attempt, lone=lone)
 
     def _lone(self, mail: Mail) -> bool:
@@ -120,6 +163,26 @@ class SmtpSender:
 def _step(refusal: SMTPResponseException) -> str:
     """Return the name of the refused command in the table of smtp_faults.py."""
     return next((step for kind, step in _STEPS.items() if isinstance(refusal, kind)), "connection")
+
+
+async def _begin_data(client: SMTP) -> None:
+    """Send DATA. Raises SMTPDataError unless the server waits for the message then."""
+    reply = await client.execute_command(b"DATA")
+    if reply.code != 354:
+        raise SMTPDataError(reply.code, reply.message)
+
+
+async def _finish_data(client: SMTP, message: bytes) -> None:
+    """Send the message, and wait for the reply. Raises SMTPDataError for one that is not 2xx.
+
+    aiosmtplib's `data` does not tell whether it failed before the message was sent or after.
+    """
+    if client.protocol is None:
+        raise SMTPServerDisconnected("Connection lost")
+    client.protocol.write(re.sub(rb"(?m)^\.", b"..", message) + b".\r\n")
+    reply = await client.protocol.read_response()
+    if not 200 <= reply.code < 300:
+        raise SMTPDataError(reply.code, reply.message)
 
 
 def compose(mail: Mail, sender: Address, to: Address) -> EmailMessage:

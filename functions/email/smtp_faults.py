@@ -17,6 +17,11 @@ ROUTE_RETRY_AFTER = 5.0
 FIRST_RETRY_AFTER, LONGEST_RETRY_AFTER = 5.0, 300.0
 """Seconds until one mail is tried again: doubled at each attempt, to the most that the bridge honours."""
 
+FIRST_RESEND_AFTER = 60.0
+"""Seconds until a message is sent again that the server has got and not answered: doubled each time, so that at most
+eleven copies are sent within the deadline of 24 h.
+"""
+
 
 class Fault(StrEnum):
     """The route, which every mail takes, or this mail alone."""
@@ -104,6 +109,20 @@ def rule_for(step: str, code: int, text: str) -> Rule:
 def retry_after(attempt: int) -> float:
     """Return the seconds until a mail that was refused for now is tried again. The first attempt is 1."""
     return min(FIRST_RETRY_AFTER * 2.0 ** min(attempt - 1, 10), LONGEST_RETRY_AFTER)
+
+
+def resend_after(unanswered: int) -> float:
+    """Return the seconds until a message is sent again. `unanswered`: how often the server did not answer it."""
+    return FIRST_RESEND_AFTER * 2.0 ** min(unanswered - 1, 10)
+
+
+def error_for_silence(reason: str, wait: float, *, lone: bool) -> Defer | Unavailable:
+    """Make the exception for a message that the server has got and not answered; it is sent again after `wait` seconds.
+
+    Unless it is `lone`, the other mails wait too: each that is tried may be out, and be sent again.
+    """
+    error = Defer if lone else Unavailable
+    return error(reason, retry_after=min(wait, LONGEST_RETRY_AFTER))
 
 
 def error_for_route(reason: str, *, attempt: int, lone: bool) -> Defer | Unavailable:

@@ -1,7 +1,9 @@
 """A real SMTP server for tests. It answers MAIL FROM, RCPT TO and a message with `sender`, `recipient` and `answer`."""
 
+import asyncio
+import inspect
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import Message
@@ -18,9 +20,10 @@ ACCEPTED = "250 OK"
 
 @dataclass
 class Inbox:
-    answer: Callable[[], str] = lambda: ACCEPTED
+    answer: Callable[[], str | Awaitable[str]] = lambda: ACCEPTED
     recipient: Callable[[str], str] = lambda _: ACCEPTED
     sender: Callable[[str], str] = lambda _: ACCEPTED
+    hangs_up_on_message: bool = False
     hangs_up_on_quit: bool = False
     hangs_up_on_recipient: str = ""
     messages: list[Message] = field(default_factory=list)
@@ -46,11 +49,14 @@ class Inbox:
             envelope.rcpt_tos.append(to)
         return reply
 
-    async def handle_DATA(self, _server: Any, _session: Any, envelope: Envelope) -> str:
+    async def handle_DATA(self, server: SmtpProtocol, _session: Any, envelope: Envelope) -> str:
         assert isinstance(envelope.content, bytes)
         self.messages.append(message_from_bytes(envelope.content))
         self.envelopes.append(envelope)
-        return self.answer()
+        if self.hangs_up_on_message and server.transport is not None:
+            server.transport.close()
+        answer = self.answer()
+        return await answer if inspect.isawaitable(answer) else answer
 
     async def handle_QUIT(self, server: SmtpProtocol, _session: Any, _envelope: Envelope) -> str:
         if self.hangs_up_on_quit and server.transport is not None:
@@ -93,6 +99,16 @@ class SmtpServer:
     def __enter__(self) -> Self:
         self._controller.start()
         return self
+
+    def stop_listening(self) -> None:
+        """Refuse new connections. Those that are open go on."""
+        server = self._controller.server
+        assert server is not None
+
+        async def close() -> None:
+            server.close()
+
+        asyncio.run_coroutine_threadsafe(close(), self._controller.loop).result(WITHIN)
 
     def __exit__(self, *_: object) -> None:
         self._controller.stop()

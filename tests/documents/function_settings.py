@@ -14,7 +14,8 @@ FUNCTION_SETTINGS = {
     "MAIL_FROM": "the sender, as in `Milepost <milepost@example.org>`; a name with a comma needs quotes",
     "SMTP_HELO": "the name in EHLO, as in `mail.example.org`; else, if it has a dot, the domain of MAIL_FROM or this "
     "host's name, else `[127.0.0.1]`",
-    "SMTP_TIMEOUT": "seconds that SMTP may last",
+    "SMTP_TIMEOUT": "seconds until the SMTP server has the message; for its reply then the request's time is left",
+    "SMTP_CONNECTIONS": "connections of one process to the SMTP server at once",
     "REQUEST_TIMEOUT": "seconds that the caller waits for an answer: the bridge's `timeout`",
 }
 """What each is. One that is missing here fails the reference."""
@@ -49,7 +50,7 @@ def _stages(path: Path) -> set[str]:
 
 
 def _read(path: Path) -> Iterator[tuple[str, str | None]]:
-    """Name and default of each `environ.get(NAME, default)` and `seconds(environ, NAME, default)`."""
+    """Name and default of each `environ.get(NAME, default)` and `seconds` or `count(environ, NAME, default)`."""
     module = ast.parse(path.read_text())
     values = {
         f"cls.{part.target.id}": part.value
@@ -73,7 +74,7 @@ def _read(path: Path) -> Iterator[tuple[str, str | None]]:
             ):
                 yield name, told(rest)
             case ast.Call(
-                func=ast.Name(id="seconds"),
+                func=ast.Name(id="seconds" | "count"),
                 args=[ast.Name() | ast.Attribute(), ast.Constant(value=str(name)), *rest],
             ):
                 yield name, told(rest)

@@ -1,4 +1,4 @@
-"""The one window that cannot be closed: between the SMTP server's 250 and the mark in MongoDB."""
+"""A window that cannot be closed: between the SMTP server's 250 and the mark in MongoDB."""
 
 import asyncio
 from collections import Counter
