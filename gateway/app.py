@@ -107,7 +107,8 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
     async def failed(request: Request, _: Exception) -> Response:
         return refuse(request.headers, Refusal(500, "The gateway failed at this; its log says why."))
 
-    # First, because routes are tried in order and this one is asked most; an included router is tried twice.
+    # First, because routes are tried in order and these are asked most. Not by include_router: FastAPI matches a
+    # request twice with the routes of an included router.
     publisher = submissions.SubmissionPublisher(journal, rate)
     app.router.routes.extend(submissions.router(publisher, graphs, pages).routes)
     app.include_router(status_routes.router(journal, graphs, notifier, pages))

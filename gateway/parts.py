@@ -2,8 +2,9 @@
 
 A stage may give several answers to the event `7`. They are its parts `7/0`, `7/1` and so on, each with a status of its
 own. A part has ended when no channel is to come for it, when a stage gave it up, when all of its own parts have ended,
-or when its status has expired: the status of an unfinished event is kept. Where two stages split the same event their
-parts share ids and statuses. So of a status only the stages count that follow the one which made the part.
+or when its status has expired: the status of an unfinished event is kept. If two stages split the same event, a part of
+the one and a part of the other have the same id, and so one status. Then only the stages downstream of the one that
+made the part are looked at.
 
 One look at a submission reads MOST_READ statuses of parts at most, however many parts there are. The gateway remembers
 which parts have ended, and does not read these again, except to see whether a dead letter was replayed. The next look

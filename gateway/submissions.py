@@ -1,6 +1,6 @@
 """`POST /distance`: a submission as JSON or as a form becomes an event. Forms may point to `/` too.
 
-One path takes three content types, so three routes share it and `matches` chooses by the request's content type.
+A path takes JSON, forms and neither: three routes share it, and `matches` chooses by the request's content type.
 """
 
 import json

@@ -13,8 +13,8 @@ class Coalescer(Generic[Item, Result]):
 
     A lone item runs at once. `pace` is the least time in seconds between the starts of two batches. `run` returns one
     result for each item, in order. If it raises, every caller of that batch gets the exception. So does every
-    caller that waits for the next batch: else they would wait for one time-out after another. An item whose size
-    cannot be computed fails alone.
+    caller that waits for the next batch: else they would wait for one time-out after another. A `run` whose fault is of
+    its own batch alone returns the exception as a result. An item whose size cannot be computed fails alone.
     """
 
     def __init__(

@@ -153,7 +153,7 @@ class Graph:
 
     @property
     def circles(self) -> list[str]:
-        """The stages that an event which has left them may come back to, and those on its way between two of these."""
+        """The stages on a circle, and those between two circles: an event that leaves a circle's stage may return."""
         left = dict.fromkeys(self.consumes)
         while True:
             consumed = {channel for name in left for channel in self.consumes[name]}
@@ -165,7 +165,9 @@ class Graph:
                 del left[name]
 
     def begins(self, reached: Collection[str]) -> list[str]:
-        """Those of the channels that an event has reached to which no stage leads from another of them."""
+        """The channels on which an event began, of those that it has reached: no stage that consumes another of them
+        emits on these.
+        """
         led = {emitted for channel in reached for emitted in self._following(channel) if emitted != channel}
         return [channel for channel in reached if channel not in led] or [*reached][:1]
 
@@ -200,9 +202,9 @@ class Graph:
 
     def is_finished(self, first: str, reached: Collection[str], ended: Mapping[str, bool] | None = None) -> bool:
         """Whether an event that began on `first` has no channel to come. Each stage on its way emits one channel of
-        its `emits`, and that channel's stages have to finish it, too. A route that stands for several stages says
-        nothing about each: then all ends have to be reached. `ended`: for each stage that has made parts of the event,
-        whether all of them have ended; true for one that has not answered it.
+        its `emits`, and that channel's stages have to finish it, too. In broker mode an older bridge names only the
+        Broker, with all channels: then all ends have to be reached. `ended`: for each stage that has made parts of the
+        event, whether all of them have ended; true for one that has not answered it.
         """
         if any(len(consumed) > 1 for consumed in self.consumes.values()):
             return self.ends(first) <= set(reached)

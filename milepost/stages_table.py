@@ -1,4 +1,4 @@
-"""Reads the `stages:` table of helm/values.yaml, the only list of a project's stages."""
+"""Reads the `stages:` table of helm/values.yaml, which says which stages a project has, and how they are wired."""
 
 import re
 from pathlib import Path

@@ -116,7 +116,7 @@ class Worker:
         self._settling: set[tuple[str, str]] = set()
         self._resumed = asyncio.Event()
         self._resumed.set()
-        self._held: set[asyncio.Future[Any]] = set()
+        self._paused: set[asyncio.Future[Any]] = set()
         """The end of the pause, once for each delivery that waits for it; `finish` cancels them."""
         self._outage_logged = -LOG_OUTAGE_EVERY
         self._unread = ""
@@ -321,11 +321,11 @@ class Worker:
     async def _wait_while_paused(self) -> None:
         """Wait until the pause ends. Raises CancelledError when the bridge stops: the entries are then handed back."""
         waiting = asyncio.ensure_future(self._resumed.wait())
-        self._held.add(waiting)
+        self._paused.add(waiting)
         try:
             await waiting
         finally:
-            self._held.discard(waiting)
+            self._paused.discard(waiting)
 
     def pause(self, *, paused: bool) -> None:
         """Begin or end a pause: nothing is read and nothing is POSTed meanwhile. Requests under way are not cut off."""
@@ -492,8 +492,8 @@ class Worker:
 
     async def finish(self, *, grace: float) -> None:
         """Wait `grace` seconds for the deliveries to end, cancel the others, and hand back their entries."""
-        for held in list(self._held):
-            held.cancel()
+        for waiting in list(self._paused):
+            waiting.cancel()
         tasks = {task for _, task in self.in_delivery.values()}
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=grace)

@@ -48,7 +48,9 @@ _WRITTEN = re.compile(
     r'(?:,"time":"([0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]+)?Z)")?'
     r',"datacontenttype":"application/json","data":'
 )
-"""How `to_json` begins for nearly every event: without other attributes. The values are valid, but perhaps the date."""
+"""How `to_json` begins for nearly every event: without other attributes. It checks every value but the date, which may
+be a 31st of February.
+"""
 
 _NO_EXTENSIONS = frozenset({*_FIELDS, *_DATA, "specversion", "datacontenttype", "journalid"})
 

@@ -56,7 +56,7 @@ def scan(text: str, start: int) -> tuple[Any, int]:
 
 def is_plain(text: str, value: Any) -> bool:
     """Whether `text`, from which `value` was parsed, can be passed on as it is: it is ASCII on one line, and no object
-    has two members of one name. It may say no in doubt.
+    has two members of one name. It is false for some texts that could be passed on.
     """
     return text.isascii() and text.isprintable() and '" ' not in text and text.count('":') == _members(value)
 

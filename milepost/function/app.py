@@ -14,8 +14,8 @@ from milepost.server.protocol import freeze_heap
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
-# A start makes modules, which stay. To look for garbage among them is a tenth of its CPU. freeze_heap turns the
-# collector on, before the first request.
+# A start makes modules, which stay. To look for garbage among them is a tenth of its CPU. The collector is on again
+# before the first request: freeze_heap leaves these modules out of it, and enables it.
 gc.disable()
 served = framework.load()
 

@@ -3,7 +3,7 @@
 functions-framework imports Flask for its synchronous half, which no stage uses. That is a tenth of the CPU of a start.
 
 1. While it is imported, placeholders are in the place of `flask` and `werkzeug`. They have the names that it needs.
-2. Afterwards they are removed: a stage that imports Flask gets Flask. A placeholder that is used then hands on to it.
+2. Afterwards they are removed: a stage that imports Flask gets Flask. A placeholder that is still used imports it too.
 3. If functions-framework needs another name, or logs execution ids, for which it uses Flask, it is imported as usual.
 """
 

@@ -1,9 +1,9 @@
 """Run a stage's own start and stop: an async context manager, as FastAPI has it.
 
 1. The first request enters it: the first valid event, or the `GET /` by which the bridge wakes the stage.
-2. Other requests wait until it is entered, up to START_WITHIN: then they are answered 503, and the start goes on. If it
-   fails, they are answered 503, and the next request tries again. So it does if the context manager has ended by
-   itself: a task of its own has failed.
+2. Other requests wait until it is entered. After START_WITHIN they are answered 503, and the start goes on. If the
+   start fails they are answered 503, and the next request enters it again; also if the context manager ends by itself,
+   because a task of its own has failed.
 3. When the server has answered everything and stops, milepost/function/app.py leaves it. Without that module it is left
    when the event loop closes.
 
@@ -29,7 +29,9 @@ MakeLifespan = Callable[..., AbstractAsyncContextManager[Any]]
 """Makes the context manager. It is given the stage's description if it takes an argument."""
 
 START_WITHIN = 30.0
-"""Seconds that a request waits for the start: less than the bridge waits, which would count a timeout as a failure."""
+"""Seconds that a request waits for the start: less than the bridge waits by default (`timeout`, 60 s), because it
+counts a timeout as a crash of the event. A stage with a shorter `timeout` needs a quicker start.
+"""
 
 _lifespans: "WeakSet[Lifespan]" = WeakSet()
 

@@ -1,7 +1,8 @@
 """Run sync functions in threads, so that a call that never returns holds up no other.
 
-1. At most MOST calls count at once; further ones wait, because threads that compute get in each other's way.
-2. A call that lasts longer than COUNTED_FOR does not count any more: it waits for something, perhaps for ever.
+1. At most MOST calls that have begun less than COUNTED_FOR ago run at once; further ones wait, because threads that
+   compute get in each other's way.
+2. A call that lasts longer does not count any more: it waits for something, perhaps for ever.
 3. The threads are daemons: the end of the process does not wait for them, as it does for those of an executor.
 """
 

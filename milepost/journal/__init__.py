@@ -15,12 +15,12 @@ from milepost.journal.consumer import (
     Taken,
 )
 from milepost.journal.journal import Journal
+from milepost.journal.keys import PARTS
 from milepost.journal.maintenance import Adoption, Maintenance, Unreadable
 from milepost.journal.models import (
     BEAT_FRESH,
     ENDED_AT,
     GAVE_UP,
-    PARTS,
     DeadLetter,
     Depth,
     Entry,

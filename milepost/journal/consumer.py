@@ -346,11 +346,11 @@ class Consumer:
 
     async def renew(self, entries: Iterable[Entry]) -> list[Entry]:
         """Renew the claim on these entries. Returns those that are no longer this consumer's."""
-        held = list(entries)
+        claimed = list(entries)
         lost = await self._scripts.renew(
-            stage=self.stage, consumer=self.name, entries=[EntryRow(entry.stream, entry.id) for entry in held]
+            stage=self.stage, consumer=self.name, entries=[EntryRow(entry.stream, entry.id) for entry in claimed]
         )
-        return [held[index] for index in lost]
+        return [claimed[index] for index in lost]
 
     async def hand_back(self, *, claim: float) -> int:
         """Let other consumers take over all entries that this one has pending, at once. Returns how many.

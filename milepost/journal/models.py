@@ -19,9 +19,6 @@ from milepost.journal.scripts import EventRow
 BEAT_FRESH = 60.0
 """Seconds without a beat after which a stage is not served."""
 
-PARTS = keys.PARTS
-"""Prefix of a stage that has made parts of a submission, among the channels of its status."""
-
 GAVE_UP = "dead:"
 """Prefix of a stage that gave a submission up, among the channels of its status."""
 

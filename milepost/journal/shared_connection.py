@@ -7,7 +7,7 @@ part of its cost on redis-py's pool, where each connection has a lock, a reader 
 import asyncio
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import hiredis
@@ -77,37 +77,33 @@ class SharedConnection:
         self._closed = False
         self._replicas = Replicas()
 
-    async def call(self, *command: str | bytes | int) -> Any:
+    def call(self, *command: str | bytes | int) -> Awaitable[Any]:
         """Return the reply to one command; texts are bytes.
 
         Raises RedisError or OSError: ResponseError if Redis refuses, WrongServer if another server must be asked. If
         the caller is cancelled, the command runs all the same.
         """
-        packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # it takes int and bytes too
-        protocol = await self._connected()
-        try:
-            return await protocol.send(packed)
-        except ConnectionLost:
-            if not self._again:
-                raise
-        protocol = await self._connected()
-        return await protocol.send(packed)
+        return self._call(command)
 
-    async def call_replicated(self, replicas: int, *command: str | bytes | int) -> Any:
+    def call_replicated(self, replicas: int, *command: str | bytes | int) -> Awaitable[Any]:
         """The reply to one command, once so many replicas have all that this server had written by then.
 
         If this command found nothing to do, they also have the writes of an earlier, equal one. Redis runs nothing else
         of this connection meanwhile. Raises as `call` does, and NotReplicated.
         """
-        packed = hiredis.pack_command(command)  # type: ignore[arg-type]
-        protocol = await self._connected()
-        try:
-            return await self._replicated(protocol, packed, replicas)
-        except ConnectionLost:
-            if not self._again:
-                raise
-        protocol = await self._connected()
-        return await self._replicated(protocol, packed, replicas)
+        return self._call(command, replicas)
+
+    async def _call(self, command: Sequence[str | bytes | int], replicas: int = 0) -> Any:
+        packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # it takes int and bytes too
+        tries = 2 if self._again else 1
+        while True:
+            protocol = await self._connected()
+            try:
+                return await (self._replicated(protocol, packed, replicas) if replicas else protocol.send(packed))
+            except ConnectionLost:
+                tries -= 1
+                if not tries:
+                    raise
 
     async def _replicated(self, protocol: "_RedisProtocol", packed: bytes, replicas: int) -> Any:
         """Send a command, a write that is always made, WAIT, and INFO, on one connection: WAIT counts the replicas that

@@ -1,8 +1,9 @@
 """uvicorn's HTTP protocol with four faults mended: `--http milepost.server.protocol:Protocol`.
 
 1. A head (request line and headers) is limited in size and time. uvicorn waits for its end without a limit.
-2. An offer to upgrade is ignored (RFC 9110, section 7.8). httptools ends a request that has one at its head, and
-   uvicorn then reads the body as the next request. Here the head is read again without the offer, then the body.
+2. An offer to upgrade is ignored (RFC 9110, section 7.8). For httptools a request with such an offer ends where its
+   head ends, and uvicorn then reads the body as the next request. Here the head is read again without the offer, then
+   the body.
 3. A response of unknown length to an HTTP/1.0 client ends with the connection. uvicorn sends it chunked.
 4. Trailer fields of a chunked body are ignored (RFC 9110, section 6.5.1). uvicorn adds them to the headers.
 
@@ -164,8 +165,8 @@ class _UntilClose(RequestResponseCycle):
 
 @cache
 def freeze_heap() -> None:
-    """Call gc.freeze() once start-up is done, so that the collector does not rescan long-lived modules. Later calls do
-    nothing: they would freeze garbage.
+    """Call gc.freeze() once start-up is done, so that the collector does not rescan long-lived modules, and turn the
+    collector on. Later calls do nothing: they would freeze garbage.
     """
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)

@@ -1,4 +1,18 @@
-"""An exhaustive search over the states of a world, breadth first, so that a violation has its shortest path."""
+"""An exhaustive search over the states of a world, breadth first, so that a violation has its shortest path.
+
+1. A state is what Redis holds and what the bridges know (world.py). The search begins with an empty Redis.
+2. From each state every move is made that the world allows there: one step of a bridge, a producer or an operator.
+3. Before each move the state is restored into a real Valkey; the move runs the shipped scripts, and the new state is
+   read back.
+4. States that differ only in times, ids or in which bridge is which are one state, so each is visited once.
+5. In every new state the invariants of the world are checked. A broken one ends the search.
+6. The path to it, the shortest, is printed as a Python program that makes the same moves.
+7. In some worlds each move is also tried on servers that refuse: full, read-only, without a right. It must then change
+   nothing and say so, or be done whole.
+8. Moves without a fault are noted backwards. When all states are known, each must reach an end by such moves.
+9. No such move may lead away from an end, where everything is finished.
+10. The search is complete when no state is left, and cut off when its time is over.
+"""
 
 import tempfile
 import time

@@ -20,7 +20,9 @@ KEPT = ("lock", "redis", "mongo", "gateway", "bridge", "functions", "pids")
 """Names in the data folder or in stack.json, which no file of a stage can have."""
 
 NOT_HANDED_ON = ("REDIS_URL", "MONGO_URL", "HOST", "PORT", "ROUTES", "STAGES", "K_SINK", "OPS_TOKEN")
-"""Variables of `milepost up` that a component gets only if it is meant to."""
+"""Variables of `milepost up` that are not handed on to all components. Every other one is, and wins over an `env` of
+the stages table.
+"""
 
 
 class Rank(enum.IntEnum):
