@@ -23,6 +23,9 @@ LARGEST_UNREADABLE = 64_000
 HANDOVER = 1.0
 """Seconds after a release during which only bridges that received it may take the lease."""
 
+UNKNOWN = "unknown"
+"""In place of a token: the bridge has received none on its connection."""
+
 STATUS_AGE = timedelta(minutes=30)
 """Age of an entry from which on the status of its submission is kept: without that a status ends after an hour."""
 
@@ -96,14 +99,15 @@ class Maintenance:
         rows = [scripts.UnreadableRow(item.message[:LARGEST_UNREADABLE], item.channel, item.reason) for item in batch]
         return int(await self._scripts.unreadable(most=MOST_UNREADABLE, messages=rows))
 
-    async def lease(self, token: str, *, ttl: float, announce: bool, received: bool = False) -> str:
+    async def lease(self, token: str, *, ttl: float, known: str | None) -> str:
         """Take the lease for `ttl` seconds if it is free, or renew it if it is ours. Returns the token that holds it.
 
-        The token is published when the lease is taken, and with `announce` also when it is renewed. For HANDOVER
-        seconds after a release only bridges that `received` it may take the lease. To others it returns an empty token.
+        `known`: the token that this bridge received last, empty for a release, None for none. The token that holds the
+        lease is published if it is another one. For HANDOVER seconds after a release only bridges that received it may
+        take the lease. To others this returns an empty token.
         """
         holder = await self._scripts.lease(
-            token=token, ttl=milliseconds(ttl), announce=int(announce), received=int(received)
+            token=token, ttl=milliseconds(ttl), known=UNKNOWN if known is None else known
         )
         return str(holder.decode())
 

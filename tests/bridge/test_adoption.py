@@ -97,6 +97,36 @@ async def test_cloud_event_runs_once_with_two_bridges_and_keeps_its_id(rig: Rig)
     assert stage.received[0].source == "/foreign"
 
 
+async def test_bridge_that_was_cut_off_from_redis_knows_the_leader_at_once(rig: Rig) -> None:
+    """Else it would count all the time until the next change of leader, hours later, as time without one."""
+    await rig.stage("stage", "in", "out")
+    await a_leader(await rig.bridge())
+    before = {client["id"] for client in await rig.redis.client_list("pubsub")}
+    follower = await rig.bridge()
+    (own,) = [client["id"] for client in await rig.redis.client_list("pubsub") if client["id"] not in before]
+    await rig.redis.client_kill_filter(_id=own)
+    await eventually(lambda: value(follower, "leaderless_seconds_total") > 0, what="it knew no leader for a moment")
+
+
+async def test_time_since_a_dead_leader_may_have_ended_counts_as_time_without_a_leader(rig: Rig) -> None:
+    await rig.stage("stage", "in", "out")
+    await rig.redis.set(keys.LEASE, "0" * 32, px=25_000)
+    bridge = await rig.bridge(lease="PT3S")  # it gets to know this leader as it starts
+    await rig.redis.delete(keys.LEASE)
+    await a_leader(bridge)
+    assert value(bridge, "leaderless_seconds_total") == pytest.approx(3 * 1.3, rel=0.01)
+
+
+async def test_clean_stop_of_the_leader_counts_as_no_time_without_a_leader(rig: Rig) -> None:
+    await rig.stage("stage", "in", "out")
+    first = await rig.bridge()
+    await a_leader(first)
+    second = await rig.bridge()
+    await rig.stop(first)
+    await a_leader(second)
+    assert value(second, "leaderless_seconds_total") == 0
+
+
 async def test_events_that_a_bridge_published_are_not_adopted(rig: Rig) -> None:
     first = await rig.stage("first", "in", "middle")
     second = await rig.stage("second", "middle", "out")

@@ -39,7 +39,7 @@ async def test_cloudevent_is_adopted_once_by_any_bridge_and_not_published_again(
 
 
 async def test_plain_message_is_adopted_under_the_leaders_token_alone(maintenance: Maintenance, redis: Redis) -> None:
-    await maintenance.lease("leader", ttl=10, announce=False)
+    await maintenance.lease("leader", ttl=10, known=None)
     message = plain("leader")
     assert await maintenance.adopt([plain("follower")]) == ["not leading"]
     assert await maintenance.adopt([message]) == ["done"]
@@ -48,7 +48,7 @@ async def test_plain_message_is_adopted_under_the_leaders_token_alone(maintenanc
 
 
 async def test_plain_message_is_not_adopted_under_a_lease_that_ended(maintenance: Maintenance, redis: Redis) -> None:
-    await maintenance.lease("leader", ttl=10, announce=False)
+    await maintenance.lease("leader", ttl=10, known=None)
     await maintenance.release("leader")
     before = await everything(redis)
     assert await maintenance.adopt([plain("leader")]) == ["not leading"]
@@ -56,7 +56,7 @@ async def test_plain_message_is_not_adopted_under_a_lease_that_ended(maintenance
 
 
 async def test_each_message_of_a_batch_has_its_own_answer(maintenance: Maintenance, redis: Redis) -> None:
-    await maintenance.lease("leader", ttl=10, announce=False)
+    await maintenance.lease("leader", ttl=10, known=None)
     event = submission()
     answers = await maintenance.adopt(
         [Adoption(event, None), plain("leader"), plain("follower"), Adoption(event, None), Adoption(submission(), None)]

@@ -56,7 +56,7 @@ CALLS: dict[str, Callable[[Side], Awaitable[object]]] = {
     "announce": lambda side: side.maintenance.announce(submission()),
     "bury_given_up": lambda side: side.maintenance.bury_given_up("distance", submission(), failure()),
     "unreadable": lambda side: side.maintenance.unreadable([Unreadable(RAW, b"", "")]),
-    "lease": lambda side: side.maintenance.lease("token", ttl=1, announce=False),
+    "lease": lambda side: side.maintenance.lease("token", ttl=1, known=None),
     "release": lambda side: side.maintenance.release("token"),
     "beat": lambda side: side.maintenance.beat(ROUTES),
     "switch": lambda side: side.maintenance.switch(ROUTES),

@@ -188,8 +188,8 @@ async def test_change_of_the_delivery_mode_runs_through(
 
 async def test_lease_is_taken_renewed_and_released(maintenance: Maintenance, redis: Redis, full: Full) -> None:
     await full()
-    assert await maintenance.lease("one", ttl=10, announce=False) == "one"
-    assert await maintenance.lease("one", ttl=30, announce=False) == "one"
+    assert await maintenance.lease("one", ttl=10, known=None) == "one"
+    assert await maintenance.lease("one", ttl=30, known=None) == "one"
     assert await redis.pttl(keys.LEASE) > 20_000
     assert await maintenance.release("one") is True
 

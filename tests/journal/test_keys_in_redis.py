@@ -31,7 +31,7 @@ async def test_every_key_has_the_one_hash_tag_and_its_type(
     entries = await taken(journal, distance, 3)
     events = [event_of(entry) for entry in entries]
     await distance.settle([Park(entries[0], events[0].id, failure(), 60), Bury(entries[1], events[1].id, failure())])
-    await maintenance.lease("token", ttl=10, announce=False)
+    await maintenance.lease("token", ttl=10, known=None)
     await maintenance.unreadable([Unreadable(RAW, b"\xff", "not UTF-8")])
     await write(journal.scripts, "bridge-1", {"distance": [Slot(0, Counts(1))]})
     types = {key.decode(): (await redis.type(key)).decode() for key in await redis.keys("*")}

@@ -83,7 +83,7 @@ async def live(url: str, redis: Redis) -> None:
     assert await distance.reap(idle=0) == 0
     assert await maintenance.trim(RAW) == ("trimmed", 2, 0)
     await maintenance.keep_statuses(RAW)
-    assert await maintenance.lease("token", ttl=10, announce=True) == "token"
+    assert await maintenance.lease("token", ttl=10, known=None) == "token"
     assert await maintenance.adopt([Adoption(submission(), "token"), Adoption(submission(), None)]) == ["done", "done"]
     assert await maintenance.announce(submission(channel=CALCULATED))
     assert await maintenance.release("token")

@@ -112,7 +112,7 @@ CALLS: dict[str, Callable[[Side], Awaitable[object]]] = {
     "announce": lambda side: side.maintenance.announce(submission()),
     "bury_given_up": lambda side: side.maintenance.bury_given_up("distance", submission(), failure()),
     "unreadable": lambda side: side.maintenance.unreadable([Unreadable(RAW, b"", "")]),
-    "lease": lambda side: side.maintenance.lease("token", ttl=10, announce=False),
+    "lease": lambda side: side.maintenance.lease("token", ttl=10, known=None),
     "beat": lambda side: side.maintenance.beat({"distance": Wiring([RAW], [], "")}),
     "retry_due": lambda side: side.maintenance.retry_due(["distance"], most=9),
     "trim": lambda side: side.maintenance.trim(RAW),

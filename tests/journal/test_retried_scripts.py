@@ -130,7 +130,7 @@ async def test_event_of_another_program_is_adopted_once_and_the_lease_is_kept(
     lossy_maintenance: Maintenance, proxy: Proxy, redis: Redis
 ) -> None:
     proxy.lose(SCRIPT)
-    assert await lossy_maintenance.lease("token", ttl=10, announce=False) == "token"
+    assert await lossy_maintenance.lease("token", ttl=10, known=None) == "token"
     proxy.lose(SCRIPT)
     foreign = Adoption(submission(channel="user:email"), "token")
     assert await lossy_maintenance.adopt([foreign]) in (["seen"], ["done"])

@@ -112,6 +112,6 @@ async def test_arguments_are_given_by_name_in_any_order(journal: Journal, redis:
 
 async def test_integers_are_numbers_and_digits_of_a_text_stay_a_text(journal: Journal, redis: Redis) -> None:
     """An id such as 007 or a channel named 1e3 must not change on its way."""
-    holder = await journal.scripts.lease(token="007", ttl=10_000, announce=0, received=0)
+    holder = await journal.scripts.lease(token="007", ttl=10_000, known="unknown")
     assert holder == b"007"
     assert await redis.pttl(keys.LEASE) > 9_000

@@ -10,9 +10,11 @@
    only bridges that received the release may take the lease, so the next leader has received all of these messages.
 5. A message that is a CloudEvent has an id. Every bridge tries to adopt it, and the dedup mark lets one succeed.
 6. A message that begins with `journalid` is Milepost's own, and is in its journal already. It is ignored.
-7. After a reconnect a bridge knows no leader until a token comes, because it may have missed one.
+7. After a reconnect a bridge knows no leader until a token comes, because it may have missed one. When it tries to take
+   the lease, Redis publishes the token that holds it again.
 8. A leader that dies publishes no release. Plain messages from its death until the next token are lost, because Redis
-   refuses its token once the lease is another's, and no other bridge took them.
+   refuses its token once the lease is another's, and no other bridge took them. A token that follows another one
+   without a release shows that. The bridge that died may have renewed the lease 1.3 times its duration before.
 """
 
 import asyncio
@@ -210,10 +212,13 @@ class Subscriber:
             log.info(Fields(outcome="leading"))
         if leader is None or (self.leading and leader != self._token) or (leader == RELEASED and self._leader is None):
             self._lead_ended.set()
+        now = time.monotonic()
         if leader is None and self._leader is not None:
-            self._leaderless_since = time.monotonic()
-        elif leader is not None and self._leaderless_since is not None:
-            seconds = time.monotonic() - self._leaderless_since
+            self._leaderless_since = now
+        elif leader and self._leader and leader != self._leader:  # the lease has run out, see rule 8
+            self._leaderless_since = now - self._lease * (1 + RENEWED)
+        if leader is not None and self._leaderless_since is not None:
+            seconds = now - self._leaderless_since
             self._leaderless_since = None
             self._metrics.leaderless.inc(seconds)
             log.warning(Fields(outcome="leader-known-again", seconds=round(seconds, 3)))
@@ -252,8 +257,7 @@ class Subscriber:
     async def _take_lease(self) -> str:
         """Take the lease, or renew it. Return the token that holds it, or RELEASED."""
         token = self._token
-        received = self._leader == RELEASED
-        holder = await self._maintenance.lease(token, ttl=self._lease, announce=not self.leading, received=received)
+        holder = await self._maintenance.lease(token, ttl=self._lease, known=self._leader)
         if holder != RELEASED:
             self.placed.set()
         if holder != token:
