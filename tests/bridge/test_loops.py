@@ -1,0 +1,218 @@
+"""The loops of a bridge, at moments that other tests meet only by chance."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from milepost.bridge import bridge as bridge_module
+from milepost.bridge import worker as worker_module
+from milepost.bridge.concurrency import FIRST, LEAST_EXTRA, MOST_EXTRA
+from milepost.errors import JournalUnavailable
+from milepost.journal import Consumer, Entry, Taken, keys
+from tests.bridge.rig import Rig, Stage, value
+from tests.proxy import Proxy
+from tests.servers import WITHIN, eventually
+
+NEVER = 1000.0
+"""Seconds, for what is not to happen again within a test."""
+
+
+@pytest.fixture
+def takes(monkeypatch: pytest.MonkeyPatch) -> list[Taken]:
+    """What each look for redeliveries has brought. The first is followed by another one only if more may be left."""
+    monkeypatch.setattr(worker_module, "LOOK_EVERY", NEVER)
+    take, found = Consumer.take, []
+
+    async def recorded(consumer: Consumer, most: int, **given: Any) -> Taken:
+        found.append(await take(consumer, most, **given))
+        return found[-1]
+
+    monkeypatch.setattr(Consumer, "take", recorded)
+    return found
+
+
+async def abandon(rig: Rig, events: int) -> None:
+    """Leave so many events pending for a bridge that has not renewed them for five minutes."""
+    journal = keys.journal("in")
+    await rig.publish_all("in", [f"{number:03}" for number in range(events)])
+    await rig.redis.xgroup_create(journal, "stage", "0")
+    ((_, rows),) = await rig.redis.xreadgroup("stage", "gone", {journal: ">"}, count=events)
+    entries = [entry for entry, _ in rows]
+    await rig.redis.xclaim(journal, "stage", "gone", 0, entries, idle=300_000, justid=True)
+
+
+async def several_turns(rig: Rig, other: Stage) -> None:
+    """Let every loop go on for a while: until another stage has got several events, one after the other."""
+    for number in range(5):
+        await rig.publish(other.consumes, f"turn-{number}")
+        await eventually(lambda number=number: other.count[f"turn-{number}"])  # type: ignore[misc]
+
+
+async def test_all_events_of_a_dead_bridge_are_redelivered_at_the_first_look(rig: Rig, takes: list[Taken]) -> None:
+    stage = await rig.stage("stage", "in")
+    await abandon(rig, 300)
+    await rig.bridge()
+    await eventually(lambda: len(stage.count) == 300)
+    await eventually(lambda: rig.settled(stage))
+    looks = len(takes)
+    assert looks <= 1 + 300 / MOST_EXTRA
+    await rig.publish("in", "new")
+    await eventually(lambda: stage.count["new"])
+    assert len(takes) <= looks + 1, "it waits for new events, and looks for no redelivery meanwhile"
+
+
+async def test_redeliveries_of_too_many_bytes_come_a_few_at_each_look(rig: Rig, takes: list[Taken]) -> None:
+    stage, other = await rig.stage("stage", "in"), await rig.stage("other", "else")
+    go = asyncio.Event()
+    stage.answer_after(go)
+    await abandon(rig, 200)
+    await rig.bridge(routes=[stage.route()], window_bytes=100)
+    await rig.bridge(routes=[other.route()])
+    most = FIRST + MOST_EXTRA + LEAST_EXTRA
+    await eventually(lambda: stage.on_wire >= most)
+    await several_turns(rig, other)
+    assert stage.on_wire == most
+    go.set()
+
+
+@pytest.mark.parametrize("end", ["resumed", "stopped"])
+async def test_event_that_a_read_brings_after_the_pause_began_waits_for_its_end(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(bridge_module, "PAUSE_LOOK", NEVER)
+    stage, other = await rig.stage("stage", "in"), await rig.stage("other", "else")
+    wait = Consumer.wait
+
+    async def paused_meanwhile(consumer: Consumer, count: int, **given: Any) -> Sequence[Entry]:
+        entries = await wait(consumer, count, **given)
+        if consumer.stage == "stage" and entries:
+            worker.pause(paused=True)
+        return entries
+
+    monkeypatch.setattr(Consumer, "wait", paused_meanwhile)
+    bridge = await rig.bridge(grace="PT60S")
+    (worker,) = [worker for worker in bridge.workers if worker.stage == "stage"]
+    await rig.publish("in", "1")
+    await eventually(lambda: worker.in_delivery)
+    await several_turns(rig, other)
+    assert stage.received == []
+    assert (worker.limit.in_flight, worker.limit.unsettled) == (0, 1)
+    if end == "resumed":
+        worker.pause(paused=False)
+        await eventually(lambda: rig.settled(stage))
+        assert stage.ids == ["1"]
+        await eventually(lambda: (worker.limit.in_flight, worker.limit.unsettled) == (0, 0))
+    else:
+        async with asyncio.timeout(WITHIN / 4):
+            await rig.stop(bridge)  # it gives no grace to an event that it may not send
+        assert await rig.pending(stage) == 1
+
+
+async def test_paused_stage_has_its_group_when_the_bridge_is_ready(rig: Rig) -> None:
+    """Without the group its channel would count as one that no stage consumes, and lose its oldest events."""
+    stage = await rig.stage("stage", "in")
+    await rig.redis.sadd(keys.PAUSED, "stage")
+    await rig.bridge()
+    assert await rig.pending(stage) == 0, "XPENDING of a group that is missing is refused"
+
+
+async def test_entries_of_a_read_whose_reply_is_lost_are_delivered_when_redis_answers(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = await rig.stage("stage", "in")
+    wait = Consumer.wait
+    lost: list[Entry] = []
+
+    async def cut(consumer: Consumer, count: int, **given: Any) -> Sequence[Entry]:
+        entries = await wait(consumer, count, **given)
+        if entries and not lost:
+            lost.extend(entries)
+            raise JournalUnavailable("Redis: the connection was lost")
+        return entries
+
+    monkeypatch.setattr(Consumer, "wait", cut)
+    monkeypatch.setattr(worker_module, "TRY_AGAIN_AFTER", 0.001)
+    bridge = await rig.bridge(claim="PT600S")
+    await rig.publish("in", "1")
+    await eventually(lambda: stage.count["1"] == 1)
+    await eventually(lambda: rig.settled(stage))
+    assert "stage=stage outcome=unread" in caplog.text
+    assert value(bridge, "unread_channels", stage="stage") == 0
+
+
+async def test_delivery_that_is_being_settled_is_not_ended_though_its_claim_is_lost(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first settlement of an entry counts, also if its bridge has lost the claim."""
+    stage = await rig.stage("stage", "in", "out")
+    settle, begun, go = Consumer.settle, asyncio.Event(), asyncio.Event()
+
+    async def late(consumer: Consumer, *settlements: Any, **given: Any) -> Any:
+        begun.set()
+        await go.wait()
+        return await settle(consumer, *settlements, **given)
+
+    monkeypatch.setattr(Consumer, "settle", late)
+    bridge = await rig.bridge(claim="PT600S")
+    (worker,) = bridge.workers
+    await rig.publish("in", "1")
+    await begun.wait()
+    ((entry, _),) = await rig.redis.xrange(keys.journal("in"))
+    await rig.redis.xclaim(keys.journal("in"), "stage", "another", 0, [entry], justid=True)
+    await worker.renew()
+    go.set()
+    await eventually(lambda: not worker.in_delivery)
+    assert await rig.journaled("out") == ["1"]
+    assert await rig.pending(stage) == 0
+
+
+async def test_journal_is_trimmed_soon_after_a_settlement_and_not_only_with_all_others(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge_module, "TRIM", 0.01)
+    monkeypatch.setattr(bridge_module, "TRIM_ALL", NEVER)
+    first, second = await rig.stage("first", "in"), await rig.stage("second", "in")
+    await rig.bridge()
+    await rig.publish_all("in", ["1", "2", "3"])
+    await eventually(lambda: len(first.count) == len(second.count) == 3)
+
+    async def trimmed() -> bool:
+        return not await rig.journaled("in")
+
+    await eventually(trimmed)
+
+
+async def test_idle_bridge_sends_few_commands(rig: Rig) -> None:
+    stage, ordered = await rig.stage("stage", "in"), await rig.stage("ordered", "keyed")
+    bridge = await rig.bridge(routes=[stage.route(), ordered.route(order="key")])
+    await eventually(lambda: value(bridge, "leading") == 1)
+
+    async def commands() -> int:
+        return int((await rig.redis.info("stats"))["total_commands_processed"])
+
+    before = await commands()
+    await asyncio.sleep(0.5)  # a busy machine sends fewer
+    assert await commands() - before < 100
+
+
+async def test_bridge_without_redis_tries_again_a_few_times_a_second(own: Rig) -> None:
+    stage = await own.stage("stage", "in", "out")
+    go = asyncio.Event()
+    stage.answer_after(go)
+    async with Proxy(own.url) as proxy:
+        bridge = await own.bridge(redis_url=proxy.url)
+        await own.publish("in", "1")
+        await eventually(lambda: stage.on_wire)
+        proxy.lose(b"EVALSHA", goes_down=True)
+        await eventually(lambda: proxy.is_down)
+        go.set()
+        await eventually(lambda: stage.on_wire == 0)
+        before = proxy.connections
+        await asyncio.sleep(0.5)  # a busy machine makes fewer
+        assert proxy.connections - before < 60
+        proxy.is_down = False
+        await eventually(lambda: own.settled(stage))
+        await own.stop(bridge)
+    assert stage.count == {"1": 1}
