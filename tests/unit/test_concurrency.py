@@ -279,6 +279,19 @@ async def test_cancelled_waiter_passes_its_turn_on(admitted: bool) -> None:
     assert one.in_flight == 0
 
 
+async def test_waiter_that_is_cancelled_just_as_its_turn_comes_passes_it_on() -> None:
+    one = limit_of(1)
+    outage = await one.enter(1)
+    posts = Posts(one, 2)
+    await asyncio.sleep(0)  # each waits now
+    one.leave(outage, 1)
+    posts.tasks[0].cancel()  # it has its turn, and has not run since
+    await eventually(lambda: posts.entered == [1])
+    posts.go[1].set()
+    await posts.tasks[1]
+    assert one.in_flight == 0
+
+
 async def test_end_of_a_batch_lets_as_many_waiters_go_as_it_had_events() -> None:
     limit = limit_of(4)
     outage = await limit.enter(4)
