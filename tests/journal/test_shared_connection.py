@@ -10,10 +10,11 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as TimedOut
 
+from milepost.journal import shared_connection
 from milepost.journal.connection import connect
-from milepost.journal.shared_connection import SharedConnection
+from milepost.journal.shared_connection import NotReplicated, SharedConnection
 from milepost.settings import JournalSettings
-from tests.servers import HOST, eventually
+from tests.servers import HOST, WITHIN, eventually
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Opened = Callable[..., SharedConnection]
@@ -114,14 +115,23 @@ async def test_missing_reply_ends_every_call_that_waits_behind_it(opened: Opened
     line = opened(within=0.2)
     answers = await asyncio.gather(line.call("BLPOP", "nothing", 0), line.call("PING"), return_exceptions=True)
     assert [type(answer) for answer in answers] == [TimedOut, TimedOut]
+    await eventually(lambda: _answered(line))
 
-    async def answered() -> bool:
-        try:
-            return bool(await line.call("PING") == b"PONG")
-        except TimedOut:  # the machine was busy for so long
-            return False
 
-    await eventually(answered)
+async def test_missing_reply_is_noticed_after_an_idle_time_too(opened: Opened) -> None:
+    line = opened(within=0.1)
+    await eventually(lambda: _answered(line))
+    await asyncio.sleep(0.2)  # idle until after the time limit of that call
+    with pytest.raises(TimedOut):
+        async with asyncio.timeout(WITHIN / 10):
+            await line.call("BLPOP", "nothing", 0)
+
+
+async def _answered(line: SharedConnection) -> bool:
+    try:
+        return bool(await line.call("PING") == b"PONG")
+    except TimedOut:  # the machine was busy for so long
+        return False
 
 
 async def test_slow_calls_within_the_time_limit_are_answered(opened: Opened, redis: Redis) -> None:
@@ -162,6 +172,19 @@ async def test_call_on_a_lost_connection_is_repeated_once(
     with pytest.raises(ConnectionLost):
         await line.call("PING")
     assert calls == 2
+
+
+async def test_reply_counts_only_once_so_many_replicas_have_confirmed_the_write(
+    opened: Opened, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_connection, "REPLICATED_WITHIN", 0.01)
+    line = opened()
+    assert await line.call_replicated(0, "INCR", "number") == 1
+    with pytest.raises(NotReplicated, match="0 of 1 replicas"):
+        await line.call_replicated(1, "INCR", "number")
+    assert await redis.get("number") == b"2"
+    with pytest.raises(ResponseError, match="NONSENSE"):
+        await line.call_replicated(0, "NONSENSE")
 
 
 async def test_close_ends_calls_under_way(opened: Opened, redis: Redis) -> None:

@@ -1,5 +1,8 @@
 """Messages that wait for adoption."""
 
+import pytest
+
+from milepost.bridge.ingest import adopter
 from milepost.bridge.ingest.adopter import Buffer, ReceivedMessage
 
 
@@ -15,3 +18,18 @@ def test_messages_are_taken_in_their_order_up_to_a_number_and_to_bytes() -> None
     assert buffer.add(ReceivedMessage("in", b"e", None))
     assert [received.message for received in buffer.clear()] == [b"e"]
     assert len(buffer) == 0
+
+
+def test_messages_that_wait_are_bounded_in_number_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adopter, "MOST_BUFFERED", 3)
+    monkeypatch.setattr(adopter, "MOST_BUFFERED_BYTES", 10)
+    buffer = Buffer()
+
+    def added(size: int) -> bool:
+        return buffer.add(ReceivedMessage("in", b"a" * size, None))
+
+    for _ in range(2):
+        assert [added(size) for size in (6, 5, 4, 0, 0)] == [True, False, True, True, False]
+        assert len(buffer.take(1, 99)) == 1
+        assert [added(size) for size in (7, 6, 0)] == [False, True, False]
+        assert len(buffer.clear()) == 3

@@ -169,6 +169,46 @@ async def test_nothing_is_sent_while_the_route_is_down_until_one_probe() -> None
     assert posts.most == 1
 
 
+async def test_limit_that_grows_lets_a_waiter_and_a_read_go_on() -> None:
+    grown = limit_of(2)
+    grown.size = 1
+    outage = await grown.enter(1)
+    grown.count_read(1, 1)
+    waiting, room = Posts(grown, 1), asyncio.create_task(grown.room(WITHIN))
+    await asyncio.sleep(0)  # both wait now
+    grown.succeeded(0.01, outage, 1)
+    await eventually(lambda: waiting.entered)
+    assert await asyncio.wait_for(room, WITHIN) == 1
+    grown.leave(outage, 1)
+    await waiting.all()
+
+
+async def test_entries_read_before_the_outage_leave_the_rest_of_the_room() -> None:
+    down = limit_of(8, delay=0)
+    outage = await down.enter(1)
+    down.count_read(6, 600)
+    down.went_down(outage, None)
+    async with asyncio.timeout(WITHIN):
+        probe = await down.enter(1)
+    assert down.free == 1, "for the probe"
+    down.count_read(1, 100)
+    down.size = 4
+    assert down.free == 1, "8 at most, of which 6 and 1 are taken"
+    down.leave(probe, 1)
+
+
+async def test_failure_without_a_request_in_an_outage_puts_off_its_probe() -> None:
+    """As when Redis refuses a reply: the failure counts for the present outage."""
+    down = ConcurrencyLimit(Limits(8, 1000), probe_delay=lambda failed: 0.0 if failed == 1 else 300.0)
+    down.went_down(await down.enter(1), None)
+    assert down.went_down(down.outage, None) == 300
+    posts = Posts(down, 1)
+    await asyncio.sleep(0.01)  # the first timer would have ended before this one
+    assert not posts.entered
+    down.answered(down.outage)
+    await posts.all()
+
+
 async def test_first_failure_of_posts_under_way_together_is_the_only_failed_probe() -> None:
     down = limit_of()
     outages = [await down.enter(1) for _ in range(8)]

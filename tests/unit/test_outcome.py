@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milepost.bridge.outcome import Deferred, Delivered, Failed, Refused, RouteDown, outcome_of, retry_after
+from milepost.bridge.outcome import (
+    Deferred,
+    Delivered,
+    Failed,
+    Outcome,
+    Refused,
+    RouteDown,
+    Undecided,
+    outcome_of,
+    outcomes_of_batch,
+    retry_after,
+)
+from milepost.events.batch import BATCH_TYPE, MOST_ANSWERS, part_id, write_batch
 from milepost.events.event import Event
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -164,3 +176,151 @@ def test_no_response_raises_and_every_reason_can_be_stored(status: int, headers:
     outcome = outcome_of(status, headers, body, emits=("out",))
     if not isinstance(outcome, Delivered):
         outcome.reason.encode()
+
+
+# Batches
+
+IDS = ("a", "b")
+TOGETHER = {"content-type": BATCH_TYPE}
+
+
+def reply(id: str, channel: str = "out") -> Event:
+    return Event(id=id, source="/x", type=channel, data=1)
+
+
+def parts(of: str, count: int = 2, channel: str = "out") -> list[Event]:
+    return [reply(part_id(of, place), channel) for place in range(count)]
+
+
+def batch(*replies: Event) -> bytes:
+    return write_batch(one.to_json().encode() for one in replies)
+
+
+def fields(event: Event) -> Any:
+    return json.loads(event.to_json())
+
+
+def multi(*items: Any) -> bytes:
+    return json.dumps(items).encode()
+
+
+def of_batch(
+    status: int, body: bytes, *, emits: tuple[str, ...] = ("out",), split: bool = False
+) -> list[Outcome | Undecided]:
+    return [*outcomes_of_batch(status, TOGETHER, body, IDS, emits=emits, split=split)]
+
+
+BOTH = batch(reply("a"), reply("b"))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "emits", "split", "decided"),
+    [
+        (200, BOTH, ("out",), False, [Delivered(reply("a")), Delivered(reply("b"))]),
+        (200, b"thanks", (), False, [Delivered()] * 2),
+        (299, b"", (), False, [Delivered()] * 2),
+        (204, b"", ("out",), False, [Delivered()] * 2),
+        (204, b"", ("out",), True, [Delivered(answers=())] * 2),
+        (200, b"", (), True, [Delivered()] * 2),
+        (503, b"", ("out",), False, [RouteDown(503, "HTTP 503")] * 2),
+        (429, b"", (), True, [RouteDown(429, "HTTP 429")] * 2),
+    ],
+)
+def test_response_to_a_batch_decides_about_all_of_it(
+    status: int, body: bytes, emits: tuple[str, ...], split: bool, decided: list[Outcome]
+) -> None:
+    assert of_batch(status, body, emits=emits, split=split) == decided
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "split"),
+    [
+        (200, batch(reply("a")), False),
+        (200, batch(reply("b"), reply("a")), False),
+        (200, batch(reply("a", "else"), reply("b", "else")), False),
+        (200, BOTH, True),
+        (200, b"[", False),
+        (201, BOTH, False),
+        (204, b"x", False),
+        (207, b"{", False),
+        (207, multi({"id": "a", "status": 204}), False),
+        (300, b"", False),
+        (404, b"", False),
+        (409, b"", False),
+        (500, b"", False),
+    ],
+)
+def test_response_that_does_not_say_whose_each_reply_is_decides_about_none(
+    status: int, body: bytes, split: bool
+) -> None:
+    assert [type(outcome) for outcome in of_batch(status, body, split=split)] == [Undecided] * 2
+
+
+@pytest.mark.parametrize(
+    ("item", "emits", "split", "outcome"),
+    [
+        ({"status": 204}, ("out",), False, Delivered()),
+        ({"status": 200}, (), False, Delivered()),
+        ({"status": 299}, (), True, Delivered()),
+        ({"status": 204}, ("out",), True, Delivered(answers=())),
+        ({"status": 200, "event": fields(reply("b"))}, ("out",), False, Delivered(reply("b"))),
+        ({"status": 200, "events": []}, ("out",), True, Delivered(answers=[])),
+        ({"status": 200, "events": [*map(fields, parts("b"))]}, ("out",), True, Delivered(answers=parts("b"))),
+        ({"status": 422, "detail": "lat"}, ("out",), False, Refused(422, "HTTP 422: lat")),
+        ({"status": 409, "retryAfter": 7}, ("out",), False, Deferred(409, "HTTP 409", 7.0)),
+        ({"status": 409, "retryAfter": "7"}, ("out",), False, Refused(409, "HTTP 409")),
+        ({"status": 500, "retryAfter": 0}, ("out",), False, Failed(500, "HTTP 500", 0.1)),
+        ({"status": 599}, ("out",), False, Failed(599, "HTTP 599")),
+        ({"status": 300}, ("out",), False, RouteDown(300, "HTTP 300")),
+        ({"status": 200, "events": [fields(reply("b/0"))] * (MOST_ANSWERS + 1)}, ("out",), True, Refused),
+        ({"status": 200, "events": [fields(reply("b/1"))]}, ("out",), True, Undecided),
+        ({"status": 200, "events": [*map(fields, parts("b", 1, "else"))]}, ("out",), True, Undecided),
+        ({"status": 200, "events": None}, ("out",), True, Undecided),
+        ({"status": 200, "events": [1]}, ("out",), True, Undecided),
+        ({"status": 200, "event": fields(reply("a"))}, ("out",), False, Undecided),
+        ({"status": 200, "event": fields(reply("b", "else"))}, ("out",), False, Undecided),
+        ({"status": 200}, ("out",), False, Undecided),
+        ({"status": 199}, (), False, Undecided),
+        ({"status": 600}, (), False, Undecided),
+        ({"status": True}, (), False, Undecided),
+        ({"status": 204, "id": "a"}, ("out",), False, Undecided),
+        ({}, (), False, Undecided),
+    ],
+)
+def test_item_of_a_207_decides_about_its_event_alone(
+    item: dict[str, Any], emits: tuple[str, ...], split: bool, outcome: Outcome | type[Undecided]
+) -> None:
+    first, second = of_batch(207, multi({"id": "a", "status": 422}, {"id": "b"} | item), emits=emits, split=split)
+    assert first == Refused(422, "HTTP 422")
+    assert (type(second) if isinstance(outcome, type) else second) == outcome
+
+
+def split(status: int, headers: dict[str, str], body: bytes) -> Outcome:
+    return outcome_of(status, headers, body, emits=("out",), splits="7")
+
+
+def test_answers_of_a_stage_that_splits_are_named_by_their_place() -> None:
+    assert split(200, TOGETHER, batch(*parts("7", 3))) == Delivered(answers=parts("7", 3))
+    assert split(200, TOGETHER, b" [] ") == Delivered(answers=[])
+    assert split(204, {}, b"") == Delivered(answers=())
+    assert outcome_of(200, {}, b"", emits=(), splits="7") == Delivered()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "reason"),
+    [
+        (201, TOGETHER, batch(*parts("7")), "201 where 200 or 204 was due"),
+        (204, {}, b"x", "204 where 200 or 204 was due"),
+        (200, {"content-type": "application/json"}, batch(*parts("7")), f"its stage splits, so {BATCH_TYPE} was due"),
+        (200, TOGETHER, batch(reply("7/1")), "event 0: id: 7/1, not 7/0, the id of answer 0 to 7"),
+        (200, TOGETHER, batch(*parts("7", 2, "else")), "event 0: type: else, not out"),
+    ],
+)
+def test_unusable_answers_of_a_stage_that_splits_are_a_failure(
+    status: int, headers: dict[str, str], body: bytes, reason: str
+) -> None:
+    assert split(status, headers, body) == Failed(status, f"unusable reply: {reason}")
+
+
+def test_too_many_answers_are_the_events_own_fault() -> None:
+    assert isinstance(split(200, TOGETHER, batch(*parts("7", MOST_ANSWERS + 1))), Refused)
