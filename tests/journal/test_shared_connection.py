@@ -118,10 +118,13 @@ async def test_missing_reply_ends_every_call_that_waits_behind_it(opened: Opened
     await eventually(lambda: _answered(line))
 
 
-async def test_missing_reply_is_noticed_after_an_idle_time_too(opened: Opened) -> None:
+@pytest.mark.parametrize("idle", [0.05, 0.2], ids=["before", "after"])
+async def test_missing_reply_is_noticed_whether_asked_before_or_after_the_limit_of_an_earlier_call(
+    opened: Opened, idle: float
+) -> None:
     line = opened(within=0.1)
     await eventually(lambda: _answered(line))
-    await asyncio.sleep(0.2)  # idle until after the time limit of that call
+    await asyncio.sleep(idle)
     with pytest.raises(TimedOut):
         async with asyncio.timeout(WITHIN / 10):
             await line.call("BLPOP", "nothing", 0)
