@@ -1,11 +1,12 @@
 """Reads the `stages:` table of helm/values.yaml, which says which stages a project has, and how they are wired."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from milepost.errors import ConfigurationError
 from milepost.graph import NO_CIRCLE, ONE_EMITTER, Emits, Graph, Order
@@ -40,6 +41,14 @@ class StageEntry(BaseModel):
     def external(self) -> bool:
         """Whether the stage is someone else's receiver, and not a function of the project."""
         return self.url is not None
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that the bridge waits for the response. Raises ConfigurationError."""
+        try:
+            return TypeAdapter(timedelta).validate_python(self.delivery.get("timeout", 60)).total_seconds()
+        except ValidationError:
+            raise ConfigurationError(f"stage {self.name}: delivery.timeout must be a duration, as PT60S") from None
 
     @property
     def variables(self) -> dict[str, str]:
@@ -86,5 +95,9 @@ def read(project: Path) -> list[StageEntry]:
 def _entry(path: Path, name: str, fields: Any) -> StageEntry:
     try:
         return StageEntry.model_validate({**(fields or {}), "name": name})
-    except (TypeError, ValidationError) as fault:
-        raise ConfigurationError(f"{path}: stages.{name}: {fault}") from None
+    except TypeError:
+        raise ConfigurationError(f"{path}: stages.{name}: must be a mapping") from None
+    except ValidationError as fault:  # its own text has the values too
+        faults = [(".".join(map(str, error["loc"])), error["msg"]) for error in fault.errors()]
+        told = "; ".join(": ".join(filter(None, (field, text.removeprefix("Value error, ")))) for field, text in faults)
+        raise ConfigurationError(f"{path}: stages.{name}: {told}") from None

@@ -27,7 +27,7 @@ while time.monotonic() < end:
         with urlopen(GATEWAY + submitted, timeout=10) as response:
             channels = json.load(response)["channels"]
     except OSError as fault:
-        if isinstance(fault, HTTPError) and fault.code == 422:
+        if isinstance(fault, HTTPError) and 400 <= fault.code < 500 and fault.code not in {404, 408, 429}:
             sys.exit(f"the gateway refuses the form: {fault.read().decode(errors='replace')}")
         print(f"not yet: {fault}", flush=True)
         time.sleep(1)

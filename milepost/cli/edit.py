@@ -43,17 +43,20 @@ def skaffold(text: str, name: str, like: str) -> str:
     root, lines = yaml.compose(text), text.splitlines()
     artifacts = _at(root, "build", "artifacts")
     images = artifacts.value if isinstance(artifacts, SequenceNode) else []
-    found = [image for image in images if str(getattr(_at(image, "image"), "value", "")).endswith(f"-{like}")]
+    found = [image for image in images if f"functions/{like}/" in text[image.start_mark.index : image.end_mark.index]]
     templates = [key for node in _mappings(root) for key, _ in node.value if key.value == f"stages.{like}.image"]
     if len(found) != 1 or len(templates) != 1:
         raise ConfigurationError(f"has no image like that of {like}; write {name}'s yourself")
-    word = re.compile(rf"(?<![a-z0-9]){re.escape(like)}(?![a-z0-9])")
-    image = [word.sub(name, line) for line in lines[found[0].start_mark.line : _last_line(found[0]) + 1]]
+    # Not every such word: a stage may be called as a folder of the library, or as one in the image.
+    word = re.compile(rf"(functions/|requirements/|build\.sh |[-=]){re.escape(like)}(?![a-z0-9-])")
+    named = rf"\g<1>{name}"
+    image = [word.sub(named, line) for line in lines[found[0].start_mark.line : _last_line(found[0]) + 1]]
     image = [re.sub(r"&\w+ ", "", line) for line in image]  # an anchor is defined once
     at = templates[0].start_mark.line
     key, value = lines[at].split(": ", 1)
     old, new = (f"_{stage.replace('-', '_')}}}}}" for stage in (like, name))  # as Skaffold names images in templates
-    made = _after(text, at, [f"{word.sub(name, key)}: {value.replace(old, new)}"])
+    key = key.replace(f"stages.{like}.", f"stages.{name}.")
+    made = _after(text, at, [f"{key}: {value.replace(old, new)}"])
     made = _after(made, _last_line(found[0]), image)
     yaml.safe_load(made)
     return made

@@ -33,6 +33,14 @@ def send(
     long: Annotated[str, typer.Argument(metavar="LONG", help="Degrees east.")],
     *,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for the message.")] = 60,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Idempotency-Key: the same place with the same key is one submission.",
+            show_default="a new one",
+        ),
+    ] = None,
     gateway: Annotated[
         str | None,
         typer.Option(
@@ -45,17 +53,18 @@ def send(
 
     `milepost send ada@example.org 51.5074 -0.1278` ends with the message, or with 4 if a stage gave the event up.
     """
-    run(_send(locate.gateway_url(gateway, data), {"email": email, "lat": lat, "long": long}, timeout))
+    submission = {"email": email, "lat": lat, "long": long}
+    run(_send(locate.gateway_url(gateway, data), submission, key or new_id(), timeout))
 
 
-async def _send(gateway: str, submission: dict[str, str], within: float) -> Exit:
+async def _send(gateway: str, submission: dict[str, str], key: str, within: float) -> Exit:
     reached: dict[str, Any] = {}
     try:
         opened = httpx.AsyncClient(base_url=gateway, trust_env=False, timeout=SILENCE)
     except httpx.InvalidURL:  # its text may hold a part of a password
         raise ConfigurationError("--gateway: must look like http://host:port") from None
     async with opened as client:
-        place = await _submit(client, submission)
+        place = await _submit(client, submission, key)
         try:
             async with asyncio.timeout(within):
                 await _follow(client, place, reached)
@@ -77,22 +86,26 @@ async def _send(gateway: str, submission: dict[str, str], within: float) -> Exit
     return Exit.DONE
 
 
-async def _submit(client: httpx.AsyncClient, submission: dict[str, str]) -> str:
+async def _submit(client: httpx.AsyncClient, submission: dict[str, str], key: str) -> str:
     """Submit, and return the path where the submission can be followed. A second try has the key of the first."""
-    key = {"idempotency-key": new_id()}
+    headers = {"idempotency-key": key}
+    gateway = shown(str(client.base_url))
+    again = f"it may have accepted the submission: with `--key {plain(key)}` another try counts once"
     try:
         try:
-            answer = await client.post("/distance", json=submission, headers=key)
+            answer = await client.post("/distance", json=submission, headers=headers)
         except (httpx.ReadError, httpx.RemoteProtocolError):  # the gateway may have accepted it
-            answer = await client.post("/distance", json=submission, headers=key)
-    except (httpx.HTTPError, httpx.InvalidURL) as fault:
+            answer = await client.post("/distance", json=submission, headers=headers)
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL) as fault:
         raise Unreachable(
-            f"no gateway at {shown(str(client.base_url))}: {fault}; start `milepost up`, or name another with --gateway"
+            f"no gateway at {gateway}: {fault}; start `milepost up`, or name another with --gateway"
         ) from None
+    except httpx.HTTPError as fault:
+        raise Unreachable(f"no answer from {gateway}: {fault or type(fault).__name__}; {again}") from None
     if answer.status_code == 422:
         raise ConfigurationError(_detail(answer))
     if answer.status_code == 503:
-        raise Unreachable(f"the gateway takes nothing now: {_detail(answer)}")
+        raise Unreachable(f"the gateway takes nothing now: {_detail(answer)}; {again}")
     if answer.status_code != 202:
         raise CommandFailed(f"the gateway answered {answer.status_code}: {_detail(answer)}")
     accepted = answer.json()

@@ -45,8 +45,12 @@ class Description:
 def describe(function: Callable[..., Any]) -> Description:
     """Read the annotations. Raises ConfigurationError, which names the one that is missing or wrong."""
     name = getattr(function, "__name__", repr(function))
-    hints = get_type_hints(function)
-    parameters = list(inspect.signature(function).parameters)
+    try:
+        hints = get_type_hints(function)
+        parameters = list(inspect.signature(function).parameters)
+    except Exception as fault:
+        # A class that is imported under TYPE_CHECKING alone, or an object that is no function.
+        raise ConfigurationError(f"stage {name}: its annotations cannot be read: {fault}") from fault
     if not 1 <= len(parameters) <= 2:
         raise ConfigurationError(f"stage {name}: takes a payload, and as second parameter an Event or CloudEvent")
     consumes, emits = hints.get(parameters[0]), hints.get("return", inspect.Parameter.empty)

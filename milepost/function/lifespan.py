@@ -13,9 +13,10 @@ One task enters and leaves it, because what it opens may demand that. Each event
 import asyncio
 import inspect
 import logging
+import os
 from asyncio import AbstractEventLoop, Event, Future, Task
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -29,8 +30,8 @@ MakeLifespan = Callable[..., AbstractAsyncContextManager[Any]]
 """Makes the context manager. It is given the stage's description if it takes an argument."""
 
 START_WITHIN = 30.0
-"""Seconds that a request waits for the start: less than the bridge waits by default (`timeout`, 60 s), because it
-counts a timeout as a crash of the event. A stage with a shorter `timeout` needs a quicker start.
+"""Most seconds that a request waits for the start; less where the bridge's `timeout` is short. It counts a timeout
+against the event.
 """
 
 _lifespans: "WeakSet[Lifespan]" = WeakSet()
@@ -45,6 +46,7 @@ class Lifespan:
             raise ConfigurationError(f"stage {description.name}: lifespan takes the stage's description, or nothing")
         self._make = make
         self._arguments = [description][:parameters]
+        self._within = min(START_WITHIN, _request_timeout() / 2)
         self._started: WeakKeyDictionary[AbstractEventLoop, _Started] = WeakKeyDictionary()
         _lifespans.add(self)
 
@@ -55,9 +57,9 @@ class Lifespan:
         if started is None or started.ended:
             started = self._started[loop] = _Started(partial(self._make, *self._arguments))
         if not started.ready.done():
-            await asyncio.wait([started.ready], timeout=START_WITHIN)
+            await asyncio.wait([started.ready], timeout=self._within)
         if not started.ready.done():
-            raise Unavailable(f"the stage has been starting for {START_WITHIN:g} s and more")
+            raise Unavailable(f"the stage has been starting for {self._within:g} s and more")
         try:
             started.ready.result()
         except Unavailable:
@@ -80,6 +82,13 @@ class Lifespan:
         started = self._started.pop(asyncio.get_running_loop(), None)
         if started is not None:
             await started.end()
+
+
+def _request_timeout() -> float:
+    """Return the seconds that the bridge waits, which chart and `milepost up` tell each function; else its default."""
+    with suppress(ValueError):
+        return float(os.environ.get("REQUEST_TIMEOUT", "60"))
+    return 60.0
 
 
 class _Started:

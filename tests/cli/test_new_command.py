@@ -181,6 +181,19 @@ def change(path: Path, *replacements: tuple[str, str]) -> None:
     path.write_text(text)
 
 
+@pytest.mark.parametrize(
+    "name", ["events", "function", "server", "observe", "app", "image", "custom", "build", "docker"]
+)
+def test_stage_may_be_called_as_a_folder_or_a_key(name: str) -> None:
+    """The entry of a stage after it has the paths of the library, whatever the last stage is called."""
+    text = (ROOT / "skaffold.yaml").read_text()
+    last = re.compile(r"(functions/|requirements/|build\.sh |milepost[-_]|stages\.)email\b")
+    renamed = last.sub(rf"\g<1>{name}", text)
+    assert edit.skaffold(renamed, "late", name) == last.sub(rf"\g<1>{name}", edit.skaffold(text, "late", "email"))
+    beside = last.sub(r"\g<1>bulk-email", text).replace("distance", "email")
+    assert "functions/late/**/*.py" in edit.skaffold(beside, "late", "email")
+
+
 def test_yaml_keywords_stay_strings() -> None:
     for name, channel in (("on", "Off"), ("y", "12:30:45"), ("a", "1e3"), ("b", "user:email"), ("c", "true")):
         table = edit.stages_table("stages:\n  # first\n  one:\n    consumes: x\n", name, "x", [channel], order=channel)

@@ -91,14 +91,14 @@ def test_send_says_where_no_gateway_answers(on_stack: Command) -> None:
 
 
 class _Closing(BaseHTTPRequestHandler):
-    """Closes the connection of the first POST, and answers the second with 503."""
+    """Closes the connection of the first POST, answers the second with 503, and closes those of the next two."""
 
     keys: ClassVar[list[str]] = []
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
         self.keys.append(self.headers["idempotency-key"])
-        if len(self.keys) > 1:
+        if len(self.keys) == 2:
             self.send_response(503)
             self.end_headers()
             self.wfile.write(b'{"detail": "full"}')
@@ -109,11 +109,15 @@ class _Closing(BaseHTTPRequestHandler):
 def test_send_tries_again_with_the_same_key_if_no_answer_came(command: Command) -> None:
     with ThreadingHTTPServer((HOST, 0), _Closing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        done = command("send", "ada@example.org", "0", "0", "--gateway", f"http://{HOST}:{server.server_port}")
+        send = ("send", "ada@example.org", "0", "0", "--gateway", f"http://{HOST}:{server.server_port}")
+        full = command(*send)
+        silent = command(*send, "--key", _Closing.keys[0])
         server.shutdown()
-    assert (done.code, "the gateway takes nothing now: full" in done.stderr) == (3, True), done.stderr
-    first, second = _Closing.keys
-    assert first == second
+    assert (full.code, "the gateway takes nothing now: full" in full.stderr) == (3, True), full.stderr
+    assert (silent.code, "no answer from http://" in silent.stderr) == (3, True), silent.stderr
+    assert f"it may have accepted the submission: with `--key {_Closing.keys[0]}`" in silent.stderr
+    assert len(_Closing.keys) == 4
+    assert len(set(_Closing.keys)) == 1
 
 
 def test_send_names_the_last_channel_when_time_is_up(up: Up, on_stack: Command) -> None:

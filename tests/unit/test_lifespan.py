@@ -91,6 +91,20 @@ async def test_while_it_fails_events_wait_and_the_next_one_tries_again(fault: Ex
     await leave_all()
 
 
+async def test_start_may_take_half_of_a_short_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the bridge would count its timeout against the event."""
+    monkeypatch.setenv("REQUEST_TIMEOUT", "0.02")
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        await asyncio.Event().wait()
+        yield
+
+    with pytest.raises(Problem, match=r"starting for 0\.01 s"):
+        await asyncio.wait_for(answer(Recorded().stage(lifespan), an_event("event")), WITHIN)
+    await leave_all()
+
+
 async def test_event_is_answered_503_when_the_start_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milepost.function.lifespan.START_WITHIN", 0.01)
     recorded, connected = Recorded(), asyncio.Event()

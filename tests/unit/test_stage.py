@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, Optional
 
 import pytest
@@ -502,6 +503,16 @@ def no_return(_one: Asked): ...  # type: ignore[no-untyped-def] # noqa: ANN201
 def returns_text(_one: Asked) -> str: ...  # type: ignore[empty-body]
 def second_is_no_event(_one: Asked, _two: str) -> Answered: ...  # type: ignore[empty-body]
 def another_event(_one: Asked, _two: AnyEvent) -> Answered: ...  # type: ignore[empty-body]
+
+
+def test_annotations_that_cannot_be_read_are_refused_at_start() -> None:
+    def typed(submission: Any) -> None: ...
+
+    typed.__annotations__["submission"] = "KnownToTheTypeCheckerAlone"
+    with pytest.raises(ConfigurationError, match=r"stage typed: .*KnownToTheTypeCheckerAlone"):
+        stage(typed)
+    with pytest.raises(ConfigurationError, match=r"stage .*partial.*: its annotations cannot be read"):
+        stage(partial(print))
 
 
 @pytest.mark.parametrize(

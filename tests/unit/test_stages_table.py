@@ -84,7 +84,7 @@ def test_order_is_a_field_or_the_partition_key(tmp_path: Path, order: str, read:
 
 @pytest.mark.parametrize("order", ["7", "1.5", "''", "[email]", "{by: email}", "1", "0", f"'{'x' * 201}'"])
 def test_order_that_is_no_field_is_refused_by_name(tmp_path: Path, order: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"stages\.mail: (.|\n)*order\n.*must be true \(order by"):
+    with pytest.raises(ConfigurationError, match=r"stages\.mail: order.*: must be true \(order by"):
         stages_table.read(written(tmp_path, f"stages:\n  mail: {{consumes: a, order: {order}}}\n"))
 
 

@@ -156,11 +156,12 @@ def lay_out(
     for entry in entries:
         url = entry.url
         if url is None:
+            defaults = {"REQUEST_TIMEOUT": f"{entry.timeout:g}", **entry.env}  # as the chart has it
             env = {variable: str(files[name]) for variable, name in entry.files.items()}
             env |= {"MONGO_URL": mongo} if entry.mongo and mongo else {}
             env |= {"FUNCTION_SOURCE": str(source_of(project, entry.name)), "FUNCTION_TARGET": "main"}
             at = free_port()
-            url = http(entry.name, Rank.FUNCTION, commands.function(at), at, {**entry.env, **base, **env})
+            url = http(entry.name, Rank.FUNCTION, commands.function(at), at, {**defaults, **base, **env})
         # Nothing scales to zero here, so nothing needs a wake-up.
         row = {**_wiring(entry), "url": url, "headersFrom": entry.variables, "wake": "off"}
         routes.append({**entry.delivery, **row})

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import re
 from urllib.parse import urlsplit
 
@@ -56,8 +57,13 @@ async def _http(url: str) -> str | None:
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     with contextlib.closing(writer):
         writer.write(f"GET {parts.path or '/'} HTTP/1.0\r\nHost: {parts.netloc}\r\n\r\n".encode())
-        status = (await reader.readline()).split()[1:2]
-    return None if status == [b"200"] else f"answers {status}"
+        head, _, body = (await reader.read()).decode(errors="replace").partition("\r\n\r\n")
+    _, status, *_ = [*head.split(), "", ""]
+    if status == "200":
+        return None
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        return f"answers {status}: {json.loads(body)['detail']}"
+    return f"answers {status or 'no HTTP'}"
 
 
 async def _redis(url: str) -> str | None:

@@ -23,7 +23,9 @@ from milepost.cli.local.layout import Component, Rank
 from milepost.cli.local.readiness import fault_of
 
 GRACE = 10.0
-"""Seconds from SIGTERM to SIGKILL."""
+"""Seconds from SIGTERM to SIGKILL. A function may be busy for longer, as `email` with a slow SMTP server. It is killed
+all the same, so that a hanging one does not keep the terminal; its event is delivered again at the next start.
+"""
 
 LATE = 20.0
 """Seconds after which a component that is not ready yet is named, again and again."""

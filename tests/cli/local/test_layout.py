@@ -45,6 +45,17 @@ def test_only_stages_that_ask_get_mongodb_and_files(tmp_path: Path) -> None:
     assert "NOTES" not in of(laid_out, "a").env
 
 
+def test_stage_knows_how_long_the_bridge_waits_for_it(tmp_path: Path) -> None:
+    mine = "{consumes: b, env: {REQUEST_TIMEOUT: '7'}}"
+    laid_out = lay_out(
+        tmp_path, f"{{a: {{consumes: b, delivery: {{timeout: PT20S}}}}, d: {{consumes: b}}, e: {mine}}}", REAL
+    )
+    assert [of(laid_out, name).env["REQUEST_TIMEOUT"] for name in "ade"] == ["20", "60", "7"]
+    (tmp_path / "helm" / "values.yaml").write_text("stages: {a: {consumes: b, delivery: {timeout: soon}}}")
+    with pytest.raises(ConfigurationError, match=r"stage a: delivery\.timeout must be a duration"):
+        layout.lay_out(tmp_path, tmp_path, stages_table.read(tmp_path), 8000, REAL)
+
+
 def test_stage_with_a_url_is_a_route_and_no_process(tmp_path: Path) -> None:
     environment = {**REAL, "HEADER_HOOK_AUTHORIZATION": "Bearer hush"}
     laid_out = lay_out(tmp_path, f"{{a: {{consumes: b, order: email}}, hook: {HOOK}}}", environment)
