@@ -28,7 +28,14 @@ REPLICATED_WITHIN = 0.5
 PROMOTED_WITHIN = 3.0
 """Seconds after a replica has left its primary in which it may turn out to be the new one."""
 
-_MARK = ("SET", keys.REPLICATED, "", "PX", 60_000)
+_MARK = (
+    "EVAL",
+    "redis.call('XACK', KEYS[1] .. ':none', 'none', '0-0') return redis.call('SET', KEYS[1], '', 'PX', 60000)",
+    1,
+    keys.REPLICATED,
+)
+"""A write that is always made, on a full Redis too: see `write_when_full` in lua/common.lua."""
+
 _HISTORY_ID = re.compile(rb"master_replid:(\w+)")
 _REPLICA = re.compile(rb"slave\d+:(ip=[^,]+,port=\d+),state=online")
 
@@ -106,8 +113,8 @@ class SharedConnection:
                     raise
 
     async def _replicated(self, protocol: "_RedisProtocol", packed: bytes, replicas: int) -> Any:
-        """Send a command, a write that is always made, WAIT, and INFO, on one connection: WAIT counts the replicas that
-        have the connection's last write, and a script that recognises an event writes nothing.
+        """Send a command, _MARK, WAIT, and INFO, on one connection: WAIT counts the replicas that have the connection's
+        last write, and a script that recognises an event writes nothing.
         """
         commands = (_MARK, ("WAIT", replicas, round(REPLICATED_WITHIN * 1000)), ("INFO", "replication"))
         sent = protocol.send_together([packed, *map(hiredis.pack_command, commands)])  # type: ignore[arg-type]

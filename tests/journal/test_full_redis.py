@@ -1,6 +1,7 @@
 """A full Redis (maxmemory, noeviction): it refuses every step that takes more, and runs every step that drains."""
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -20,6 +21,8 @@ from milepost.journal import (
     Wiring,
     keys,
 )
+from milepost.journal.connection import connect
+from milepost.settings import JournalSettings
 from tests.journal.conftest import Consumers, Table
 from tests.journal.events import (
     CALCULATED,
@@ -30,6 +33,7 @@ from tests.journal.events import (
     everything,
     failure,
     heard,
+    maintenance_of,
     pending,
     reaped,
     reply_to,
@@ -37,6 +41,8 @@ from tests.journal.events import (
     submission,
     unserved,
 )
+from tests.replicated import QUICK, ask
+from tests.servers import HOST, Valkey, eventually
 
 Full = Callable[[], Awaitable[None]]
 EVENTS = [submission(f"event-{number}") for number in range(4)]
@@ -215,6 +221,39 @@ async def test_status_of_a_waiting_event_is_kept(
     await full()
     await maintenance.keep_statuses(RAW)
     assert await redis.pttl(keys.status(EVENTS[0].id)) <= 60_000, "it is younger than half an hour"
+
+
+async def test_acts_that_a_full_redis_takes_are_confirmed_by_its_replica(tmp_path: Path) -> None:
+    """They took effect, so they must not report that Redis is full: a Broker would send its dead letter again."""
+    with Valkey(tmp_path, options=QUICK) as primary, Valkey(tmp_path, options=QUICK) as replica:
+        ask(replica, "REPLICAOF", HOST, primary.port)
+        settings = JournalSettings.read(redis_url=primary.url, replicas=1)
+        journal = Journal(connect(settings), settings)
+        doors = Maintenance(journal.doors, dedup=settings.dedup, limit=settings.backlog_limit)
+
+        async def confirm(act: Callable[[], Awaitable[object]]) -> None:
+            async def confirmed() -> bool:
+                try:
+                    await act()
+                except JournalUnavailable as fault:  # a replica on a busy machine may take longer than the act waits
+                    if "full" in str(fault):
+                        raise
+                    return False
+                return True
+
+            await eventually(confirmed)
+
+        try:
+            await maintenance_of(journal, settings).beat({"distance": Wiring([RAW], [], "")})
+            await confirm(lambda: journal.admin.pause("distance"))
+            ask(primary, "CONFIG", "SET", "maxmemory", "1")
+            with pytest.raises(JournalUnavailable, match="full"):
+                await journal.publish(submission())
+            await confirm(lambda: journal.admin.pause("distance"))
+            await confirm(lambda: doors.bury_given_up("distance", submission("given-up"), failure()))
+            assert len(await journal.admin.dead_letters("distance")) == 1
+        finally:
+            await journal.close()
 
 
 async def test_refused_event_is_taken_once_there_is_room(
