@@ -1,12 +1,14 @@
 """The outcome of a response: the answer table without a network."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.datastructures import Headers
 
 from milepost.bridge.outcome import (
     Deferred,
@@ -182,6 +184,7 @@ def test_no_response_raises_and_every_reason_can_be_stored(status: int, headers:
 
 IDS = ("a", "b")
 TOGETHER = {"content-type": BATCH_TYPE}
+TWICE = [(b"content-type", BATCH_TYPE.encode()), (b"content-type", b"text/html")]
 
 
 def reply(id: str, channel: str = "out") -> Event:
@@ -222,8 +225,7 @@ BOTH = batch(reply("a"), reply("b"))
         (204, b"", ("out",), False, [Delivered()] * 2),
         (204, b"", ("out",), True, [Delivered(answers=())] * 2),
         (200, b"", (), True, [Delivered()] * 2),
-        (503, b"", ("out",), False, [RouteDown(503, "HTTP 503")] * 2),
-        (429, b"", (), True, [RouteDown(429, "HTTP 429")] * 2),
+        *[(away, b"", ("out",), False, [RouteDown(away, f"HTTP {away}")] * 2) for away in (429, 502, 503, 504)],
     ],
 )
 def test_response_to_a_batch_decides_about_all_of_it(
@@ -253,7 +255,13 @@ def test_response_to_a_batch_decides_about_all_of_it(
 def test_response_that_does_not_say_whose_each_reply_is_decides_about_none(
     status: int, body: bytes, split: bool
 ) -> None:
-    assert [type(outcome) for outcome in of_batch(status, body, split=split)] == [Undecided] * 2
+    for outcome in of_batch(status, body, split=split):
+        assert isinstance(outcome, Undecided)
+        assert not outcome.timed_out
+
+
+def test_redirect_of_a_batch_delivers_nothing_to_a_stage_that_emits_nothing() -> None:
+    assert of_batch(300, b"", emits=()) == [Undecided("HTTP 300")] * 2
 
 
 @pytest.mark.parametrize(
@@ -279,6 +287,7 @@ def test_response_that_does_not_say_whose_each_reply_is_decides_about_none(
         ({"status": 200, "events": [1]}, ("out",), True, Undecided),
         ({"status": 200, "event": fields(reply("a"))}, ("out",), False, Undecided),
         ({"status": 200, "event": fields(reply("b", "else"))}, ("out",), False, Undecided),
+        ({"status": 200, "event": fields(reply("b")) | {"data": "é" * 400_000}}, ("out",), False, Undecided),
         ({"status": 200}, ("out",), False, Undecided),
         ({"status": 199}, (), False, Undecided),
         ({"status": 600}, (), False, Undecided),
@@ -295,7 +304,7 @@ def test_item_of_a_207_decides_about_its_event_alone(
     assert (type(second) if isinstance(outcome, type) else second) == outcome
 
 
-def split(status: int, headers: dict[str, str], body: bytes) -> Outcome:
+def split(status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     return outcome_of(status, headers, body, emits=("out",), splits="7")
 
 
@@ -312,12 +321,13 @@ def test_answers_of_a_stage_that_splits_are_named_by_their_place() -> None:
         (201, TOGETHER, batch(*parts("7")), "201 where 200 or 204 was due"),
         (204, {}, b"x", "204 where 200 or 204 was due"),
         (200, {"content-type": "application/json"}, batch(*parts("7")), f"its stage splits, so {BATCH_TYPE} was due"),
+        (200, Headers(raw=TWICE), batch(*parts("7")), "content-type: given twice"),
         (200, TOGETHER, batch(reply("7/1")), "event 0: id: 7/1, not 7/0, the id of answer 0 to 7"),
         (200, TOGETHER, batch(*parts("7", 2, "else")), "event 0: type: else, not out"),
     ],
 )
 def test_unusable_answers_of_a_stage_that_splits_are_a_failure(
-    status: int, headers: dict[str, str], body: bytes, reason: str
+    status: int, headers: Mapping[str, str], body: bytes, reason: str
 ) -> None:
     assert split(status, headers, body) == Failed(status, f"unusable reply: {reason}")
 
