@@ -8,6 +8,7 @@ import pytest
 import redis.asyncio as redis_asyncio
 
 from milepost.bridge.bridge import Bridge
+from milepost.bridge.ingest import subscriber
 from milepost.events.event import Event
 from milepost.journal import Wiring, keys
 from tests.bridge.rig import Rig, Stage, ended, value
@@ -414,7 +415,10 @@ async def test_stage_added_later_gets_a_reply_that_no_stage_consumed_before(rig:
     assert value(added, "adopted_total", channel="out", outcome="done") == 0
 
 
-async def test_channel_that_redis_forbids_costs_a_bridge_no_other_channel(rig: Rig) -> None:
+async def test_channel_that_redis_forbids_costs_a_bridge_no_other_channel(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriber, "RENEWED", 0.01)
     stage = await rig.stage("stage", "in", None)
     channels = [f"&{channel}" for channel in (keys.LEASE, keys.STAGES, "in")]
     await rig.redis.execute_command("ACL", "SETUSER", "some", "on", ">pass", "~*", "+@all", "resetchannels", *channels)  # type: ignore[no-untyped-call]
@@ -426,3 +430,9 @@ async def test_channel_that_redis_forbids_costs_a_bridge_no_other_channel(rig: R
     await eventually(lambda: data_of(stage) == [1])
     assert leading(bridge) == [bridge]
     assert not subscribed_to(bridge, "theirs")
+    await rig.redis.pexpire(keys.LEASE, 60_000)
+
+    async def renewed() -> bool:
+        return bool(await rig.redis.pttl(keys.LEASE) <= 10_000)
+
+    await eventually(renewed, what="the lease, which it still holds")
