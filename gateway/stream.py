@@ -74,9 +74,9 @@ async def status_events(notifier: Notifier, watch: Watch, seen: list[str]) -> As
             channel = reached["channel"]
             seen = [*(one for one in seen if name == channel or one.partition("=")[0] != channel), name]
             sent_at = time.monotonic()
-            told = {**reached, "last": _told(status, seen).is_over}
-            yield format_sse_event(data_str=dumps(told), id=",".join(quote(one, _PLAIN) for one in seen))
-        if _told(status, seen).is_over:
+            step = {**reached, "last": _as_seen(status, seen).is_over}
+            yield format_sse_event(data_str=dumps(step), id=",".join(quote(one, _PLAIN) for one in seen))
+        if _as_seen(status, seen).is_over:
             return
         changed = await _wait(watch.changed, within=within)
         within = FIRST_LOOK if changed else LOOK_EVERY
@@ -124,7 +124,7 @@ def shown(status: Status) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def _told(status: Status, seen: Collection[str]) -> Status:
+def _as_seen(status: Status, seen: Collection[str]) -> Status:
     """Return the part of a status that the reader of a stream has."""
     notes = {name: note for name, note in status.notes.items() if name in seen}
     return replace(status, notes=notes, splits=[split for split in status.splits if split.name in seen])

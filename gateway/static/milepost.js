@@ -142,7 +142,7 @@ let stopWatching = () => {};
 
 function watch(section) {
   const place = section.dataset.place, items = find("ol", section), skew = Date.now() - section.dataset.now;
-  const link = find("#link"), news = find("#news"), waiting = [];
+  const link = find("#link"), announced = find("#announced"), waiting = [];
   const leaving = new AbortController(), { signal } = leaving;
   let source, retry, look, pause = 1000, pacing = false, starting = [];
 
@@ -158,9 +158,9 @@ function watch(section) {
     source = new EventSource(`${place}/events`);
     source.onopen = () => { say(""); clearTimeout(look); pause = 1000; };
     source.onmessage = ({ data }) => {
-      const told = JSON.parse(data);
-      if (told.last) source.close();
-      tell(told);
+      const step = JSON.parse(data);
+      if (step.last) source.close();
+      tell(step);
     };
     source.addEventListener("starting", ({ data }) => begin(JSON.parse(data).channels));
     source.onerror = () => {
@@ -177,15 +177,15 @@ function watch(section) {
 
   // Asks for the status while a stream is refused because too many are open.
   async function poll() {
-    let said = LOST[navigator.onLine];
+    let text = LOST[navigator.onLine];
     try {
       const answer = await fetch(place, { signal, headers: { Accept: "application/json" }, cache: "no-store" });
       if (answer.ok) {
         const { over, channels, starting, splits = [] } = await answer.json();
-        const told = [...splits.map(({ stage, ...data }) => ({ channel: PARTS + stage, data })), ...channels];
-        told.forEach((reached, index) => tell({ ...reached, last: over && index === told.length - 1 }));
+        const steps = [...splits.map(({ stage, ...data }) => ({ channel: PARTS + stage, data })), ...channels];
+        steps.forEach((reached, index) => tell({ ...reached, last: over && index === steps.length - 1 }));
         begin(starting);
-        said = ASKING;
+        text = ASKING;
       }
     } catch (fault) {
       if (signal.aborted) return;
@@ -193,15 +193,15 @@ function watch(section) {
       if (!(fault instanceof TypeError || fault instanceof SyntaxError)) throw fault;
     }
     if (signal.aborted || source.readyState === EventSource.OPEN || !navigator.onLine) return;
-    say(said);
+    say(text);
     clearTimeout(look);
     look = setTimeout(poll, EVERY);
   }
 
-  // The channels to come whose stage was at zero; the next of them is said once.
+  // The channels to come whose stage was at zero; the next of them is announced once.
   function begin(channels) {
     const next = find(".next", items), channel = next?.dataset.channel;
-    if (channels.includes(channel) && !starting.includes(channel)) news.textContent = `${next.dataset.stage || channel} is starting`;
+    if (channels.includes(channel) && !starting.includes(channel)) announced.textContent = `${next.dataset.stage || channel} is starting`;
     starting = channels;
   }
 
@@ -211,11 +211,11 @@ function watch(section) {
     link.classList.toggle("lost", words !== ASKING);
   }
 
-  const tell = (told) => { waiting.push(told); if (!pacing) drain(); };
+  const tell = (step) => { waiting.push(step); if (!pacing) drain(); };
   function drain() {
-    const told = waiting.shift();
-    pacing = Boolean(told);
-    if (told) setTimeout(drain, reach(told) && !calm.matches ? PACE : 0);
+    const step = waiting.shift();
+    pacing = Boolean(step);
+    if (step) setTimeout(drain, reach(step) && !calm.matches ? PACE : 0);
   }
 
   // Shows the channels that are not shown yet; returns whether there was one.
@@ -254,7 +254,7 @@ function watch(section) {
       }
       const next = [...items.children].find((one) => !one.dataset.at);
       if (next) mark(next, last ? "ahead" : "next");
-      news.textContent = `${find(".does", item).textContent}: ${find(".took", item).textContent}`;
+      announced.textContent = `${find(".does", item).textContent}: ${find(".took", item).textContent}`;
       find("#point .way").setAttribute("stroke-dashoffset", 100 - Math.round(100 * reached().length / items.children.length));
     }
     if (typeof data?.message === "string") {
@@ -279,7 +279,7 @@ function watch(section) {
     const line = document.createElement("p");
     line.dataset.ended = stage;
     line.className = "small";
-    line.textContent = news.textContent = `${stage}: no answer`;
+    line.textContent = announced.textContent = `${stage}: no answer`;
     items.after(line);
     return true;
   }
@@ -301,7 +301,7 @@ function watch(section) {
       items.after(line, links);
     }
     const words = `${stage}: ${parts} parts, ${ended} ended`, fresh = line.textContent !== words;
-    if (fresh) line.textContent = news.textContent = words;
+    if (fresh) line.textContent = announced.textContent = words;
     return fresh;
   }
 
@@ -328,7 +328,7 @@ function watch(section) {
     // A stage has chosen other channels, or has not answered.
     if (state !== "dead") for (const item of [...items.children]) if (!item.dataset.at) item.remove();
     document.title = `${find(`h1 [data-when=${state}]`).textContent} – Milepost`;
-    news.textContent = words;
+    announced.textContent = words;
     stopWatching();
   }
 

@@ -36,15 +36,15 @@ function element(name, text, kind = "") {
   return made;
 }
 
-function add(said) {
+function add(message) {
   const atEnd = messages.scrollTop + messages.clientHeight >= messages.scrollHeight - 8;
   const line = document.createElement("div");
-  if (said.passed) {
-    line.append(element("span", `${said.passed} more, not shown`, "passed"));
+  if (message.passed) {
+    line.append(element("span", `${message.passed} more, not shown`, "passed"));
   } else {
-    const data = said.id ? `${said.id} ${said.data}` : said.data;
+    const data = message.id ? `${message.id} ${message.data}` : message.data;
     const time = new Date().toLocaleTimeString("en-GB");
-    line.append(element("time", time), element("span", said.channel, "channel"), element("span", data, "data"));
+    line.append(element("time", time), element("span", message.channel, "channel"), element("span", data, "data"));
   }
   messages.append(line);
   while (messages.childElementCount > LINES) messages.firstElementChild.remove();

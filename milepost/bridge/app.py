@@ -162,8 +162,8 @@ def _given_up(event: Event) -> tuple[Event, Failure]:
     code, data = str(event.extensions.get("knativeerrorcode", "")), event.extensions.get("knativeerrordata")
     status = int(code) if re.fullmatch("[1-5][0-9][0-9]", code) else None
     reason = "the Broker gave up" if status is None else f"the Broker gave up: HTTP {status}"
-    if said := _response_text(str(data or "")):
-        reason += f": {said}"
+    if text := _response_text(str(data or "")):
+        reason += f": {text}"
     own = {name: value for name, value in event.extensions.items() if not name.startswith("knative")}
     return replace(event, extensions=own), Failure(reason, status, 0, 0)
 

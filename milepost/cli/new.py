@@ -25,8 +25,6 @@ from milepost.events.attributes import RESERVED
 from milepost.events.payload import Payload, fields_of
 from milepost.graph import ONE_EMITTER, Graph
 
-OWN_NAMES = {*layout.OWN_NAMES, "broker"}
-
 LONGEST_NAME = 41
 """Most characters of a stage's name. A Knative Service has at most 50, `milepost-` included."""
 
@@ -109,7 +107,7 @@ def _check_name(project: Project, name: str) -> None:
     faults = [
         (not re.fullmatch("[a-z]([a-z0-9-]*[a-z0-9])?", name), "must be a-z, 0-9 and -, as in geocode or geo-code"),
         (len(name) > LONGEST_NAME, f"has at most {LONGEST_NAME} characters, as a Kubernetes Service with a prefix"),
-        (name in OWN_NAMES, "is the name of a component"),
+        (name in layout.OWN_NAMES, "is the name of a component"),
         (function in TAKEN, "cannot be the name of a Python function here"),
         (name in project.extras, "is the name of an extra in pyproject.toml"),
         (any(name == entry.name for entry in project.stages), f"is a stage already: see {stages_table.VALUES}"),

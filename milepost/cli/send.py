@@ -69,7 +69,9 @@ async def _send(gateway: str, submission: dict[str, str], key: str, within: floa
             async with asyncio.timeout(within):
                 await _follow(client, place, reached)
         except TimeoutError:
-            last = f"the last channel reached is {plain(next(reversed(reached)))}" if reached else "nothing was heard"
+            last = (
+                f"the last channel reached is {plain(next(reversed(reached)))}" if reached else "no channel was reached"
+            )
             say(f"not finished within {within:g} s: {last}; `milepost stages` shows what waits where")
             return Exit.UNFINISHED
     for channel, data in reached.items():

@@ -138,8 +138,10 @@ async def _split(journal: Journal, graph: Graph, message: Message, whole: str) -
     except JournalUnavailable:
         return []
     splits = [f"{PARTS}{stage}" for stage in graph.emitters(name_text(message.channel)) if f"{PARTS}{stage}" in reached]
-    told = [{"specversion": "1.0", "id": whole, "data": {"parts": reached[name]}} for name in splits]
-    return [Message(message.kind, name.encode(), dumps(data).encode()) for name, data in zip(splits, told, strict=True)]
+    progress = [{"specversion": "1.0", "id": whole, "data": {"parts": reached[name]}} for name in splits]
+    return [
+        Message(message.kind, name.encode(), dumps(data).encode()) for name, data in zip(splits, progress, strict=True)
+    ]
 
 
 async def _follow_table(journal: Journal, watched: _Watched) -> None:

@@ -129,8 +129,8 @@ class StageContract:
                 reply = self.reply(send(url, event, mode))
                 assert reply is not None
                 assert reply["type"] == channel
-        if len(several(self.emits)) > 1 and (untold := sorted({*several(self.emits)} - set(self.answers))):
-            pytest.skip(f"{self.stage}: `answers` names no payload that is answered on {' or '.join(untold)}")
+        if len(several(self.emits)) > 1 and (unnamed := sorted({*several(self.emits)} - set(self.answers))):
+            pytest.skip(f"{self.stage}: `answers` names no payload that is answered on {' or '.join(unnamed)}")
 
     @pytest.mark.parametrize("time", ["2026-05-04T03:02:01.123456Z", None])
     def test_a_redelivery_gets_the_same_answer(self, url: str, time: str | None, env: dict[str, str]) -> None:
@@ -299,14 +299,14 @@ class StageContract:
         response = send(url, [events[0], self.make(data=data), events[1]], batched)
         assert response.status_code == 207, response.text
         first, problem, last = response.json()
-        for event, said in zip(events, (first, last), strict=True):
+        for event, item in zip(events, (first, last), strict=True):
             alone = self.reply(send(url, event))
-            assert said["id"] == event["id"]
+            assert item["id"] == event["id"]
             if alone is None:
-                assert said == {"id": event["id"], "status": 204}
+                assert item == {"id": event["id"], "status": 204}
             else:
-                answer = said["events"][0] if self.split else said["event"]
-                assert (said["status"], from_dict(answer)) == (200, alone)
+                answer = item["events"][0] if self.split else item["event"]
+                assert (item["status"], from_dict(answer)) == (200, alone)
         assert (problem["status"], problem["type"]) == (422, "about:blank")
         assert field in {error["field"] for error in problem["errors"]}
 

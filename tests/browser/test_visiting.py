@@ -59,7 +59,7 @@ def test_a_visitor_watches_their_event_from_channel_to_channel(visitor: Visitors
         with Redis.from_url(up.stack["redis"]) as redis:
             redis.set(keys.starting("store"), "", ex=600)
             expect(page.locator(".steps .next .took")).to_have_text(re.compile(r"starting · \d"))
-            expect(page.locator("#news")).to_have_text("store is starting")
+            expect(page.locator("#announced")).to_have_text("store is starting")
             redis.delete(keys.starting("store"))
         expect(page.locator(".steps .next .took")).to_have_text(TIME)
     wait_for_state(page, "done")
@@ -70,7 +70,7 @@ def test_a_visitor_watches_their_event_from_channel_to_channel(visitor: Visitors
     expect(page.locator(".answer")).to_contain_text(MESSAGE)
     expect(page.locator(".answer")).to_contain_text("2,216")
     assert page.title().startswith("Your answer is sent")
-    assert page.locator("#news").inner_text() == MESSAGE, "told to a screen reader"
+    assert page.locator("#announced").inner_text() == MESSAGE, "told to a screen reader"
 
 
 def test_a_reload_in_the_middle_picks_up(visitor: Visitors, up: Up) -> None:

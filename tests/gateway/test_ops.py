@@ -104,7 +104,7 @@ def test_a_token_that_could_be_guessed_is_refused_at_the_start(tmp_path: Path) -
 
 async def test_before_any_bridge_it_says_so(operator: httpx.AsyncClient) -> None:
     page = await operator.get("/ops")
-    assert "No bridge has told of any stage yet" in page.text
+    assert "No bridge has written its stages into the table yet" in page.text
     assert (await operator.get("/ops.json")).json() == {"backlog": 0, "leading": False, "dead": {}, "stages": []}
 
 

@@ -13,7 +13,7 @@ from milepost.cli.local import commands
 from milepost.cli.local.commands import HOST, free_port, why_taken
 from milepost.errors import ConfigurationError
 
-OWN_NAMES = ("milepost", "redis", "mongo", "bridge", "gateway")
+OWN_NAMES = ("milepost", "redis", "mongo", "bridge", "broker", "gateway")
 """Names of components, which no stage can have."""
 
 KEPT = ("lock", "redis", "mongo", "gateway", "bridge", "functions", "pids")

@@ -10,7 +10,8 @@ from milepost.cli.local.layout import Layout, Rank
 from milepost.cli.local.supervisor import Supervisor
 
 WATCHED = ("functions", "gateway", "milepost")
-SOURCES = {".py", ".lua", ".html", ".css", ".js"}
+SOURCES = {".py", ".lua", ".html", ".css", ".js", ".svg", ".json"}
+"""As in helm/files/reload.py."""
 
 
 async def watch_sources(project: Path, layout: Layout, supervisor: Supervisor, console: Console) -> None:

@@ -13,7 +13,7 @@
 -- Returns { 'done' }.
 local here, own, stages_of, beats = {}, {}, {}, {}
 
-local function add_heir(stage, channel, beat)
+local function add_stage(stage, channel, beat)
   own[stage] = own[stage] or {}
   table.insert(own[stage], channel)
   stages_of[channel] = stages_of[channel] or {}
@@ -22,7 +22,7 @@ local function add_heir(stage, channel, beat)
 end
 
 for _, route in ipairs(routes) do
-  add_heir(route.stage, route.channel, now())
+  add_stage(route.stage, route.channel, now())
   here[route.stage] = true
 end
 
@@ -41,7 +41,7 @@ for _, stage in pairs(others) do
   for name, behind in pairs(stage.behind or {}) do
     for _, channel in ipairs(behind.consumes) do
       channels[channel] = true
-      if not here[name] then add_heir(name, channel, stage.beat) end
+      if not here[name] then add_stage(name, channel, stage.beat) end
     end
   end
   stage.channels = {}
