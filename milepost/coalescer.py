@@ -11,10 +11,10 @@ Result = TypeVar("Result")
 class Coalescer(Generic[Item, Result]):
     """Runs items in batches of at most `most_items`, which have at most `most_bytes` together by their `size`.
 
-    A lone item runs at once. `pace` is the least time in seconds between the starts of two batches. `run` returns one
-    result for each item, in order. If it raises, every caller of that batch gets the exception. So does every
-    caller that waits for the next batch: else they would wait for one time-out after another. A `run` whose fault is of
-    its own batch alone returns the exception as a result. An item whose size cannot be computed fails alone.
+    A lone item runs at once. `run` returns one result for each item, in order. If it raises, every caller of that batch
+    gets the exception. So does every caller that waits for the next batch: else they would wait for one time-out after
+    another. A `run` whose fault is of its own batch alone returns the exception as a result. An item whose size cannot
+    be computed fails alone.
     """
 
     def __init__(
@@ -24,47 +24,33 @@ class Coalescer(Generic[Item, Result]):
         *,
         most_items: int = 256,
         most_bytes: int = 4_000_000,
-        pace: float = 0.0,
     ) -> None:
         self._run = run
         self._size = size
         self._most_items = most_items
         self._most_bytes = most_bytes
-        self._pace = pace
-        self._next = 0.0
         self._waiting: list[tuple[Item, int, asyncio.Future[Result]]] = []
         self._runner: asyncio.Task[None] | None = None
 
-    def put(self, item: Item, *, at_once: bool = False) -> asyncio.Future[Result]:
-        """Queue `item` for the next batch; the future gets its own result. Raises what its `size` raises.
+    async def submit(self, item: Item) -> Result:
+        """Run `item` in the next batch and return its own result. A caller that is cancelled changes nothing.
 
-        `at_once`: the batch of an item that is alone does not wait for its pace.
+        Raises what its `size` raises.
         """
         size = self._size(item)  # before the item is queued: a fault is this caller's alone
-        if at_once:
-            self._next = 0.0
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, size, future))
         if self._runner is None:
             self._runner = asyncio.create_task(self._drain())
-        return future
-
-    async def submit(self, item: Item) -> Result:
-        """Run `item` in the next batch and return its own result. A caller that is cancelled changes nothing."""
-        future = self.put(item)
         try:
             return await future
         finally:
             del future  # its exception refers to this frame
 
     async def _drain(self) -> None:
-        now = asyncio.get_running_loop().time
         batch: list[tuple[Item, int, asyncio.Future[Result]]] = []
         try:
             while self._waiting:
-                if (early := self._next - now()) > 0:
-                    await asyncio.sleep(early)
-                self._next = now() + self._pace
                 batch = self._take()
                 await self._run_one(batch)
         except asyncio.CancelledError:

@@ -15,7 +15,11 @@ Each task:
 
 5. Waits until the limit lets it send. POSTs one event, or a batch.
 6. Decides how to settle each event by the outcome; for a failure it asks the retry policy.
-7. Settles the entries, and repeats that while Redis is away.
+
+One more task settles the entries:
+
+7. It settles all that are decided on in one round trip. Entries that are decided on meanwhile share the next one, 2 ms
+   after the one before or later. It repeats that while Redis is away.
 
 While the stage is paused, steps 1 and 5 wait.
 
@@ -25,8 +29,9 @@ of another bridge finds them. A redelivery is not counted as a failure.
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -54,13 +59,16 @@ HAND_BACK_WITHIN = 1.0
 """Seconds that a clean stop gives a Redis that does not answer; entries not handed back are taken over later."""
 
 LOG_EVERY = 120
-"""Every 120th failed try to settle is logged."""
+"""Of the failed tries to settle in a row the first is logged, and every 120th."""
 
 LOG_OUTAGE_EVERY = 60.0
 """Seconds between two log lines about the same outage of a route."""
 
 TRY_AGAIN_AFTER = 0.25
 """Seconds between two tries to reach a Redis that is away."""
+
+PACE = 0.002
+"""Least seconds between two round trips that settle entries: settlements that come faster share one."""
 
 
 # Tuples made once: an `A | B` would be made anew for each event.
@@ -103,7 +111,13 @@ class Worker:
         self.stage = consumer.stage
         self.consumer = consumer
         self.limit = limit
-        self.in_delivery: dict[tuple[str, str], tuple[Entry, asyncio.Task[None]]] = {}
+        self.in_delivery: dict[tuple[str, str], tuple[Entry, asyncio.Task[None], int, bool]] = {}
+        """Entries that were read and are not settled: entry, task, number of the outage, whether it is a redelivery."""
+        self._to_settle: list[Settlement] = []
+        self._settler: asyncio.Task[None] | None = None
+        self._settle_at = -math.inf
+        self._replaced: set[tuple[str, str]] = set()
+        """Entries whose settlement Redis refused, and that got another one."""
         self._to_trim: set[str] = set()
         self._deliverer = deliverer
         self._policy = policy
@@ -113,7 +127,6 @@ class Worker:
         self._silence = silence
         self._newly_parked = newly_parked
         self._register = register
-        self._settling: set[tuple[str, str]] = set()
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._paused: set[asyncio.Future[Any]] = set()
@@ -230,29 +243,33 @@ class Worker:
 
     def _start(self, entries: Sequence[Entry], *, redelivery: bool = False) -> None:
         """Start the deliveries of entries that were read."""
-        for batch in self._deliverer.batches([entry for entry in entries if entry.key not in self.in_delivery]):
-            size = sum(len(entry.event) for entry in batch)
-            outage = self.limit.count_read(len(batch), size, redelivery=redelivery)
+        entries = [entry for entry in entries if entry.key not in self.in_delivery]
+        size = sum(len(entry.event) for entry in entries)
+        outage = self.limit.count_read(len(entries), size, redelivery=redelivery)
+        for batch in self._deliverer.batches(entries):
             task = asyncio.create_task(self._deliver(batch, redelivery=redelivery))
             for entry in batch:
-                self.in_delivery[entry.key] = entry, task
-            task.add_done_callback(partial(self._delivery_ended, batch, outage, size, redelivery=redelivery))
+                self.in_delivery[entry.key] = entry, task, outage, redelivery
 
     def _wakes(self, entry: Entry) -> bool:
         """Whether the delivery of an entry wakes the stages downstream: it is the first one."""
         return entry.retried == bool(self._delay) and not entry.failures
 
-    def _delivery_ended(
-        self, batch: Sequence[Entry], outage: int, size: int, _task: "asyncio.Task[None]", *, redelivery: bool
-    ) -> None:
-        """Forget a batch whose task has ended, also entries that it left pending."""
-        for entry in batch:
-            del self.in_delivery[entry.key]
+    def _forget(self, entry: Entry) -> None:
+        """End the delivery of an entry that is settled, lost or left pending."""
+        key = entry.key
+        if found := self.in_delivery.pop(key, None):
+            _, _, outage, redelivery = found
+            self.limit.count_settled(outage, 1, len(entry.event), redelivery=redelivery)
             self._to_trim.add(entry.channel)
-        self.limit.count_settled(outage, len(batch), size, redelivery=redelivery)
+            self._replaced.discard(key)
+
+    def _forget_all(self, entries: Iterable[Entry], _ended: "asyncio.Task[None] | None" = None) -> None:
+        for entry in entries:
+            self._forget(entry)
 
     async def _deliver(self, entries: Sequence[Entry], *, redelivery: bool) -> None:
-        """POST these events and settle each. An event that the response did not decide is then POSTed alone."""
+        """POST these events and decide how to settle each. One that the response left open is then POSTed alone."""
         try:
             settlements, deliver = self._divide(entries)
             alone: list[Entry] = []
@@ -266,7 +283,7 @@ class Worker:
                     alone.append(entry)
                     if outcome.timed_out:
                         self.limit.timed_out(sent.began, sent.ended)  # it counts one of a batch
-            await self._settle(settlements)
+            self._settle(settlements)
             if alone:
                 await asyncio.gather(*(self._deliver([entry], redelivery=redelivery) for entry in alone))
         except Exception as fault:
@@ -274,16 +291,11 @@ class Worker:
             if len(entries) > 1:  # the fault may be one event's
                 await asyncio.gather(*(self._deliver([entry], redelivery=redelivery) for entry in entries))
             else:
-                await self._count_fault(entries[0], fault)
+                self._count_fault(entries[0], fault)
 
-    async def _count_fault(self, entry: Entry, fault: Exception) -> None:
+    def _count_fault(self, entry: Entry, fault: Exception) -> None:
         """Count an exception in the bridge as a failure of the event. Uncounted, it would be redelivered for ever."""
-        outcome = Failed(None, f"the bridge failed at it: {type(fault).__name__}")
-        try:
-            await self._settle([self._settlement_now(entry, outcome)])
-        except Exception:
-            # Nobody renews this entry now: it is redelivered after the claim time.
-            log.exception(self._fields(entry, "left-pending"))
+        self._settle_as(entry, Failed(None, f"the bridge failed at it: {type(fault).__name__}"))
 
     def _divide(self, entries: Sequence[Entry]) -> tuple[list[Settlement], list[Entry]]:
         """Return settlements for the entries that are not to be delivered now, and the entries to deliver."""
@@ -349,12 +361,16 @@ class Worker:
         elif isinstance(outcome, (Refused, Deferred)):
             self.limit.answered(sent.outage)
 
-    def _settlement_now(self, entry: Entry, outcome: Outcome) -> Settlement:
-        """Count an outcome that no request had, and return how to settle its entry."""
+    def _settle_as(self, entry: Entry, outcome: Outcome) -> None:
+        """Count an outcome that no request had, and have the entry settled by it."""
         now = time.perf_counter()
         sent = Sent(now, now, self.limit.outage)
-        self._count(outcome, sent)
-        return self._settlement(entry, outcome, sent)
+        try:
+            self._count(outcome, sent)
+            self._settle([self._settlement(entry, outcome, sent)])
+        except Exception as fault:
+            log.exception(Fields(stage=self.stage, channel=entry.channel, outcome="failed"))
+            self._leave_pending(entry, type(fault).__name__)
 
     def _settlement(self, entry: Entry, outcome: Outcome, sent: Sent) -> Settlement:
         """Return how to settle an entry after this outcome, which is counted."""
@@ -382,50 +398,92 @@ class Worker:
             self._outage_logged = now
             log.warning(Fields(stage=self.stage, outcome="routedown", status=status, reason=reason))
 
-    async def _settle(self, settlements: Sequence[Settlement]) -> None:
-        """Settle entries. While Redis is away, try again."""
-        keys = {settlement.entry.key for settlement in settlements}
-        self._settling |= keys
-        # The next event of a key waits for it.
-        at_once = self.consumer.ordered and len(self.in_delivery) <= len(keys)
+    def _settle(self, settlements: Sequence[Settlement]) -> None:
+        """Have these entries settled."""
+        self._to_settle += settlements
+        if self._settler is None and self._to_settle:
+            self._settler = asyncio.create_task(self._settle_all())
+
+    async def _settle_all(self) -> None:
+        """Settle entries until none is left to settle. While Redis is away, try again."""
+        now = asyncio.get_running_loop().time
+        tries = 0
         try:
-            tries = 0
-            replaced: set[tuple[str, str]] = set()
-            while settlements:
-                answers = await self.consumer.settle(settlements, at_once=at_once)
-                settlements, reason = self._unsettled(settlements, answers, replaced)
-                if reason:
-                    if tries % LOG_EVERY == 0:
-                        log.warning(self._fields(settlements[0].entry, "unsettled", reason=reason))
-                    tries += 1
-                    await asyncio.sleep(TRY_AGAIN_AFTER)
+            while self._to_settle:
+                # If no other delivery is under way, the next event of a key waits for this round trip alone.
+                at_once = self.consumer.ordered and len(self.in_delivery) <= len(self._to_settle)
+                if not at_once and (early := self._settle_at - now()) > 0:
+                    await asyncio.sleep(early)
+                self._settle_at = now() + PACE
+                settlements, self._to_settle = self._to_settle, []
+                reason = await self._settle_together(settlements)
+                if not reason:
+                    tries = 0
+                    continue
+                if tries % LOG_EVERY == 0:
+                    log.warning(self._fields(self._to_settle[0].entry, "unsettled", reason=reason))
+                tries += 1
+                await asyncio.sleep(TRY_AGAIN_AFTER)
         finally:
-            self._settling -= keys
+            self._settler = None
 
-    def _unsettled(
-        self, settlements: Sequence[Settlement], answers: Sequence[str | MilepostError], replaced: set[tuple[str, str]]
-    ) -> tuple[list[Settlement], str]:
-        """Return the settlements to try again, and why Redis was not available (empty if it was).
-
-        `replaced` holds the entries whose settlement Redis refused and that got another one, once.
-        """
-        again: list[Settlement] = []
+    async def _settle_together(self, settlements: Sequence[Settlement]) -> str:
+        """Try to settle these entries. Returns why Redis was not available, or an empty text."""
+        try:
+            answers = await self.consumer.settle(settlements)
+        except Exception as fault:
+            log.exception(Fields(stage=self.stage, outcome="failed"))
+            if len(settlements) > 1:  # the fault may be one event's
+                return max([await self._settle_together([settlement]) for settlement in settlements])
+            (settlement,) = settlements
+            if isinstance(settlement, DELIVERED):
+                self._count_fault(settlement.entry, fault)
+            else:
+                self._leave_pending(settlement.entry, type(fault).__name__)
+            return ""
         unavailable = ""
         for settlement, answer in zip(settlements, answers, strict=True):
-            if isinstance(answer, str):
-                self._settled(settlement, answer)
-            elif isinstance(answer, JournalUnavailable):
+            if isinstance(answer, JournalUnavailable):
                 unavailable = str(answer)
-                again.append(settlement)
-            elif isinstance(settlement, DELIVERED):
-                again.append(self._after_refusal(settlement, answer))
-            elif settlement.entry.key not in replaced and (other := self._instead(settlement, answer)):
-                replaced.add(settlement.entry.key)
-                again.append(other)
+                self._to_settle.append(settlement)
             else:
-                # Nobody renews this entry now: it is redelivered after the claim time.
-                log.error(self._fields(settlement.entry, "left-pending", reason=str(answer)))
-        return again, unavailable
+                self._settled(settlement, answer)
+        return unavailable
+
+    def _settled(self, settlement: Settlement, answer: str | MilepostError) -> None:
+        """Act on Redis's answer to a settlement: `done`, `buried`, `stale`, or its refusal."""
+        entry = settlement.entry
+        if isinstance(answer, MilepostError):
+            self._refused(settlement, answer)
+            return
+        self._forget(entry)
+        if answer == "stale":
+            self._metrics.stale += 1
+        elif isinstance(settlement, DELIVERED):
+            return
+        elif answer == "buried" and isinstance(settlement, Park | Bury):
+            log.warning(self._fields(entry, "buried", status=settlement.failure.status))
+            self._metrics.dead_letters += 1
+        elif isinstance(settlement, Park | Delay):
+            self._newly_parked.set()
+
+    def _leave_pending(self, entry: Entry, reason: str) -> None:
+        """Leave an entry pending. Nobody renews it now: it is redelivered after the claim time."""
+        log.error(self._fields(entry, "left-pending", reason=reason))
+        self._forget(entry)
+
+    def _refused(self, settlement: Settlement, refusal: MilepostError) -> None:
+        """Settle an entry in another way: its settlement cannot be written, or Redis refuses it."""
+        entry = settlement.entry
+        if isinstance(settlement, DELIVERED):
+            reason = f"its reply was refused: {refusal}"
+            failed = isinstance(refusal, EventError)
+            self._settle_as(entry, Failed(None, reason) if failed else RouteDown(None, reason))
+        elif entry.key not in self._replaced and (other := self._instead(settlement, refusal)):
+            self._replaced.add(entry.key)
+            self._settle([other])
+        else:
+            self._leave_pending(entry, str(refusal))
 
     def _instead(self, settlement: Park | Delay | Bury, refusal: MilepostError) -> Settlement | None:
         """Return another settlement in place of one that Redis refuses; None: the entry stays pending."""
@@ -441,23 +499,6 @@ class Worker:
                 return Park(entry, of, failure, delay)
         return None
 
-    def _after_refusal(self, settlement: Complete | Split, fault: MilepostError) -> Settlement:
-        """Return how to settle an entry whose reply was not journaled: it is unusable, or Redis refuses it."""
-        reason = f"its reply was refused: {fault}"
-        outcome = Failed(None, reason) if isinstance(fault, EventError) else RouteDown(None, reason)
-        return self._settlement_now(settlement.entry, outcome)
-
-    def _settled(self, settlement: Settlement, answer: str) -> None:
-        if answer == "stale":
-            self._metrics.stale += 1
-        elif isinstance(settlement, DELIVERED):
-            return
-        elif answer == "buried" and isinstance(settlement, Park | Bury):
-            log.warning(self._fields(settlement.entry, "buried", status=settlement.failure.status))
-            self._metrics.dead_letters += 1
-        elif isinstance(settlement, Park | Delay):
-            self._newly_parked.set()
-
     def _fields(self, entry: Entry, outcome: str, **more: object) -> Fields:
         return Fields(
             stage=self.stage, channel=entry.channel, id=event_id(entry), entry=entry.id, outcome=outcome, **more
@@ -470,15 +511,16 @@ class Worker:
         """
         if not self.in_delivery:
             return
-        lost = {entry.key for entry in await self.consumer.renew([entry for entry, _ in self.in_delivery.values()])}
+        lost = {entry.key for entry in await self.consumer.renew([entry for entry, *_ in self.in_delivery.values()])}
         if not lost:
             return
-        deliveries: dict[asyncio.Task[None], set[tuple[str, str]]] = {}
-        for key, (_, task) in self.in_delivery.items():
-            deliveries.setdefault(task, set()).add(key)
-        for task, keys in deliveries.items():
-            if keys <= lost and not keys & self._settling and not task.done():
-                log.warning(Fields(stage=self.stage, outcome="lost-claim", entries=len(keys)))
+        deliveries: dict[asyncio.Task[None], list[Entry]] = {}
+        for entry, task, *_ in self.in_delivery.values():
+            deliveries.setdefault(task, []).append(entry)
+        for task, entries in deliveries.items():
+            if not task.done() and lost.issuperset(entry.key for entry in entries):
+                log.warning(Fields(stage=self.stage, outcome="lost-claim", entries=len(entries)))
+                task.add_done_callback(partial(self._forget_all, entries))
                 task.cancel()
 
     def channels_to_trim(self) -> set[str]:
@@ -494,12 +536,11 @@ class Worker:
         """Wait `grace` seconds for the deliveries to end, cancel the others, and hand back their entries."""
         for waiting in list(self._paused):
             waiting.cancel()
-        tasks = {task for _, task in self.in_delivery.values()}
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=grace)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        end = time.monotonic() + grace
+        await _end({task for _, task, *_ in self.in_delivery.values()}, within=grace)
+        if self._settler is not None:
+            await _end({self._settler}, within=end - time.monotonic())
+        self._forget_all([entry for entry, *_ in self.in_delivery.values()])
         self.limit.close()
         await self._deliverer.close()
         try:
@@ -507,3 +548,12 @@ class Worker:
                 await self.consumer.hand_back(claim=self._claim)
         except (JournalUnavailable, TimeoutError) as fault:
             log.warning(Fields(stage=self.stage, outcome="not-handed-back", reason=str(fault)))
+
+
+async def _end(tasks: Collection[asyncio.Task[None]], *, within: float) -> None:
+    """Wait so many seconds for tasks to end, and cancel the others."""
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=max(0.0, within))
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)

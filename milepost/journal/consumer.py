@@ -12,13 +12,12 @@ hand. The step that finishes that one moves the next of its key to the retries (
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError, ResponseError
 
-from milepost.coalescer import Coalescer
 from milepost.errors import EventError, JournalUnavailable, MilepostError
 from milepost.events.event import Event
 from milepost.journal import keys
@@ -46,8 +45,8 @@ MOST_PENDING = 100_000
 FULL_PACE = 0.01
 """Seconds between two looks whether a full Redis lets an ordered stage read on."""
 
-PACE = 0.002
-"""Least seconds between two round trips that settle entries of one stage: settlements that come faster share one."""
+MOST_ROWS, MOST_BYTES = 256, 4_000_000
+"""Most settlements in one run of a script, and most bytes of them together. One alone may have more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +159,6 @@ class Consumer:
         self._takes = Scripts(scripts.redis, reader)
         self._deadline = milliseconds(deadline)
         self._emits = emits
-        self._complete: Coalescer[CompleteRow, bytes] = Coalescer(self._complete_all, size=size_of, pace=PACE)
-        self._park: Coalescer[ParkRow, bytes] = Coalescer(self._park_all, size=_size, pace=PACE)
-        self._bury: Coalescer[BuryRow, bytes] = Coalescer(self._bury_all, size=_size, pace=PACE)
 
     async def ensure(self) -> bool:
         """Make missing groups, at the beginning of their journals. True if one was missing."""
@@ -289,60 +285,47 @@ class Consumer:
             if row[1]
         ]
 
-    async def settle(self, settlements: Sequence[Settlement], *, at_once: bool = False) -> list[str | MilepostError]:
-        """Settle entries. Returns for each `done`, `buried`, or `stale` if another settlement came first.
+    async def settle(self, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
+        """Settle entries, with as few runs of scripts as their kinds and sizes allow.
 
-        `at_once`: no other settlement is to come soon, so do not wait for one to share the round trip.
-
-        For an entry that was not settled it returns the exception: JournalUnavailable (it may be tried again),
-        SettlementRefused, or EventError if the settlement cannot be written.
+        Returns for each `done`, `buried`, or `stale` if another settlement came first. For an entry that was not
+        settled it returns the exception: JournalUnavailable (it may be tried again), SettlementRefused, or EventError
+        if the settlement cannot be written.
         """
-        answers: list[str | MilepostError] = []
-        for future in [self._put(settlement, at_once=at_once) for settlement in settlements]:
+        answers: dict[int, str | MilepostError] = {}
+        runs: list[_Run] = []
+        latest: dict[type[_Row], _Run] = {}
+        for place, settlement in enumerate(settlements):
             try:
-                answers.append(_answer(await future if isinstance(future, asyncio.Future) else future))
-            except JournalUnavailable as fault:
-                answers.append(fault)
-        return answers
+                row = _row(settlement)
+                size = _size(row)
+            except (MilepostError, ValueError) as fault:
+                answers[place] = EventError(str(fault))
+                continue
+            run = latest.get(type(row))
+            if run is None or not run.has_room(size):
+                run = latest[type(row)] = _Run()
+                runs.append(run)
+            run.add(place, row, size)
+        results = [await self._settle(runs[0])] if len(runs) == 1 else await asyncio.gather(*map(self._settle, runs))
+        for run, some in zip(runs, results, strict=True):
+            answers.update(zip(run.places, map(_answer, some), strict=True))
+        return [answers[place] for place in range(len(settlements))]
 
-    def _put(self, settlement: Settlement, *, at_once: bool) -> asyncio.Future[bytes] | MilepostError:
+    async def _settle(self, run: "_Run") -> list[bytes | JournalUnavailable]:
+        rows: Any = run.rows
         try:
-            match settlement:
-                case Complete(entry, event_id, None):
-                    row = CompleteRow(entry.stream, entry.id, event_id, "", "", "")
-                    return self._complete.put(row, at_once=at_once)
-                case Complete(entry, _, Event() as reply):
-                    row = CompleteRow(entry.stream, entry.id, reply.id, reply.type, reply.to_json(), note_of(reply))
-                    return self._complete.put(row, at_once=at_once)
-                case Split(entry, event_id, answers):
-                    rows = [AnswerRow(one.type, one.id, one.to_json(), note_of(one)) for one in answers]
-                    return asyncio.ensure_future(
-                        self._scripts.split(
-                            stage=self.stage, stream=entry.stream, entry=entry.id, id=event_id, answers=rows
-                        )
-                    )
-                case Bury(entry, event_id, failure):
-                    return self._bury.put(
-                        BuryRow(entry.stream, entry.id, entry.channel, entry.event, event_id, *_failure_fields(failure))
-                    )
-                case Park(entry, event_id, failure, delay):
-                    return self._park.put(_park_row(entry, event_id, failure, delay))
-                case Delay(entry, event_id, delay):
-                    untried = Failure("", None, entry.attempts, entry.crashes)
-                    return self._park.put(_park_row(entry, event_id, untried, delay))
-                case _:
-                    raise TypeError(settlement)
-        except (MilepostError, ValueError) as fault:
-            return EventError(str(fault))
-
-    async def _complete_all(self, rows: Sequence[CompleteRow]) -> Sequence[bytes]:
-        return list(await self._scripts.complete(stage=self.stage, emits=int(self._emits), completions=rows))
-
-    async def _park_all(self, rows: Sequence[ParkRow]) -> Sequence[bytes]:
-        return list(await self._scripts.park(stage=self.stage, deadline=self._deadline, deliveries=rows))
-
-    async def _bury_all(self, rows: Sequence[BuryRow]) -> Sequence[bytes]:
-        return list(await self._scripts.bury(stage=self.stage, deliveries=rows))
+            if isinstance(rows[0], CompleteRow):
+                answers = await self._scripts.complete(stage=self.stage, emits=int(self._emits), completions=rows)
+            elif isinstance(rows[0], ParkRow):
+                answers = await self._scripts.park(stage=self.stage, deadline=self._deadline, deliveries=rows)
+            elif isinstance(rows[0], BuryRow):
+                answers = await self._scripts.bury(stage=self.stage, deliveries=rows)
+            else:
+                answers = [await self._scripts.split(stage=self.stage, **rows[0]._asdict())]
+        except JournalUnavailable as fault:
+            return [fault] * len(rows)
+        return list(answers)
 
     async def renew(self, entries: Iterable[Entry]) -> list[Entry]:
         """Renew the claim on these entries. Returns those that are no longer this consumer's."""
@@ -387,8 +370,64 @@ def _missing_groups() -> Iterator[None]:
         raise
 
 
-def _size(row: Sequence[Text]) -> int:
+class _SplitRow(NamedTuple):
+    """An entry that was delivered, and its several answers. The script takes one."""
+
+    stream: str
+    entry: str
+    id: str
+    answers: Sequence[AnswerRow]
+
+
+_Row = CompleteRow | ParkRow | BuryRow | _SplitRow
+
+
+@dataclass(slots=True)
+class _Run:
+    """The rows of one run of a script, with the places of their settlements."""
+
+    rows: list[_Row] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    bytes: int = 0
+
+    def has_room(self, size: int) -> bool:
+        """Whether a row of so many bytes may be added."""
+        return (
+            len(self.rows) < MOST_ROWS and self.bytes + size <= MOST_BYTES and not isinstance(self.rows[0], _SplitRow)
+        )
+
+    def add(self, place: int, row: _Row, size: int) -> None:
+        self.rows.append(row)
+        self.places.append(place)
+        self.bytes += size
+
+
+def _row(settlement: Settlement) -> _Row:
+    """Return a settlement as its script takes it. Raises MilepostError or ValueError if it cannot be written."""
+    match settlement:
+        case Complete(entry, event_id, None):
+            return CompleteRow(entry.stream, entry.id, event_id, "", "", "")
+        case Complete(entry, _, Event() as reply):
+            return CompleteRow(entry.stream, entry.id, reply.id, reply.type, reply.to_json(), note_of(reply))
+        case Split(entry, event_id, answers):
+            rows = [AnswerRow(one.type, one.id, one.to_json(), note_of(one)) for one in answers]
+            return _SplitRow(entry.stream, entry.id, event_id, rows)
+        case Bury(entry, event_id, failure):
+            return BuryRow(entry.stream, entry.id, entry.channel, entry.event, event_id, *_failure_fields(failure))
+        case Park(entry, event_id, failure, delay):
+            return _park_row(entry, event_id, failure, delay)
+        case Delay(entry, event_id, delay):
+            return _park_row(entry, event_id, Failure("", None, entry.attempts, entry.crashes), delay)
+        case _:
+            raise TypeError(settlement)
+
+
+def _size(row: _Row) -> int:
     """Return about how many bytes a row has. Raises UnicodeEncodeError for a text that UTF-8 cannot hold."""
+    if isinstance(row, CompleteRow):  # most rows
+        return size_of(row)
+    if isinstance(row, _SplitRow):
+        return sum(map(size_of, row.answers))
     return sum(len(field if isinstance(field, bytes) else str(field).encode()) for field in row)
 
 

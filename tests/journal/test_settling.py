@@ -498,6 +498,17 @@ async def test_large_replies_are_sent_in_several_round_trips(
     assert await scripts_run(redis) - before == 2, "4 MB at most, and none alone that fits with others"
 
 
+async def test_many_settlements_are_sent_in_several_round_trips(
+    journal: Journal, redis: Redis, distance: Consumer
+) -> None:
+    """A script that settles without end holds up everything else in Redis."""
+    known, *entries = await taken(journal, distance, 258)
+    await settled(distance, Complete(known, "", None))
+    before = await scripts_run(redis)
+    assert await distance.settle([Complete(entry, "", None) for entry in entries]) == ["done"] * 257
+    assert await scripts_run(redis) - before == 2, "256 at most"
+
+
 async def scripts_run(redis: Redis) -> int:
     stats = await redis.info("commandstats")
     return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))

@@ -144,11 +144,11 @@ async def test_item_whose_size_cannot_be_computed_fails_alone() -> None:
     assert run.batches == [[1, 2], [3], [4]]
 
 
-async def test_put_raises_for_an_item_without_a_size_and_queues_nothing() -> None:
+async def test_submit_raises_for_an_item_without_a_size_and_queues_nothing() -> None:
     run = Runner()
     batch = Coalescer[str, int](run, len)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
-        batch.put(None)  # type: ignore[arg-type]
+        await batch.submit(None)  # type: ignore[arg-type]
     await asyncio.sleep(0)
     assert run.batches == []
 
@@ -225,42 +225,6 @@ async def test_item_runs_though_its_caller_is_cancelled() -> None:
     assert await stays == 4
     assert run.batches == [[1, 2]]
     assert gone.cancelled()
-
-
-async def test_items_submitted_within_the_pace_of_a_batch_form_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Runner()
-    batch = Coalescer[int, int](run, size=lambda _: 1, pace=3600)
-    assert await batch.submit(1) == 2
-    late = []
-    for item in (2, 3, 4):
-        late.append(asyncio.create_task(batch.submit(item)))
-        await asyncio.sleep(0)
-    assert run.batches == [[1]]
-    loop = asyncio.get_running_loop()
-    clock = loop.time
-    monkeypatch.setattr(loop, "time", lambda: clock() + 3600)
-    assert await asyncio.gather(*late) == [4, 6, 8]
-    assert run.batches == [[1], [2, 3, 4]]
-
-
-async def test_item_that_is_put_at_once_does_not_wait_for_the_pace() -> None:
-    run = Runner()
-    batch = Coalescer[int, int](run, size=lambda _: 1, pace=3600)
-    async with asyncio.timeout(WITHIN):
-        assert [await batch.put(item, at_once=True) for item in (1, 2)] == [2, 4]
-    assert run.batches == [[1], [2]]
-
-
-async def test_cancelled_runner_cancels_every_caller_that_waits_for_the_pace() -> None:
-    run = Runner()
-    batch = Coalescer[int, int](run, size=lambda _: 1, pace=3600)
-    await batch.submit(1)
-    waiting = asyncio.create_task(batch.submit(2))
-    await eventually(lambda: batch._runner is not None)
-    assert batch._runner
-    batch._runner.cancel()
-    async with asyncio.timeout(WITHIN):
-        assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], asyncio.CancelledError)
 
 
 async def test_item_of_a_failed_batch_is_freed_without_the_garbage_collector() -> None:

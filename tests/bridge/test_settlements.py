@@ -1,0 +1,87 @@
+"""How a bridge settles entries: together with others, and a fault of one settlement is its own."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from milepost.bridge import worker
+from milepost.errors import MilepostError
+from milepost.journal import Complete, Consumer, Settlement
+from tests.bridge.rig import Rig, value
+from tests.servers import eventually
+
+IDS = [str(number) for number in range(7)]
+
+
+async def test_settlements_wait_for_the_pace_of_the_latest_round_trip(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "PACE", 3600)
+    stage = await rig.stage("stage", "in")
+    bridge = await rig.bridge(grace="PT0.1S")
+    await rig.publish("in", "first")
+    await eventually(lambda: rig.settled(stage))
+    await rig.publish_all("in", IDS)
+    await eventually(lambda: value(bridge, "deliveries_total", stage="stage", outcome="delivered") == 1 + len(IDS))
+    assert await rig.pending(stage) == len(IDS)
+    await rig.stop(bridge)
+    await rig.bridge()
+    await eventually(lambda: rig.settled(stage), what="handed back at the stop")
+
+
+async def test_settlement_that_the_next_event_of_a_key_waits_for_waits_for_no_other(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "PACE", 3600)
+    stage = await rig.stage("stage", "in")
+    await rig.bridge({"order": "key"})
+    for one in IDS:
+        await rig.publish("in", one, {"key": "same"})
+    await eventually(lambda: stage.ids == IDS)
+    await eventually(lambda: rig.settled(stage))
+
+
+class BridgeError(Exception):
+    """A fault of the bridge's own code."""
+
+
+async def test_unexpected_exception_in_a_settlement_is_counted_for_its_event_alone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = Consumer.settle
+
+    async def broken(self: Consumer, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
+        if any(isinstance(one, Complete) and b'"bad"' in one.entry.event for one in settlements):
+            raise BridgeError
+        return await settle(self, settlements)
+
+    monkeypatch.setattr(Consumer, "settle", broken)
+    stage = await rig.stage("stage", "in", "out")
+    await rig.publish_all("in", [*IDS[:3], "bad", *IDS[3:]])
+    bridge = await rig.bridge({"batch": 8, "retry": 0})
+    await eventually(lambda: rig.settled(stage))
+    (letter,) = await rig.dead("stage")
+    assert (letter.id, letter.reason) == ("bad", "the bridge failed at it: BridgeError")
+    assert sorted(await rig.journaled("out")) == IDS
+    assert stage.batches == [[*IDS[:3], "bad", *IDS[3:]]]
+    await eventually(lambda: not bridge.workers[0].in_delivery)
+
+
+async def test_settlement_that_fails_whatever_it_is_leaves_its_entry_pending_and_holds_no_slot(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = Consumer.settle
+
+    async def broken(self: Consumer, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
+        if any(b'"bad"' in one.entry.event for one in settlements):
+            raise BridgeError
+        return await settle(self, settlements)
+
+    monkeypatch.setattr(Consumer, "settle", broken)
+    stage = await rig.stage("stage", "in", "out")
+    bridge = await rig.bridge(window=1, claim="PT60S")
+    await rig.publish_all("in", ["bad", *IDS])
+    await eventually(lambda: set(stage.count) == {"bad", *IDS})
+    await eventually(lambda: not bridge.workers[0].in_delivery)
+    assert await rig.pending(stage) == 1
+    assert bridge.workers[0].limit.unsettled == 0
