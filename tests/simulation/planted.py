@@ -1,6 +1,6 @@
 """Faults that are put into the bridge, to see that the simulation finds them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -23,8 +23,8 @@ class _Forgetful(dict[Any, Any]):
     def __contains__(self, _: object) -> bool:
         return False
 
-    def __delitem__(self, key: Any) -> None:
-        self.pop(key, None)
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
 
 
 def no_renewal(patch: pytest.MonkeyPatch) -> None:
