@@ -27,7 +27,9 @@ REQUEST_TIMEOUT = seconds(os.environ, "REQUEST_TIMEOUT", 60.0)
 """Seconds that the caller waits for an answer: the bridge's `timeout`."""
 
 MARK_WITHIN = REQUEST_TIMEOUT / 10
-"""Seconds of the request that are left to mark a mail as sent, and to answer. Sending ends before."""
+"""Seconds of the request that are left when sending ends: half to mark the mail as sent, half to answer. The caller
+counts a timeout against the event.
+"""
 
 TAKEN_FOR = timedelta(seconds=REQUEST_TIMEOUT + 10)
 """How long a record stays taken. Sending ends within REQUEST_TIMEOUT, and 10 s allow for clocks that differ."""
@@ -107,7 +109,7 @@ async def _send(record: Document, request_ends: float) -> None:
         except Exception:
             await state.records.free(record)
             raise
-    await state.records.mark_sent(record, until=request_ends)
+    await state.records.mark_sent(record, until=request_ends - MARK_WITHIN / 2)
 
 
 main = stage(email, lifespan=lifespan)
