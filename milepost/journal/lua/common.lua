@@ -60,8 +60,8 @@ local function unless_gone(...)
   raise(found)
 end
 
--- Runs a step for one item of a batch. Returns its result, or 'error …' and true if it failed, so that the other items
--- go on. Raises errors that are about the server.
+-- Runs a step for one item of a batch. Returns its result (nil if it has none), or 'error …' and true if it failed, so
+-- that the other items go on. Raises errors that are about the server.
 local function attempt(step, ...)
   local ok, result = pcall(step, ...)
   if ok then return result end
@@ -167,13 +167,15 @@ local function is_pending(stream, group, entry)
   return found ~= nil and #found > 0 and found[1][4]
 end
 
-local function split(id)
+-- Returns the two numbers of an entry: milliseconds, and a count within them.
+local function numbers_of(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(ms), tonumber(seq)
 end
 
--- Finds the first and the last entry of rows, and how many there are: stream → { first, last, count }. Text puts entries
--- in order quickly and nearly always rightly.
+-- Finds the first and the last entry of rows, and how many there are: stream → { first, last, count }. It compares
+-- entries as texts, which is quick. Entries of different lengths may be in the wrong order; `pending_of` then finds fewer
+-- rows, and `settle` looks at the others one by one.
 local function ranges_of(rows)
   local ranges = {}
   for _, row in ipairs(rows) do
@@ -197,7 +199,7 @@ local function pending_of(group, ranges)
   for stream, range in pairs(ranges) do
     pending[stream] = {}
     if range.count > 1 then
-      local first, last = split(range.first), split(range.last)
+      local first, last = numbers_of(range.first), numbers_of(range.last)
       local found = unless_gone('XPENDING', stream, group, whole(first), whole(last), range.count * 4)
       for _, row in ipairs(found or {}) do pending[stream][row[1]] = row[4] end
     end
@@ -434,9 +436,10 @@ local function bury_unparsed(stage, member)
     status = '', attempts = 0, crashes = 0 })
 end
 
--- The event of a key that is in hand is in the hash of keys in hand twice: key → place, and place → order. The place is
--- one of these letters and the entry, or `parked DUE`, which is no field. With so long an order Redis keeps the hash as a
--- hash table, however few keys it has: it would look through a list for each key.
+-- The hash of keys in hand (in_hand in keys.py) has two fields for an event that is pending or in the retries: key →
+-- place, and place → order; and for a parked event one, key → `parked DUE`. A place is one of these letters and the entry.
+-- With so long an order Redis keeps the hash as a hash table, however few keys it has: it would look through a list for
+-- each key.
 local FROM_JOURNAL, FROM_RETRIES = 'j', 'r'
 
 -- Returns the channel of a stream of a stage, and the letter of its entries; nil for another stream.
@@ -501,7 +504,8 @@ local function unblock(stage, channel, key)
   end
 end
 
--- Forgets places, and does the same for many keys: only in a backlog of one key are there held events at all.
+-- Removes places from the hash of keys in hand, and unblocks many keys. If no event is held at all, which is usual, the
+-- keys are only forgotten.
 local function unblock_all(stage, channel, places, keys)
   if redis.call('EXISTS', held_key(stage, channel)) == 0 then
     for _, key in ipairs(keys) do places[#places + 1] = key end
@@ -511,8 +515,8 @@ local function unblock_all(stage, channel, places, keys)
   for _, key in ipairs(keys) do attempt(unblock, stage, channel, key) end
 end
 
--- Finds which rows of a stage have a key in hand: stream → { channel, letter, orders }, the last by entry. `gone` and
--- `freed` are for the places and keys of those that are settled.
+-- Finds which rows of a stage have a key in hand. Returns stream → { channel, letter, orders (entry → order), gone, freed }.
+-- settle fills the last two: the places of the rows that it settled, and their keys that it is to unblock.
 local function in_hand_of(stage, rows, ranges)
   local found = {}
   for stream in pairs(ranges) do

@@ -9,7 +9,8 @@ write_when_full()
 local function park(row)
   if row.reason ~= '' and now() - row.since >= deadline then
     row.reason = 'deadline passed; last: ' .. row.reason
-    if not attempt(bury, stage, row) then return 'buried' end
+    local failed = attempt(bury, stage, row)  -- bury itself returns nothing
+    if not failed then return 'buried' end
   end
   local due = now() + row.delay
   if row.reason == '' then

@@ -6,7 +6,8 @@
 -- 1. Reads retries. While there are fewer than `most`, steps 2 and 3 read unread events, a page at a time.
 -- 2. An event whose key has no event in hand stays pending, and its key is in hand.
 -- 3. An event whose key has one is held and acknowledged. settle lets it go when that one is finished.
--- Each command that Redis may refuse is tried before an event is read: the events of a page that was read need their places.
+-- Before a page is read, each command is tried that its events will need, in case Redis refuses it to this user: events that
+-- are read and get no place in the hash would have no order.
 -- On a full Redis no event is held, because that would copy the whole journal: the first event that would be stays unread.
 -- Returns { retries, unread entries that have other fields than their event, both as XREADGROUP does; of the other unread
 -- ones entry, event, entry, event and so on; last entry of the retries that was read, last entry of the journal }. The last
@@ -15,7 +16,8 @@ local MOST_EVENTS, MOST_BYTES, PAGE = 256, 1000000, 32
 local retries, journal = retries_key(stage, channel), journal_key(channel)
 local in_hand, held = in_hand_key(stage, channel), held_key(stage, channel)
 
--- A full Redis refuses this write, which changes nothing. It allows the read of retries, and so all writes after it.
+-- Finds out whether Redis is full: then it refuses this write, which changes nothing. The first command that it does not
+-- refuse is the read of the retries, and it refuses no write of the script after that.
 local written = redis.pcall('SADD', JOURNALS, channel)
 local full = type(written) == 'table' and string.find(written.err, 'OOM') ~= nil
 

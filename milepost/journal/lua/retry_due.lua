@@ -9,6 +9,7 @@ local time, stages_table = now(), read_stages()
 local moved, next_due, faults = 0, -1, {}
 write_when_full()
 
+-- Returns why the member was not moved; nil if it was, or if it became a dead letter.
 local function retry_member(stage, member)
   local since, attempts, crashes, channel, order, event = read_parked(member)
   local fault, buried

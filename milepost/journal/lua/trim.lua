@@ -14,13 +14,13 @@ local journal = journal_key(channel)
 
 -- Whether one entry id is less than another.
 local function before(a, b)
-  local a_ms, a_seq = split(a)
-  local b_ms, b_seq = split(b)
+  local a_ms, a_seq = numbers_of(a)
+  local b_ms, b_seq = numbers_of(b)
   return a_ms < b_ms or (a_ms == b_ms and a_seq < b_seq)
 end
 
 local function oldest_unfinished(group)
-  local ms, seq = split(group['last-delivered-id'])
+  local ms, seq = numbers_of(group['last-delivered-id'])
   local unread = whole(ms) .. '-' .. whole(seq + 1)
   if group.pending == 0 then return unread end
   -- Pending entries were read before the unread ones, unless an operator has set the group back.
