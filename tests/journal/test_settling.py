@@ -60,10 +60,11 @@ def part_of(entry: Entry, place: int = 0, *, channel: str = CALCULATED) -> Event
 KINDS: dict[str, Callable[[Entry], Settlement]] = {
     "complete": lambda entry: Complete(entry, event_of(entry).id, reply_to(event_of(entry))),
     "split": lambda entry: Split(entry, event_of(entry).id, [part_of(entry)]),
-    "park": lambda entry: Park(entry, event_of(entry).id, failure(), 60),
+    "park": lambda entry: Park(entry, event_of(entry).id, failure(), 30),
     "bury": lambda entry: Bury(entry, event_of(entry).id, failure()),
-    "delay": lambda entry: Delay(entry, event_of(entry).id, 60),
+    "delay": lambda entry: Delay(entry, event_of(entry).id, 30),
 }
+"""Parked for under a minute: a status is kept longer by a minute at least, so at 60 s a millisecond would decide."""
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 

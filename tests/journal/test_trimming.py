@@ -198,11 +198,12 @@ async def test_entries_behind_more_pending_ones_than_a_trim_looks_at_stay(
 ) -> None:
     """An operator has deleted the events of 100,000 pending entries."""
     read = """
-        for _ = 1, 100000 do redis.call('XADD', KEYS[1], '*', 'event', '{}') end
-        redis.call('XREADGROUP', 'GROUP', 'distance', 'other', 'COUNT', 100000, 'STREAMS', KEYS[1], '>')
+        for _ = 1, 5000 do redis.call('XADD', KEYS[1], '*', 'event', '{}') end
+        redis.call('XREADGROUP', 'GROUP', 'distance', 'other', 'COUNT', 5000, 'STREAMS', KEYS[1], '>')
         return redis.call('XTRIM', KEYS[1], 'MAXLEN', 0)
     """
-    assert await redis.eval(read, 1, keys.journal(RAW)) == 100_000
+    for _ in range(20):  # in portions: Redis answers nothing else meanwhile
+        assert await redis.eval(read, 1, keys.journal(RAW)) == 5000
     await published(journal, 2)
     await distance.take(2)
     assert await maintenance.trim(RAW) == NOTHING
