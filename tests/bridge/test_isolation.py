@@ -151,6 +151,7 @@ async def test_reply_that_redis_refuses_parks_its_event_and_holds_up_no_other_st
     await rig.publish("in", "1")
     await eventually(lambda: rig.parked("stage"))
     await eventually(lambda: not bridge.workers[0].in_delivery, what="it holds no slot")
+    assert value(bridge, "deliveries_total", stage="stage", outcome="routedown") > 0
     await rig.publish_all("in", ["quiet", "2", "3"])
     await eventually(lambda: rig.settled(other))
     await eventually(lambda: stage.count["quiet"])
