@@ -24,6 +24,7 @@ from milepost.bridge.outcome import (
 )
 from milepost.events.batch import BATCH_TYPE, MOST_ANSWERS, part_id, write_batch
 from milepost.events.event import Event
+from milepost.events.strict_json import DEEPEST
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 EVENT = Event(id="1", source="/x", type="out", data={"miles": 2216.0742916592476})
@@ -191,6 +192,9 @@ def reply(id: str, channel: str = "out") -> Event:
     return Event(id=id, source="/x", type=channel, data=1)
 
 
+DEEP = Event(id="b", source="/x", type="out", data=json.loads("[" * DEEPEST + "]" * DEEPEST))
+
+
 def parts(of: str, count: int = 2, channel: str = "out") -> list[Event]:
     return [reply(part_id(of, place), channel) for place in range(count)]
 
@@ -272,6 +276,7 @@ def test_redirect_of_a_batch_delivers_nothing_to_a_stage_that_emits_nothing() ->
         ({"status": 299}, (), True, Delivered()),
         ({"status": 204}, ("out",), True, Delivered(answers=())),
         ({"status": 200, "event": fields(reply("b"))}, ("out",), False, Delivered(reply("b"))),
+        ({"status": 200, "event": fields(DEEP)}, ("out",), False, Delivered(DEEP)),
         ({"status": 200, "events": []}, ("out",), True, Delivered(answers=[])),
         ({"status": 200, "events": [*map(fields, parts("b"))]}, ("out",), True, Delivered(answers=parts("b"))),
         ({"status": 422, "detail": "lat"}, ("out",), False, Refused(422, "HTTP 422: lat")),
