@@ -128,15 +128,17 @@ async def test_retry_is_added_before_the_parked_event_is_removed(
 async def test_stage_whose_keys_are_of_another_type_holds_up_no_other(
     journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, consumers: Consumers, broken: str
 ) -> None:
-    stages = [consumers("broken", channels=["broken"]), distance, consumers("store", channels=[CALCULATED])]
+    stages = [consumers(name, channels=[name]) for name in ("broken", "second")]
+    stages += [distance, consumers("store", channels=[CALCULATED])]
     await made(*stages)
     for consumer in stages:
         await parked(journal, consumer)
     await redis.set(broken, "of another type")
-    count, due, refused = await maintenance.retry_due(["broken", "distance", "store"], most=9)
-    assert (count, [*refused]) == (2, ["broken"])
-    assert "WRONGTYPE" in refused["broken"]
-    for consumer in stages[1:]:
+    await redis.set(broken.replace("broken", "second"), "of another type")
+    count, due, refused = await maintenance.retry_due(["broken", "distance", "second", "store"], most=9)
+    assert (count, [*refused]) == (2, ["broken", "second"])
+    assert all("WRONGTYPE" in reason for reason in refused.values())
+    for consumer in stages[2:]:
         assert len((await consumer.take(9)).entries) == 1
     if broken == keys.retries("broken", "broken"):
         assert await redis.zcard(keys.parked("broken")) == 1, "the event is not lost"

@@ -27,9 +27,22 @@ from milepost.journal import (
     Wiring,
     keys,
 )
+from milepost.journal import consumer as journal_consumer
 from milepost.journal import maintenance as journal_maintenance
 from tests.journal.conftest import Consumers
-from tests.journal.events import CALCULATED, CLAIM, RAW, READY, SENT, event_of, failure, overdue, settled, unserved
+from tests.journal.events import (
+    CALCULATED,
+    CLAIM,
+    RAW,
+    READY,
+    SENT,
+    abandoned,
+    event_of,
+    failure,
+    overdue,
+    settled,
+    unserved,
+)
 from tests.servers import eventually
 
 STAGE = "mail"
@@ -355,6 +368,45 @@ async def test_wait_returns_what_comes_and_what_is_unblocked(
     await take(other)
     await complete(mail, a1)
     assert ids(await mail.wait(9, block=20)) == ["a2"]
+
+
+async def test_redelivery_takes_the_room_of_an_unread_event(
+    journal: Journal, redis: Redis, consumers: Consumers, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "b1")
+    gone = consumers(STAGE, "gone", order="key")
+    await abandoned(redis, gone, *await take(gone, 1))
+    assert ids(await take(mail, 1, claim=CLAIM)) == ["a1"]
+
+
+async def test_wait_on_a_full_redis_pauses_between_two_looks_and_blocks_again_once_there_is_room(
+    journal: Journal,
+    redis: Redis,
+    mail: Consumer,
+    full: Callable[[], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await publish(journal, "a1", "a2")
+    await full()
+    (a1,) = await take(mail)
+    monkeypatch.setattr(journal_consumer, "FULL_PACE", 3600.0)
+    waiting = asyncio.create_task(mail.wait(9, block=READY))
+    for _ in range(9):
+        await redis.ping()
+    assert not waiting.done()
+    waiting.cancel()
+    monkeypatch.setattr(journal_consumer, "FULL_PACE", 0.0)
+    await redis.config_set("maxmemory", 0)
+    await complete(mail, a1)
+    await complete(mail, *await mail.wait(9, block=READY))
+    assert await mail.wait(9, block=0.01) == []
+    waiting = asyncio.create_task(mail.wait(9, block=READY))
+
+    async def blocks() -> bool:
+        return bool((await redis.info("clients"))["blocked_clients"])
+
+    await eventually(blocks)
+    waiting.cancel()
 
 
 async def test_missing_group_is_told(journal: Journal, redis: Redis, mail: Consumer) -> None:

@@ -70,7 +70,7 @@ async def test_redeliveries_come_before_retries_before_unread_events_at_any_back
     retried = await retry(journal, maintenance, distance, 2)
     await published(journal, BACKLOG)
     await abandoned(redis, dead, *lost.values())
-    found = await distance.take(8, claim=CLAIM)
+    found = await distance.take(8, extra=8, claim=CLAIM)
     assert (found.redelivered, found.destroyed) == (3, 0)
     assert sorted(entry.id for entry in found.entries[:3]) == sorted(entry.id for entry in lost.values())
     assert [entry.event for entry in found.entries[3:5]] == [entry.event for entry in retried]
@@ -90,10 +90,11 @@ async def test_lost_retry_is_redelivered_before_the_lost_entries_of_journals(
     assert found.entries[0].failures == 1
 
 
-async def test_redeliveries_leave_no_room_for_unread_events(
-    journal: Journal, redis: Redis, distance: Consumer, dead: Consumer
+async def test_redeliveries_leave_no_room_for_retries_and_unread_events(
+    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, dead: Consumer
 ) -> None:
     lost = await taken(journal, dead, 5)
+    await retry(journal, maintenance, distance)
     await published(journal, 9)
     await abandoned(redis, dead, *lost)
     first = await distance.take(3, claim=CLAIM)
