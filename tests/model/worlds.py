@@ -99,13 +99,22 @@ WHOLE: dict[str, Make] = {
         gives_up=1, repeats=1, replays=1, drops=1, messages=1, bridges=1, refusals=True
     ),
     "order by key, two keys, a crash": ordered("xxy", crashes=1),
-    "order by key, a crash, a retry, a lost answer": ordered("xyx", crashes=1, parks=1, lost_answers=1),
+    "order by key, two bridges, a crash, a retry, a lost answer": ordered("xx", crashes=1, parks=1, lost_answers=1),
+    "order by key, two keys, a crash, a retry, a lost answer": ordered(
+        "xyx", crashes=1, parks=1, lost_answers=1, bridges=1
+    ),
     "order by key, three of a key, a dead letter, a replay": ordered("xxx", burials=1, replays=1, crashes=1),
     "order by key, a retry, two dead letters, a replay": ordered("xyx", parks=1, burials=2, replays=1, bridges=1),
     "order by key, a dead letter that is dropped, a stage that is forgotten": ordered(
         "xxy", burials=1, drops=1, forgets=1, bridges=1
     ),
-    "order by key, servers that refuse": ordered("xxy", parks=1, burials=1, replays=1, bridges=1, refusals=True),
+    "order by key, servers that refuse, a retry, a dead letter": ordered(
+        "xx", parks=1, burials=1, replays=1, bridges=1, refusals=True
+    ),
+    "order by key, servers that refuse, two keys": ordered("xxy", bridges=1, refusals=True),
+    "order by key, servers that refuse, an event in hand that an operator deletes": ordered(
+        "xx", deletions=1, parks=1, bridges=1, refusals=True
+    ),
     "order by key, two stages of one channel": deliveries(BRANCHES, events=2, keys=("x", "x"), crashes=1, bridges=1),
     "order by key that a stage loses and gets again, a retry": ordered("xx", rollouts=2, parks=1, bridges=1),
     "order by key that one of two bridges does not know, a crash": ordered("xx", rollouts=2, crashes=1),
