@@ -1,8 +1,12 @@
-"""Imports point one way: a package imports only those above it in the list. No two classes share a name."""
+"""Imports point one way: a package imports only those above it in the list, and no two modules each other.
+
+Each module says in its first line what it does. No two classes share a name.
+"""
 
 import ast
 from collections import Counter
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -67,8 +71,29 @@ def test_milepost_imports_neither_gateway_nor_functions_nor_tests() -> None:
         assert not [name for name in imported(file) if not name.startswith("milepost")], file
 
 
-def test_no_class_name_is_used_twice() -> None:
+def modules() -> dict[str, ast.Module]:
+    """Return name → source of each module of the library and the gateway."""
     files = [path for folder in ("milepost", "gateway") for path in sorted((ROOT / folder).rglob("*.py"))]
-    bodies = [ast.parse(path.read_text()).body for path in files]
+    parts = {path: path.relative_to(ROOT).with_suffix("").parts for path in files}
+    return {".".join(parts[path]).removesuffix(".__init__"): ast.parse(path.read_text()) for path in files}
+
+
+def test_no_modules_import_each_other() -> None:
+    known = modules()
+    imports: dict[str, set[str]] = {}
+    for name, source in known.items():
+        found = [node for node in source.body if isinstance(node, ast.ImportFrom) and node.module]
+        named = {(node.module or "", f"{node.module}.{alias.name}") for node in found for alias in node.names}
+        imports[name] = {member if member in known else module for module, member in named} & known.keys()
+    assert len(imports["milepost.bridge.bridge"]) > 10
+    assert set(TopologicalSorter(imports).static_order()) >= {*imports}  # raises CycleError with the circle
+
+
+def test_each_module_says_what_it_does() -> None:
+    assert [name for name, source in modules().items() if not ast.get_docstring(source)] == []
+
+
+def test_no_class_name_is_used_twice() -> None:
+    bodies = [source.body for source in modules().values()]
     names = Counter(node.name for body in bodies for node in body if isinstance(node, ast.ClassDef))
     assert [name for name, uses in names.items() if uses > 1] == []
