@@ -6,10 +6,11 @@ The loop:
 2. Once a second, take over entries that another bridge has not renewed for the claim time: redeliveries. They need no
    room, because the bridge that died had counted them under its limit. While the route is down none are taken over.
    Then read without waiting, into the room that is left.
-3. Otherwise block until an event comes, or until step 2 is due. One read brings retries (parked events that are due,
-   replayed dead letters) and unread events, up to the room for each.
-4. If a read brought retries there may be more: the next reads bring unread events only when no retry is left.
-   For a stage that is ordered by key a script reads, so a wait shows only that there is something to read.
+3. Otherwise block until an event comes, or until step 2 is due. One read brings retries (parked and delayed events that
+   are due, replayed dead letters) and unread events: up to the room of each kind, so perhaps twice the room. A stage
+   that is ordered by key is read by a script; for it the wait shows only that there is something to read.
+4. If a read brought retries there may be more. Then reads do not block, and bring unread events only into the room that
+   the retries leave, until one brings an unread event, or nothing.
 
 Each task:
 
@@ -71,9 +72,9 @@ PACE = 0.002
 """Least seconds between two round trips that settle entries: settlements that come faster share one."""
 
 
-# Tuples made once: an `A | B` would be made anew for each event.
+# Tuples for isinstance, made once: `A | B` would be made anew for each event.
 UNANSWERED = (RouteDown, Crashed, Undecided)
-"""Outcomes of a request that the stage did not answer."""
+"""Outcomes that do not show that the stage runs: no response, or one that a proxy may have given."""
 
 DELIVERED = (Complete, Split)
 """Settlements of an event that was delivered."""
@@ -158,15 +159,16 @@ class Worker:
                 if due:
                     extra = self.limit.extra
                     taken = await self._take(free, extra=extra, claim=0 if self.limit.down else self._claim)
-                    more = taken.redelivered == free + extra  # perhaps more: look again at once
+                    # As many as were asked for: there may be more, so look again at once, unless they have many bytes.
+                    more = taken.redelivered == free + extra
                     if not more or extra < MOST_EXTRA:
                         look_at = now() + LOOK_EVERY
                 elif free and retries:
                     taken = await self._take(free)
-                    retries = any(entry.retried for entry in taken.entries[-1:])
+                    retries = any(entry.retried for entry in taken.entries[-1:])  # no unread event came after them
                 elif free:
                     entries = await self.consumer.wait(free, block=min(BLOCK, look_at - now()))
-                    retries = any(entry.retried for entry in entries[:1])
+                    retries = any(entry.retried for entry in entries[:1])  # they come first
                     self._start(entries)
                 if free or due:
                     self._can_read()
@@ -252,7 +254,9 @@ class Worker:
                 self.in_delivery[entry.key] = entry, task, outage, redelivery
 
     def _wakes(self, entry: Entry) -> bool:
-        """Whether the delivery of an entry wakes the stages downstream: it is the first one."""
+        """Whether this delivery wakes the stages downstream: the first one of an event does. With a `delay` that comes
+        as a retry, and is not told from a replay, or from a retry that was not counted.
+        """
         return entry.retried == bool(self._delay) and not entry.failures
 
     def _forget(self, entry: Entry) -> None:
@@ -282,7 +286,7 @@ class Worker:
                         continue
                     alone.append(entry)
                     if outcome.timed_out:
-                        self.limit.timed_out(sent.began, sent.ended)  # it counts one of a batch
+                        self.limit.timed_out(sent.began, sent.ended)  # of a batch only the first call counts
             self._settle(settlements)
             if alone:
                 await asyncio.gather(*(self._deliver([entry], redelivery=redelivery) for entry in alone))
