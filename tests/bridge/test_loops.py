@@ -104,7 +104,6 @@ async def test_event_that_a_read_brings_after_the_pause_began_waits_for_its_end(
         await eventually(lambda: rig.settled(stage))
         assert stage.ids == ["1"]
         await eventually(lambda: (worker.limit.in_flight, worker.limit.unsettled) == (0, 0))
-        assert not worker._paused, "it would grow with each event that a pause has held back"
     else:
         async with asyncio.timeout(WITHIN / 4):
             await rig.stop(bridge)  # it gives no grace to an event that it may not send
@@ -167,7 +166,6 @@ async def test_delivery_that_is_being_settled_is_not_ended_though_its_claim_is_l
     await eventually(lambda: not worker.in_delivery)
     assert await rig.journaled("out") == ["1"]
     assert await rig.pending(stage) == 0
-    assert not worker._settling, "it would grow with each event"
 
 
 async def test_journal_is_trimmed_soon_after_a_settlement_and_not_only_with_all_others(
