@@ -9,9 +9,7 @@ from milepost.cli.local.layout import has_gateway
 from milepost.cli.options import ProjectFolder
 from milepost.cli.text import installed_version
 from milepost.events import asyncapi as documents
-
-GATEWAY_CHANNEL = "raw_input"
-"""The channel on which a gateway publishes."""
+from milepost.graph import Graph
 
 
 def asyncapi(*, project: ProjectFolder = Path()) -> None:
@@ -25,5 +23,8 @@ def asyncapi(*, project: ProjectFolder = Path()) -> None:
     folder = project.resolve()
     stages = stages_table.read(folder)
     payloads = payload_classes.read(folder).by_channel.values()
-    doors = {"gateway": GATEWAY_CHANNEL} if has_gateway(folder) else {}
+    # A gateway publishes the events that no stage emits: those of the first such channel in the table.
+    graph = Graph(stages)
+    begins = [stage.consumes for stage in stages if not graph.emitters(stage.consumes)]
+    doors = {"gateway": begins[0]} if begins and has_gateway(folder) else {}
     print(json.dumps(documents.document(payloads, stages, doors, version=installed_version()), indent=2))

@@ -73,3 +73,8 @@ def test_the_servers_leave_the_field_out_so_that_an_operator_can_stop_them() -> 
     """Kubernetes defaults to one replica. A restore begins with `kubectl scale --replicas=0`."""
     for found in of_kind(render(SECRET), "StatefulSet"):
         assert "replicas" not in found["spec"]
+
+
+def test_notes_tell_of_mails_only_where_a_stage_sends_them(kubernetes: Cluster) -> None:
+    assert "component=email" in notes(kubernetes)
+    assert "component=email" not in notes(kubernetes, stages={"email": None})
