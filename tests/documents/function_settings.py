@@ -16,7 +16,8 @@ FUNCTION_SETTINGS = {
     "host's name, else `[127.0.0.1]`",
     "SMTP_TIMEOUT": "seconds until the SMTP server has the message; for its reply then the request's time is left",
     "SMTP_CONNECTIONS": "connections of one process to the SMTP server at once",
-    "REQUEST_TIMEOUT": "seconds that the caller waits for an answer: the bridge's `timeout`, which chart and `milepost up` set",
+    "REQUEST_TIMEOUT": "seconds that the caller waits for an answer: the bridge's `timeout`; chart and `milepost up` "
+    "set it",
 }
 """What each is. One that is missing here fails the reference."""
 
