@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with four faults mended: `--http milepost.server.protocol:Protocol`.
+"""uvicorn's HTTP protocol with five faults mended: `--http milepost.server.protocol:Protocol`.
 
 1. A head (request line and headers) is limited in size and time. uvicorn waits for its end without a limit.
 2. An offer to upgrade is ignored (RFC 9110, section 7.8). For httptools a request with such an offer ends where its
@@ -6,6 +6,8 @@
    the body.
 3. A response of unknown length to an HTTP/1.0 client ends with the connection. uvicorn sends it chunked.
 4. Trailer fields of a chunked body are ignored (RFC 9110, section 6.5.1). uvicorn adds them to the headers.
+5. The head of a response leaves together with its body. uvicorn writes one after the other, and uvloop sends each at
+   once, so the client would be woken twice.
 
 It uses private parts of uvicorn; tests/security/test_upgrade_offers.py and test_slow_clients.py fail when they change.
 """
@@ -73,6 +75,8 @@ class Protocol(HttpToolsProtocol):
             return  # the parser reads this head again, without the offer
         super().on_headers_complete()
         self._end_head()
+        if self.scope["method"] != "HEAD":
+            self.cycle.transport = _HeadWithBody(self.transport)  # type: ignore[assignment]
         if self.scope["http_version"] < "1.1":
             self.cycle.__class__ = _UntilClose
 
@@ -146,6 +150,33 @@ class _Parser(httptools.HttpRequestParser):
                 data = self._protocol.head_without_offer() + data[offer.args[0] :]
             else:
                 return
+
+
+class _HeadWithBody:
+    """The transport for one response. It keeps the head until the body is written or the response is given up.
+
+    It sends the head of a stream, which names no length, at once: the body may begin much later.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._kept: bytes | None = None
+        """The head; empty once it was sent."""
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self._kept is None and not data.startswith(b"HTTP/1.1 100 "):
+            self._kept = data if b"\r\ncontent-length: " in data else b""
+            if self._kept:
+                return
+        if self._kept:
+            data, self._kept = self._kept + data, b""
+        self._transport.write(data)
+
+    def close(self) -> None:
+        if self._kept:
+            self._transport.write(self._kept)
+        self._transport.close()
 
 
 class _UntilClose(RequestResponseCycle):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import uvicorn
@@ -113,6 +114,35 @@ async def streamed(_: Request) -> Response:
     return StreamingResponse(parts())
 
 
+async def given_up(_: Request) -> Response:
+    async def parts() -> AsyncIterator[bytes]:
+        raise RuntimeError
+        yield b"body"
+
+    return StreamingResponse(parts(), headers={"content-length": "4"})
+
+
+class Recorded:
+    """A transport that notes each write."""
+
+    def __init__(self, transport: asyncio.Transport, writes: list[bytes]) -> None:
+        self._transport = transport
+        self._writes = writes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        self._writes.append(data)
+        self._transport.write(data)
+
+
+@pytest.fixture
+def writes() -> list[bytes]:
+    """Each write of the server."""
+    return []
+
+
 @pytest.fixture
 async def opened() -> asyncio.Event:
     """Lets the response to /held go."""
@@ -120,15 +150,22 @@ async def opened() -> asyncio.Event:
 
 
 @pytest.fixture
-async def port(opened: asyncio.Event) -> AsyncIterator[int]:
+async def port(opened: asyncio.Event, writes: list[bytes]) -> AsyncIterator[int]:
+    class Recording(Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(Recorded(transport, writes))  # type: ignore[arg-type]
+
     async def held(_: Request) -> Response:
         await opened.wait()
         return PlainTextResponse("held")
 
-    routes = [Route("/", echo, methods=["POST"]), Route("/streamed", streamed), Route("/held", held)]
+    routes = [
+        *(Route("/", echo, methods=["POST"]), Route("/streamed", streamed)),
+        *(Route("/given-up", given_up), Route("/held", held)),
+    ]
     app = Starlette(routes=routes)
     server = uvicorn.Server(
-        uvicorn.Config(app, host=HOST, port=0, http=Protocol, log_config=None, timeout_graceful_shutdown=1)
+        uvicorn.Config(app, host=HOST, port=0, http=Recording, log_config=None, timeout_graceful_shutdown=1)
     )
     serving = asyncio.create_task(server.serve())
     await eventually(lambda: server.started)
@@ -173,3 +210,24 @@ async def test_refusal_does_not_overtake_the_response_to_an_earlier_request(
     assert await statuses(port, fault) in ([400], [431], [])  # refused at once; none where the connection was reset
     opened.set()
     assert [(reply.status, reply.body) for reply in await reading] == [(200, b"held")]
+
+
+async def test_head_and_body_of_a_response_leave_in_one_write(port: int, writes: list[bytes]) -> None:
+    """The client is woken once for both. Each of several responses on a connection has its own write."""
+    sent = [request("POST", "/", [], b"one"), request("POST", "/", [b"expect: 100-continue", CLOSE], b"two")]
+    await received(port, *sent)
+    first, interim, second = writes
+    assert interim == b"HTTP/1.1 100 Continue\r\n\r\n"
+    for response, body in ((first, b'{"body":"one"'), (second, b'{"body":"two"')):
+        assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert response.partition(b"\r\n\r\n")[2].startswith(body)
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/streamed"), ("GET", "/given-up"), ("HEAD", "/streamed")])
+async def test_head_of_a_response_without_a_body_yet_is_not_kept_back(
+    port: int, method: str, path: str, writes: list[bytes]
+) -> None:
+    """The body of a stream may come much later, and never where the application fails."""
+    got = await received(port, request(method, path, [CLOSE]))
+    assert got.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert writes[0].endswith(b"\r\n\r\n")
