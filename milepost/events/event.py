@@ -151,7 +151,8 @@ class Event:
         if list(headers).count("content-type") > 1:
             raise EventError("content-type: given twice")
         if media_type(content_type) == STRUCTURED_TYPE:
-            return cls.from_json(body)
+            written = cls.read_written(body.decode(), 0) if body.isascii() else None
+            return written[0] if written and written[1] == len(body) else cls.from_json(body)
         if media_type(content_type).startswith("application/cloudevents"):
             raise EventError(f"content-type: one event a request, as {STRUCTURED_TYPE}")
         attributes = _attributes_of(headers)

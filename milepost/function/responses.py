@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from milepost.errors import MilepostError, TooLarge
 from milepost.events.batch import BATCH_TYPE, write_batch
-from milepost.events.event import Event
+from milepost.events.event import STRUCTURED_TYPE, Event
 from milepost.events.strict_json import dumps
 from milepost.server.http import problem_fields, problem_response, status_of, whole_seconds
 
@@ -37,15 +37,19 @@ class StageResponse:
             return int(self.problem["status"])
         return 200 if self.reply or self.answers else 204
 
-    def to_http(self) -> Response:
-        """Make the response to an event that came by itself. The next event is in binary mode."""
-        if self.problem is not None:
-            return problem_response(self.problem, retry_after=self.retry_after)
-        if self.answers:
-            return Response(write_batch(answer.to_json().encode() for answer in self.answers), media_type=BATCH_TYPE)
-        if self.reply is None:
+    def to_http(self, *, structured: bool = False) -> Response:
+        """Make the response to an event that came by itself. The next event is in its mode: structured or binary."""
+        response = _checked(self) if structured else self
+        if response.problem is not None:
+            return problem_response(response.problem, retry_after=response.retry_after)
+        if response.answers:
+            answers = (answer.to_json().encode() for answer in response.answers)
+            return Response(write_batch(answers), media_type=BATCH_TYPE)
+        if response.reply is None:
             return Response(status_code=204)
-        headers, body = self.reply.to_http()
+        if structured:
+            return Response(response.reply.to_json(), media_type=STRUCTURED_TYPE)
+        headers, body = response.reply.to_http()
         return Response(body, headers=headers)
 
 

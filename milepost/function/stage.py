@@ -46,7 +46,7 @@ from milepost.events.batch import (
     part_id,
     read_batch,
 )
-from milepost.events.event import STRUCTURED_TYPE, Event
+from milepost.events.event import STRUCTURED_TYPE, Event, media_type
 from milepost.events.examples import example
 from milepost.events.payload import Payload, faults_of
 from milepost.function import logs
@@ -149,13 +149,14 @@ class _ServedStage:
         """Answer one event with one response, a batch with a batch."""
         try:
             body = await read_body(request)
-            if is_batch(request.headers.get("content-type", "")):
+            content_type = request.headers.get("content-type", "")
+            if is_batch(content_type):
                 events = read_batch(body)
                 return batch_response(events, await self._handle_all(events))
             event = Event.from_http(request.headers, body)
         except MilepostError as fault:
             return self._outages.note(StageResponse.of_fault(fault)).to_http()
-        return (await self._handle(event)).to_http()
+        return (await self._handle(event)).to_http(structured=media_type(content_type) == STRUCTURED_TYPE)
 
     async def _handle_all(self, events: Sequence[Event]) -> Sequence[StageResponse]:
         if self._inline:

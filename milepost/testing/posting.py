@@ -10,6 +10,7 @@ from cloudevents.http import CloudEvent, from_http
 from milepost.testing.servers import WITHIN
 
 BATCH = "application/cloudevents-batch+json"
+STRUCTURED = "application/cloudevents+json"
 
 
 def binary(event: dict[str, Any]) -> tuple[dict[str, str], bytes]:
@@ -19,7 +20,7 @@ def binary(event: dict[str, Any]) -> tuple[dict[str, str], bytes]:
 
 
 def structured(event: dict[str, Any]) -> tuple[dict[str, str], bytes]:
-    return {"content-type": "application/cloudevents+json"}, json.dumps(event).encode()
+    return {"content-type": STRUCTURED}, json.dumps(event).encode()
 
 
 def batched(events: list[dict[str, Any]]) -> tuple[dict[str, str], bytes]:

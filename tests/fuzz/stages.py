@@ -53,7 +53,7 @@ def answered(name: str, sent: Sent, channel: str, reply: Reply) -> None:
     meant = oracle.payload(channel, event["data"])
     assert meant is not None, event
     headers = [(word.encode(), value.encode("latin-1")) for word, value in reply.headers.items()]
-    said = oracle.binary(headers, reply.body)
+    said = oracle.binary(headers, reply.body) if "ce-id" in reply.headers else oracle.structured(reply.body)
     assert said is not None, reply
     assert said["id"] == event["id"]
     assert said["source"] == f"/milepost/{name}"

@@ -77,7 +77,7 @@ async def test_event_that_came_with_an_offer_keeps_its_data(door: Door, redis: R
     answer, alive = await replies(door.port, offered, request("GET", door.alive, [CLOSE]))
     assert (answer.status, alive.status) == (door.expected, 200)
     if isinstance(door.server, Function):
-        assert json.loads(answer.body)["email"] == PLACE["email"]
+        assert json.loads(answer.body)["data"]["email"] == PLACE["email"]
         return
     # In its status: the bridge may have parked the event already, because its stage is away.
     (status,) = [key async for key in redis.scan_iter(keys.status("*"))]

@@ -257,3 +257,11 @@ def test_reply_that_is_too_large_fails_its_own_event() -> None:
     assert isinstance(first, Failed)
     assert first.status == 500
     assert second == Delivered()
+    assert StageResponse(large).to_http(structured=True).status_code == 500
+
+
+@given(ANSWERS)
+def test_answer_in_structured_mode_has_the_outcome_it_has_in_binary_mode(answer: StageResponse) -> None:
+    one, other = (answer.to_http(structured=structured) for structured in (True, False))
+    outcome = outcome_of(one.status_code, one.headers, bytes(one.body), emits="t")
+    assert outcome == outcome_of(other.status_code, other.headers, bytes(other.body), emits="t")
