@@ -7,13 +7,15 @@
 3. A timeout halves the limit. Of requests that were under way together only the first timeout counts.
 4. When the route is down, nothing is sent for a delay. Then the limit is one: one event is sent, or one batch that was
    waiting. It is the probe.
-5. If the route is down for the probe too, the delay grows. The outage ends if the probe succeeds, or its event is
-   refused or deferred. After any other response, such as a 500, the next event is the probe, at once.
+5. If the route is down for the probe too, the delay grows. After an event that alone finds it down again and again
+   (rule 6 in retry.py) the next one is the probe, at once. Any other outcome is about the event and ends the outage,
+   also a failure that is counted against it.
 6. A Retry-After holds back the event that it answers. The route is probed with another event: after 2 s at most, then
    4, 8 and so on, up to the Retry-After. So the Retry-After of one event does not stop the others.
 7. Outages are numbered, and each request remembers the number at which it was sent. Requests that were sent before the
    latest outage do not count against the limit after it, so that the probe can be sent at once.
-8. Redeliveries do not wait for the limit unless the route is down: the bridge that died had counted them under its own.
+8. Redeliveries do not wait for the limit, because the bridge that died had counted them under its own. While the route
+   is down they do: then they go before other events, one as the probe.
 """
 
 import asyncio
@@ -79,7 +81,7 @@ class ConcurrencyLimit:
 
     @property
     def down(self) -> bool:
-        """Whether the route failed and no probe has succeeded since."""
+        """Whether the route failed and no probe has ended the outage since."""
         return self.failed_probes > 0
 
     @property
@@ -168,25 +170,24 @@ class ConcurrencyLimit:
             self.in_flight -= events
         self._admit()
 
-    def answered(self, outage: int) -> None:
-        """End the outage: the stage has answered. A response to a request from before the outage does not count."""
+    def end_outage(self, outage: int) -> None:
+        """End the outage, if there is one and the request that showed it was not sent before."""
         if self.failed_probes and outage == self.outage:
             self.failed_probes = 0
             self._start_probe()
 
-    def succeeded(self, seconds: float, outage: int, events: int) -> None:
-        """Count a success for these events, whose response took so many seconds: raise the limit as rule 2 says."""
+    def succeeded(self, seconds: float, outage: int) -> None:
+        """Count a success for an event, whose response took so many seconds: raise the limit as rule 2 says."""
         if outage != self.outage:
             return
-        if self.failed_probes:
-            self.answered(outage)
+        self.end_outage(outage)
         self._quickest = min(seconds, self._quickest * DRIFT)
         if seconds > max(QUICK, 2 * self._quickest):
             return
         # Half of the limit in use is enough, as in Linux's TCP slow start (reason: RFC 7661). Reads come in steps, so a
         # limit that holds events back is not full at each success.
         if self.size < self.most and 2 * self.unsettled >= self.size:
-            self.size = min(self.most, self.size + events)
+            self.size += 1
             self._admit()
             self._changed.set()
 

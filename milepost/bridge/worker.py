@@ -4,7 +4,7 @@ The loop:
 
 1. Wait for room under the concurrency limit, or until step 2 is due.
 2. Once a second, take over entries that another bridge has not renewed for the claim time: redeliveries. They need no
-   room, because the bridge that died had counted them under its limit. While the route is down none are taken over.
+   room, because the bridge that died had counted them under its limit; but while the route is down one is the probe.
    Then read without waiting, into the room that is left.
 3. Otherwise block until an event comes, or until step 2 is due. One read brings retries (parked and delayed events that
    are due, replayed dead letters) and unread events: up to the room of each kind, so perhaps twice the room. A stage
@@ -39,8 +39,8 @@ from typing import Any, NamedTuple
 from milepost.bridge.concurrency import MOST_EXTRA, ConcurrencyLimit
 from milepost.bridge.delivery import Deliverer, event_id
 from milepost.bridge.metrics import StageMetrics
-from milepost.bridge.outcome import Crashed, Deferred, Delivered, Failed, Outcome, Refused, RouteDown, Undecided
-from milepost.bridge.retry import GiveUp, Retry, RetryPolicy
+from milepost.bridge.outcome import Crashed, Delivered, Failed, Outcome, RouteDown, Undecided
+from milepost.bridge.retry import GiveUp, Retry, RetryPolicy, RetryWhenUp
 from milepost.bridge.settings import DeliverySpec
 from milepost.bridge.wake import Silence
 from milepost.errors import EventError, JournalUnavailable, MilepostError
@@ -158,7 +158,7 @@ class Worker:
             try:
                 if due:
                     extra = self.limit.extra
-                    taken = await self._take(free, extra=extra, claim=0 if self.limit.down else self._claim)
+                    taken = await self._take(free, extra=extra, claim=self._claim)
                     # As many as were asked for: there may be more, so look again at once, unless they have many bytes.
                     more = taken.redelivered == free + extra
                     if not more or extra < MOST_EXTRA:
@@ -359,11 +359,9 @@ class Worker:
         self._metrics.delivered(outcome, sent.began, sent.ended)
         if isinstance(outcome, Delivered):
             self._policy.succeeded()
-            self.limit.succeeded(sent.ended - sent.began, sent.outage, 1)
+            self.limit.succeeded(sent.ended - sent.began, sent.outage)
         elif isinstance(outcome, Crashed) and outcome.timed_out:
             self.limit.timed_out(sent.began, sent.ended)
-        elif isinstance(outcome, (Refused, Deferred)):
-            self.limit.answered(sent.outage)
 
     def _settle_as(self, entry: Entry, outcome: Outcome) -> None:
         """Count an outcome that no request had, and have the entry settled by it."""
@@ -386,6 +384,8 @@ class Worker:
                 return Split(entry, of, outcome.answers)
             return Complete(entry, of, outcome.reply)
         decision = self._policy.decide(entry, of, outcome)
+        if not isinstance(outcome, RouteDown) and not isinstance(decision, RetryWhenUp):
+            self.limit.end_outage(sent.outage)
         if isinstance(decision, GiveUp):
             return Bury(entry, of, decision.failure)
         # The reason may quote the event, so it goes into the dead letter and not into the log.

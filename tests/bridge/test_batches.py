@@ -227,7 +227,7 @@ async def test_503_to_a_batch_parks_it_and_posts_none_of_it_alone(rig: Rig) -> N
     away = False
     assert not stage.count, "none of the batch was posted by itself"
     (worker,) = bridge.workers
-    worker.limit.answered(worker.limit.outage)  # as if those five minutes were over
+    worker.limit.end_outage(worker.limit.outage)  # as if those five minutes were over
     await eventually(lambda: nothing_pending(rig, stage))
     await rig.overdue("stage")
     await settled(rig, stage)

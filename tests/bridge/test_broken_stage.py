@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from milepost.journal import keys
 from tests.bridge.rig import Answer, Delivery, Rig, status, value
 from tests.servers import eventually
 
@@ -74,6 +75,41 @@ async def test_poison_events_are_buried_when_no_other_events_are_left(rig: Rig) 
     assert {letter.id: letter.attempts for letter in await rig.dead("stage")} == dict.fromkeys(poison, 11)
     assert stage.count == dict.fromkeys(poison, 11)
     assert not bridge.workers[0].limit.down
+
+
+@pytest.mark.parametrize("fault", ["500", "closed"])
+async def test_failure_that_is_counted_against_an_event_ends_the_outage(rig: Rig, fault: str) -> None:
+    """Else the stage would count as down until another event comes, though it has answered."""
+
+    def script(delivery: Delivery) -> Answer:
+        return status(503) if delivery.count == 1 else {"500": status(500), "closed": None}[fault]
+
+    await rig.stage("stage", "in", "out", script)
+    bridge = await rig.bridge({**HASTY, "retry": 0, "crashRetry": 0})
+    limit = bridge.workers[0].limit
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.dead("stage"))
+    assert limit.outage == 1, "there was one"
+    assert not limit.down
+
+
+async def test_entries_of_a_dead_bridge_are_redelivered_by_a_bridge_whose_stage_was_down_last(rig: Rig) -> None:
+    """Redeliveries probe a stage too. The event that found it down may wait for long, or another bridge may have it."""
+    stage = await rig.stage("stage", "in", "out")
+    await rig.publish("in", "1")
+    journal = keys.journal("in")
+    await rig.redis.xgroup_create(journal, "stage", "0")
+    ((_, ((entry, _),)),) = await rig.redis.xreadgroup("stage", "dead", {journal: ">"}, count=1)
+    stage.script = lambda delivery: (
+        status(503, retry_after="300") if delivery.event.id == "away" else stage.succeed(delivery)
+    )
+    bridge = await rig.bridge(claim="PT200S")
+    await rig.publish("in", "away")
+    await eventually(lambda: bridge.workers[0].limit.down)
+    assert not stage.count["1"]
+    await rig.redis.xclaim(journal, "stage", "dead", 0, [entry], idle=300_000, justid=True)
+    await eventually(lambda: stage.count["1"])
+    await eventually(lambda: not bridge.workers[0].limit.down)
 
 
 async def test_stage_that_is_down_delays_no_other_stage(rig: Rig) -> None:

@@ -68,7 +68,7 @@ async def test_each_success_of_a_limit_in_use_raises_it_by_one_up_to_the_most() 
     used = limit_of(20)
     used.unsettled = FIRST
     for expected in (17, 18, 19, 20, 20):
-        used.succeeded(0.01, used.outage, 1)
+        used.succeeded(0.01, used.outage)
         assert used.size == expected
 
 
@@ -77,47 +77,47 @@ async def test_limit_doubles_when_all_its_responses_come_at_once() -> None:
     slow = limit_of()
     slow.unsettled = FIRST
     for _ in range(FIRST):
-        slow.succeeded(0.01, slow.outage, 1)
+        slow.succeeded(0.01, slow.outage)
     assert slow.size == 2 * FIRST
 
 
 async def test_limit_that_is_less_than_half_in_use_does_not_grow() -> None:
     idle = limit_of()
     idle.unsettled = FIRST // 2 - 1
-    idle.succeeded(0.01, idle.outage, 1)
+    idle.succeeded(0.01, idle.outage)
     assert idle.size == FIRST
 
 
 async def test_limit_does_not_grow_while_responses_take_longer() -> None:
     full = limit_of()
     full.unsettled = 100
-    full.succeeded(0.01, full.outage, 1)
-    full.succeeded(QUICK * 1.01, full.outage, 1)
+    full.succeeded(0.01, full.outage)
+    full.succeeded(QUICK * 1.01, full.outage)
     assert full.size == FIRST + 1
-    full.succeeded(QUICK, full.outage, 1)
+    full.succeeded(QUICK, full.outage)
     assert full.size == FIRST + 2
 
 
 async def test_slow_stage_is_compared_with_its_quickest_recent_response() -> None:
     slow = limit_of()
     slow.unsettled = 1000
-    slow.succeeded(1.0, slow.outage, 1)
-    slow.succeeded(1.9, slow.outage, 1)
+    slow.succeeded(1.0, slow.outage)
+    slow.succeeded(1.9, slow.outage)
     assert slow.size == FIRST + 2
-    slow.succeeded(2.1, slow.outage, 1)
+    slow.succeeded(2.1, slow.outage)
     assert slow.size == FIRST + 2
     for _ in range(1000):
-        slow.succeeded(4.0, slow.outage, 1)
+        slow.succeeded(4.0, slow.outage)
     assert slow.size > FIRST + 2, "it takes longer for good, and that is no queue"
 
 
 async def test_quickest_response_is_measured_anew_after_an_outage() -> None:
     changed = limit_of()
     changed.unsettled = 1000
-    changed.succeeded(0.01, changed.outage, 1)
+    changed.succeeded(0.01, changed.outage)
     changed.went_down(changed.outage, 0.0)
     changed.unsettled = 1000
-    changed.succeeded(1.0, changed.outage, 1)
+    changed.succeeded(1.0, changed.outage)
     assert changed.size == 2
     changed.close()
 
@@ -176,7 +176,7 @@ async def test_limit_that_grows_lets_a_waiter_and_a_read_go_on() -> None:
     grown.count_read(1, 1)
     waiting, room = Posts(grown, 1), asyncio.create_task(grown.room(WITHIN))
     await asyncio.sleep(0)  # both wait now
-    grown.succeeded(0.01, outage, 1)
+    grown.succeeded(0.01, outage)
     await eventually(lambda: waiting.entered)
     assert await asyncio.wait_for(room, WITHIN) == 1
     grown.leave(outage, 1)
@@ -205,7 +205,7 @@ async def test_failure_without_a_request_in_an_outage_puts_off_its_probe() -> No
     posts = Posts(down, 1)
     await asyncio.sleep(0.01)  # the first timer would have ended before this one
     assert not posts.entered
-    down.answered(down.outage)
+    down.end_outage(down.outage)
     await posts.all()
 
 
@@ -234,7 +234,7 @@ async def test_failed_probe_lengthens_the_delay_and_a_good_one_ends_the_outage()
         down.leave(outage, 1)
     assert probes == [1, 2, 3, 4]
     outage = await down.enter(1)
-    down.succeeded(0.01, down.outage, 1)
+    down.succeeded(0.01, down.outage)
     down.leave(outage, 1)
     assert not down.down
     assert down.free
@@ -283,7 +283,7 @@ async def test_success_in_the_epoch_of_the_outage_reopens_at_once() -> None:
     waiting = Posts(down, 1)
     await asyncio.sleep(0)
     down.leave(second, 1)
-    down.succeeded(0.01, down.outage, 1)
+    down.succeeded(0.01, down.outage)
     await eventually(lambda: waiting.entered)
     await waiting.all()
 
@@ -355,7 +355,7 @@ async def test_every_post_is_sent_whatever_fails_in_between() -> None:
         finally:
             busy.leave(outage, 1)
         if number % 7:
-            busy.succeeded(0.01, busy.outage, 1)
+            busy.succeeded(0.01, busy.outage)
         else:
             busy.went_down(outage, None)
         passed.append(number)
@@ -402,8 +402,8 @@ async def test_success_from_before_the_outage_opens_nothing() -> None:
     for outage in (first, second, third):
         mixed.leave(outage, 1)
     assert mixed.went_down(first, 30.0) == 30.0
-    mixed.succeeded(0.01, second, 1)
-    mixed.answered(second)
+    mixed.succeeded(0.01, second)
+    mixed.end_outage(second)
     assert mixed.down
     assert mixed.size == 1
     assert mixed.went_down(third, 30.0) == 30.0
@@ -449,7 +449,7 @@ async def test_redelivery_waits_while_the_route_is_down() -> None:
     again = asyncio.create_task(down.enter(1, redelivery=True))
     await asyncio.sleep(0)
     assert not again.done()
-    down.answered(down.outage)
+    down.end_outage(down.outage)
     assert await asyncio.wait_for(again, WITHIN) == down.outage
     assert down.extra == MOST_EXTRA
 
@@ -481,8 +481,6 @@ async def test_batch_counts_by_its_events() -> None:
     assert shared.in_flight == 0
     taken = shared.count_read(8, 800)
     assert (shared.unsettled, shared.unsettled_bytes, shared.free) == (8, 800, 8)
-    shared.succeeded(0.01, shared.outage, 8)
-    assert shared.size == 24
     shared.count_settled(taken, 8, 800)
     assert (shared.unsettled, shared.unsettled_bytes) == (0, 0)
 
@@ -502,7 +500,7 @@ async def test_batch_that_fails_is_one_failed_probe_and_the_next_batch_waits_for
     other = asyncio.create_task(down.enter(8))
     await asyncio.sleep(0)
     assert not other.done()
-    down.succeeded(0.01, probe, 8)
+    down.succeeded(0.01, probe)
     down.leave(probe, 8)
     assert not down.down
     down.leave(await asyncio.wait_for(other, WITHIN), 8)
