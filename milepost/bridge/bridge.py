@@ -13,6 +13,7 @@ Order of a stop:
 import asyncio
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -231,7 +232,7 @@ class Bridge:
         events, and Kubernetes ends the old pods once the new ones are ready. While bridges of the other mode have to
         finish events first, `ready` is false, so that these pods stay. Raises JournalUnavailable.
         """
-        logged = ""
+        ready, logged = self.ready, ""
         while True:
             while blocked := await self.maintenance.switch(self._wirings):
                 self.ready = not blocked.unfinished
@@ -239,6 +240,7 @@ class Bridge:
                     log.warning(Fields(outcome="waiting", reason=blocked.reason))
                     logged = blocked.reason
                 await asyncio.sleep(SWITCH_LOOK)
+            self.ready = self.ready or ready
             if await self.maintenance.beat(self._wirings):
                 return  # else a bridge of the other mode has begun to serve meanwhile
 
@@ -278,7 +280,7 @@ class Bridge:
         except (RedisError, OSError) as fault:
             raise JournalUnavailable(str(fault)) from fault
         version = str(info.get("redis_version", ""))
-        if version and tuple(map(int, version.split(".")[:2])) < LEAST_VERSION:
+        if is_too_old(version):
             least = ".".join(map(str, LEAST_VERSION))
             log.warning(Fields(outcome="unsafe", reason=f"Redis is {version}: Milepost needs {least} or newer"))
         if (connected := int(info.get("connected_slaves", 0))) < self._settings.replicas:
@@ -362,12 +364,21 @@ class Bridge:
         await self._waker.close()
         await asyncio.gather(*(reader.close() for reader in self._readers))
         renewals = [asyncio.create_task(part) for part in self._renewals()]
-        await asyncio.gather(*(worker.finish(grace=grace) for worker in self.workers))
+        ends = await asyncio.gather(*(worker.finish(grace=grace) for worker in self.workers), return_exceptions=True)
+        for worker, fault in zip(self.workers, ends, strict=True):
+            if fault:
+                log.error(Fields(stage=worker.stage, outcome="failed"), exc_info=fault)
         await end_tasks(renewals)
         await self._subscriber_redis.aclose()
         await self._scripts.close()
         await self.journal.close()
         log.info(Fields(outcome="stopped"))
+
+
+def is_too_old(version: str) -> bool:
+    """Whether this version of Redis is before LEAST_VERSION. One that does not begin with two numbers is not."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is not None and tuple(map(int, numbers.groups())) < LEAST_VERSION
 
 
 def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:

@@ -257,3 +257,35 @@ async def test_older_redis_than_milepost_needs_is_a_warning(
     await rig.stage("stage", "in", "out")
     await rig.bridge()
     assert "Milepost needs 99.0 or newer" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("version", "too_old"),
+    [("7.0.0", False), ("6.2.14", True), ("10.1", False), ("255.255.255", False), ("unstable", False), ("", False)],
+)
+def test_version_of_redis_that_is_no_number_is_not_too_old(version: str, too_old: bool) -> None:
+    """The check only warns, so it must not end the bridge."""
+    assert bridge_module.is_too_old(version) is too_old
+
+
+async def test_exception_in_the_stop_of_one_stage_keeps_no_other_from_handing_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await rig.stage("first", "in")
+    second = await rig.stage("second", "in")
+    never = asyncio.Event()
+    second.answer_after(never, first=True)
+    bridge = await rig.bridge(grace="PT0.1S", claim="PT300S")
+    await rig.publish("in", "1")
+    await eventually(lambda: second.on_wire)
+
+    async def fail(**_: object) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(bridge.workers[0].consumer, "hand_back", fail)
+    await rig.stop(bridge)
+    assert "planted" in caplog.text
+    await rig.bridge(claim="PT300S")
+    await eventually(lambda: rig.settled(second))
+    assert second.count["1"] == 2
+    never.set()

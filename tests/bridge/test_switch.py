@@ -1,9 +1,11 @@
 """A change of the delivery mode, with real bridges, there and back."""
 
+import json
 from typing import Any
 
 import pytest
 
+from milepost.bridge import bridge as bridge_module
 from milepost.bridge.bridge import Bridge
 from milepost.journal import keys
 from tests.bridge.rig import Answer, Delivery, Rig, Stage, status, value
@@ -93,6 +95,28 @@ async def test_bridge_of_the_new_mode_waits_while_the_old_one_serves(rig: Rig) -
     await eventually(lambda: sink.count["last"] == 1)
     assert set(sink.count) == {"last"}
     assert await groups(rig, "in") == ["broker"]
+
+
+async def test_bridge_is_ready_again_once_an_operator_has_removed_what_the_other_mode_left(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when it was frozen while a bridge of the other mode came and went."""
+    monkeypatch.setattr(bridge_module, "SWITCH_LOOK", 0.05)
+    await rig.stage("stage", "in", "out")
+    sink = await Stage("sink", "in", "out", lambda _: status(202)).open()
+    rig.sinks.append(sink)
+    bridge = await rig.bridge(**broker(sink))
+    journal, left = keys.journal("in"), ["one", "two"]
+    for name in left:
+        await rig.redis.xgroup_create(journal, name, "0")
+    await rig.publish("in", "1")
+    await rig.redis.xreadgroup("one", "gone", {journal: ">"})
+    row = json.dumps({"consumes": ["in"], "emits": [], "url": "", "beat": 1})
+    await rig.redis.hset(keys.STAGES, mapping=dict.fromkeys(left, row))
+    await rig.redis.xgroup_destroy(journal, "broker")
+    await eventually(lambda: not bridge.ready)
+    await rig.redis.hdel(keys.STAGES, *left)
+    await eventually(lambda: bridge.ready)
 
 
 async def test_bridges_with_different_stages_share_what_the_broker_left(rig: Rig) -> None:
