@@ -370,13 +370,32 @@ async def test_wait_returns_what_comes_and_what_is_unblocked(
     assert ids(await mail.wait(9, block=20)) == ["a2"]
 
 
-async def test_redelivery_takes_the_room_of_an_unread_event(
-    journal: Journal, redis: Redis, consumers: Consumers, mail: Consumer
+async def test_redelivery_takes_the_room_of_a_retry_and_of_an_unread_event(
+    journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers, mail: Consumer
 ) -> None:
-    await publish(journal, "a1", "b1")
+    await publish(journal, "a1", "b1", "c1")
     gone = consumers(STAGE, "gone", order="key")
     await abandoned(redis, gone, *await take(gone, 1))
+    (b1,) = await take(mail, 1)
+    await park(mail, b1)
+    await maintenance.retry_due([STAGE], most=9)
     assert ids(await take(mail, 1, claim=CLAIM)) == ["a1"]
+    assert sorted(ids(await take(mail))) == ["b1", "c1"]
+
+
+async def test_wait_that_is_cut_off_raises_and_loses_nothing(journal: Journal, redis: Redis, mail: Consumer) -> None:
+    assert await mail.wait(9, block=0.01) == [], "its first read does not wait"
+    waiting = asyncio.create_task(mail.wait(9, block=READY))
+
+    async def cut() -> int:
+        reading = [client["id"] for client in await redis.client_list() if client["cmd"].startswith("xread")]
+        return sum([await redis.client_kill_filter(_id=number) for number in reading])
+
+    await eventually(cut)
+    with pytest.raises(JournalUnavailable):
+        await waiting
+    await publish(journal, "a1")
+    assert await all_of(mail) == ["a1"]
 
 
 async def test_wait_on_a_full_redis_pauses_between_two_looks_and_blocks_again_once_there_is_room(

@@ -10,6 +10,7 @@ from redis import utils as redis_utils
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import TimeoutError as NoAnswer
 
+from milepost.journal import failover
 from milepost.journal.connection import connect
 from milepost.journal.failover import FailoverWatch
 from milepost.journal.refusals import WrongServer
@@ -127,7 +128,10 @@ async def test_look_refuses_a_replica_until_it_is_promoted(refused: redis_asynci
     await eventually(sound)
 
 
-async def test_look_closes_old_connections_when_new_ones_lead_to_another_server(tmp_path: Path) -> None:
+async def test_watch_closes_old_connections_when_new_ones_lead_to_another_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failover, "LOOK_EVERY", 0.02)
     with Valkey(tmp_path) as one, Valkey(tmp_path) as other:
         async with Proxy(one.url) as proxy:
             settings = JournalSettings.read(redis_url=proxy.url)
@@ -142,10 +146,10 @@ async def test_look_closes_old_connections_when_new_ones_lead_to_another_server(
                 assert await line.call("GET", "server") == b"one"
 
                 async def moved() -> bool:
-                    await watch.look()
                     return await line.call("GET", "server") is None and await client.get("server") is None
 
-                await eventually(moved)
+                async with watch.running():
+                    await eventually(moved)
                 await line.close()
 
 
