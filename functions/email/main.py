@@ -62,12 +62,15 @@ async def email(recipient: Recipient, event: Event) -> EmailSent:
     if record is None:
         raise Reject(f"no distance is kept for {recipient.root}")
     if _is_unsent(record, recipient.root):
-        with state.records.handling(event.id) as is_ours:
-            record = await state.records.take(record) if is_ours else await state.records.find(event.id) or record
-            if _is_unsent(record, recipient.root):
-                if not is_ours:
+        with state.records.handling(event.id) as is_alone:
+            if is_alone:
+                record = await state.records.take(record)
+                if _is_unsent(record, recipient.root):
+                    await _send(record, request_ends)
+            else:
+                record = await state.records.find(event.id) or record
+                if _is_unsent(record, recipient.root):
                     raise Defer(f"the mail of {event.id} is being sent", retry_after=1)
-                await _send(record, request_ends)
     if record["email"] != recipient.root:
         raise Reject(f"id {event.id} is that of another address's mail")
     return EmailSent(

@@ -130,14 +130,16 @@ class MailRecords:
                 {"$set": self._taken_fields(now), "$inc": {"taken": 1}},
             )
             record = await self._mails.find_one({"_id": mail["_id"]})
-        if record is not None and taken.matched_count and record["holder"] == self._holder:
+        if record is None:
+            raise Defer(f"the record of the mail of {mail['_id']} was deleted", retry_after=1)
+        if taken.matched_count and record["holder"] == self._holder:
             return record
-        if record is not None and (record["state"] == "sent" or record["email"] != mail["email"]):
+        if record["state"] == "sent" or record["email"] != mail["email"]:
             return record
-        if record is not None and record["holder"] == self._holder and not is_ours:
+        if record["holder"] == self._holder and not is_ours:  # rule 3, and `mail` is a new record that did not say so
             return await self._take_again(record)
-        left = (record["until"] - now).total_seconds() if record is not None else 0
-        if record is not None and record["holder"] == _NOBODY:
+        left = (record["until"] - now).total_seconds()
+        if record["holder"] == _NOBODY:
             detail = f"the SMTP server did not answer the mail of {mail['_id']}, which is sent again in {left:.0f} s"
             raise Defer(detail, retry_after=min(left, LONGEST_RETRY_AFTER))
         raise Defer(f"the mail of {mail['_id']} is being sent", retry_after=min(left, _LONGEST_RETRY_AFTER))

@@ -181,9 +181,7 @@ def change(path: Path, *replacements: tuple[str, str]) -> None:
     path.write_text(text)
 
 
-@pytest.mark.parametrize(
-    "name", ["events", "function", "server", "observe", "app", "image", "custom", "build", "docker"]
-)
+@pytest.mark.parametrize("name", ["events", "function", "app", "image", "build"])
 def test_stage_may_be_called_as_a_folder_or_a_key(name: str) -> None:
     """The entry of a stage after it has the paths of the library, whatever the last stage is called."""
     text = (ROOT / "skaffold.yaml").read_text()
