@@ -74,18 +74,19 @@ class RetryPolicy:
 
     def __init__(self, spec: DeliverySpec) -> None:
         self._spec = spec
-        self._failures: deque[str] = deque(maxlen=BROKEN_AFTER)
+        self._failures: deque[int] = deque(maxlen=BROKEN_AFTER)
+        """Hashes of the events that failed. Ids would not do: another source may have the same ones."""
         self._successes = 0
-        self._away: dict[str, tuple[int, int]] = {}
-        """Event id → how often the route was down for it in different outages, and `_successes` at the latest time."""
+        self._away: dict[int, tuple[int, int]] = {}
+        """Hash of an event → in how many outages the route was down for it, and `_successes` at the latest time."""
 
     def succeeded(self) -> None:
         """Count a success: the stage is not broken."""
         self._successes += 1
         self._failures.clear()
 
-    def decide(self, entry: Entry, event_id: str, outcome: Undelivered) -> Decision:
-        """Decide about the event after this outcome of its latest delivery."""
+    def decide(self, entry: Entry, outcome: Undelivered) -> Decision:
+        """Count this outcome of the latest delivery of an event, and decide about the event."""
         match outcome:
             case Refused():
                 self._failures.clear()
@@ -94,26 +95,26 @@ class RetryPolicy:
                 self._failures.clear()
                 return Retry(_failure(entry, outcome), outcome.retry_after)
             case RouteDown():
-                times = self._times_away(event_id) if outcome.status else 0
+                times = self._times_away(hash(entry.event)) if outcome.status else 0
                 if times > SUSPECT_AFTER:
                     delay = max(outcome.retry_after or 0.0, backoff(self._spec, times))
                     return Retry(_failure(entry, outcome), delay)
                 return RetryWhenUp(_failure(entry, outcome), outcome.retry_after)
             case Failed() | Crashed():
-                return self._decide_failure(entry, event_id, outcome)
+                return self._decide_failure(entry, outcome)
 
-    def _times_away(self, event_id: str) -> int:
+    def _times_away(self, event: int) -> int:
         """Count how often the route was down for this event. Until another event succeeds it is the same outage."""
-        times, successes = self._away.pop(event_id, (0, -1))
+        times, successes = self._away.pop(event, (0, -1))
         times += successes != self._successes
-        self._away[event_id] = times, self._successes
+        self._away[event] = times, self._successes
         if len(self._away) > MOST_AWAY:
             del self._away[next(iter(self._away))]
         return times
 
-    def _decide_failure(self, entry: Entry, event_id: str, outcome: Failed | Crashed) -> Decision:
+    def _decide_failure(self, entry: Entry, outcome: Failed | Crashed) -> Decision:
         if entry.failures < SUSPECT_AFTER:
-            self._failures.append(event_id)
+            self._failures.append(hash(entry.event))
         if len(self._failures) == BROKEN_AFTER and len(set(self._failures)) >= BROKEN_EVENTS:
             return RetryWhenUp(_failure(entry, outcome), outcome.retry_after)
         crashed = isinstance(outcome, Crashed)

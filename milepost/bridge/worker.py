@@ -383,7 +383,7 @@ class Worker:
             if outcome.answers is not None:
                 return Split(entry, of, outcome.answers)
             return Complete(entry, of, outcome.reply)
-        decision = self._policy.decide(entry, of, outcome)
+        decision = self._policy.decide(entry, outcome)
         if not isinstance(outcome, RouteDown) and not isinstance(decision, RetryWhenUp):
             self.limit.end_outage(sent.outage)
         if isinstance(decision, GiveUp):

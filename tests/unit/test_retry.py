@@ -28,8 +28,8 @@ from milepost.journal import Entry, Failure
 FAILED = Failed(500, "HTTP 500")
 
 
-def entry(id: str = "1", attempts: int = 0, crashes: int = 0) -> Entry:
-    event = Event(id=id, source="/test", type="in").to_json().encode()
+def entry(id: str = "1", attempts: int = 0, crashes: int = 0, source: str = "/test") -> Entry:
+    event = Event(id=id, source=source, type="in").to_json().encode()
     return Entry("{milepost}:journal:in", "1-1", "in", event, 1, attempts, crashes)
 
 
@@ -39,7 +39,7 @@ def policy() -> RetryPolicy:
 
 
 def decide(policy: RetryPolicy, outcome: Undelivered, id: str = "1", **counted: int) -> Decision:
-    return policy.decide(entry(id, **counted), id, outcome)
+    return policy.decide(entry(id, **counted), outcome)
 
 
 def test_refused_event_is_given_up_at_once_uncounted(policy: RetryPolicy) -> None:
@@ -150,6 +150,15 @@ def test_failures_of_few_events_are_no_sign_of_a_broken_stage(policy: RetryPolic
     assert all(isinstance(decision, Retry) for decision in few)
 
 
+def test_events_of_different_sources_that_have_one_id_are_different_events(policy: RetryPolicy) -> None:
+    for number in range(2 * SUSPECT_AFTER):
+        away = policy.decide(entry(source=f"/{number}"), RouteDown(503, "HTTP 503"))
+        assert isinstance(away, RetryWhenUp), "the route is down, and no event alone meets that"
+        policy.succeeded()
+    failed = [policy.decide(entry(source=f"/{number}"), FAILED) for number in range(BROKEN_AFTER)]
+    assert isinstance(failed[-1], RetryWhenUp), "the stage is broken"
+
+
 def test_event_that_failed_twice_is_no_sign_of_a_broken_stage(policy: RetryPolicy) -> None:
     poison = [decide(policy, FAILED, f"{number}", attempts=2) for number in range(3 * BROKEN_AFTER)]
     assert all(isinstance(decision, GiveUp) for decision in poison)
@@ -158,7 +167,7 @@ def test_event_that_failed_twice_is_no_sign_of_a_broken_stage(policy: RetryPolic
 def refused(policy: RetryPolicy, outcome: Undelivered, deliveries: int, **counted: int) -> Decision | None:
     """Return what becomes of an event that was delivered so often, if Redis refuses the decision."""
     one = replace(entry(**counted), deliveries=deliveries)
-    decided = policy.decide(one, "1", outcome)
+    decided = policy.decide(one, outcome)
     assert isinstance(decided, Retry | GiveUp)
     return policy.decide_refusal(one, decided, "WRONGTYPE")
 
