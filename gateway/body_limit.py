@@ -14,7 +14,7 @@ from milepost.server.http import content_encoding, only_plain
 LARGEST = 64_000
 """Bytes that a request body may have."""
 
-READ_WITHIN = 10.0
+BODY_WITHIN = 10.0
 """Seconds that a body may take, from the head of the request."""
 
 DRAIN_WITHIN = 2.0
@@ -55,7 +55,7 @@ async def _read(scope: Scope, receive: Receive) -> bytes | None:
             raise Refusal(415, f"{only_plain(encoding)} Nothing was accepted.")
     body = bytearray()
     try:
-        async with asyncio.timeout(READ_WITHIN):
+        async with asyncio.timeout(BODY_WITHIN):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -74,7 +74,7 @@ def too_large() -> Refusal:
 
 
 def too_slow() -> Refusal:
-    return Refusal(408, f"The body did not arrive within {READ_WITHIN:g} s. Nothing was accepted.")
+    return Refusal(408, f"The body did not arrive within {BODY_WITHIN:g} s. Nothing was accepted.")
 
 
 def _with_body(body: bytes, receive: Receive) -> Receive:

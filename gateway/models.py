@@ -22,7 +22,7 @@ EXAMPLE_PLACE = {"email": "ada@example.org", "lat": 51.5074, "long": -0.1278}
 EXAMPLE_ACCEPTED = {"id": EXAMPLE_ID, "status": f"/submissions/{EXAMPLE_ID}"}
 RETRY_AFTER = {"Retry-After": {"description": "seconds to wait before trying again", "schema": {"type": "integer"}}}
 LOCATION = {"Location": {"description": "where to follow it", "schema": {"type": "string"}}}
-PAGE = {"text/html": {"schema": {"type": "string"}}}
+HTML = {"text/html": {"schema": {"type": "string"}}}
 
 
 def is_key(text: str) -> bool:
@@ -121,7 +121,7 @@ def problem(description: str, refusal: Refusal) -> dict[str, Any]:
     example |= {"errors": refusal.faults} if refusal.faults else {}
     schema = {"$ref": f"#/components/schemas/{ProblemDetails.__name__}"}
     headers = {"headers": RETRY_AFTER} if refusal.retry_after else {}
-    content = {PROBLEM_JSON: {"schema": schema, "example": example}, **PAGE}
+    content = {PROBLEM_JSON: {"schema": schema, "example": example}, **HTML}
     return {"description": description, **headers, "content": content}
 
 

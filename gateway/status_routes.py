@@ -14,7 +14,7 @@ from gateway.identity import canonical_id
 from gateway.models import (
     EXAMPLE_ID,
     EXAMPLE_PLACE,
-    PAGE,
+    HTML,
     UNAVAILABLE,
     ReachedNow,
     SubmissionStatus,
@@ -70,7 +70,7 @@ FOLLOW: dict[str, Any] = {
     "summary": "Follow a submission",
     "response_model": SubmissionStatus,
     "response_description": "How far it has come",
-    "responses": {200: {"content": {JSON: {"example": _EXAMPLE_STATUS}, **PAGE}}, 404: UNKNOWN, 503: UNAVAILABLE},
+    "responses": {200: {"content": {JSON: {"example": _EXAMPLE_STATUS}, **HTML}}, 404: UNKNOWN, 503: UNAVAILABLE},
     "openapi_extra": code_samples(Follow=f"curl http://127.0.0.1:8000/submissions/{EXAMPLE_ID}"),
 }
 

@@ -28,10 +28,10 @@ from gateway.models import (
     EXAMPLE_ACCEPTED,
     EXAMPLE_PLACE,
     HEADER,
+    HTML,
     KEY_FAULT,
     KEY_FIELD,
     LOCATION,
-    PAGE,
     UNAVAILABLE,
     Accepted,
     FormSubmission,
@@ -262,7 +262,7 @@ SUBMIT: dict[str, Any] = {
             "description": "Form: accepted; a page, or JSON",
             "model": Accepted,
             "headers": LOCATION,
-            "content": {JSON: {"example": EXAMPLE_ACCEPTED}, **PAGE},
+            "content": {JSON: {"example": EXAMPLE_ACCEPTED}, **HTML},
         },
         400: problem(
             "Broken JSON, or a broken form", Refusal(400, "The body is not JSON: Expecting value, line 1, column 10.")

@@ -82,7 +82,7 @@ async def test_client_that_disconnects_within_a_body_publishes_nothing(
 @pytest.fixture
 def impatient() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(body_limit, "READ_WITHIN", 0.05)
+        patch.setattr(body_limit, "BODY_WITHIN", 0.05)
         patch.setattr(body_limit, "DRAIN_WITHIN", 0.05)
         yield
 

@@ -16,7 +16,7 @@ from milepost.errors import ConfigurationError
 OWN_NAMES = ("milepost", "redis", "mongo", "bridge", "broker", "gateway")
 """Names of components, which no stage can have."""
 
-KEPT = ("lock", "redis", "mongo", "gateway", "bridge", "functions", "pids")
+TAKEN_FILES = ("lock", "redis", "mongo", "gateway", "bridge", "functions", "pids")
 """Names in the data folder or in stack.json, which no file of a stage can have."""
 
 NOT_HANDED_ON = ("REDIS_URL", "MONGO_URL", "HOST", "PORT", "ROUTES", "STAGES", "K_SINK", "OPS_TOKEN")
@@ -97,7 +97,7 @@ def read_stages(project: Path) -> list[stages_table.StageEntry]:
             raise ConfigurationError(
                 f"stage {entry.name}: {source} is missing; write it, or take the stage out of {values}"
             )
-        for name in set(entry.files.values()) & set(KEPT):
+        for name in set(entry.files.values()) & set(TAKEN_FILES):
             raise ConfigurationError(f"{values}: no file of {entry.name} can be called {name}")
     return entries
 
