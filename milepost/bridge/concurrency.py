@@ -58,8 +58,8 @@ class ConcurrencyLimit:
 
     `size` is the limit, in events. `unsettled` counts the entries that were read since the latest outage began and are
     not settled; `unsettled_bytes` counts the bytes of all entries that are not settled, earlier ones too. `in_flight`
-    counts the events that are being POSTed. `failed_probes` is 0 while the route is up; the failure that begins an
-    outage is the first. `probe_delay(failed_probes)` returns the seconds until the next probe.
+    counts the events that are being POSTed. `found_down` counts the requests that found the route down: the one that
+    began the outage, and its probes. `probe_delay(found_down)` returns the seconds until the next probe.
     """
 
     def __init__(self, limits: Limits, *, probe_delay: Callable[[int], float]) -> None:
@@ -70,7 +70,7 @@ class ConcurrencyLimit:
         self.unsettled_bytes = 0
         self.redelivered_bytes = 0
         self.in_flight = 0
-        self.failed_probes = 0
+        self.found_down = 0
         self._unsettled_before = 0  # entries read before the latest outage and not settled
         self._quickest = math.inf
         self._halved = -math.inf
@@ -82,7 +82,7 @@ class ConcurrencyLimit:
     @property
     def down(self) -> bool:
         """Whether the route failed and no probe has ended the outage since."""
-        return self.failed_probes > 0
+        return self.found_down > 0
 
     @property
     def free(self) -> int:
@@ -172,8 +172,8 @@ class ConcurrencyLimit:
 
     def end_outage(self, outage: int) -> None:
         """End the outage, if there is one and the request that showed it was not sent before."""
-        if self.failed_probes and outage == self.outage:
-            self.failed_probes = 0
+        if self.found_down and outage == self.outage:
+            self.found_down = 0
             self._start_probe()
 
     def succeeded(self, seconds: float, outage: int) -> None:
@@ -198,7 +198,7 @@ class ConcurrencyLimit:
             self.size = max(1, self.size // 2)
 
     def went_down(self, outage: int, retry_after: float | None) -> float:
-        """Begin an outage, or count a failed probe: send nothing more. Returns the seconds until this event's next try.
+        """Begin an outage, or prolong it after a probe. Returns the seconds until this event's next try.
 
         Of requests that were under way together only the first to fail begins an outage. The events of the others are
         tried again after the probe; if the probe is under way already, after the delay of a first failure.
@@ -208,10 +208,10 @@ class ConcurrencyLimit:
             self.outage += 1
             self._unsettled_before += self.unsettled
             self.unsettled = self.in_flight = 0
-            self.failed_probes += 1
+            self.found_down += 1
             self.size = 1
             self._quickest = math.inf
-            wait = seconds_to_probe(self.failed_probes, retry_after, self._probe_delay)
+            wait = seconds_to_probe(self.found_down, retry_after, self._probe_delay)
             self.close()
             self._probe_timer = loop.call_later(wait, self._start_probe)
             return max(wait, retry_after or 0.0)
@@ -239,8 +239,8 @@ class ConcurrencyLimit:
                 return
 
 
-def seconds_to_probe(failed_probes: int, retry_after: float | None, probe_delay: Callable[[int], float]) -> float:
-    """Return the seconds until the next probe, after so many that failed; `retry_after` as the latest was answered."""
+def seconds_to_probe(found_down: int, retry_after: float | None, probe_delay: Callable[[int], float]) -> float:
+    """Return the seconds until the next probe. `retry_after`: of the latest request that found the route down."""
     if retry_after is None:
-        return probe_delay(failed_probes)
-    return min(retry_after, FIRST_PROBE_AFTER * 2.0 ** min(failed_probes - 1, 30))
+        return probe_delay(found_down)
+    return min(retry_after, FIRST_PROBE_AFTER * 2.0 ** min(found_down - 1, 30))

@@ -50,7 +50,7 @@ class Deliverer:
         self._now = float(self._most)
 
     def batches(self, entries: Sequence[Entry]) -> list[list[Entry]]:
-        """Divide entries into deliveries, in their order. An event that failed before is delivered alone."""
+        """Divide entries into deliveries. An event that failed before is delivered alone, perhaps sooner."""
         batches: list[list[Entry]] = []
         batch: list[Entry] = []
         size = 0

@@ -157,6 +157,6 @@ def backoff(spec: DeliverySpec, failures: int, longest: float = LONGEST_BACKOFF)
     return random.uniform(delay / 2, delay)  # noqa: S311 - jitter
 
 
-def probe_delay(spec: DeliverySpec, failed_probes: int) -> float:
-    """Return the seconds until the next probe of a route, after so many probes failed in a row."""
-    return backoff(spec, failed_probes, LONGEST_PROBE)
+def probe_delay(spec: DeliverySpec, found_down: int) -> float:
+    """Return the seconds until the next probe of a route that so many requests in a row found down."""
+    return backoff(spec, found_down, LONGEST_PROBE)

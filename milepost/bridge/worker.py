@@ -257,7 +257,7 @@ class Worker:
         """Whether this delivery wakes the stages downstream: the first one of an event does. With a `delay` that comes
         as a retry, and is not told from a replay, or from a retry that was not counted.
         """
-        return entry.retried == bool(self._delay) and not entry.failures
+        return not entry.failures and (not entry.retried or self._delay > 0)
 
     def _forget(self, entry: Entry) -> None:
         """End the delivery of an entry that is settled, lost or left pending."""
@@ -477,7 +477,11 @@ class Worker:
         self._forget(entry)
 
     def _refused(self, settlement: Settlement, refusal: MilepostError) -> None:
-        """Settle an entry in another way: its settlement cannot be written, or Redis refuses it."""
+        """Settle an entry in another way: its settlement cannot be written, or Redis refuses it.
+
+        A reply that Redis refuses is no fault of the event. Its channel's journal is a key of another type, or the user
+        may not write it, so the next reply would be refused too: the route counts as down until an operator acts.
+        """
         entry = settlement.entry
         if isinstance(settlement, DELIVERED):
             reason = f"its reply was refused: {refusal}"

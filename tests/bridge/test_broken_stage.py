@@ -22,7 +22,7 @@ async def test_broken_stage_buries_no_event_until_it_recovers(rig: Rig, fault: s
     bridge = await rig.bridge({**HASTY, "retry": 2, "crashRetry": 2, "timeout": "PT0.05S"})
     ids = [f"{n:02}" for n in range(30)]
     await rig.publish_all("in", ids)
-    await eventually(lambda: bridge.workers[0].limit.failed_probes > 4, what="a few failed probes")
+    await eventually(lambda: bridge.workers[0].limit.found_down > 4, what="a few failed probes")
     await eventually(lambda: sum(stage.count.values()) > 40, what="more deliveries than would bury them")
     assert not await rig.dead("stage")
     if fault == "timeout":  # else responses that a slow machine gives late would be counted from now on
@@ -44,7 +44,7 @@ async def test_broken_stage_gets_one_probe_at_a_time(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out", fail)
     bridge = await rig.bridge(HASTY)
     await rig.publish_all("in", [f"{n}" for n in range(40)])
-    await eventually(lambda: bridge.workers[0].limit.failed_probes > 3)
+    await eventually(lambda: bridge.workers[0].limit.found_down > 3)
     stage.most_on_wire, before = 0, sum(stage.count.values())
     await eventually(lambda: sum(stage.count.values()) > before + 5)
     assert stage.most_on_wire == 1

@@ -267,7 +267,7 @@ async def test_first_failure_of_a_route_is_logged_with_its_status_and_detail_and
         return [record.message for record in caplog.records if "outcome=routedown" in record.message]
 
     await rig.publish_all("in", ["1", "2", "3"])
-    await eventually(lambda: bridge.workers[0].limit.failed_probes > 5)
+    await eventually(lambda: bridge.workers[0].limit.found_down > 5)
     assert lines() == ["stage=stage outcome=routedown status=503 reason='HTTP 503: MongoDB does not answer'"]
     assert [record.levelno for record in caplog.records if "routedown" in record.message] == [logging.WARNING]
     monkeypatch.setattr(worker_module, "LOG_OUTAGE_EVERY", 0.0)
@@ -303,10 +303,10 @@ async def test_batches_in_delivery_when_the_route_goes_down_are_probed_one_at_a_
     await rig.publish_all("in", ids)
     bridge = await rig.bridge({**HASTY, "batch": 8, "retry": 0, "crashRetry": 0})
     limit = bridge.workers[0].limit
-    await eventually(lambda: limit.failed_probes > 2)
+    await eventually(lambda: limit.found_down > 2)
     most = 0
-    before = limit.failed_probes
-    await eventually(lambda: limit.failed_probes > before + 3)
+    before = limit.found_down
+    await eventually(lambda: limit.found_down > before + 3)
     assert most <= 1, "one request at a time"
     assert limit.size == 1
     assert await rig.pending(stage) <= 16, "unread events stay in the journal"

@@ -193,7 +193,7 @@ async def test_nothing_is_woken_while_the_stage_is_down(rig: Rig) -> None:
     await eventually(lambda: bridge.workers[0].limit.down)
     after_the_first = two.wake_ups
     await rig.publish_all("c0", ["2", "3"])
-    await eventually(lambda: bridge.workers[0].limit.failed_probes >= 4)
+    await eventually(lambda: bridge.workers[0].limit.found_down >= 4)
     assert after_the_first <= 1
     assert two.wake_ups <= 1
 

@@ -215,7 +215,7 @@ async def test_first_failure_of_posts_under_way_together_is_the_only_failed_prob
     for outage in outages:
         down.went_down(outage, None)
         down.leave(outage, 1)
-    assert down.failed_probes == 1
+    assert down.found_down == 1
     down.close()
 
 
@@ -407,7 +407,7 @@ async def test_success_from_before_the_outage_opens_nothing() -> None:
     assert mixed.down
     assert mixed.size == 1
     assert mixed.went_down(third, 30.0) == 30.0
-    assert mixed.failed_probes == 1
+    assert mixed.found_down == 1
     mixed.close()
 
 
@@ -494,7 +494,7 @@ async def test_batch_that_fails_is_one_failed_probe_and_the_next_batch_waits_for
         down.went_down(first, None)
     down.leave(first, 8)
     down.count_settled(taken, 8, 8)
-    assert (down.failed_probes, down.size, down.in_flight, down.unsettled) == (1, 1, 0, 0)
+    assert (down.found_down, down.size, down.in_flight, down.unsettled) == (1, 1, 0, 0)
     async with asyncio.timeout(WITHIN):
         probe = await down.enter(8)
     other = asyncio.create_task(down.enter(8))
