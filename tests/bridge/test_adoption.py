@@ -12,6 +12,7 @@ from milepost.bridge.ingest import subscriber
 from milepost.events.event import Event
 from milepost.journal import Wiring, keys
 from tests.bridge.rig import Rig, Stage, ended, value
+from tests.bridge.test_takeover import silence
 from tests.servers import WITHIN, Module, eventually
 
 
@@ -142,7 +143,9 @@ async def test_events_that_a_bridge_published_are_not_adopted(rig: Rig) -> None:
     assert first.count["1"] == second.count["1"] == 1
 
 
-async def test_leader_adopts_for_every_stage_that_some_bridge_serves(rig: Rig) -> None:
+async def test_leader_adopts_for_every_stage_that_some_bridge_serves(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     """As while an upgrade adds a stage: the old bridge leads, the new one alone serves the new channel."""
     old = await rig.stage("old", "in", "out")
     leader = await rig.bridge()
@@ -154,6 +157,20 @@ async def test_leader_adopts_for_every_stage_that_some_bridge_serves(rig: Rig) -
     await eventually(lambda: data_of(new) == ["plain"])
     assert leading(leader, added) == [leader]
     await eventually(lambda: value(leader, "adopted_total", channel="more", outcome="done") == 1)
+
+    async def subscriptions() -> int:
+        return int((await rig.redis.info("commandstats"))["cmdstat_subscribe"]["calls"])
+
+    before = await subscriptions()
+    await added._beat()
+    await rig.redis.publish("more", '"again"')
+    await eventually(lambda: data_of(new) == ["plain", "again"])
+    assert await subscriptions() == before, "a beat that changes nothing makes no subscription"
+    await rig.stop(added)
+    assert "left-unadopted" not in caplog.text, "a bridge that does not lead has nothing to wait for"
+    await silence(rig, "new")
+    await leader._beat()
+    await eventually(lambda: not subscribed_to(leader, "more"))
 
 
 async def test_starting_bridge_subscribes_to_the_channels_of_other_bridges_before_it_leads(rig: Rig) -> None:
