@@ -2,6 +2,7 @@
 
 import asyncio
 import urllib.request
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from milepost.bridge.bridge import Bridge
 from milepost.bridge.ingest import subscriber
 from milepost.events.event import Event
 from milepost.journal import Wiring, keys
+from milepost.journal.subscription import Message, Subscription
 from tests.bridge.rig import Rig, Stage, ended, value
 from tests.bridge.test_takeover import silence
 from tests.servers import WITHIN, Module, eventually
@@ -357,6 +359,34 @@ async def test_stopping_leader_adopts_the_messages_it_has_not_read_yet(rig: Rig)
     await rig.bridge()
     await eventually(lambda: len(stage.received) >= 2000)
     assert sorted(data_of(stage)) == list(range(2000))
+
+
+async def test_stopping_leader_adopts_a_message_that_arrives_after_its_release_and_was_sent_before(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages, arrives = Subscription.messages, asyncio.Event()
+
+    async def late(subscription: Subscription, *, silence: float) -> AsyncIterator[Sequence[Message]]:
+        async for received in messages(subscription, silence=silence):
+            await arrives.wait()
+            yield received
+
+    monkeypatch.setattr(Subscription, "messages", late)
+    arrives.set()
+    await rig.stage("stage", "in", None)
+    leader = await rig.bridge(grace="PT60S")
+    await a_leader(leader)
+    arrives.clear()
+    await rig.redis.publish("in", "1")
+    stopping = asyncio.create_task(rig.stop(leader))
+
+    async def released() -> bool:
+        return not await rig.redis.get(keys.LEASE)
+
+    await eventually(released)
+    arrives.set()
+    await stopping
+    assert value(leader, "adopted_total", channel="in", outcome="done") == 1
 
 
 async def lease_ends(rig: Rig, after: float) -> None:
