@@ -1,4 +1,4 @@
-"""What a benchmark is: figures, and contenders that each measure all of them in one trial."""
+"""A benchmark: figures, and contenders that each measure all of them in one trial."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ Trial = Callable[[Harness], Measured]
 
 @dataclass(frozen=True)
 class Figure:
-    """One row of the table: what it says, its unit, and what is to be reached."""
+    """One row of the table: its text, its unit, and its goal."""
 
     key: str
     name: str

@@ -1,4 +1,4 @@
-"""The stages of the feature rows: as functions they do nothing, so that the feature is what is measured."""
+"""The stages of the feature rows: as functions they do nothing, so that the row measures the feature alone."""
 
 from milepost import Payload, stage
 

@@ -19,7 +19,7 @@ DELIVERIES = 32_000
 
 @dataclass(frozen=True)
 class Curve:
-    """One trial for each x; `cpu`, per 1,000 deliveries, is what is plotted."""
+    """One trial for each x; `cpu`, per 1,000 deliveries, is plotted."""
 
     name: str
     title: str
@@ -74,7 +74,7 @@ LARGEST = 1_000_000
 
 
 def run(only: Sequence[str], *, large: bool, console: Console) -> dict[str, dict[int, Measured]]:
-    """Every curve chosen: by name, what was measured at each x."""
+    """Every curve chosen: by name, the figures at each x."""
     found: dict[str, dict[int, Measured]] = {}
     PLOTS.mkdir(exist_ok=True)
     for curve in CURVES:

@@ -108,7 +108,7 @@ class Harness:
 
 
 def compile_packages() -> None:
-    """What is installed, theirs too, as images do. Otherwise each start compiles it, which costs memory too."""
+    """Compile the installed packages, as images do. Otherwise each start compiles them, which costs memory too."""
     theirs = map(str, PEER_PYTHON.parent.parent.glob("lib/*/site-packages"))
     for folder in (*site.getsitepackages(), *theirs):
         compileall.compile_dir(folder, quiet=2, workers=0)
@@ -120,7 +120,7 @@ def own_python() -> Path:
 
 
 def idle_seconds(seconds: float) -> None:
-    """Nothing happens, which is what is measured."""
+    """Let so many seconds pass without an event."""
     time.sleep(seconds)
 
 

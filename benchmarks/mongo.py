@@ -134,7 +134,7 @@ COMMANDS: dict[str, Callable[[Store, Document], Document]] = {
 
 
 class Mongo(asyncio.Protocol):
-    """One connection. What it does not know, it answers with ok: 1."""
+    """One connection. It answers an unknown command with ok: 1."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

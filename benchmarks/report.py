@@ -45,7 +45,7 @@ class Row:
 
 
 def rows(bench: Bench, measured: Mapping[str, Measured]) -> list[Row]:
-    """A row for each figure of a benchmark, and one more for what it is with every write on disk at once."""
+    """A row for each figure of a benchmark, and one more for the figure with every write on disk at once."""
     found = []
     for one in bench.figures:
         by = {name: figures[one.key] for name, figures in measured.items() if one.key in figures}

@@ -1,4 +1,4 @@
-"""Read the history of one event by its id: the channels that it has reached, and what each stage did.
+"""Read the history of one event by its id: the channels that it has reached, and its history at each stage.
 
 1. The status of the event has the channels and the failed deliveries.
 2. It also says when each of these was written. So the event is looked up in the journals, parked events, retries and

@@ -109,7 +109,7 @@ async def _wait(changed: asyncio.Event, *, within: float) -> bool:
 
 
 def shown(status: Status) -> dict[str, Mapping[str, Any]]:
-    """Return what a status has to show, oldest first, as JSON: channels, the stage that gave it up, and splits.
+    """Return the steps of a status, oldest first, as JSON: channels, the stage that gave it up, and splits.
 
     The keys are the names that `Last-Event-ID` has, there percent-encoded where a header, or the comma between them,
     demands it; that of a split says how many of its parts have ended.

@@ -201,8 +201,8 @@ class SubmittedForm:
 async def submitted_form(request: Request) -> SubmittedForm:
     """Read a form. Raises Refusal.
 
-    This is no `Form()` parameter of FastAPI's, which takes the last of a field that is given twice, reads what is not
-    UTF-8 as other letters, and so another address, and costs a fourth of the gateway's time.
+    This is no `Form()` parameter of FastAPI's, which takes the last of a field that is given twice, reads bytes that
+    are not UTF-8 as other letters, and so another address, and costs a fourth of the gateway's time.
     """
     try:
         is_urlencoded = media_type(request.headers.get("content-type", "")) == URLENCODED

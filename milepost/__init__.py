@@ -1,6 +1,6 @@
 """Milepost: an event-driven pipeline of serverless Python functions, fed by Redis.
 
-What a stage's author needs is here: the payload base, the stage itself, the event and the verdicts.
+For authors of stages: the payload base, the stage itself, the event and the exceptions.
 """
 
 from milepost.errors import Defer, Reject, Unavailable

@@ -64,7 +64,7 @@ Order = Annotated[str | bool, BeforeValidator(order_word)]
 
 
 def order_name(order: Order) -> str:
-    """Return the name of what the events of a stage are ordered by; empty if they are in no order."""
+    """Return the field or attribute that the events of a stage are ordered by; empty if they are in no order."""
     return order if isinstance(order, str) else "partitionkey" if order else ""
 
 

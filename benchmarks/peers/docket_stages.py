@@ -22,7 +22,7 @@ from benchmarks.peers import work
 CONCURRENCY = 128
 """A worker whose slots are all taken sleeps for MOMENT. So at the default, 10, it runs at most 100 tasks a second."""
 MOMENT = timedelta(milliseconds=100)
-"""What the command `docket worker` has."""
+"""The tasks for the command `docket worker`."""
 URL = os.environ["REDIS_URL"] + "?max_connections=200"  # its documents want more connections than slots
 AT_ONCE = 100
 

@@ -1,4 +1,4 @@
-"""What the stages of the contenders do, however an event reaches them."""
+"""The work of the contenders' stages, however an event reaches them."""
 
 import os
 from functools import cache

@@ -1,4 +1,4 @@
-"""What each feature of a stage costs beside a plain hop: one of two channels, a split, order by key."""
+"""The cost of each feature of a stage beside a plain hop: one of two channels, a split, order by key."""
 
 import asyncio
 from collections.abc import Mapping

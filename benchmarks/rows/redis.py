@@ -1,4 +1,4 @@
-"""What a hop costs Redis: reading entries and completing them with a reply, without a bridge or a function."""
+"""The cost of a hop in Redis: reading entries and completing them with a reply, without a bridge or a function."""
 
 import asyncio
 from collections.abc import Callable, Sequence

@@ -37,7 +37,7 @@ PARTS = {
     "functions-framework": "import milepost.function.app",
     "the function and its packages": "import functions.{}.main",
 }
-"""What a start imports, in this order. What is left is reading the settings, listening, and the first answer."""
+"""What a start imports, in this order. The rest is reading the settings, listening, and the first answer."""
 
 
 def bare(harness: Harness, name: str, imports: str) -> Component:

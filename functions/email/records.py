@@ -68,7 +68,7 @@ class MailRecords:
         self._mark_batch: Coalescer[str, PyMongoError | None] = Coalescer(self._mark_all, most_items=_MOST_MARKS)
 
     async def warm_up(self) -> None:
-        """Send MongoDB what a mail needs, for an id that no event has. Raises Unavailable."""
+        """Send MongoDB each operation of a mail, for an id that no event has. Raises Unavailable."""
         await self._user_batch.submit("")
         await self._mark_batch.submit("")
         async with single_operation():  # the driver retries it, as it does an insert

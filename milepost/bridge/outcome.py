@@ -38,7 +38,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 class Delivered:
     """The stage took the event. `reply` is to be journaled; None: there is none.
 
-    `answers`: what a stage that splits gave, perhaps nothing; None for every other stage.
+    `answers`: the answers of a stage that splits, perhaps none; None for every other stage.
     """
 
     reply: Event | None = None

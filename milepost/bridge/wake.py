@@ -173,7 +173,7 @@ class Waker:
             function.wake_up = None
             self.end_start([function.name])
 
-    # What the gateway shows
+    # For the gateway
 
     def _begin_start(self, name: str) -> None:
         function = self._functions.get(name)

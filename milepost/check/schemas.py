@@ -50,7 +50,7 @@ class Comparison:
             for choice in choices:
                 faults = [list(self._narrowed(field, choice, one, seen)) for one in allowed]
                 if all(faults):
-                    # The choice of the same type says best what is wrong; else none of that type is left.
+                    # The choice of the same type names the fault best; else none of that type is left.
                     same = [found for found, one in zip(faults, allowed, strict=True) if self._same_type(choice, one)]
                     yield from same[0] if len(same) == 1 else [Narrowed(field, f"takes no {self._name(choice)} now")]
             return

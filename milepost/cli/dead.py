@@ -289,7 +289,7 @@ def _stage_here(project: Path, name: str) -> StageEntry:
 def _code(project: Path, stage: str) -> StageHandler:
     """Load the stage's function. Raises ConfigurationError with the fault of its file."""
     _stage_here(project, stage)
-    sys.path.insert(0, str(project))  # for what it imports
+    sys.path.insert(0, str(project))  # for its imports
     path = source_of(project, stage)
     try:
         return load(path)

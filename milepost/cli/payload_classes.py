@@ -31,7 +31,7 @@ def read(project: Path) -> PayloadClasses:
     path = project / PAYLOADS
     if not path.is_file():
         raise ConfigurationError(f"{path}: not found; run this in the project's folder")
-    sys.path.insert(0, str(project))  # for what it imports
+    sys.path.insert(0, str(project))  # for its imports
     try:
         names = runpy.run_path(str(path), run_name="functions.payloads")
     except Exception as fault:  # noqa: BLE001 - the project's code may raise anything

@@ -149,7 +149,7 @@ def _operations(
     graph: Graph, doors: Mapping[str, str], splits: Collection[str], orders: Mapping[str, str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     for door, channel in doors.items():
-        yield f"{door}.send", _operation("send", door, channel, f"{door} publishes what it accepts.")
+        yield f"{door}.send", _operation("send", door, channel, f"{door} publishes each event that it accepts.")
     for stage in graph.consumes:
         for channel in graph.consumes[stage]:
             ordered = f", one at a time and in order for each {orders[stage]}" if orders[stage] else ""

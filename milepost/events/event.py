@@ -178,7 +178,7 @@ class Event:
             raise EventError(f"datacontenttype: Milepost carries JSON, not {ascii(content_type)[:SHOWN]}")
         if missing := [name for name in LONGEST if name not in attributes]:
             raise EventError(f"{', '.join(missing)}: missing")
-        attributes.pop("journalid", None)  # the journal's own: what comes from outside never has it
+        attributes.pop("journalid", None)  # the journal's own: no event from outside has it
         fields = {name: attributes.pop(name) for name in _FIELDS if name in attributes}
         return cls(data=data, extensions=attributes, **fields)
 

@@ -21,7 +21,7 @@ class Description:
     name: str
     consumes: type[Payload]
     emits: tuple[type[Payload], ...]
-    """The classes of what it returns. An answer is of one of them, and goes to that one's channel."""
+    """The classes of its return values. An answer is of one of them, and goes to that one's channel."""
     may_be_none: bool
     """Whether it may return None, and so emit nothing."""
     split: bool
@@ -89,7 +89,7 @@ def _items(name: str, annotation: Any) -> Any:
         )
     arguments = [argument for argument in get_args(members[0]) if argument is not Ellipsis]
     if get_origin(members[0]) is not tuple or len(get_args(members[0])) - len(arguments) == 1:
-        arguments = arguments[:1]  # a generator has the types of what it is sent and returns, too
+        arguments = arguments[:1]  # a generator also has the types of its send() and its return
     if len(arguments) != 1:
         raise ConfigurationError(f"stage {name}: say which payloads {members[0]} has, as in list[Item]")
     return arguments[0]

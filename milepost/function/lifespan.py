@@ -7,7 +7,7 @@
 3. When the server has answered everything and stops, milepost/function/app.py leaves it. Without that module it is left
    when the event loop closes.
 
-One task enters and leaves it, because what it opens may demand that. Each event loop has its own, as tests need it.
+One task enters and leaves it, because some libraries demand that. Each event loop has its own, as tests need it.
 """
 
 import asyncio

@@ -150,7 +150,7 @@ class Admin:
     async def forget(self, stage: str) -> Forgotten:
         """Remove a stage's row in the table, its pause, groups, retries, parked and held events and dead letters.
 
-        Of `stage:channel` only what the stage has left behind on that channel (see `left_behind`).
+        Of `stage:channel` only the events that the stage has left behind on that channel (see `left_behind`).
         Raises StageServed while a bridge serves it, LookupError if nothing of it exists.
         """
         name, _, channel = stage.partition(":")

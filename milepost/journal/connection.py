@@ -144,7 +144,7 @@ class Pool(ConnectionPool):
 
 @cache
 def _driver() -> DriverInfo:
-    """Return what Redis is told of redis-py. A connection that is not given it reads the package's metadata again."""
+    """Return the name of redis-py for CLIENT SETINFO. A connection without it reads the package's metadata again."""
     return DriverInfo()
 
 

@@ -88,7 +88,7 @@ class Journal:
         return (await self.whole_status(event_id))[0]
 
     async def whole_status(self, event_id: str) -> tuple[dict[str, Note], dict[str, History]]:
-        """Return the same, and for operators what each stage did with the events of this id."""
+        """Return the same, and for operators the history of the events of this id at each stage."""
         fields = await self.ask(self.redis.hgetall(keys.status(event_id)))
         found = {name_text(name): text for name, text in fields.items()}
         histories = {

@@ -98,7 +98,7 @@ def status(event_id: str) -> str:
 
 
 HISTORY = "\t"
-"""Prefix of a stage, among the fields of a status: JSON of what it did with the event. No channel begins so."""
+"""Prefix of a stage, among the fields of a status: JSON of its history with the event. No channel begins so."""
 
 PARTS = "parts:"
 """Prefix of a stage, among the fields of a status: JSON with how many answers it gave, which are parts of the event."""

@@ -43,7 +43,7 @@ class Note:
 
     @classmethod
     def read(cls, text: bytes) -> "Note | None":
-        """Read what the scripts wrote (`write_status` in common.lua). None: another version or program wrote it."""
+        """Read a note of the scripts (`write_status` in common.lua). None: another version or program wrote it."""
         try:
             note = loads(text, deepest=DEEPEST + 4)
             return cls(moment(note["at"] / 1000), note["data"])
@@ -76,7 +76,7 @@ class HistoryStep:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What happened to an event at a stage: the first step and the latest ones, of `count` in all."""
+    """The history of an event at a stage: the first step and the latest ones, of `count` in all."""
 
     count: int = 0
     steps: tuple[HistoryStep, ...] = ()
@@ -88,7 +88,7 @@ class History:
 
     @classmethod
     def read(cls, text: bytes) -> "History":
-        """Read what the scripts wrote (`note` in common.lua). Any other text is an empty history."""
+        """Read a history of the scripts (`note` in common.lua). Any other text is an empty history."""
         try:
             history = loads(text.decode(errors="ignore"))  # an answer may be cut within a letter
             steps = [

@@ -47,7 +47,7 @@ def wrong_server(reply: object) -> WrongServer | None:
     """Return the refusal with a code of LOOK_AGAIN in this reply, or None.
 
     It may be the reply itself, an error among the items of an array, or the text `error CODE …` among them, which is
-    how common.lua answers for one item of a batch. What a script raises anew has `ERR` before its code.
+    how common.lua answers for one item of a batch. An error that a script raises anew has `ERR` before its code.
     """
     items = reply if isinstance(reply, list) else [reply]
     if items.count(b"done") == len(items):  # most batches

@@ -25,10 +25,10 @@ P = ParamSpec("P")
 
 _FOLDER = files("milepost.journal") / "lua"
 SHARED = keys.for_scripts() + refusals.for_scripts() + (_FOLDER / "common.lua").read_text()
-"""What a script may use, in Lua."""
+"""Functions and constants for all scripts, in Lua."""
 
 OWN: dict[str, str] = {}
-"""Name → what each script has beside SHARED: its arguments, and its file."""
+"""Name → the own part of each script, beside SHARED: its arguments, and its file."""
 
 SCRIPTS: dict[str, str] = {}
 """Name → text of each script, as it is sent to Redis."""

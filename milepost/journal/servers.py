@@ -44,7 +44,7 @@ Options = Mapping[str, Any]
 
 
 class ServerView(NamedTuple):
-    """What one server says; a greater `epoch` is newer. No address: it knows no primary, and `reason` says why."""
+    """The answer of one server; a greater `epoch` is newer. No address: it knows no primary, and `reason` says why."""
 
     epoch: tuple[int, ...]
     address: ServerAddress | None

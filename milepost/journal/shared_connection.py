@@ -233,7 +233,7 @@ class _RedisProtocol(asyncio.Protocol):
         """End the connection, because another server is to be asked."""
         self.fail(ConnectionLost(MOVED))
 
-    # What the event loop calls
+    # Called by the event loop
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser

@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._size = 0
 
-    # What a POST does with it
+    # Called for a POST
 
     def send(self, request: bytes, deadline: float) -> asyncio.Future[Result]:
         """Write a whole request; return a future of its result. After a Response, `usable` says whether to `rest`."""
@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    # What the event loop calls
+    # Called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -179,7 +179,7 @@ class Connection(asyncio.Protocol):
         self.lost.set_result(None)
         self._on_lost(self)
 
-    # What the parser calls
+    # Called by the parser
 
     def on_message_begin(self) -> None:
         if self._answered:

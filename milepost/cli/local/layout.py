@@ -86,7 +86,7 @@ class Layout:
 
 
 def read_stages(project: Path) -> list[stages_table.StageEntry]:
-    """Read the stages table and check that the project can run. Raises ConfigurationError naming what is missing."""
+    """Read the stages table and check that the project can run. Raises ConfigurationError naming the missing part."""
     entries = stages_table.read(project)
     values = project / stages_table.VALUES
     for entry in entries:

@@ -171,7 +171,7 @@ end
 
 local retried = read(retries, most)
 local room = most - #retried
-if room > 0 then  -- tries what each page needs
+if room > 0 then  -- tries the commands that each page needs
   redis.call('HSET', in_hand, '', '')
   redis.call('HMGET', in_hand, '')
   redis.call('HDEL', in_hand, '')

@@ -7,7 +7,7 @@
 -- 4. Deletes entries that every group has finished, also behind a pending one, so that an event that hangs keeps no
 --    other.
 -- 5. If more than `limit` entries are left, deletes the oldest that no served stage needs.
--- Returns { what happened, entries deleted or (if refused) left, entries deleted that an unserved stage had not
+-- Returns { result, entries deleted or (if refused) left, entries deleted that an unserved stage had not
 -- finished }.
 local MOST_PENDING, MOST_DELETED = 100000, 5000
 local journal = journal_key(channel)
