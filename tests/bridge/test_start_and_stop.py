@@ -9,6 +9,7 @@ import pytest
 import redis.asyncio as redis_asyncio
 
 from milepost.bridge import bridge as bridge_module
+from milepost.bridge import worker as worker_module
 from milepost.bridge.app import GC_THRESHOLD, create_app
 from milepost.bridge.settings import BridgeSettings
 from milepost.errors import ConfigurationError
@@ -283,6 +284,7 @@ async def test_exception_in_the_stop_of_one_stage_keeps_no_other_from_handing_ba
         raise RuntimeError("planted")
 
     monkeypatch.setattr(bridge.workers[0].consumer, "hand_back", fail)
+    monkeypatch.setattr(worker_module, "HAND_BACK_WITHIN", WITHIN)
     await rig.stop(bridge)
     assert "planted" in caplog.text
     await rig.bridge(claim="PT300S")
