@@ -30,12 +30,32 @@ class Mail:
 class Unanswered(Exception):
     """The SMTP server has the whole message and did not reply, so nobody knows whether the mail is out.
 
-    `lone`: the server has taken another mail since this one failed before.
+    `lone`: the mail had failed before, and the server has taken another mail since then.
     """
 
     def __init__(self, reason: str, *, lone: bool) -> None:
         super().__init__(reason)
         self.lone = lone
+
+
+@dataclass(frozen=True)
+class TimeLimits:
+    """The times at which the steps of one mail end, as the event loop counts.
+
+    A mail waits for a free connection during the first tenth of the request. Its message is sent in the first half or
+    not at all, so that the server has two fifths at least to reply: a message without a reply may be sent twice. The
+    last tenth is left to mark the mail and to answer, as the caller counts a timeout against the event.
+    """
+
+    connection: float
+    message: float
+    reply: float
+    mark: float
+
+    @classmethod
+    def of_request(cls, began: float, timeout: float) -> Self:
+        """Share out `timeout`, the seconds that the caller waits."""
+        return cls(began + timeout / 10, began + timeout / 2, began + timeout * 9 / 10, began + timeout * 19 / 20)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from functions.email.mail import Mail, SmtpServer, check_helo, default_helo
+from functions.email.mail import Mail, SmtpServer, TimeLimits, check_helo, default_helo
 from milepost.errors import ConfigurationError, Unavailable
 from milepost.observe.logs import Fields
 
@@ -43,14 +44,18 @@ class Mailer:
                 smtp = SmtpSender(server, sender, timeout=timeout, connections=connections)
         return cls(Path(path) if path else None, smtp)
 
-    async def send(self, mail: Mail, *, by: float) -> None:
-        """Return when the mail is out: after the SMTP server's 250, if there is one, and the line. Until `by` (the
-        loop's time) it waits for the 250.
+    def connection(self, limits: TimeLimits) -> AbstractAsyncContextManager[None]:
+        """Hold one of the SMTP connections in the body, if there is an SMTP server. Raises Defer if none gets free."""
+        return nullcontext() if self.smtp is None else self.smtp.connection(limits)
+
+    async def send(self, mail: Mail, limits: TimeLimits) -> None:
+        """Return when the mail is out: after the SMTP server's 250, if there is one, and the line. The caller holds a
+        `connection`.
 
         Raises Reject, Defer or Unavailable, as functions/email/smtp_faults.py decides, or Unanswered.
         """
         if self.smtp is not None:
-            await self.smtp.send(mail, by=by)
+            await self.smtp.send(mail, limits)
         try:
             self._log(mail.line.encode())
         except OSError as fault:

@@ -3,8 +3,9 @@
 It consumes `user:email` (the address alone) and emits `email:sent` (email, distance_from_velocity, message).
 
 1. Find the distance: of the event's id, else the newest of the address.
-2. Take the record of this mail in the collection `mails` (records.py). Only the process that took it may send.
-3. Send the mail (mailer.py), then mark the record as sent. A redelivery finds the mark and sends nothing.
+2. Wait for a free connection to the SMTP server, if there is one.
+3. Take the record of this mail in the collection `mails` (records.py). Only the process that took it may send.
+4. Send the mail (mailer.py), then mark the record as sent. A redelivery finds the mark and sends nothing.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from functions.email.mail import Mail, Unanswered
+from functions.email.mail import Mail, TimeLimits, Unanswered
 from functions.email.mailer import Mailer, seconds
 from functions.email.records import MailRecords
 from functions.email.smtp_faults import error_for_silence
@@ -25,11 +26,6 @@ MONGO_URL = mongo_url(os.environ)
 MAILER = Mailer.read(os.environ)
 REQUEST_TIMEOUT = seconds(os.environ, "REQUEST_TIMEOUT", 60.0)
 """Seconds that the caller waits for an answer: the bridge's `timeout`."""
-
-MARK_WITHIN = REQUEST_TIMEOUT / 10
-"""Seconds of the request that are left when sending ends: half to mark the mail as sent, half to answer. The caller
-counts a timeout against the event.
-"""
 
 TAKEN_FOR = timedelta(seconds=REQUEST_TIMEOUT + 10)
 """How long a record stays taken. Sending ends within REQUEST_TIMEOUT, and 10 s allow for clocks that differ."""
@@ -56,7 +52,7 @@ async def lifespan() -> AsyncIterator[None]:
 
 async def email(recipient: Recipient, event: Event) -> EmailSent:
     """Mail the distance that is kept under the event's id, else the newest of its address."""
-    request_ends = asyncio.get_running_loop().time() + REQUEST_TIMEOUT
+    limits = TimeLimits.of_request(asyncio.get_running_loop().time(), REQUEST_TIMEOUT)
     # Nearly every event is new, so the user is looked up first; `take` finds a record that exists.
     record = await _draft(event.id, recipient.root) or await state.records.find(event.id)
     if record is None:
@@ -64,9 +60,7 @@ async def email(recipient: Recipient, event: Event) -> EmailSent:
     if _is_unsent(record, recipient.root):
         with state.records.handling(event.id) as is_alone:
             if is_alone:
-                record = await state.records.take(record)
-                if _is_unsent(record, recipient.root):
-                    await _send(record, request_ends)
+                record = await _take_and_send(record, limits)
             else:
                 record = await state.records.find(event.id) or record
                 if _is_unsent(record, recipient.root):
@@ -98,21 +92,33 @@ def _is_unsent(record: Document, address: str) -> bool:
     return record.get("state") != "sent" and record["email"] == address
 
 
-async def _send(record: Document, request_ends: float) -> None:
-    sent_by = request_ends - MARK_WITHIN
-    if asyncio.get_running_loop().time() > sent_by:  # the process was suspended: another may have the record
+async def _take_and_send(mail: Document, limits: TimeLimits) -> Document:
+    """Return the record of the mail, which is sent now, or of another address's.
+
+    The mail waits for a connection first, since it must neither keep its record from other processes meanwhile nor
+    count the wait as an attempt.
+    """
+    async with MAILER.connection(limits):
+        record = await state.records.take(mail)
+        if _is_unsent(record, mail["email"]) and not state.records.is_unmarked(record):
+            await _send(record, limits)
+    if _is_unsent(record, mail["email"]):
+        await state.records.mark_sent(record, until=limits.mark)
+    return record
+
+
+async def _send(record: Document, limits: TimeLimits) -> None:
+    if asyncio.get_running_loop().time() > limits.message:  # as when the process was suspended
         raise Unavailable("the request's time was over before the mail could be sent")
-    if not state.records.is_unmarked(record):
-        mail = Mail(record["_id"], record["email"], record["message"], attempt=record["taken"])
-        try:
-            await MAILER.send(mail, by=sent_by)
-        except Unanswered as fault:
-            wait = await state.records.put_off(record)
-            raise error_for_silence(str(fault), wait, lone=fault.lone) from fault
-        except Exception:
-            await state.records.free(record)
-            raise
-    await state.records.mark_sent(record, until=request_ends - MARK_WITHIN / 2)
+    mail = Mail(record["_id"], record["email"], record["message"], attempt=record["taken"])
+    try:
+        await MAILER.send(mail, limits)
+    except Unanswered as fault:
+        wait = await state.records.put_off(record)
+        raise error_for_silence(str(fault), wait, lone=fault.lone) from fault
+    except Exception:
+        await state.records.free(record)
+        raise
 
 
 main = stage(email, lifespan=lifespan)

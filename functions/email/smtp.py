@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 from collections import OrderedDict
+from collections.abc import AsyncIterator
 from email.errors import NonASCIILocalPartDefect, ObsoleteHeaderDefect
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -28,7 +29,7 @@ from aiosmtplib import (
 )
 from email_validator import validate_email
 
-from functions.email.mail import Mail, SmtpServer, Unanswered
+from functions.email.mail import Mail, SmtpServer, TimeLimits, Unanswered
 from functions.email.smtp_faults import FIRST_RETRY_AFTER, error_for_reply, error_for_route
 from milepost.errors import ConfigurationError, Defer, MilepostError, Reject, Unavailable
 
@@ -68,26 +69,29 @@ class SmtpSender:
         self._accepted = 0
         self._refusals: OrderedDict[str, int] = OrderedDict()
 
-    async def send(self, mail: Mail, *, by: float) -> None:
-        """Return after the server's 2xx for the message. `by`: the end of the wait for it, in the loop's time.
-
-        The time-out ends where the server has the whole message. Its reply may take minutes, as it may scan the
-        message first (RFC 5321, section 4.5.3.2.6), and to send the message again would make a second mail.
-
-        Raises Reject when the mail is refused for good, Defer when this mail alone must wait, Unavailable when all
-        must, Unanswered when the server has the message and does not reply.
-        """
+    @contextlib.asynccontextmanager
+    async def connection(self, limits: TimeLimits) -> AsyncIterator[None]:
+        """Hold one of the connections in the body. Raises Defer if none gets free in time."""
         try:
-            async with asyncio.timeout_at(by):
+            async with asyncio.timeout_at(limits.connection):
                 await self._free_connections.acquire()
         except TimeoutError:
             raise Defer("SMTP: all connections were in use", retry_after=FIRST_RETRY_AFTER) from None
         try:
-            await self._send(mail, by)
+            yield
         finally:
             self._free_connections.release()
 
-    async def _send(self, mail: Mail, by: float) -> None:
+    async def send(self, mail: Mail, limits: TimeLimits) -> None:
+        """Return after the server's 2xx for the message. The caller holds a `connection`.
+
+        The setting SMTP_TIMEOUT ends where the server asks for the message. Its reply may take minutes, as it may scan
+        the message first (RFC 5321, section 4.5.3.2.6), and to send the message again would make a second mail.
+
+        Raises Reject when the mail is refused for good, Defer when this mail alone must wait, Unavailable when all
+        must, Unanswered when the server has the message and does not reply.
+        """
+        loop = asyncio.get_running_loop()
         client = SMTP(
             hostname=self._server.host,
             port=self._server.port,
@@ -103,7 +107,7 @@ class SmtpSender:
         message = compose(mail, self._sender, to).as_bytes(policy=UTF8_HEADERS if utf8 else ASCII_HEADERS)
         reached = _Reached.NOTHING
         try:
-            async with asyncio.timeout_at(min(by, asyncio.get_running_loop().time() + self._timeout)):
+            async with asyncio.timeout_at(min(limits.message, loop.time() + self._timeout)):
                 await client.connect()
                 reached = _Reached.CONNECTED
                 self._connected += 1
@@ -111,7 +115,7 @@ class SmtpSender:
                 reached = _Reached.SENDER_ACCEPTED
                 await client.rcpt(to.addr_spec, encoding="utf-8")
                 await _begin_data(client)
-            async with asyncio.timeout_at(by):
+            async with asyncio.timeout_at(limits.reply):
                 reached = _Reached.MESSAGE_SENT
                 await _finish_data(client, message)
             self._accepted += 1

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import AutoReconnect
 
 from functions.email import main
-from functions.email.mail import Mail
+from functions.email.mail import Mail, SmtpServer, TimeLimits
 from functions.email.mailer import Mailer
 from functions.email.records import MailRecords
+from functions.email.smtp import SmtpSender, parse_sender
 from functions.mongo import Database
 from functions.payloads import EmailSent, Recipient
 from milepost import Defer, Event, Reject, Unavailable
 from tests.contract.contract import lines
+from tests.contract.smtp import SmtpServer as RealServer
 from tests.contract.together import Commands, each, proxied, watched
-from tests.servers import WITHIN, Mongo, eventually
+from tests.servers import HOST, WITHIN, Mongo, eventually
 
 ADA, EVE = "ada@example.org", "eve@example.org"
 TAKEN_FOR = timedelta(seconds=100)
@@ -162,6 +165,31 @@ async def test_existing_record_is_not_inserted(
     assert lines(sent) == [line(7)]
 
 
+async def test_wait_for_a_connection_is_short_and_leaves_no_trace(
+    opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long one would take from the time for the server's reply, and the mail would be sent twice."""
+    await mongo["users"].insert_many([user(1), user(2)])
+    await mongo["mails"].insert_one(record(2, until=datetime.now(UTC)))
+    before = await mongo["mails"].find().to_list()
+    email = Process(opened[0]).email
+    with RealServer() as relay:
+        server, sender = SmtpServer("smtp", HOST, relay.port), parse_sender("Velocity <velocity@example.org>")
+        smtp = SmtpSender(server, sender, timeout=WITHIN, connections=1)
+        monkeypatch.setattr(main, "MAILER", replace(main.MAILER, smtp=smtp))
+        monkeypatch.setattr(main, "REQUEST_TIMEOUT", 1.0)
+        in_use = smtp.connection(TimeLimits.of_request(asyncio.get_running_loop().time(), WITHIN))
+        async with asyncio.timeout(WITHIN), in_use:
+            answers = await each([email("1"), email("2")])
+        assert {type(answer) for answer in answers} == {Defer}
+        assert await mongo["mails"].find().to_list() == before
+        monkeypatch.setattr(main, "REQUEST_TIMEOUT", WITHIN)
+        answers = await each([email("1"), email("2")])
+        assert {type(answer) for answer in answers} == {EmailSent}
+        assert len(relay.inbox.messages) == 2
+    assert await taken(mongo) == {"1": ("sent", 1), "2": ("sent", 2)}
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_mails_are_sent_once_however_they_are_delivered(
     opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], sent: Path, seed: int
@@ -281,8 +309,8 @@ async def test_stopping_process_marks_what_could_not_be_marked(
 class Gated(Mailer):
     """Sends, and does not say so until `gate` is set."""
 
-    async def send(self, mail: Mail, *, by: float) -> None:
-        await super().send(mail, by=by)
+    async def send(self, mail: Mail, limits: TimeLimits) -> None:
+        await super().send(mail, limits)
         await gate.get().wait()
 
 

@@ -14,8 +14,10 @@ FUNCTION_SETTINGS = {
     "MAIL_FROM": "the sender, as in `Milepost <milepost@example.org>`; a name with a comma needs quotes",
     "SMTP_HELO": "the name in EHLO, as in `mail.example.org`; else, if it has a dot, the domain of MAIL_FROM or this "
     "host's name, else `[127.0.0.1]`",
-    "SMTP_TIMEOUT": "seconds until the SMTP server has the message; for its reply then the request's time is left",
-    "SMTP_CONNECTIONS": "connections of one process to the SMTP server at once",
+    "SMTP_TIMEOUT": "seconds until the SMTP server asks for the message, half of REQUEST_TIMEOUT at most; its reply "
+    "may take the rest of the request",
+    "SMTP_CONNECTIONS": "connections of one process to the SMTP server at once; a mail waits for one a tenth of "
+    "REQUEST_TIMEOUT at most, then 409",
     "REQUEST_TIMEOUT": "seconds that the caller waits for an answer: the bridge's `timeout`; chart and `milepost up` "
     "set it",
 }
