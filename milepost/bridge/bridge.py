@@ -5,8 +5,8 @@ Order of a stop:
 1. The HTTP server stops taking requests.
 2. The lease is released, and the messages that were received before are adopted, within half of GRACE. Workers go on.
 3. Reads, adoption, wake-ups and the periodic tasks end. The connections for reading close.
-4. Deliveries get GRACE to end, and claims are renewed meanwhile: GRACE may be longer than CLAIM. Entries that are still
-   pending are handed back, within one second.
+4. Deliveries get GRACE to end, and claims are renewed meanwhile: GRACE may be longer than CLAIM. Settlements get the
+   rest of it, at least half a second. Entries that are still pending are handed back, within one second.
 5. The other connections close.
 """
 

@@ -133,7 +133,7 @@ class BridgeSettings(JournalSettings):
     """How long a bridge may not renew its claim on an entry before another bridge takes the entry over."""
     lease: timedelta = Field(timedelta(seconds=10), gt=timedelta(0))
     grace: timedelta = Field(timedelta(seconds=4), ge=timedelta(0))
-    """How long a clean stop waits for deliveries; the whole stop takes up to 1.5 times this and 2 s."""
+    """How long a clean stop waits for deliveries; the whole stop takes up to 1.5 times this and 2.5 s."""
 
     @property
     def needs_data(self) -> frozenset[str]:

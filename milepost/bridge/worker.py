@@ -17,10 +17,12 @@ Each task:
 5. Waits until the limit lets it send. POSTs one event, or a batch.
 6. Decides how to settle each event by the outcome; for a failure it asks the retry policy.
 
-One more task settles the entries:
+One more task settles the entries, and another those that it could not:
 
 7. It settles all that are decided on in one round trip. Entries that are decided on meanwhile share the next one, 2 ms
-   after the one before or later. It repeats that while Redis is away.
+   after the one before or later.
+8. If Redis settles some of them and not the others, a task of their own tries the others again, four times a second.
+   If it settles none, Redis is probably away: step 7 goes on 0.25 s later.
 
 While the stage is paused, steps 1 and 5 wait.
 
@@ -55,6 +57,9 @@ BLOCK = 5.0
 
 LOOK_EVERY = 1.0
 """Seconds between two looks for redeliveries."""
+
+SETTLE_WITHIN = 0.5
+"""Least seconds that a clean stop gives to settlements, also when a delivery has used up GRACE."""
 
 HAND_BACK_WITHIN = 1.0
 """Seconds that a clean stop gives a Redis that does not answer; entries not handed back are taken over later."""
@@ -117,6 +122,9 @@ class Worker:
         self._to_settle: list[Settlement] = []
         self._settler: asyncio.Task[None] | None = None
         self._settle_at = -math.inf
+        self._unsettled: list[Settlement] = []
+        """Settlements for which Redis was not available, kept apart from the others."""
+        self._unsettled_settler: asyncio.Task[None] | None = None
         self._replaced: set[tuple[str, str]] = set()
         """Entries whose settlement Redis refused, and that got another one."""
         self._to_trim: set[str] = set()
@@ -409,50 +417,64 @@ class Worker:
             self._settler = asyncio.create_task(self._settle_all())
 
     async def _settle_all(self) -> None:
-        """Settle entries until none is left to settle. While Redis is away, try again."""
+        """Settle entries until none is left to settle. `_settle_again` gets those that Redis does not settle now."""
         now = asyncio.get_running_loop().time
-        tries = 0
         try:
             while self._to_settle:
                 # If no other delivery is under way, the next event of a key waits for this round trip alone.
-                at_once = self.consumer.ordered and len(self.in_delivery) <= len(self._to_settle)
+                waiting = len(self._to_settle) + len(self._unsettled)
+                at_once = self.consumer.ordered and len(self.in_delivery) <= waiting
                 if not at_once and (early := self._settle_at - now()) > 0:
                     await asyncio.sleep(early)
                 self._settle_at = now() + PACE
                 settlements, self._to_settle = self._to_settle, []
-                reason = await self._settle_together(settlements)
-                if not reason:
-                    tries = 0
-                    continue
-                if tries % LOG_EVERY == 0:
-                    log.warning(self._fields(self._to_settle[0].entry, "unsettled", reason=reason))
-                tries += 1
-                await asyncio.sleep(TRY_AGAIN_AFTER)
+                unsettled, reason = await self._settle_together(settlements)
+                self._unsettled += unsettled
+                if unsettled and self._unsettled_settler is None:
+                    self._unsettled_settler = asyncio.create_task(self._settle_again(reason))
+                if len(unsettled) == len(settlements):
+                    await asyncio.sleep(TRY_AGAIN_AFTER)
         finally:
             self._settler = None
 
-    async def _settle_together(self, settlements: Sequence[Settlement]) -> str:
-        """Try to settle these entries. Returns why Redis was not available, or an empty text."""
+    async def _settle_again(self, reason: str) -> None:
+        """Try to settle the unsettled entries until none is left. `reason`: why Redis was not available for them."""
+        tries = 0
+        try:
+            while self._unsettled:
+                if tries % LOG_EVERY == 0:
+                    log.warning(self._fields(self._unsettled[0].entry, "unsettled", reason=reason))
+                tries += 1
+                await asyncio.sleep(TRY_AGAIN_AFTER)
+                settlements, self._unsettled = self._unsettled, []
+                unsettled, reason = await self._settle_together(settlements)
+                self._unsettled += unsettled
+        finally:
+            self._unsettled_settler = None
+
+    async def _settle_together(self, settlements: Sequence[Settlement]) -> tuple[list[Settlement], str]:
+        """Try to settle these entries. Returns those for which Redis was not available, and why."""
         try:
             answers = await self.consumer.settle(settlements)
         except Exception as fault:
             log.exception(Fields(stage=self.stage, outcome="failed"))
             if len(settlements) > 1:  # the fault may be one event's
-                return max([await self._settle_together([settlement]) for settlement in settlements])
+                tried = [await self._settle_together([settlement]) for settlement in settlements]
+                return [one for some, _ in tried for one in some], max(reason for _, reason in tried)
             (settlement,) = settlements
             if isinstance(settlement, DELIVERED):
                 self._count_fault(settlement.entry, fault)
             else:
                 self._leave_pending(settlement.entry, type(fault).__name__)
-            return ""
-        unavailable = ""
+            return [], ""
+        unsettled, reason = [], ""
         for settlement, answer in zip(settlements, answers, strict=True):
             if isinstance(answer, JournalUnavailable):
-                unavailable = str(answer)
-                self._to_settle.append(settlement)
+                unsettled.append(settlement)
+                reason = str(answer)
             else:
                 self._settled(settlement, answer)
-        return unavailable
+        return unsettled, reason
 
     def _settled(self, settlement: Settlement, answer: str | MilepostError) -> None:
         """Act on Redis's answer to a settlement: `done`, `buried`, `stale`, or its refusal."""
@@ -541,13 +563,17 @@ class Worker:
         await self.consumer.reap(idle=self._claim)
 
     async def finish(self, *, grace: float) -> None:
-        """Wait `grace` seconds for the deliveries to end, cancel the others, and hand back their entries."""
+        """Wait `grace` seconds for the deliveries to end, cancel the others, and hand back their entries.
+
+        Settlements have the same time, but at least SETTLE_WITHIN: their events would be delivered again.
+        """
         for waiting in list(self._paused):
             waiting.cancel()
         end = time.monotonic() + grace
         await _end({task for _, task, *_ in self.in_delivery.values()}, within=grace)
-        if self._settler is not None:
-            await _end({self._settler}, within=end - time.monotonic())
+        end = max(end, time.monotonic() + SETTLE_WITHIN)
+        while settlers := {one for one in (self._settler, self._unsettled_settler) if one and not one.done()}:
+            await _end(settlers, within=end - time.monotonic())
         self._forget_all([entry for entry, *_ in self.in_delivery.values()])
         self.limit.close()
         await self._deliverer.close()

@@ -1,14 +1,15 @@
 """How a bridge settles entries: together with others, and a fault of one settlement is its own."""
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
 
 from milepost.bridge import worker
-from milepost.errors import MilepostError
+from milepost.errors import JournalUnavailable, MilepostError
 from milepost.journal import Complete, Consumer, Settlement
-from tests.bridge.rig import Rig, value
-from tests.servers import eventually
+from tests.bridge.rig import Answer, Delivery, Rig, value
+from tests.servers import WITHIN, eventually
 
 IDS = [str(number) for number in range(7)]
 
@@ -17,6 +18,7 @@ async def test_settlements_wait_for_the_pace_of_the_latest_round_trip(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "PACE", 3600)
+    monkeypatch.setattr(worker, "SETTLE_WITHIN", 0)
     stage = await rig.stage("stage", "in")
     bridge = await rig.bridge(grace="PT0.1S")
     await rig.publish("in", "first")
@@ -39,6 +41,63 @@ async def test_settlement_that_the_next_event_of_a_key_waits_for_waits_for_no_ot
         await rig.publish("in", one, {"key": "same"})
     await eventually(lambda: stage.ids == IDS)
     await eventually(lambda: rig.settled(stage))
+
+
+async def test_settlement_that_stays_unavailable_does_not_hold_up_the_others(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, tried = Consumer.settle, list[str]()
+
+    async def refusing(self: Consumer, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
+        answers = await settle(self, [one for one in settlements if one.id != "bad"])
+        for place, one in enumerate(settlements):
+            tried.append(one.id)
+            if one.id == "bad":
+                answers.insert(place, JournalUnavailable("Redis: no"))
+        return answers
+
+    monkeypatch.setattr(Consumer, "settle", refusing)
+    monkeypatch.setattr(worker, "TRY_AGAIN_AFTER", 3600)
+    monkeypatch.setattr(worker, "SETTLE_WITHIN", 0)
+    stage = await rig.stage("stage", "in", "out")
+    await rig.publish_all("in", ["bad", "beside"])
+    bridge = await rig.bridge({"batch": 2}, grace="PT0.01S")
+    for one in IDS:
+        await rig.publish("in", one)
+        await eventually(lambda: len(bridge.workers[0].in_delivery) == 1 and one == stage.ids[-1])
+    assert await rig.pending(stage) == 1
+    await rig.stop(bridge)
+    assert sorted(tried) == [*IDS, "bad", "beside"]
+
+
+async def test_stop_gives_settlements_their_time_though_a_delivery_used_up_grace(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, begun, go, never = Consumer.settle, asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def late(self: Consumer, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
+        begun.set()
+        await go.wait()
+        return await settle(self, settlements)
+
+    async def hang(delivery: Delivery) -> Answer:
+        if delivery.event.id == "hangs":
+            await never.wait()
+        return stage.succeed(delivery)
+
+    monkeypatch.setattr(Consumer, "settle", late)
+    monkeypatch.setattr(worker, "SETTLE_WITHIN", WITHIN)
+    stage = await rig.stage("stage", "in", "out", hang)
+    bridge = await rig.bridge(grace="PT0S")
+    await rig.publish_all("in", ["hangs", "answered"])
+    await eventually(lambda: begun.is_set() and stage.on_wire)
+    stopping = asyncio.create_task(rig.stop(bridge))
+    await eventually(lambda: all(task.done() for _, task, *_ in bridge.workers[0].in_delivery.values()))
+    go.set()
+    await stopping
+    assert await rig.journaled("out") == ["answered"]
+    assert await rig.pending(stage) == 1
+    never.set()
 
 
 class BridgeError(Exception):
