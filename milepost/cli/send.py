@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import re
+import shlex
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -25,6 +27,9 @@ PAUSE = 0.5
 
 SILENCE = 40.0
 """Seconds without a byte after which a stream is given up. The gateway sends something every 15 s."""
+
+NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)
+"""What a request raises that did not reach the gateway."""
 
 
 def send(
@@ -53,16 +58,25 @@ def send(
 
     `milepost send ada@example.org 51.5074 -0.1278` ends with the message, or with 4 if a stage gave the event up.
     """
+    if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):  # as the gateway takes it
+        raise ConfigurationError("--key: must be 1 to 255 visible ASCII characters")
     submission = {"email": email, "lat": lat, "long": long}
+    try:
+        "".join(submission.values()).encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError("EMAIL, LAT and LONG must be UTF-8") from None
     run(_send(locate.gateway_url(gateway, data), submission, key or new_id(), timeout))
 
 
 async def _send(gateway: str, submission: dict[str, str], key: str, within: float) -> Exit:
     reached: dict[str, Any] = {}
+    wrong = ConfigurationError("--gateway: must look like http://host:port")
     try:
         opened = httpx.AsyncClient(base_url=gateway, trust_env=False, timeout=SILENCE)
     except httpx.InvalidURL:  # its text may hold a part of a password
-        raise ConfigurationError("--gateway: must look like http://host:port") from None
+        raise wrong from None
+    if (opened.base_url.port or 0) > 65535:
+        raise wrong
     async with opened as client:
         place = await _submit(client, submission, key)
         try:
@@ -92,24 +106,28 @@ async def _submit(client: httpx.AsyncClient, submission: dict[str, str], key: st
     """Submit, and return the path where the submission can be followed. A second try has the key of the first."""
     headers = {"idempotency-key": key}
     gateway = shown(str(client.base_url))
-    again = f"it may have accepted the submission: with `--key {plain(key)}` another try counts once"
+    again = f"it may have accepted the submission: with `--key {shlex.quote(key)}` another try counts once"
+    lost = False
     try:
         try:
             answer = await client.post("/distance", json=submission, headers=headers)
-        except (httpx.ReadError, httpx.RemoteProtocolError):  # the gateway may have accepted it
+        except (httpx.ReadError, httpx.RemoteProtocolError):
+            lost = True
             answer = await client.post("/distance", json=submission, headers=headers)
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL) as fault:
-        raise Unreachable(
-            f"no gateway at {gateway}: {fault}; start `milepost up`, or name another with --gateway"
-        ) from None
-    except httpx.HTTPError as fault:
+    except (httpx.HTTPError, httpx.InvalidURL) as fault:
+        if isinstance(fault, NEVER_SENT) and not lost:
+            raise Unreachable(
+                f"no gateway at {gateway}: {fault}; start `milepost up`, or name another with --gateway"
+            ) from None
         raise Unreachable(f"no answer from {gateway}: {fault or type(fault).__name__}; {again}") from None
     if answer.status_code == 422:
         raise ConfigurationError(_detail(answer))
     if answer.status_code == 503:
         raise Unreachable(f"the gateway takes nothing now: {_detail(answer)}; {again}")
     if answer.status_code != 202:
-        raise CommandFailed(f"the gateway answered {answer.status_code}: {_detail(answer)}")
+        told = f"the gateway answered {answer.status_code}: {_detail(answer)}"
+        # For 5xx a proxy may have answered, when the gateway had the submission already.
+        raise CommandFailed(f"{told}; {again}" if lost or answer.status_code >= 500 else told)
     accepted = answer.json()
     print(f"{'accepted':<24} {accepted['id']}")
     return str(accepted["status"])

@@ -4,9 +4,8 @@ import os
 import re
 import signal
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -84,40 +83,80 @@ def test_send_says_where_no_gateway_answers(on_stack: Command) -> None:
     for gateway, told in (
         ("me:secret@127.0.0.1:1", "no gateway at http://127.0.0.1:1"),
         ("me:12/secret@a", "must look"),
+        ("me:secret@127.0.0.1:65536", "must look"),
     ):
         done = on_stack("send", "ada@example.org", "0", "0", "--gateway", f"http://{gateway}")
         assert told in done.stderr
         assert "secret" not in done.stderr
 
 
-class _Closing(BaseHTTPRequestHandler):
-    """Closes the connection of the first POST, answers the second with 503, and closes those of the next two."""
+class Gateway(HTTPServer):
+    """Answers its POSTs with these statuses, one after the other. None closes the connection, and 0 the port too."""
 
-    keys: ClassVar[list[str]] = []
+    timeout = WITHIN
+
+    def __init__(self, *answers: int | None) -> None:
+        super().__init__((HOST, 0), GatewayRequest)
+        self.url = f"http://{HOST}:{self.server_port}"
+        self.answers = iter(answers)
+        self.keys: list[str] = []
+        """The Idempotency-Key of each POST."""
+        threading.Thread(target=lambda: [self.handle_request() for _ in answers], daemon=True).start()
+
+
+class GatewayRequest(BaseHTTPRequestHandler):
+    server: Gateway
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
-        self.keys.append(self.headers["idempotency-key"])
-        if len(self.keys) == 2:
-            self.send_response(503)
+        self.server.keys.append(self.headers["idempotency-key"])
+        answer = next(self.server.answers)
+        if answer == 0:
+            self.server.server_close()
+        elif answer is not None:
+            self.send_response(answer)
             self.end_headers()
-            self.wfile.write(b'{"detail": "full"}')
+            self.wfile.write(b'{"detail": "busy"}')
 
     def log_message(self, *_: object) -> None: ...
 
 
-def test_send_tries_again_with_the_same_key_if_no_answer_came(command: Command) -> None:
-    with ThreadingHTTPServer((HOST, 0), _Closing) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        send = ("send", "ada@example.org", "0", "0", "--gateway", f"http://{HOST}:{server.server_port}")
-        full = command(*send)
-        silent = command(*send, "--key", _Closing.keys[0])
-        server.shutdown()
-    assert (full.code, "the gateway takes nothing now: full" in full.stderr) == (3, True), full.stderr
-    assert (silent.code, "no answer from http://" in silent.stderr) == (3, True), silent.stderr
-    assert f"it may have accepted the submission: with `--key {_Closing.keys[0]}`" in silent.stderr
-    assert len(_Closing.keys) == 4
-    assert len(set(_Closing.keys)) == 1
+@pytest.mark.parametrize(
+    ("answers", "code", "told"),
+    [
+        ([None, 503], 3, "the gateway takes nothing now: busy; "),
+        ([None, None], 3, "no answer from http://"),
+        ([0], 3, "no answer from http://"),
+        ([502], 1, "the gateway answered 502: busy; "),
+        ([None, 429], 1, "the gateway answered 429: busy; "),
+    ],
+)
+def test_send_names_the_key_wherever_the_gateway_may_have_accepted_it(
+    command: Command, answers: list[int | None], code: int, told: str
+) -> None:
+    with Gateway(*answers) as gateway:
+        done = command("send", "ada@example.org", "0", "0", "--gateway", gateway.url)
+    assert (done.code, told in done.stderr) == (code, True), done.stderr
+    assert f"it may have accepted the submission: with `--key {gateway.keys[0]}`" in done.stderr
+    assert gateway.keys == [gateway.keys[0]] * len(answers)
+
+
+def test_send_writes_the_key_as_a_shell_reads_it(command: Command) -> None:
+    with Gateway(None, None) as gateway:
+        done = command("send", "ada@example.org", "0", "0", "--gateway", gateway.url, "--key", "a'b$c")
+    assert gateway.keys == ["a'b$c"] * 2
+    assert """with `--key 'a'"'"'b$c'`""" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["", "schl\u00fcssel", "two words", "two\nlines", "x" * 256])
+def test_send_refuses_a_key_that_the_gateway_would_refuse(command: Command, key: str) -> None:
+    done = command("send", "ada@example.org", "0", "0", "--gateway", "http://127.0.0.1:1", "--key", key)
+    assert (done.code, "--key: must be 1 to 255 visible ASCII characters" in done.stderr) == (2, True), done.stderr
+
+
+def test_send_refuses_an_argument_that_is_not_utf8(command: Command) -> None:
+    done = command("send", "ada\udcff@example.org", "0", "0", "--gateway", "http://127.0.0.1:1")
+    assert (done.code, "must be UTF-8" in done.stderr) == (2, True), done.stderr
 
 
 def test_send_names_the_last_channel_when_time_is_up(up: Up, on_stack: Command) -> None:
