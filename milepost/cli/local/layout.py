@@ -24,6 +24,9 @@ NOT_HANDED_ON = ("REDIS_URL", "MONGO_URL", "HOST", "PORT", "ROUTES", "STAGES", "
 the stages table.
 """
 
+LONGEST_REQUEST = 3600.0
+"""Most seconds in REQUEST_TIMEOUT: `email` takes no more. The bridge waits for the whole `timeout`."""
+
 
 class Rank(enum.IntEnum):
     """Servers start before the rest. At the end the highest rank is stopped first."""
@@ -156,7 +159,10 @@ def lay_out(
     for entry in entries:
         url = entry.url
         if url is None:
-            defaults = {"REQUEST_TIMEOUT": f"{entry.timeout:g}", **entry.env}  # as the chart has it
+            defaults = {
+                "REQUEST_TIMEOUT": f"{min(entry.timeout, LONGEST_REQUEST):g}",
+                **entry.env,
+            }  # as the chart has it
             env = {variable: str(files[name]) for variable, name in entry.files.items()}
             env |= {"MONGO_URL": mongo} if entry.mongo and mongo else {}
             env |= {"FUNCTION_SOURCE": str(source_of(project, entry.name)), "FUNCTION_TARGET": "main"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from functions.email.mailer import seconds
 from milepost import stages_table
 from milepost.cli.local import layout
 from milepost.cli.local.layout import Component, Layout
@@ -47,10 +48,13 @@ def test_only_stages_that_ask_get_mongodb_and_files(tmp_path: Path) -> None:
 
 def test_stage_knows_how_long_the_bridge_waits_for_it(tmp_path: Path) -> None:
     mine = "{consumes: b, env: {REQUEST_TIMEOUT: '7'}}"
-    laid_out = lay_out(
-        tmp_path, f"{{a: {{consumes: b, delivery: {{timeout: PT20S}}}}, d: {{consumes: b}}, e: {mine}}}", REAL
-    )
-    assert [of(laid_out, name).env["REQUEST_TIMEOUT"] for name in "ade"] == ["20", "60", "7"]
+    short, long = (f"{{consumes: b, delivery: {{timeout: {timeout}}}}}" for timeout in ("PT20S", "PT2H"))
+    laid_out = lay_out(tmp_path, f"{{a: {short}, d: {{consumes: b}}, e: {mine}, f: {long}}}", REAL)
+    assert [of(laid_out, name).env["REQUEST_TIMEOUT"] for name in "adef"] == ["20", "60", "7", "3600"]
+    routes = json.loads(of(laid_out, "bridge").env["ROUTES"])
+    assert [route["timeout"] for route in routes if "timeout" in route] == ["PT20S", "PT2H"]
+    environ = of(laid_out, "f").env
+    assert seconds(environ, "REQUEST_TIMEOUT", 60.0) == 3600, "email starts with it"
     (tmp_path / "helm" / "values.yaml").write_text("stages: {a: {consumes: b, delivery: {timeout: soon}}}")
     with pytest.raises(ConfigurationError, match=r"stage a: delivery\.timeout must be a duration"):
         layout.lay_out(tmp_path, tmp_path, stages_table.read(tmp_path), 8000, REAL)
