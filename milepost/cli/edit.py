@@ -41,25 +41,39 @@ def stages_table(text: str, name: str, consumes: str, emits: Sequence[str], *, o
 def skaffold(text: str, name: str, like: str) -> str:
     """Add an image, and its reference for the chart, to skaffold.yaml, after and like those of the stage `like`."""
     root, lines = yaml.compose(text), text.splitlines()
+    templates = [pair for node in _mappings(root) for pair in node.value if pair[0].value == f"stages.{like}.image"]
+    used = {name for _, value in templates for name in re.findall(r"\.IMAGE_[A-Z_]+_([a-z0-9_]+)", str(value.value))}
     artifacts = _at(root, "build", "artifacts")
-    images = artifacts.value if isinstance(artifacts, SequenceNode) else []
-    found = [image for image in images if f"functions/{like}/" in text[image.start_mark.index : image.end_mark.index]]
-    templates = [key for node in _mappings(root) for key, _ in node.value if key.value == f"stages.{like}.image"]
-    if len(found) != 1 or len(templates) != 1:
+    images = [
+        (artifact, str(image.value))
+        for artifact in (artifacts.value if isinstance(artifacts, SequenceNode) else [])
+        if (image := _at(artifact, "image")) and _in_template(image.value) in used
+    ]
+    if len(templates) != 1 or len(images) != 1 or not re.search(rf"\b{re.escape(like)}$", images[0][1]):
         raise ConfigurationError(f"has no image like that of {like}; write {name}'s yourself")
+    ((artifact, old),) = images
+    new = old.removesuffix(like) + name
     # Not every such word: a stage may be called as a folder of the library, or as one in the image.
     word = re.compile(rf"(functions/|requirements/|build\.sh |[-=]){re.escape(like)}(?![a-z0-9-])")
-    named = rf"\g<1>{name}"
-    image = [word.sub(named, line) for line in lines[found[0].start_mark.line : _last_line(found[0]) + 1]]
-    image = [re.sub(r"&\w+ ", "", line) for line in image]  # an anchor is defined once
-    at = templates[0].start_mark.line
+    whole = re.compile(rf"(: [\"']?){re.escape(like)}(?=[\"']?\s*(?:$|[,}}#]))")  # as in `STAGE: email`
+    named = re.compile(rf"(image: +[\"']?){re.escape(old)}(?=[\"']?\s*(?:$|[,}}#]))")
+    entry = [
+        whole.sub(rf"\g<1>{name}", word.sub(rf"\g<1>{name}", named.sub(rf"\g<1>{new}", line)))
+        for line in lines[artifact.start_mark.line : _last_line(artifact) + 1]
+    ]
+    entry = [re.sub(r"&\w+ ", "", line) for line in entry]  # an anchor is defined once
+    at = templates[0][0].start_mark.line
     key, value = lines[at].split(": ", 1)
-    old, new = (f"_{stage.replace('-', '_')}}}}}" for stage in (like, name))  # as Skaffold names images in templates
     key = key.replace(f"stages.{like}.", f"stages.{name}.")
-    made = _after(text, at, [f"{key}: {value.replace(old, new)}"])
-    made = _after(made, _last_line(found[0]), image)
+    made = _after(text, at, [f"{key}: {value.replace(_in_template(old), _in_template(new))}"])
+    made = _after(made, _last_line(artifact), entry)
     yaml.safe_load(made)
     return made
+
+
+def _in_template(image: str) -> str:
+    """Return an image's name as Skaffold has it in templates."""
+    return re.sub(r"[^a-z0-9]", "_", image)
 
 
 def _at(node: Node | None, *keys: str) -> Node | None:

@@ -14,6 +14,7 @@ import yaml
 
 from milepost.cli import edit, new
 from milepost.cli.stage_templates import StageTemplates
+from milepost.errors import ConfigurationError
 from tests.cli.copies import OWN_TESTS, copy_of_the_repository, make, run, tree
 from tests.cli.running import MILEPOST, Milepost, Up, environment
 from tests.servers import ANSWER_WITHIN, ROOT
@@ -188,8 +189,46 @@ def test_stage_may_be_called_as_a_folder_or_a_key(name: str) -> None:
     last = re.compile(r"(functions/|requirements/|build\.sh |milepost[-_]|stages\.)email\b")
     renamed = last.sub(rf"\g<1>{name}", text)
     assert edit.skaffold(renamed, "late", name) == last.sub(rf"\g<1>{name}", edit.skaffold(text, "late", "email"))
+    # Two images that list one folder are told apart by the chart's template.
+    shared = text.replace('- "functions/store/**/*.py"', '- "functions/email/**/*.py"')
+    assert "build.sh late" in edit.skaffold(shared, "late", "email")
     beside = last.sub(r"\g<1>bulk-email", text).replace("distance", "email")
     assert "functions/late/**/*.py" in edit.skaffold(beside, "late", "email")
+
+
+DOCKER = """\
+build:
+  artifacts:
+    - image: registry.example.org/you/email
+      docker:
+        dockerfile: functions/email/Dockerfile
+        buildArgs: {STAGE: email, PORT: "8080"}
+    - image: bulk-email
+      docker: {buildArgs: {STAGE: bulk-email}}
+deploy:
+  helm:
+    releases:
+      - setValueTemplates:
+          stages.email.image: "{{.IMAGE_FULLY_QUALIFIED_registry_example_org_you_email}}"
+          stages.bulk-email.image: "{{.IMAGE_REPO_bulk_email}}:{{.IMAGE_TAG_bulk_email}}"
+"""
+
+
+def test_image_that_docker_builds_gets_one_like_it() -> None:
+    made = yaml.safe_load(edit.skaffold(DOCKER, "late", "email"))
+    first, added, _ = made["build"]["artifacts"]
+    assert first == yaml.safe_load(DOCKER)["build"]["artifacts"][0]
+    assert added == {
+        "image": "registry.example.org/you/late",
+        "docker": {"dockerfile": "functions/late/Dockerfile", "buildArgs": {"STAGE": "late", "PORT": "8080"}},
+    }
+    (release,) = made["deploy"]["helm"]["releases"]
+    name = "{{.IMAGE_FULLY_QUALIFIED_registry_example_org_you_late}}"
+    assert release["setValueTemplates"]["stages.late.image"] == name
+    made = yaml.safe_load(edit.skaffold(DOCKER, "late", "bulk-email"))
+    assert made["build"]["artifacts"][-1] == {"image": "late", "docker": {"buildArgs": {"STAGE": "late"}}}
+    with pytest.raises(ConfigurationError, match="no image like that of email"):
+        edit.skaffold(DOCKER.replace("you_email}", "you_mailer}"), "late", "email")
 
 
 def test_yaml_keywords_stay_strings() -> None:
