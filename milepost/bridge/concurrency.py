@@ -7,9 +7,9 @@
 3. A timeout halves the limit. Of requests that were under way together only the first timeout counts.
 4. When the route is down, nothing is sent for a delay. Then the limit is one: one event is sent, or one batch that was
    waiting. It is the probe.
-5. If the route is down for the probe too, the delay grows. After an event that alone finds it down again and again
-   (rule 6 in retry.py) the next one is the probe, at once. Any other outcome is about the event and ends the outage,
-   also a failure that is counted against it.
+5. If the route is down for the probe too, the delay grows. If the event of the probe is at fault, because it alone
+   finds the route down (rule 6 in retry.py), another event is the probe, at once. Any other outcome is about the event
+   and ends the outage, also a failure that is counted against it.
 6. A Retry-After holds back the event that it answers. The route is probed with another event: after 2 s at most, then
    4, 8 and so on, up to the Retry-After. So the Retry-After of one event does not stop the others.
 7. Outages are numbered, and each request remembers the number at which it was sent. Requests that were sent before the

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with five faults mended: `--http milepost.server.protocol:Protocol`.
+"""uvicorn's HTTP protocol with four faults mended and a system call saved: `--http milepost.server.protocol:Protocol`.
 
 1. A head (request line and headers) is limited in size and time. uvicorn waits for its end without a limit.
 2. An offer to upgrade is ignored (RFC 9110, section 7.8). For httptools a request with such an offer ends where its

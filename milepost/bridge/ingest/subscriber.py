@@ -14,7 +14,8 @@
    the lease, Redis publishes the token that holds it again.
 8. A leader that dies publishes no release. Plain messages from its death until the next token are lost, because Redis
    refuses its token once the lease is another's, and no other bridge took them. A token that follows another one
-   without a release shows that. The bridge that died may have renewed the lease 1.3 times its duration before.
+   without a release shows that. The loss began up to 1.3 times the lease's duration before that token: the lease
+   expires one duration after its last renewal, and the other bridges try for it each 0.3 of one.
 """
 
 import asyncio
