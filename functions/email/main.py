@@ -59,12 +59,15 @@ async def email(recipient: Recipient, event: Event) -> EmailSent:
         raise Reject(f"no distance is kept for {recipient.root}")
     if _is_unsent(record, recipient.root):
         with state.records.handling(event.id) as is_alone:
-            if is_alone:
-                record = await _take_and_send(record, limits)
-            else:
+            if not is_alone:
                 record = await state.records.find(event.id) or record
                 if _is_unsent(record, recipient.root):
                     raise Defer(f"the mail of {event.id} is being sent", retry_after=1)
+            elif state.records.is_unmarked(event.id):
+                await state.records.mark_sent(event.id, by=limits.mark)
+                record = await state.records.find(event.id) or record
+            else:
+                record = await _take_and_send(record, limits)
     if record["email"] != recipient.root:
         raise Reject(f"id {event.id} is that of another address's mail")
     return EmailSent(
@@ -100,10 +103,10 @@ async def _take_and_send(mail: Document, limits: TimeLimits) -> Document:
     """
     async with MAILER.connection(limits):
         record = await state.records.take(mail)
-        if _is_unsent(record, mail["email"]) and not state.records.is_unmarked(record):
-            await _send(record, limits)
-    if _is_unsent(record, mail["email"]):
-        await state.records.mark_sent(record, until=limits.mark)
+        if not _is_unsent(record, mail["email"]):
+            return record
+        await _send(record, limits)
+    await state.records.mark_sent(record["_id"], by=limits.mark)
     return record
 
 
@@ -114,10 +117,10 @@ async def _send(record: Document, limits: TimeLimits) -> None:
     try:
         await MAILER.send(mail, limits)
     except Unanswered as fault:
-        wait = await state.records.put_off(record)
+        wait = await state.records.put_off(record, by=limits.mark)
         raise error_for_silence(str(fault), wait, lone=fault.lone) from fault
     except Exception:
-        await state.records.free(record)
+        await state.records.free(record, by=limits.mark)
         raise
 
 

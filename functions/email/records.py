@@ -61,16 +61,15 @@ class MailRecords:
         self._taken_for = taken_for
         self._holder = uuid4().hex
         self._handled: set[str] = set()
-        self._unmarked: set[str] = set()
+        self._unmarked: dict[str, asyncio.Future[None]] = {}
         self._marking: asyncio.Task[None] | None = None
         self._user_batch: Coalescer[str, Document | None] = Coalescer(self._find_users)
         self._inserts = Inserts(self._mails)
-        self._mark_batch: Coalescer[str, PyMongoError | None] = Coalescer(self._mark_all, most_items=_MOST_MARKS)
 
     async def warm_up(self) -> None:
         """Send MongoDB each operation of a mail, for an id that no event has. Raises Unavailable."""
         await self._user_batch.submit("")
-        await self._mark_batch.submit("")
+        await self._mark_all([""])
         async with single_operation():  # the driver retries it, as it does an insert
             await self._mails.update_one({"_id": ""}, {"$set": {"state": "sent"}})
 
@@ -147,52 +146,59 @@ class MailRecords:
     def _taken_fields(self, now: datetime) -> Document:
         return {"until": now + self._taken_for, "holder": self._holder, "time": now}
 
-    async def free(self, record: Document) -> None:
-        """Let the next attempt take the record at once. If MongoDB is away, that one waits for `until` instead."""
-        await self._release(record, {"until": _LONG_PAST})
+    async def free(self, record: Document, *, by: float) -> None:
+        """Let the next attempt take the record at once. Gives up at `by`, in the loop's time: then only this process
+        takes the record before the time in it is over.
+        """
+        await self._release(record, {"until": _LONG_PAST}, by)
 
-    async def put_off(self, record: Document) -> float:
-        """Free the record of a mail that may be out, and return the seconds until it may be taken. If MongoDB is away,
-        only this process takes it before `until`.
+    async def put_off(self, record: Document, *, by: float) -> float:
+        """Free the record of a mail that may be out, and return the seconds until it may be taken. Gives up as `free`
+        does.
         """
         unanswered = int(record.get("unanswered", 0)) + 1
         wait = resend_after(unanswered)
         until = datetime.now(UTC) + timedelta(seconds=wait)
-        await self._release(record, {"until": until, "holder": _NOBODY, "unanswered": unanswered})
+        await self._release(record, {"until": until, "holder": _NOBODY, "unanswered": unanswered}, by)
         return wait
 
-    async def _release(self, record: Document, fields: Document) -> None:
+    async def _release(self, record: Document, fields: Document, by: float) -> None:
+        ours = {"_id": record["_id"], "taken": record["taken"], "state": "sending"}
         try:
-            await self._mails.update_one(
-                {"_id": record["_id"], "taken": record["taken"], "state": "sending"}, {"$set": fields}
-            )
-        except PyMongoError as fault:
+            async with asyncio.timeout_at(by):
+                await self._mails.update_one(ours, {"$set": fields})
+        except (PyMongoError, TimeoutError) as fault:
             log.warning(Fields(outcome="not-freed", reason=type(fault).__name__))
 
-    async def mark_sent(self, record: Document, until: float) -> None:
-        """Mark the mail as sent; while MongoDB is away, wait `until` then (the loop's clock). Raises Unavailable."""
-        self._unmarked.add(record["_id"])
-        if (fault := await self._mark_batch.submit(record["_id"])) is None:
-            self._unmarked.discard(record["_id"])
-            return
-        log.warning(Fields(outcome="not-marked", reason=type(fault).__name__))
+    async def mark_sent(self, event_id: str, *, by: float) -> None:
+        """Mark the mail as sent. Raises Unavailable at `by`, in the loop's time, if MongoDB has not answered by then;
+        the marking goes on.
+        """
+        loop = asyncio.get_running_loop()
+        marked = self._unmarked.setdefault(event_id, loop.create_future())
         if self._marking is None or self._marking.done():
-            self._marking = asyncio.create_task(self._mark_again())
-        await asyncio.wait([self._marking], timeout=max(0.0, until - asyncio.get_running_loop().time()))
-        if record["_id"] in self._unmarked:
-            raise Unavailable("MongoDB: the mail was sent, and could not be marked so") from fault
+            self._marking = loop.create_task(self._mark())
+        await asyncio.wait([marked], timeout=max(0.0, by - loop.time()))
+        if not marked.done():
+            raise Unavailable("MongoDB: the mail was sent, and could not be marked so")
 
-    def is_unmarked(self, record: Document) -> bool:
-        """Whether this process has sent the mail and could not mark it."""
-        return record["_id"] in self._unmarked
+    def is_unmarked(self, event_id: str) -> bool:
+        """Whether this process has sent the mail and could not mark it yet."""
+        return event_id in self._unmarked
 
-    async def _mark_again(self) -> None:
-        """Mark the mails that were sent while MongoDB was away, as soon as it answers."""
+    async def _mark(self) -> None:
+        """Mark all mails that were sent, until none is left. Those that come meanwhile are marked together."""
+        failed = False
         while ids := list(self._unmarked)[:_MOST_MARKS]:
-            if (await self._mark_all(ids))[0] is None:
-                self._unmarked.difference_update(ids)
+            fault = await self._mark_all(ids)
+            if fault is None:
+                for event_id in ids:
+                    self._unmarked.pop(event_id).set_result(None)
             else:
+                if not failed:
+                    log.warning(Fields(outcome="not-marked", reason=type(fault).__name__))
                 await asyncio.sleep(_MARK_PAUSE)
+            failed = fault is not None
 
     async def close(self) -> None:
         """Try once more to mark what could not be marked."""
@@ -201,8 +207,8 @@ class MailRecords:
         if ids := list(self._unmarked)[:_MOST_MARKS]:
             await self._mark_all(ids)
 
-    async def _mark_all(self, ids: Sequence[str]) -> list[PyMongoError | None]:
-        """Return the error instead of raising it: raised, it would also fail the marks that wait for the next batch."""
+    async def _mark_all(self, ids: Sequence[str]) -> PyMongoError | None:
+        """Mark these mails as sent. Returns the error, if there is one."""
         sent = {"$set": {"state": "sent", "time": datetime.now(UTC)}}
         try:
             with pymongo.timeout(OPERATION_TIMEOUT):
@@ -211,5 +217,5 @@ class MailRecords:
                 except AutoReconnect:  # the driver retries by itself only updates of one document
                     await self._mails.update_many({"_id": {"$in": list(ids)}}, sent)
         except PyMongoError as fault:
-            return [fault] * len(ids)
-        return [None] * len(ids)
+            return fault
+        return None

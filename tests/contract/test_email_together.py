@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import AutoReconnect
 
-from functions.email import main
+from functions.email import main, records
 from functions.email.mail import Mail, SmtpServer, TimeLimits
 from functions.email.mailer import Mailer
 from functions.email.records import MailRecords
@@ -45,6 +44,10 @@ class Process:
     async def email(self, event_id: str, address: str = ADA) -> EmailSent:
         process.set(self.mails)
         return await main.email(Recipient(address), Event(id=event_id, source="/tests", type="user:email"))
+
+
+def soon(seconds: float = WITHIN) -> float:
+    return asyncio.get_running_loop().time() + seconds
 
 
 class Processes:
@@ -178,7 +181,7 @@ async def test_wait_for_a_connection_is_short_and_leaves_no_trace(
         smtp = SmtpSender(server, sender, timeout=WITHIN, connections=1)
         monkeypatch.setattr(main, "MAILER", replace(main.MAILER, smtp=smtp))
         monkeypatch.setattr(main, "REQUEST_TIMEOUT", 1.0)
-        in_use = smtp.connection(TimeLimits.of_request(asyncio.get_running_loop().time(), WITHIN))
+        in_use = smtp.connection(TimeLimits.of_request(soon(0), WITHIN))
         async with asyncio.timeout(WITHIN), in_use:
             answers = await each([email("1"), email("2")])
         assert {type(answer) for answer in answers} == {Defer}
@@ -260,34 +263,41 @@ async def test_takings_without_an_answer_are_unavailable_and_then_mailed_once(
         )
 
 
-async def test_mark_is_repeated_after_a_broken_connection_even_past_the_deadline(
-    mongo_url: str, mongo: AsyncDatabase[dict[str, Any]]
+async def test_failed_mark_is_repeated_and_fails_no_other(
+    mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], sent: Path
 ) -> None:
-    await mongo["mails"].insert_one(record(1))
-    async with proxied(mongo_url) as (proxy, url), watched(url) as (database, _):
-        proxy.lose(b"update")
-        await MailRecords(database, TAKEN_FOR).mark_sent(record(1), until=0)
-        assert proxy.lost
-        assert await taken(mongo) == {"1": ("sent", 1)}
-
-
-async def test_mark_waiting_behind_a_failed_one_is_tried_by_itself(
-    mongo_url: str, mongo: AsyncDatabase[dict[str, Any]]
-) -> None:
+    await mongo["users"].insert_many([user(1), user(2)])
     await mongo["mails"].insert_many([record(1), record(2)])
     async with proxied(mongo_url) as (proxy, url), watched(url) as (database, commands):
-        mails = MailRecords(database, TAKEN_FOR)
+        process = Process(database)
         proxy.lose(b"update", times=2)
-        first = asyncio.create_task(mails.mark_sent(record(1), until=0))
-        async with asyncio.timeout(WITHIN):
-            while not commands.counts[MARK]:
-                await asyncio.sleep(0)
-        await mails.mark_sent(record(2), until=0)
-        with pytest.raises(Unavailable, match="was sent") as raised:
-            await first
-        assert isinstance(raised.value.__cause__, AutoReconnect)
-        assert (await taken(mongo))["2"] == ("sent", 1)
-        await eventually(lambda: not mails.is_unmarked(record(1)))
+        with pytest.raises(Unavailable, match="was sent"):
+            await process.mails.mark_sent("1", by=0)
+        answers = await each([process.mails.mark_sent("2", by=soon()), process.email("1")])
+        assert [type(answer) for answer in answers] == [type(None), EmailSent]
+        assert proxy.lost
+        assert lines(sent) == []
+        assert commands.counts[TAKE] == 0
+    assert await taken(mongo) == {"1": ("sent", 1), "2": ("sent", 1)}
+
+
+async def test_waits_for_mongodb_end_in_time_and_the_mark_goes_on(
+    mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "OPERATION_TIMEOUT", WITHIN)
+    await mongo["mails"].insert_one(record(1))
+    async with proxied(mongo_url) as (proxy, url), watched(url, within=WITHIN) as (database, commands):
+        mails = MailRecords(database, TAKEN_FOR)
+        await mails.warm_up()
+        proxy.freeze()
+        async with asyncio.timeout(WITHIN / 2):
+            await mails.free(record(1), by=soon(0.1))
+            assert await mails.put_off(record(1), by=soon(0.1)) == 60
+            with pytest.raises(Unavailable, match="was sent"):
+                await mails.mark_sent("1", by=soon(0.1))
+        proxy.thaw()
+        await eventually(lambda: not mails.is_unmarked("1"))
+        assert commands.counts[MARK] == 2, "one at the warm-up"
         assert (await taken(mongo))["1"] == ("sent", 1)
 
 
@@ -299,7 +309,7 @@ async def test_stopping_process_marks_what_could_not_be_marked(
         mails = MailRecords(database, TAKEN_FOR)
         proxy.lose(b"update", times=2, goes_down=True)
         with pytest.raises(Unavailable, match="was sent"):
-            await mails.mark_sent(record(1), until=0)
+            await mails.mark_sent("1", by=0)
         await mongo["mails"].update_one({"_id": "1"}, {"$set": {"state": "sending"}})  # it was marked, unknown to us
         proxy.is_down = False
         await mails.close()
