@@ -12,6 +12,7 @@ from email.policy import SMTP as ASCII_HEADERS
 from email.policy import SMTPUTF8 as UTF8_HEADERS
 from email.utils import localtime
 from enum import IntEnum
+from errno import ECONNREFUSED
 from hashlib import sha256
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ import idna
 from aiosmtplib import (
     SMTP,
     SMTPAuthenticationError,
+    SMTPConnectError,
     SMTPDataError,
     SMTPException,
     SMTPHeloError,
@@ -121,7 +123,8 @@ class SmtpSender:
             self._accepted += 1
             self._refusals.pop(mail.id, None)
             with contextlib.suppress(SMTPException, OSError):  # the mail is out, also if QUIT fails
-                await client.quit(timeout=1)
+                async with asyncio.timeout_at(min(limits.reply, loop.time() + 1)):
+                    await client.quit()
         except (SMTPException, OSError) as failed:
             raise self._error(failed, mail, reached) from failed
         finally:
@@ -146,7 +149,7 @@ class SmtpSender:
         reply = failed if isinstance(failed, SMTPResponseException) and failed.code > 0 else None
         lone = reached >= _Reached.SENDER_ACCEPTED and self._lone(mail)
         others = self._connected - (reached >= _Reached.CONNECTED)
-        if others and (reached is _Reached.NOTHING or (reply and reply.code == 421)):
+        if others and (_is_connection_refused(failed) or (reply and reply.code == 421)):
             lone = True  # the server has enough connections of ours, and serves those
         if reply:
             return error_for_reply(_step(reply), reply.code, reply.message, attempt=mail.attempt, lone=lone)
@@ -167,6 +170,14 @@ class SmtpSender:
 def _step(refusal: SMTPResponseException) -> str:
     """Return the name of the refused command in the table of smtp_faults.py."""
     return next((step for kind, step in _STEPS.items() if isinstance(refusal, kind)), "connection")
+
+
+def _is_connection_refused(failed: Exception) -> bool:
+    """Whether every address of the server refused the TCP connection. If it has several, asyncio joins the texts of
+    their errors and keeps no number.
+    """
+    numbers = set(re.findall(r"\[Errno (-?\d+)\]", str(failed)))
+    return isinstance(failed, SMTPConnectError) and numbers == {str(ECONNREFUSED)}
 
 
 async def _begin_data(client: SMTP) -> None:

@@ -75,12 +75,13 @@ class SmtpServer:
         utf8_addresses: bool = True,
     ) -> None:
         self.inbox = Inbox()
+        self.login = login
         self.port = free_port()
         self.url = f"smtp://{HOST}:{self.port}"
 
         def authenticate(_server: Any, _session: Any, _envelope: Any, _mechanism: str, data: Any) -> AuthResult:
             assert isinstance(data, LoginPassword)
-            right = (data.login, data.password) == login
+            right = (data.login, data.password) == self.login
             return AuthResult(success=right, handled=right)  # aiosmtpd answers 535 if it is not handled
 
         self._controller = Controller(

@@ -298,7 +298,7 @@ def test_message_that_got_no_reply_is_sent_again_after_a_growing_time(
 
         early = send(email.url, event)
         assert "did not answer" in refused(early, 409)["detail"]
-        assert wait / 2 < int(early.headers["retry-after"]) <= wait
+        assert 0 < int(early.headers["retry-after"]) <= wait
         assert len(smtp.inbox.messages) == copies
         expire(mongo_url, event)
     assert lines(Path(env["SENT_EMAILS"])) == []

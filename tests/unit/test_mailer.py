@@ -114,8 +114,8 @@ def relay() -> Iterator[RealServer]:
         yield server
 
 
-def sender(relay: RealServer, *, timeout: float = ANSWER_WITHIN, connections: int = 10) -> SmtpSender:
-    server = SmtpServer("smtp", HOST, relay.port)
+def sender(relay: RealServer, *, host: str = HOST, timeout: float = ANSWER_WITHIN, connections: int = 10) -> SmtpSender:
+    server = SmtpServer("smtp", host, relay.port)
     return SmtpSender(server, parse_sender(SENDER), timeout=timeout, connections=connections)
 
 
@@ -209,14 +209,34 @@ async def test_server_that_has_enough_connections_defers_the_mail_alone(relay: R
         await smtp.send(replace(MAIL, id="8"), soon())
 
 
-async def test_server_that_takes_no_more_connections_defers_the_mail_alone(relay: RealServer) -> None:
-    smtp = sender(relay)
+@pytest.mark.parametrize("addresses", [[HOST], [HOST, "127.0.0.2"]])
+async def test_server_that_takes_no_more_connections_defers_the_mail_alone(
+    relay: RealServer, monkeypatch: pytest.MonkeyPatch, addresses: list[str]
+) -> None:
+    def found(_: str, port: int, *__: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    smtp = sender(relay, host="mail.example.org")
     async with connection_in_use(smtp, relay):
         relay.stop_listening()
         with pytest.raises(Defer, match="SMTPConnectError"):
             await smtp.send(MAIL, soon())
     with pytest.raises(Unavailable, match="SMTPConnectError"):
         await smtp.send(MAIL, soon())
+
+
+@pytest.mark.filterwarnings("ignore:Requiring AUTH", "ignore:Session.login_data is deprecated")  # aiosmtpd's own
+async def test_wrong_login_is_unavailable_also_beside_a_connection_that_is_served() -> None:
+    """As after a change of the password."""
+    with RealServer(login=(b"ada", b"old")) as relay:
+        smtp = SmtpSender(
+            SmtpServer("smtp", HOST, relay.port, "ada", "old"), parse_sender(SENDER), timeout=ANSWER_WITHIN
+        )
+        async with connection_in_use(smtp, relay):
+            relay.login = (b"ada", b"new")
+            with pytest.raises(Unavailable, match="535"):
+                await smtp.send(MAIL, soon())
 
 
 async def test_mail_waits_for_one_of_the_connections(relay: RealServer) -> None:
