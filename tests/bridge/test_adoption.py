@@ -114,8 +114,15 @@ async def test_bridge_that_was_cut_off_from_redis_knows_the_leader_at_once(rig: 
 
 async def test_time_since_a_dead_leader_may_have_ended_counts_as_time_without_a_leader(rig: Rig) -> None:
     await rig.stage("stage", "in", "out")
-    await rig.redis.set(keys.LEASE, "0" * 32, px=25_000)
-    bridge = await rig.bridge(lease="PT3S")  # it gets to know this leader as it starts
+    bridge = Bridge(rig.settings(lease="PT3S"))
+
+    async def knows_another_leader() -> bool:
+        await rig.redis.set(keys.LEASE, "0" * 32, px=25_000)
+        return bridge.ready
+
+    await knows_another_leader()
+    rig.start(bridge)
+    await eventually(knows_another_leader)
     await rig.redis.delete(keys.LEASE)
     await a_leader(bridge)
     assert value(bridge, "leaderless_seconds_total") == pytest.approx(3 * 1.3, rel=0.01)
