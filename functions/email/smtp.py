@@ -32,7 +32,7 @@ from aiosmtplib import (
 from email_validator import validate_email
 
 from functions.email.mail import Mail, SmtpServer, TimeLimits, Unanswered
-from functions.email.smtp_faults import FIRST_RETRY_AFTER, error_for_reply, error_for_route
+from functions.email.smtp_faults import error_for_reply, error_for_route
 from milepost.errors import ConfigurationError, Defer, MilepostError, Reject, Unavailable
 
 _HARMLESS = (ObsoleteHeaderDefect, NonASCIILocalPartDefect)
@@ -78,7 +78,7 @@ class SmtpSender:
             async with asyncio.timeout_at(limits.connection):
                 await self._free_connections.acquire()
         except TimeoutError:
-            raise Defer("SMTP: all connections were in use", retry_after=FIRST_RETRY_AFTER) from None
+            raise Defer("SMTP: all connections were in use", retry_after=1) from None
         try:
             yield
         finally:
