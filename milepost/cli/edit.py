@@ -53,21 +53,19 @@ def skaffold(text: str, name: str, like: str) -> str:
         raise ConfigurationError(f"has no image like that of {like}; write {name}'s yourself")
     ((artifact, old),) = images
     new = old.removesuffix(like) + name
-    # Not every such word: a stage may be called as a folder of the library, or as one in the image.
-    word = re.compile(rf"(functions/|requirements/|build\.sh |[-=]){re.escape(like)}(?![a-z0-9-])")
-    whole = re.compile(rf"(: [\"']?){re.escape(like)}(?=[\"']?\s*(?:$|[,}}#]))")  # as in `STAGE: email`
-    named = re.compile(rf"(image: +[\"']?){re.escape(old)}(?=[\"']?\s*(?:$|[,}}#]))")
-    entry = [
-        whole.sub(rf"\g<1>{name}", word.sub(rf"\g<1>{name}", named.sub(rf"\g<1>{new}", line)))
-        for line in lines[artifact.start_mark.line : _last_line(artifact) + 1]
-    ]
+    # Not every such word: a stage may be called as a folder of the library, or as one in the image. One pass over each
+    # line, because the new name may contain the old one.
+    alone = rf"(?:image: +[\"']?{re.escape(old.removesuffix(like))}|: [\"']?)(?={re.escape(like)}[\"']?\s*(?:$|[,}}#]))"
+    place = re.compile(rf"({alone}|functions/|requirements/|build\.sh |[-=]){re.escape(like)}(?![a-z0-9-])")
+    entry = [place.sub(rf"\g<1>{name}", line) for line in lines[artifact.start_mark.line : _last_line(artifact) + 1]]
     entry = [re.sub(r"&\w+ ", "", line) for line in entry]  # an anchor is defined once
     at = templates[0][0].start_mark.line
     key, value = lines[at].split(": ", 1)
     key = key.replace(f"stages.{like}.", f"stages.{name}.")
     made = _after(text, at, [f"{key}: {value.replace(_in_template(old), _in_template(new))}"])
     made = _after(made, _last_line(artifact), entry)
-    yaml.safe_load(made)
+    if [one.get("image") for one in yaml.safe_load(made)["build"]["artifacts"]].count(new) != 1:
+        raise ConfigurationError(f"is laid out in a way that {name}'s image cannot be put in; write it yourself")
     return made
 
 

@@ -231,6 +231,24 @@ def test_image_that_docker_builds_gets_one_like_it() -> None:
         edit.skaffold(DOCKER.replace("you_email}", "you_mailer}"), "late", "email")
 
 
+BARE = DOCKER.replace("registry.example.org/you/email", "email").replace("registry_example_org_you_email", "email")
+
+
+@pytest.mark.parametrize("text", [DOCKER, BARE, (ROOT / "skaffold.yaml").read_text()], ids=["docker", "bare", "ours"])
+def test_name_of_a_stage_may_contain_that_of_the_last_one(text: str) -> None:
+    usual = edit.skaffold(text, "zzz", "email")
+    for name in ("big-email", "email-2", "my-email-2", "email-email", "myemail", "emails", "e"):
+        in_template = name.replace("-", "_")
+        expected = re.sub(r"(\.IMAGE_\w*)zzz", rf"\g<1>{in_template}", usual).replace("zzz", name)
+        assert edit.skaffold(text, name, "email") == expected
+
+
+def test_image_that_cannot_be_put_in_is_reported() -> None:
+    anchored = BARE.replace("image: email", "image: &mail email")
+    with pytest.raises(ConfigurationError, match="late's image cannot be put in"):
+        edit.skaffold(anchored, "late", "email")
+
+
 def test_yaml_keywords_stay_strings() -> None:
     for name, channel in (("on", "Off"), ("y", "12:30:45"), ("a", "1e3"), ("b", "user:email"), ("c", "true")):
         table = edit.stages_table("stages:\n  # first\n  one:\n    consumes: x\n", name, "x", [channel], order=channel)
