@@ -17,11 +17,11 @@ Each task:
 5. Waits until the limit lets it send. POSTs one event, or a batch.
 6. Decides how to settle each event by the outcome; for a failure it asks the retry policy.
 
-One more task settles the entries, and another those that it could not:
+Another task settles the entries:
 
-7. It settles all that are decided on in one round trip. Entries that are decided on meanwhile share the next one, 2 ms
-   after the one before or later.
-8. If Redis settles some of them and not the others, a task of their own tries the others again, four times a second.
+7. It settles all entries that are decided on in one round trip. Entries that are decided on meanwhile share the next
+   round trip, which begins at least 2 ms after the one before.
+8. If Redis settles some of them and not the others, a task of its own tries the others again, four times a second.
    If it settles none, Redis is probably away: step 7 goes on 0.25 s later.
 
 While the stage is paused, steps 1 and 5 wait.
@@ -453,9 +453,20 @@ class Worker:
             self._unsettled_settler = None
 
     async def _settle_together(self, settlements: Sequence[Settlement]) -> tuple[list[Settlement], str]:
-        """Try to settle these entries. Returns those for which Redis was not available, and why."""
+        """Try to settle these entries. Returns those for which Redis was not available, and why.
+
+        After an unexpected exception each entry is tried alone. If that raises too, a delivery counts as failed, and
+        any other entry is left pending.
+        """
+        unsettled, reason = [], ""
         try:
             answers = await self.consumer.settle(settlements)
+            for settlement, answer in zip(settlements, answers, strict=True):
+                if isinstance(answer, JournalUnavailable):
+                    unsettled.append(settlement)
+                    reason = str(answer)
+                else:
+                    self._settled(settlement, answer)
         except Exception as fault:
             log.exception(Fields(stage=self.stage, outcome="failed"))
             if len(settlements) > 1:  # the fault may be one event's
@@ -467,13 +478,6 @@ class Worker:
             else:
                 self._leave_pending(settlement.entry, type(fault).__name__)
             return [], ""
-        unsettled, reason = [], ""
-        for settlement, answer in zip(settlements, answers, strict=True):
-            if isinstance(answer, JournalUnavailable):
-                unsettled.append(settlement)
-                reason = str(answer)
-            else:
-                self._settled(settlement, answer)
         return unsettled, reason
 
     def _settled(self, settlement: Settlement, answer: str | MilepostError) -> None:
@@ -565,7 +569,8 @@ class Worker:
     async def finish(self, *, grace: float) -> None:
         """Wait `grace` seconds for the deliveries to end, cancel the others, and hand back their entries.
 
-        Settlements have the same time, but at least SETTLE_WITHIN: their events would be delivered again.
+        Settlements have until the same time, and at least SETTLE_WITHIN: an event that was answered and is not settled
+        is delivered again.
         """
         for waiting in list(self._paused):
             waiting.cancel()

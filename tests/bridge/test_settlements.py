@@ -144,3 +144,24 @@ async def test_settlement_that_fails_whatever_it_is_leaves_its_entry_pending_and
     await eventually(lambda: not bridge.workers[0].in_delivery)
     assert await rig.pending(stage) == 1
     assert bridge.workers[0].limit.unsettled == 0
+
+
+async def test_unexpected_exception_at_the_answers_is_counted_for_its_event_alone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settle = Consumer.settle
+
+    async def answer_too_few(self: Consumer, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
+        return await settle(self, [one for one in settlements if not (isinstance(one, Complete) and one.id == "bad")])
+
+    monkeypatch.setattr(Consumer, "settle", answer_too_few)
+    stage = await rig.stage("stage", "in", "out")
+    await rig.publish_all("in", [*IDS[:3], "bad", *IDS[3:]])
+    bridge = await rig.bridge({"batch": 8, "retry": 0}, claim="PT60S")
+    await eventually(lambda: rig.settled(stage))
+    (letter,) = await rig.dead("stage")
+    assert (letter.id, letter.reason) == ("bad", "the bridge failed at it: ValueError")
+    assert sorted(await rig.journaled("out")) == IDS
+    await eventually(lambda: not bridge.workers[0].in_delivery)
+    assert bridge.workers[0].limit.unsettled == 0
+    assert any(record.exc_info and record.exc_info[0] is ValueError for record in caplog.records)
