@@ -1,5 +1,6 @@
 """Send a mail: by SMTP where SMTP_URL is set, and in any case as one line, in a file or on stdout."""
 
+import asyncio
 import logging
 import os
 import re
@@ -44,6 +45,11 @@ class Mailer:
                 smtp = SmtpSender(server, sender, timeout=timeout, connections=connections)
         return cls(Path(path) if path else None, smtp)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether all connections to the SMTP server are in use."""
+        return self.smtp is not None and self.smtp.is_busy
+
     def connection(self, limits: TimeLimits) -> AbstractAsyncContextManager[None]:
         """Hold one of the SMTP connections in the body, if there is an SMTP server. Raises Defer if none gets free."""
         return nullcontext() if self.smtp is None else self.smtp.connection(limits)
@@ -54,6 +60,8 @@ class Mailer:
 
         Raises Reject, Defer or Unavailable, as functions/email/smtp_faults.py decides, or Unanswered.
         """
+        if asyncio.get_running_loop().time() > limits.message:  # MongoDB was slow, or the process was suspended
+            raise Unavailable("the request's time was over before the mail could be sent")
         if self.smtp is not None:
             await self.smtp.send(mail, limits)
         try:

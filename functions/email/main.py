@@ -3,7 +3,7 @@
 It consumes `user:email` (the address alone) and emits `email:sent` (email, distance_from_velocity, message).
 
 1. Find the distance: of the event's id, else the newest of the address.
-2. Wait for a free connection to the SMTP server, if there is one.
+2. Wait for a free connection to the SMTP server, if there is one. If all are in use, look for the record first.
 3. Take the record of this mail in the collection `mails` (records.py). Only the process that took it may send.
 4. Send the mail (mailer.py), then mark the record as sent. A redelivery finds the mark and sends nothing.
 """
@@ -20,7 +20,7 @@ from functions.email.records import MailRecords
 from functions.email.smtp_faults import error_for_silence
 from functions.mongo import Document, mongo_url, open_database
 from functions.payloads import EmailSent, Recipient
-from milepost import Defer, Event, Reject, Unavailable, stage
+from milepost import Defer, Event, Reject, stage
 
 MONGO_URL = mongo_url(os.environ)
 MAILER = Mailer.read(os.environ)
@@ -99,8 +99,13 @@ async def _take_and_send(mail: Document, limits: TimeLimits) -> Document:
     """Return the record of the mail, which is sent now, or of another address's.
 
     The mail waits for a connection first, since it must neither keep its record from other processes meanwhile nor
-    count the wait as an attempt.
+    count the wait as an attempt. A mail that is sent already, or may not be sent now, does not wait.
     """
+    if MAILER.is_busy and (found := await state.records.find(mail["_id"])):
+        if not _is_unsent(found, mail["email"]):
+            return found
+        state.records.check_free(found)
+        mail = found
     async with MAILER.connection(limits):
         record = await state.records.take(mail)
         if not _is_unsent(record, mail["email"]):
@@ -111,8 +116,6 @@ async def _take_and_send(mail: Document, limits: TimeLimits) -> Document:
 
 
 async def _send(record: Document, limits: TimeLimits) -> None:
-    if asyncio.get_running_loop().time() > limits.message:  # as when the process was suspended
-        raise Unavailable("the request's time was over before the mail could be sent")
     mail = Mail(record["_id"], record["email"], record["message"], attempt=record["taken"])
     try:
         await MAILER.send(mail, limits)

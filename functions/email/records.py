@@ -32,8 +32,8 @@ _LONG_PAST = datetime(1970, 1, 1, tzinfo=UTC)
 _NOBODY = ""
 """The holder of a record that waits for its time."""
 
-_MARK_PAUSE = 0.5
-"""Seconds between two tries to mark mails as sent while MongoDB is away."""
+_PAUSE = 0.5
+"""Seconds between two tries to mark or free records while MongoDB is away."""
 
 
 class MailRecords:
@@ -49,7 +49,8 @@ class MailRecords:
     4. A process remembers the mails that it has sent and could not mark, and does not send them again. It marks them
        as soon as MongoDB answers, whichever process gets the redelivery.
     5. If the SMTP server got a message and did not reply, `put_off` counts that in `unanswered` and sets `until` to a
-       time that is further off each time. From then on any process may take the record.
+       time that is further off each time. From then on any process may take the record. This process keeps the time
+       in memory too until it is written, so rule 3 does not send the mail before.
 
     Concurrent mails share three operations: find their users, insert their records, mark them as sent. Everything
     else is done for each mail by itself.
@@ -63,6 +64,8 @@ class MailRecords:
         self._handled: set[str] = set()
         self._unmarked: dict[str, asyncio.Future[None]] = {}
         self._marking: asyncio.Task[None] | None = None
+        self._releases: set[asyncio.Task[None]] = set()
+        self._put_off: dict[str, datetime] = {}
         self._user_batch: Coalescer[str, Document | None] = Coalescer(self._find_users)
         self._inserts = Inserts(self._mails)
 
@@ -112,6 +115,7 @@ class MailRecords:
         Returns the record as it is now: taken by this process, or sent already, or another address's. Raises Defer
         if another process has taken it. The processes' clocks are compared; `taken_for` allows for their difference.
         """
+        self.check_put_off(mail["_id"])
         if "state" in mail:
             return await self._take_again(mail)
         record = {**mail, "state": "sending", **self._taken_fields(datetime.now(UTC)), "taken": 1}
@@ -137,38 +141,66 @@ class MailRecords:
             return record
         if record["holder"] == self._holder and not is_ours:  # rule 3, and `mail` is a new record that did not say so
             return await self._take_again(record)
-        left = (record["until"] - now).total_seconds()
-        if record["holder"] == _NOBODY:
-            detail = f"the SMTP server did not answer the mail of {mail['_id']}, which is sent again in {left:.0f} s"
-            raise Defer(detail, retry_after=min(left, LONGEST_RETRY_AFTER))
-        raise Defer(f"the mail of {mail['_id']} is being sent", retry_after=min(left, _LONGEST_RETRY_AFTER))
+        raise _deferral(record, now)
+
+    def check_free(self, record: Document) -> None:
+        """Raise Defer if a record that `find` returned may not be taken now."""
+        self.check_put_off(record["_id"])
+        now = datetime.now(UTC)
+        if record["holder"] != self._holder and record["until"] > now:
+            raise _deferral(record, now)
+
+    def check_put_off(self, event_id: str) -> None:
+        """Raise Defer if this process has put the mail off, and could not write that yet."""
+        now = datetime.now(UTC)
+        until = self._put_off.get(event_id, now)
+        if until > now:
+            raise _deferral({"_id": event_id, "holder": _NOBODY, "until": until}, now)
 
     def _taken_fields(self, now: datetime) -> Document:
         return {"until": now + self._taken_for, "holder": self._holder, "time": now}
 
     async def free(self, record: Document, *, by: float) -> None:
-        """Let the next attempt take the record at once. Gives up at `by`, in the loop's time: then only this process
-        takes the record before the time in it is over.
+        """Let the next attempt take the record at once. Returns at `by`, in the loop's time, at the latest; the writing
+        goes on, and until it succeeds only this process takes the record.
         """
         await self._release(record, {"until": _LONG_PAST}, by)
 
     async def put_off(self, record: Document, *, by: float) -> float:
-        """Free the record of a mail that may be out, and return the seconds until it may be taken. Gives up as `free`
-        does.
+        """Free the record of a mail that may be out, and return the seconds until it may be taken. Returns as `free`
+        does; this process does not take the record before the time either.
         """
         unanswered = int(record.get("unanswered", 0)) + 1
         wait = resend_after(unanswered)
-        until = datetime.now(UTC) + timedelta(seconds=wait)
+        until = self._put_off[record["_id"]] = datetime.now(UTC) + timedelta(seconds=wait)
         await self._release(record, {"until": until, "holder": _NOBODY, "unanswered": unanswered}, by)
         return wait
 
     async def _release(self, record: Document, fields: Document, by: float) -> None:
+        loop = asyncio.get_running_loop()
+        release = loop.create_task(self._write_release(record, fields))
+        self._releases.add(release)
+        release.add_done_callback(self._releases.discard)
+        await asyncio.wait([release], timeout=max(0.0, by - loop.time()))
+        if not release.done():
+            log.warning(Fields(outcome="not-freed", reason="TimeoutError"))
+
+    async def _write_release(self, record: Document, fields: Document) -> None:
+        """Try until MongoDB answers. Changes nothing if the record was taken again meanwhile."""
         ours = {"_id": record["_id"], "taken": record["taken"], "state": "sending"}
-        try:
-            async with asyncio.timeout_at(by):
-                await self._mails.update_one(ours, {"$set": fields})
-        except (PyMongoError, TimeoutError) as fault:
-            log.warning(Fields(outcome="not-freed", reason=type(fault).__name__))
+        failed = False
+        while True:
+            try:
+                with pymongo.timeout(OPERATION_TIMEOUT):
+                    await self._mails.update_one(ours, {"$set": fields})
+                break
+            except PyMongoError as fault:
+                if not failed:
+                    log.warning(Fields(outcome="not-freed", reason=type(fault).__name__))
+                failed = True
+                await asyncio.sleep(_PAUSE)
+        if self._put_off.get(record["_id"]) == fields["until"]:
+            del self._put_off[record["_id"]]
 
     async def mark_sent(self, event_id: str, *, by: float) -> None:
         """Mark the mail as sent. Raises Unavailable at `by`, in the loop's time, if MongoDB has not answered by then;
@@ -197,15 +229,19 @@ class MailRecords:
             else:
                 if not failed:
                     log.warning(Fields(outcome="not-marked", reason=type(fault).__name__))
-                await asyncio.sleep(_MARK_PAUSE)
+                await asyncio.sleep(_PAUSE)
             failed = fault is not None
 
     async def close(self) -> None:
-        """Try once more to mark what could not be marked."""
+        """Try once more to mark and to free what could not be marked or freed."""
         if self._marking is not None:
             self._marking.cancel()
         if ids := list(self._unmarked)[:_MOST_MARKS]:
             await self._mark_all(ids)
+        if releases := list(self._releases):
+            await asyncio.wait(releases, timeout=OPERATION_TIMEOUT)
+            for release in releases:
+                release.cancel()
 
     async def _mark_all(self, ids: Sequence[str]) -> PyMongoError | None:
         """Mark these mails as sent. Returns the error, if there is one."""
@@ -219,3 +255,12 @@ class MailRecords:
         except PyMongoError as fault:
             return fault
         return None
+
+
+def _deferral(record: Document, now: datetime) -> Defer:
+    """Make the exception for a record that may not be taken before its time."""
+    left = (record["until"] - now).total_seconds()
+    if record["holder"] == _NOBODY:
+        detail = f"the SMTP server did not answer the mail of {record['_id']}, which is sent again in {left:.0f} s"
+        return Defer(detail, retry_after=min(left, LONGEST_RETRY_AFTER))
+    return Defer(f"the mail of {record['_id']} is being sent", retry_after=min(left, _LONGEST_RETRY_AFTER))

@@ -71,6 +71,11 @@ class SmtpSender:
         self._accepted = 0
         self._refusals: OrderedDict[str, int] = OrderedDict()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether all connections are in use."""
+        return self._free_connections.locked()
+
     @contextlib.asynccontextmanager
     async def connection(self, limits: TimeLimits) -> AsyncIterator[None]:
         """Hold one of the connections in the body. Raises Defer if none gets free in time."""

@@ -193,6 +193,48 @@ async def test_wait_for_a_connection_is_short_and_leaves_no_trace(
     assert await taken(mongo) == {"1": ("sent", 1), "2": ("sent", 2)}
 
 
+async def test_mail_that_may_not_be_sent_now_needs_no_connection(
+    opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mongo["users"].insert_many(map(user, range(4)))
+    await mongo["mails"].insert_many([record(1, state="sent"), record(2, holder=""), record(3)])
+    email = Process(opened[0]).email
+    with RealServer() as relay:
+        server, sender = SmtpServer("smtp", HOST, relay.port), parse_sender("Velocity <velocity@example.org>")
+        smtp = SmtpSender(server, sender, timeout=WITHIN, connections=1)
+        monkeypatch.setattr(main, "MAILER", replace(main.MAILER, smtp=smtp))
+        monkeypatch.setattr(main, "REQUEST_TIMEOUT", WITHIN * 100)
+        in_use = smtp.connection(TimeLimits.of_request(soon(0), WITHIN))
+        async with asyncio.timeout(WITHIN), in_use:
+            sent, put_off, taken_by_another = await each([email("1"), email("2"), email("3")])
+    assert isinstance(sent, EmailSent)
+    assert isinstance(put_off, Defer)
+    assert "did not answer" in str(put_off)
+    assert isinstance(taken_by_another, Defer)
+    assert "is being sent" in str(taken_by_another)
+    assert relay.inbox.messages == []
+
+
+async def test_record_that_was_taken_too_late_to_send_is_freed(
+    opened: tuple[Database, Commands],
+    mongo: AsyncDatabase[dict[str, Any]],
+    sent: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await mongo["users"].insert_one(user(1))
+    monkeypatch.setattr(main, "REQUEST_TIMEOUT", 1e-6)
+    with pytest.raises(Unavailable, match="time was over"):
+        await Process(opened[0]).email("1")
+    monkeypatch.setattr(main, "REQUEST_TIMEOUT", WITHIN)
+
+    async def is_free() -> bool:
+        return await mongo["mails"].count_documents({"_id": "1", "until": {"$lt": datetime.now(UTC)}}) == 1
+
+    await eventually(is_free)
+    assert (await Process(opened[0]).email("1")).distance_from_velocity == 1
+    assert lines(sent) == [line(1)]
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_mails_are_sent_once_however_they_are_delivered(
     opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], sent: Path, seed: int
@@ -303,6 +345,43 @@ async def test_waits_for_mongodb_end_in_time_and_the_mark_goes_on(
         await eventually(lambda: not mails.is_unmarked("1"))
         assert commands.counts[MARK] == 2, "one at the warm-up"
         assert (await taken(mongo))["1"] == ("sent", 1)
+
+
+async def test_mail_is_put_off_though_mongodb_is_slow_to_write_it(
+    mongo_url: str, mongo: AsyncDatabase[dict[str, Any]]
+) -> None:
+    """Else the process would take its own record again, and send a second copy, at the next delivery."""
+    async with proxied(mongo_url) as (proxy, url), watched(url, within=WITHIN) as (database, _):
+        mails = MailRecords(database, TAKEN_FOR)
+        new = {key: record(1)[key] for key in ("_id", "email", "distance_from_velocity", "message")}
+        taken = await mails.take(new)
+        proxy.freeze()
+        assert await mails.put_off(taken, by=soon(0)) == 60
+        async with asyncio.timeout(WITHIN / 2):
+            with pytest.raises(Defer, match="did not answer"):
+                await mails.take(new)
+        proxy.thaw()
+
+        async def is_put_off() -> bool:
+            return await mongo["mails"].count_documents({"_id": "1", "holder": "", "unanswered": 1, "taken": 1}) == 1
+
+        await eventually(is_put_off)
+        with pytest.raises(Defer, match="did not answer"):
+            await mails.take(new)
+
+
+async def test_failed_write_of_a_mail_put_off_is_repeated(
+    mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    await mongo["mails"].insert_one(record(1))
+    async with proxied(mongo_url) as (proxy, url), watched(url, within=0.5) as (database, _):
+        mails = MailRecords(database, TAKEN_FOR)
+        proxy.is_down = True
+        putting_off = asyncio.create_task(mails.put_off(record(1), by=soon()))
+        await eventually(lambda: "not-freed" in caplog.text)
+        proxy.is_down = False
+        assert await putting_off == 60
+        assert await mongo["mails"].count_documents({"_id": "1", "holder": "", "unanswered": 1}) == 1
 
 
 async def test_stopping_process_marks_what_could_not_be_marked(
