@@ -73,9 +73,10 @@ async def _send(gateway: str, submission: dict[str, str], key: str, within: floa
     wrong = ConfigurationError("--gateway: must look like http://host:port")
     try:
         opened = httpx.AsyncClient(base_url=gateway, trust_env=False, timeout=SILENCE)
-    except httpx.InvalidURL:  # its text may hold a part of a password
+        host = opened.base_url.host  # raises UnicodeError for an `xn--` name that cannot be decoded
+    except (httpx.InvalidURL, UnicodeError):  # its text may hold a part of a password
         raise wrong from None
-    if (opened.base_url.port or 0) > 65535:
+    if not host or (opened.base_url.port or 0) > 65535:
         raise wrong
     async with opened as client:
         place = await _submit(client, submission, key)
@@ -128,9 +129,15 @@ async def _submit(client: httpx.AsyncClient, submission: dict[str, str], key: st
         told = f"the gateway answered {answer.status_code}: {_detail(answer)}"
         # For 5xx a proxy may have answered, when the gateway had the submission already.
         raise CommandFailed(f"{told}; {again}" if lost or answer.status_code >= 500 else told)
-    accepted = answer.json()
-    print(f"{'accepted':<24} {accepted['id']}")
-    return str(accepted["status"])
+    try:
+        accepted = answer.json()
+        event, place = accepted["id"], accepted["status"]
+    except (ValueError, KeyError, TypeError):
+        event = place = None
+    if not (isinstance(event, str) and isinstance(place, str) and place.startswith("/")):
+        raise CommandFailed(f"the gateway answered 202, but without the submission's id and path; {again}")
+    print(f"{'accepted':<24} {plain(event)}")
+    return place
 
 
 async def _follow(client: httpx.AsyncClient, place: str, reached: dict[str, Any]) -> None:
@@ -142,7 +149,7 @@ async def _follow(client: httpx.AsyncClient, place: str, reached: dict[str, Any]
     have = ""
     while True:
         # The gateway may be restarting, or behind a proxy that answers for it.
-        with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
+        with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
             headers = {"last-event-id": have}
             async with client.stream("GET", f"{place}/events", headers=headers) as answer:
                 answer.raise_for_status()

@@ -91,7 +91,10 @@ def test_send_says_where_no_gateway_answers(on_stack: Command) -> None:
 
 
 class Gateway(HTTPServer):
-    """Answers its POSTs with these statuses, one after the other. None closes the connection, and 0 the port too."""
+    """Answers its POSTs with these statuses, one after the other. None closes the connection, and 0 the port too.
+
+    `body` is that of each answer.
+    """
 
     timeout = WITHIN
 
@@ -99,6 +102,7 @@ class Gateway(HTTPServer):
         super().__init__((HOST, 0), GatewayRequest)
         self.url = f"http://{HOST}:{self.server_port}"
         self.answers = iter(answers)
+        self.body = b'{"detail": "busy"}'
         self.keys: list[str] = []
         """The Idempotency-Key of each POST."""
         threading.Thread(target=lambda: [self.handle_request() for _ in answers], daemon=True).start()
@@ -116,7 +120,7 @@ class GatewayRequest(BaseHTTPRequestHandler):
         elif answer is not None:
             self.send_response(answer)
             self.end_headers()
-            self.wfile.write(b'{"detail": "busy"}')
+            self.wfile.write(self.server.body)
 
     def log_message(self, *_: object) -> None: ...
 
@@ -139,6 +143,24 @@ def test_send_names_the_key_wherever_the_gateway_may_have_accepted_it(
     assert (done.code, told in done.stderr) == (code, True), done.stderr
     assert f"it may have accepted the submission: with `--key {gateway.keys[0]}`" in done.stderr
     assert gateway.keys == [gateway.keys[0]] * len(answers)
+
+
+@pytest.mark.parametrize(
+    "body", [b"<p>Welcome", b"\xff", b"[]", b'{"id": "1"}', b'{"id": 1, "status": "/"}', b'{"id": "1", "status": null}']
+)
+def test_send_names_the_key_when_a_202_has_no_id_and_path(command: Command, body: bytes) -> None:
+    with Gateway(202) as gateway:
+        gateway.body = body
+        done = command("send", "ada@example.org", "0", "0", "--gateway", gateway.url)
+    assert (done.code, "the gateway answered 202, but without" in done.stderr) == (1, True), done.stderr
+    assert f"it may have accepted the submission: with `--key {gateway.keys[0]}`" in done.stderr
+
+
+@pytest.mark.parametrize("gateway", ["me:hush@xn--.com", "xn--a.com:80", "me:hush@:1", "", "a/\udcff"])
+def test_send_refuses_a_gateway_without_a_host_that_can_be_looked_up(command: Command, gateway: str) -> None:
+    done = command("send", "ada@example.org", "0", "0", "--gateway", f"http://{gateway}")
+    assert (done.code, "--gateway: must look like http://host:port" in done.stderr) == (2, True), done.stderr
+    assert "hush" not in done.stderr
 
 
 def test_send_writes_the_key_as_a_shell_reads_it(command: Command) -> None:
