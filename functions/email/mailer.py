@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from functions.email.mail import Mail, SmtpServer, TimeLimits, check_helo, default_helo
 from milepost.errors import ConfigurationError, Unavailable
+from milepost.function.environment import seconds
 from milepost.observe.logs import Fields
 
 if TYPE_CHECKING:
@@ -83,17 +84,6 @@ class Mailer:
                 os.close(file)
         if written != len(line):
             raise OSError(0, "only a part of the line could be written")
-
-
-def seconds(environ: Mapping[str, str], name: str, default: float) -> float:
-    """Read a duration. Raises ConfigurationError naming the variable."""
-    try:
-        value = float(environ.get(name, default))
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 3600:
-        raise ConfigurationError(f"{name}: must be a number of seconds, above 0 and at most 3600")
-    return value
 
 
 def count(environ: Mapping[str, str], name: str, default: int) -> int:

@@ -15,12 +15,13 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from functions.email.mail import Mail, TimeLimits, Unanswered
-from functions.email.mailer import Mailer, seconds
+from functions.email.mailer import Mailer
 from functions.email.records import MailRecords
 from functions.email.smtp_faults import error_for_silence
 from functions.mongo import Document, mongo_url, open_database
 from functions.payloads import EmailSent, Recipient
 from milepost import Defer, Event, Reject, stage
+from milepost.function.environment import seconds
 
 MONGO_URL = mongo_url(os.environ)
 MAILER = Mailer.read(os.environ)

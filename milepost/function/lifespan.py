@@ -16,12 +16,13 @@ import logging
 import os
 from asyncio import AbstractEventLoop, Event, Future, Task
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from milepost.errors import ConfigurationError, Unavailable
+from milepost.function.environment import seconds
 from milepost.observe.logs import Fields
 
 log = logging.getLogger("milepost.stage")
@@ -46,7 +47,8 @@ class Lifespan:
             raise ConfigurationError(f"stage {description.name}: lifespan takes the stage's description, or nothing")
         self._make = make
         self._arguments = [description][:parameters]
-        self._within = min(START_WITHIN, _request_timeout() / 2)
+        # The bridge's `timeout`, which chart and `milepost up` tell each function; 60 s is the bridge's default.
+        self._within = min(START_WITHIN, seconds(os.environ, "REQUEST_TIMEOUT", 60.0) / 2)
         self._started: WeakKeyDictionary[AbstractEventLoop, _Started] = WeakKeyDictionary()
         _lifespans.add(self)
 
@@ -82,13 +84,6 @@ class Lifespan:
         started = self._started.pop(asyncio.get_running_loop(), None)
         if started is not None:
             await started.end()
-
-
-def _request_timeout() -> float:
-    """Return the seconds that the bridge waits, which chart and `milepost up` tell each function; else its default."""
-    with suppress(ValueError):
-        return float(os.environ.get("REQUEST_TIMEOUT", "60"))
-    return 60.0
 
 
 class _Started:

@@ -14,6 +14,7 @@ from tests.servers import Function, wait_for
         ("email", "SMTP_URL", "smtp://ada:12#hush@mail"),
         ("email", "MAIL_FROM", "Velocity, Inc. <hush@example.org>"),
         ("email", "REQUEST_TIMEOUT", "soon"),
+        ("store", "REQUEST_TIMEOUT", "soon"),
         ("distance", "LOG_LEVEL", "hush"),
         ("distance", "LOG_FORMAT", "hush"),
     ],

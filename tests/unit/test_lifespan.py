@@ -105,6 +105,13 @@ async def test_start_may_take_half_of_a_short_request(monkeypatch: pytest.Monkey
     await leave_all()
 
 
+@pytest.mark.parametrize("value", ["soon", "", "-5", "0", "nan", "inf", "3601"])
+def test_request_timeout_that_is_no_time_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("REQUEST_TIMEOUT", value)
+    with pytest.raises(ConfigurationError, match="REQUEST_TIMEOUT: must be a number of seconds, above 0"):
+        Recorded().stage()
+
+
 async def test_event_is_answered_503_when_the_start_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milepost.function.lifespan.START_WITHIN", 0.01)
     recorded, connected = Recorded(), asyncio.Event()

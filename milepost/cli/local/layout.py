@@ -25,7 +25,7 @@ the stages table.
 """
 
 LONGEST_REQUEST = 3600.0
-"""Most seconds in REQUEST_TIMEOUT: `email` takes no more. The bridge waits for the whole `timeout`."""
+"""Most seconds in REQUEST_TIMEOUT: functions take no more. The bridge waits for the whole `timeout`."""
 
 
 class Rank(enum.IntEnum):

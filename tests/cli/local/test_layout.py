@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from functions.email.mailer import seconds
 from milepost import stages_table
 from milepost.cli.local import layout
 from milepost.cli.local.layout import Component, Layout
 from milepost.errors import ConfigurationError
+from milepost.function.environment import seconds
 from tests.servers import ROOT
 
 REAL = {"REDIS_URL": "redis://127.0.0.1:1", "MONGO_URL": "mongodb://127.0.0.1:1/mine"}
@@ -54,7 +54,7 @@ def test_stage_knows_how_long_the_bridge_waits_for_it(tmp_path: Path) -> None:
     routes = json.loads(of(laid_out, "bridge").env["ROUTES"])
     assert [route["timeout"] for route in routes if "timeout" in route] == ["PT20S", "PT2H"]
     environ = of(laid_out, "f").env
-    assert seconds(environ, "REQUEST_TIMEOUT", 60.0) == 3600, "email starts with it"
+    assert seconds(environ, "REQUEST_TIMEOUT", 60.0) == 3600, "a function starts with it"
     (tmp_path / "helm" / "values.yaml").write_text("stages: {a: {consumes: b, delivery: {timeout: soon}}}")
     with pytest.raises(ConfigurationError, match=r"stage a: delivery\.timeout must be a duration"):
         layout.lay_out(tmp_path, tmp_path, stages_table.read(tmp_path), 8000, REAL)
