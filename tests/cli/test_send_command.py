@@ -91,9 +91,9 @@ def test_send_says_where_no_gateway_answers(on_stack: Command) -> None:
 
 
 class Gateway(HTTPServer):
-    """Answers its POSTs with these statuses, one after the other. None closes the connection, and 0 the port too.
+    """Answers its requests with these statuses, one after the other. None closes the connection, and 0 the port too.
 
-    `body` is that of each answer.
+    `body` is that of each answer to a POST.
     """
 
     timeout = WITHIN
@@ -121,6 +121,14 @@ class GatewayRequest(BaseHTTPRequestHandler):
             self.send_response(answer)
             self.end_headers()
             self.wfile.write(self.server.body)
+
+    def do_GET(self) -> None:
+        """Answer with an event stream that is not the gateway's, or with 204: nothing more is to come."""
+        answer = next(self.server.answers) or 500
+        self.send_response(answer)
+        self.end_headers()
+        if answer == 200:
+            self.wfile.write(b"data: []\n\n")
 
     def log_message(self, *_: object) -> None: ...
 
@@ -154,6 +162,13 @@ def test_send_names_the_key_when_a_202_has_no_id_and_path(command: Command, body
         done = command("send", "ada@example.org", "0", "0", "--gateway", gateway.url)
     assert (done.code, "the gateway answered 202, but without" in done.stderr) == (1, True), done.stderr
     assert f"it may have accepted the submission: with `--key {gateway.keys[0]}`" in done.stderr
+
+
+def test_send_asks_again_after_an_event_that_is_not_the_gateways(command: Command) -> None:
+    with Gateway(202, 200, 204) as gateway:
+        gateway.body = b'{"id": "1", "status": "/submissions/1"}'
+        done = command("send", "ada@example.org", "0", "0", "--gateway", gateway.url)
+    assert (done.code, list(gateway.answers)) == (0, []), done.stderr
 
 
 @pytest.mark.parametrize("gateway", ["me:hush@xn--.com", "xn--a.com:80", "me:hush@:1", "", "a/\udcff"])
