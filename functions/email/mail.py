@@ -30,7 +30,7 @@ class Mail:
 class Unanswered(Exception):
     """The SMTP server has the whole message and did not reply, so nobody knows whether the mail is out.
 
-    `lone`: the mail had failed before, and the server has taken another mail since then.
+    `lone`: the server has taken another mail since it was given this one, or since this one failed before.
     """
 
     def __init__(self, reason: str, *, lone: bool) -> None:

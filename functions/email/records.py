@@ -243,8 +243,8 @@ class MailRecords:
             for release in releases:
                 release.cancel()
 
-    async def _mark_all(self, ids: Sequence[str]) -> PyMongoError | None:
-        """Mark these mails as sent. Returns the error, if there is one."""
+    async def _mark_all(self, ids: Sequence[str]) -> Exception | None:
+        """Mark these mails as sent. Returns the error, if there is one, and logs one that no outage explains."""
         sent = {"$set": {"state": "sent", "time": datetime.now(UTC)}}
         try:
             with pymongo.timeout(OPERATION_TIMEOUT):
@@ -253,6 +253,9 @@ class MailRecords:
                 except AutoReconnect:  # the driver retries by itself only updates of one document
                     await self._mails.update_many({"_id": {"$in": list(ids)}}, sent)
         except PyMongoError as fault:
+            return fault
+        except Exception as fault:
+            log.exception(Fields(outcome="not-marked"))
             return fault
         return None
 

@@ -12,7 +12,7 @@ from email.policy import SMTP as ASCII_HEADERS
 from email.policy import SMTPUTF8 as UTF8_HEADERS
 from email.utils import localtime
 from enum import IntEnum
-from errno import ECONNREFUSED
+from errno import EADDRNOTAVAIL, EAFNOSUPPORT, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH
 from hashlib import sha256
 from urllib.parse import quote
 
@@ -45,6 +45,9 @@ _STEPS = {
     SMTPRecipientRefused: "RCPT TO",
     SMTPDataError: "DATA",
 }
+
+_NO_ROUTE = {EAFNOSUPPORT, EADDRNOTAVAIL, ENETUNREACH, EHOSTUNREACH}
+"""Errors of an address that this host cannot reach, as an IPv6 address without a route."""
 
 _MOST_REFUSALS = 1024
 """Mails whose last refusal is kept in memory."""
@@ -112,7 +115,7 @@ class SmtpSender:
         to = ascii_domain(mail.to)
         utf8 = not (self._sender.username + to.username).isascii()
         message = compose(mail, self._sender, to).as_bytes(policy=UTF8_HEADERS if utf8 else ASCII_HEADERS)
-        reached = _Reached.NOTHING
+        reached, accepted = _Reached.NOTHING, self._accepted
         try:
             async with asyncio.timeout_at(min(limits.message, loop.time() + self._timeout)):
                 await client.connect()
@@ -131,7 +134,7 @@ class SmtpSender:
                 async with asyncio.timeout_at(min(limits.reply, loop.time() + 1)):
                     await client.quit()
         except (SMTPException, OSError) as failed:
-            raise self._error(failed, mail, reached) from failed
+            raise self._error(failed, mail, reached, others_passed=self._accepted > accepted) from failed
         finally:
             if reached >= _Reached.CONNECTED:
                 self._connected -= 1
@@ -149,8 +152,10 @@ class SmtpSender:
         options = ["SMTPUTF8", "BODY=8BITMIME"] if utf8 else []
         await client.mail(self._sender.addr_spec, options=options, encoding="utf-8")
 
-    def _error(self, failed: Exception, mail: Mail, reached: _Reached) -> MilepostError | Unanswered:
-        """Make the exception for a transaction that failed."""
+    def _error(
+        self, failed: Exception, mail: Mail, reached: _Reached, *, others_passed: bool
+    ) -> MilepostError | Unanswered:
+        """Make the exception for a transaction that failed. `others_passed`: the server took another mail meanwhile."""
         reply = failed if isinstance(failed, SMTPResponseException) and failed.code > 0 else None
         lone = reached >= _Reached.SENDER_ACCEPTED and self._lone(mail)
         others = self._connected - (reached >= _Reached.CONNECTED)
@@ -160,7 +165,7 @@ class SmtpSender:
             return error_for_reply(_step(reply), reply.code, reply.message, attempt=mail.attempt, lone=lone)
         reason = f"SMTP: {type(failed).__name__} {failed}".rstrip()
         if reached is _Reached.MESSAGE_SENT:
-            return Unanswered(f"{reason}; the server has the message and did not reply", lone=lone)
+            return Unanswered(f"{reason}; the server has the message and did not reply", lone=lone or others_passed)
         return error_for_route(reason, attempt=mail.attempt, lone=lone)
 
     def _lone(self, mail: Mail) -> bool:
@@ -178,11 +183,11 @@ def _step(refusal: SMTPResponseException) -> str:
 
 
 def _is_connection_refused(failed: Exception) -> bool:
-    """Whether every address of the server refused the TCP connection. If it has several, asyncio joins the texts of
-    their errors and keeps no number.
+    """Whether every address of the server that has a route refused the TCP connection. If it has several addresses,
+    asyncio joins the texts of their errors and keeps no number.
     """
-    numbers = set(re.findall(r"\[Errno (-?\d+)\]", str(failed)))
-    return isinstance(failed, SMTPConnectError) and numbers == {str(ECONNREFUSED)}
+    numbers = {int(number) for number in re.findall(r"\[Errno (-?\d+)\]", str(failed))}
+    return isinstance(failed, SMTPConnectError) and numbers - _NO_ROUTE == {ECONNREFUSED}
 
 
 async def _begin_data(client: SMTP) -> None:

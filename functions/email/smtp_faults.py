@@ -119,8 +119,8 @@ def resend_after(unanswered: int) -> float:
 def error_for_silence(reason: str, wait: float, *, lone: bool) -> Defer | Unavailable:
     """Make the exception for a message that the server has got and not answered; it is sent again after `wait` seconds.
 
-    Unless it is `lone`, the bridge sends others one at a time only, as probes (rule 6 in bridge/concurrency.py). Each
-    probe is a mail that may be out, and be sent again, as well.
+    Unless it is `lone`, the bridge sends one request at a time only, as a probe (rule 6 in bridge/concurrency.py). A
+    probe may be a batch. Each of its mails may be out, and be sent again, as well.
     """
     error = Defer if lone else Unavailable
     return error(reason, retry_after=min(wait, LONGEST_RETRY_AFTER))

@@ -384,6 +384,17 @@ async def test_failed_write_of_a_mail_put_off_is_repeated(
         assert await mongo["mails"].count_documents({"_id": "1", "holder": "", "unanswered": 1}) == 1
 
 
+async def test_unexpected_error_of_a_mark_is_logged_and_the_mark_goes_on(
+    opened: tuple[Database, Commands], caplog: pytest.LogCaptureFixture
+) -> None:
+    mails = MailRecords(opened[0], TAKEN_FOR)
+    with pytest.raises(Unavailable, match="was sent"):
+        await mails.mark_sent("\ud800", by=soon(0.05))  # BSON cannot encode it
+    await eventually(lambda: "outcome=not-marked" in caplog.text)
+    assert mails.is_unmarked("\ud800")
+    await mails.close()
+
+
 async def test_stopping_process_marks_what_could_not_be_marked(
     mongo_url: str, mongo: AsyncDatabase[dict[str, Any]]
 ) -> None:

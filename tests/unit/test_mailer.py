@@ -143,6 +143,19 @@ async def test_message_without_a_reply_in_the_request_may_be_out(relay: RealServ
     await eventually(lambda: len(relay.inbox.messages) == 1)
 
 
+async def test_message_without_a_reply_is_lone_if_the_server_takes_another_meanwhile(relay: RealServer) -> None:
+    smtp = sender(relay)
+
+    async def send_two() -> None:
+        async with connection_in_use(smtp, relay, reply="none of your business"):
+            relay.inbox.answer = lambda: "250 OK"
+            await smtp.send(MAIL, soon())
+
+    with pytest.raises(Unanswered) as fault:
+        await send_two()
+    assert fault.value.lone
+
+
 async def test_message_is_not_sent_in_the_second_half_of_the_request(relay: RealServer) -> None:
     """The server would have too little time for its reply, and the mail would be sent twice."""
     relay.inbox.recipient = lambda _: time.sleep(0.2) or "250 OK"
@@ -178,22 +191,25 @@ async def deliver(smtp: SmtpSender, mail: Mail, limits: TimeLimits) -> None:
 
 
 @asynccontextmanager
-async def connection_in_use(smtp: SmtpSender, relay: RealServer) -> AsyncIterator[None]:
-    """In the body the server has the message of one mail and does not reply to it."""
+async def connection_in_use(smtp: SmtpSender, relay: RealServer, *, reply: str = "250 OK") -> AsyncIterator[None]:
+    """In the body the server has the message of one mail. It replies after the body."""
     begun, ended = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
     async def answer() -> str:
         loop.call_soon_threadsafe(begun.set)
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ended.wait(), loop))
-        return "250 OK"
+        return reply
 
     relay.inbox.answer = answer
     sending = asyncio.create_task(deliver(smtp, replace(MAIL, id="in-use"), soon()))
+    beginning = asyncio.create_task(begun.wait())
     try:
-        await asyncio.wait([sending, asyncio.create_task(begun.wait())], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([sending, beginning], return_when=asyncio.FIRST_COMPLETED)
+        assert begun.is_set()
         yield
     finally:
+        beginning.cancel()
         ended.set()
         await sending
 
@@ -209,10 +225,12 @@ async def test_server_that_has_enough_connections_defers_the_mail_alone(relay: R
         await smtp.send(replace(MAIL, id="8"), soon())
 
 
-@pytest.mark.parametrize("addresses", [[HOST], [HOST, "127.0.0.2"]])
+@pytest.mark.parametrize("addresses", [[HOST], [HOST, "127.0.0.2"], ["224.0.0.1", HOST]])
 async def test_server_that_takes_no_more_connections_defers_the_mail_alone(
     relay: RealServer, monkeypatch: pytest.MonkeyPatch, addresses: list[str]
 ) -> None:
+    """Nothing can connect to 224.0.0.1: the system says at once that there is no route, as for IPv6 without one."""
+
     def found(_: str, port: int, *__: object) -> list[tuple[object, ...]]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, port)) for address in addresses]
 
