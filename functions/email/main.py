@@ -22,6 +22,7 @@ from functions.mongo import Document, mongo_url, open_database
 from functions.payloads import EmailSent, Recipient
 from milepost import Defer, Event, Reject, stage
 from milepost.function.environment import seconds
+from milepost.function.stage import arrival
 
 MONGO_URL = mongo_url(os.environ)
 MAILER = Mailer.read(os.environ)
@@ -53,7 +54,7 @@ async def lifespan() -> AsyncIterator[None]:
 
 async def email(recipient: Recipient, event: Event) -> EmailSent:
     """Mail the distance that is kept under the event's id, else the newest of its address."""
-    limits = TimeLimits.of_request(asyncio.get_running_loop().time(), REQUEST_TIMEOUT)
+    limits = TimeLimits.of_request(arrival.get(asyncio.get_running_loop().time()), REQUEST_TIMEOUT)
     # Nearly every event is new, so the user is looked up first; `take` finds a record that exists.
     record = await _draft(event.id, recipient.root) or await state.records.find(event.id)
     if record is None:

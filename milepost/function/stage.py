@@ -25,6 +25,7 @@ from collections.abc import (
     Sized,
 )
 from contextlib import suppress
+from contextvars import ContextVar
 from copy import copy
 from functools import partial
 from itertools import islice
@@ -62,6 +63,9 @@ from milepost.server.http import problem, read_body
 log = logging.getLogger("milepost.stage")
 with suppress(ConfigurationError):  # `stage` raises it again, when uvicorn can show it as a sentence
     logs.configure()  # at import, before the function's module reads its settings
+
+arrival: ContextVar[float] = ContextVar("arrival")
+"""When the request came that is handled now, in the event loop's time: before it waited for the lifespan."""
 
 StageHandler = Callable[[Request], Awaitable[Response]]
 
@@ -105,6 +109,7 @@ class _ServedStage:
             return await self._wake()
         if request.method != "POST":
             return problem(405, "Method not allowed", "POST a CloudEvent, or GET the description")
+        arrival.set(asyncio.get_running_loop().time())
         token = about.set(self._about)
         try:
             if self._tracer is None:

@@ -21,6 +21,7 @@ from functions.email.smtp import SmtpSender, parse_sender
 from functions.mongo import Database
 from functions.payloads import EmailSent, Recipient
 from milepost import Defer, Event, Reject, Unavailable
+from milepost.function.stage import arrival
 from tests.contract.contract import lines
 from tests.contract.smtp import SmtpServer as RealServer
 from tests.contract.together import Commands, each, proxied, watched
@@ -233,6 +234,20 @@ async def test_record_that_was_taken_too_late_to_send_is_freed(
     await eventually(is_free)
     assert (await Process(opened[0]).email("1")).distance_from_velocity == 1
     assert lines(sent) == [line(1)]
+
+
+async def test_limits_begin_when_the_request_came(
+    opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]], sent: Path
+) -> None:
+    """The stage may have waited for its start since then."""
+    await mongo["users"].insert_one(user(1))
+    token = arrival.set(soon(-main.REQUEST_TIMEOUT))
+    try:
+        with pytest.raises(Unavailable, match="time was over"):
+            await Process(opened[0]).email("1")
+    finally:
+        arrival.reset(token)
+    assert lines(sent) == []
 
 
 @pytest.mark.parametrize("seed", range(3))

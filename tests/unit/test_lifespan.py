@@ -15,7 +15,7 @@ from milepost.errors import ConfigurationError
 from milepost.function.calling import Problem, answer
 from milepost.function.description import Description
 from milepost.function.lifespan import leave_all
-from milepost.function.stage import StageHandler
+from milepost.function.stage import StageHandler, arrival
 from milepost.testing.calling import event_of
 from tests.servers import WITHIN, eventually
 
@@ -66,6 +66,23 @@ async def test_it_is_entered_once_before_the_first_event_and_left_at_the_stop() 
     assert recorded.steps[-1] == "stop"
     await leave_all()
     assert recorded.steps.count("stop") == 1
+
+
+async def test_arrival_is_before_the_wait_for_the_start() -> None:
+    times: list[float] = []
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        times.append(asyncio.get_running_loop().time())
+        yield
+
+    def note(_: Note) -> None:
+        times.append(arrival.get())
+
+    await answer(stage(note, inline=True, lifespan=lifespan), an_event("event"))
+    started, arrived = times
+    assert arrived < started
+    await leave_all()
 
 
 async def test_the_wake_up_enters_it_and_answers_503_while_that_fails() -> None:
