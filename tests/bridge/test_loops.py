@@ -16,7 +16,7 @@ from tests.proxy import Proxy
 from tests.servers import WITHIN, eventually
 
 NEVER = 1000.0
-"""Seconds, for what is not to happen again within a test."""
+"""Seconds: so long that a periodic step does not come again within a test."""
 
 
 @pytest.fixture
