@@ -281,46 +281,44 @@ class Worker:
             self._forget(entry)
 
     async def _deliver(self, entries: Sequence[Entry], *, redelivery: bool) -> None:
-        """POST these events and decide how to settle each. One that the response left open is then POSTed alone."""
+        """POST these events and have each settled by its outcome. One that a batch left undecided is then POSTed alone.
+
+        An unexpected exception counts as a failure of the event that it came with. No request is made again for it, so
+        the other events of a batch, which the stage has answered, are not delivered twice.
+        """
+        deliver = [entry for entry in entries if not self._settled_undelivered(entry)]
+        if not deliver:
+            return
+        outcomes: Sequence[Outcome | Undecided]
         try:
-            settlements, deliver = self._divide(entries)
-            alone: list[Entry] = []
-            if deliver:
-                outcomes, sent = await self._send(deliver, redelivery=redelivery)
-                for entry, outcome in zip(deliver, outcomes, strict=True):
-                    if not isinstance(outcome, Undecided):
-                        self._count(outcome, sent)
-                        settlements.append(self._settlement(entry, outcome, sent))
-                        continue
-                    alone.append(entry)
-                    if outcome.timed_out:
-                        self.limit.timed_out(sent.began, sent.ended)  # of a batch only the first call counts
-            self._settle(settlements)
-            if alone:
-                await asyncio.gather(*(self._deliver([entry], redelivery=redelivery) for entry in alone))
+            outcomes, sent = await self._send(deliver, redelivery=redelivery)
         except Exception as fault:
-            log.exception(Fields(stage=self.stage, channel=entries[0].channel, outcome="failed"))
-            if len(entries) > 1:  # the fault may be one event's
-                await asyncio.gather(*(self._deliver([entry], redelivery=redelivery) for entry in entries))
-            else:
-                self._count_fault(entries[0], fault)
+            log.exception(Fields(stage=self.stage, channel=deliver[0].channel, outcome="failed"))
+            outcomes, sent = [_failed(fault)] * len(deliver), self._not_sent()
+        undecided: list[Entry] = []
+        for entry, outcome in zip(deliver, outcomes, strict=True):
+            if not isinstance(outcome, Undecided):
+                self._settle_by(entry, outcome, sent)
+                continue
+            undecided.append(entry)
+            if outcome.timed_out:
+                self.limit.timed_out(sent.began, sent.ended)  # of a batch only the first call counts
+        if undecided:
+            await asyncio.gather(*(self._deliver([entry], redelivery=redelivery) for entry in undecided))
 
-    def _count_fault(self, entry: Entry, fault: Exception) -> None:
-        """Count an exception in the bridge as a failure of the event. Uncounted, it would be redelivered for ever."""
-        self._settle_as(entry, Failed(None, f"the bridge failed at it: {type(fault).__name__}"))
-
-    def _divide(self, entries: Sequence[Entry]) -> tuple[list[Settlement], list[Entry]]:
-        """Return settlements for the entries that are not to be delivered now, and the entries to deliver."""
-        settlements: list[Settlement] = []
-        deliver: list[Entry] = []
-        for entry in entries:
+    def _settled_undelivered(self, entry: Entry) -> bool:
+        """Whether this entry is settled without a delivery now: it waits for its `delay`, or is another stage's."""
+        try:
             if entry.only and entry.only != self.stage:
-                settlements.append(Complete(entry, "", None))
+                self._settle(Complete(entry, "", None))
             elif self._delay and not entry.retried:
-                settlements.append(Delay(entry, event_id(entry), self._delay))
+                self._settle(Delay(entry, event_id(entry), self._delay))
             else:
-                deliver.append(entry)
-        return settlements, deliver
+                return False
+        except Exception as fault:
+            log.exception(Fields(stage=self.stage, channel=entry.channel, outcome="failed"))
+            self._settle_by(entry, _failed(fault), self._not_sent())
+        return True
 
     async def _send(self, entries: Sequence[Entry], *, redelivery: bool) -> tuple[Sequence[Outcome | Undecided], Sent]:
         events = len(entries)
@@ -362,28 +360,44 @@ class Worker:
         else:
             self._resumed.set()
 
-    def _count(self, outcome: Outcome, sent: Sent) -> None:
-        """Count the outcome of an event in the metrics, and in the limit of the route."""
-        self._metrics.delivered(outcome, sent.began, sent.ended)
-        if isinstance(outcome, Delivered):
-            self._policy.succeeded()
-            self.limit.succeeded(sent.ended - sent.began, sent.outage)
-        elif isinstance(outcome, Crashed) and outcome.timed_out:
-            self.limit.timed_out(sent.began, sent.ended)
-
-    def _settle_as(self, entry: Entry, outcome: Outcome) -> None:
-        """Count an outcome that no request had, and have the entry settled by it."""
-        now = time.perf_counter()
-        sent = Sent(now, now, self.limit.outage)
+    def _settle_by(self, entry: Entry, outcome: Outcome, sent: Sent) -> None:
+        """Have an entry settled by this outcome, and count that. After an exception the event counts as failed instead,
+        and after another one the entry is left pending.
+        """
+        fields = Fields(stage=self.stage, channel=entry.channel, outcome="failed")
         try:
-            self._count(outcome, sent)
-            self._settle([self._settlement(entry, outcome, sent)])
+            settlement = self._settlement(entry, outcome, sent)
         except Exception as fault:
-            log.exception(Fields(stage=self.stage, channel=entry.channel, outcome="failed"))
-            self._leave_pending(entry, type(fault).__name__)
+            log.exception(fields)
+            outcome = _failed(fault)
+            try:
+                settlement = self._settlement(entry, outcome, sent)
+            except Exception as again:
+                log.exception(fields)
+                self._leave_pending(entry, type(again).__name__)
+                return
+        self._settle(settlement)
+        self._count(outcome, sent)
+
+    def _not_sent(self) -> Sent:
+        """Return the time of an outcome that no request had."""
+        now = time.perf_counter()
+        return Sent(now, now, self.limit.outage)
+
+    def _count(self, outcome: Outcome, sent: Sent) -> None:
+        """Count the outcome of an event in the metrics, and in the limit of the route. Never raises."""
+        try:
+            self._metrics.delivered(outcome, sent.began, sent.ended)
+            if isinstance(outcome, Delivered):
+                self._policy.succeeded()
+                self.limit.succeeded(sent.ended - sent.began, sent.outage)
+            elif isinstance(outcome, Crashed) and outcome.timed_out:
+                self.limit.timed_out(sent.began, sent.ended)
+        except Exception:
+            log.exception(Fields(stage=self.stage, outcome="uncounted"))
 
     def _settlement(self, entry: Entry, outcome: Outcome, sent: Sent) -> Settlement:
-        """Return how to settle an entry after this outcome, which is counted."""
+        """Return how to settle an entry after this outcome."""
         of = event_id(entry)
         if isinstance(outcome, Delivered):
             if log.isEnabledFor(logging.DEBUG):
@@ -410,10 +424,10 @@ class Worker:
             self._outage_logged = now
             log.warning(Fields(stage=self.stage, outcome="routedown", status=status, reason=reason))
 
-    def _settle(self, settlements: Sequence[Settlement]) -> None:
-        """Have these entries settled."""
-        self._to_settle += settlements
-        if self._settler is None and self._to_settle:
+    def _settle(self, settlement: Settlement) -> None:
+        """Have an entry settled."""
+        self._to_settle.append(settlement)
+        if self._settler is None:
             self._settler = asyncio.create_task(self._settle_all())
 
     async def _settle_all(self) -> None:
@@ -460,13 +474,7 @@ class Worker:
         """
         unsettled, reason = [], ""
         try:
-            answers = await self.consumer.settle(settlements)
-            for settlement, answer in zip(settlements, answers, strict=True):
-                if isinstance(answer, JournalUnavailable):
-                    unsettled.append(settlement)
-                    reason = str(answer)
-                else:
-                    self._settled(settlement, answer)
+            answers = list(zip(settlements, await self.consumer.settle(settlements), strict=True))
         except Exception as fault:
             log.exception(Fields(stage=self.stage, outcome="failed"))
             if len(settlements) > 1:  # the fault may be one event's
@@ -474,10 +482,20 @@ class Worker:
                 return [one for some, _ in tried for one in some], max(reason for _, reason in tried)
             (settlement,) = settlements
             if isinstance(settlement, DELIVERED):
-                self._count_fault(settlement.entry, fault)
+                self._settle_by(settlement.entry, _failed(fault), self._not_sent())
             else:
                 self._leave_pending(settlement.entry, type(fault).__name__)
             return [], ""
+        for settlement, answer in answers:
+            if isinstance(answer, JournalUnavailable):
+                unsettled.append(settlement)
+                reason = str(answer)
+                continue
+            try:
+                self._settled(settlement, answer)
+            except Exception as fault:
+                log.exception(Fields(stage=self.stage, channel=settlement.entry.channel, outcome="failed"))
+                self._leave_pending(settlement.entry, type(fault).__name__)
         return unsettled, reason
 
     def _settled(self, settlement: Settlement, answer: str | MilepostError) -> None:
@@ -499,7 +517,9 @@ class Worker:
 
     def _leave_pending(self, entry: Entry, reason: str) -> None:
         """Leave an entry pending. Nobody renews it now: it is redelivered after the claim time."""
-        log.error(self._fields(entry, "left-pending", reason=reason))
+        log.error(
+            Fields(stage=self.stage, channel=entry.channel, entry=entry.id, outcome="left-pending", reason=reason)
+        )
         self._forget(entry)
 
     def _refused(self, settlement: Settlement, refusal: MilepostError) -> None:
@@ -512,10 +532,11 @@ class Worker:
         if isinstance(settlement, DELIVERED):
             reason = f"its reply was refused: {refusal}"
             failed = isinstance(refusal, EventError)
-            self._settle_as(entry, Failed(None, reason) if failed else RouteDown(None, reason))
+            outcome = Failed(None, reason) if failed else RouteDown(None, reason)
+            self._settle_by(entry, outcome, self._not_sent())
         elif entry.key not in self._replaced and (other := self._instead(settlement, refusal)):
             self._replaced.add(entry.key)
-            self._settle([other])
+            self._settle(other)
         else:
             self._leave_pending(entry, str(refusal))
 
@@ -587,6 +608,11 @@ class Worker:
                 await self.consumer.hand_back(claim=self._claim)
         except (JournalUnavailable, TimeoutError) as fault:
             log.warning(Fields(stage=self.stage, outcome="not-handed-back", reason=str(fault)))
+
+
+def _failed(fault: Exception) -> Failed:
+    """Return an exception in the bridge as a failure of the event. Uncounted, it would be redelivered for ever."""
+    return Failed(None, f"the bridge failed at it: {type(fault).__name__}")
 
 
 async def _end(tasks: Collection[asyncio.Task[None]], *, within: float) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from milepost.bridge import worker as worker_module
+from milepost.bridge.concurrency import ConcurrencyLimit
 from milepost.bridge.delivery import Deliverer
 from milepost.bridge.http.client import Client
+from milepost.bridge.metrics import StageMetrics
+from milepost.bridge.wake import Silence
 from milepost.events.event import Event
-from milepost.journal import Entry, StageNotServed, keys
+from milepost.journal import Complete, Delay, Entry, Park, Settlement, StageNotServed, keys
 from tests.bridge.rig import Answer, Delivery, Rig, replied, status, value
 from tests.servers import eventually
 
@@ -64,6 +67,99 @@ async def test_unexpected_exception_is_counted_and_ends_as_a_dead_letter_with_it
     await eventually(lambda: bridge.workers[0].limit.unsettled == 0, what="settled in the bridge too")
     assert (bridge.workers[0].limit.in_flight, value(bridge, "in_flight", stage="stage")) == (0, 0)
     assert value(bridge, "stale_total", stage="stage") == 0
+
+
+def raise_for_bad(monkeypatch: pytest.MonkeyPatch, settlement: Any) -> None:
+    """Let the bridge raise when it makes this kind of settlement for the event `bad`."""
+
+    def broken(entry: Entry, *given: Any) -> Settlement:
+        if b'"bad"' in entry.event:
+            raise BridgeError
+        made: Settlement = settlement(entry, *given)
+        return made
+
+    monkeypatch.setattr(worker_module, settlement.__name__, broken)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+async def test_exception_at_the_settlement_of_one_event_makes_no_second_request(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    raise_for_bad(monkeypatch, Complete)
+    stage = await rig.stage("stage", "in", "out")
+    ids = ["1", "2", "bad", "3", "4"]
+    await rig.publish_all("in", ids)
+    bridge = await rig.bridge({"retry": 0, "batch": batch})
+    await eventually(lambda: rig.settled(stage))
+    (letter,) = await rig.dead("stage")
+    assert (letter.id, letter.reason) == ("bad", "the bridge failed at it: BridgeError")
+    assert sorted(stage.count.elements()) == (sorted(ids) if batch == 1 else [])
+    assert stage.batches == ([] if batch == 1 else [ids])
+    await eventually(lambda: not bridge.workers[0].in_delivery)
+    for outcome, events in {"delivered": 4, "failed": 1}.items():
+        assert value(bridge, "deliveries_total", stage="stage", outcome=outcome) == events
+    assert value(bridge, "stale_total", stage="stage") == 0
+
+
+async def test_exception_at_every_settlement_of_one_event_leaves_it_pending_alone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for settlement in (Complete, Park):
+        raise_for_bad(monkeypatch, settlement)
+    stage = await rig.stage("stage", "in", "out")
+    await rig.publish_all("in", ["1", "2", "bad", "3"])
+    bridge = await rig.bridge({"batch": 8}, claim="PT60S")
+    await eventually(lambda: not bridge.workers[0].in_delivery)
+    assert "outcome=left-pending reason=BridgeError" in caplog.text
+    assert (stage.batches, stage.count) == ([["1", "2", "bad", "3"]], {})
+    assert await rig.pending(stage) == 1
+    assert sorted(await rig.journaled("out")) == ["1", "2", "3"]
+
+
+async def test_exception_at_the_delay_of_one_event_delays_the_others_all_the_same(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raise_for_bad(monkeypatch, Delay)
+    stage = await rig.stage("stage", "in", "out")
+    await rig.publish_all("in", ["1", "bad", "2"])
+    await rig.bridge({"retry": 0, "batch": 8, "delay": "PT3600S"})
+    await eventually(lambda: rig.dead("stage"))
+    (letter,) = await rig.dead("stage")
+    assert (letter.id, await rig.parked("stage")) == ("bad", 2)
+    assert not stage.batches
+    assert not stage.count
+
+
+@pytest.mark.parametrize("broken", [(StageMetrics, "delivered"), (ConcurrencyLimit, "succeeded")])
+async def test_exception_in_the_counting_of_outcomes_changes_no_settlement(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, broken: tuple[type, str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise BridgeError
+
+    monkeypatch.setattr(*broken, fail)
+    stage = await rig.stage("stage", "in", "out")
+    await rig.publish_all("in", ["1", "2", "3"])
+    bridge = await rig.bridge({"batch": 8})
+    await eventually(lambda: not bridge.workers[0].in_delivery)
+    assert (stage.batches, stage.count) == ([["1", "2", "3"]], {})
+    assert sorted(await rig.journaled("out")) == ["1", "2", "3"]
+    assert "outcome=uncounted" in caplog.text
+
+
+async def test_exception_after_a_request_counts_as_a_failure_and_makes_no_second_one(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, answered: bool) -> None:
+        raise BridgeError
+
+    monkeypatch.setattr(Silence, "request_ended", fail)
+    stage = await rig.stage("stage", "in", "out")
+    await rig.publish_all("in", ["1", "2", "3"])
+    await rig.bridge({"retry": 0, "batch": 8})
+    await eventually(lambda: rig.settled(stage))
+    assert (stage.batches, stage.count) == ([["1", "2", "3"]], {})
+    assert [letter.reason for letter in await rig.dead("stage")] == ["the bridge failed at it: BridgeError"] * 3
 
 
 async def test_event_that_redis_refuses_to_park_holds_no_slot_and_no_other_event(
