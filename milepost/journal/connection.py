@@ -57,17 +57,23 @@ class _Leaving(AbstractConnection):
 
     def __init__(self, *, servers: Servers | None = None, **given: Any) -> None:
         self._servers = servers
+        self._left = False
         self._own = {name: given[name] for name in given if name in {"username", "password"} or name.startswith("ssl_")}
         super().__init__(**given)
 
     async def connect(self) -> None:
-        if self._servers is not None and not self.is_connected:
-            self.host, self.port = await self._servers.find(self._own)
-        await super().connect()  # type: ignore[no-untyped-call]
+        while not self.is_connected:
+            self._left = False
+            if self._servers is not None:
+                self.host, self.port = await self._servers.find(self._own)
+            await super().connect()  # type: ignore[no-untyped-call]
+            if self._left:  # while it connected: it may lead to the old primary
+                await self.disconnect(nowait=True)
 
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         if self._writer is not None and self._writer.transport.is_closing():
-            await self.disconnect(nowait=True)  # uvloop raises RuntimeError for a write; redis-py connects again
+            await self.disconnect(nowait=True)  # uvloop raises RuntimeError for a write
+        await self.connect()  # redis-py itself would connect to the same server again, and not ask which one it is now
         await super().send_packed_command(*args, **kwargs)
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
@@ -81,6 +87,7 @@ class _Leaving(AbstractConnection):
             raise fault from None
 
     def leave(self) -> None:
+        self._left = True
         if self._writer is not None:
             self._writer.transport.abort()
 

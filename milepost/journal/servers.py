@@ -6,11 +6,14 @@ Every connection asks before it is made (milepost.journal.connection), so each n
 2. Answers are awaited until more than half of those asked have answered, or for ASK_WITHIN.
 3. The answer of the latest epoch counts: each failover and each move of our slot begins a new one. So an answer from a
    part of the network that has missed the failover is not followed where another can be had.
-4. A Sentinel that holds the primary to be down names none: its clients wait for the failover.
-5. If none of them answers, the last server found is used. It says itself if it is no primary any more.
+4. For OLDER_WITHIN after an answer, one of an earlier epoch is not followed: other Sentinels may learn of the failover
+   some seconds later, and the old primary takes writes until then.
+5. A Sentinel that holds the primary to be down names none: its clients wait for the failover.
+6. If none of them answers, the last server found is used. It says itself if it is no primary any more.
 """
 
 import asyncio
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -29,6 +32,11 @@ from milepost.settings import RedisUrl, ServerAddress, read_redis_url
 
 ASK_WITHIN = 1.0
 """Seconds for one server to answer where the primary is."""
+
+OLDER_WITHIN = 30.0
+"""Seconds for which the newest answer stands against older ones. Later ones count: somebody may have set the Sentinels
+up anew, and their epochs begin again.
+"""
 
 CANCEL_AGAIN = 0.1
 """Seconds after which a task that was cancelled and has not ended is cancelled again."""
@@ -59,6 +67,8 @@ class Servers:
     def __init__(self, url: RedisUrl) -> None:
         self.url = url
         self._last: ServerAddress | None = None
+        self._newest: ServerView | None = None
+        self._newest_at = 0.0
 
     async def find(self, options: Options) -> ServerAddress:
         """The address of the server that has our keys. Raises RedisError."""
@@ -66,7 +76,7 @@ class Servers:
         for group in self._groups():
             answers = await self._ask_all(group, options, faults)
             if answers:
-                newest = max(answers, key=lambda answer: answer.epoch)
+                newest = self._newest_of(answers, time.monotonic())
                 if newest.address is None:
                     raise ConnectionLost(newest.reason)
                 self._last = newest.address
@@ -74,6 +84,14 @@ class Servers:
         if self._last is None:
             raise ConnectionLost(f"no {self.what} answers: {'; '.join(sorted(set(faults)))}")
         return self._last
+
+    def _newest_of(self, answers: Iterable[ServerView], now: float) -> ServerView:
+        """Return the answer of the latest epoch, among these and those of the last OLDER_WITHIN. `now`: seconds."""
+        newest = max(answers, key=lambda answer: answer.epoch)
+        if self._newest and newest.epoch < self._newest.epoch and now < self._newest_at + OLDER_WITHIN:
+            return self._newest
+        self._newest, self._newest_at = newest, now
+        return newest
 
     async def _ask_all(self, servers: Sequence[ServerAddress], options: Options, faults: list[str]) -> list[ServerView]:
         pending = {asyncio.create_task(self._ask(server, options)) for server in servers}

@@ -87,11 +87,13 @@ async def test_all_components_follow_a_planned_failover(watched: Watched, tmp_pa
         await eventually(adopted, what="a plain message adopted by way of the new primary")
         assert bridge.ready
         assert value(bridge, "leaderless_seconds_total") > 0
+        # Until then a command that no Sentinel tells of the failover in time is accepted by the old one, and lost.
+        await eventually(lambda: watched.is_decided() and not is_primary(old), what="the old primary is a replica")
         published = await asyncio.create_subprocess_exec(
             *[*MILEPOST, "publish", "in", "hello"], cwd=ROOT, env=environment(REDIS_URL=watched.url)
         )
         assert await published.wait() == 0
-        await eventually(lambda: any(event.data == "hello" for event in last.received))
+        await eventually(lambda: any(event.data == "hello" for event in last.received), what="its event is delivered")
     finally:
         gateway.close()
         await rig.close()

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import hiredis
 import pytest
 import redis.asyncio as redis_asyncio
 from redis import utils as redis_utils
@@ -11,7 +13,7 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import TimeoutError as NoAnswer
 
 from milepost.journal import failover
-from milepost.journal.connection import connect
+from milepost.journal.connection import connect, pool_of
 from milepost.journal.failover import FailoverWatch
 from milepost.journal.refusals import WrongServer
 from milepost.journal.shared_connection import SharedConnection
@@ -88,6 +90,105 @@ async def test_a_connection_that_died_unnoticed_is_made_anew(tmp_path: Path) -> 
             valkey.kill()
             valkey.start()
             assert await client.ping()
+
+
+class Sentinel:
+    """A Sentinel of one service. It names the primary `at`, of the failover `epoch`, once `answering` is set."""
+
+    def __init__(self, at: Valkey, epoch: int = 0) -> None:
+        self.at, self.epoch = at, epoch
+        self.asked = 0
+        self.answering = asyncio.Event()
+        self.answering.set()
+        self._connections: set[asyncio.Task[None] | None] = set()
+
+    async def ended(self) -> None:
+        self.answering.set()
+        await eventually(lambda: not self._connections, what="the clients close their connections")
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(asyncio.current_task())
+        parser = hiredis.Reader()
+        while chunk := await reader.read(65536):
+            parser.feed(chunk)
+            while (command := parser.gets()) is not False:
+                if command[0] == b"SENTINEL":
+                    self.asked += 1
+                    state = {"name": "s", "ip": HOST, "port": self.at.port, "flags": "master"}
+                    state |= {"num-other-sentinels": 2, "config-epoch": self.epoch}
+                    items = "".join(f"+{name}\r\n+{value}\r\n" for name, value in state.items())
+                    await self.answering.wait()
+                    writer.write(f"*1\r\n%{len(state)}\r\n{items}".encode())
+                else:
+                    writer.write(b"+OK\r\n")
+        writer.close()
+        await writer.wait_closed()
+        self._connections.discard(asyncio.current_task())
+
+
+@asynccontextmanager
+async def following(*sentinels: Sentinel) -> AsyncIterator[redis_asyncio.Redis]:
+    """A client that asks these."""
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(await asyncio.start_server(one, HOST, 0)) for one in sentinels]
+        at = ",".join("{}:{}".format(*server.sockets[0].getsockname()) for server in servers)
+        client = connect(JournalSettings.read(redis_url=f"redis+sentinel://{at}/s"))
+        yield await stack.enter_async_context(client)
+        for sentinel in sentinels:
+            await sentinel.ended()
+
+
+async def test_command_that_an_old_primary_refuses_is_tried_again_at_the_new_one(tmp_path: Path) -> None:
+    with Valkey(tmp_path) as old, Valkey(tmp_path) as new:
+        sentinel = Sentinel(old)
+        async with following(sentinel) as client:
+            await client.set("key", "old")
+            sentinel.at = new
+            async with redis_asyncio.from_url(old.url) as admin:
+                await admin.replicaof(HOST, new.port)
+            assert await client.set("key", "new")
+        async with redis_asyncio.from_url(new.url) as admin:
+            assert await admin.get("key") == b"new"
+
+
+async def test_connection_that_was_being_made_at_a_failover_leads_to_the_new_primary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("milepost.journal.servers.ASK_WITHIN", WITHIN)
+    with Valkey(tmp_path) as old, Valkey(tmp_path) as new:
+        sentinel = Sentinel(old)
+        async with following(sentinel) as client:
+            sentinel.answering.clear()
+            connection = pool_of(client).make_connection()
+            connecting = asyncio.create_task(connection.connect())
+            await eventually(lambda: sentinel.asked)
+            sentinel.at = new
+            connection.leave()  # the watch has seen the new primary; this answer is late
+            sentinel.answering.set()
+            await connecting
+            assert (sentinel.asked, connection.port) == (2, new.port)
+            await connection.disconnect()
+
+
+async def test_sentinel_that_has_missed_the_last_failover_is_not_followed(
+    valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("milepost.journal.servers.ASK_WITHIN", WITHIN)
+    with Valkey(tmp_path) as old:
+        ahead, behind = Sentinel(valkey, epoch=2), Sentinel(old, epoch=1)
+        async with following(ahead, behind, Sentinel(old, epoch=1)) as client:
+            behind.answering.clear()
+            assert await client.ping()  # two of three answered
+            behind.answering.set()
+            ahead.answering.clear()
+            connection = pool_of(client).make_connection()
+            await connection.connect()
+            assert connection.port == valkey.port
+            await connection.disconnect()
+            monkeypatch.setattr("milepost.journal.servers.OLDER_WITHIN", 0)  # they were set up anew
+            await connection.connect()
+            assert connection.port == old.port
+            await connection.disconnect()
 
 
 @pytest.fixture
