@@ -1,12 +1,13 @@
 """The adaptive concurrency limit: how many events a route is given at the same time.
 
 1. The limit begins at 16 events and never exceeds the setting WINDOW.
-2. Each success raises it by one event, if at least half of the limit is in use and the response took at most 0.1 s or
-   twice the quickest one of late. A slower response means that events queue at the stage, so sending more at once would
-   not help (TCP Vegas uses the same sign).
+2. Each success raises it by one event, if at least half of the limit is in use and the response took at most 0.1 s, or
+   twice the quickest one of late to about as many events. A slower response means that events queue at the stage, so
+   sending more at once would not help (TCP Vegas uses the same sign).
 3. A timeout halves the limit. Of requests that were under way together only the first timeout counts.
 4. When the route is down, nothing is sent for a delay. Then the limit is one: one event is sent, or one batch that was
-   waiting. It is the probe.
+   waiting. It is the probe. After it each success raises the limit, however slow, up to 16 or to the lower limit that a
+   timeout has left (slow start in TCP). The response to a lone probe does not say how long more events take.
 5. If the route is down for the probe too, the delay grows. If the event of the probe is at fault, because it alone
    finds the route down (rule 6 in retry.py), another event is the probe, at once. Any other outcome is about the event
    and ends the outage, also a failure that is counted against it.
@@ -72,7 +73,8 @@ class ConcurrencyLimit:
         self.in_flight = 0
         self.found_down = 0
         self._unsettled_before = 0  # entries read before the latest outage and not settled
-        self._quickest = math.inf
+        self._slow_start_until = self.size  # FIRST at most
+        self._quickest: dict[int, float] = {}  # seconds, by the bits of the number of events in a request
         self._halved = -math.inf
         self._probe_delay = probe_delay
         self._probe_timer: asyncio.TimerHandle | None = None
@@ -176,18 +178,24 @@ class ConcurrencyLimit:
             self.found_down = 0
             self._start_probe()
 
-    def succeeded(self, seconds: float, outage: int) -> None:
-        """Count a success for an event, whose response took so many seconds: raise the limit as rule 2 says."""
+    def succeeded(self, seconds: float, outage: int, events: int = 1) -> None:
+        """Count a success for an event: raise the limit as rules 2 and 4 say.
+
+        The response to its request, which had so many `events`, took so many seconds.
+        """
         if outage != self.outage:
             return
         self.end_outage(outage)
-        self._quickest = min(seconds, self._quickest * DRIFT)
-        if seconds > max(QUICK, 2 * self._quickest):
-            return
+        if self.size >= self._slow_start_until:
+            about = events.bit_length()
+            quickest = self._quickest[about] = min(seconds, self._quickest.get(about, math.inf) * DRIFT)
+            if seconds > max(QUICK, 2 * quickest):
+                return
         # Half of the limit in use is enough, as in Linux's TCP slow start (reason: RFC 7661). Reads come in steps, so a
         # limit that holds events back is not full at each success.
         if self.size < self.most and 2 * self.unsettled >= self.size:
             self.size += 1
+            self._slow_start_until = max(self._slow_start_until, min(FIRST, self.size))
             self._admit()
             self._changed.set()
 
@@ -196,6 +204,7 @@ class ConcurrencyLimit:
         if began > self._halved:
             self._halved = now
             self.size = max(1, self.size // 2)
+            self._slow_start_until = min(self._slow_start_until, self.size)
 
     def went_down(self, outage: int, retry_after: float | None) -> float:
         """Begin an outage, or prolong it after a probe. Returns the seconds until this event's next try.
@@ -210,7 +219,7 @@ class ConcurrencyLimit:
             self.unsettled = self.in_flight = 0
             self.found_down += 1
             self.size = 1
-            self._quickest = math.inf
+            self._quickest.clear()
             wait = seconds_to_probe(self.found_down, retry_after, self._probe_delay)
             self.close()
             self._probe_timer = loop.call_later(wait, self._start_probe)

@@ -86,11 +86,14 @@ DELIVERED = (Complete, Split)
 
 
 class Sent(NamedTuple):
-    """When a delivery was sent and answered, in seconds, and the number of the latest outage when it was sent."""
+    """When a request was sent and answered, in seconds, the number of the latest outage when it was sent, and how many
+    events it had.
+    """
 
     began: float
     ended: float
     outage: int
+    events: int
 
 
 class Worker:
@@ -338,7 +341,7 @@ class Worker:
             self.limit.leave(outage, events)
         ended = time.perf_counter()
         self._silence.request_ended(ended, answered=not isinstance(outcomes[0], UNANSWERED))
-        return outcomes, Sent(began, ended, outage)
+        return outcomes, Sent(began, ended, outage, events)
 
     async def _wait_while_paused(self) -> None:
         """Wait until the pause ends. Raises CancelledError when the bridge stops: the entries are then handed back."""
@@ -382,7 +385,7 @@ class Worker:
     def _not_sent(self) -> Sent:
         """Return the time of an outcome that no request had."""
         now = time.perf_counter()
-        return Sent(now, now, self.limit.outage)
+        return Sent(now, now, self.limit.outage, 0)
 
     def _count(self, outcome: Outcome, sent: Sent) -> None:
         """Count the outcome of an event in the metrics, and in the limit of the route. Never raises."""
@@ -390,7 +393,7 @@ class Worker:
             self._metrics.delivered(outcome, sent.began, sent.ended)
             if isinstance(outcome, Delivered):
                 self._policy.succeeded()
-                self.limit.succeeded(sent.ended - sent.began, sent.outage)
+                self.limit.succeeded(sent.ended - sent.began, sent.outage, sent.events)
             elif isinstance(outcome, Crashed) and outcome.timed_out:
                 self.limit.timed_out(sent.began, sent.ended)
         except Exception:

@@ -303,6 +303,28 @@ async def test_events_too_large_for_one_batch_are_delivered_alone(rig: Rig) -> N
     assert (stage.batches, stage.count) == ([], dict.fromkeys(IDS[:4], 1))
 
 
+async def test_limit_grows_though_a_batch_takes_longer_than_a_single_event_did(rig: Rig) -> None:
+    stage = await rig.stage("stage", "in", "out")
+
+    async def slowly(events: list[Event]) -> Answer:
+        await asyncio.sleep(0.3)
+        return stage.succeed_together(events)
+
+    async def alone_slowly(delivery: Delivery) -> Answer:
+        await asyncio.sleep(0.3)
+        return stage.succeed(delivery)
+
+    (worker,) = (await rig.bridge(BATCH)).workers
+    await rig.publish("in", "alone")
+    await settled(rig, stage)
+    stage.script, stage.batch_script = alone_slowly, slowly
+    worker.pause(paused=True)
+    await rig.publish_all("in", IDS)
+    worker.pause(paused=False)
+    await settled(rig, stage)
+    assert worker.limit.size > FIRST
+
+
 async def test_batch_that_times_out_is_delivered_event_by_event(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out")
     stage.batch_script = _never

@@ -122,6 +122,48 @@ async def test_quickest_response_is_measured_anew_after_an_outage() -> None:
     changed.close()
 
 
+async def test_after_an_outage_slow_successes_raise_the_limit_to_16() -> None:
+    back = limit_of()
+    back.went_down(back.outage, 0.0)
+    back.unsettled = 1000
+    back.succeeded(0.01, back.outage)
+    for _ in range(2 * FIRST):
+        back.succeeded(1.0, back.outage)
+    assert back.size > FIRST, "from 16 on the first response is the measure again"
+    size = back.size
+    back.succeeded(2.1, back.outage)
+    assert back.size == size
+    back.close()
+
+
+async def test_after_an_outage_slow_successes_raise_the_limit_no_further_than_a_timeout_has_left_it() -> None:
+    slow = limit_of()
+    slow.timed_out(1.0, 10.0)
+    slow.timed_out(11.0, 20.0)
+    slow.went_down(slow.outage, 0.0)
+    slow.unsettled = 1000
+    for seconds in (1.0, 9.0, 9.0, 1.0):
+        slow.succeeded(seconds, slow.outage)
+    assert slow.size == 5
+    slow.succeeded(9.0, slow.outage)
+    assert slow.size == 5
+    slow.succeeded(1.0, slow.outage)
+    assert slow.size == 6
+    slow.close()
+
+
+async def test_response_to_a_batch_is_compared_with_batches_of_about_its_size() -> None:
+    mixed = limit_of()
+    mixed.unsettled = 1000
+    mixed.succeeded(0.01, mixed.outage, 1)
+    mixed.succeeded(1.0, mixed.outage, 16)
+    mixed.succeeded(1.9, mixed.outage, 31)
+    assert mixed.size == FIRST + 3
+    mixed.succeeded(2.1, mixed.outage, 31)
+    mixed.succeeded(0.2, mixed.outage, 1)
+    assert mixed.size == FIRST + 3
+
+
 async def test_time_outs_of_posts_under_way_together_halve_the_limit_once() -> None:
     wide = limit_of(512)
     wide.size = 100
