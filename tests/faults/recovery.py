@@ -1,6 +1,6 @@
 """Measure from a history how soon, and in which order, events are delivered again after a process ended."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -53,6 +53,22 @@ def recovery(history: Iterable[Operation]) -> Recovery:
 def gap(accepted: Sequence[float]) -> float:
     """The longest time between two accepted submissions."""
     return round(max((after - before for before, after in pairwise(accepted)), default=0.0), 1)
+
+
+def rates(history: Iterable[Operation]) -> str:
+    """E-mails a second, from the first one until a process ended, and from when the last was back until the last one.
+
+    If a fault slows nothing down but the machine is busy, both are low.
+    """
+    history = list(history)
+    mails = sorted(operation.begin for operation in history if operation.kind == "mail")
+    ends = [operation for operation in history if operation.kind == "end"]
+    if not mails or not ends:
+        return ""
+    first, back = min(end.begin for end in ends), max(end.end or end.begin for end in ends)
+    before, after = bisect_left(mails, first), len(mails) - bisect_left(mails, back)
+    until, since = max(first - mails[0], 1e-3), max(mails[-1] - back, 1e-3)
+    return f"{before / until:.0f} e-mails a second before the fault, {after / since:.0f} after it"
 
 
 def after_decision(history: Iterable[Operation], decided: float) -> str:

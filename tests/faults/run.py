@@ -16,7 +16,7 @@ from tests.faults import state
 from tests.faults.checker import Parts, check
 from tests.faults.history import Operation, write
 from tests.faults.load import Acceptance, Load, Sent
-from tests.faults.recovery import after_decision, recovery
+from tests.faults.recovery import after_decision, rates, recovery
 from tests.faults.registry import Fault
 from tests.faults.report import Result, Row
 from tests.faults.stack import Stack
@@ -158,6 +158,8 @@ class Run:
         write(self.stack.folder / "history.jsonl", operations)
         if self.decided:
             self.notes.append(after_decision(operations, self.decided))
+        if self.fault.waiting and (told := rates(operations)):
+            self.notes.append(told)
         ordered = [entry.name for entry in self.stack.table if self.stack.is_ordered(entry.name)]
         verdict = check(operations, may_lose=self.fault.may_lose, ordered=ordered, parts=self.parts)
         if ordered:

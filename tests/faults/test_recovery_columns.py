@@ -1,7 +1,7 @@
 """Recovery times of histories that were made up."""
 
 from tests.faults.history import Operation
-from tests.faults.recovery import Recovery, recovery
+from tests.faults.recovery import Recovery, rates, recovery
 
 
 def delivered(event_id: str, begin: float, stage: str = "store", answer: int | None = 200) -> Operation:
@@ -39,3 +39,10 @@ def test_new_events_delivered_between_redeliveries_to_the_same_stage_are_counted
         delivered("after", 6),
     ]
     assert recovery(history) == Recovery(4.0, 1)
+
+
+def test_rates_leave_out_the_time_from_the_first_end_of_a_process_until_the_last_is_back() -> None:
+    mails = [Operation("mail", at, at + 0.1) for at in (0, 1, 2, 2.5, 3, 5, 9, 9.5, 10)]
+    history = [*mails[:4], ended(4), *mails[4:6], ended(6), *mails[6:]]
+    assert rates(history) == "1 e-mails a second before the fault, 2 after it"
+    assert rates(mails) == rates([ended(4)]) == ""

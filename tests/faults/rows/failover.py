@@ -39,12 +39,12 @@ class Nodes(RedisCluster):
 Act = Callable[[Run], Awaitable[None]]
 
 
-def failover(name: str, redis: type[Any], *, ends: bool = False) -> Callable[[Act], Act]:
-    """Make the function below two rows. `ends`: it ends a process, so each has a twin with events waiting."""
+def failover(name: str, redis: type[Any]) -> Callable[[Act], Act]:
+    """Make the function below two rows. Each has a twin with events waiting."""
 
     def register(act: Act) -> Act:
-        fault(f"{name}, REPLICAS=1", redis=redis, bridge={"REPLICAS": "1"}, twin=ends)(act)
-        fault(f"{name}, without REPLICAS", redis=redis, held=False, twin=ends)(act)
+        fault(f"{name}, REPLICAS=1", redis=redis, bridge={"REPLICAS": "1"}, twin=True)(act)
+        fault(f"{name}, without REPLICAS", redis=redis, held=False, twin=True)(act)
         return act
 
     return register
@@ -68,8 +68,8 @@ def primary(run: Run) -> Valkey:
     return found
 
 
-@failover("Sentinels: the primary killed", Sentinels, ends=True)
-@failover("Cluster: the primary killed", Nodes, ends=True)
+@failover("Sentinels: the primary killed", Sentinels)
+@failover("Cluster: the primary killed", Nodes)
 async def killed(run: Run) -> None:
     """It comes back as a replica: in the Cluster there is no other that could confirm."""
     old = primary(run)
@@ -88,7 +88,7 @@ async def frozen(run: Run) -> None:
     old.thaw()
 
 
-@failover("Sentinels: the replicas 2 s behind when the primary dies", Sentinels, ends=True)
+@failover("Sentinels: the replicas 2 s behind when the primary dies", Sentinels)
 async def behind(run: Run) -> None:
     redis: Any = run.stack.redis
     old = redis.primary
@@ -109,7 +109,7 @@ async def planned(run: Run) -> None:
     await another_primary(run, old)
 
 
-@fault("Sentinels: planned, writes paused before it", redis=Sentinels)
+@fault("Sentinels: planned, writes paused before it", redis=Sentinels, twin=True)
 async def planned_with_a_pause(run: Run) -> None:
     """As docs/operations.md says. Nothing is lost, without REPLICAS too."""
     old = primary(run)
