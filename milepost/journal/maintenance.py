@@ -54,7 +54,7 @@ class Unreadable:
 
 class SwitchBlocked(NamedTuple):
     """Why this bridge cannot take over from the other delivery mode yet. `unfinished`: that mode must finish events
-    first; otherwise it only has to be stopped.
+    first, or a stage of it be resumed; otherwise it only has to be stopped.
     """
 
     reason: str
@@ -138,6 +138,10 @@ class Maintenance:
         """
         rows = [RouteRow(name, channel) for name, wiring in routes.items() for channel in wiring.consumes]
         answer, *of = await self._scripts.switch(fresh=FRESH, broker=BROKER, routes=rows)
+        if answer == b"paused":
+            stage = name_text(of[0])
+            reason = f"{stage} is paused, and the pause would end with its delivery mode: resume it first"
+            return SwitchBlocked(reason, unfinished=True)
         if answer == b"served":
             reason = f"the other delivery mode still serves {name_text(of[0])}, or did less than a minute ago"
             return SwitchBlocked(reason, unfinished=False)

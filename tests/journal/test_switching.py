@@ -68,6 +68,25 @@ async def finish(consumer: Consumer) -> list[bytes]:
     return [entry.event for entry in entries]
 
 
+async def test_pause_does_not_end_with_the_delivery_mode(
+    journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers
+) -> None:
+    await served(maintenance, consumers, DIRECT)
+    events = await published(journal, 1)
+    await journal.admin.pause("store")  # has no event
+    blocked = await maintenance.switch(BROKER)
+    assert blocked is not None
+    assert (blocked.reason.partition(",")[0], blocked.unfinished) == ("store is paused", True)
+    await stopped(redis, DIRECT)
+    assert await maintenance.switch(BROKER) == blocked
+    await journal.admin.resume("store")
+    assert await finish((await served(maintenance, consumers, BROKER))["broker"]) == events
+    await journal.admin.pause("broker")
+    await stopped(redis, BROKER)
+    assert await maintenance.switch(DIRECT) is not None
+    assert await groups(redis) == ["broker"]
+
+
 async def test_there_and_back_with_an_empty_backlog_repeats_nothing_and_leaves_no_group(
     journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers
 ) -> None:

@@ -2,7 +2,8 @@
 -- Changes the delivery mode. In broker mode `broker` has the only groups, in direct mode each stage has its own:
 -- 1. Finds the groups of the other mode by the stages table. Without any, returns { 'nothing' }. In direct mode the stages
 --    of other bridges take their place as well, if the Broker's bridges have named them (see beat).
--- 2. If a bridge still serves the other mode, returns { 'served', stage }.
+-- 2. If one of its stages is paused, returns { 'paused', stage }: the new mode has other stages, which would deliver. If a
+--    bridge still serves the other mode, returns { 'served', stage }.
 -- 3. Lists the events under way: pending, retries, held and parked ones. Returns { 'unfinished', stage, how many events } if
 --    one of them would get no group here, if its channel had two groups in the other mode, or if such groups stand at
 --    different entries.
@@ -30,11 +31,16 @@ local stages, bridge_alive = read_stages(fresh)
 local others, others_on = {}, {}
 for name, stage in pairs(stages) do
   if not own[name] and (name == broker) ~= (own[broker] ~= nil) then
-    if bridge_alive and stage.served then return { 'served', name } end
     others[name] = stage
   end
 end
 if not next(others) then return { 'nothing' } end
+for name in pairs(others) do
+  if unless_gone('SISMEMBER', PAUSED, name) == 1 then return { 'paused', name } end
+end
+for name, stage in pairs(others) do
+  if bridge_alive and stage.served then return { 'served', name } end
+end
 for _, stage in pairs(others) do
   local channels = {}
   for _, channel in ipairs(stage.consumes) do channels[channel] = true end
