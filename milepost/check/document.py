@@ -5,7 +5,7 @@ import http.client
 from typing import Any
 from urllib.parse import urlsplit
 
-from milepost.errors import MilepostError
+from milepost.errors import ConfigurationError, MilepostError
 from milepost.events.strict_json import loads
 from milepost.observe.logs import is_cut
 
@@ -19,7 +19,7 @@ class NoDocument(MilepostError):
 
 
 async def fetch(gateway: str) -> dict[str, Any]:
-    """Fetch it. Raises NoDocument."""
+    """Fetch it. Raises NoDocument, or ConfigurationError for a URL that is none."""
     return await asyncio.to_thread(_fetch, gateway)
 
 
@@ -30,7 +30,7 @@ def _fetch(gateway: str) -> dict[str, Any]:
         kind = {"https": http.client.HTTPSConnection, "http": http.client.HTTPConnection}[url.scheme]
         connection = kind(url.netloc.rpartition("@")[2], timeout=ANSWER_WITHIN)
     except (KeyError, ValueError, http.client.InvalidURL):  # the text may hold a part of a password
-        raise NoDocument(f"{shown}: must look like http://host:port") from None
+        raise ConfigurationError(f"{shown}: must look like http://host:port") from None
     try:
         try:
             connection.request("GET", url.path.rstrip("/") + PATH)

@@ -42,9 +42,13 @@ class Naming:
     def event(self, message: bytes) -> Event:
         """Read a message. Raises EventError, or ConfigurationError if a CloudEvent should get another id or source."""
         event, names_itself = wrap(self.channel, message)
-        if names_itself and (self.id or self.source):
+        if names_itself and (self.id, self.source) != (None, None):
             raise ConfigurationError("--id and --source are for plain messages: a CloudEvent has its own")
-        return replace(event, id=self.id or event.id, source=self.source or event.source)
+        return replace(
+            event,
+            id=event.id if self.id is None else self.id,
+            source=event.source if self.source is None else self.source,
+        )
 
 
 def publish(
@@ -73,7 +77,7 @@ def publish(
     if message != "-":
         event = naming.event(os.fsencode(message))  # refused before Redis is looked for
         run_on_journal(redis_url, data, lambda journal: _one(journal, event))
-    if event_id:
+    if event_id is not None:
         raise ConfigurationError("--id names one event; it cannot name every line")
     run_on_journal(redis_url, data, lambda journal: _lines(journal, naming, sys.stdin.buffer))
 

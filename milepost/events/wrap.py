@@ -34,6 +34,8 @@ def wrap(channel: str, message: bytes) -> tuple[Event, bool]:
         if event.type != channel:
             raise EventError(f"type: {event.type} on the channel {channel}")
     else:
-        event = Event(id=new_id(), source=f"/redis/{quote(channel)}", type=channel, time=now(), data=value)
+        event = Event(
+            id=new_id(), source=f"/redis/{quote(channel, errors='replace')}", type=channel, time=now(), data=value
+        )
     event.to_json()  # raises TooLarge: an event is larger when written than its message was
     return event, named

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from milepost import Payload
 from milepost.check import document
 from milepost.check.findings import SHOWN, Findings, check
+from milepost.errors import ConfigurationError, MilepostError
 from milepost.events import asyncapi
 from milepost.events.event import Event
 from milepost.graph import Node, WiredStage
@@ -225,16 +226,18 @@ async def test_names_and_keys_of_other_programs_are_left_out(journal: Journal, r
 
 
 @pytest.mark.parametrize(
-    "gateway",
+    ("gateway", "fault"),
     [
-        "http://me:secret@127.0.0.1:1",
-        "http://me:secret/word@127.0.0.1:1",
-        "http://me:12/secret@127.0.0.1:1",
-        "here:8000",
+        ("http://me:secret@127.0.0.1:1", document.NoDocument),
+        ("http://me:secret/word@127.0.0.1:1", ConfigurationError),
+        ("http://me:12/secret@127.0.0.1:1", ConfigurationError),
+        ("here:8000", ConfigurationError),
     ],
 )
-async def test_gateway_that_does_not_answer_is_named_without_its_password(gateway: str) -> None:
-    with pytest.raises(document.NoDocument) as caught:
+async def test_gateway_that_does_not_answer_is_named_without_its_password(
+    gateway: str, fault: type[MilepostError]
+) -> None:
+    with pytest.raises(fault) as caught:
         await document.fetch(gateway)
     assert "secret" not in str(caught.value)
     assert gateway.rpartition("@")[2] in str(caught.value)

@@ -55,7 +55,11 @@ def test_cloud_event_keeps_its_id(on_stack: Command) -> None:
         ("unheard", "", (), "MESSAGE: is empty"),
         ("unheard", " \n", (), "MESSAGE: is empty"),
         ("unheard", "text", ("--id", "a\nb"), "id: must not hold control characters"),
+        ("unheard", "text", ("--id", ""), "id: must not be empty"),  # as of a variable that is not set
+        ("unheard", "-", ("--id", ""), "--id names one event"),
         ("unheard", "text", ("--source", "not a URI"), "source: not a URI reference"),
+        ("unheard", "text", ("--source", ""), "source: must not be empty"),
+        ("\udcff", "text", (), "type: must not hold control characters"),  # a byte that is not UTF-8
     ],
 )
 def test_message_that_is_no_event_is_refused(
