@@ -54,11 +54,11 @@ class Counts:
         interpolates within a bucket as Prometheus does. A delivery above the last bound counts as the last bound.
         """
         rank = share * sum(self.seconds)
-        if not rank:
+        if rank <= 0:
             return None
         below = 0
         for index, reached in enumerate(accumulate(self.seconds)):
-            if reached >= rank and reached > below and index < len(SECONDS):
+            if reached >= rank and index < len(SECONDS):
                 low = SECONDS[index - 1] if index else 0.0
                 return low + (SECONDS[index] - low) * (rank - below) / (reached - below)
             below = reached

@@ -88,6 +88,8 @@ def test_quantile_is_interpolated_within_its_bucket() -> None:
     assert mixed.quantile(0.5) == pytest.approx(0.005 + 0.005 * 50 / 98)
     assert mixed.quantile(0.99) == pytest.approx(0.75)
     assert Counts(seconds=within(**{"0.01": 1, "more": 9})).quantile(0.99) == SECONDS[-1]
+    assert Counts(seconds=within(**{"0.001": 4})).quantile(0.5) == pytest.approx(0.0005)
+    assert Counts(seconds=within(**{"0.01": 50, "1.0": 50})).quantile(0.5) == pytest.approx(0.01)
 
 
 def test_counts_add_up() -> None:
