@@ -103,7 +103,7 @@ async def test_stage_whose_beat_is_older_than_a_minute_is_not_served(
     assert all(stage.served for stage in await journal.admin.stages())
 
 
-async def test_stages_are_shown_with_their_backlog(
+async def test_stages_are_shown_with_their_backlog_and_pause(
     journal: Journal, redis: Redis, table: Table, consumers: Consumers
 ) -> None:
     await table(distance=(RAW, CALCULATED), audit=(RAW,))
@@ -114,7 +114,10 @@ async def test_stages_are_shown_with_their_backlog(
     await distance.settle(
         [Complete(entries[0], "", None), Park(entries[1], "", failure(), 60), Bury(entries[2], "", failure())]
     )
+    await journal.admin.pause("audit")
     found = {stage.name: stage for stage in await journal.admin.stages()}
+    assert {name: stage.paused for name, stage in found.items()} == {"distance": False, "audit": True}
+    assert found["distance"].ordered_by == ""
     assert (found["distance"].journaled, found["distance"].parked, found["distance"].dead) == (2, 1, 1)
     assert (found["audit"].journaled, found["audit"].parked, found["audit"].dead) == (5, 0, 0)
 
@@ -213,9 +216,12 @@ async def test_stage_whose_keys_are_of_another_type_can_be_forgotten(journal: Jo
     assert not await redis.exists(*stray)
 
 
-async def test_unknown_stage_cannot_be_forgotten(journal: Journal, redis: Redis) -> None:
+async def test_unknown_stage_cannot_be_forgotten_or_paused(journal: Journal, redis: Redis) -> None:
     with pytest.raises(LookupError):
         await journal.admin.forget("nobody")
+    with pytest.raises(LookupError):
+        await journal.admin.pause("nobody")
+    assert await journal.admin.paused() == frozenset()
 
 
 async def test_forgotten_stage_that_is_served_again_gets_every_event_that_is_left(
@@ -234,13 +240,15 @@ async def test_forgotten_stage_that_is_served_again_gets_every_event_that_is_lef
 
 
 async def test_journal_that_no_stage_consumes_is_shown_and_can_be_forgotten(
-    journal: Journal, redis: Redis, table: Table
+    journal: Journal, redis: Redis, table: Table, consumers: Consumers
 ) -> None:
     await table(distance=(RAW, CALCULATED))
     for _ in range(3):
         await journal.publish(submission(channel="raw_imput"))
     await journal.publish(submission())
     assert await journal.admin.unconsumed() == {"raw_imput": 3, RAW: 1}, "no bridge has made its group yet"
+    await made(consumers("distance"))
+    assert await journal.admin.unconsumed() == {"raw_imput": 3}
     assert await journal.admin.forget_journal("raw_imput") == 3
     assert await redis.smembers(keys.JOURNALS) == {RAW.encode()}
     assert not await redis.exists(keys.journal("raw_imput"))

@@ -39,6 +39,10 @@ ROUTES = {"distance": Wiring([RAW], [], "")}
 CALLS: dict[str, Callable[[Side], Awaitable[object]]] = {
     "publish": lambda side: side.journal.publish(submission()),
     "status": lambda side: side.journal.status("one"),
+    "reached": lambda side: side.journal.reached(["one"]),
+    "ask for a wake-up": lambda side: side.journal.wake_ups.ask(RAW, every=1),
+    "asked": lambda side: side.journal.wake_ups.asked(),
+    "starting": lambda side: side.journal.wake_ups.starting(["distance"]),
     "backlog": lambda side: side.journal.backlog(),
     "ping": lambda side: side.journal.ping(),
     "stages": lambda side: side.journal.admin.stages(),
@@ -48,7 +52,9 @@ CALLS: dict[str, Callable[[Side], Awaitable[object]]] = {
     "forget_journal": lambda side: side.journal.admin.forget_journal(RAW),
     "dead_stages": lambda side: side.journal.admin.dead_stages(),
     "dead_letters": lambda side: side.journal.admin.dead_letters("distance"),
+    "left_behind": lambda side: side.journal.admin.left_behind(),
     "pause": lambda side: side.journal.scripts.pause(stage="distance"),
+    "resume": lambda side: side.journal.admin.resume("distance"),
     "check_writable": lambda side: side.journal.check_writable(),
     "replay": lambda side: side.journal.admin.replay("distance", ["1-1"]),
     "drop": lambda side: side.journal.admin.drop("distance", ["1-1"]),
@@ -63,6 +69,7 @@ CALLS: dict[str, Callable[[Side], Awaitable[object]]] = {
     "retry_due": lambda side: side.maintenance.retry_due(["distance"], most=1),
     "journals": lambda side: side.maintenance.journals(),
     "trim": lambda side: side.maintenance.trim(RAW),
+    "unblock_lost": lambda side: side.maintenance.unblock_lost(ROUTES),
     "keep_statuses": lambda side: side.maintenance.keep_statuses(RAW),
     "ensure": lambda side: side.consumer.ensure(),
     "take": lambda side: side.consumer.take(1),
@@ -111,3 +118,9 @@ async def test_every_call_raises_journal_unavailable_and_no_text_holds_the_passw
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))
     assert PASSWORD not in repr(journal.redis)
     assert PASSWORD not in caplog.text
+
+
+async def test_pauses_are_not_taken_for_none_while_redis_is_away(opened: Callable[[JournalSettings], Journal]) -> None:
+    away = opened(JournalSettings.read(redis_url=f"redis://127.0.0.1:{free_port()}"))
+    with pytest.raises(JournalUnavailable):
+        await away.admin.paused()

@@ -488,14 +488,14 @@ async def test_large_replies_are_sent_in_several_round_trips(
     journal: Journal, redis: Redis, distance: Consumer
 ) -> None:
     """The arguments of a script are one message to Redis: it must arrive within the time-out."""
-    known, *entries = await taken(journal, distance, 11)
+    known, *entries = await taken(journal, distance, 8)
     await settled(distance, Complete(known, "", None))  # Redis has the script now
     replies = [reply_to(event_of(entry), data="x" * 600_000) for entry in entries]
     before = await scripts_run(redis)
     answers = await distance.settle(
         [Complete(entry, reply.id, reply) for entry, reply in zip(entries, replies, strict=True)]
     )
-    assert answers == ["done"] * 10
+    assert answers == ["done"] * 7
     assert await scripts_run(redis) - before == 2, "4 MB at most, and none alone that fits with others"
 
 

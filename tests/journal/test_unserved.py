@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from milepost.errors import BacklogFull
 from milepost.events.event import Event
-from milepost.journal import Bury, Complete, Consumer, Entry, Forgotten, Journal, Maintenance, Park, keys
+from milepost.journal import Bury, Complete, Consumer, Depth, Entry, Forgotten, Journal, Maintenance, Park, keys
 from milepost.settings import JournalSettings
 from tests.journal.conftest import Consumers, Table
 from tests.journal.events import (
@@ -92,12 +92,17 @@ async def test_place_that_a_stage_left_behind_is_shown_and_forgotten(
     await publish(journal)
     await table(distance=(SENT,))
     await redis.xadd(keys.retries("distance", RAW), {"event": submission().to_json(), "since": 1})
-    left = {stage.name: (stage.served, stage.consumes, stage.journaled) for stage in await journal.admin.stages()}
-    assert left["distance:raw_input"] == (False, (RAW,), 2)
-    assert left["distance"] == (True, (SENT,), 0)
+    left = {
+        stage.name: (stage.left_behind, stage.served, stage.consumes, stage.journaled)
+        for stage in await journal.admin.stages()
+    }
+    assert left["distance:raw_input"] == (True, False, (RAW,), 2)
+    assert left["distance"] == (False, True, (SENT,), 0)
     (depth,) = await journal.admin.left_behind()
     assert depth.oldest is not None
-    assert depth.oldest > 1000
+    seconds, _ = await redis.time()
+    assert abs(depth.oldest - seconds) < 3600, "since the first millisecond of all"
+    assert depth == Depth("distance:raw_input", 2, 0, 0, depth.oldest)
     assert await journal.admin.forget("distance:raw_input") == Forgotten(parked=1, dead=0)
     assert await journal.admin.left_behind() == []
     assert not await redis.exists(keys.retries("distance", RAW))
