@@ -47,7 +47,7 @@ async def hops(url: str, events: int, *, settle: Settle = completed) -> None:
     """Read and settle so many events, `AT_ONCE` in each round trip."""
     settings = JournalSettings.read(redis_url=url)
     scripts, reader = Scripts(connect(settings)), SharedConnection(connect(settings), again=False)
-    consumer = Consumer("distance", ["raw_input"], "one", reader=reader, scripts=scripts, deadline=timedelta(days=1))
+    consumer = Consumer("distance", "raw_input", "one", reader=reader, scripts=scripts, deadline=timedelta(days=1))
     try:
         await consumer.ensure()
         while events > 0:

@@ -123,7 +123,7 @@ class Bridge:
         return Worker(
             Consumer(
                 name,
-                [channel],
+                channel,
                 self._name,
                 reader=reader,
                 scripts=self.journal.scripts,

@@ -1,9 +1,9 @@
 """A bridge's consumer for one stage: reads entries, renews the claim on them, takes over those of others, settles.
 
-A stage has one consumer group on the journal of each channel that it consumes, and one on its stream of retries for
-that channel. Each bridge is one consumer in these groups. An entry that was read is pending until it is settled. Each
-settlement first checks that the entry is still pending. So the first settlement wins, and a second delivery of the same
-entry publishes nothing twice.
+A stage has a consumer group on the journal of its channel, and one on its stream of retries for that channel. The
+Broker has the same for each channel. Each bridge is one consumer in these groups. An entry that was read is pending
+until it is settled. Each settlement first checks that the entry is still pending. So the first settlement wins, and a
+second delivery of the same entry publishes nothing twice.
 
 A stage that is ordered by key reads with a script, lua/read_ordered.lua, which holds events of a key that has one in
 hand. The step that finishes that one moves the next of its key to the retries (`settle` in lua/common.lua).
@@ -27,7 +27,6 @@ from milepost.journal.refusals import code_of
 from milepost.journal.scripts import (
     AnswerRow,
     BuryRow,
-    ChannelRow,
     CompleteRow,
     EntryRow,
     ParkRow,
@@ -122,7 +121,7 @@ class GroupMissing(Exception):
 
 
 class Consumer:
-    """The consumer `name` of `stage`, on these channels.
+    """The consumer `name` of `stage`, on one channel.
 
     `order`: the field of the data by which the stage is ordered, True for `partitionkey`, False for no order.
     `reader` is a connection for blocking reads alone, which never sends a command twice. `emits`: whether the stage may
@@ -133,7 +132,7 @@ class Consumer:
     def __init__(
         self,
         stage: str,
-        channels: Sequence[str],
+        channel: str,
         name: str,
         *,
         reader: SharedConnection,
@@ -143,17 +142,17 @@ class Consumer:
         order: str | bool = False,
     ) -> None:
         self.stage = stage
-        self.channels = channels
+        self.channel = channel
+        self.name = name
         self.ordered = bool(order)
         self._field = order if isinstance(order, str) else ""
-        self._read_up_to: dict[str, str] = {}
-        """Of an ordered stage: stream → the last entry that its group had read. Absent where there may be more."""
+        self._read_up_to: Sequence[bytes] = ()
+        """Of an ordered stage: the last entry that its group had read of each stream. Empty if there may be more."""
         self._full = False
         """Of an ordered stage: whether the next unread event would be held, for which a full Redis has no room."""
-        self.name = name
-        self._retries = {keys.retries(stage, channel): channel for channel in channels}
-        self._journals = {keys.journal(channel): channel for channel in channels}
-        self._streams = [*map(StreamRow, self._retries), *map(StreamRow, self._journals)]
+        self._retries = keys.retries(stage, channel)
+        self._journal = keys.journal(channel)
+        self._streams = [StreamRow(self._retries), StreamRow(self._journal)]
         self._reader = reader
         self._scripts = scripts
         self._takes = Scripts(scripts.redis, reader)
@@ -161,9 +160,8 @@ class Consumer:
         self._emits = emits
 
     async def ensure(self) -> bool:
-        """Make missing groups, at the beginning of their journals. True if one was missing."""
-        channels = [ChannelRow(name) for name in self.channels]
-        return bool(await self._scripts.ensure(stage=self.stage, broker=BROKER, channels=channels))
+        """Make missing groups, at the beginning of the journal. True if the journal's was missing."""
+        return bool(await self._scripts.ensure(stage=self.stage, broker=BROKER, channel=self.channel))
 
     async def take(self, most: int, *, extra: int = 0, claim: float = 0) -> Taken:
         """Read without waiting: up to `most` entries, redeliveries first, then retries, then unread events.
@@ -182,10 +180,9 @@ class Consumer:
                 entries += await self._read_ordered(most - len(entries))
             return Taken(entries, redelivered, destroyed)
         if most > len(entries):
-            entries += await self._read([*self._retries], ">", most - len(entries))
+            entries += await self._read([self._retries], ">", most - len(entries))
         if most > len(entries):
-            share = -(-(most - len(entries)) // len(self._journals))
-            entries += await self._read([*self._journals], ">", share)
+            entries += await self._read([self._journal], ">", most - len(entries))
         return Taken(entries, redelivered, destroyed)
 
     async def _take_over(self, most: int, claim: float) -> tuple[list[Entry], int]:
@@ -195,43 +192,32 @@ class Consumer:
             )
         entries: list[Entry] = []
         for stream, *row in taken:
-            entries += self._entries(stream, [row])
+            entries += self._entries(stream.decode(), [row])
         return entries, int(destroyed)
 
     async def _read_ordered(self, most: int) -> list[Entry]:
-        entries: list[Entry] = []
-        self._full = False
-        for retries, channel in self._retries.items():
-            if most > len(entries):
-                journal = keys.journal(channel)
-                with _missing_groups():
-                    retried, others, plain, *read = await self._takes.read_ordered(
-                        stage=self.stage,
-                        consumer=self.name,
-                        channel=channel,
-                        field=self._field,
-                        most=most - len(entries),
-                    )
-                self._full = self._full or read[1] == b"full"
-                for stream, entry in zip((retries, journal), read, strict=True):
-                    self._read_up_to.pop(stream, None)
-                    if read[0]:
-                        self._read_up_to[stream] = entry.decode()
-                entries += self._entries(retries.encode(), retried)
-                entries += self._entries(journal.encode(), others)
-                for name, event in zip(plain[::2], plain[1::2], strict=True):
-                    entries.append(Entry.journaled(journal, channel, name, event))
+        with _missing_groups():
+            retried, others, plain, *last = await self._takes.read_ordered(
+                stage=self.stage, consumer=self.name, channel=self.channel, field=self._field, most=most
+            )
+        self._full = last[1] == b"full"
+        self._read_up_to = last if last[0] else ()
+        entries = [*self._entries(self._retries, retried), *self._entries(self._journal, others)]
+        for name, event in zip(plain[::2], plain[1::2], strict=True):
+            entries.append(Entry.journaled(self._journal, self.channel, name, event))
         return entries
 
     async def _wait_ordered(self, count: int, block: float) -> list[Entry]:
         """Wait for an entry that the group has not read, without reading it. Then read in order."""
-        streams = self._read_up_to
         if self._full:
             await asyncio.sleep(FULL_PACE)
-        elif len(streams) == len(self._streams):
-            waiting = ("BLOCK", max(1, round(block * 1000)))
+        elif self._read_up_to:
+            waiting = max(1, round(block * 1000))
+            streams = self._retries, self._journal
             try:
-                found = await self._reader.call("XREAD", "COUNT", 1, *waiting, "STREAMS", *streams, *streams.values())
+                found = await self._reader.call(
+                    "XREAD", "COUNT", 1, "BLOCK", waiting, "STREAMS", *streams, *self._read_up_to
+                )
             except (RedisError, OSError) as fault:
                 raise unavailable(fault) from fault
             if not found:
@@ -241,16 +227,15 @@ class Consumer:
     async def wait(self, count: int, *, block: float) -> list[Entry]:
         """Wait up to `block` seconds for an entry. Return up to `count` retries, then up to `count` unread events.
 
-        The channels share `count`; each may return one at least. Raises as `take` does.
+        Raises as `take` does.
         """
         if self.ordered:
             return await self._wait_ordered(count, block)
-        share = max(1, count // len(self._journals))
-        return await self._read([*self._retries, *self._journals], ">", share, block=round(block * 1000))
+        return await self._read([self._retries, self._journal], ">", count, block=round(block * 1000))
 
     async def reread(self) -> list[Entry]:
         """Return all entries that this consumer has pending, also those in delivery. Raises GroupMissing."""
-        return await self._read([*self._retries, *self._journals], "0", MOST_PENDING)
+        return await self._read([self._retries, self._journal], "0", MOST_PENDING)
 
     async def _read(self, streams: Sequence[str], start: str, count: int, *, block: int | None = None) -> list[Entry]:
         waiting: Sequence[Text] = () if block is None else ("BLOCK", max(1, block))  # 0 would be for ever
@@ -268,19 +253,17 @@ class Consumer:
             raise unavailable(fault) from fault
         entries: list[Entry] = []
         for stream, rows in answer.items() if isinstance(answer, dict) else answer or []:  # a dict in RESP3
-            entries += self._entries(stream, rows)
+            entries += self._entries(stream.decode(), rows)
         return entries
 
-    def _entries(self, stream: bytes, rows: Iterable[Sequence[Any]]) -> list[Entry]:
+    def _entries(self, stream: str, rows: Iterable[Sequence[Any]]) -> list[Entry]:
         """Read rows of one stream: entry id, fields, and perhaps the number of deliveries.
 
         An entry that was deleted while it was pending has no fields, and is left out.
         """
-        name = stream.decode()
-        retried = name in self._retries
-        channel = self._retries[name] if retried else self._journals[name]
+        retried = stream == self._retries
         return [
-            Entry.read(name, channel, row[0], row[1], deliveries=row[2] if len(row) > 2 else 1, retried=retried)
+            Entry.read(stream, self.channel, row[0], row[1], deliveries=row[2] if len(row) > 2 else 1, retried=retried)
             for row in rows
             if row[1]
         ]

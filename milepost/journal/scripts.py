@@ -124,12 +124,6 @@ class StreamRow(NamedTuple):
     stream: str
 
 
-class ChannelRow(NamedTuple):
-    """One channel."""
-
-    channel: str
-
-
 class StageRow(NamedTuple):
     """One stage."""
 
@@ -328,7 +322,7 @@ class Scripts:
     # a stage's consumers
 
     @script
-    async def ensure(self, *, stage: str, broker: str, channels: Sequence[ChannelRow]) -> Any: ...
+    async def ensure(self, *, stage: str, broker: str, channel: str) -> Any: ...
 
     @script
     async def switch(self, *, fresh: int, broker: str, routes: Sequence[RouteRow]) -> Any: ...

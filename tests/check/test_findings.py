@@ -132,7 +132,7 @@ async def journal(redis: Redis, redis_url: str) -> AsyncIterator[Journal]:
     journal = Journal(connect(settings), settings)
     reader = SharedConnection(connect(settings, answer_within=30), again=False)
     consumer = Consumer(
-        "name-it", ["place"], "bridge", reader=reader, scripts=journal.scripts, deadline=settings.deadline
+        "name-it", "place", "bridge", reader=reader, scripts=journal.scripts, deadline=settings.deadline
     )
     maintenance = maintenance_of(journal, settings)
     await maintenance.beat({"name-it": Wiring(["place"], ["named"], "http://name-it")})

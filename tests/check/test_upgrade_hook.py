@@ -34,7 +34,7 @@ async def test_hook_ends_with_1_where_an_event_would_be_refused(redis: Redis, re
     journal = Journal(connect(settings), settings)
     await maintenance_of(journal, settings).beat({"distance": Wiring(["raw_input"], [], "http://d")})
     await journal.publish(Event(id="1", source="/tests", type="raw_input", data={"lat": 1, "long": 2}))
-    assert await journal.scripts.ensure(stage="distance", broker="broker", channels=[("raw_input",)])
+    assert await journal.scripts.ensure(stage="distance", broker="broker", channel="raw_input")
     refused = run(REDIS_URL=redis_url, STAGES=STAGES)
     assert (refused.returncode, "distance would refuse 1 events: email" in refused.stdout) == (1, True), refused.stderr
     await journal.redis.flushall()

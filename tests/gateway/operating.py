@@ -26,7 +26,7 @@ async def buried(journal: Journal, count: int = 1, reason: str = "HTTP 422: lat:
     await serve(journal, ROUTES)
     consumer = Consumer(
         "distance",
-        ["raw_input"],
+        "raw_input",
         "test",
         reader=journal.scripts.connection,
         scripts=journal.scripts,

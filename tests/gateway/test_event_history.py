@@ -46,10 +46,9 @@ async def take(journal: Journal) -> Take:
     async def take(stage: str, *, bridge: str = "bridge-1", claim: float = 0) -> tuple[Consumer, Entry]:
         settings = JournalSettings()
         connection = journal.scripts.connection
-        channels = LINE[stage].consumes
         consumer = Consumer(
             stage,
-            channels,
+            *LINE[stage].consumes,
             bridge,
             reader=connection,
             scripts=journal.scripts,
@@ -262,7 +261,7 @@ async def test_broker_mode_shows_what_the_broker_took_and_gave_up(
     await publish(journal)
     broker = Consumer(
         "broker",
-        consumed,
+        consumed[0],
         "bridge-1",
         reader=journal.scripts.connection,
         scripts=journal.scripts,

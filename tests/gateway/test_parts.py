@@ -39,7 +39,7 @@ class Stages:
         self._consumers = {
             name: Consumer(
                 name,
-                [consumes],
+                consumes,
                 "bridge",
                 reader=self._connection,
                 scripts=self.journal.scripts,

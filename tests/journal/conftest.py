@@ -69,7 +69,7 @@ async def consumers(journal: Journal, settings: JournalSettings) -> AsyncIterato
     def consumers(
         stage: str,
         name: str = "consumer",
-        channels: Sequence[str] = (RAW,),
+        channel: str = RAW,
         *,
         emits: bool = True,
         order: str | bool = False,
@@ -77,7 +77,7 @@ async def consumers(journal: Journal, settings: JournalSettings) -> AsyncIterato
         lines.append(SharedConnection(connect(settings, answer_within=30), again=False))
         return Consumer(
             stage,
-            channels,
+            channel,
             name,
             reader=lines[-1],
             scripts=journal.scripts,

@@ -57,8 +57,8 @@ async def made(*consumers: Consumer) -> None:
 async def taken(journal: Journal, consumer: Consumer, count: int = 1, *, channel: str | None = None) -> list[Entry]:
     """Publish `count` events on a channel of this consumer; return the entries that it takes then."""
     for _ in range(count):
-        await journal.publish(submission(channel=channel or consumer.channels[0]))
-    return (await consumer.take(count * len(consumer.channels))).entries  # the channels share it
+        await journal.publish(submission(channel=channel or consumer.channel))
+    return (await consumer.take(count)).entries
 
 
 async def settled(consumer: Consumer, settlement: Settlement) -> str | MilepostError:
@@ -74,10 +74,7 @@ async def journaled(redis: Redis, channel: str) -> list[dict[bytes, bytes]]:
 
 async def pending(redis: Redis, consumer: Consumer) -> int:
     """Return how many entries the stage of this consumer has pending."""
-    streams = [
-        *(keys.retries(consumer.stage, channel) for channel in consumer.channels),
-        *map(keys.journal, consumer.channels),
-    ]
+    streams = [keys.retries(consumer.stage, consumer.channel), keys.journal(consumer.channel)]
     return sum([int((await redis.xpending(stream, consumer.stage))["pending"]) for stream in streams])
 
 

@@ -82,7 +82,7 @@ async def test_events_that_are_not_due_stay_and_the_time_of_the_next_is_returned
 async def test_no_more_events_than_asked_are_moved_and_the_first_due_first(
     journal: Journal, maintenance: Maintenance, distance: Consumer, consumers: Consumers
 ) -> None:
-    store = consumers("store", channels=[CALCULATED])
+    store = consumers("store", channel=CALCULATED)
     await made(store)
     entries = [await parked(journal, distance) for _ in range(3)]
     await parked(journal, store)
@@ -128,8 +128,8 @@ async def test_retry_is_added_before_the_parked_event_is_removed(
 async def test_stage_whose_keys_are_of_another_type_holds_up_no_other(
     journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, consumers: Consumers, broken: str
 ) -> None:
-    stages = [consumers(name, channels=[name]) for name in ("broken", "second")]
-    stages += [distance, consumers("store", channels=[CALCULATED])]
+    stages = [consumers(name, channel=name) for name in ("broken", "second")]
+    stages += [distance, consumers("store", channel=CALCULATED)]
     await made(*stages)
     for consumer in stages:
         await parked(journal, consumer)
@@ -149,11 +149,10 @@ async def test_stage_whose_keys_are_of_another_type_holds_up_no_other(
 async def test_channel_whose_retries_redis_refuses_holds_up_no_other_channel_of_the_broker(
     journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers
 ) -> None:
-    broker = consumers("broker", channels=[RAW, CALCULATED])
-    await made(broker)
     for channel in (RAW, CALCULATED):
-        await journal.publish(submission(channel=channel))
-        (entry,) = (await broker.take(9)).entries
+        broker = consumers("broker", channel=channel)
+        await made(broker)
+        (entry,) = await taken(journal, broker)
         await settled(broker, Park(entry, event_of(entry).id, failure(), 0))
     await redis.set(keys.retries("broker", RAW), "of another type")
     moved, _, refused = await maintenance.retry_due(["broker"], most=1)

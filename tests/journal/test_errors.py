@@ -105,7 +105,7 @@ async def test_every_call_raises_journal_unavailable_and_no_text_holds_the_passw
     journal = opened(settings)
     consumer = Consumer(
         "distance",
-        [RAW],
+        RAW,
         "one",
         reader=journal.scripts.connection,
         scripts=journal.scripts,

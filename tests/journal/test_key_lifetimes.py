@@ -82,7 +82,7 @@ async def test_line_of_stages(
     journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers, table: Table
 ) -> None:
     await table(**LINE)
-    stages = [consumers(name, channels=[channels[0]]) for name, channels in LINE.items()]
+    stages = [consumers(name, channel=channels[0]) for name, channels in LINE.items()]
     await made(*stages)
     event = await publish(journal)
     for stage, (_, emits) in zip(stages, LINE.values(), strict=True):
@@ -132,7 +132,7 @@ async def test_branches_that_end_in_either_order(
 ) -> None:
     """The branch that ends last decides, and none shortens the time of another."""
     await table(distance=(RAW, CALCULATED), webhook=(RAW,), store=(CALCULATED,))
-    stages = {name: consumers(name, channels=[CALCULATED if name == "store" else RAW]) for name in order}
+    stages = {name: consumers(name, channel=CALCULATED if name == "store" else RAW) for name in order}
     await made(*stages.values())
     event = await publish(journal)
     for name in order:

@@ -70,7 +70,7 @@ class Bridges(RuleBasedStateMachine):
         self.made += 1
         consumer = Consumer(
             name,
-            [RAW],
+            RAW,
             f"consumer-{self.made}",
             reader=self.journal.scripts.connection,
             scripts=self.journal.scripts,

@@ -49,7 +49,7 @@ async def live(url: str, redis: Redis) -> None:
     maintenance = maintenance_of(journal, given)
     distance = Consumer(
         "distance",
-        [RAW],
+        RAW,
         "one",
         reader=journal.scripts.connection,
         scripts=journal.scripts,
@@ -106,7 +106,7 @@ async def live_in_order(journal: Journal, maintenance: Maintenance, given: Journ
     routes = {"ordered": Wiring([RAW], [], "", order=True)}
     ordered = Consumer(
         "ordered",
-        [RAW],
+        RAW,
         "one",
         reader=journal.scripts.connection,
         scripts=journal.scripts,

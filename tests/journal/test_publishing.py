@@ -123,7 +123,7 @@ async def test_lua_never_reencodes_an_event(
     journal: Journal, redis: Redis, maintenance: Maintenance, consumers: Consumers, table: Table, data: object
 ) -> None:
     await table(distance=(RAW, CALCULATED), store=(CALCULATED,))
-    distance, store = consumers("distance"), consumers("store", channels=[CALCULATED])
+    distance, store = consumers("distance"), consumers("store", channel=CALCULATED)
     await made(distance, store)
     event, text = submission(data=data), submission(data=data).to_json()
     event = Event.from_json(text)

@@ -126,7 +126,7 @@ async def test_group_begins_at_the_beginning_of_its_journal(
 
 
 async def test_group_may_be_made_before_its_journal(journal: Journal, redis: Redis, consumers: Consumers) -> None:
-    store = consumers("store", channels=[CALCULATED])
+    store = consumers("store", channel=CALCULATED)
     assert await store.ensure() is True
     assert await redis.smembers(keys.JOURNALS) == {CALCULATED.encode()}
     assert await journal.backlog() == 0

@@ -79,7 +79,7 @@ async def side(tmp_path: Path) -> AsyncIterator[Side]:
         maintenance = maintenance_of(journal, given)
         consumer = Consumer(
             "distance",
-            [RAW],
+            RAW,
             "one",
             reader=journal.scripts.connection,
             scripts=journal.scripts,
@@ -274,7 +274,7 @@ async def narrow(
     scripts = Scripts(connect(given))
     yield (
         journal,
-        Consumer("distance", [RAW], "consumer", reader=scripts.connection, scripts=scripts, deadline=given.deadline),
+        Consumer("distance", RAW, "consumer", reader=scripts.connection, scripts=scripts, deadline=given.deadline),
     )
     await scripts.close()
     await redis.acl_deluser("narrow")

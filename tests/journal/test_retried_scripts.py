@@ -55,7 +55,7 @@ def lossy_maintenance(lossy: Journal, settings: JournalSettings) -> Maintenance:
 async def lossy_consumer(lossy: Journal, settings: JournalSettings, redis: Redis) -> Consumer:
     consumer = Consumer(
         "distance",
-        [RAW],
+        RAW,
         "consumer",
         reader=lossy.scripts.connection,
         scripts=lossy.scripts,
@@ -165,7 +165,7 @@ async def lossy_reads(
     reader = SharedConnection(connect(JournalSettings.read(redis_url=proxy.url)), again=False)
     consumer = Consumer(
         "distance",
-        [RAW],
+        RAW,
         "consumer",
         reader=reader,
         scripts=journal.scripts,

@@ -392,7 +392,7 @@ async def mute(redis: Redis, distance: Consumer, settings: JournalSettings) -> A
     scripts = Scripts(connect(JournalSettings.read(redis_url=url)))
     yield Consumer(
         "distance",
-        [RAW],
+        RAW,
         "consumer",
         reader=scripts.connection,
         scripts=scripts,

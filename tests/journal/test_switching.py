@@ -33,10 +33,14 @@ Routes = dict[str, Wiring]
 
 
 async def served(maintenance: Maintenance, consumers: Consumers, routes: Routes) -> dict[str, Consumer]:
-    """Begin to serve these routes as a bridge does. Returns its consumers."""
+    """Begin to serve these routes as a bridge does. Returns its consumers: by stage, of the Broker by channel too."""
     assert await maintenance.switch(routes) is None
     await maintenance.beat(routes)
-    joined = {name: consumers(name, channels=wiring.consumes) for name, wiring in routes.items()}
+    joined = {
+        f"{name} {channel}" if place else name: consumers(name, channel=channel)
+        for name, wiring in routes.items()
+        for place, channel in enumerate(wiring.consumes)
+    }
     await made(*joined.values())
     return joined
 
@@ -94,12 +98,12 @@ async def test_there_and_back_with_an_empty_backlog_repeats_nothing_and_leaves_n
     events = await published(journal, 5)
     assert await finish(direct["distance"]) == events
     await stopped(redis, DIRECT)
-    broker = (await served(maintenance, consumers, BROKER))["broker"]
-    assert await take_all(broker) == []
+    broker = await served(maintenance, consumers, BROKER)
+    assert [await take_all(consumer) for consumer in broker.values()] == [[], []]
     assert await groups(redis) == await groups(redis, CALCULATED) == ["broker"]
     assert await journal.backlog() == 0
     events = await published(journal, 3) + await published(journal, 2, CALCULATED)
-    assert await finish(broker) == events
+    assert [event for consumer in broker.values() for event in await finish(consumer)] == events
     await stopped(redis, BROKER)
     direct = await served(maintenance, consumers, DIRECT)
     assert [await take_all(consumer) for consumer in direct.values()] == [[], []]
@@ -339,8 +343,8 @@ async def test_events_under_way_of_one_of_two_stages_of_a_channel_refuse_the_swi
     if how == "pending":
         await settled(direct["distance"], Complete(entry, "", None))
     await stopped(redis, FAN_OUT)
-    broker = (await served(maintenance, consumers, BROKER))["broker"]
-    assert await take_all(broker) == []
+    broker = await served(maintenance, consumers, BROKER)
+    assert [await take_all(consumer) for consumer in broker.values()] == [[], []]
 
 
 async def test_two_stages_of_a_channel_that_have_read_to_different_entries_refuse_the_switch(

@@ -1,12 +1,11 @@
-"""The order of taking: redeliveries before retries before unread events, and the shares between channels."""
+"""The order of taking: redeliveries before retries before unread events."""
 
 import pytest
 from redis.asyncio import Redis
 
-from milepost.journal import Bury, Complete, Consumer, Entry, GroupMissing, Journal, Maintenance, Park, Taken, keys
+from milepost.journal import Bury, Consumer, Entry, GroupMissing, Journal, Maintenance, Park, Taken, keys
 from tests.journal.conftest import Consumers, Table
 from tests.journal.events import (
-    CALCULATED,
     CLAIM,
     RAW,
     abandoned,
@@ -19,13 +18,12 @@ from tests.journal.events import (
 )
 
 BACKLOG = 300
-CHANNELS = [RAW, CALCULATED, "user:email"]
 
 
 @pytest.fixture
 async def distance(redis: Redis, consumers: Consumers) -> Consumer:
-    """The consumer of a bridge that is alive, on three channels."""
-    consumer = consumers("distance", "alive", CHANNELS)
+    """The consumer of a bridge that is alive."""
+    consumer = consumers("distance", "alive")
     await made(consumer)
     return consumer
 
@@ -33,19 +31,12 @@ async def distance(redis: Redis, consumers: Consumers) -> Consumer:
 @pytest.fixture
 def dead(consumers: Consumers) -> Consumer:
     """The consumer of a bridge that died."""
-    return consumers("distance", "dead", CHANNELS)
+    return consumers("distance", "dead")
 
 
-async def published(journal: Journal, count: int, *channels: str) -> None:
-    for channel in channels or CHANNELS:
-        for _ in range(count):
-            await journal.publish(submission(channel=channel))
-
-
-async def held(consumer: Consumer) -> dict[str, Entry]:
-    """Return one entry of each channel that this consumer takes, by channel."""
-    taken = await consumer.take(len(CHANNELS))
-    return {entry.channel: entry for entry in taken.entries}
+async def published(journal: Journal, count: int) -> None:
+    for _ in range(count):
+        await journal.publish(submission())
 
 
 async def retry(journal: Journal, maintenance: Maintenance, consumer: Consumer, count: int = 1) -> list[Entry]:
@@ -64,24 +55,22 @@ def streams(found: Taken) -> list[str]:
 async def test_redeliveries_come_before_retries_before_unread_events_at_any_backlog(
     journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, dead: Consumer
 ) -> None:
-    await published(journal, 1)
-    lost = await held(dead)
-    assert set(lost) == set(CHANNELS)
+    lost = await taken(journal, dead, 3)
     retried = await retry(journal, maintenance, distance, 2)
     await published(journal, BACKLOG)
-    await abandoned(redis, dead, *lost.values())
+    await abandoned(redis, dead, *lost)
     found = await distance.take(8, extra=8, claim=CLAIM)
     assert (found.redelivered, found.destroyed) == (3, 0)
-    assert sorted(entry.id for entry in found.entries[:3]) == sorted(entry.id for entry in lost.values())
+    assert found.entries[:3] == lost
     assert [entry.event for entry in found.entries[3:5]] == [entry.event for entry in retried]
-    assert streams(found)[3:] == [keys.retries("distance", RAW)] * 2 + [keys.journal(channel) for channel in CHANNELS]
+    assert streams(found)[3:] == [keys.retries("distance", RAW)] * 2 + [keys.journal(RAW)] * 3
 
 
 async def test_lost_retry_is_redelivered_before_the_lost_entries_of_journals(
     journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, dead: Consumer
 ) -> None:
     await retry(journal, maintenance, dead)
-    await published(journal, 1, RAW)
+    await published(journal, 1)
     entries = (await dead.take(2)).entries
     await abandoned(redis, dead, *entries)
     found = await distance.take(2, claim=CLAIM)
@@ -101,7 +90,7 @@ async def test_redeliveries_leave_no_room_for_retries_and_unread_events(
     second = await distance.take(3, claim=CLAIM)
     assert (first.entries, first.redelivered) == (lost[:3], 3)
     assert (second.entries[:2], second.redelivered) == (lost[3:], 2)
-    assert len(second.entries) >= 3
+    assert len(second.entries) == 3
 
 
 async def test_redeliveries_may_exceed_the_limit_by_over_and_nothing_else_does(
@@ -184,7 +173,7 @@ async def test_retries_leave_no_room_for_unread_events(
     assert [entry.event for entry in first.entries] == [entry.event for entry in retried[:3]]
     second = await distance.take(3)
     assert [entry.event for entry in second.entries[:2]] == [entry.event for entry in retried[3:]]
-    assert len(second.entries) > 2
+    assert len(second.entries) == 3
 
 
 async def test_replayed_dead_letter_comes_before_unread_events(
@@ -199,36 +188,14 @@ async def test_replayed_dead_letter_comes_before_unread_events(
     assert (await distance.take(4)).entries[0].event == entry.event
 
 
-async def test_channels_share_the_free_room_and_none_starves(journal: Journal, distance: Consumer) -> None:
-    await published(journal, BACKLOG, RAW)
-    await published(journal, 5, CALCULATED, "user:email")
-    seen: list[str] = []
-    for _ in range(5):
-        seen += streams(await distance.take(3))
-    assert {channel: seen.count(keys.journal(channel)) for channel in CHANNELS} == dict.fromkeys(CHANNELS, 5)
-
-
-async def test_taking_one_at_a_time_starves_no_channel(journal: Journal, distance: Consumer) -> None:
-    """As a stage does that has one slot free at each moment, under a full backlog."""
-    await published(journal, BACKLOG, RAW)
-    await published(journal, 1, "user:email")
-    for _ in range(2 * len(CHANNELS)):
-        found = await distance.take(1)
-        if any(entry.channel == "user:email" for entry in found.entries):
-            return
-        await distance.settle([Complete(entry, "", None) for entry in found.entries])
-    raise AssertionError("the event of the other channel never comes")
-
-
-async def test_take_exceeds_its_limit_by_less_than_one_entry_for_each_channel(
-    journal: Journal, distance: Consumer
-) -> None:
-    await published(journal, 20)
+async def test_take_never_exceeds_its_limit(journal: Journal, maintenance: Maintenance, distance: Consumer) -> None:
+    await retry(journal, maintenance, distance, 5)
+    await published(journal, 40)
     for most in range(1, 9):
-        assert most <= len((await distance.take(most)).entries) < most + len(CHANNELS)
+        assert len((await distance.take(most)).entries) == most
 
 
-@pytest.mark.parametrize("stream", [keys.retries("distance", RAW), *map(keys.journal, CHANNELS)])
+@pytest.mark.parametrize("stream", [keys.retries("distance", RAW), keys.journal(RAW)])
 @pytest.mark.parametrize("claim", [0, CLAIM])
 async def test_missing_group_of_any_stream_raises(redis: Redis, distance: Consumer, stream: str, claim: float) -> None:
     await redis.xgroup_destroy(stream, "distance")

@@ -182,7 +182,7 @@ async def test_stage_that_is_added_later_begins_at_the_first_event_that_is_left(
     for event in events:
         await journal.publish(event)
     await table(archive=(SENT,))
-    archive = consumers("archive", channels=[SENT])
+    archive = consumers("archive", channel=SENT)
     await made(archive)
     assert await redis.pttl(keys.journal(SENT)) == -1
     await journal.publish(submission(channel=SENT))
@@ -207,7 +207,7 @@ async def test_journal_that_gets_a_group_does_not_expire(
     assert await redis.pttl(keys.journal(SENT)) > 0
     await table(archive=(SENT,))
     if by == "ensure":
-        await made(consumers("archive", channels=[SENT]))
+        await made(consumers("archive", channel=SENT))
     elif by == "trim":
         await maintenance.trim(SENT)
     else:

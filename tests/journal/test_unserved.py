@@ -52,7 +52,7 @@ async def distance(redis: Redis, consumers: Consumers, table: Table) -> Consumer
     """A served stage. `old`, of the same channel, and `store`, alone on its own, are not served."""
     await table(**STAGES)
     distance = consumers("distance")
-    await made(distance, consumers("old"), consumers("store", channels=[CALCULATED]))
+    await made(distance, consumers("old"), consumers("store", channel=CALCULATED))
     await unserved(redis, "old", "store")
     return distance
 
@@ -141,7 +141,7 @@ async def test_channel_of_unserved_stages_alone_closes_alone_and_says_why(
     with pytest.raises(BacklogFull):
         await journal.publish(submission(channel=CALCULATED))  # by the count that is trusted now
     await table(store=(CALCULATED,))
-    await finish(consumers("store", channels=[CALCULATED]))
+    await finish(consumers("store", channel=CALCULATED))
     await publish(journal, CALCULATED)
 
 
@@ -164,7 +164,7 @@ async def test_channel_whose_name_has_signs_of_a_pattern_closes(
 ) -> None:
     channel = "user-email.v1%d"
     await table(letters=(channel,))
-    await made(consumers("letters", channels=[channel]))
+    await made(consumers("letters", channel=channel))
     await unserved(redis, "letters")
     for _ in range(LIMIT):
         await publish(journal, channel)

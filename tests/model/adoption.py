@@ -168,7 +168,7 @@ class AdoptionWorld(World[Leading]):
             self._heard = self._messages()
             await anext(self._heard)
         await self.maintenance.beat({"a": Wiring([IN], [], "")})
-        await self.scripts.ensure(stage="a", broker=BROKER, channels=[(IN,)])
+        await self.scripts.ensure(stage="a", broker=BROKER, channel=IN)
         return Leading([Bridge(uuid4().hex) for _ in range(self.bounds.bridges)])
 
     async def _messages(self) -> AsyncIterator[list[tuple[str, bytes]]]:

@@ -35,7 +35,7 @@ from milepost.journal import (
     keys,
 )
 from milepost.journal.consumer import Settlement
-from milepost.journal.scripts import ChannelRow, StreamRow
+from milepost.journal.scripts import StreamRow
 from tests.model.world import HOUR, Move, View, ViolationError, World, event_id
 
 IN, OUT, OTHER = "in", "out", "other"
@@ -202,11 +202,12 @@ class DeliveryWorld(World[Deliveries]):
     def consumer(self, stage: str, name: str, *, ordered: bool = False) -> Consumer:
         order = "key" if ordered else False
         deadline = self.settings.deadline
-        return Consumer(stage, [IN], name, reader=self.connection, scripts=self.scripts, deadline=deadline, order=order)
+        return Consumer(stage, IN, name, reader=self.connection, scripts=self.scripts, deadline=deadline, order=order)
 
     async def begin(self) -> Deliveries:
         await self.beat()
-        await self.scripts.ensure(stage="last", broker=BROKER, channels=[ChannelRow(out) for out in self.consumed])
+        for out in self.consumed:
+            await self.scripts.ensure(stage="last", broker=BROKER, channel=out)
         for stage in self.stages:
             await self.consumer(stage, "b0").ensure()
         bridges = range(self.bounds.bridges)
@@ -330,7 +331,7 @@ class DeliveryWorld(World[Deliveries]):
         if destroyed:
             raise ViolationError("an entry was pending without a body")
         consumer = self.consumer(stage, name)
-        entries = [entry for stream, *row in taken for entry in consumer._entries(stream, [row])]
+        entries = [entry for stream, *row in taken for entry in consumer._entries(stream.decode(), [row])]
         claim(local.claimed[bridge], stage, entries, fresh=False)
 
     async def do_complete(self, local: Deliveries, bridge: int, number: int, choice: int = 0) -> None:

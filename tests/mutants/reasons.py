@@ -51,7 +51,6 @@ REASONS: Mapping[str, Mapping[str, str]] = {
     },
     "complete": {r"^true → false in channels\[": KEYS_ALONE},
     "depth": {r"^0 → 1 in local since = .*\(2\)$": FIRST_ROW},
-    "ensure": {r"(1 → 2|\+ → -) in .*made = made \+ 1": UNREAD},
     "forget": {
         r"^< → <= in .*row.beat < fresh": EQUAL,
         r"^true → false in .*channels\[": KEYS_ALONE,
