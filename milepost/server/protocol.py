@@ -132,7 +132,9 @@ class Protocol(HttpToolsProtocol):
 
 
 class _Parser(httptools.HttpRequestParser):
-    """A parser that reads on after a request with an offer to upgrade."""
+    """A parser for requests up to the first offer to upgrade. A new one reads that request again without the offer, and
+    what comes after: behind the head of a client that wants to close the connection the first reads nothing more.
+    """
 
     def __init__(self, protocol: Protocol) -> None:
         super().__init__(protocol)
@@ -141,13 +143,15 @@ class _Parser(httptools.HttpRequestParser):
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]
         """Parse received bytes. Raises HttpParserError, also for CONNECT, whose head no HTTP follows."""
+        parser = self
         while True:
             try:
-                super().feed_data(data)
+                httptools.HttpRequestParser.feed_data(parser, data)
             except httptools.HttpParserUpgrade as offer:
-                if self.get_method() == b"CONNECT":
+                if parser.get_method() == b"CONNECT":
                     raise httptools.HttpParserError("CONNECT") from None
                 data = self._protocol.head_without_offer() + data[offer.args[0] :]
+                parser = self._protocol.parser = _Parser(self._protocol)
             else:
                 return
 

@@ -46,6 +46,13 @@ async def test_offer_with_a_body_is_answered_once_and_the_next_request_too(
     assert await statuses(door.port, *(sent[at : at + 1] for at in range(len(sent)))) == expected
 
 
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+async def test_offer_of_a_client_that_closes_the_connection_is_answered(door: Door, version: bytes) -> None:
+    closing = [b"connection: close, upgrade", b"upgrade: h2c"]
+    sent = request("POST", door.path, [door.content_type, *closing], door.body)
+    assert await statuses(door.port, sent.replace(b"HTTP/1.1", b"HTTP/" + version)) == [door.expected]
+
+
 @pytest.mark.parametrize("chunked", [False, True], ids=["content-length", "chunked"])
 async def test_body_of_an_offer_that_comes_later_than_its_head_is_read(door: Door, *, chunked: bool) -> None:
     """The body is sent once the server has asked for it: so it cannot arrive together with the head."""
