@@ -70,7 +70,7 @@ MOST_FIELDS = 32
 """Fields, and files, that a form may have."""
 
 GIVEN_TWICE = "must be given once"
-"""The fault of a field that comes more than once in a form or in JSON."""
+"""The fault of a header, or of a field in a form or in JSON, that comes more than once."""
 
 log = logging.getLogger("gateway")
 
@@ -93,6 +93,8 @@ class SubmissionPublisher:
         If Redis's reply was lost that is a 503 though the event is journaled. A second try with the same key is then
         recognised.
         """
+        if len(request.headers.getlist(HEADER)) > 1:
+            raise invalid([fault(HEADER, GIVEN_TWICE)])
         data = submission.model_dump(mode="json", include=_FIELDS)
         event = Event(
             id=identify(data, key),

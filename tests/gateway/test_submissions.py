@@ -4,6 +4,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -126,6 +127,14 @@ async def test_another_body_under_the_same_key_is_another_submission(
     await client.post("/distance", json=LONDON, headers=KEYED)
     await client.post("/distance", json={**LONDON, "lat": 51.5}, headers=KEYED)
     assert len(await published()) == 2
+
+
+@pytest.mark.parametrize("sent", [{"json": LONDON}, {"data": FORM}], ids=["json", "form"])
+async def test_two_keys_are_refused(client: httpx.AsyncClient, published: Published, sent: dict[str, Any]) -> None:
+    headers = [(b"Idempotency-Key", b"one"), (b"Idempotency-Key", b"two"), (b"Accept", b"application/json")]
+    answer = await client.post("/distance", **sent, headers=headers)
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "Idempotency-Key")
+    assert await published() == []
 
 
 @pytest.mark.parametrize("key", [b"", b"two words", b"k" * 256, "clé".encode(), "clé".encode("latin-1"), b"a\tb"])
