@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from milepost.check.waiting import Place, Waiting, WaitingEvent, entry_order
 from milepost.events.strict_json import dumps
 from milepost.journal import BEAT_FRESH, BROKER, GAVE_UP, PARTS, History, HistoryStep, Journal, Note, keys
-from milepost.journal.models import moment, name_text
+from milepost.journal.models import name_text, time_of_entry
 from milepost.journal.scripts import ask_list
 from milepost.observe.logs import masked
 
@@ -250,7 +250,7 @@ class _Reader:
         if entry := await self._seek(journal, since):
             return await self._in_stream(at, journal, entry, "waiting")
         read = await self._last_read(journal, stage)
-        return _with(at, state="delivered") if read and moment(entry_order(read)[0]) >= since - EARLIER else at
+        return _with(at, state="delivered") if read and time_of_entry(entry_order(read)[0]) >= since - EARLIER else at
 
     async def _last_read(self, stream: str, stage: str) -> str:
         """Return the last entry that the group of a stage has read; empty if it has no group."""
@@ -298,7 +298,8 @@ class _Reader:
 
 
 def _waits(event: WaitingEvent) -> list[StageHistory]:
-    steps = [HistoryStep(moment(entry_order(event.entry)[0]), "buried", event.reason)] if event.place == "dead" else []
+    time = time_of_entry(entry_order(event.entry)[0])
+    steps = [HistoryStep(time, "buried", event.reason)] if event.place == "dead" else []
     state = PLACES[event.place]
     return [
         _masked(StageHistory(stage=name, channel=event.channel, state=state, steps=steps, entry=event.entry))

@@ -30,6 +30,9 @@ LARGEST_NOTE = 64_000
 
 _ENTRY = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 
+LATEST = datetime(9999, 1, 1, tzinfo=UTC)
+"""The latest time that is shown of an entry. Another program may choose the id of an entry, and so its time."""
+
 LONGEST_NUMBER = 15
 """Most digits of milliseconds and counts: Lua's numbers are exact so far."""
 
@@ -221,7 +224,7 @@ class DeadLetter:
             status=_whole(fields.get(b"status"), 0) or None,
             attempts=_whole(fields.get(b"attempts"), 0),
             crashes=_whole(fields.get(b"crashes"), 0),
-            at=moment(_whole(fields.get(b"time"), int(entry.partition("-")[0]))),
+            at=time_of_entry(_whole(fields.get(b"time"), int(entry.partition("-")[0]))),
         )
 
 
@@ -350,6 +353,11 @@ def check_data(event: Event, needs_data: Collection[str]) -> None:
 def moment(milliseconds: float) -> datetime:
     """Return a Redis time in milliseconds as a datetime, UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def time_of_entry(milliseconds: int) -> datetime:
+    """Return the time in the id of an entry as a datetime, LATEST at most."""
+    return moment(min(milliseconds, LATEST.timestamp() * 1000))
 
 
 def milliseconds(duration: timedelta | float) -> int:

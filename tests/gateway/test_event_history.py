@@ -239,6 +239,23 @@ async def test_event_whose_status_has_ended_is_found_where_it_waits(
     assert "Its status has ended" in page.text
 
 
+async def test_entry_with_the_time_of_no_clock_hides_no_event(
+    operator: httpx.AsyncClient, journal: Journal, redis: Redis, take: Take
+) -> None:
+    """An operator may choose the id of an entry. Redis gives later entries of this stream ids after it."""
+    odd = f"{2**60}-1"
+    await redis.xadd(keys.dead("distance"), {"event": "{}"}, id=odd)
+    await publish(journal)
+    await settle(await take("distance"), lambda entry: Bury(entry, "one", WRONG))
+    await redis.delete(keys.status("one"))
+    found = await history(operator)
+    assert [(one["stage"], one["state"]) for one in found["elsewhere"]] == [("distance", "dead letter")]
+    await publish(journal, "two")
+    await redis.delete(keys.journal("raw_input"))
+    await redis.xgroup_create(keys.journal("raw_input"), "distance", odd, mkstream=True)
+    assert at(await history(operator, "two"), "distance")["state"] == "delivered"
+
+
 async def test_stage_that_is_gone_still_shows_what_it_did(
     operator: httpx.AsyncClient, journal: Journal, redis: Redis, take: Take
 ) -> None:

@@ -13,6 +13,7 @@ from milepost.events.event import Event
 from milepost.events.strict_json import DEEPEST
 from milepost.journal import DeadLetter, Entry, History, HistoryStep, Note
 from milepost.journal.models import (
+    LATEST,
     LARGEST_NOTE,
     LONGEST_NUMBER,
     check_data,
@@ -117,6 +118,8 @@ def test_dead_letter_has_every_field_and_an_absent_one_is_empty() -> None:
     assert letter == DeadLetter("one", "7-1", "a", b"{}", "1", "HTTP 500", 500, 2, 3, AT)
     assert letter.failures == 5
     assert DeadLetter.read("one", (b"7-1", {})) == LETTER
+    for name, fields in ((b"7-1", {b"time": b"9" * LONGEST_NUMBER}), (str(2**64 - 1).encode() + b"-1", {})):
+        assert DeadLetter.read("one", (name, fields)).at == LATEST
 
 
 def test_entries_of_dead_letters_are_listed_by_channel() -> None:
