@@ -109,24 +109,21 @@ class Journal:
         The names are channels, `dead:STAGE`, `parts:STAGE`, and `ended:STAGE` for each stage whose history ends with a
         delivery: unlike `with_ends` of the gateway, also where it has answered. An event without a status has none.
         """
-        if not event_ids:
-            return []
         async with self.redis.pipeline(transaction=False) as look:
             for event_id in event_ids:
                 look.hkeys(keys.status(event_id))
             found = [[*map(name_text, fields)] for fields in await self.ask(look.execute())]
         reached = [{name: 0 for name in names if not name.startswith(keys.HISTORY)} for names in found]
         read = [(place, name) for place, names in enumerate(found) for name in names if name.startswith(_READ)]
-        if read:
-            async with self.redis.pipeline(transaction=False) as look:
-                for place, name in read:
-                    look.hget(keys.status(event_ids[place]), name)
-                for (place, name), text in zip(read, await self.ask(look.execute()), strict=True):
-                    if name.startswith(keys.PARTS):
-                        note = Note.read(text or b"")
-                        reached[place][name] = note.parts if note else 0
-                    elif History.read(text or b"").is_delivered:
-                        reached[place][ENDED_AT + name.removeprefix(keys.HISTORY)] = 0
+        async with self.redis.pipeline(transaction=False) as look:
+            for place, name in read:
+                look.hget(keys.status(event_ids[place]), name)
+            for (place, name), text in zip(read, await self.ask(look.execute()), strict=True):
+                if name.startswith(keys.PARTS):
+                    note = Note.read(text or b"")
+                    reached[place][name] = note.parts if note else 0
+                elif History.read(text or b"").is_delivered:
+                    reached[place][ENDED_AT + name.removeprefix(keys.HISTORY)] = 0
         return reached
 
     async def backlog(self) -> int:

@@ -105,6 +105,26 @@ async def test_several_answers_are_a_step_if_the_event_was_delivered_before(
     assert (step.did, step.given_out) == ("delivered", 2)
 
 
+async def test_reached_names_channels_stages_that_have_ended_and_the_number_of_parts(
+    journal: Journal, consumers: Consumers
+) -> None:
+    distance = consumers("distance")
+    await made(distance)
+    first, second, third = await taken(journal, distance, 3)
+    ids = [event_of(entry).id for entry in (first, second, third)]
+    await settled(distance, Split(first, ids[0], [reply_to(event_of(first)), reply_to(event_of(first))]))
+    await settled(distance, Complete(second, ids[1], None))
+    await settled(distance, Park(third, ids[2], failure(), 60))
+    assert await journal.reached([*ids, "unknown"]) == [
+        {RAW: 0, CALCULATED: 0, "parts:distance": 2},
+        {RAW: 0, "ended:distance": 0},
+        {RAW: 0},
+        {},
+    ]
+    assert await journal.reached(["unknown"]) == [{}]
+    assert await journal.reached([]) == []
+
+
 async def test_success_of_a_stage_that_emits_nothing_is_a_step_after_a_failure_alone(
     journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers
 ) -> None:
