@@ -106,7 +106,7 @@ class History:
                 for step in history["steps"]
             ]
             return cls(int(history["count"]), tuple(steps))
-        except (ValueError, KeyError, TypeError, OverflowError):
+        except (ValueError, KeyError, TypeError, OverflowError, OSError):
             return cls()
 
 

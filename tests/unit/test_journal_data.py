@@ -13,8 +13,8 @@ from milepost.events.event import Event
 from milepost.events.strict_json import DEEPEST
 from milepost.journal import DeadLetter, Entry, History, HistoryStep, Note
 from milepost.journal.models import (
-    LATEST,
     LARGEST_NOTE,
+    LATEST,
     LONGEST_NUMBER,
     check_data,
     entries_by_channel,
@@ -51,7 +51,16 @@ def test_note_has_its_time_and_the_deepest_data_of_an_event() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"{", b"[]", b'{"at":1}', b'{"data":1}', b'{"at":"1","data":1}', b'{"at":1e300,"data":1}']
+    "text",
+    [
+        b"{",
+        b"[]",
+        b'{"at":1}',
+        b'{"data":1}',
+        b'{"at":"1","data":1}',
+        b'{"at":1e23,"data":1}',
+        b'{"at":1e300,"data":1}',
+    ],
 )
 def test_note_of_another_form_is_none(text: bytes) -> None:
     assert Note.read(text) is None
@@ -74,7 +83,14 @@ def test_history_is_read_with_its_steps() -> None:
     assert not replace(history, steps=history.steps[:1]).is_delivered
 
 
-@pytest.mark.parametrize("text", [b"{", b"[]", b'{"count":1,"steps":[{}]}', b'{"count":1,"steps":[{"at":1e30}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{",
+        b"[]",
+        *(text_of({"count": 1, "steps": [step]}) for step in ({}, [], {"at": 1e16}, {"at": 1e20}, {"at": 1e30})),
+    ],
+)
 def test_history_of_another_form_is_empty(text: bytes) -> None:
     history = History.read(text)
     assert (history.count, history.steps, history.is_delivered) == (0, (), False)
