@@ -298,8 +298,9 @@ class _Reader:
 
 
 def _waits(event: WaitingEvent) -> list[StageHistory]:
-    time = time_of_entry(entry_order(event.entry)[0])
-    steps = [HistoryStep(time, "buried", event.reason)] if event.place == "dead" else []
+    steps = []
+    if event.place == "dead":
+        steps.append(HistoryStep(time_of_entry(entry_order(event.entry)[0]), "buried", event.reason))
     state = PLACES[event.place]
     return [
         _masked(StageHistory(stage=name, channel=event.channel, state=state, steps=steps, entry=event.entry))
