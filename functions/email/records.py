@@ -191,12 +191,13 @@ class MailRecords:
         failed = False
         while True:
             try:
-                with pymongo.timeout(OPERATION_TIMEOUT):
-                    await self._mails.update_one(ours, {"$set": fields})
+                async with single_operation():
+                    with pymongo.timeout(OPERATION_TIMEOUT):
+                        await self._mails.update_one(ours, {"$set": fields})
                 break
-            except PyMongoError as fault:
+            except Unavailable as fault:
                 if not failed:
-                    log.warning(Fields(outcome="not-freed", reason=type(fault).__name__))
+                    log.warning(Fields(outcome="not-freed", reason=str(fault)))
                 failed = True
                 await asyncio.sleep(_PAUSE)
         if self._put_off.get(record["_id"]) == fields["until"]:

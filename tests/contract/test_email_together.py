@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from functions.email.mail import Mail, SmtpServer, TimeLimits
 from functions.email.mailer import Mailer
 from functions.email.records import MailRecords
 from functions.email.smtp import SmtpSender, parse_sender
-from functions.mongo import Database
+from functions.mongo import MOST_SINGLE_OPERATIONS, Database, single_operation
 from functions.payloads import EmailSent, Recipient
 from milepost import Defer, Event, Reject, Unavailable
 from milepost.function.stage import arrival
@@ -397,6 +398,25 @@ async def test_failed_write_of_a_mail_put_off_is_repeated(
         proxy.is_down = False
         assert await putting_off == 60
         assert await mongo["mails"].count_documents({"_id": "1", "holder": "", "unanswered": 1}) == 1
+
+
+async def test_record_is_freed_within_the_limit_on_single_operations(
+    opened: tuple[Database, Commands], mongo: AsyncDatabase[dict[str, Any]]
+) -> None:
+    """Hundreds of records that are freed at once would use all connections, and no mark would get one."""
+    database, commands = opened
+    await mongo["mails"].insert_one(record(1))
+    mails = MailRecords(database, TAKEN_FOR)
+    async with AsyncExitStack() as others:
+        for _ in range(MOST_SINGLE_OPERATIONS):
+            await others.enter_async_context(single_operation())
+        await mails.free(record(1), by=soon(0.2))
+        assert not commands.counts
+
+    async def is_free() -> bool:
+        return await mongo["mails"].count_documents({"until": {"$lt": datetime.now(UTC)}}) == 1
+
+    await eventually(is_free)
 
 
 async def test_unexpected_error_of_a_mark_is_logged_and_the_mark_goes_on(
