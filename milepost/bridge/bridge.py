@@ -5,8 +5,9 @@ Order of a stop:
 1. The HTTP server stops taking requests.
 2. The lease is released, and the messages that were received before are adopted, within half of GRACE. Workers go on.
 3. Reads, adoption, wake-ups and the periodic tasks end. The connections for reading close.
-4. Deliveries get GRACE to end, and claims are renewed meanwhile: GRACE may be longer than CLAIM. Settlements get the
-   rest of it, at least half a second. Entries that are still pending are handed back, within one second.
+4. Deliveries get GRACE to end, and settlements the rest of it, at least half a second. Entries that are still pending
+   are handed back, within one second. GRACE may be longer than CLAIM, and than a beat counts. So claims are renewed and
+   beats written until then, and a failover of Redis is followed.
 5. The other connections close.
 """
 
@@ -187,17 +188,15 @@ class Bridge:
             parts = [
                 *(worker.run() for worker in self.workers),
                 *self._subscriber.coroutines(),
-                self.journal.failover.run(),
                 self._retry_due(),
                 self._trim(),
-                _every(BEAT, self._beat, "beat"),
                 _every(PAUSE_LOOK, self._pause, "pauses"),
                 _every(STATS_EVERY, self._stats.write, "stats"),
                 _every(STATS_EVERY, self._show_depths, "depths"),
                 _every(KEEP_STATUSES, self._keep_statuses, "statuses"),
                 _every(UNBLOCK_LOST, self._unblock_lost, "unblocking"),
                 *([_every(PAGE_LOOK, self._waker.wake_for_page, "wake-ups")] if self._waker.for_page else []),
-                *self._renewals(),
+                *self._needed_until_ended(),
                 *(_every(claim, worker.reap, "reaping") for worker in self.workers),
             ]
             self._tasks += [tasks.create_task(part) for part in parts]
@@ -205,10 +204,14 @@ class Bridge:
             self.ready = True
             log.info(Fields(outcome="ready", routes=",".join(self._wirings)))
 
-    def _renewals(self) -> list[Coroutine[None, None, None]]:
-        """Return the coroutines that renew the claims of each worker, until they are cancelled."""
+    def _needed_until_ended(self) -> list[Coroutine[None, None, None]]:
+        """Return the coroutines that keep for this bridge the entries in delivery, also while it stops."""
         every = self._settings.claim.total_seconds() / 10
-        return [_every(every, worker.renew, "renewal") for worker in self.workers]
+        return [
+            *(_every(every, worker.renew, "renewal") for worker in self.workers),
+            _every(BEAT, self._beat, "beat"),
+            self.journal.failover.run(),
+        ]
 
     async def _open(self) -> None:
         """Register the routes, before any journal is trimmed, then make the groups. Repeat while Redis is away."""
@@ -363,12 +366,12 @@ class Bridge:
         await end_tasks(self._tasks)
         await self._waker.close()
         await asyncio.gather(*(reader.close() for reader in self._readers))
-        renewals = [asyncio.create_task(part) for part in self._renewals()]
+        still_needed = [asyncio.create_task(part) for part in self._needed_until_ended()]
         ends = await asyncio.gather(*(worker.finish(grace=grace) for worker in self.workers), return_exceptions=True)
         for worker, fault in zip(self.workers, ends, strict=True):
             if fault:
                 log.error(Fields(stage=worker.stage, outcome="failed"), exc_info=fault)
-        await end_tasks(renewals)
+        await end_tasks(still_needed)
         await self._subscriber_redis.aclose()
         await self._scripts.close()
         await self.journal.close()

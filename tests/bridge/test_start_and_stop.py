@@ -13,9 +13,11 @@ from milepost.bridge import worker as worker_module
 from milepost.bridge.app import GC_THRESHOLD, create_app
 from milepost.bridge.settings import BridgeSettings
 from milepost.errors import ConfigurationError
+from milepost.journal import failover as failover_module
 from milepost.journal import keys
 from milepost.server.protocol import freeze_heap
 from tests.bridge.rig import Answer, Delivery, Rig, ended, probed, ready
+from tests.journal.events import unserved
 from tests.servers import WITHIN, Module, Valkey, eventually, free_port
 
 
@@ -180,6 +182,44 @@ async def test_claims_are_renewed_until_a_clean_stop_has_ended_so_that_no_reques
     go.set()
     await stopping
     await eventually(lambda: rig.settled(stage))
+    assert stage.count == {"1": 1}
+
+
+async def test_bridge_that_stops_is_known_as_alive_and_follows_a_failover_until_it_has_ended(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GRACE may be longer than the minute for which a beat counts."""
+    monkeypatch.setattr(bridge_module, "BEAT", 0.02)
+    monkeypatch.setattr(failover_module, "LOOK_EVERY", 0.02)
+    look, looks = failover_module.FailoverWatch.look, list[failover_module.FailoverWatch]()
+
+    async def counted(self: failover_module.FailoverWatch) -> None:
+        looks.append(self)
+        await look(self)
+
+    monkeypatch.setattr(failover_module.FailoverWatch, "look", counted)
+    stage = await rig.stage("stage", "in", "out")
+    go = asyncio.Event()
+    stage.answer_after(go)
+    bridge = await rig.bridge(grace="PT300S")
+    await rig.publish("in", "1")
+    await eventually(lambda: stage.on_wire)
+    stopping = asyncio.create_task(rig.stop(bridge))
+
+    async def reads_have_ended() -> bool:
+        return (await rig.redis.info("clients"))["blocked_clients"] == 0 and await not_led(rig)
+
+    async def served() -> bool:
+        return (await rig.journal.admin.stages())[0].served
+
+    await eventually(reads_have_ended)
+    for _ in range(2):  # more than once, because a beat that was under way may come afterwards
+        await unserved(rig.redis, "stage")
+        looks.clear()
+        await eventually(served)
+        await eventually(lambda: bridge.journal.failover in looks)
+    go.set()
+    await stopping
     assert stage.count == {"1": 1}
 
 
