@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+import pymongo
 from bson.errors import BSONError
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
@@ -20,7 +21,7 @@ Document = dict[str, Any]
 Database = AsyncDatabase[Document]
 
 OPERATION_TIMEOUT = 3.0
-"""Seconds for one operation, the driver's retries included."""
+"""Seconds for one operation, the driver's retries included; for all those of one event that is handled by itself."""
 
 _CONNECT_TIMEOUT = 1.5
 """Seconds to find and reach the server."""
@@ -37,6 +38,7 @@ would take # [ ] in a password as they are, where other readers of the same URL 
 
 _DUPLICATE_KEY = 11000
 
+Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
@@ -67,7 +69,7 @@ async def open_database(url: str) -> AsyncIterator[Database]:
         serverSelectionTimeoutMS=round(_CONNECT_TIMEOUT * 1000),
         connectTimeoutMS=round(_CONNECT_TIMEOUT * 1000),
     )
-    async with client:
+    try:
         database = client.get_default_database("milepost").with_options(
             read_preference=ReadPreference.PRIMARY,
             write_concern=WriteConcern("majority", j=True),
@@ -75,6 +77,9 @@ async def open_database(url: str) -> AsyncIterator[Database]:
         async with mongo_errors():
             await database.command("ping")
         yield database
+    finally:
+        with pymongo.timeout(_CONNECT_TIMEOUT):  # without it a silent server delays the process's stop by 10 s and more
+            await client.close()
 
 
 def once_per_loop(make: Callable[[], Value]) -> Callable[[], Value]:
@@ -105,10 +110,36 @@ async def mongo_errors() -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def single_operation() -> AsyncIterator[None]:
-    """Run operations for one event, within the limit. Raises Unavailable if MongoDB fails."""
-    async with _single_operations(), mongo_errors():
-        yield
+async def _in_time(by: float | None) -> AsyncIterator[None]:
+    """Wait in the body. Raises Unavailable at `by`, in the loop's time."""
+    try:
+        async with asyncio.timeout_at(by):
+            yield
+    except TimeoutError:
+        raise Unavailable("the request's time was over before MongoDB answered", retry_after=1) from None
+
+
+async def submit(batch: Coalescer[Item, Value], item: Item, by: float | None) -> Value:
+    """Run `item` in the next batch. Raises Unavailable at `by`, in the loop's time; the batch goes on."""
+    async with _in_time(by):
+        return await batch.submit(item)
+
+
+@asynccontextmanager
+async def single_operation(by: float | None) -> AsyncIterator[None]:
+    """Run operations for one event, within the limit. Raises Unavailable if MongoDB fails, or has not answered at `by`,
+    in the loop's time. With None they only have their own time.
+    """
+    places, loop = _single_operations(), asyncio.get_running_loop()
+    async with _in_time(by):
+        await places.acquire()
+    try:
+        left = OPERATION_TIMEOUT if by is None else min(OPERATION_TIMEOUT, by - loop.time())
+        async with mongo_errors():
+            with pymongo.timeout(max(0.001, left)):  # 0 would be no limit
+                yield
+    finally:
+        places.release()
 
 
 class Inserts:
@@ -118,13 +149,14 @@ class Inserts:
         self._collection = collection
         self._batch: Coalescer[Document, bool | Exception] = Coalescer(self._insert_all)
 
-    async def insert(self, document: Document) -> bool:
+    async def insert(self, document: Document, *, by: float | None) -> bool:
         """Insert a document. Returns False if its _id is taken.
 
-        Raises Unavailable when MongoDB refuses it for another reason, or does not answer and may have inserted it.
+        Raises Unavailable when MongoDB refuses it for another reason, or has not answered at `by`, in the loop's time,
+        and may have inserted it.
         """
         async with mongo_errors():
-            result = await self._batch.submit(document)
+            result = await submit(self._batch, document, by)
         if isinstance(result, Exception):
             raise result
         return result

@@ -12,7 +12,8 @@ class Proxy:
     """Forwards connections made to `port` to the server at `server_url`. `url` is that URL with the proxy's port.
 
     - `stall()` silences the present connections for good, and closes none: they are half-open.
-    - `freeze()` silences all connections, new ones too, until `thaw()`.
+    - `freeze()` silences all connections, new ones too, until `thaw()`. `freeze_at(command)` does so when a command
+      comes that has these bytes.
     - `lose(command)` lets the server carry out the next command that has these bytes, and cuts the connection instead
       of passing on the answer.
     - `hold(command)` lets the server carry out the next command that has these bytes, and holds the answers on that
@@ -32,6 +33,7 @@ class Proxy:
         self._server_url = server_url
         self._flows = asyncio.Event()
         self._flows.set()
+        self._command_to_freeze_at: bytes | None = None
         self._commands_to_lose: list[bytes] = []
         self._goes_down = False
         self._clients_to_cut: set[asyncio.StreamWriter] = set()
@@ -62,6 +64,9 @@ class Proxy:
 
     def freeze(self) -> None:
         self._flows.clear()
+
+    def freeze_at(self, command: bytes) -> None:
+        self._command_to_freeze_at = command
 
     def thaw(self) -> None:
         self._flows.set()
@@ -102,6 +107,9 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await source.read(65_536):
+                if sink is not client and self._command_to_freeze_at and self._command_to_freeze_at in data:
+                    self._command_to_freeze_at = None
+                    self.freeze()
                 await self._flows.wait()
                 if sink in self._stalled:
                     continue

@@ -44,7 +44,8 @@ class TimeLimits:
 
     A mail waits for a free connection during the first tenth of the request. Its message is sent in the first half or
     not at all, so that the server has two fifths at least to reply: a message without a reply may be sent twice. The
-    last tenth is left to mark the mail and to answer, as the caller counts a timeout against the event.
+    last tenth is left to mark the mail and to answer, as the caller counts a timeout against the event. No operation on
+    MongoDB is waited for after `mark`.
     """
 
     connection: float

@@ -21,14 +21,12 @@ from functions.email.smtp_faults import error_for_silence
 from functions.mongo import Document, mongo_url, open_database
 from functions.payloads import EmailSent, Recipient
 from milepost import Defer, Event, Reject, stage
-from milepost.function.environment import seconds
+from milepost.function.environment import request_timeout
 from milepost.function.stage import arrival
 
 MONGO_URL = mongo_url(os.environ)
 MAILER = Mailer.read(os.environ)
-REQUEST_TIMEOUT = seconds(os.environ, "REQUEST_TIMEOUT", 60.0)
-"""Seconds that the caller waits for an answer: the bridge's `timeout`."""
-
+REQUEST_TIMEOUT = request_timeout(os.environ)
 TAKEN_FOR = timedelta(seconds=REQUEST_TIMEOUT + 10)
 """How long a record stays taken. Sending ends within REQUEST_TIMEOUT, and 10 s allow for clocks that differ."""
 
@@ -56,18 +54,18 @@ async def email(recipient: Recipient, event: Event) -> EmailSent:
     """Mail the distance that is kept under the event's id, else the newest of its address."""
     limits = TimeLimits.of_request(arrival.get(asyncio.get_running_loop().time()), REQUEST_TIMEOUT)
     # Nearly every event is new, so the user is looked up first; `take` finds a record that exists.
-    record = await _draft(event.id, recipient.root) or await state.records.find(event.id)
+    record = await _draft(event.id, recipient.root, limits) or await state.records.find(event.id, by=limits.mark)
     if record is None:
         raise Reject(f"no distance is kept for {recipient.root}")
     if _is_unsent(record, recipient.root):
         with state.records.handling(event.id) as is_alone:
             if not is_alone:
-                record = await state.records.find(event.id) or record
+                record = await state.records.find(event.id, by=limits.mark) or record
                 if _is_unsent(record, recipient.root):
                     raise Defer(f"the mail of {event.id} is being sent", retry_after=1)
             elif state.records.is_unmarked(event.id):
                 await state.records.mark_sent(event.id, by=limits.mark)
-                record = await state.records.find(event.id) or record
+                record = await state.records.find(event.id, by=limits.mark) or record
             else:
                 record = await _take_and_send(record, limits)
     if record["email"] != recipient.root:
@@ -79,9 +77,9 @@ async def email(recipient: Recipient, event: Event) -> EmailSent:
     )
 
 
-async def _draft(event_id: str, address: str) -> Document | None:
+async def _draft(event_id: str, address: str, limits: TimeLimits) -> Document | None:
     """Make a new record, or return None if no distance is kept for the address."""
-    user = await state.records.user(event_id, address)
+    user = await state.records.user(event_id, address, by=limits.mark)
     if user is None:
         return None
     miles = user["distance_from_velocity"]
@@ -103,13 +101,13 @@ async def _take_and_send(mail: Document, limits: TimeLimits) -> Document:
     The mail waits for a connection first, since it must neither keep its record from other processes meanwhile nor
     count the wait as an attempt. A mail that is sent already, or may not be sent now, does not wait.
     """
-    if MAILER.is_busy and (found := await state.records.find(mail["_id"])):
+    if MAILER.is_busy and (found := await state.records.find(mail["_id"], by=limits.mark)):
         if not _is_unsent(found, mail["email"]):
             return found
         state.records.check_free(found)
         mail = found
     async with MAILER.connection(limits):
-        record = await state.records.take(mail)
+        record = await state.records.take(mail, by=limits.mark)
         if not _is_unsent(record, mail["email"]):
             return record
         await _send(record, limits)

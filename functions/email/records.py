@@ -11,7 +11,7 @@ import pymongo
 from pymongo.errors import AutoReconnect, PyMongoError
 
 from functions.email.smtp_faults import LONGEST_RETRY_AFTER, resend_after
-from functions.mongo import OPERATION_TIMEOUT, Database, Document, Inserts, mongo_errors, single_operation
+from functions.mongo import OPERATION_TIMEOUT, Database, Document, Inserts, mongo_errors, single_operation, submit
 from milepost import Defer, Unavailable
 from milepost.coalescer import Coalescer
 from milepost.observe.logs import Fields
@@ -53,7 +53,8 @@ class MailRecords:
        in memory too until it is written, so rule 3 does not send the mail before.
 
     Concurrent mails share three operations: find their users, insert their records, mark them as sent. Everything
-    else is done for each mail by itself.
+    else is done for each mail by itself. Reading and taking raise Unavailable if MongoDB has not answered at `by`, in
+    the loop's time.
     """
 
     def __init__(self, database: Database, taken_for: timedelta) -> None:
@@ -71,22 +72,22 @@ class MailRecords:
 
     async def warm_up(self) -> None:
         """Send MongoDB each operation of a mail, for an id that no event has. Raises Unavailable."""
-        await self._user_batch.submit("")
+        await submit(self._user_batch, "", None)
         await self._mark_all([""])
-        async with single_operation():  # the driver retries it, as it does an insert
+        async with single_operation(None):  # the driver retries it, as it does an insert
             await self._mails.update_one({"_id": ""}, {"$set": {"state": "sent"}})
 
-    async def find(self, event_id: str) -> Document | None:
+    async def find(self, event_id: str, *, by: float) -> Document | None:
         """Return the record of this mail, or None."""
-        async with single_operation():
+        async with single_operation(by):
             return await self._mails.find_one({"_id": event_id})
 
-    async def user(self, event_id: str, address: str) -> Document | None:
+    async def user(self, event_id: str, address: str, *, by: float) -> Document | None:
         """Return the user with this event id and address, else the newest user with the address."""
-        user = await self._user_batch.submit(event_id)
+        user = await submit(self._user_batch, event_id, by)
         if user is not None and user["email"] == address:
             return user
-        async with single_operation():
+        async with single_operation(by):
             return await self._users.find_one({"email": address}, sort=[("created", -1), ("_id", -1)])
 
     async def _find_users(self, ids: Sequence[str]) -> list[Document | None]:
@@ -108,7 +109,7 @@ class MailRecords:
         finally:
             self._handled.remove(event_id)
 
-    async def take(self, mail: Document) -> Document:
+    async def take(self, mail: Document, *, by: float) -> Document:
         """Take the record of a mail that this process is `handling`. `mail` is a record that `find` returned, or a new
         one: {_id, email, distance_from_velocity, message}.
 
@@ -117,16 +118,16 @@ class MailRecords:
         """
         self.check_put_off(mail["_id"])
         if "state" in mail:
-            return await self._take_again(mail)
+            return await self._take_again(mail, by)
         record = {**mail, "state": "sending", **self._taken_fields(datetime.now(UTC)), "taken": 1}
-        return record if await self._inserts.insert(record) else await self._take_again(mail)
+        return record if await self._inserts.insert(record, by=by) else await self._take_again(mail, by)
 
-    async def _take_again(self, mail: Document) -> Document:
+    async def _take_again(self, mail: Document, by: float) -> Document:
         now = datetime.now(UTC)
         is_ours = mail.get("holder") == self._holder
         # Two conditions and no $or: with that the embedded server would not find the record by its _id.
         is_free = {"holder": self._holder} if is_ours else {"until": {"$lte": now}}
-        async with single_operation():
+        async with single_operation(by):
             # For find_one_and_update the embedded server would read the whole collection.
             taken = await self._mails.update_one(
                 {"_id": mail["_id"], "email": mail["email"], "state": "sending", **is_free},
@@ -140,7 +141,7 @@ class MailRecords:
         if record["state"] == "sent" or record["email"] != mail["email"]:
             return record
         if record["holder"] == self._holder and not is_ours:  # rule 3, and `mail` is a new record that did not say so
-            return await self._take_again(record)
+            return await self._take_again(record, by)
         raise _deferral(record, now)
 
     def check_free(self, record: Document) -> None:
@@ -191,9 +192,8 @@ class MailRecords:
         failed = False
         while True:
             try:
-                async with single_operation():
-                    with pymongo.timeout(OPERATION_TIMEOUT):
-                        await self._mails.update_one(ours, {"$set": fields})
+                async with single_operation(None):
+                    await self._mails.update_one(ours, {"$set": fields})
                 break
             except Unavailable as fault:
                 if not failed:

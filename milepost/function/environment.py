@@ -5,6 +5,13 @@ from collections.abc import Mapping
 from milepost.errors import ConfigurationError
 
 
+def request_timeout(environ: Mapping[str, str]) -> float:
+    """Read REQUEST_TIMEOUT: the seconds that the caller waits for an answer, before it counts a timeout against the
+    event. Chart and `milepost up` tell each function the bridge's `timeout`. Raises ConfigurationError.
+    """
+    return seconds(environ, "REQUEST_TIMEOUT", 60.0)
+
+
 def seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     """Read a duration. Raises ConfigurationError naming the variable."""
     try:

@@ -22,7 +22,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from milepost.errors import ConfigurationError, Unavailable
-from milepost.function.environment import seconds
+from milepost.function.environment import request_timeout
 from milepost.observe.logs import Fields
 
 log = logging.getLogger("milepost.stage")
@@ -47,8 +47,7 @@ class Lifespan:
             raise ConfigurationError(f"stage {description.name}: lifespan takes the stage's description, or nothing")
         self._make = make
         self._arguments = [description][:parameters]
-        # The bridge's `timeout`, which chart and `milepost up` tell each function; 60 s is the bridge's default.
-        self._within = min(START_WITHIN, seconds(os.environ, "REQUEST_TIMEOUT", 60.0) / 2)
+        self._within = min(START_WITHIN, request_timeout(os.environ) / 2)
         self._started: WeakKeyDictionary[AbstractEventLoop, _Started] = WeakKeyDictionary()
         _lifespans.add(self)
 

@@ -13,6 +13,7 @@ validate the payload, call the function, and make its return value the next even
 import asyncio
 import inspect
 import logging
+import os
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -52,6 +53,7 @@ from milepost.events.examples import example
 from milepost.events.payload import Payload, faults_of
 from milepost.function import logs
 from milepost.function.description import Description, describe
+from milepost.function.environment import request_timeout
 from milepost.function.lifespan import Lifespan, MakeLifespan
 from milepost.function.outage_log import OutageLog
 from milepost.function.responses import StageResponse, batch_response
@@ -101,8 +103,9 @@ class _ServedStage:
         self._about = {"stage": self.description.name, "channel": self.description.consumes.channel}
         self._inline = inline
         self._warm = False
+        self._timeout = request_timeout(os.environ)
         is_async = inspect.iscoroutinefunction(function)
-        self._call = function if is_async or inline else partial(run_in_thread, function)
+        self._call = function if is_async or inline else partial(self._in_thread, 1 / 2, function)
 
     async def respond(self, request: Request) -> Response:
         if request.method in {"GET", "HEAD"}:
@@ -197,6 +200,10 @@ class _ServedStage:
             reason = f"stage {self.description.name} failed; its log says why"
             return StageResponse.of_fault(MilepostError(reason))
 
+    async def _in_thread(self, share: float, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function in a thread. Raises Unavailable if it cannot begin in this share of the request's time."""
+        return await run_in_thread(arrival.get() + self._timeout * share, function, *arguments)
+
     async def _answers(self, event: Event, result: Any) -> Sequence[Event]:
         """Make an event of each payload that the function returns or yields. Raises TooManyAnswers."""
         if isinstance(result, AsyncIterable):
@@ -206,7 +213,7 @@ class _ServedStage:
         elif isinstance(result, Sized) or self._inline:
             payloads = _taken(result)
         else:
-            payloads = await run_in_thread(_taken, result)  # the function's code runs while it is iterated
+            payloads = await self._in_thread(9 / 10, _taken, result)  # the function's code runs while it is iterated
         check_count(len(result) if isinstance(result, Sized) else len(payloads), more=not isinstance(result, Sized))
         answers = [_answer(self.description, event, payload, place) for place, payload in enumerate(payloads)]
         check_answers(answers)

@@ -3,7 +3,8 @@
 1. At most MOST calls that have begun less than COUNTED_FOR ago run at once; further ones wait, because threads that
    compute get in each other's way.
 2. A call that lasts longer does not count any more: it waits for something, perhaps for ever.
-3. The threads are daemons: the end of the process does not wait for them, as it does for those of an executor.
+3. A call that cannot begin in time is refused as Unavailable: with many calls that hang, others would wait for minutes.
+4. The threads are daemons: the end of the process does not wait for them, as it does for those of an executor.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 from weakref import WeakKeyDictionary
+
+from milepost.errors import Unavailable
 
 MOST = min(32, (os.cpu_count() or 1) + 4)
 """As many threads as asyncio's own executor has."""
@@ -39,12 +42,19 @@ class _Slot:
             self._slots.release()
 
 
-async def run_in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a thread, with the caller's context. Returns its result, or raises its exception."""
+async def run_in_thread(by: float, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a thread, with the caller's context. Returns its result, or raises its exception.
+
+    Raises Unavailable if it cannot begin `by` that time of the event loop.
+    """
     loop = asyncio.get_running_loop()
     if (slots := _slots.get(loop)) is None:
         slots = _slots[loop] = asyncio.Semaphore(MOST)
-    await slots.acquire()
+    try:
+        async with asyncio.timeout_at(by):
+            await slots.acquire()
+    except TimeoutError:
+        raise Unavailable("all threads were in use", retry_after=1) from None
     slot, context = _Slot(slots), copy_context()
     future: asyncio.Future[Any] = loop.create_future()
 

@@ -224,10 +224,11 @@ async def test_record_that_was_taken_too_late_to_send_is_freed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await mongo["users"].insert_one(user(1))
-    monkeypatch.setattr(main, "REQUEST_TIMEOUT", 1e-6)
-    with pytest.raises(Unavailable, match="time was over"):
-        await Process(opened[0]).email("1")
-    monkeypatch.setattr(main, "REQUEST_TIMEOUT", WITHIN)
+    limits = TimeLimits.of_request(soon(0), WITHIN)
+    with monkeypatch.context() as patch:
+        patch.setattr(TimeLimits, "of_request", lambda *_: replace(limits, message=soon(0)))
+        with pytest.raises(Unavailable, match="before the mail could be sent"):
+            await Process(opened[0]).email("1")
 
     async def is_free() -> bool:
         return await mongo["mails"].count_documents({"_id": "1", "until": {"$lt": datetime.now(UTC)}}) == 1
@@ -235,6 +236,29 @@ async def test_record_that_was_taken_too_late_to_send_is_freed(
     await eventually(is_free)
     assert (await Process(opened[0]).email("1")).distance_from_velocity == 1
     assert lines(sent) == [line(1)]
+
+
+@pytest.mark.parametrize("command", [b"find", b"insert", b"$inc"])
+async def test_waits_for_a_silent_mongodb_end_in_the_requests_time(
+    mongo_url: str, mongo: AsyncDatabase[dict[str, Any]], sent: Path, monkeypatch: pytest.MonkeyPatch, command: bytes
+) -> None:
+    """The bridge would count a timeout against each event."""
+    numbers = range(3 * MOST_SINGLE_OPERATIONS)
+    await mongo["users"].insert_many(map(user, numbers))
+    await mongo["mails"].insert_many([record(number, until=datetime.now(UTC)) for number in numbers])
+    events = [f"{number}" for number in numbers]
+    async with proxied(mongo_url) as (proxy, url), watched(url, within=WITHIN) as (database, _):
+        email = Process(database).email
+        monkeypatch.setattr(main, "REQUEST_TIMEOUT", 1.0)
+        proxy.freeze_at(command)
+        async with asyncio.timeout(WITHIN / 2):
+            while not proxy.is_frozen:  # on a busy machine the time may be over before
+                assert {type(answer) for answer in await each(map(email, events))} == {Unavailable}
+        assert lines(sent) == []
+        monkeypatch.setattr(main, "REQUEST_TIMEOUT", WITHIN)
+        proxy.thaw()
+        assert {type(answer) for answer in await each(map(email, events))} == {EmailSent}
+        assert sorted(lines(sent)) == sorted(map(line, numbers))
 
 
 async def test_limits_begin_when_the_request_came(
@@ -370,12 +394,12 @@ async def test_mail_is_put_off_though_mongodb_is_slow_to_write_it(
     async with proxied(mongo_url) as (proxy, url), watched(url, within=WITHIN) as (database, _):
         mails = MailRecords(database, TAKEN_FOR)
         new = {key: record(1)[key] for key in ("_id", "email", "distance_from_velocity", "message")}
-        taken = await mails.take(new)
+        taken = await mails.take(new, by=soon())
         proxy.freeze()
         assert await mails.put_off(taken, by=soon(0)) == 60
         async with asyncio.timeout(WITHIN / 2):
             with pytest.raises(Defer, match="did not answer"):
-                await mails.take(new)
+                await mails.take(new, by=soon())
         proxy.thaw()
 
         async def is_put_off() -> bool:
@@ -383,7 +407,7 @@ async def test_mail_is_put_off_though_mongodb_is_slow_to_write_it(
 
         await eventually(is_put_off)
         with pytest.raises(Defer, match="did not answer"):
-            await mails.take(new)
+            await mails.take(new, by=soon())
 
 
 async def test_failed_write_of_a_mail_put_off_is_repeated(
@@ -409,7 +433,7 @@ async def test_record_is_freed_within_the_limit_on_single_operations(
     mails = MailRecords(database, TAKEN_FOR)
     async with AsyncExitStack() as others:
         for _ in range(MOST_SINGLE_OPERATIONS):
-            await others.enter_async_context(single_operation())
+            await others.enter_async_context(single_operation(None))
         await mails.free(record(1), by=soon(0.2))
         assert not commands.counts
 

@@ -1,6 +1,6 @@
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -112,17 +112,19 @@ def event() -> dict[str, Any]:
 
 
 def test_dead_or_frozen_mongodb_gets_503_and_nothing_is_lost(tmp_path: Path) -> None:
-    with Mongo(tmp_path) as mongo, Function(tmp_path, "store", env={"MONGO_URL": mongo.url}) as store:
+    # In this time, but not in the driver's own of 30 s and more, an operation ends by itself and says why.
+    env = {"REQUEST_TIMEOUT": "30"}
+    with Mongo(tmp_path) as mongo, Function(tmp_path, "store", env=env | {"MONGO_URL": mongo.url}) as store:
         first, second, third = event(), event(), event()
         assert send(store.url, first).status_code == 200
 
         mongo.kill()
-        assert unavailable_soon(store.url, second)["detail"].startswith("MongoDB: ")
+        mongo_unavailable(store.url, second)
         mongo.start()
         wait_for(lambda: send(store.url, second).status_code == 200)
 
         mongo.freeze()
-        unavailable_soon(store.url, third)
+        mongo_unavailable(store.url, third)
         mongo.thaw()
         wait_for(lambda: send(store.url, third).status_code == 200)
 
@@ -145,11 +147,10 @@ def test_store_that_starts_before_mongodb_is_ready_when_mongodb_is(tmp_path: Pat
             assert send(store.url, event()).status_code == 200
 
 
-def unavailable_soon(url: str, event: dict[str, Any]) -> dict[str, Any]:
+def mongo_unavailable(url: str, event: dict[str, Any]) -> None:
     response = send(url, event)
-    assert response.elapsed < timedelta(seconds=20), "with the driver's own times it would be half a minute"
     assert int(response.headers["retry-after"]) >= 1
-    return refused(response, 503)
+    assert refused(response, 503)["detail"].startswith("MongoDB: ")
 
 
 def test_wrong_url_is_refused_at_start_without_its_password(tmp_path: Path) -> None:

@@ -2,17 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
-from functions.mongo import MOST_SINGLE_OPERATIONS, Inserts
+from functions.mongo import MOST_SINGLE_OPERATIONS, Inserts, open_database, single_operation
 from functions.payloads import CalculatedDistance, Recipient
 from functions.store import main
 from functions.store.main import Users
 from milepost import Event, Reject, Unavailable
+from milepost.function.stage import arrival
 from tests.contract.together import Commands, each, proxied, watched
 from tests.servers import WITHIN, Mongo, eventually
 
@@ -154,6 +156,66 @@ async def test_insert_without_an_answer_is_unavailable_and_then_succeeds(
         assert len(await kept(mongo)) == 26
 
 
+@pytest.mark.parametrize("command", [b"insert", b"$setOnInsert"])
+async def test_waits_for_a_silent_mongodb_end_in_the_requests_time(
+    mongo_url: str, monkeypatch: pytest.MonkeyPatch, command: bytes
+) -> None:
+    """The bridge would count a timeout against each event."""
+    events = [f"{number}" for number in range(3 * MOST_SINGLE_OPERATIONS)]
+    async with proxied(mongo_url) as (proxy, url), watched(url, within=WITHIN) as (database, _):
+        store = storing(Users(database), monkeypatch)
+        await each(map(store, events))
+        monkeypatch.setattr(main, "REQUEST_TIMEOUT", 1.0)
+        proxy.freeze_at(command)
+        async with asyncio.timeout(WITHIN / 2):
+            while not proxy.is_frozen:  # on a busy machine the time may be over before
+                assert {type(answer) for answer in await each(map(store, events))} == {Unavailable}
+        monkeypatch.setattr(main, "REQUEST_TIMEOUT", WITHIN)
+        proxy.thaw()
+        assert await each(map(store, events)) == [Recipient(ADA)] * len(events)
+
+
+async def test_wait_for_one_of_the_single_operations_ends_in_the_requests_time() -> None:
+    async with AsyncExitStack() as others, asyncio.timeout(WITHIN):
+        for _ in range(MOST_SINGLE_OPERATIONS):
+            await others.enter_async_context(single_operation(None))
+        with pytest.raises(Unavailable, match="time was over"):
+            await others.enter_async_context(single_operation(asyncio.get_running_loop().time() + 0.01))
+
+
+async def test_time_of_a_request_begins_when_it_came(store: Store) -> None:
+    """The stage may have waited for its start since then."""
+    token = arrival.set(asyncio.get_running_loop().time() - main.REQUEST_TIMEOUT)
+    try:
+        with pytest.raises(Unavailable, match="time was over"):
+            await store("1")
+    finally:
+        arrival.reset(token)
+    assert await store("1") == Recipient(ADA)
+
+
+async def test_index_that_could_not_be_made_is_made_later(mongo_url: str, mongo: AsyncDatabase[dict[str, Any]]) -> None:
+    async with proxied(mongo_url) as (proxy, url), watched(url, within=WITHIN) as (database, _):
+        users = Users(database)
+        await users.warm_up()
+        proxy.freeze()
+        async with asyncio.timeout(WITHIN / 2):
+            await users.index(by=asyncio.get_running_loop().time() + 0.1)
+        proxy.thaw()
+        await users.index(by=None)
+        indexes = await (await mongo["users"].list_indexes()).to_list()
+        assert [("email", 1), ("created", 1)] in [list(index["key"].items()) for index in indexes]
+
+
+async def test_database_is_closed_though_mongodb_is_silent(mongo_url: str) -> None:
+    """Within the bridge's or the container's time to stop; by itself the driver waits for 10 s and more."""
+    async with proxied(mongo_url) as (proxy, url):
+        async with open_database(url) as database:
+            await database["users"].insert_one({"_id": "1"})
+            proxy.freeze()
+        assert proxy.is_frozen
+
+
 async def test_events_are_unavailable_without_mongodb_and_kept_when_it_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,13 +240,13 @@ async def test_events_are_unavailable_without_mongodb_and_kept_when_it_returns(
 async def test_broken_document_fails_alone(mongo: AsyncDatabase[dict[str, Any]]) -> None:
     await mongo.create_collection("any", validator={"number": {"$exists": False}})
     inserts = Inserts(mongo["any"])
-    await inserts.insert({"_id": "there"})
+    await inserts.insert({"_id": "there"}, by=None)
     documents = [{"_id": "a"}, {"_id": "there"}, {"_id": "x", "number": 1}, {"_id": "b"}, {"_id": "b"}]
-    first = await each(inserts.insert(document) for document in documents)
+    first = await each(inserts.insert(document, by=None) for document in documents)
     assert [first[0], first[1], *first[3:]] == [True, False, True, False]
     assert isinstance(first[2], Unavailable)
     documents = [{"_id": "c"}, {"_id": "d", "number": 2**70}, {"_id": "e"}]
-    second = await each(inserts.insert(document) for document in documents)
+    second = await each(inserts.insert(document, by=None) for document in documents)
     assert [second[0], second[2]] == [True, True]
     assert isinstance(second[1], OverflowError)
     assert {found["_id"] async for found in mongo["any"].find()} == {"there", "a", "b", "c", "e"}

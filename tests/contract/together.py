@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
+from functions import mongo
 from functions.mongo import Database
 from tests.proxy import Proxy
 
@@ -41,9 +43,12 @@ async def watched(url: str, *, within: float = 3.0) -> AsyncIterator[tuple[Datab
     client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
         url, event_listeners=[commands], tz_aware=True, timeoutMS=within * 1000, serverSelectionTimeoutMS=within * 500
     )
+    patch = pytest.MonkeyPatch()
     try:
+        patch.setattr(mongo, "OPERATION_TIMEOUT", within)
         yield client.get_default_database().with_options(write_concern=WriteConcern("majority", j=True)), commands
     finally:
+        patch.undo()
         await client.close()
 
 

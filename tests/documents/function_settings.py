@@ -19,7 +19,8 @@ FUNCTION_SETTINGS = {
     "SMTP_CONNECTIONS": "connections of one process to the SMTP server at once; a mail waits for one a tenth of "
     "REQUEST_TIMEOUT at most, then 409",
     "REQUEST_TIMEOUT": "seconds that the caller waits for an answer: the bridge's `timeout`; chart and `milepost up` "
-    "set it, 3600 at most. A request waits half of it for the function's start, 30 s at most",
+    "set it, 3600 at most. A request waits half of it for the function's start, 30 s at most, and half of it "
+    "for a thread",
 }
 """What each is. One that is missing here fails the reference."""
 
@@ -41,9 +42,8 @@ def found() -> list[Variable]:
             variable = variables.setdefault(name, Variable(name, default))
             variable.default = variable.default or default
             variable.stages |= _stages(path)
-    for name, _ in _read(ROOT / "milepost/function/lifespan.py"):
-        lifespans = [main for main in (ROOT / "functions").glob("*/main.py") if "lifespan=" in main.read_text()]
-        variables[name].stages |= {main.parent.name for main in lifespans}
+    for name, default in _read(ROOT / "milepost/function/environment.py"):
+        variables[name] = Variable(name, default, {main.parent.name for main in (ROOT / "functions").glob("*/main.py")})
     return [variables[name] for name in sorted(variables, key=[*FUNCTION_SETTINGS].index)]
 
 

@@ -161,6 +161,30 @@ async def test_call_that_never_returns_holds_up_no_other(monkeypatch: pytest.Mon
     assert (await hung).status_code == 200
 
 
+async def test_call_that_cannot_begin_in_time_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("milepost.function.threads.MOST", 1)
+    monkeypatch.setattr("milepost.function.threads.COUNTED_FOR", WITHIN)
+    monkeypatch.setenv("REQUEST_TIMEOUT", "0.1")
+    began, returned = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def waiting(asked: Asked) -> Answered:
+        loop.call_soon_threadsafe(began.set)
+        returned.wait()
+        return doubled(asked)
+
+    main = stage(waiting)
+    first = asyncio.create_task(deliver(main))
+    async with asyncio.timeout(WITHIN):
+        await began.wait()
+        refused = await deliver(main)
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "1"
+    assert b"all threads were in use" in refused.body
+    returned.set()
+    assert (await first).status_code == 200
+
+
 async def test_a_function_that_emits_nothing_answers_204_without_a_body() -> None:
     def watch(_asked: Asked) -> None:
         pass
