@@ -99,6 +99,10 @@ class Stage:
         return f"http://{HOST}:{self.port}"
 
     @property
+    def connections(self) -> int:
+        return len(self._writers)
+
+    @property
     def ids(self) -> list[str]:
         return [event.id for event in self.received]
 

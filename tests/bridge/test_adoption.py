@@ -130,11 +130,11 @@ async def test_time_since_a_dead_leader_may_have_ended_counts_as_time_without_a_
 
 async def test_clean_stop_of_the_leader_counts_as_no_time_without_a_leader(rig: Rig) -> None:
     await rig.stage("stage", "in", "out")
-    first = await rig.bridge()
+    first = await rig.bridge(lease="PT1H")
     await a_leader(first)
-    second = await rig.bridge()
+    second = await rig.bridge(lease="PT1H")
     await rig.stop(first)
-    await a_leader(second)
+    await a_leader(second)  # at once, and not at its next try, after 0.3 of the lease
     assert value(second, "leaderless_seconds_total") == 0
 
 
@@ -182,12 +182,23 @@ async def test_leader_adopts_for_every_stage_that_some_bridge_serves(
     await eventually(lambda: not subscribed_to(leader, "more"))
 
 
-async def test_starting_bridge_subscribes_to_the_channels_of_other_bridges_before_it_leads(rig: Rig) -> None:
+async def test_starting_bridge_subscribes_to_the_channels_of_other_bridges_before_it_leads(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     served = await rig.stage("served", "more")
     other = await rig.bridge()
     own = await rig.stage("own", "in")
-    starting = await rig.bridge(routes=[own.route()])
-    assert subscribed_to(starting, "more")
+    starting = Bridge(rig.settings(routes=[own.route()]))
+    take, subscribed = starting.maintenance.lease, set[bool]()
+
+    async def note(token: str, *, ttl: float, known: str | None) -> str:
+        subscribed.add(subscribed_to(starting, "more"))
+        return await take(token, ttl=ttl, known=known)
+
+    monkeypatch.setattr(starting.maintenance, "lease", note)
+    rig.start(starting)
+    await eventually(lambda: starting.ready)
+    assert subscribed == {True}, "before it asks for the lease"
     await rig.stop(other)
     await a_leader(starting)
     await rig.redis.publish("more", '"plain"')

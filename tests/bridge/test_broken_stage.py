@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from milepost.bridge import retry
 from milepost.journal import keys
 from tests.bridge.rig import Answer, Delivery, Rig, status, value
 from tests.servers import eventually
@@ -48,6 +49,20 @@ async def test_broken_stage_gets_one_probe_at_a_time(rig: Rig) -> None:
     stage.most_on_wire, before = 0, sum(stage.count.values())
     await eventually(lambda: sum(stage.count.values()) > before + 5)
     assert stage.most_on_wire == 1
+
+
+async def test_success_in_between_shows_that_the_stage_is_not_broken(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "BROKEN_AFTER", 3)
+    monkeypatch.setattr(retry, "BROKEN_EVENTS", 3)
+    stage = await rig.stage("stage", "in", "out")
+    stage.script = lambda delivery: stage.succeed(delivery) if delivery.event.id == "good" else status(500)
+    bridge = await rig.bridge({"backoffDelay": "PT1H"})
+    for id in ("1", "2", "good", "3", "4"):
+        await rig.publish("in", id)
+        await eventually(lambda: not bridge.workers[0].in_delivery and stage.ids[-1:] == [id])
+    assert not bridge.workers[0].limit.outage
+    await rig.publish("in", "5")
+    await eventually(lambda: bridge.workers[0].limit.down)
 
 
 async def test_few_poison_events_are_buried_after_11_deliveries_and_delay_no_other(rig: Rig) -> None:

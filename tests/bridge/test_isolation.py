@@ -222,20 +222,27 @@ async def test_event_that_redis_refuses_to_park_while_its_stage_is_down_is_not_b
     assert sorted(set(await rig.journaled("out"))) == sorted([*ids, "probe"])
 
 
-async def test_event_whose_dead_letter_is_refused_is_parked_until_it_can_be_written(rig: Rig) -> None:
+async def test_event_whose_dead_letter_is_refused_is_parked_until_it_can_be_written(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "LOOK_EVERY", 0.05)
     stage = await rig.stage("stage", "in", "out")
     stage.script = lambda delivery: status(422) if delivery.event.id == "bad" else stage.succeed(delivery)
     await rig.redis.set(keys.dead("stage"), "not a stream")
-    bridge = await rig.bridge()
+    await rig.redis.set(keys.parked("stage"), "not a sorted set")
+    bridge = await rig.bridge(claim="PT0.2S")
     await rig.publish_all("in", ["bad", "good"])
+    await eventually(lambda: stage.count["bad"] == 2, what="left pending, and redelivered")
+    await rig.redis.delete(keys.parked("stage"))
     await eventually(lambda: rig.parked("stage"))
     await eventually(lambda: stage.count["good"])
+    before = stage.count["bad"]
     assert not bridge.workers[0].limit.down
     assert await rig.due("stage") > await rig.now() + 10
     await rig.redis.delete(keys.dead("stage"))
     await rig.overdue("stage")
     await eventually(lambda: rig.dead("stage"))
-    assert stage.count == {"bad": 2, "good": 1}
+    assert stage.count == {"bad": before + 1, "good": 1}
 
 
 async def test_reply_that_redis_refuses_parks_its_event_and_holds_up_no_other_stage(rig: Rig) -> None:

@@ -1,6 +1,7 @@
 """How a bridge settles entries: together with others, and a fault of one settlement is its own."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -68,6 +69,54 @@ async def test_settlement_that_stays_unavailable_does_not_hold_up_the_others(
     assert await rig.pending(stage) == 1
     await rig.stop(bridge)
     assert sorted(tried) == [*IDS, "bad", "beside"]
+
+
+async def test_settlement_that_was_unavailable_is_tried_again_each_time(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, tried = Consumer.settle, Counter[str]()
+
+    async def refuse_the_first_try(self: Consumer, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
+        answers: list[str | MilepostError] = []
+        for one in settlements:
+            tried[one.id] += 1
+            answers += [JournalUnavailable("Redis: no")] if tried[one.id] == 1 else await settle(self, [one])
+        return answers
+
+    monkeypatch.setattr(Consumer, "settle", refuse_the_first_try)
+    monkeypatch.setattr(worker, "TRY_AGAIN_AFTER", 0.01)
+    stage = await rig.stage("stage", "in", "out")
+    bridge = await rig.bridge()
+    for count, one in enumerate(IDS[:2], 1):
+        await rig.publish("in", one)
+        await eventually(lambda: not bridge.workers[0].in_delivery and len(stage.ids) == count)
+    assert tried == dict.fromkeys(IDS[:2], 2)
+    assert await rig.journaled("out") == stage.ids == IDS[:2]
+
+
+async def test_stop_gives_settlements_the_rest_of_grace(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle, begun, go = Consumer.settle, asyncio.Event(), asyncio.Event()
+
+    async def late(self: Consumer, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
+        begun.set()
+        await go.wait()
+        return await settle(self, settlements)
+
+    monkeypatch.setattr(Consumer, "settle", late)
+    monkeypatch.setattr(worker, "SETTLE_WITHIN", 0)
+    await rig.stage("stage", "in", "out")
+    bridge = await rig.bridge(grace="PT1H")
+    await rig.publish("in", "1")
+    await eventually(begun.is_set)
+    stopping = asyncio.create_task(rig.stop(bridge))
+    await eventually(lambda: _reads_have_ended(rig))
+    go.set()
+    await stopping
+    assert await rig.journaled("out") == ["1"]
+
+
+async def _reads_have_ended(rig: Rig) -> bool:
+    return bool((await rig.redis.info("clients"))["blocked_clients"] == 0)
 
 
 async def test_stop_gives_settlements_their_time_though_a_delivery_used_up_grace(
@@ -156,12 +205,12 @@ async def test_unexpected_exception_at_the_answers_is_counted_for_its_event_alon
 
     monkeypatch.setattr(Consumer, "settle", answer_too_few)
     stage = await rig.stage("stage", "in", "out")
-    await rig.publish_all("in", [*IDS[:3], "bad", *IDS[3:]])
-    bridge = await rig.bridge({"batch": 8, "retry": 0}, claim="PT60S")
+    await rig.publish_all("in", ["good", "bad"])
+    bridge = await rig.bridge({"batch": 2, "retry": 0}, claim="PT60S")
     await eventually(lambda: rig.settled(stage))
     (letter,) = await rig.dead("stage")
     assert (letter.id, letter.reason) == ("bad", "the bridge failed at it: ValueError")
-    assert sorted(await rig.journaled("out")) == IDS
+    assert await rig.journaled("out") == ["good"]
     await eventually(lambda: not bridge.workers[0].in_delivery)
     assert bridge.workers[0].limit.unsettled == 0
     assert any(record.exc_info and record.exc_info[0] is ValueError for record in caplog.records)

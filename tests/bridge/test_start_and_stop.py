@@ -298,6 +298,7 @@ async def test_older_redis_than_milepost_needs_is_a_warning(
     await rig.stage("stage", "in", "out")
     await rig.bridge()
     assert "Milepost needs 99.0 or newer" in caplog.text
+    assert caplog.text.count("outcome=unsafe") == 1, "nothing else is wrong with this server"
 
 
 @pytest.mark.parametrize(
@@ -307,6 +308,47 @@ async def test_older_redis_than_milepost_needs_is_a_warning(
 def test_version_of_redis_that_is_no_number_is_not_too_old(version: str, too_old: bool) -> None:
     """The check only warns, so it must not end the bridge."""
     assert bridge_module.is_too_old(version) is too_old
+
+
+async def test_exception_while_a_bridge_serves_ends_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await rig.stage("stage", "in")
+    bridge = bridge_module.Bridge(rig.settings())
+    fail = asyncio.Event()
+
+    async def run() -> None:
+        await fail.wait()
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(bridge.workers[0], "run", run)
+    ended: list[bool] = []
+    bridge.start(failed=lambda: ended.append(bridge.ready))
+    await eventually(lambda: bridge.ready)
+    fail.set()
+    await eventually(lambda: ended)
+    assert ended == [False], "once, and it is not ready any more"
+    assert "planted" in caplog.text
+    await bridge.stop()
+    assert ended == [False]
+
+
+async def test_stopped_bridge_leaves_no_connection(rig: Rig) -> None:
+    first, second = await rig.stage("first", "in", "out"), await rig.stage("second", "out")
+    await rig.publish("in", "1")
+
+    async def connections() -> set[str]:
+        return {client["id"] for client in await rig.redis.client_list()}
+
+    before = await connections()
+    bridge = await rig.bridge()
+    await eventually(lambda: second.count["1"] and second.wake_ups)
+    await rig.stop(bridge)
+
+    async def none_is_left() -> bool:
+        return await connections() <= before and not first.connections + second.connections
+
+    await eventually(none_is_left)
 
 
 async def test_exception_in_the_stop_of_one_stage_keeps_no_other_from_handing_back(
