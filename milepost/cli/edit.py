@@ -6,10 +6,12 @@ and raises ConfigurationError for a file that is laid out in another way.
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from yaml.nodes import CollectionNode, MappingNode, Node, SequenceNode
+from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode, SequenceNode
+from yaml.tokens import AnchorToken, ScalarToken
 
 from milepost.errors import ConfigurationError
 
@@ -40,33 +42,101 @@ def stages_table(text: str, name: str, consumes: str, emits: Sequence[str], *, o
 
 def skaffold(text: str, name: str, like: str) -> str:
     """Add an image, and its reference for the chart, to skaffold.yaml, after and like those of the stage `like`."""
-    root, lines = yaml.compose(text), text.splitlines()
-    templates = [pair for node in _mappings(root) for pair in node.value if pair[0].value == f"stages.{like}.image"]
+    root, wanted = yaml.compose(text), yaml.safe_load(text)
+    key = f"stages.{like}.image"
+    templates = [pair for node in _mappings(root) for pair in node.value if pair[0].value == key]
     used = {name for _, value in templates for name in re.findall(r"\.IMAGE_[A-Z_]+_([a-z0-9_]+)", str(value.value))}
     artifacts = _at(root, "build", "artifacts")
     images = [
-        (artifact, str(image.value))
-        for artifact in (artifacts.value if isinstance(artifacts, SequenceNode) else [])
+        (place, artifact, str(image.value))
+        for place, artifact in enumerate(artifacts.value if isinstance(artifacts, SequenceNode) else [])
         if (image := _at(artifact, "image")) and _in_template(image.value) in used
     ]
-    if len(templates) != 1 or len(images) != 1 or not re.search(rf"\b{re.escape(like)}$", images[0][1]):
+    if len(templates) != 1 or len(images) != 1 or not re.search(rf"\b{re.escape(like)}$", images[0][2]):
         raise ConfigurationError(f"has no image like that of {like}; write {name}'s yourself")
-    ((artifact, old),) = images
-    new = old.removesuffix(like) + name
-    # Not every such word: a stage may be called as a folder of the library, or as one in the image. One pass over each
-    # line, because the new name may contain the old one.
-    alone = rf"(?:image: +[\"']?{re.escape(old.removesuffix(like))}|: [\"']?)(?={re.escape(like)}[\"']?\s*(?:$|[,}}#]))"
-    place = re.compile(rf"({alone}|functions/|requirements/|build\.sh |[-=]){re.escape(like)}(?![a-z0-9-])")
-    entry = [place.sub(rf"\g<1>{name}", line) for line in lines[artifact.start_mark.line : _last_line(artifact) + 1]]
-    entry = [re.sub(r"&\w+ ", "", line) for line in entry]  # an anchor is defined once
-    at = templates[0][0].start_mark.line
-    key, value = lines[at].split(": ", 1)
-    key = key.replace(f"stages.{like}.", f"stages.{name}.")
-    made = _after(text, at, [f"{key}: {value.replace(_in_template(old), _in_template(new))}"])
-    made = _after(made, _last_line(artifact), entry)
-    if [one.get("image") for one in yaml.safe_load(made)["build"]["artifacts"]].count(new) != 1:
+    (template,), ((place, artifact, old),) = templates, images
+    rename = _Renaming(like, name, old, old.removesuffix(like) + name)
+
+    line = template[0].start_mark.line
+    made = _after(text, line, [rename.template(text.splitlines()[line])])
+    made = _after(made, _last_line(artifact) + (line < artifact.start_mark.line), rename.block(text, artifact))
+
+    wanted["build"]["artifacts"].insert(place + 1, rename.value(wanted["build"]["artifacts"][place]))
+    for values in _dicts(wanted):
+        if key in values:
+            values[rename.template(key)] = rename.template(values[key])
+            break
+    try:
+        is_right = yaml.safe_load(made) == wanted
+    except yaml.YAMLError:
+        is_right = False
+    if not is_right:
         raise ConfigurationError(f"is laid out in a way that {name}'s image cannot be put in; write it yourself")
     return made
+
+
+@dataclass(frozen=True)
+class _Renaming:
+    """Renames a stage, and its image, in the entry of that image.
+
+    The stage's name stands for the stage where it is the whole value of a key, a word of a command (`build.sh email`,
+    `STAGE=email`), and below functions/ and requirements/. Elsewhere it is something else: a stage may be called as a
+    folder of the library, and `my-email` is a folder of its own.
+    """
+
+    stage: str
+    new_stage: str
+    image: str
+    new_image: str
+
+    def template(self, text: str) -> str:
+        """Rename in an entry of setValueTemplates."""
+        text = text.replace(f"stages.{self.stage}.image", f"stages.{self.new_stage}.image")
+        old, new = _in_template(self.image), _in_template(self.new_image)
+        return re.sub(rf"(\.IMAGE_[A-Z_]+_){old}\b", rf"\g<1>{new}", text)
+
+    def value(self, found: Any, *, is_item: bool = False) -> Any:
+        """Return the value with each text in it renamed."""
+        if isinstance(found, dict):
+            return {key: self.value(inner) for key, inner in found.items()}
+        if isinstance(found, list):
+            return [self.value(item, is_item=True) for item in found]
+        return self.text(found, is_item=is_item) if isinstance(found, str) else found
+
+    def text(self, text: str, *, is_item: bool) -> str:
+        """Rename in one scalar, as it is written or as it is read."""
+        words = re.split(r"([\s=,\"']+)", text)
+        is_one_item = is_item and len([word for word in words[::2] if word]) == 1
+        words[::2] = [word if is_one_item and word == self.stage else self._word(word) for word in words[::2]]
+        return "".join(words)
+
+    def _word(self, word: str) -> str:
+        if word == self.image:
+            return self.new_image
+        if word == self.stage:
+            return self.new_stage
+        parts = word.split("/")
+        for place, folder in enumerate(parts[:-1]):
+            stem, dot, suffix = parts[place + 1].partition(".")
+            if folder in {"functions", "requirements"} and stem == self.stage:
+                parts[place + 1] = f"{self.new_stage}{dot}{suffix}"
+        return "/".join(parts)
+
+    def block(self, text: str, node: Node) -> list[str]:
+        """Return the lines of a node, renamed. Anchors are left out: one is defined once."""
+        are_items = {scalar.end_mark.index: is_item for scalar, is_item in _scalars(node)}
+        lines = text.splitlines(keepends=True)
+        begin, end = (sum(map(len, lines[:line])) for line in (node.start_mark.line, _last_line(node) + 1))
+        block, last = "", begin
+        for token in yaml.scan(text):
+            start, stop = token.start_mark.index, token.end_mark.index
+            if not begin <= start < end:
+                continue
+            if isinstance(token, AnchorToken):
+                block, last = block + text[last:start], stop
+            elif isinstance(token, ScalarToken) and stop in are_items:
+                block, last = block + text[last:start] + self.text(text[start:stop], is_item=are_items[stop]), stop
+        return (block + text[last:end]).splitlines()
 
 
 def _in_template(image: str) -> str:
@@ -87,6 +157,22 @@ def _mappings(node: Any) -> list[MappingNode]:
     if isinstance(node, MappingNode):
         return [node, *(found for _, value in node.value for found in _mappings(value))]
     return [found for item in node.value for found in _mappings(item)] if isinstance(node, SequenceNode) else []
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    """Return every mapping in this value, itself included."""
+    if isinstance(value, dict):
+        return [value, *(found for inner in value.values() for found in _dicts(inner))]
+    return [found for item in value for found in _dicts(item)] if isinstance(value, list) else []
+
+
+def _scalars(node: Any, *, is_item: bool = False) -> list[tuple[ScalarNode, bool]]:
+    """Return every scalar below this node but keys, and whether it is an item of a list."""
+    if isinstance(node, MappingNode):
+        return [found for _, value in node.value for found in _scalars(value)]
+    if isinstance(node, SequenceNode):
+        return [found for item in node.value for found in _scalars(item, is_item=True)]
+    return [(node, is_item)]
 
 
 def _last_line(node: Node) -> int:

@@ -196,6 +196,29 @@ def test_stage_may_be_called_as_a_folder_or_a_key(name: str) -> None:
     assert "functions/late/**/*.py" in edit.skaffold(beside, "late", "email")
 
 
+def test_other_names_that_end_in_that_of_the_last_stage_stay() -> None:
+    text = (ROOT / "skaffold.yaml").read_text()
+    first = "            - requirements/email.txt\n"
+    theirs = ["email", "my-email/*.html", "functions/my-email/*.py", "requirements/my-email.txt", "milepost/email/*.py"]
+    theirs += ["lib/email.py", "dev.local/other-email", "x=my-email"]
+    own = ["./functions/email/text.txt", "functions/email.py", "STAGE=email", "dev.local/milepost-email"]
+    more = "".join(f"            - {path}\n" for path in theirs + own)
+    made = yaml.safe_load(edit.skaffold(text.replace(first, first + more), "late", "email"))
+    (added,) = [one for one in made["build"]["artifacts"] if one["image"] == "dev.local/milepost-late"]
+    paths = added["custom"]["dependencies"]["paths"]
+    begin = paths.index("requirements/late.txt") + 1
+    renamed = [path.replace("email", "late") for path in own]
+    assert paths[begin : begin + len(theirs + own)] == theirs + renamed
+
+
+def test_layout_of_the_file_is_free() -> None:
+    build, deploy = BARE.split("deploy:\n")
+    anchored = build.replace("image: email", "image: &mail email").replace("docker:\n", "docker: &docker\n", 1)
+    for text in (f"deploy:\n{deploy}{build}", f"{anchored}deploy:\n{deploy}"):
+        made = yaml.safe_load(edit.skaffold(text, "late", "email"))
+        assert made == yaml.safe_load(edit.skaffold(BARE, "late", "email"))
+
+
 DOCKER = """\
 build:
   artifacts:
@@ -244,9 +267,10 @@ def test_name_of_a_stage_may_contain_that_of_the_last_one(text: str) -> None:
 
 
 def test_image_that_cannot_be_put_in_is_reported() -> None:
-    anchored = BARE.replace("image: email", "image: &mail email")
+    in_one_line = re.sub(r"setValueTemplates:\n +(.*)\n +(.*)\n", r"setValueTemplates: {\1, \2}\n", BARE)
+    assert yaml.safe_load(in_one_line) == yaml.safe_load(BARE)
     with pytest.raises(ConfigurationError, match="late's image cannot be put in"):
-        edit.skaffold(anchored, "late", "email")
+        edit.skaffold(in_one_line, "late", "email")
 
 
 def test_yaml_keywords_stay_strings() -> None:
