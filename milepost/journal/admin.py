@@ -183,18 +183,21 @@ class Admin:
     async def replay(self, stage: str, entries: Sequence[str]) -> int:
         """Deliver dead letters to `stage` again, before unread events. Their counts and deadline begin afresh.
 
-        Returns how many there were. Raises ValueError for `bridge`, whose letters are no events; StageNotServed, and
-        replays none, if no bridge serves the stage on the channel of one of them.
+        Returns how many there were. Raises ValueError for `bridge`, whose letters are no events; StageNotServed if no
+        bridge serves the stage on the channel of one of them. Then none is replayed, if they have 8 MB at most: one
+        step takes no more.
         """
         if stage == "bridge":
             raise ValueError("a message that the bridge could not read cannot be replayed; drop it")
-        answer = await self._scripts.replay(
-            stage=stage, broker=BROKER, fresh=FRESH, letters=[LetterRow(entry) for entry in entries]
-        )
-        if isinstance(answer, list):
-            route, channel = map(name_text, answer[0])
-            raise StageNotServed(f"no bridge serves {route} on {channel}: its dead letters stay until one does")
-        return int(answer)
+        left, replayed = [LetterRow(entry) for entry in entries], 0
+        while left:
+            answer, *looked_at = await self._scripts.replay(stage=stage, broker=BROKER, fresh=FRESH, letters=left)
+            if isinstance(answer, list):
+                route, channel = map(name_text, answer)
+                raise StageNotServed(f"no bridge serves {route} on {channel}: its dead letters stay until one does")
+            replayed += int(answer)
+            left = left[int(looked_at[0]) :]
+        return replayed
 
     async def drop(self, stage: str, entries: Sequence[str]) -> int:
         """Delete dead letters for good. Returns how many there were."""

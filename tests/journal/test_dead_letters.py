@@ -100,6 +100,16 @@ async def test_dead_letter_is_replayed_once_and_an_unknown_one_not_at_all(journa
     assert len((await distance.take(99)).entries) == 3
 
 
+async def test_one_step_of_a_replay_moves_about_8_mb(journal: Journal, redis: Redis, distance: Consumer) -> None:
+    await redis.sadd(keys.DEAD, "distance")
+    letter = {"event": "x" * 3_000_000, "channel": RAW}
+    names = [(await redis.xadd(keys.dead("distance"), letter)).decode() for _ in range(5)]  # type: ignore[arg-type]
+    async with commands(redis) as called:
+        assert await journal.admin.replay("distance", [*names, names[0]]) == 5
+    assert verbs(called).count("HGETALL") == 2  # each step reads the stages table
+    assert await redis.xlen(keys.retries("distance", RAW)) == 5
+
+
 async def test_event_that_a_broker_gave_up_on_is_replayed_through_the_broker(
     journal: Journal, maintenance: Maintenance, consumers: Consumers, table: Table
 ) -> None:

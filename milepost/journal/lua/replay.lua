@@ -1,18 +1,21 @@
 -- replay(stage, broker, fresh, letters[entry])
 -- Moves dead letters into the stream of retries of their stage (in broker mode: of the Broker). Their counts and
 -- deadline begin afresh. One with `order` is held while another event of its key is in hand, at its old position: before
--- all later events of the key that wait. Returns how many. If no bridge serves the stage of one of them on its channel, returns
--- { { stage, channel } } and moves none.
+-- all later events of the key that wait. Ends after 8 MB. Returns { how many it moved, how many of the given ones it looked
+-- at }. If no bridge serves the stage of one of these on its channel, returns { { stage, channel } } and moves none.
 local dead = dead_key(stage)
 local table_rows, bridge_alive = read_stages(fresh)
 
-local found, known = {}, {}
+local found, known, looked_at, bytes = {}, {}, 0, 0
 for _, row in ipairs(letters) do
+  if bytes > 8000000 then break end
+  looked_at = looked_at + 1
   local entry = redis.call('XRANGE', dead, row.entry, row.entry)[1]
   if entry and not known[row.entry] then
     known[row.entry] = true
     local letter = fields_of(entry[2])
     letter.entry = row.entry
+    bytes = bytes + #(letter.event or '')
     for _, route in ipairs({ stage, broker }) do
       local served = bridge_alive and is_served(table_rows, route, letter.channel)
       if served and not letter.route then letter.route = route end
@@ -41,4 +44,4 @@ for _, letter in ipairs(ordered) do
   local key = key_of(letter.order)
   if not redis.call('HGET', in_hand_key(stage, letter.channel), key) then unblock(stage, letter.channel, key) end
 end
-return #found
+return { #found, looked_at }
