@@ -106,7 +106,7 @@ async def test_several_answers_are_a_step_if_the_event_was_delivered_before(
 
 
 async def test_reached_names_channels_stages_that_have_ended_and_the_number_of_parts(
-    journal: Journal, consumers: Consumers
+    journal: Journal, redis: Redis, consumers: Consumers
 ) -> None:
     distance = consumers("distance")
     await made(distance)
@@ -115,10 +115,11 @@ async def test_reached_names_channels_stages_that_have_ended_and_the_number_of_p
     await settled(distance, Split(first, ids[0], [reply_to(event_of(first)), reply_to(event_of(first))]))
     await settled(distance, Complete(second, ids[1], None))
     await settled(distance, Park(third, ids[2], failure(), 60))
+    await redis.hset(keys.status(ids[2]), "parts:odd", "of another program")
     assert await journal.reached([*ids, "unknown"]) == [
         {RAW: 0, CALCULATED: 0, "parts:distance": 2},
         {RAW: 0, "ended:distance": 0},
-        {RAW: 0},
+        {RAW: 0, "parts:odd": 0},
         {},
     ]
     assert await journal.reached(["unknown"]) == [{}]
