@@ -38,6 +38,7 @@ async def test_each_channel_is_confirmed_or_refused_and_its_messages_are_receive
 ) -> None:
     await redis.acl_setuser("narrow", enabled=True, passwords=["+pw"], categories=["+@all"], channels=["yes*"])
     url = settings.redis_url.get_secret_value().replace("redis://", "redis://narrow:pw@")
+    await redis.config_resetstat()
     try:
         async with connect(JournalSettings.read(redis_url=url)) as narrow, subscribed(narrow) as subscription:
             await subscription.subscribe("yes-1", "no-1")
@@ -58,6 +59,7 @@ async def test_each_channel_is_confirmed_or_refused_and_its_messages_are_receive
             await redis.publish("yes-1", "lost")
             await redis.publish("yes-2", "received")
             assert await received(subscription, 1) == [Message(b"message", b"yes-2", b"received")]
+            assert "cmdstat_ping" not in await redis.info("commandstats"), "it was never silent"
     finally:
         await redis.acl_deluser("narrow")
 
