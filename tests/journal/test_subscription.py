@@ -131,3 +131,11 @@ async def test_connection_with_an_unexpected_reply_ends(client: Redis, data: byt
     stream.feed_data(data)
     with pytest.raises(fault):
         await received(Subscription(pool_of(client).make_connection(), stream), 1)
+
+
+async def test_answer_to_a_ping_is_no_message(client: Redis) -> None:
+    stream = asyncio.StreamReader()
+    message = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n"
+    stream.feed_data(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n+PONG\r\n" + message)
+    found = await received(Subscription(pool_of(client).make_connection(), stream), 1)
+    assert found == [Message(b"message", b"a", b"b")]
