@@ -43,6 +43,9 @@ def address(value: str) -> str:
     return found.normalized
 
 
+OFFICE = (32.080058, 34.864535)
+"""Velocity: degrees north, degrees east."""
+
 Address = Annotated[str, Field(max_length=254, examples=["ada@example.org"]), AfterValidator(address)]
 Latitude = Annotated[float, Field(ge=-90, le=90, description="degrees north", examples=[51.5074]), IsNumber]
 Longitude = Annotated[float, Field(ge=-180, le=180, description="degrees east", examples=[-0.1278]), IsNumber]

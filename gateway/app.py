@@ -27,6 +27,7 @@ from gateway.refusal import JSON, Refusal, faults, invalid, unavailable, wants_p
 from gateway.settings import GatewaySettings
 from gateway.status import GraphReader
 from gateway.wake import PageWakeUps
+from milepost import __version__
 from milepost.errors import BacklogFull, JournalUnavailable
 from milepost.journal import Journal
 from milepost.journal.connection import connect
@@ -75,7 +76,7 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
 
     app = _Api(
         title="Milepost",
-        version="0.1.0",
+        version=__version__,
         description="How far is a place from the office? Submit it, and the answer comes by e-mail.",
         lifespan=lifespan,
         docs_url=None,

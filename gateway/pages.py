@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
+from functions.payloads import OFFICE
 from gateway import overview, world_map
 from gateway.event_history import EventHistory
 from gateway.models import KEY_FIELD, is_key
@@ -37,6 +38,7 @@ class Pages:
         )
         self._templates.globals["asset"] = asset
         self._templates.globals["map"] = {
+            "office": OFFICE,
             "land": world_map.land(),
             "graticule": world_map.graticule(),
             "rings": [(miles, world_map.radius(miles)) for miles in world_map.RINGS],

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-OFFICE = (32.080058, 34.864535)
-"""Velocity: degrees north, degrees east. functions/distance/main.py and static/milepost.js have the same place."""
+from functions.payloads import OFFICE
 
 RADIUS = 200
 """Radius of the map, in its own units."""

@@ -8,6 +8,8 @@ from milepost.events.event import Event
 from milepost.events.payload import IsNumber, Number, Payload, RootPayload
 from milepost.function.stage import stage
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Defer",
     "Event",

@@ -1,6 +1,6 @@
 """The graph of stages: which channels follow from which. All code that walks the graph is here."""
 
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, NamedTuple, Protocol
 
@@ -18,12 +18,6 @@ Channels = str | Iterable[str] | None
 
 ONE_EMITTER = "one channel is emitted by at most one stage: answers of two to one event would have the same id there"
 """Why a table is refused in which two stages emit on one channel."""
-
-NO_CIRCLE = (
-    "are a circle: an event would come by again, perhaps for ever, and with the same id each time, "
-    "as a redelivery does; split: true in one of them gives each round an id of its own"
-)
-"""Why a table is refused in which an event comes back to a stage."""
 
 
 def several(channels: Any) -> Any:
@@ -103,6 +97,25 @@ class Wired(Protocol):
     def consumes(self) -> Channels: ...
     @property
     def emits(self) -> Channels: ...
+
+
+class Answering(Wired, Protocol):
+    """A stage of a table that is checked."""
+
+    @property
+    def split(self) -> bool: ...
+
+
+def check(stages: Sequence[Answering]) -> None:
+    """Raise ValueError if two stages emit on one channel, or if an event would come back to a stage with its id."""
+    graph = Graph(stages)
+    for channel in graph.emitted_twice:
+        raise ValueError(f"{channel} is emitted by {' and '.join(graph.emitters(channel))}; {ONE_EMITTER}")
+    if circle := Graph(stage for stage in stages if not stage.split).circles:
+        raise ValueError(
+            f"{' and '.join(circle)} are a circle: an event would come by again, perhaps for ever, and with the same "
+            "id each time, as a redelivery does; split: true in one of them gives each round an id of its own"
+        )
 
 
 class WiredStage(BaseModel):

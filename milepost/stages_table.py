@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from milepost.errors import ConfigurationError
-from milepost.graph import NO_CIRCLE, ONE_EMITTER, Emits, Graph, Order
+from milepost.graph import Emits, Order, check
 
 VALUES = Path("helm/values.yaml")
 
@@ -82,13 +82,10 @@ def read(project: Path) -> list[StageEntry]:
     variables = [variable for entry in entries for variable in entry.variables.values()]
     for variable in {variable for variable in variables if variables.count(variable) > 1}:
         raise ConfigurationError(f"{path}: {variable} would hold two headers; rename a stage")
-    graph = Graph(entries)
-    for channel in graph.emitted_twice:
-        raise ConfigurationError(
-            f"{path}: {channel} is emitted by {' and '.join(graph.emitters(channel))}; {ONE_EMITTER}"
-        )
-    if circle := Graph(entry for entry in entries if not entry.split).circles:
-        raise ConfigurationError(f"{path}: {' and '.join(circle)} {NO_CIRCLE}")
+    try:
+        check(entries)
+    except ValueError as fault:
+        raise ConfigurationError(f"{path}: {fault}") from None
     return entries
 
 

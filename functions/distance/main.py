@@ -6,11 +6,8 @@ It consumes `raw_input` (email, lat, long) and emits `calculated_distance` (emai
 from geopy.distance import geodesic
 from geopy.units import miles
 
-from functions.payloads import CalculatedDistance, Submission
+from functions.payloads import OFFICE, CalculatedDistance, Submission
 from milepost import stage
-
-OFFICE = (32.080058, 34.864535)
-"""Velocity: degrees north, degrees east."""
 
 WGS84 = geodesic()
 """Keeps the constants of the ellipsoid for every place; `geodesic(place, OFFICE)` would compute them each time."""

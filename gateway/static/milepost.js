@@ -2,7 +2,6 @@
 // Every page works without it too: a reload shows the same.
 
 const EQUATOR = 3963.190592, FLATTENING = 1 / 298.257223563; // WGS-84; miles
-const OFFICE = [32.080058, 34.864535]; // as functions/distance/main.py and gateway/world_map.py have it
 const FARTHEST = 12450, RADIUS = 200;
 const WINDS = ["N", "NE", "E", "SE", "S", "SW", "W", "NW"];
 const PACE = 260; // ms between two steps shown; the times beside them are the true ones
@@ -17,9 +16,9 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 // Lambert's formula for long lines, as gateway/world_map.py has it.
 export function locate(lat, long) {
-  const radians = Math.PI / 180;
-  const [here, there] = [OFFICE[0], lat].map((north) => Math.atan((1 - FLATTENING) * Math.tan(north * radians)));
-  const turn = (long - OFFICE[1]) * radians, middle = (here + there) / 2, apart = (there - here) / 2;
+  const radians = Math.PI / 180, [north, east] = find(".map svg").dataset.office.split(" ").map(Number); // the office
+  const [here, there] = [north, lat].map((north) => Math.atan((1 - FLATTENING) * Math.tan(north * radians)));
+  const turn = (long - east) * radians, middle = (here + there) / 2, apart = (there - here) / 2;
   const half = Math.hypot(Math.sin(apart), Math.sqrt(Math.cos(here) * Math.cos(there)) * Math.sin(turn / 2));
   const angle = 2 * Math.asin(Math.min(1, half));
   if (!angle) return { miles: 0, bearing: 0, wind: "N", x: 0, y: 0 };

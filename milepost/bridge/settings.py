@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 from milepost.bridge.http.client import Client
 from milepost.errors import ConfigurationError
 from milepost.events.attributes import RESERVED
-from milepost.graph import NO_CIRCLE, ONE_EMITTER, Graph, Order, distinct, several
+from milepost.graph import Order, check, distinct, several
 from milepost.journal import BROKER
 from milepost.settings import JournalSettings
 
@@ -147,10 +147,10 @@ class BridgeSettings(JournalSettings):
         names = [stage.name for stage in self.routes]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"ROUTES: {', '.join(sorted(twice))} named twice")
-        if emitted_twice := Graph(self.routes).emitted_twice:
-            raise ValueError(f"ROUTES: {', '.join(sorted(emitted_twice))} emitted twice; {ONE_EMITTER}")
-        if circle := Graph(stage for stage in self.routes if not stage.split).circles:
-            raise ValueError(f"ROUTES: {' and '.join(circle)} {NO_CIRCLE}")
+        try:
+            check(self.routes)
+        except ValueError as fault:
+            raise ValueError(f"ROUTES: {fault}") from None
         if BROKER in names or "bridge" in names:
             raise ValueError("ROUTES: no stage can be called broker or bridge")
         if pointless := [stage.name for stage in self.routes if stage.split and not stage.emits]:

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 from redis.exceptions import RedisError
 
+from milepost import __version__
 from milepost.cli import asyncapi, check, dead, new, publish, send, stages, up, watch
 from milepost.cli.exits import EXIT_CODES, Exit, OutputClosed, exit_code
-from milepost.cli.text import installed_version, say
+from milepost.cli.text import say
 from milepost.errors import MilepostError
 
 app = typer.Typer(
@@ -39,7 +40,7 @@ def milepost(
     show_version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
 ) -> None:
     if show_version:
-        print(f"milepost {installed_version()}")
+        print(f"milepost {__version__}")
         raise typer.Exit
 
 

@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-from milepost import stages_table
+from milepost import __version__, stages_table
 from milepost.cli import payload_classes
 from milepost.cli.local.layout import has_gateway
 from milepost.cli.options import ProjectFolder
-from milepost.cli.text import installed_version
 from milepost.events import asyncapi as documents
 from milepost.graph import Graph
 
@@ -27,4 +26,4 @@ def asyncapi(*, project: ProjectFolder = Path()) -> None:
     graph = Graph(stages)
     begins = [stage.consumes for stage in stages if not graph.emitters(stage.consumes)]
     doors = {"gateway": begins[0]} if begins and has_gateway(folder) else {}
-    print(json.dumps(documents.document(payloads, stages, doors, version=installed_version()), indent=2))
+    print(json.dumps(documents.document(payloads, stages, doors, version=__version__), indent=2))

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from rich.console import Console
@@ -51,11 +50,3 @@ def table(*headings: str, numbers: Sequence[str] = ()) -> Table:
 def show(shown: Table) -> None:
     """Print a table without cutting its lines: the terminal wraps them."""
     Console(highlight=False, markup=False, width=WIDEST).print(shown)
-
-
-def installed_version() -> str:
-    """Return the version of the installed package."""
-    try:
-        return version("milepost")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -15,11 +14,10 @@ import yaml
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
+from milepost import __version__
 from tests.cli.running import MILEPOST, environment
 from tests.documents.sandbox import NOT_COPIED
 from tests.servers import ROOT
-
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +60,7 @@ def test_the_wheel_has_the_command_the_types_mark_and_the_scripts_of_redis(wheel
     ]
     assert "milepost/py.typed" in wheel.namelist()
     assert "milepost/journal/lua/publish.lua" in wheel.namelist()
-    assert f"Version: {VERSION}" in wheel.read(f"{info}/METADATA").decode().splitlines()
+    assert f"Version: {__version__}" in wheel.read(f"{info}/METADATA").decode().splitlines()
 
 
 def test_from_the_wheel_the_library_and_the_command_run(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
@@ -75,20 +73,20 @@ def test_from_the_wheel_the_library_and_the_command_run(wheel: zipfile.ZipFile, 
     ran = subprocess.run(
         [sys.executable, "-c", code, tmp_path], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert (ran.returncode, ran.stdout) == (0, f"milepost {VERSION}\n"), ran.stderr
+    assert (ran.returncode, ran.stdout) == (0, f"milepost {__version__}\n"), ran.stderr
 
 
-def test_the_command_tells_the_version_of_pyproject() -> None:
-    assert version("milepost") == VERSION
+def test_the_command_tells_the_version_of_the_package() -> None:
+    assert version("milepost") == __version__
     told = subprocess.run([*MILEPOST, "--version"], env=environment(), capture_output=True, text=True, check=True)
-    assert told.stdout == f"milepost {VERSION}\n"
+    assert told.stdout == f"milepost {__version__}\n"
 
 
 def test_every_copy_of_the_version_is_like_it() -> None:
     chart = yaml.safe_load((ROOT / "helm" / "Chart.yaml").read_text())
-    assert (chart["version"], chart["appVersion"]) == (VERSION, VERSION)
-    assert create_app(GatewaySettings()).openapi()["info"]["version"] == VERSION
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
+    assert create_app(GatewaySettings()).openapi()["info"]["version"] == __version__
     for document in [ROOT / "README.md", ROOT / "Dockerfile", *(ROOT / "docs").glob("*.md")]:
         tags = re.findall(r"dev\.local/milepost-\S+?:(\d[\w.]*\w)", document.read_text())
-        assert set(tags) <= {VERSION}, document.name
-    assert f"## [{VERSION}]" in (ROOT / "CHANGELOG.md").read_text()
+        assert set(tags) <= {__version__}, document.name
+    assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()

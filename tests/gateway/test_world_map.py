@@ -3,7 +3,7 @@ import re
 import pytest
 from geographiclib.geodesic import Geodesic
 
-from functions.distance.main import OFFICE
+from functions.payloads import OFFICE
 from gateway import world_map
 
 METRES = 1609.344

@@ -10,7 +10,7 @@ import pytest
 from geographiclib.geodesic import Geodesic
 from redis.asyncio import Redis
 
-from functions.distance.main import OFFICE
+from functions.payloads import OFFICE
 from milepost.events.event import Event, now
 from tests.pipeline.conftest import Pipeline
 from tests.servers import ANSWER_WITHIN, eventually, wait_for

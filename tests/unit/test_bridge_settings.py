@@ -51,7 +51,7 @@ def test_routes_that_are_not_json_are_named(monkeypatch: pytest.MonkeyPatch, tex
     [
         ([], "names no stage"),
         ([ROW, ROW], "distance named twice"),
-        ([ROW, {**ROW, "name": "other"}], "calculated_distance emitted twice"),
+        ([ROW, {**ROW, "name": "other"}], "calculated_distance is emitted by distance and other"),
         ([ROW, {**ROW, "name": "other"}], "answers of two to one event would have the same id there"),
         ([{**ROW, "consumes": "calculated_distance"}], "distance are a circle"),
         ([{**ROW, "name": "broker"}], "no stage can be called broker or bridge"),

@@ -4,8 +4,8 @@ from geopy.distance import geodesic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from functions.distance.main import OFFICE, WGS84, distance, main
-from functions.payloads import CalculatedDistance, Submission
+from functions.distance.main import WGS84, distance, main
+from functions.payloads import OFFICE, CalculatedDistance, Submission
 from milepost.testing import described
 
 METRES_PER_MILE = 1609.344
