@@ -26,6 +26,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from milepost.bridge.concurrency import ConcurrencyLimit, Limits
 from milepost.bridge.delivery import Deliverer
+from milepost.bridge.failure_log import FailureLog
 from milepost.bridge.http.client import Client
 from milepost.bridge.ingest.subscriber import Subscriber
 from milepost.bridge.metrics import BridgeMetrics
@@ -33,7 +34,7 @@ from milepost.bridge.retry import RetryPolicy, probe_delay
 from milepost.bridge.settings import BridgeSettings, DeliverySpec
 from milepost.bridge.stats import Stats
 from milepost.bridge.wake import Waker
-from milepost.bridge.worker import BLOCK, LOG_OUTAGE_EVERY, Worker
+from milepost.bridge.worker import BLOCK, Worker
 from milepost.errors import JournalUnavailable
 from milepost.journal import BROKER, Consumer, Journal, Maintenance, Scripts, WakeUps, Wiring
 from milepost.journal.connection import ANSWER_WITHIN, LEAST_VERSION, connect, end_tasks
@@ -112,6 +113,7 @@ class Bridge:
             lease=settings.lease.total_seconds(),
             beat=self._beat,
         )
+        self._trim_failures: dict[str, FailureLog] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def _worker(self, name: str, channel: str, wiring: Wiring) -> Worker:
@@ -215,6 +217,7 @@ class Bridge:
 
     async def _open(self) -> None:
         """Register the routes, before any journal is trimmed, then make the groups. Repeat while Redis is away."""
+        failures = FailureLog(outcome="waiting")
         while True:
             try:
                 await self._register()
@@ -223,7 +226,7 @@ class Bridge:
                     await worker.open()
                 await self._warn_of_server()
             except JournalUnavailable as fault:
-                log.warning(Fields(outcome="waiting", reason=str(fault)))
+                failures.failed(str(fault))
                 await asyncio.sleep(1)
                 continue
             return
@@ -235,13 +238,11 @@ class Bridge:
         events, and Kubernetes ends the old pods once the new ones are ready. While bridges of the other mode have to
         finish events first, `ready` is false, so that these pods stay. Raises JournalUnavailable.
         """
-        ready, logged = self.ready, ""
+        ready, failures = self.ready, FailureLog(outcome="waiting")
         while True:
             while blocked := await self.maintenance.switch(self._wirings):
                 self.ready = not blocked.unfinished
-                if blocked.reason != logged:
-                    log.warning(Fields(outcome="waiting", reason=blocked.reason))
-                    logged = blocked.reason
+                failures.failed(blocked.reason)
                 await asyncio.sleep(SWITCH_LOOK)
             self.ready = self.ready or ready
             if await self.maintenance.beat(self._wirings):
@@ -299,16 +300,22 @@ class Bridge:
     async def _retry_due(self) -> None:
         """Move parked events to the retries of their stages when they come due."""
         names = list(self._wirings)
+        failures = FailureLog(outcome="not-retried")
+        failures_of = {name: FailureLog(stage=name, outcome="not-retried") for name in names}
         while True:
             pause = LOOK
             self._newly_parked.clear()
             try:
                 _, due, refused = await self.maintenance.retry_due(names, most=MOST_RETRIED)
             except JournalUnavailable as fault:
-                log.warning(Fields(outcome="not-retried", reason=str(fault)))
+                failures.failed(str(fault))
             else:
-                for stage, reason in refused.items():
-                    log.warning(Fields(stage=stage, outcome="not-retried", reason=reason))
+                failures.succeeded()
+                for stage in names:
+                    if reason := refused.get(stage):
+                        failures_of[stage].failed(reason)
+                    else:
+                        failures_of[stage].succeeded()
                 if due is not None and not refused:
                     pause = min(LOOK, due)
             with suppress(TimeoutError):
@@ -317,7 +324,7 @@ class Bridge:
 
     async def _trim(self) -> None:
         """Trim journals: each second those where entries were settled, every ten seconds all of them."""
-        since_all = 0.0
+        since_all, failures = 0.0, FailureLog(outcome="untrimmed")
         while True:
             await asyncio.sleep(TRIM)
             since_all += TRIM
@@ -326,20 +333,24 @@ class Bridge:
                 since_all = 0.0
                 try:
                     channels |= set(await self.maintenance.journals())
+                    failures.succeeded()
                 except JournalUnavailable as fault:
-                    log.warning(Fields(outcome="untrimmed", reason=str(fault)))
+                    failures.failed(str(fault))
             for channel in sorted(channels):
                 await self._trim_one(channel)
 
     async def _trim_one(self, channel: str) -> None:
         """Trim one journal. If that fails it is logged, so that the other journals are trimmed all the same."""
+        failures = self._trim_failures.setdefault(channel, FailureLog(channel=channel, outcome="untrimmed"))
         try:
             happened, left, dropped = await self.maintenance.trim(channel)
         except JournalUnavailable as fault:
-            log.warning(Fields(channel=channel, outcome="untrimmed", reason=str(fault)))
+            failures.failed(str(fault))
             return
-        if happened not in {"trimmed", "absent", "unconsumed"}:
-            log.warning(Fields(channel=channel, outcome="untrimmed", reason=happened, entries=left))
+        if happened in {"trimmed", "absent", "unconsumed"}:
+            del self._trim_failures[channel]
+        else:
+            failures.failed(happened, entries=left)
         if dropped:
             self.metrics.unserved_dropped.labels(channel).inc(dropped)
             log.error(Fields(channel=channel, outcome="unserved-dropped", entries=dropped))
@@ -410,14 +421,12 @@ def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:
 
 
 async def _every(seconds: float, step: Callable[[], Awaitable[None]], name: str) -> None:
-    """Take a step again and again. Log the first time that Redis is not available, then once a minute."""
-    logged = -LOG_OUTAGE_EVERY
+    """Take a step again and again, also while Redis is not available."""
+    failures = FailureLog(outcome=f"no-{name}")
     while True:
         try:
             await step()
-            logged = -LOG_OUTAGE_EVERY
+            failures.succeeded()
         except JournalUnavailable as fault:
-            if time.monotonic() - logged >= LOG_OUTAGE_EVERY:
-                logged = time.monotonic()
-                log.warning(Fields(outcome=f"no-{name}", reason=str(fault)))
+            failures.failed(str(fault))
         await asyncio.sleep(seconds)

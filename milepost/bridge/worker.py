@@ -40,6 +40,7 @@ from typing import Any, NamedTuple
 
 from milepost.bridge.concurrency import MOST_EXTRA, ConcurrencyLimit
 from milepost.bridge.delivery import Deliverer, event_id
+from milepost.bridge.failure_log import FailureLog
 from milepost.bridge.metrics import StageMetrics
 from milepost.bridge.outcome import Crashed, Delivered, Failed, Outcome, RouteDown, Undecided
 from milepost.bridge.retry import GiveUp, Retry, RetryPolicy, RetryWhenUp
@@ -63,9 +64,6 @@ SETTLE_WITHIN = 0.5
 
 HAND_BACK_WITHIN = 1.0
 """Seconds that a clean stop gives a Redis that does not answer; entries not handed back are taken over later."""
-
-LOG_EVERY = 120
-"""Of the failed tries to settle in a row the first is logged, and every 120th."""
 
 LOG_OUTAGE_EVERY = 60.0
 """Seconds between two log lines about the same outage of a route."""
@@ -144,8 +142,10 @@ class Worker:
         self._paused: set[asyncio.Future[Any]] = set()
         """The end of the pause, once for each delivery that waits for it; `finish` cancels them."""
         self._outage_logged = -LOG_OUTAGE_EVERY
-        self._unread = ""
-        """Why reads fail; empty while they succeed."""
+        self._unread = False
+        """Whether the latest read failed."""
+        self._read_failures = FailureLog(stage=self.stage, channel=consumer.channel, outcome="unread")
+        self._settle_failures = FailureLog(stage=self.stage, channel=consumer.channel, outcome="unsettled")
 
     async def open(self) -> None:
         """Make the groups where they are missing. Raises JournalUnavailable.
@@ -205,18 +205,18 @@ class Worker:
         self._start(taken.entries[taken.redelivered :])
         return taken
 
-    def _cannot_read(self, fault: JournalUnavailable) -> None:
-        """Show that this stage's events wait, and log the reason when it is new."""
-        if str(fault) != self._unread:
-            log.warning(Fields(stage=self.stage, outcome="unread", reason=str(fault)))
+    def _cannot_read(self, fault: JournalUnavailable | GroupMissing) -> None:
+        """Show in the metrics that this stage's events wait, and log why."""
         self._metrics.unread += not self._unread
-        self._unread = str(fault)
+        self._unread = True
+        self._read_failures.failed(str(fault))
 
     def _can_read(self) -> None:
         if self._unread:
             log.info(Fields(stage=self.stage, outcome="reading-again"))
             self._metrics.unread -= 1
-            self._unread = ""
+            self._unread = False
+            self._read_failures.succeeded()
 
     async def _make_groups(self) -> None:
         """Make the groups again, and the stages table, which is gone too if Redis was emptied."""
@@ -226,9 +226,7 @@ class Worker:
                 log.warning(Fields(stage=self.stage, outcome="groups-made"))
             # A take may have read one stream before it failed at the missing group of the next.
             await self._start_lost()
-        except GroupMissing:
-            return  # gone again: the next read finds out
-        except JournalUnavailable as fault:
+        except (GroupMissing, JournalUnavailable) as fault:
             self._cannot_read(fault)
             await asyncio.sleep(LOOK_EVERY)
 
@@ -240,7 +238,8 @@ class Worker:
                 await self._start_lost()
             except GroupMissing:
                 return
-            except JournalUnavailable:
+            except JournalUnavailable as fault:
+                self._cannot_read(fault)
                 continue
             self._can_read()
             return
@@ -456,16 +455,15 @@ class Worker:
 
     async def _settle_again(self, reason: str) -> None:
         """Try to settle the unsettled entries until none is left. `reason`: why Redis was not available for them."""
-        tries = 0
         try:
             while self._unsettled:
-                if tries % LOG_EVERY == 0:
-                    log.warning(self._fields(self._unsettled[0].entry, "unsettled", reason=reason))
-                tries += 1
+                if reason:
+                    self._settle_failures.failed(reason, entries=len(self._unsettled))
                 await asyncio.sleep(TRY_AGAIN_AFTER)
                 settlements, self._unsettled = self._unsettled, []
                 unsettled, reason = await self._settle_together(settlements)
                 self._unsettled += unsettled
+            self._settle_failures.succeeded()
         finally:
             self._unsettled_settler = None
 

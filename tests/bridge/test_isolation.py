@@ -328,7 +328,7 @@ async def test_bridge_starts_beside_a_key_of_another_type_and_its_stage_heals(
     await rig.publish("in", "1")
     await eventually(lambda: rig.settled(stage))
     await eventually(lambda: value(bridge, "unread_channels", stage="broken") == 1)
-    assert "stage=broken outcome=unread reason='Redis: WRONGTYPE" in caplog.text
+    assert "stage=broken channel=other outcome=unread reason='Redis: WRONGTYPE" in caplog.text
     assert value(bridge, "unread_channels", stage="stage") == 0
     await rig.redis.delete(broken)
     await rig.publish("other", "2")

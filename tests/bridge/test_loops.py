@@ -10,7 +10,7 @@ from milepost.bridge import bridge as bridge_module
 from milepost.bridge import worker as worker_module
 from milepost.bridge.concurrency import FIRST, LEAST_EXTRA, MOST_EXTRA
 from milepost.errors import JournalUnavailable
-from milepost.journal import Consumer, Entry, Taken, keys
+from milepost.journal import Consumer, Entry, GroupMissing, Taken, keys
 from tests.bridge.rig import Rig, Stage, value
 from tests.proxy import Proxy
 from tests.servers import WITHIN, eventually
@@ -138,8 +138,61 @@ async def test_entries_of_a_read_whose_reply_is_lost_are_delivered_when_redis_an
     await rig.publish("in", "1")
     await eventually(lambda: stage.count["1"] == 1)
     await eventually(lambda: rig.settled(stage))
-    assert "stage=stage outcome=unread" in caplog.text
+    assert "stage=stage channel=in outcome=unread" in caplog.text
     assert value(bridge, "unread_channels", stage="stage") == 0
+
+
+async def test_each_reason_of_reads_that_fail_again_and_again_is_logged_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = await rig.stage("stage", "in")
+    wait, reread, reasons = Consumer.wait, Consumer.reread, ["a", "a", "b", "b", "b", "a"]
+
+    async def fail_once(consumer: Consumer, count: int, **given: Any) -> Sequence[Entry]:
+        if len(reasons) == 6:
+            raise JournalUnavailable(reasons.pop(0))
+        return await wait(consumer, count, **given)
+
+    async def fail(consumer: Consumer) -> list[Entry]:
+        if reasons:
+            raise JournalUnavailable(reasons.pop(0))
+        return await reread(consumer)
+
+    monkeypatch.setattr(Consumer, "wait", fail_once)
+    monkeypatch.setattr(Consumer, "reread", fail)
+    monkeypatch.setattr(worker_module, "TRY_AGAIN_AFTER", 0.001)
+    bridge = await rig.bridge()
+    await eventually(lambda: not reasons)
+    await rig.publish("in", "1")
+    await eventually(lambda: stage.count["1"] == 1)
+    lines = [line for line in caplog.messages if "outcome=unread" in line]
+    assert lines == [f"stage=stage channel=in outcome=unread reason={reason}" for reason in "aba"]
+    assert value(bridge, "unread_channels", stage="stage") == 0
+
+
+async def test_group_that_goes_away_again_and_again_is_shown(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = await rig.stage("stage", "in")
+    gone = True
+
+    async def fail(consumer: Consumer) -> list[Entry]:
+        if gone:
+            raise GroupMissing("NOGROUP")
+        return await reread(consumer)
+
+    reread = Consumer.reread
+    bridge = await rig.bridge()
+    monkeypatch.setattr(Consumer, "reread", fail)
+    monkeypatch.setattr(worker_module, "LOOK_EVERY", 0.01)
+    await rig.redis.xgroup_destroy(keys.journal("in"), "stage")
+    await eventually(lambda: value(bridge, "unread_channels", stage="stage") == 1)
+    assert "stage=stage channel=in outcome=unread reason=NOGROUP" in caplog.messages
+    gone = False
+    await rig.redis.xgroup_destroy(keys.journal("in"), "stage")
+    await rig.publish("in", "1")
+    await eventually(lambda: stage.count["1"] == 1)
+    await eventually(lambda: value(bridge, "unread_channels", stage="stage") == 0)
 
 
 async def test_delivery_that_is_being_settled_is_not_ended_though_its_claim_is_lost(

@@ -66,6 +66,26 @@ async def test_deliveries_that_end_while_redis_is_away_are_settled_once_it_is_ba
     assert [list(await own.journal.status(id)) for id in "123"] == [["in", "out"]] * 3
 
 
+async def test_everything_that_fails_while_redis_is_away_is_logged(
+    own: Rig, valkey: Valkey, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for period in ("BEAT", "TRIM", "TRIM_ALL", "LOOK", "KEEP_STATUSES", "UNBLOCK_LOST", "STATS_EVERY"):
+        monkeypatch.setattr(bridge_module, period, 0.05)
+    stage = await own.stage("stage", "in", "out")
+    go = asyncio.Event()
+    stage.answer_after(go)
+    await own.bridge(claim="PT1S")
+    await own.publish("in", "1")
+    await eventually(lambda: stage.on_wire)
+    valkey.kill()
+    go.set()
+    every = ["beat", "pauses", "stats", "depths", "statuses", "unblocking", "renewal", "reaping"]
+    for outcome in ("unread", "unsettled", "unsubscribed", "not-retried", "untrimmed", *(f"no-{one}" for one in every)):
+        await eventually(lambda outcome=outcome: f"outcome={outcome} " in caplog.text, what=outcome)  # type: ignore[misc]
+    await asyncio.to_thread(valkey.start)
+    await eventually(lambda: own.settled(stage))
+
+
 async def test_paused_redis_delays_events_and_loses_none(own: Rig) -> None:
     stage = await own.stage("stage", "in", "out")
     await own.bridge()

@@ -119,6 +119,26 @@ async def _reads_have_ended(rig: Rig) -> bool:
     return bool((await rig.redis.info("clients"))["blocked_clients"] == 0)
 
 
+async def test_each_reason_of_a_settlement_that_fails_again_and_again_is_logged_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settle, reasons = Consumer.settle, ["a", "a", "b", "b", "b", "a"]
+
+    async def refusing(self: Consumer, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
+        if reasons:
+            return [JournalUnavailable(reasons.pop(0))]
+        return await settle(self, settlements)
+
+    monkeypatch.setattr(Consumer, "settle", refusing)
+    monkeypatch.setattr(worker, "TRY_AGAIN_AFTER", 0.001)
+    stage = await rig.stage("stage", "in", "out")
+    await rig.publish("in", "1")
+    await rig.bridge()
+    await eventually(lambda: rig.settled(stage))
+    lines = [line for line in caplog.messages if "outcome=unsettled" in line]
+    assert lines == [f"stage=stage channel=in outcome=unsettled entries=1 reason={reason}" for reason in "aba"]
+
+
 async def test_stop_gives_settlements_their_time_though_a_delivery_used_up_grace(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+from milepost.bridge.failure_log import FailureLog
 from milepost.bridge.metrics import BridgeMetrics
 from milepost.errors import EventError, JournalUnavailable
 from milepost.events.wrap import wrap
@@ -156,13 +157,14 @@ async def _persist(
     step: Callable[[], Awaitable[Result]], messages: int, *, give_up_on: frozenset[str] = frozenset()
 ) -> Result:
     """Return the result of a step. While Redis is away, try again. Raises JournalUnavailable for the codes given."""
+    failures = FailureLog(outcome="unadopted", messages=messages)
     while True:
         try:
             return await step()
         except JournalUnavailable as fault:
             if fault.code in give_up_on:
                 raise
-            log.warning(Fields(outcome="unadopted", messages=messages, reason=str(fault)))
+            failures.failed(str(fault))
         await asyncio.sleep(TRY_AGAIN_AFTER)
 
 

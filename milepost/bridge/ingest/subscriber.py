@@ -29,6 +29,7 @@ from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from milepost.bridge.failure_log import FailureLog
 from milepost.bridge.ingest.adopter import TRY_AGAIN_AFTER, Adopter, Buffer, ReceivedMessage
 from milepost.bridge.metrics import BridgeMetrics
 from milepost.errors import JournalUnavailable
@@ -126,17 +127,17 @@ class Subscriber:
             self._lead_ended.set()
 
     async def _receive(self) -> None:
-        """Stay subscribed. An outage is logged at its begin, and where its reason is another than before."""
-        logged = ""
+        """Stay subscribed."""
+        failures = FailureLog(outcome="unsubscribed")
         while True:
             try:
                 async with subscribed(self._redis) as subscription:
                     await subscription.subscribe(*sorted(self._wanted))
                     await self._receive_from(subscription)
             except (RedisError, OSError) as fault:
-                if self._subscribed.is_set() or str(fault) != logged:
-                    log.warning(Fields(outcome="unsubscribed", reason=str(fault)))
-                    logged = str(fault)
+                if self._subscribed.is_set():
+                    failures.succeeded()
+                failures.failed(str(fault))
             finally:
                 self._confirmed.clear()
                 self._subscribed.clear()
@@ -233,6 +234,7 @@ class Subscriber:
             self._try_lease.set()
 
     async def _seek_lease(self) -> None:
+        failures = FailureLog(outcome="lease-unknown")
         while True:
             await self._subscribed.wait()
             self._try_lease.clear()
@@ -247,12 +249,13 @@ class Subscriber:
                 async with self._leasing:
                     if self._adopter.released is None and await self._take_lease() == RELEASED:
                         pause = TRY_AGAIN_AFTER
+                failures.succeeded()
                 async with asyncio.timeout(pause):
                     await self._try_lease.wait()
             except TimeoutError:
                 continue
             except JournalUnavailable as fault:
-                log.warning(Fields(outcome="lease-unknown", reason=str(fault)))
+                failures.failed(str(fault))
                 await asyncio.sleep(TRY_AGAIN_AFTER)
 
     async def _take_lease(self) -> str:
