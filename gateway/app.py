@@ -30,7 +30,7 @@ from gateway.wake import PageWakeUps
 from milepost import __version__
 from milepost.errors import BacklogFull, JournalUnavailable
 from milepost.journal import Journal
-from milepost.journal.connection import connect
+from milepost.journal.connection import connect, end_tasks
 from milepost.observe.logs import Fields
 from milepost.server.http import problem
 
@@ -59,8 +59,7 @@ def create_app(settings: GatewaySettings, journal: Journal | None = None) -> Fas
         listening = asyncio.create_task(notifier.run())
         async with journal.failover.running():
             yield
-        listening.cancel()
-        await asyncio.wait([listening])
+        await end_tasks([listening])
         await wake_ups.close()
         await redis.aclose()
         if own:

@@ -186,25 +186,32 @@ class Bridge:
     async def _serve(self) -> None:
         await self._open()
         claim = self._settings.claim.total_seconds()
-        async with asyncio.TaskGroup() as tasks:
-            parts = [
-                *(worker.run() for worker in self.workers),
-                *self._subscriber.coroutines(),
-                self._retry_due(),
-                self._trim(),
-                _every(PAUSE_LOOK, self._pause, "pauses"),
-                _every(STATS_EVERY, self._stats.write, "stats"),
-                _every(STATS_EVERY, self._show_depths, "depths"),
-                _every(KEEP_STATUSES, self._keep_statuses, "statuses"),
-                _every(UNBLOCK_LOST, self._unblock_lost, "unblocking"),
-                *([_every(PAGE_LOOK, self._waker.wake_for_page, "wake-ups")] if self._waker.for_page else []),
-                *self._needed_until_ended(),
-                *(_every(claim, worker.reap, "reaping") for worker in self.workers),
-            ]
-            self._tasks += [tasks.create_task(part) for part in parts]
-            await self._subscriber.placed.wait()
-            self.ready = True
-            log.info(Fields(outcome="ready", routes=",".join(self._wirings)))
+        parts = [
+            self._become_ready(),
+            *(worker.run() for worker in self.workers),
+            *self._subscriber.coroutines(),
+            self._retry_due(),
+            self._trim(),
+            _every(PAUSE_LOOK, self._pause, "pauses"),
+            _every(STATS_EVERY, self._stats.write, "stats"),
+            _every(STATS_EVERY, self._show_depths, "depths"),
+            _every(KEEP_STATUSES, self._keep_statuses, "statuses"),
+            _every(UNBLOCK_LOST, self._unblock_lost, "unblocking"),
+            *([_every(PAGE_LOOK, self._waker.wake_for_page, "wake-ups")] if self._waker.for_page else []),
+            *self._needed_until_ended(),
+            *(_every(claim, worker.reap, "reaping") for worker in self.workers),
+        ]
+        tasks = [asyncio.create_task(part) for part in parts]
+        self._tasks += tasks
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await end_tasks(tasks)  # a TaskGroup would cancel each once, and one that swallows that would run on
+
+    async def _become_ready(self) -> None:
+        await self._subscriber.placed.wait()
+        self.ready = True
+        log.info(Fields(outcome="ready", routes=",".join(self._wirings)))
 
     def _needed_until_ended(self) -> list[Coroutine[None, None, None]]:
         """Return the coroutines that keep for this bridge the entries in delivery, also while it stops."""

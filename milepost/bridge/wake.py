@@ -29,6 +29,7 @@ from milepost.bridge.settings import Stage
 from milepost.errors import JournalUnavailable
 from milepost.graph import Graph
 from milepost.journal import WakeUps
+from milepost.journal.connection import end_tasks
 from milepost.observe.logs import Fields
 
 log = logging.getLogger("milepost.bridge")
@@ -213,9 +214,7 @@ class Waker:
     async def close(self) -> None:
         """End all wake-ups, and show no stage as starting. Events that are delivered later wake nothing."""
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         if self._shown:
             with suppress(JournalUnavailable, TimeoutError):
                 async with asyncio.timeout(HIDE_WITHIN):

@@ -5,12 +5,14 @@ import logging
 
 import pytest
 
+from milepost.bridge import bridge as bridge_module
 from milepost.bridge.metrics import StageMetrics
 from milepost.bridge.outcome import Delivered
 from milepost.bridge.stats import Stats
 from milepost.journal import keys
 from milepost.journal.stats import read
 from tests.bridge.rig import Rig, status, value
+from tests.journal.events import unserved
 from tests.servers import eventually
 
 
@@ -119,3 +121,17 @@ class _Clocked:
 
     def deliver(self) -> None:
         self.stage.delivered(Delivered(), self.now, self.now)
+
+
+async def test_dropped_events_of_an_unserved_stage_are_counted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_module, "TRIM", 0.01)
+    served, gone = await rig.stage("served", "in"), await rig.stage("gone", "in")
+    await rig.stop(await rig.bridge())
+    await unserved(rig.redis, "gone")
+    bridge = await rig.bridge(routes=[served.route()], backlog_limit=2)
+    for id in ("1", "2", "3", "4", "5"):
+        await rig.publish("in", id)
+    await eventually(lambda: value(bridge, "unserved_dropped_total", channel="in") == 3)
+    await eventually(lambda: rig.settled(served))
+    assert await rig.journaled("in") == ["4", "5"]
+    assert gone.ids == []

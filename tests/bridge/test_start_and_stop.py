@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -331,6 +332,26 @@ async def test_exception_while_a_bridge_serves_ends_it(
     assert "planted" in caplog.text
     await bridge.stop()
     assert ended == [False]
+
+
+FAILING = """
+from milepost.bridge import worker
+from milepost.bridge.__main__ import main
+
+async def run(self):
+    raise RuntimeError("planted")
+
+worker.Worker.run = run
+raise SystemExit(main())
+"""
+
+
+async def test_process_whose_serving_fails_exits_1(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.stage("stage", "in")
+    process = rig.process()
+    monkeypatch.setattr(process, "argv", lambda: [sys.executable, "-c", FAILING])
+    assert await ended(process.launch()) == 1
+    assert "planted" in process.log
 
 
 async def test_stopped_bridge_leaves_no_connection(rig: Rig) -> None:
