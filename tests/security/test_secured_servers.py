@@ -12,8 +12,12 @@ import pytest
 import redis
 
 from milepost import stages_table
+from milepost.errors import JournalUnavailable
+from milepost.journal import Journal
+from tests.failover.following import following
 from tests.pipeline.conftest import Pipeline
-from tests.servers import HOST, REDIS_SERVER, ROOT, Mongo, Redis, free_port, wait_for
+from tests.replicated import sentinel
+from tests.servers import HOST, REDIS_SERVER, ROOT, Mongo, Redis, eventually, free_port, wait_for
 
 PASSWORD = f"hush{uuid4().hex}"
 ACL = next(
@@ -45,15 +49,16 @@ def tls_port() -> int:
     return free_port()
 
 
+def speaks_tls(certificate: Path, port: int) -> dict[str, str]:
+    """Options of a server that speaks TLS at this port, and to others."""
+    cert, key = str(certificate / "cert.pem"), str(certificate / "key.pem")
+    files = {"tls-cert-file": cert, "tls-key-file": key, "tls-ca-cert-file": cert}
+    return {"tls-port": str(port), **files, "tls-auth-clients": "no", "tls-replication": "yes"}
+
+
 @pytest.fixture(scope="module")
 def redis_server(certificate: Path, tls_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    options = {
-        "tls-port": str(tls_port),
-        "tls-cert-file": str(certificate / "cert.pem"),
-        "tls-key-file": str(certificate / "key.pem"),
-        "tls-auth-clients": "no",
-        "maxmemory-policy": "noeviction",
-    }
+    options = {**speaks_tls(certificate, tls_port), "maxmemory-policy": "noeviction"}
     folder = tmp_path_factory.mktemp("redis")
     with Redis(folder, options=options) as server, redis.Redis.from_url(server.url) as admin:
         admin.execute_command(*(word.replace("PASSWORD", PASSWORD) for word in ACL))
@@ -151,3 +156,22 @@ def test_the_user_can_do_nothing_else(redis_server: Redis, redis_url: str) -> No
 def test_no_component_prints_a_password(pipeline: Pipeline) -> None:
     assert pipeline.end() == 0
     assert PASSWORD not in pipeline.output
+
+
+async def test_sentinels_are_asked_by_tls_too(
+    certificate: Path, redis_server: Redis, tls_port: int, tmp_path: Path
+) -> None:
+    port = free_port()
+    lines = [f"{name} {value}" for name, value in speaks_tls(certificate, port).items()]
+    with sentinel(Redis, tmp_path, redis_server, f"sentinel monitor secured {HOST} {tls_port} 1", *lines):
+        at = f"rediss+sentinel://milepost:{PASSWORD}@{HOST}:{port}/secured?ssl_ca_certs={certificate / 'cert.pem'}"
+        async with following(at) as journal:
+            await eventually(lambda: answers(journal))
+
+
+async def answers(journal: Journal) -> bool:
+    try:
+        await journal.ping()
+    except JournalUnavailable:
+        return False
+    return True
