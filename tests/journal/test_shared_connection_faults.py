@@ -12,7 +12,7 @@ import uvloop
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
 
-from milepost.journal.connection import connect
+from milepost.journal.connection import connect, pool_of
 from milepost.journal.refusals import LOOK_AGAIN, WrongServer
 from milepost.journal.shared_connection import SharedConnection
 from milepost.settings import JournalSettings
@@ -251,5 +251,19 @@ def test_caller_that_is_cancelled_with_the_connecting_is_cancelled(loop: Loop, o
             with pytest.raises(asyncio.CancelledError):
                 await call
             assert server.connections == 1
+
+    run(loop, test())
+
+
+@on_both_loops
+def test_pooled_connection_that_was_left_is_made_anew(loop: Loop, redis_url: str) -> None:
+    """Without a second try: nothing was sent."""
+
+    async def test() -> None:
+        async with connect(JournalSettings.read(redis_url=redis_url), retries=0) as client:
+            before = await client.client_id()
+            for opened in [*pool_of(client).opened]:
+                opened.leave()
+            assert await client.client_id() != before
 
     run(loop, test())
