@@ -38,7 +38,7 @@ QUICK = 0.1
 """A response within these seconds raises the limit, however quick the quickest one was."""
 
 DRIFT = 1.001
-"""Factor by which the quickest response time grows with each success, so that an old one is forgotten."""
+"""Factor by which the quickest response time grows with each response, so that an old one is forgotten."""
 
 FIRST_PROBE_AFTER = 2.0
 """Most seconds until the first probe of a route that named a Retry-After; each failed probe doubles that, up to it."""
@@ -188,7 +188,10 @@ class ConcurrencyLimit:
         self.end_outage(outage)
         if self.size >= self._slow_start_until:
             about = events.bit_length()
-            quickest = self._quickest[about] = min(seconds, self._quickest.get(about, math.inf) * DRIFT)
+            drift = DRIFT ** (1 / events)  # all successes of a response together make one DRIFT
+            # The first response of a size may be late already: twice as many events take at most twice as long.
+            known = self._quickest.get(about, 2 * self._quickest.get(about - 1, math.inf))
+            quickest = self._quickest[about] = min(seconds, known * drift)
             if seconds > max(QUICK, 2 * quickest):
                 return
         # Half of the limit in use is enough, as in Linux's TCP slow start (reason: RFC 7661). Reads come in steps, so a

@@ -384,7 +384,7 @@ class Worker:
     def _not_sent(self) -> Sent:
         """Return the time of an outcome that no request had."""
         now = time.perf_counter()
-        return Sent(now, now, self.limit.outage, 0)
+        return Sent(now, now, self.limit.outage, 1)
 
     def _count(self, outcome: Outcome, sent: Sent) -> None:
         """Count the outcome of an event in the metrics, and in the limit of the route. Never raises."""

@@ -162,6 +162,21 @@ async def test_response_to_a_batch_is_compared_with_batches_of_about_its_size() 
     mixed.succeeded(2.1, mixed.outage, 31)
     mixed.succeeded(0.2, mixed.outage, 1)
     assert mixed.size == FIRST + 3
+    mixed.succeeded(4.1, mixed.outage, 32)
+    assert mixed.size == FIRST + 3, "twice as many events take at most twice as long"
+    mixed.succeeded(3.9, mixed.outage, 32)
+    assert mixed.size == FIRST + 4
+
+
+async def test_quickest_response_is_forgotten_as_slowly_with_batches_as_with_single_events() -> None:
+    batched, single = limit_of(512), limit_of(512)
+    for limit, events in ((batched, 32), (single, 1)):
+        limit.unsettled = 1000
+        limit.succeeded(1.0, limit.outage, events)
+        for _ in range(40):
+            for _ in range(events):
+                limit.succeeded(2.1, limit.outage, events)
+    assert batched.size == single.size == FIRST + 1
 
 
 async def test_time_outs_of_posts_under_way_together_halve_the_limit_once() -> None:
