@@ -18,7 +18,8 @@ from milepost.cli.local.console import in_colour, is_colour_terminal
 from milepost.cli.loop import run_on_journal
 from milepost.cli.options import AsJson, Data, RedisUrl
 from milepost.cli.text import brief, plain, say
-from milepost.errors import JournalUnavailable
+from milepost.errors import EventError, JournalUnavailable
+from milepost.events.attributes import check_string
 from milepost.events.strict_json import dumps, loads, loads_or_text
 from milepost.graph import Graph
 from milepost.journal import PARTS, Journal
@@ -123,9 +124,14 @@ async def _each(subscription: Subscription) -> AsyncIterator[Message]:
 
 
 def _whole_of(message: Message) -> str:
-    """Return the id of the event that this message's event is a part of; empty if it is no part."""
+    """Return the id of the event that this message is a part of; empty if it is no part, or no event of ours."""
     part = _PART.match(message.data)
-    return str(loads(part[1] + b'"')) if part else ""
+    try:
+        whole = str(loads(part[1] + b'"')) if part else ""
+        check_string("id", whole)
+    except (EventError, ValueError):
+        return ""
+    return whole
 
 
 async def _split(journal: Journal, graph: Graph, message: Message, whole: str) -> list[Message]:

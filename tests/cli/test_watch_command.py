@@ -58,6 +58,17 @@ def test_json_output_is_one_object_a_line_for_any_message(up: Up, on_stack: Comm
     assert "\x1b" not in watching.output
 
 
+def test_message_of_another_program_that_looks_like_a_part_is_shown_as_it_is(up: Up) -> None:
+    with (
+        Milepost("watch", "some:channel", "--data", str(up.data)) as watching,
+        Redis.from_url(up.stack["redis"]) as redis,
+    ):
+        watching.wait_for_line("watching some:channel")
+        for whole in (rb"\x", b"\xff", rb"\ud800"):
+            redis.publish("some:channel", b'{"journalid":"","specversion":"1.0","id":"%b/0"}' % whole)
+        watching.wait_for(lambda: len(watching.lines) == 4, what="three messages")
+
+
 def test_watch_says_where_no_redis_answers(command: Command) -> None:
     done = command("watch", "--redis-url", "redis://ada:secret@127.0.0.1:1")
     assert done.code == 3
