@@ -89,7 +89,7 @@ async def write(scripts: Scripts, bridge: str, stages: Mapping[str, Sequence[Slo
 
 
 async def read(scripts: Scripts) -> dict[str, list[Slot]]:
-    """Return stage → slots of the last minute, of all bridges. Slots of another form (a newer bridge's) are left out.
+    """Return stage → slots of the last minute, of all bridges. Those of another form (a newer bridge's) are left out.
 
     Raises JournalUnavailable.
     """
@@ -97,20 +97,25 @@ async def read(scripts: Scripts) -> dict[str, list[Slot]]:
     try:
         seconds, microseconds = await scripts.redis.time()
         now = seconds * 1000 + microseconds // 1000
-        named: Any = await scripts.redis.zrangebyscore(keys.STATS, now, "+inf")
-        for name in named:
-            text = await scripts.redis.get(name)
-            if text is not None:
-                left = loads(text)
-                found.setdefault(left["stage"], []).extend(_slots(left["slots"], now - left["at"]))
+        names: Any = await scripts.redis.zrangebyscore(keys.STATS, now, "+inf")
+        texts: Any = await scripts.redis.mget(names) if names else []
     except (RedisError, OSError) as fault:
         raise unavailable(fault) from fault
+    for text in filter(None, texts):
+        try:
+            left = loads(text)
+            stage, slots = str(left["stage"]), list(_slots(left["slots"], now - left["at"]))
+        except (ValueError, KeyError, TypeError):
+            continue
+        found.setdefault(stage, []).extend(slots)
     return found
 
 
 def _slots(rows: Iterable[Sequence[Any]], since: float) -> Iterable[Slot]:
     for row in rows:
         if len(row) != len(_WHOLE) + 2 or len(row[-1]) != len(SECONDS) + 1:
+            continue
+        if not all(isinstance(count, int) for count in (*row[:-1], *row[-1])):
             continue
         age = (row[0] + since) / 1000
         if age < KEPT:

@@ -71,12 +71,30 @@ async def test_full_redis_refuses_the_whole_write(
     assert await everything(redis) == before
 
 
-async def test_slots_of_another_form_are_left_out(journal: Journal, redis: Redis) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"at":%d,"stage":"distance","slots":[[0,1,2,3],[0,1,1,0,0,0,[1,2]]]}',
+        '{"at":%d,"stage":"distance","slots":[7]}',
+        '{"at":%d,"stage":"distance","slots":[["0","1","1","0","0",[' + ",".join(["0"] * (len(SECONDS) + 1)) + "]]]}",
+        '{"at":"%d","stage":"distance","slots":[[0]]}',
+        "[]",
+        "",
+        None,
+    ],
+)
+async def test_slots_of_another_form_are_left_out(journal: Journal, redis: Redis, text: str | None) -> None:
     key = keys.stats("distance", "newer")
     await write(journal.scripts, "newer", {"distance": [Slot(0, counts())]})
+    await write(journal.scripts, "ours", {"store": [Slot(0, counts())]})
     seconds, _ = await redis.time()
-    await redis.set(key, f'{{"at":{seconds * 1000},"stage":"distance","slots":[[0,1,2,3],[0,1,1,0,0,0,[1,2]]]}}')
-    assert (await read(journal.scripts)).get("distance", []) == []
+    if text is None:
+        await redis.delete(key)
+        await redis.hset(key, "of", "another type")
+    else:
+        await redis.set(key, text.replace("%d", str(seconds * 1000)))
+    found = await read(journal.scripts)
+    assert (found.get("distance", []), len(found["store"])) == ([], 1)
 
 
 def test_quantile_is_interpolated_within_its_bucket() -> None:
