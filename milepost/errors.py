@@ -1,4 +1,4 @@
-"""The exceptions of Milepost, as one tree, with the status that a door or a stage answers.
+"""The exceptions of Milepost, as one tree, with the HTTP status that a door or a stage answers.
 
 MilepostError
   EventError           it is no CloudEvent that Milepost takes: 400

@@ -21,7 +21,7 @@ ONE_EMITTER = "one channel is emitted by at most one stage: answers of two to on
 
 
 def several(channels: Any) -> Any:
-    """Return the channels of a table's entry as a tuple: an entry has one as text, several as a list, or none."""
+    """Return the channels of a table's row as a tuple: a row has one as text, several as a list, or none."""
     if channels is None:
         return ()
     return (channels,) if isinstance(channels, str) else channels
@@ -40,7 +40,7 @@ Emits = Annotated[tuple[str, ...], BeforeValidator(several), AfterValidator(dist
 
 
 def order_word(order: Any) -> Any:
-    """Return the field `order` of a table's entry: a field of the data, true, or false for no order.
+    """Return the field `order` of a table's row: a field of the data, true, or false for no order.
 
     Raises ValueError for anything else.
     """

@@ -15,7 +15,7 @@ VALUES = Path("helm/values.yaml")
 
 
 class StageEntry(BaseModel):
-    """One stage of the table. The chart reads further fields of an entry."""
+    """One stage of the table. The chart reads further fields of a row."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 

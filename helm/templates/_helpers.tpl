@@ -116,7 +116,7 @@ topologySpreadConstraints:
   value: {{ .Values.journal.deadline }}
 {{- end -}}
 
-{{- /* An entry of `stages` with the defaults of `functions`, as JSON, of (dict "root" $ "entry" $entry). */ -}}
+{{- /* A row of `stages` with the defaults of `functions`, as JSON, of (dict "root" $ "entry" $entry). */ -}}
 {{- define "milepost.stage" -}}
 {{- mergeOverwrite (deepCopy .root.Values.functions) (deepCopy .entry) | toJson -}}
 {{- end -}}
@@ -126,7 +126,7 @@ topologySpreadConstraints:
 {{- omit (mergeOverwrite (deepCopy .root.Values.broker.delivery) (deepCopy (.entry.delivery | default dict))) "crashRetry" "deadline" "delay" "batch" | toJson -}}
 {{- end -}}
 
-{{- /* The channels that an entry emits, as a JSON list: an entry has one as text, several as a list, or none. */ -}}
+{{- /* The channels that a row emits, as a JSON list: a row has one as text, several as a list, or none. */ -}}
 {{- define "milepost.emits" -}}
 {{- if kindIs "slice" .emits }}{{ .emits | toJson }}{{ else if .emits }}{{ list .emits | toJson }}{{ else }}[]{{ end -}}
 {{- end -}}

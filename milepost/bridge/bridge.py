@@ -214,7 +214,7 @@ class Bridge:
         log.info(Fields(outcome="ready", routes=",".join(self._wirings)))
 
     def _needed_until_ended(self) -> list[Coroutine[None, None, None]]:
-        """Return the coroutines that keep for this bridge the entries in delivery, also while it stops."""
+        """Return the coroutines that keep for this bridge the entries that it has read, also while it stops."""
         every = self._settings.claim.total_seconds() / 10
         return [
             *(_every(every, worker.renew, "renewal") for worker in self.workers),

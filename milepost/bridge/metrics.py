@@ -104,7 +104,7 @@ class BridgeMetrics:
             "unreadable_dropped", "Unreadable messages that were removed for newer ones, or that Redis refused to keep"
         )
         self.wakeups = self._counter("wakeups", "Wake-ups that were sent", "stage")
-        self.accepted = self._counter("accepted", "Events that came in, by HTTP door and status", "door", "status")
+        self.accepted = self._counter("accepted", "Events that came in, by door and HTTP status", "door", "status")
         self.leading = Gauge("milepost_leading", "1 while this bridge holds the lease", registry=self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> prometheus_client.Counter:

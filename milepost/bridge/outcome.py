@@ -25,7 +25,7 @@ may have answered itself, or a proxy in front of it.
 """
 
 MULTI_STATUS = 207
-"""The status of a response to a batch in which each event has a status of its own (milepost/function/responses.py)."""
+"""The HTTP status of a response to a batch in which each event has its own (milepost/function/responses.py)."""
 
 AWAY_STATUSES = frozenset({429, 502, 503, 504})
 """Those of ROUTE_STATUSES that are about the whole stage, whether one event was sent or a batch."""
@@ -142,7 +142,7 @@ def _accepted(status: int, headers: Mapping[str, str], body: bytes, emits: Colle
         if status != 200:
             raise EventError(f"{status} where 200 or 204 was due")
         if is_batch(headers.get("content-type", "")):
-            raise EventError("several answers; its entry in the stages table needs split: true")
+            raise EventError("several answers; its row in the stages table needs split: true")
         reply = Event.from_http(headers, body)
         if reply.type not in emits:
             raise EventError(f"type: {reply.type}, not {' or '.join(emits)}")
@@ -195,7 +195,7 @@ def outcomes_of_batch(
     """Return an outcome for each event of a batch, in the order of `ids`, from the response to the batch.
 
     - 2xx of a stage that emits nothing, 204, or 200 with a reply of the same id for each: all were delivered.
-    - 207: each event has its own status.
+    - 207: each event has its own HTTP status.
     - 429, 502, 503, 504: the stage is away.
     - Any other response: undecided. So is 200 with a batch from a stage that splits: it does not say whose each is.
     """

@@ -7,12 +7,12 @@
    (`crash_retry` for crashes) the event becomes a dead letter. Until then it is parked, with Knative's backoff.
 5. If the last 20 deliveries failed, of at least 10 different events, the stage is broken and not the events: rule 2
    applies. Events that have failed twice before do not count here.
-6. If RouteDown with a status comes for one event three times, and another event has succeeded between each two, rule
-   4's backoff applies to the event alone: it is parked, uncounted, and begins no outage. It may end the stage's process
-   each time, and the proxy in front answers for the process.
+6. If RouteDown with an HTTP status comes for one event three times, and another event has succeeded between each two,
+   rule 4's backoff applies to the event alone: it is parked, uncounted, and begins no outage. It may end the stage's
+   process each time, and the proxy in front answers for the process.
 7. An event that is to be parked after its deadline becomes a dead letter instead (journal/lua/park.lua).
 8. An event that Redis refuses to park stays pending and is redelivered after the claim time. Its counts are not kept,
-   so if rule 4 counts the latest delivery, it counts all deliveries of this entry before as the same kind of failure.
+   so if rule 4 counts the latest delivery, it counts each time before that Redis gave out the entry as the same kind.
    If Redis refuses its dead letter, it is parked for 60 s.
 """
 

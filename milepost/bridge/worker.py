@@ -193,7 +193,7 @@ class Worker:
     async def _take(self, free: int, *, extra: int = 0, claim: float = 0) -> Taken:
         """Take entries without waiting and start their delivery.
 
-        Of its own entries it leaves out those that were in delivery before: see `_start_lost`.
+        Of its own entries it leaves out those that it had before: see `_start_lost`.
         """
         before = set(self.in_delivery) if claim else ()
         taken = await self.consumer.take(free, extra=extra, claim=claim)
@@ -248,7 +248,7 @@ class Worker:
         """Start the entries of reads whose reply was lost.
 
         Settlements have another connection. So Redis may list an entry as pending that is settled, and no longer in
-        delivery, by the time this list is handled. Entries that were in delivery before are left out.
+        `in_delivery`, by the time this list is handled. Entries that were there before are left out.
         """
         before = set(self.in_delivery)
         self._start([entry for entry in await self.consumer.reread() if entry.key not in before])
@@ -270,7 +270,7 @@ class Worker:
         return not entry.failures and (not entry.retried or self._delay > 0)
 
     def _forget(self, entry: Entry) -> None:
-        """End the delivery of an entry that is settled, lost or left pending."""
+        """Forget an entry that is settled, lost or left pending."""
         key = entry.key
         if found := self.in_delivery.pop(key, None):
             _, _, outage, redelivery = found
@@ -470,8 +470,8 @@ class Worker:
     async def _settle_together(self, settlements: Sequence[Settlement]) -> tuple[list[Settlement], str]:
         """Try to settle these entries. Returns those for which Redis was not available, and why.
 
-        After an unexpected exception each entry is tried alone. If that raises too, a delivery counts as failed, and
-        any other entry is left pending.
+        After an unexpected exception each entry is tried alone. If that raises too, a delivered event counts as failed,
+        and any other entry is left pending.
         """
         unsettled, reason = [], ""
         try:
@@ -561,9 +561,9 @@ class Worker:
         )
 
     async def renew(self) -> None:
-        """Renew the claim on entries in delivery. Cancel a delivery that has lost all of its entries to another bridge.
+        """Renew the claim on the entries that were read. Raises JournalUnavailable.
 
-        Raises JournalUnavailable.
+        Cancel a delivery that has lost all of its entries to another bridge.
         """
         if not self.in_delivery:
             return

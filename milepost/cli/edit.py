@@ -17,7 +17,7 @@ from milepost.errors import ConfigurationError
 
 
 def stages_table(text: str, name: str, consumes: str, emits: Sequence[str], *, order: str | bool = False) -> str:
-    """Add an entry to the end of `stages:` in helm/values.yaml."""
+    """Add a row to the end of `stages:` in helm/values.yaml."""
     stages = _at(yaml.compose(text), "stages")
     if not isinstance(stages, MappingNode) or stages.flow_style or not stages.value:
         raise ConfigurationError("has no `stages:` with a line for each stage; write the entry yourself")

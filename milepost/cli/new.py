@@ -78,7 +78,7 @@ def new(
     ] = None,
     project: ProjectFolder = Path(),
 ) -> None:
-    """Write a new stage into the project: its function, its contract test, and its entries where stages are listed.
+    """Write a new stage into the project: its function, its contract test, and its lines where stages are listed.
 
     It writes all of that or nothing.
 

@@ -17,7 +17,7 @@ MOST_LINES = 30
 """Most lines within REPEAT_AFTER seconds, counted over all reasons: a reason may quote the event."""
 
 OUTAGE_STATUSES = frozenset({408, 503})
-"""The statuses after which the bridge holds back the whole stage."""
+"""The HTTP statuses after which the bridge holds back the whole stage."""
 
 
 class OutageLog:

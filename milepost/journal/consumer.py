@@ -50,7 +50,7 @@ MOST_ROWS, MOST_BYTES = 256, 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a delivery failed. `status` is HTTP's. `attempts` and `crashes`: the event's counts, with this delivery."""
+    """Why a delivery failed. `status`: the HTTP status. `attempts` and `crashes`: the event's counts, with this one."""
 
     reason: str
     status: int | None
@@ -234,7 +234,7 @@ class Consumer:
         return await self._read([self._retries, self._journal], ">", count, block=round(block * 1000))
 
     async def reread(self) -> list[Entry]:
-        """Return all entries that this consumer has pending, also those in delivery. Raises GroupMissing."""
+        """Return all entries that this consumer has pending, also those that its worker has. Raises GroupMissing."""
         return await self._read([self._retries, self._journal], "0", MOST_PENDING)
 
     async def _read(self, streams: Sequence[str], start: str, count: int, *, block: int | None = None) -> list[Entry]:
@@ -257,7 +257,7 @@ class Consumer:
         return entries
 
     def _entries(self, stream: str, rows: Iterable[Sequence[Any]]) -> list[Entry]:
-        """Read rows of one stream: entry id, fields, and perhaps the number of deliveries.
+        """Read rows of one stream: entry id, fields, and perhaps how often Redis has given it out.
 
         An entry that was deleted while it was pending has no fields, and is left out.
         """

@@ -198,7 +198,7 @@ class Tracer:
             span.add_link(created)
 
     def returned(self, status: int) -> None:
-        """Set the status with which the current call answers. A 4xx is the event's fault, and no error of the span."""
+        """Set the HTTP status of the current call's answer. A 4xx is the event's fault, and no error of the span."""
         span = self._trace.get_current_span()
         span.set_attribute("http.response.status_code", status)
         if status >= 500:

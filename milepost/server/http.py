@@ -36,7 +36,7 @@ PROBLEMS: Sequence[tuple[type[MilepostError], int, str]] = (
     (Unavailable, 503, "Unavailable"),
     (MilepostError, 500, "Internal error"),
 )
-"""Status and title for each exception class. The first class that fits counts."""
+"""HTTP status and title for each exception class. The first class that fits counts."""
 
 
 async def read_body(request: Request) -> bytes:
@@ -71,7 +71,7 @@ def only_plain(encoding: str) -> str:
 
 
 def status_of(fault: MilepostError) -> tuple[int, str]:
-    """Return the status and the title of the problem for an exception."""
+    """Return the HTTP status and the title of the problem for an exception."""
     return next((status, title) for kind, status, title in PROBLEMS if isinstance(fault, kind))
 
 

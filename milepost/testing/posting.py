@@ -53,7 +53,7 @@ def ce_headers(response: httpx.Response) -> dict[str, str]:
 
 
 def refused(response: httpx.Response, status: int) -> dict[str, Any]:
-    """Check that the response is a short RFC 9457 problem with this status, without a traceback. Returns it."""
+    """Check that the response is a short RFC 9457 problem with this HTTP status, without a traceback. Returns it."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     problem: dict[str, Any] = response.json()

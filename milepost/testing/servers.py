@@ -242,7 +242,7 @@ class Function(Server):
 
 
 def http_status(port: int, path: str) -> int | None:
-    """Return the status of a GET, or None if nothing answers HTTP."""
+    """Return the HTTP status of a GET, or None if nothing answers HTTP."""
     connection = HTTPConnection(HOST, port, timeout=5)  # a wake-up may wait 1.5 s for a MongoDB that is away
     try:
         connection.request("GET", path)

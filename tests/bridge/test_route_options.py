@@ -1,4 +1,4 @@
-"""Options of a stage's entry: headers, a deadline, a delay; and an outside receiver as a stage."""
+"""Options in a stage's row of the table: headers, a deadline, a delay; and an outside receiver as a stage."""
 
 import logging
 

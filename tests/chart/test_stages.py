@@ -1,4 +1,4 @@
-"""The stages table: the chart deploys the wiring of the functions' annotations, and one entry makes one stage."""
+"""The stages table: the chart deploys the wiring of the functions' annotations, and one row makes one stage."""
 
 import json
 from pathlib import Path

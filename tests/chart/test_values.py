@@ -140,7 +140,7 @@ def test_a_broker_route_that_would_give_up_before_the_triggers_is_refused(layer:
 
 
 def test_milepost_up_reads_the_same_table() -> None:
-    """It ignores the keys of an entry that only the chart reads."""
+    """It ignores the keys of a row that only the chart reads."""
     entries = {entry.name: entry for entry in stages_table.read(ROOT)}
     assert set(entries) == set(read("values.yaml")["stages"])
     text = (HELM / "values.yaml").read_text()

@@ -32,7 +32,7 @@ WORDS = {
     " or with `rediss+`, [for failover](operations.md#redis-fails-over); database 0, since pub/sub ignores databases",
     "host": "the address to listen on",
     "port": "the port to listen on; 0: any free one",
-    "routes": "the stages: a JSON list of objects, [see below](#an-entry-of-routes)",
+    "routes": "the stages: a JSON list of objects, [see below](#an-object-of-routes)",
     "delivery": "POST to each function, or to a Knative Broker",
     "k_sink": "the Broker's URL, in broker mode; a SinkBinding sets it",
     "broker_timeout": "how long the Broker may take: longer than all its Triggers' retries together",
@@ -73,7 +73,7 @@ def _settings() -> Iterator[str]:
     yield _fields(GatewaySettings, str.upper, but=JournalSettings)
     yield "### Of the bridge\n"
     yield _fields(BridgeSettings, str.upper, but=JournalSettings)
-    yield "### An entry of ROUTES\n"
+    yield "### An object of ROUTES\n"
     yield "`milepost up` and the chart make it of `stages:` in the values, from `retry` on of its `delivery:`.\n"
     yield _fields(Stage, _camel, first=(*WIRING, "wake", "wake_after", "wake_delay"))
     yield "### Of the functions\n"

@@ -300,7 +300,7 @@ async def test_everything_is_kept_while_the_stages_table_is_empty(
 async def test_group_that_the_stages_table_does_not_know_closes_no_door(
     journal: Journal, redis: Redis, distance: Consumer, consumers: Consumers
 ) -> None:
-    """A stage was renamed long ago, and an operator has removed its entry by hand."""
+    """A stage was renamed long ago, and an operator has removed its row by hand."""
     stray = consumers("stray")
     await made(stray)
     for _ in range(2 * LIMIT):

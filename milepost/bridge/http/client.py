@@ -69,7 +69,7 @@ class Client:
         timeout: float,  # noqa: ASYNC109 - one timer serves all POSTs, far cheaper than a scope around each
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Send `body` and return the response, with any status.
+        """Send `body` and return the response, with any HTTP status.
 
         Raises NotSent, Lost (also after `timeout` seconds) or ResponseTooLarge; ValueError for a header that cannot be
         sent.
@@ -111,7 +111,7 @@ class Client:
                 raise Lost(f"{outcome}; then {fault}") from None
 
     async def get(self, *, timeout: float) -> int:  # noqa: ASYNC109 - as above
-        """GET the URL on a connection of its own, and return the status. Raises as `post` does."""
+        """GET the URL on a connection of its own, and return the HTTP status. Raises as `post` does."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         connection = await self._connect(loop, deadline)

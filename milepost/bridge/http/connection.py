@@ -33,7 +33,7 @@ class Lost(MilepostError):
 
 
 class ResponseTooLarge(MilepostError):
-    """The response's body is over the limit; `status` is the response's."""
+    """The response's body is over the limit; `status` is its HTTP status."""
 
     def __init__(self, detail: str, *, status: int) -> None:
         super().__init__(detail)

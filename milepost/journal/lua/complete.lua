@@ -1,5 +1,5 @@
 -- complete(stage, emits, completions[stream, entry, id, channel, event, data])
--- Acknowledges deliveries that succeeded (see settle in common.lua), and journals their replies in the same step. A row
+-- Acknowledges entries that were delivered (see settle in common.lua), and journals their replies in the same step. A row
 -- without a channel has no reply. Returns for each 'done', 'stale' or 'error …'.
 -- The history gets no step for a reply, which has a time on its channel, and none for a first success of a stage that
 -- emits nothing (`emits` is 0): that the entry is finished says it all.

@@ -1,5 +1,5 @@
 -- split(stage, stream, entry, id, answers[channel, id, event, data])
--- Acknowledges one delivery that succeeded (see settle in common.lua), and journals all of its answers in the same step.
+-- Acknowledges one entry that was delivered (see settle in common.lua), and journals all of its answers in the same step.
 -- The status of the event `id` says how many there are; each answer has an id, and so a status, of its own.
 -- Returns 'done', 'stale' or 'error …'. If Redis refuses one answer, none is journaled and the entry stays pending.
 write_when_full()

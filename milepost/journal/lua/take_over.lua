@@ -1,6 +1,6 @@
 -- take_over(stage, consumer, most, claim, streams[stream])
 -- Claims up to `most` entries that another consumer has not renewed for `claim` milliseconds. Returns { entries, number
--- of entries that an operator had deleted }, each entry as { stream, id, fields, how often it was delivered }.
+-- of entries that an operator had deleted }, each entry as { stream, id, fields, how often it was given out }.
 local taken, destroyed = {}, 0
 for _, row in ipairs(streams) do
   local cursor = '0-0'
