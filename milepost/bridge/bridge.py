@@ -199,7 +199,7 @@ class Bridge:
             _every(UNBLOCK_LOST, self._unblock_lost, "unblocking"),
             *([_every(PAGE_LOOK, self._waker.wake_for_page, "wake-ups")] if self._waker.for_page else []),
             *self._needed_until_ended(),
-            *(_every(claim, worker.reap, "reaping") for worker in self.workers),
+            *(_every(claim, worker.reap, "reaping", worker) for worker in self.workers),
         ]
         tasks = [asyncio.create_task(part) for part in parts]
         self._tasks += tasks
@@ -217,7 +217,7 @@ class Bridge:
         """Return the coroutines that keep for this bridge the entries that it has read, also while it stops."""
         every = self._settings.claim.total_seconds() / 10
         return [
-            *(_every(every, worker.renew, "renewal") for worker in self.workers),
+            *(_every(every, worker.renew, "renewal", worker) for worker in self.workers),
             _every(BEAT, self._beat, "beat"),
             self.journal.failover.run(),
         ]
@@ -427,9 +427,10 @@ def _wirings(settings: BridgeSettings) -> Sequence[tuple[str, Wiring]]:
     return [(BROKER, Wiring(consumed, emitted, settings.k_sink, behind, sorted(settings.needs_data)))]
 
 
-async def _every(seconds: float, step: Callable[[], Awaitable[None]], name: str) -> None:
-    """Take a step again and again, also while Redis is not available."""
-    failures = FailureLog(outcome=f"no-{name}")
+async def _every(seconds: float, step: Callable[[], Awaitable[None]], name: str, worker: Worker | None = None) -> None:
+    """Take a step again and again, also while Redis is not available. `worker`: the one whose step it is."""
+    of = {"stage": worker.stage, "channel": worker.consumer.channel} if worker else {}
+    failures = FailureLog(**of, outcome=f"no-{name}")
     while True:
         try:
             await step()

@@ -291,14 +291,15 @@ class Worker:
         deliver = [entry for entry in entries if not self._settled_undelivered(entry)]
         if not deliver:
             return
-        outcomes: Sequence[Outcome | Undecided]
+        results: list[tuple[Entry, Outcome | Undecided]]
         try:
             outcomes, sent = await self._send(deliver, redelivery=redelivery)
+            results = list(zip(deliver, outcomes, strict=True))
         except Exception as fault:
             log.exception(Fields(stage=self.stage, channel=deliver[0].channel, outcome="failed"))
-            outcomes, sent = [_failed(fault)] * len(deliver), self._not_sent()
+            results, sent = [(entry, _failed(fault)) for entry in deliver], self._not_sent()
         undecided: list[Entry] = []
-        for entry, outcome in zip(deliver, outcomes, strict=True):
+        for entry, outcome in results:
             if not isinstance(outcome, Undecided):
                 self._settle_by(entry, outcome, sent)
                 continue

@@ -162,6 +162,24 @@ async def test_exception_after_a_request_counts_as_a_failure_and_makes_no_second
     assert [letter.reason for letter in await rig.dead("stage")] == ["the bridge failed at it: BridgeError"] * 3
 
 
+async def test_outcomes_that_are_too_few_count_as_failures_and_make_no_second_request(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver: Callable[..., Awaitable[Any]] = Deliverer.deliver
+
+    async def deliver_too_few(self: Deliverer, entries: Sequence[Entry]) -> Any:
+        return (await deliver(self, entries))[1:]
+
+    monkeypatch.setattr(Deliverer, "deliver", deliver_too_few)
+    stage = await rig.stage("stage", "in", "out")
+    await rig.publish_all("in", ["1", "2", "3"])
+    bridge = await rig.bridge({"retry": 0, "batch": 8})
+    await eventually(lambda: rig.settled(stage))
+    assert (stage.batches, stage.count) == ([["1", "2", "3"]], {})
+    assert [letter.reason for letter in await rig.dead("stage")] == ["the bridge failed at it: ValueError"] * 3
+    await eventually(lambda: not bridge.workers[0].in_delivery)
+
+
 async def test_event_that_redis_refuses_to_park_holds_no_slot_and_no_other_event(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:

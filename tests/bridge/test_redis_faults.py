@@ -82,6 +82,7 @@ async def test_everything_that_fails_while_redis_is_away_is_logged(
     every = ["beat", "pauses", "stats", "depths", "statuses", "unblocking", "renewal", "reaping"]
     for outcome in ("unread", "unsettled", "unsubscribed", "not-retried", "untrimmed", *(f"no-{one}" for one in every)):
         await eventually(lambda outcome=outcome: f"outcome={outcome} " in caplog.text, what=outcome)  # type: ignore[misc]
+    assert "stage=stage channel=in outcome=no-renewal " in caplog.text
     await asyncio.to_thread(valkey.start)
     await eventually(lambda: own.settled(stage))
 
