@@ -172,6 +172,44 @@ async def test_a_connection_unused_for_a_while_is_closed() -> None:
 
 
 @on_each_loop
+async def test_a_get_has_a_connection_of_its_own_which_is_closed_after_it() -> None:
+    heads: list[bytes] = []
+
+    async def script(line: Line) -> None:
+        heads.append(await line.head())
+        line.write(reply(b"alive", status=b"503 Service Unavailable"))
+        await line.closed()
+
+    async with Peer(script) as peer:
+        client = Client(f"{peer.url}/a?b", headers={"X-Fixed": "1"})
+        for lines in (1, 2):
+            assert await client.get(timeout=WITHIN) == 503
+            assert len(peer.lines) == lines
+            await peer.lines[-1].hung_up.wait()
+        assert heads == [b"GET /a?b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nX-Fixed: 1\r\n\r\n" % peer.port] * 2
+        await client.close()
+
+
+@on_each_loop
+async def test_a_get_without_a_response_in_time_is_lost() -> None:
+    async def script(line: Line) -> None:
+        await line.head()
+        await line.closed()
+
+    async with Peer(script) as peer:
+        client = Client(peer.url)
+        fault: Exception = NotSent("")
+        while isinstance(fault, NotSent):  # no connection in time
+            with pytest.raises((Lost, NotSent)) as caught:
+                await client.get(timeout=0.05)
+            fault = caught.value
+        assert isinstance(fault, Lost)
+        assert fault.timed_out
+        await peer.lines[-1].hung_up.wait()
+        await client.close()
+
+
+@on_each_loop
 async def test_an_idle_connection_that_the_server_closes_is_not_used_again() -> None:
     async def script(line: Line) -> None:
         await line.request()
@@ -267,6 +305,20 @@ async def test_each_of_many_posts_has_its_own_time() -> None:
         limits = [0.3, 0.1, 0.2, 0.4, 0.15]
         took = await asyncio.gather(*(lost_after(limit) for limit in limits))
         assert all(seconds > limit - 0.005 for seconds, limit in zip(took, limits, strict=True))
+        await client.close()
+
+
+@on_each_loop
+async def test_a_later_deadline_does_not_put_off_an_earlier_one() -> None:
+    async with Peer(never_answer) as peer:
+        client = Client(peer.url)
+        early = asyncio.create_task(timed_out(client, within=0.1))
+        await eventually(lambda: peer.requests)
+        late = asyncio.create_task(post(client))
+        assert (await early).timed_out
+        assert not late.done()
+        late.cancel()
+        await asyncio.wait([late])
         await client.close()
 
 
