@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from milepost.bridge import bridge as bridge_module
 from milepost.bridge import worker as worker_module
 from milepost.bridge.concurrency import FIRST, LEAST_EXTRA, MOST_EXTRA
 from milepost.errors import JournalUnavailable
-from milepost.journal import Consumer, Entry, GroupMissing, Taken, keys
-from tests.bridge.rig import Rig, Stage, value
+from milepost.journal import Consumer, Entry, GroupMissing, Taken, keys, maintenance
+from tests.bridge.rig import Rig, Stage, status, value
 from tests.proxy import Proxy
 from tests.servers import WITHIN, eventually
 
@@ -237,6 +238,72 @@ async def test_journal_is_trimmed_soon_after_a_settlement_and_not_only_with_all_
     await eventually(trimmed)
 
 
+async def test_journals_where_another_bridge_settled_events_are_trimmed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge_module, "TRIM", NEVER)
+    first, second = await rig.stage("first", "in"), await rig.stage("second", "in")
+    settles = await rig.bridge()
+    await rig.publish_all("in", ["1", "2", "3"])
+    await eventually(lambda: len(first.count) == len(second.count) == 3)
+    await eventually(lambda: not any(worker.in_delivery for worker in settles.workers))
+    await rig.stop(settles)
+    assert len(await rig.journaled("in")) == 3
+    monkeypatch.setattr(bridge_module, "TRIM", 0.01)
+    monkeypatch.setattr(bridge_module, "TRIM_ALL", 0.05)
+    await rig.bridge()
+
+    async def trimmed() -> bool:
+        return not await rig.journaled("in")
+
+    await eventually(trimmed)
+
+
+async def test_status_of_an_event_that_waits_for_long_is_kept(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance, "STATUS_AGE", timedelta(0))
+    await rig.stage("stage", "in")
+    await rig.redis.sadd(keys.PAUSED, "stage")
+    await rig.publish("in", "1")
+    assert await rig.redis.pexpire(keys.status("1"), 60_000)
+    await rig.bridge()
+
+    async def kept() -> bool:
+        return int(await rig.redis.pttl(keys.status("1"))) > 60_000
+
+    await eventually(kept)
+
+
+async def test_parked_event_is_retried_when_it_is_due_and_not_at_the_next_look(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge_module, "LOOK", NEVER)
+    stage = await rig.stage("stage", "in", None, lambda delivery: status(500 if delivery.count < 3 else 204))
+    await rig.bridge()
+    await rig.publish("in", "1")
+    await eventually(lambda: stage.count["1"] == 3)
+    await eventually(lambda: rig.settled(stage))
+
+
+async def test_depths_are_left_out_of_the_metrics_while_redis_does_not_tell_them(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge_module, "STATS_EVERY", 0.02)
+    await rig.stage("stage", "in")
+    bridge = await rig.bridge()
+
+    def depth() -> float | None:
+        return bridge.metrics.registry.get_sample_value("milepost_journaled_events", {"stage": "stage"})
+
+    async def away(_: object) -> None:
+        raise JournalUnavailable("away")
+
+    await eventually(lambda: depth() == 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(bridge.journal.admin, "depths", away)
+        await eventually(lambda: depth() is None)
+    await eventually(lambda: depth() == 0)
+
+
 async def turns(count: int) -> None:
     """Let the loop that the bridge shares sleep so many times: on a busy machine too, the bridge has no more turns."""
     for _ in range(count):
@@ -245,8 +312,11 @@ async def turns(count: int) -> None:
 
 async def test_idle_bridge_sends_few_commands(rig: Rig) -> None:
     stage, ordered = await rig.stage("stage", "in"), await rig.stage("ordered", "keyed")
-    bridge = await rig.bridge(routes=[stage.route(), ordered.route(order="key")])
+    late = await rig.stage("late", "later")
+    bridge = await rig.bridge(routes=[stage.route(), ordered.route(order="key"), late.route(delay="PT1H")])
     await eventually(lambda: value(bridge, "leading") == 1)
+    await rig.publish("later", "1")
+    await eventually(lambda: rig.parked("late"))
 
     async def commands() -> int:
         return int((await rig.redis.info("stats"))["total_commands_processed"])
