@@ -195,9 +195,9 @@ async def test_close_ends_calls_under_way(opened: Opened, redis: Redis) -> None:
     waiting = asyncio.create_task(line.call("BLPOP", "nothing", 0))
     await eventually(lambda: _blocked(redis))
     await line.close()
-    with pytest.raises(ConnectionLost):
+    with pytest.raises(ConnectionLost, match="the connection was closed"):
         await waiting
-    with pytest.raises(ConnectionLost):
+    with pytest.raises(ConnectionLost, match="the connection was closed"):
         await line.call("PING")
 
 

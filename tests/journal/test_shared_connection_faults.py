@@ -145,6 +145,21 @@ def test_connection_that_is_lost_right_after_the_greeting_raises(
 
 
 @on_both_loops
+@pytest.mark.parametrize("end", [hung_up, reset])
+def test_call_that_waits_for_a_reply_ends_with_its_connection(loop: Loop, end: Greeted) -> None:
+    async def at_a_command(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65536)
+        await end(reader, writer)
+
+    async def test() -> None:
+        async with lined(at_a_command, again=False) as (line, _):
+            with pytest.raises(ConnectionLost, match="Redis closed the connection"):
+                await line.call("PING")
+
+    run(loop, test())
+
+
+@on_both_loops
 def test_connection_that_the_server_has_half_closed_is_not_used(loop: Loop) -> None:
     async def test() -> None:
         async with lined(deaf, again=False) as (line, server):
