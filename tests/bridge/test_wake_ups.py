@@ -75,6 +75,27 @@ async def test_stage_wakes_others_again_only_after_a_silence(rig: Rig) -> None:
     assert one.wake_ups == 0
 
 
+async def test_response_of_a_stage_shows_that_it_is_not_at_zero(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    request_ended, told = wake.Silence.request_ended, list[bool]()
+
+    def note(silence: wake.Silence, now: float, *, answered: bool) -> None:
+        before = silence.at
+        request_ended(silence, now, answered=answered)
+        assert silence.at == (now + 3600 if answered else before)
+        told.append(answered)
+
+    monkeypatch.setattr(wake.Silence, "request_ended", note)
+    (one,) = await line(rig, "one")
+    await rig.bridge({"wakeAfter": LONG})
+    await rig.publish("c0", "1")
+    await eventually(lambda: rig.settled(one))
+    assert told == [True]
+    await one.refuse()
+    await rig.publish("c0", "2")
+    await eventually(lambda: len(told) > 1)
+    assert told[1] is False
+
+
 async def test_a_flood_of_events_and_two_bridges_send_one_wake_up_each(rig: Rig) -> None:
     one, two = await line(rig, "one", "two")
     go = hold(one)
