@@ -118,15 +118,16 @@ class ConcurrencyLimit:
 
         While less than a quarter of the limit is free it waits a moment for more, because each read costs a round trip.
         """
-        try:
-            async with asyncio.timeout(max(0.0, timeout)):
-                while not self.free:
-                    self._changed.clear()
-                    await self._changed.wait()
-                if self.free < self.size // 4:
-                    await asyncio.sleep(MOMENT)
-        except TimeoutError:
-            pass  # it was time to look for redeliveries
+        if self.free < max(1, self.size // 4):  # a timer costs more than all else here
+            try:
+                async with asyncio.timeout(max(0.0, timeout)):
+                    while not self.free:
+                        self._changed.clear()
+                        await self._changed.wait()
+                    if self.free < self.size // 4:
+                        await asyncio.sleep(MOMENT)
+            except TimeoutError:
+                pass  # it was time to look for redeliveries
         return self.free
 
     def count_read(self, events: int, size: int, *, redelivery: bool = False) -> int:
