@@ -105,6 +105,9 @@ def test_everybody_can_read_it(operator: Visitors, up: Up, look: str) -> None:
     page.get_by_label("The history of one event").fill(f"seen-{look}")
     page.keyboard.press("Enter")
     expect(page.get_by_role("region", name="distance on raw_input")).to_contain_text("buried")
+    told = page.locator(".at-stage li > span:not(.small)")
+    borders = told.evaluate_all("found => found.map((one) => getComputedStyle(one).borderStyle)")
+    assert set(borders) == {"none"}, "text in its line, and no card over it"
     assert_accessible(page)
 
 
