@@ -6,15 +6,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ConnectionError as ConnectionLost
 
 from milepost.errors import JournalUnavailable
 from milepost.journal.connection import connect
+from milepost.journal.servers import SLOT, servers_of
 from milepost.settings import JournalSettings
 from tests.bridge.rig import Rig
 from tests.failover.following import Publishing, following, publishing
 from tests.failover.test_sentinel import FEW
 from tests.replicated import RedisCluster, ask, is_primary
-from tests.servers import HOST, Valkey, eventually
+from tests.servers import HOST, Valkey, eventually, free_port
 
 
 @pytest.fixture
@@ -37,6 +39,21 @@ async def test_server_that_is_no_cluster_is_named(tmp_path: Path) -> None:
         async with following(f"redis+cluster://{HOST}:{alone.port}") as journal:
             with pytest.raises(JournalUnavailable, match=r"no node of the Cluster answers: .*cluster support disabled"):
                 await journal.ping()
+
+
+async def test_cluster_that_does_not_serve_our_slot_is_named(tmp_path: Path) -> None:
+    options = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
+    with Valkey(tmp_path, options=options) as node:
+        _, servers = servers_of(f"redis+cluster://{HOST}:{node.port}")
+        assert servers
+        for slots in ((0, SLOT - 2), (SLOT + 2, 16_383)):
+            with pytest.raises(ConnectionLost, match=f"no node of the Cluster serves slot {SLOT}"):
+                await servers.find({})
+            ask(node, "CLUSTER", "ADDSLOTSRANGE", *slots)
+        with pytest.raises(ConnectionLost, match=f"no node of the Cluster serves slot {SLOT}"):
+            await servers.find({})
+        ask(node, "CLUSTER", "ADDSLOTS", SLOT)
+        assert await servers.find({}) == (HOST, node.port)
 
 
 async def test_messages_published_at_any_node_are_adopted_once(cluster: RedisCluster, rig: Rig) -> None:
