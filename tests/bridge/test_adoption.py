@@ -394,6 +394,9 @@ async def test_stopping_leader_adopts_a_message_that_arrives_after_its_release_a
     await rig.stage("stage", "in", None)
     leader = await rig.bridge(grace="PT60S")
     await a_leader(leader)
+    await rig.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    await eventually(lambda: not leading(leader))
+    await a_leader(leader)  # a second time: the end of the first must not be taken for the end of this one
     arrives.clear()
     await rig.redis.publish("in", "1")
     stopping = asyncio.create_task(rig.stop(leader))
@@ -455,13 +458,14 @@ async def test_frozen_former_leader_adopts_nothing_twice(rig: Rig) -> None:
 
 async def test_cut_subscription_is_made_again_and_leads_again_at_once(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", None)
-    bridge = await rig.bridge(lease="PT60S")
+    bridge = await rig.bridge(lease="PT1H")
     await a_leader(bridge)
     await rig.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     await eventually(lambda: not leading(bridge))
     await a_leader(bridge)
     await rig.redis.publish("in", "1")
     await eventually(lambda: data_of(stage) == [1])
+    assert value(bridge, "adoption_overflow_total") == 0
 
 
 async def test_stage_added_later_gets_a_reply_that_no_stage_consumed_before(rig: Rig) -> None:
@@ -478,6 +482,17 @@ async def test_stage_added_later_gets_a_reply_that_no_stage_consumed_before(rig:
     await eventually(lambda: rig.settled(watcher))
     assert value(bridge, "adopted_total", channel="out", outcome="done") == 0
     assert value(added, "adopted_total", channel="out", outcome="done") == 0
+
+
+async def test_bridge_that_may_not_subscribe_to_its_own_channel_is_not_ready_and_says_so(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    await rig.stage("stage", "in", None)
+    channels = [f"&{channel}" for channel in (keys.LEASE, keys.STAGES)]
+    await rig.redis.execute_command("ACL", "SETUSER", "less", "on", ">pass", "~*", "+@all", "resetchannels", *channels)  # type: ignore[no-untyped-call]
+    bridge = rig.start(Bridge(rig.settings(redis_url=rig.url.replace("redis://", "redis://less:pass@"))))
+    await eventually(lambda: "outcome=unsubscribed reason=" in caplog.text)
+    assert not bridge.ready
 
 
 async def test_channel_that_redis_forbids_costs_a_bridge_no_other_channel(
