@@ -16,7 +16,7 @@ from tests.bridge.rig import Rig
 from tests.failover.following import Publishing, following, publishing
 from tests.failover.test_sentinel import FEW
 from tests.replicated import RedisCluster, ask, is_primary
-from tests.servers import HOST, Valkey, eventually, free_port
+from tests.servers import HOST, WITHIN, Valkey, eventually, free_port
 
 
 @pytest.fixture
@@ -54,6 +54,21 @@ async def test_cluster_that_does_not_serve_our_slot_is_named(tmp_path: Path) -> 
             await servers.find({})
         ask(node, "CLUSTER", "ADDSLOTS", SLOT)
         assert await servers.find({}) == (HOST, node.port)
+
+
+async def test_node_of_a_part_that_does_not_serve_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("milepost.journal.servers.ASK_WITHIN", WITHIN)
+    nodes = [Valkey(tmp_path, options={"cluster-enabled": "yes", "cluster-port": str(free_port())}) for _ in range(2)]
+    with nodes[0] as serving, nodes[1] as cut_off:
+        ask(serving, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+        ask(cut_off, "CLUSTER", "SET-CONFIG-EPOCH", 5)
+        ask(cut_off, "CLUSTER", "ADDSLOTS", SLOT)
+        await eventually(lambda: b"cluster_state:ok" in ask(serving, "CLUSTER", "INFO"))
+        _, servers = servers_of(f"redis+cluster://{HOST}:{cut_off.port},{HOST}:{serving.port}")
+        assert servers
+        assert await servers.find({}) == (HOST, serving.port)
 
 
 async def test_messages_published_at_any_node_are_adopted_once(cluster: RedisCluster, rig: Rig) -> None:
