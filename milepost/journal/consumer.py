@@ -195,10 +195,10 @@ class Consumer:
             entries += self._entries(stream.decode(), [row])
         return entries, int(destroyed)
 
-    async def _read_ordered(self, most: int) -> list[Entry]:
+    async def _read_ordered(self, most: int, *, least: int = 0) -> list[Entry]:
         with _missing_groups():
             retried, others, plain, *last = await self._takes.read_ordered(
-                stage=self.stage, consumer=self.name, channel=self.channel, field=self._field, most=most
+                stage=self.stage, consumer=self.name, channel=self.channel, field=self._field, most=most, least=least
             )
         self._full = last[1] == b"full"
         self._read_up_to = last if last[0] else ()
@@ -222,7 +222,7 @@ class Consumer:
                 raise unavailable(fault) from fault
             if not found:
                 return []
-        return await self._read_ordered(count)
+        return await self._read_ordered(count, least=count)
 
     async def wait(self, count: int, *, block: float) -> list[Entry]:
         """Wait up to `block` seconds for an entry. Return up to `count` retries, then up to `count` unread events.

@@ -69,6 +69,26 @@ async def test_unexpected_exception_is_counted_and_ends_as_a_dead_letter_with_it
     assert value(bridge, "stale_total", stage="stage") == 0
 
 
+@pytest.mark.parametrize("order", [False, "key"])
+async def test_events_that_are_put_off_again_and_again_keep_no_unread_event_from_the_stage(
+    rig: Rig, order: str | bool
+) -> None:
+    """They come due faster than the stage answers, so there is always a retry."""
+    stage = await rig.stage("stage", "in", "out")
+    answering = asyncio.Lock()
+
+    async def work(delivery: Delivery) -> Answer:
+        async with answering:
+            await asyncio.sleep(0.005)
+        return stage.succeed(delivery) if delivery.event.id == "good" else status(409, retry_after="0")
+
+    stage.script = work
+    await rig.bridge({"order": order})
+    for one in (*map(str, range(32)), "good"):
+        await rig.publish("in", one, {"key": one})
+    await eventually(lambda: stage.count["good"])
+
+
 def raise_for_bad(monkeypatch: pytest.MonkeyPatch, settlement: Any) -> None:
     """Let the bridge raise when it makes this kind of settlement for the event `bad`."""
 

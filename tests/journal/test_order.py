@@ -537,7 +537,7 @@ async def test_read_fills_its_room_over_several_pages(journal: Journal, redis: R
         event = Event(id=f"{number}", source="/tests", type=RAW, data={"key": number}).to_json()
         await redis.xadd(keys.journal(RAW), {"event": event, **({"attempts": 0} if number % 2 else {})})
     _, others, plain, *_ = await journal.scripts.read_ordered(
-        stage=STAGE, consumer="other", channel=RAW, field="key", most=36
+        stage=STAGE, consumer="other", channel=RAW, field="key", most=36, least=0
     )
     assert (len(others), len(plain) // 2) == (18, 18)
     assert len(await take(mail, 36)) == 4
@@ -553,6 +553,17 @@ async def test_retries_take_their_room_from_unread_events(
     await publish(journal, "c1", "d1", "e1", "f1")
     assert ids(await take(mail, 3)) == ["a1", "b1", "c1"]
     assert await redis.xlen(RETRIES) == 2
+
+
+async def test_wait_has_room_for_unread_events_beside_retries(
+    journal: Journal, maintenance: Maintenance, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "b1", "c1")
+    for entry in await take(mail):
+        await park(mail, entry)
+    await maintenance.retry_due([STAGE], most=9)
+    await publish(journal, "d1", "e1", "f1")
+    assert ids(await mail.wait(2, block=1)) == ["a1", "b1", "d1", "e1"]
 
 
 async def test_full_redis_reads_events_whose_key_is_free_and_holds_none(

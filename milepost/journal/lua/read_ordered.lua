@@ -1,9 +1,10 @@
--- read_ordered(stage, consumer, channel, field, most)
--- Reads up to `most` events of a channel for a stage that is ordered by key. An event's key is this field of its data, or
--- for the field '' its attribute `partitionkey`. An event without such a text, number or boolean has no key and no order.
+-- read_ordered(stage, consumer, channel, field, most, least)
+-- Reads up to `most` events of a channel for a stage that is ordered by key; up to `least` unread ones of them also if retries
+-- leave less room. An event's key is this field of its data, or for the field '' its attribute `partitionkey`. An event
+-- without such a text, number or boolean has no key and no order.
 -- Of each key one event is in hand: it is pending in the journal, in the retries, or parked. All others that were read are
 -- held. So a takeover delivers no event before an earlier one of its key.
--- 1. Reads retries. While there are fewer than `most`, steps 2 and 3 read unread events, a page at a time.
+-- 1. Reads retries, `most` of them at most. Steps 2 and 3 read unread events into the room that is left, a page at a time.
 -- 2. An event whose key has no event in hand stays pending, and its key is in hand.
 -- 3. An event whose key has one is held and acknowledged. settle lets it go when that one is finished.
 -- Before a page is read, each command is tried that its events will need, in case Redis refuses it to this user: events that
@@ -170,7 +171,8 @@ local function next_is_behind()
 end
 
 local retried = read(retries, most)
-local room = most - #retried
+local unread = math.max(most - #retried, least)
+local room = unread
 if room > 0 then  -- tries the commands that each page needs
   redis.call('HSET', in_hand, '', '')
   redis.call('HMGET', in_hand, '')
@@ -183,7 +185,7 @@ while room > 0 and moved < MOST_EVENTS and bytes < MOST_BYTES do
   if full and next_is_behind() then return { retried, other, plain, '', 'full' } end
   local page = read(journal, asked)
   sort(page)
-  room = most - #retried - #other - #plain / 2
+  room = unread - #other - #plain / 2
   if #page < asked then return { retried, other, plain, last_read(retries), last_read(journal) } end
 end
 return { retried, other, plain, '', '' }
