@@ -267,10 +267,10 @@ async def test_event_whose_dead_letter_is_refused_is_parked_until_it_can_be_writ
 ) -> None:
     monkeypatch.setattr(worker_module, "LOOK_EVERY", 0.05)
     stage = await rig.stage("stage", "in", "out")
-    stage.script = lambda delivery: status(422) if delivery.event.id == "bad" else stage.succeed(delivery)
+    stage.script = lambda delivery: status(500) if delivery.event.id == "bad" else stage.succeed(delivery)
     await rig.redis.set(keys.dead("stage"), "not a stream")
     await rig.redis.set(keys.parked("stage"), "not a sorted set")
-    bridge = await rig.bridge(claim="PT0.2S")
+    bridge = await rig.bridge({"retry": 0}, claim="PT0.2S")
     await rig.publish_all("in", ["bad", "good"])
     await eventually(lambda: stage.count["bad"] == 2, what="left pending, and redelivered")
     await rig.redis.delete(keys.parked("stage"))
