@@ -145,6 +145,12 @@ class Maintenance:
         if answer == b"served":
             reason = f"the other delivery mode still serves {name_text(of[0])}, or did less than a minute ago"
             return SwitchBlocked(reason, unfinished=False)
+        if answer == b"many":
+            reason = (
+                f"the other delivery mode left {of[1]} events of {name_text(of[0])} that were parked, held or to be "
+                "retried, and one step cannot take so many: finish them in that mode first"
+            )
+            return SwitchBlocked(reason, unfinished=True)
         if answer == b"unfinished":
             reason = (
                 f"the other delivery mode left {of[1]} events of {name_text(of[0])} that several stages would have to "

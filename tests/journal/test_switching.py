@@ -91,6 +91,22 @@ async def test_pause_does_not_end_with_the_delivery_mode(
     assert await groups(redis) == ["broker"]
 
 
+async def test_switch_waits_while_more_events_are_parked_than_one_step_can_move(
+    maintenance: Maintenance, redis: Redis, consumers: Consumers
+) -> None:
+    await served(maintenance, consumers, DIRECT)
+    parked = {f"1-{number} 1 0 0 {RAW}\n{{}}": 9e12 for number in range(50_001)}
+    await redis.zadd(keys.parked("distance"), parked)
+    await stopped(redis, DIRECT)
+    blocked = await maintenance.switch(BROKER)
+    assert blocked is not None
+    assert "50001 events of distance" in blocked.reason
+    assert await groups(redis) == ["distance"]
+    await redis.zrem(keys.parked("distance"), next(iter(parked)))
+    assert await maintenance.switch(BROKER) is None
+    assert await redis.xlen(keys.retries("broker", RAW)) == 50_000
+
+
 async def test_there_and_back_with_an_empty_backlog_repeats_nothing_and_leaves_no_group(
     journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers
 ) -> None:

@@ -6,7 +6,7 @@
 --    bridge still serves the other mode, returns { 'served', stage }.
 -- 3. Lists the events under way: pending, retries, held and parked ones. Returns { 'unfinished', stage, how many events } if
 --    one of them would get no group here, if its channel had two groups in the other mode, or if such groups stand at
---    different entries.
+--    different entries. Returns { 'many', stage, how many } if they are more than MOST: Redis answers nobody meanwhile.
 -- 4. Makes this bridge's groups where the other mode's groups end, so that nothing is delivered twice.
 -- 5. Moves the events under way into its streams of retries, with their counts and deadlines.
 -- 6. Deletes the groups, retries, held and parked events and table rows of the other mode, and writes the rows of the new one.
@@ -57,7 +57,16 @@ for _, stage in pairs(others) do
   end
 end
 
-local broken = {}
+local broken, MOST = {}, 50000
+
+-- Counts the events that are parked, held or in the retries for a stage of the other mode.
+local function count_waiting(name, stage)
+  local waiting = count('ZCARD', parked_key(name))
+  for _, channel in ipairs(stage.channels) do
+    waiting = waiting + count('XLEN', retries_key(name, channel)) + count('ZCARD', held_key(name, channel))
+  end
+  return waiting
+end
 
 -- Lists the events under way for a stage of the other mode, each as { channel, event, since, attempts, crashes }.
 local function under_way(name, stage)
@@ -98,6 +107,8 @@ end
 -- Everything is checked before the first write, so that a switch that is not possible changes nothing.
 local moving, positions = {}, {}
 for name, stage in pairs(others) do
+  local waiting = count_waiting(name, stage)
+  if #moving + waiting > MOST then return { 'many', name, waiting } end
   local found = under_way(name, stage)
   for _, event in ipairs(found) do
     if not stages_of[event[1]] or others_on[event[1]] > 1 then return { 'unfinished', name, #found } end
