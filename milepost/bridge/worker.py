@@ -5,7 +5,6 @@ The loop:
 1. Wait for room under the concurrency limit, or until step 2 is due.
 2. Once a second, take over entries that another bridge has not renewed for the claim time: redeliveries. They need no
    room, because the bridge that died had counted them under its limit; but while the route is down one is the probe.
-   Then read without waiting, into the room that is left.
 3. Otherwise block until an event comes, or until step 2 is due. One read brings retries (parked and delayed events that
    are due, replayed dead letters) and unread events: up to the room of each kind, so perhaps twice the room. A stage
    that is ordered by key is read by a script; for it the wait shows only that there is something to read.
@@ -48,7 +47,7 @@ from milepost.bridge.retry import GiveUp, Retry, RetryPolicy, RetryWhenUp
 from milepost.bridge.settings import DeliverySpec
 from milepost.bridge.wake import Silence
 from milepost.errors import EventError, JournalUnavailable, MilepostError
-from milepost.journal import Bury, Complete, Consumer, Delay, Entry, GroupMissing, Park, Settlement, Split, Taken
+from milepost.journal import Bury, Complete, Consumer, Delay, Entry, GroupMissing, Park, Settlement, Split
 from milepost.journal.refusals import OF_KEYS
 from milepost.observe.logs import Fields
 
@@ -173,14 +172,14 @@ class Worker:
             try:
                 if due:
                     extra = self.limit.extra
-                    taken = await self._take(free, extra=extra, claim=self._claim)
                     # As many as were asked for: there may be more, so look again at once, unless they have many bytes.
-                    more = taken.redelivered == free + extra
+                    more = await self._take_over(free + extra) == free + extra
                     if not more or extra < MOST_EXTRA:
                         look_at = now() + LOOK_EVERY
                 elif free and retries and now() < unread_at:
-                    taken = await self._take(free)
-                    retries = any(entry.retried for entry in taken.entries[-1:])  # no unread event came after them
+                    entries = (await self.consumer.take(free)).entries
+                    retries = any(entry.retried for entry in entries[-1:])  # no unread event came after them
+                    self._start(entries)
                 elif free:
                     # While retries take all the room, it is little at any time.
                     count = max(free, self.limit.size // 4) if retries else free
@@ -197,20 +196,19 @@ class Worker:
                 await self._reread()
             await asyncio.sleep(0)  # let the new tasks send before the next read
 
-    async def _take(self, free: int, *, extra: int = 0, claim: float = 0) -> Taken:
-        """Take entries without waiting and start their delivery.
+    async def _take_over(self, most: int) -> int:
+        """Take over up to so many entries of dead bridges and start their delivery. Returns how many were taken over.
 
         Of its own entries it leaves out those that it had before: see `_start_lost`.
         """
-        before = set(self.in_delivery) if claim else ()
-        taken = await self.consumer.take(free, extra=extra, claim=claim)
-        redelivered = [entry for entry in taken.entries[: taken.redelivered] if entry.key not in before]
+        before = set(self.in_delivery)
+        taken = await self.consumer.take(0, extra=most, claim=self._claim)
+        redelivered = [entry for entry in taken.entries if entry.key not in before]
         self._metrics.destroyed += taken.destroyed
         if redelivered:
             log.info(Fields(stage=self.stage, outcome="redelivered", entries=len(redelivered)))
         self._start(redelivered, redelivery=True)
-        self._start(taken.entries[taken.redelivered :])
-        return taken
+        return taken.redelivered
 
     def _cannot_read(self, fault: JournalUnavailable | GroupMissing) -> None:
         """Show in the metrics that this stage's events wait, and log why."""
