@@ -177,7 +177,7 @@ class Worker:
                     if not more or extra < MOST_EXTRA:
                         look_at = now() + LOOK_EVERY
                 elif free and retries and now() < unread_at:
-                    entries = (await self.consumer.take(free)).entries
+                    entries = await self.consumer.take(free)
                     retries = any(entry.retried for entry in entries[-1:])  # no unread event came after them
                     self._start(entries)
                 elif free:
@@ -202,13 +202,13 @@ class Worker:
         Of its own entries it leaves out those that it had before: see `_start_lost`.
         """
         before = set(self.in_delivery)
-        taken = await self.consumer.take(0, extra=most, claim=self._claim)
+        taken = await self.consumer.take_over(most, claim=self._claim)
         redelivered = [entry for entry in taken.entries if entry.key not in before]
         self._metrics.destroyed += taken.destroyed
         if redelivered:
             log.info(Fields(stage=self.stage, outcome="redelivered", entries=len(redelivered)))
         self._start(redelivered, redelivery=True)
-        return taken.redelivered
+        return len(taken.entries)
 
     def _cannot_read(self, fault: JournalUnavailable | GroupMissing) -> None:
         """Show in the metrics that this stage's events wait, and log why."""

@@ -12,7 +12,7 @@ from milepost.journal.consumer import (
     Settlement,
     SettlementRefused,
     Split,
-    Taken,
+    TakenOver,
 )
 from milepost.journal.journal import Journal
 from milepost.journal.keys import PARTS
@@ -65,7 +65,7 @@ __all__ = [
     "StageNotServed",
     "StageServed",
     "StageState",
-    "Taken",
+    "TakenOver",
     "Unreadable",
     "WakeUps",
     "Wiring",

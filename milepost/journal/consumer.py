@@ -106,13 +106,10 @@ class SettlementRefused(MilepostError):
     """Redis refuses this settlement alone: a key is of another type, or the user may not write it."""
 
 
-class Taken(NamedTuple):
-    """Entries, in the order of their delivery. `redelivered`: how many of them were taken over; these come first.
-    `destroyed`: how many more were taken over whose event an operator had deleted.
-    """
+class TakenOver(NamedTuple):
+    """Entries that another consumer had. `destroyed`: how many more there were whose event an operator has deleted."""
 
     entries: list[Entry]
-    redelivered: int
     destroyed: int
 
 
@@ -163,29 +160,14 @@ class Consumer:
         """Make missing groups, at the beginning of the journal. True if the journal's was missing."""
         return bool(await self._scripts.ensure(stage=self.stage, broker=BROKER, channel=self.channel))
 
-    async def take(self, most: int, *, extra: int = 0, claim: float = 0) -> Taken:
-        """Read without waiting: up to `most` entries, redeliveries first, then retries, then unread events.
+    async def take_over(self, most: int, *, claim: float) -> TakenOver:
+        """Take over up to `most` entries that another consumer has not renewed for `claim` seconds.
 
-        `claim`: seconds after which an entry that another consumer has not renewed is taken over; 0: none is. Up to
-        `most` + `extra` entries are taken over. Raises GroupMissing. If it raises JournalUnavailable, entries may be
-        pending whose reply was lost: `reread` returns them.
+        Raises GroupMissing. If it raises JournalUnavailable, entries may be pending whose reply was lost: `reread`
+        returns them.
         """
-        entries: list[Entry] = []
-        destroyed = 0
-        if claim and most + extra:
-            entries, destroyed = await self._take_over(most + extra, claim)
-        redelivered = len(entries)
-        if self.ordered:
-            if most > len(entries):
-                entries += await self._read_ordered(most - len(entries))
-            return Taken(entries, redelivered, destroyed)
-        if most > len(entries):
-            entries += await self._read([self._retries], ">", most - len(entries))
-        if most > len(entries):
-            entries += await self._read([self._journal], ">", most - len(entries))
-        return Taken(entries, redelivered, destroyed)
-
-    async def _take_over(self, most: int, claim: float) -> tuple[list[Entry], int]:
+        if not most:
+            return TakenOver([], 0)
         with _missing_groups():
             taken, destroyed = await self._takes.take_over(
                 stage=self.stage, consumer=self.name, most=most, claim=milliseconds(claim), streams=self._streams
@@ -193,7 +175,19 @@ class Consumer:
         entries: list[Entry] = []
         for stream, *row in taken:
             entries += self._entries(stream.decode(), [row])
-        return entries, int(destroyed)
+        return TakenOver(entries, int(destroyed))
+
+    async def take(self, most: int) -> list[Entry]:
+        """Read without waiting: up to `most` entries (at least 1), retries first, then unread events.
+
+        Raises as `take_over` does.
+        """
+        if self.ordered:
+            return await self._read_ordered(most)
+        entries = await self._read([self._retries], ">", most)
+        if most > len(entries):
+            entries += await self._read([self._journal], ">", most - len(entries))
+        return entries
 
     async def _read_ordered(self, most: int, *, least: int = 0) -> list[Entry]:
         with _missing_groups():
@@ -227,7 +221,7 @@ class Consumer:
     async def wait(self, count: int, *, block: float) -> list[Entry]:
         """Wait up to `block` seconds for an entry. Return up to `count` retries, then up to `count` unread events.
 
-        Raises as `take` does.
+        Raises as `take_over` does.
         """
         if self.ordered:
             return await self._wait_ordered(count, block)

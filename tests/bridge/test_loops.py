@@ -11,7 +11,7 @@ from milepost.bridge import bridge as bridge_module
 from milepost.bridge import worker as worker_module
 from milepost.bridge.concurrency import FIRST, LEAST_EXTRA, MOST_EXTRA
 from milepost.errors import JournalUnavailable
-from milepost.journal import Consumer, Entry, GroupMissing, Taken, keys, maintenance
+from milepost.journal import Consumer, Entry, GroupMissing, TakenOver, keys, maintenance
 from tests.bridge.rig import Rig, Stage, status, value
 from tests.proxy import Proxy
 from tests.servers import WITHIN, eventually
@@ -21,16 +21,16 @@ NEVER = 1000.0
 
 
 @pytest.fixture
-def takes(monkeypatch: pytest.MonkeyPatch) -> list[Taken]:
+def takes(monkeypatch: pytest.MonkeyPatch) -> list[TakenOver]:
     """What each look for redeliveries has brought. The first is followed by another one only if more may be left."""
     monkeypatch.setattr(worker_module, "LOOK_EVERY", NEVER)
-    take, found = Consumer.take, []
+    take_over, found = Consumer.take_over, []
 
-    async def recorded(consumer: Consumer, most: int, **given: Any) -> Taken:
-        found.append(await take(consumer, most, **given))
+    async def recorded(consumer: Consumer, most: int, *, claim: float) -> TakenOver:
+        found.append(await take_over(consumer, most, claim=claim))
         return found[-1]
 
-    monkeypatch.setattr(Consumer, "take", recorded)
+    monkeypatch.setattr(Consumer, "take_over", recorded)
     return found
 
 
@@ -51,7 +51,7 @@ async def several_turns(rig: Rig, other: Stage) -> None:
         await eventually(lambda number=number: other.count[f"turn-{number}"])  # type: ignore[misc]
 
 
-async def test_all_events_of_a_dead_bridge_are_redelivered_at_the_first_look(rig: Rig, takes: list[Taken]) -> None:
+async def test_all_events_of_a_dead_bridge_are_redelivered_at_the_first_look(rig: Rig, takes: list[TakenOver]) -> None:
     stage = await rig.stage("stage", "in")
     await abandon(rig, 300)
     await rig.bridge()
@@ -64,7 +64,7 @@ async def test_all_events_of_a_dead_bridge_are_redelivered_at_the_first_look(rig
     assert len(takes) <= looks + 1, "it waits for new events, and looks for no redelivery meanwhile"
 
 
-async def test_redeliveries_of_too_many_bytes_come_a_few_at_each_look(rig: Rig, takes: list[Taken]) -> None:
+async def test_redeliveries_of_too_many_bytes_come_a_few_at_each_look(rig: Rig, takes: list[TakenOver]) -> None:
     stage, other = await rig.stage("stage", "in"), await rig.stage("other", "else")
     go = asyncio.Event()
     stage.answer_after(go)

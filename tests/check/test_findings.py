@@ -139,7 +139,7 @@ async def journal(redis: Redis, redis_url: str) -> AsyncIterator[Journal]:
     await consumer.ensure()
     for number, data in enumerate((PLACE, {}, PLACE, PLACE, PLACE, PLACE)):
         await journal.publish(Event(id=str(number), source="/me", type="place", data=data))
-    dead, refused, parked, done, _ = (await consumer.take(5)).entries
+    dead, refused, parked, done, _ = await consumer.take(5)
     steps = [
         Bury(dead, "0", Failure("HTTP 500", 500, 1, 0)),
         Bury(refused, "1", Failure("HTTP 422: name: Field required", 422, 0, 0)),

@@ -35,7 +35,7 @@ async def buried(journal: Journal, count: int = 1, reason: str = "HTTP 422: lat:
     await consumer.ensure()
     for number in range(count):
         await journal.publish(Event(id=f"dead-{number}", source="/tests", type="raw_input", data=LONDON))
-    entries = (await consumer.take(count)).entries
+    entries = await consumer.take(count)
     failure = Failure(reason, 422, 1, 0)
     await consumer.settle([Bury(entry, Event.from_json(entry.event).id, failure) for entry in entries])
     return [letter.entry for letter in await journal.admin.dead_letters("distance", count=count)]

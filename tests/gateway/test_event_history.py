@@ -56,7 +56,7 @@ async def take(journal: Journal) -> Take:
             emits=bool(LINE[stage].emits),
         )
         await consumer.ensure()
-        (entry,) = (await consumer.take(9, claim=claim)).entries
+        (entry,) = (await consumer.take_over(9, claim=claim)).entries if claim else await consumer.take(9)
         return consumer, entry
 
     return take
@@ -286,7 +286,7 @@ async def test_broker_mode_shows_what_the_broker_took_and_gave_up(
         emits=False,
     )
     await broker.ensure()
-    (entry,) = (await broker.take(9)).entries
+    (entry,) = await broker.take(9)
     await settle((broker, entry), lambda entry: Complete(entry, "one", None))
     reply = Event(id="one", source="/tests/distance", type="calculated_distance", data=None)
     assert at(await history(operator), "distance")["state"] == "at the Broker"

@@ -53,27 +53,27 @@ class Stages:
             await consumer.ensure()
 
     async def split(self, into: int) -> None:
-        (entry,) = (await self._consumers["split"].take(1)).entries
+        (entry,) = await self._consumers["split"].take(1)
         event = Event.from_json(entry.event)
         answers = [Event(id=f"{event.id}/{n}", source="/s", type="item", data=n) for n in range(into)]
         assert await self._consumers["split"].settle([Split(entry, event.id, answers)]) == ["done"]
 
     async def ship(self) -> None:
         """Finish one part."""
-        (entry,) = (await self._consumers["ship"].take(1)).entries
+        (entry,) = await self._consumers["ship"].take(1)
         event = Event.from_json(entry.event)
         reply = Event(id=event.id, source="/s", type="shipped", data=event.data)
         assert await self._consumers["ship"].settle([Complete(entry, event.id, reply)]) == ["done"]
 
     async def leave(self, stage: str = "ship") -> None:
         """Take one event, without an answer."""
-        (entry,) = (await self._consumers[stage].take(1)).entries
+        (entry,) = await self._consumers[stage].take(1)
         of = Event.from_json(entry.event).id
         assert await self._consumers[stage].settle([Complete(entry, of, None)]) == ["done"]
 
     async def refuse(self) -> None:
         """Make a dead letter of one part."""
-        (entry,) = (await self._consumers["ship"].take(1)).entries
+        (entry,) = await self._consumers["ship"].take(1)
         of = Event.from_json(entry.event).id
         assert await self._consumers["ship"].settle([Bury(entry, of, Failure("no", 422, 0, 0))]) == ["buried"]
 

@@ -58,7 +58,7 @@ async def taken(journal: Journal, consumer: Consumer, count: int = 1, *, channel
     """Publish `count` events on a channel of this consumer; return the entries that it takes then."""
     for _ in range(count):
         await journal.publish(submission(channel=channel or consumer.channel))
-    return (await consumer.take(count)).entries
+    return await consumer.take(count)
 
 
 async def settled(consumer: Consumer, settlement: Settlement) -> str | MilepostError:

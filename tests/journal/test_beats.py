@@ -169,7 +169,7 @@ async def test_forget_removes_every_trace_of_a_stage_and_returns_what_was_lost(
     assert not await redis.exists(keys.parked("distance"), keys.dead("distance"), keys.retries("distance", RAW))
     assert [row["name"] for row in await redis.xinfo_groups(keys.journal(RAW))] == [b"audit"]
     assert await journal.admin.dead_stages() == []
-    await audit.settle([Complete(entry, "", None) for entry in (await audit.take(9)).entries])
+    await audit.settle([Complete(entry, "", None) for entry in await audit.take(9)])
     await maintenance.trim(RAW)
     assert await journaled(redis, RAW) == []
     assert await journal.backlog() == 0
@@ -236,7 +236,7 @@ async def test_forgotten_stage_that_is_served_again_gets_every_event_that_is_lef
     with pytest.raises(GroupMissing):
         await distance.take(1)
     await distance.ensure()
-    assert len((await distance.take(9)).entries) == 1
+    assert len(await distance.take(9)) == 1
 
 
 async def test_journal_that_no_stage_consumes_is_shown_and_can_be_forgotten(

@@ -53,7 +53,7 @@ async def test_replay_starts_counts_and_deadline_afresh(journal: Journal, distan
     dead = await buried(journal, distance)
     assert (dead.status, dead.attempts, dead.crashes) == (500, 11, 2)
     assert await journal.admin.replay("distance", [dead.entry]) == 1
-    (entry,) = (await distance.take(1)).entries
+    (entry,) = await distance.take(1)
     assert (entry.event, entry.channel, entry.retried) == (dead.event, RAW, True)
     assert (entry.attempts, entry.crashes) == (0, 0)
     assert entry.since == int(entry.id.partition("-")[0])
@@ -69,8 +69,8 @@ async def test_replay_is_for_the_stage_that_the_event_died_on_alone(
     dead = await buried(journal, distance)
     await audit.take(9)
     await journal.admin.replay("distance", [dead.entry])
-    assert (await audit.take(9)).entries == []
-    assert len((await distance.take(9)).entries) == 1
+    assert await audit.take(9) == []
+    assert len(await distance.take(9)) == 1
 
 
 async def test_replay_removes_the_note_that_the_event_died(journal: Journal, distance: Consumer) -> None:
@@ -97,7 +97,7 @@ async def test_dead_letter_is_replayed_once_and_an_unknown_one_not_at_all(journa
     names = [*(letter.entry for letter in dead), dead[0].entry, "1-1"]
     answers = await asyncio.gather(*(journal.admin.replay("distance", names) for _ in range(4)))
     assert sum(answers) == 3
-    assert len((await distance.take(99)).entries) == 3
+    assert len(await distance.take(99)) == 3
 
 
 async def test_one_step_of_a_replay_moves_about_8_mb(journal: Journal, redis: Redis, distance: Consumer) -> None:
@@ -122,7 +122,7 @@ async def test_event_that_a_broker_gave_up_on_is_replayed_through_the_broker(
     broker = consumers("broker")
     await made(broker)
     await journal.admin.replay("distance", [dead.entry])
-    (entry,) = (await broker.take(1)).entries
+    (entry,) = await broker.take(1)
     assert (entry.event, entry.channel) == (dead.event, RAW)
 
 
@@ -139,14 +139,14 @@ async def test_dead_letters_of_one_mode_are_replayed_in_the_other(
     await maintenance.bury_given_up("distance", submission(), failure())
     given_up = (await journal.admin.dead_letters("distance"))[-1]
     assert await journal.admin.replay("distance", [given_up.entry]) == 1
-    assert len((await distance.take(9)).entries) == 1
+    assert len(await distance.take(9)) == 1
     await unserved(redis, "distance")
     await maintenance.switch({"broker": Wiring([RAW], [], "")})
     await table(broker=(RAW,))
     broker = consumers("broker")
     await made(broker)
     assert await journal.admin.replay("distance", [mine.entry]) == 1
-    assert mine.event in [entry.event for entry in (await broker.take(9)).entries]
+    assert mine.event in [entry.event for entry in await broker.take(9)]
 
 
 async def test_dead_letter_of_a_stage_that_no_bridge_serves_is_not_replayed(
@@ -181,7 +181,7 @@ async def test_dead_letter_without_an_id_is_replayed_and_one_without_a_channel_i
     await redis.xadd(keys.dead("distance"), {"event": "{}"})
     first, second = await journal.admin.dead_letters("distance")
     assert await journal.admin.replay("distance", [first.entry]) == 1
-    assert [entry.event for entry in (await distance.take(9)).entries] == [b"{}"]
+    assert [entry.event for entry in await distance.take(9)] == [b"{}"]
     with pytest.raises(StageNotServed):
         await journal.admin.replay("distance", [second.entry])
 
@@ -191,7 +191,7 @@ async def test_drop_deletes_dead_letters_for_good(journal: Journal, distance: Co
     assert await journal.admin.drop("distance", [dead[0].entry, dead[2].entry, "1-1"]) == 2
     assert await journal.admin.drop("distance", []) == 0
     assert await journal.admin.dead_letters("distance") == [dead[1]]
-    assert (await distance.take(9)).entries == []
+    assert await distance.take(9) == []
 
 
 async def test_dead_letters_are_read_in_pages_oldest_first(journal: Journal, distance: Consumer) -> None:
@@ -257,7 +257,7 @@ async def test_event_that_dies_again_after_its_replay_keeps_only_its_new_counts(
 ) -> None:
     dead = await buried(journal, distance)
     await journal.admin.replay("distance", [dead.entry])
-    (entry,) = (await distance.take(1)).entries
+    (entry,) = await distance.take(1)
     assert await settled(distance, Park(entry, event_of(entry).id, failure(attempts=1), 60)) == "done"
     (member,) = await redis.zrange(keys.parked("distance"), 0, -1)
     assert member.split()[2:4] == [b"1", b"0"]

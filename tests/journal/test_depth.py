@@ -50,11 +50,11 @@ async def test_unread_events_are_counted_before_the_group_is_made(journal: Journ
 async def test_pending_events_are_counted_until_they_are_settled(journal: Journal, distance: Consumer) -> None:
     for _ in range(3):
         await journal.publish(submission())
-    entries = (await distance.take(2)).entries
+    entries = await distance.take(2)
     assert (await look(journal)).journaled == 3
     await distance.settle([Complete(entry, "", None) for entry in entries])
     assert (await look(journal)).journaled == 1
-    await distance.settle([Complete(entry, "", None) for entry in (await distance.take(9)).entries])
+    await distance.settle([Complete(entry, "", None) for entry in await distance.take(9)])
     assert await look(journal) == EMPTY
 
 
@@ -75,7 +75,7 @@ async def test_parked_event_counts_from_its_first_journaling(
     retry = {"event": submission().to_json(), "channel": RAW, "since": str(seconds * 1000 - LONG_AGO)}
     await redis.xadd(keys.retries("distance", RAW), retry)  # type: ignore[arg-type]
     unread = await look(journal)
-    [entry] = (await distance.take(1)).entries
+    [entry] = await distance.take(1)
     pending = await look(journal)
     await settled(distance, Park(entry, event_of(entry).id, failure(attempts=1), 100))
     parked = await look(journal)
@@ -89,7 +89,7 @@ async def test_age_is_that_of_the_oldest_pending_event(journal: Journal, redis: 
     seconds, _ = await redis.time()
     for age in (LONG_AGO, 0):
         await redis.xadd(keys.journal(RAW), {"event": submission().to_json()}, id=f"{seconds * 1000 - age}-1")
-    assert len((await distance.take(2)).entries) == 2
+    assert len(await distance.take(2)) == 2
     found = await look(journal)
     assert found.oldest is not None
     assert found.oldest >= LONG_AGO / 1000

@@ -36,7 +36,7 @@ async def test_due_event_keeps_its_counts_its_channel_and_its_deadline(
 ) -> None:
     entry = await parked(journal, distance, attempts=4, crashes=2)
     assert await maintenance.retry_due(["distance"], most=9) == (1, None, {})
-    (retry,) = (await distance.take(9)).entries
+    (retry,) = await distance.take(9)
     assert (retry.stream, retry.retried, retry.only) == (keys.retries("distance", RAW), True, "")
     assert (retry.event, retry.channel, retry.since) == (entry.event, RAW, entry.since)
     assert (retry.attempts, retry.crashes) == (4, 2)
@@ -49,7 +49,7 @@ async def test_event_that_is_parked_again_and_again_keeps_the_since_of_its_first
     first = await parked(journal, distance)
     for attempts in range(1, 4):
         await maintenance.retry_due(["distance"], most=1)
-        (entry,) = (await distance.take(1)).entries
+        (entry,) = await distance.take(1)
         assert (entry.since, entry.attempts) == (first.since, attempts - 1)
         await settled(distance, Park(entry, event_of(entry).id, failure(attempts=attempts), 0))
 
@@ -60,10 +60,10 @@ async def test_due_event_is_for_the_stage_that_parked_it_alone(
     audit = consumers("audit")
     await made(audit)
     await parked(journal, distance)
-    assert len((await audit.take(9)).entries) == 1
+    assert len(await audit.take(9)) == 1
     await maintenance.retry_due(["distance"], most=1)
-    assert (await audit.take(9)).entries == []
-    assert len((await distance.take(9)).entries) == 1
+    assert await audit.take(9) == []
+    assert len(await distance.take(9)) == 1
 
 
 async def test_events_that_are_not_due_stay_and_the_time_of_the_next_is_returned(
@@ -87,7 +87,7 @@ async def test_no_more_events_than_asked_are_moved_and_the_first_due_first(
     entries = [await parked(journal, distance) for _ in range(3)]
     await parked(journal, store)
     assert await maintenance.retry_due(["distance", "store"], most=2) == (3, 0, {})
-    assert [entry.event for entry in (await distance.take(9)).entries] == [entry.event for entry in entries[:2]]
+    assert [entry.event for entry in await distance.take(9)] == [entry.event for entry in entries[:2]]
     assert await maintenance.retry_due(["distance", "store"], most=2) == (1, None, {})
 
 
@@ -98,7 +98,7 @@ async def test_next_event_is_due_at_once_while_due_ones_are_left(
     await made(audit)
     for _ in range(2):
         await parked(journal, distance)
-    (*_, entry) = (await audit.take(9)).entries
+    (*_, entry) = await audit.take(9)
     await settled(audit, Park(entry, event_of(entry).id, failure(), 60))
     assert await maintenance.retry_due(["distance", "audit"], most=1) == (1, 0.0, {})
 
@@ -110,7 +110,7 @@ async def test_due_event_is_retried_once_by_any_number_of_bridges(
         await parked(journal, distance)
     answers = await asyncio.gather(*(maintenance.retry_due(["distance"], most=3) for _ in range(6)))
     assert sum(moved for moved, *_ in answers) == 5
-    assert len((await distance.take(99)).entries) == 5
+    assert len(await distance.take(99)) == 5
 
 
 async def test_retry_is_added_before_the_parked_event_is_removed(
@@ -139,7 +139,7 @@ async def test_stage_whose_keys_are_of_another_type_holds_up_no_other(
     assert (count, [*refused]) == (2, ["broken", "second"])
     assert all("WRONGTYPE" in reason for reason in refused.values())
     for consumer in stages[2:]:
-        assert len((await consumer.take(9)).entries) == 1
+        assert len(await consumer.take(9)) == 1
     if broken == keys.retries("broken", "broken"):
         assert await redis.zcard(keys.parked("broken")) == 1, "the event is not lost"
         assert due is not None
@@ -187,7 +187,7 @@ async def test_parked_member_that_is_no_event_becomes_a_dead_letter(
     assert (dead.event, dead.channel, dead.id, dead.attempts, dead.crashes) == (member, "", None, 0, 0)
     assert dead.reason == "cannot be retried: it is not a parked event"
     assert await journal.admin.dead_stages() == ["distance"]
-    assert len((await distance.take(9)).entries) == 1
+    assert len(await distance.take(9)) == 1
     assert await journal.admin.drop("distance", [dead.entry]) == 1
 
 
@@ -218,7 +218,7 @@ async def test_large_due_events_are_moved_in_several_steps(
         await redis.zadd(keys.parked("distance"), {f"1-{number} 1 0 0 {RAW}\n{text}": 1})
     assert await maintenance.retry_due(["distance"], most=99) == (8, 0, {})
     assert await maintenance.retry_due(["distance"], most=99) == (2, None, {})
-    assert len((await distance.take(99)).entries) == 10
+    assert len(await distance.take(99)) == 10
 
 
 async def test_parked_member_that_is_larger_than_a_step_holds_up_no_other(
@@ -228,7 +228,7 @@ async def test_parked_member_that_is_larger_than_a_step_holds_up_no_other(
     await parked(journal, distance)
     assert [(await maintenance.retry_due(["distance"], most=9))[0] for _ in range(3)] == [1, 1, 0]
     assert await redis.xlen(keys.dead("distance")) == 1
-    assert len((await distance.take(9)).entries) == 1
+    assert len(await distance.take(9)) == 1
 
 
 async def test_parked_event_holds_no_slot_and_pins_no_journal(
@@ -240,4 +240,4 @@ async def test_parked_event_holds_no_slot_and_pins_no_journal(
     assert await journaled(redis, RAW) == []
     await overdue(redis, keys.parked("distance"))
     assert (await maintenance.retry_due(["distance"], most=1))[0] == 1
-    assert len((await distance.take(1)).entries) == 1
+    assert len(await distance.take(1)) == 1

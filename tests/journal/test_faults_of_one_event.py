@@ -79,7 +79,7 @@ async def test_past_its_deadline_an_event_is_parked_where_its_dead_letter_is_ref
 ) -> None:
     await redis.set(keys.dead("distance"), "of another type")
     await redis.xadd(keys.retries("distance", RAW), {"event": submission().to_json(), "since": 1})
-    (entry,) = (await distance.take(1)).entries
+    (entry,) = await distance.take(1)
     assert isinstance(await settled(distance, Bury(entry, "", failure())), SettlementRefused)
     assert await settled(distance, Park(entry, "", failure(), 60)) == "done"
     assert (await pending(redis, distance), await redis.zcard(keys.parked("distance"))) == (0, 1)
@@ -98,7 +98,7 @@ async def test_member_whose_dead_letter_is_refused_holds_up_no_other_member(
     await redis.zadd(keys.parked("distance"), members)
     _, due, refused = await maintenance.retry_due(["distance"], most=3)
     assert "WRONGTYPE" in refused["distance"]
-    assert [entry.event.decode() for entry in (await distance.take(9)).entries] == [event.to_json()]
+    assert [entry.event.decode() for entry in await distance.take(9)] == [event.to_json()]
     assert due is not None
     assert due > 30, "the other two are not looked at in each step"
     assert await redis.zcard(keys.parked("distance")) == 2
@@ -122,7 +122,7 @@ async def test_delayed_event_that_is_due_needs_no_parking(journal: Journal, redi
     await redis.set(keys.parked("distance"), "of another type")
     assert isinstance(await settled(distance, Delay(entry, "", 600)), SettlementRefused)
     assert await settled(distance, Delay(replace(entry, since=entry.since - 600_000), "", 600)) == "done"
-    (again,) = (await distance.take(1)).entries
+    (again,) = await distance.take(1)
     assert (again.event, again.retried, again.since) == (entry.event, True, entry.since)
 
 
@@ -159,7 +159,7 @@ async def test_retries_of_a_channel_that_a_stage_no_longer_consumes_become_dead_
     events = [submission() for _ in range(3)]
     for event in events:
         await redis.xadd(keys.retries("distance", RAW), {"event": event.to_json(), "attempts": 1, "crashes": 2})
-    assert len((await distance.take(2)).entries) == 2
+    assert len(await distance.take(2)) == 2
     await table(distance=(CALCULATED,))
     await maintenance.trim(RAW)  # a bridge has read this channel within the last minute
     assert await journal.admin.dead_letters("distance") == []
@@ -188,7 +188,7 @@ async def test_bridge_that_dies_between_its_switch_and_its_beat_makes_no_event_c
     await unserved(redis, "broker")
     assert await maintenance.switch(DIRECT) is None
     await distance.ensure()
-    assert (await distance.take(9)).entries == []
+    assert await distance.take(9) == []
     assert [row["name"] for row in await redis.xinfo_groups(keys.journal(RAW))] == [b"distance"]
 
 

@@ -59,7 +59,7 @@ async def retried(distance: Consumer, maintenance: Maintenance, redis: Redis) ->
     """Retry the one parked event and take it."""
     await overdue(redis, keys.parked("distance"))
     await maintenance.retry_due(["distance"], most=9)
-    (entry,) = (await distance.take(9)).entries
+    (entry,) = await distance.take(9)
     return entry
 
 
@@ -99,7 +99,7 @@ async def test_several_answers_are_a_step_if_the_event_was_delivered_before(
     assert await steps_of(journal, event) == []
     _, entry, event = await ready(journal, consumers)
     await abandoned(redis, distance, entry)
-    (again,) = (await consumers("distance", "other").take(9, claim=30)).entries
+    (again,) = (await consumers("distance", "other").take_over(9, claim=30)).entries
     await settled(distance, Split(again, event.id, []))
     (step,) = await steps_of(journal, event)
     assert (step.did, step.given_out) == ("delivered", 2)
@@ -187,7 +187,7 @@ async def test_step_says_that_the_entry_was_given_out_again(
         await made(dead)
         (entry,) = await taken(journal, dead)
         await abandoned(redis, dead, entry)
-        (entry,) = (await alive.take(1, claim=30)).entries
+        (entry,) = (await alive.take_over(1, claim=30)).entries
         event = event_of(entry)
         answers: dict[type, Settlement] = {
             Complete: Complete(entry, event.id, reply_to(event)),
@@ -208,7 +208,7 @@ async def test_entries_that_are_settled_together_each_have_their_own_count(
     dead, alive = consumers("distance", "dead"), consumers("distance", "alive")
     await made(dead)
     await abandoned(redis, dead, *await taken(journal, dead, 2))
-    again = (await alive.take(2, claim=30)).entries
+    again = (await alive.take_over(2, claim=30)).entries
     entries = [*again, *await taken(journal, alive)]
     await alive.settle([Complete(entry, event_of(entry).id, None) for entry in entries])
     assert [(await steps_of(journal, event_of(entry)))[0].given_out for entry in entries] == [2, 2, 1]
@@ -232,7 +232,7 @@ async def test_stages_of_one_channel_have_a_history_each(journal: Journal, consu
     distance, audit = consumers("distance"), consumers("audit")
     await made(distance, audit)
     (entry,) = await taken(journal, distance)
-    (same,) = (await audit.take(1)).entries
+    (same,) = await audit.take(1)
     event = event_of(entry)
     await settled(distance, Park(entry, event.id, failure("HTTP 500"), 60))
     await settled(audit, Complete(same, event.id, None))

@@ -44,7 +44,7 @@ async def publish(journal: Journal) -> Event:
 
 async def one(consumer: Consumer) -> Entry:
     """Take the one entry that there is."""
-    (entry,) = (await consumer.take(9)).entries
+    (entry,) = await consumer.take(9)
     return entry
 
 
@@ -117,7 +117,7 @@ async def test_finished_submissions_leave_no_key_once_their_marks_have_ended(
     await made(hook)
     kept = set(await redis.keys("*"))
     events = [await publish(journal) for _ in range(100)]
-    entries = (await hook.take(999)).entries
+    entries = await hook.take(999)
     await hook.settle([Complete(entry, event.id, None) for entry, event in zip(entries, events, strict=True)])
     await drained(journal, maintenance, redis)
     for event in events:
@@ -364,9 +364,9 @@ async def test_status_of_an_event_that_one_stage_has_not_finished_is_kept(
     distance, audit = consumers("distance"), consumers("audit")
     await made(distance, audit)
     finished, pending, unread = await waiting(redis, 3)
-    entries = (await distance.take(9)).entries
+    entries = await distance.take(9)
     await distance.settle([Complete(entry, "", None) for entry in entries])
-    first, _ = (await audit.take(2)).entries
+    first, _ = await audit.take(2)
     await audit.settle([Complete(first, "", None)])
     await maintenance.keep_statuses(RAW)
     assert await left(redis, finished) <= MINUTE
@@ -381,7 +381,7 @@ async def test_status_of_the_last_event_is_not_kept_once_it_is_finished(
     distance = consumers("distance")
     await made(distance)
     (event,) = await waiting(redis)
-    await distance.settle([Complete(entry, "", None) for entry in (await distance.take(9)).entries])
+    await distance.settle([Complete(entry, "", None) for entry in await distance.take(9)])
     await maintenance.keep_statuses(RAW)
     assert await left(redis, event) <= MINUTE
 
@@ -395,7 +395,7 @@ async def test_status_of_a_retry_that_waits_for_hours_is_kept(
     await made(distance)
     (event,) = await waiting(redis)
     ((entry, fields),) = await redis.xrange(keys.journal(RAW))
-    await distance.settle([Complete(one, "", None) for one in (await distance.take(1)).entries])
+    await distance.settle([Complete(one, "", None) for one in await distance.take(1)])
     await redis.pexpire(keys.status(event.id), MINUTE)
     await redis.xadd(keys.retries("distance", RAW), fields, id=entry)
     await maintenance.keep_statuses(RAW)

@@ -83,11 +83,14 @@ class Bridges(RuleBasedStateMachine):
         held = list(self.held[consumer].values())
         return held[number % len(held)] if held else None
 
-    def take_up(self, consumer: Consumer, count: int, *, claim: float = 0) -> None:
-        taken = self.do(consumer.take(count, claim=claim))
+    def read(self, consumer: Consumer, count: int) -> None:
+        entries = self.do(consumer.take(count))
+        assert self.held[consumer].keys().isdisjoint(entry.key for entry in entries)
+        self.held[consumer] |= {entry.key: entry for entry in entries}
+
+    def take_up(self, consumer: Consumer, count: int) -> None:
+        taken = self.do(consumer.take_over(count, claim=SHORT_CLAIM))
         assert taken.destroyed == 0
-        for entry in taken.entries[taken.redelivered :]:
-            assert entry.key not in self.held[consumer]
         self.held[consumer] |= {entry.key: entry for entry in taken.entries}
 
     def complete(self, consumer: Consumer, entry: Entry) -> None:
@@ -109,12 +112,12 @@ class Bridges(RuleBasedStateMachine):
 
     @rule(name=NAMES, side=SIDES, count=st.integers(1, 3))
     def take(self, name: str, side: int, count: int) -> None:
-        self.take_up(self.consumers[name][side], count)
+        self.read(self.consumers[name][side], count)
 
     @rule(name=NAMES, side=SIDES, count=st.integers(1, 4))
     def take_over(self, name: str, side: int, count: int) -> None:
         """Take over entries that the other consumer holds all the same: it was only slow."""
-        self.take_up(self.consumers[name][side], count, claim=SHORT_CLAIM)
+        self.take_up(self.consumers[name][side], count)
 
     @rule(name=NAMES, side=SIDES, number=PICK)
     def succeed(self, name: str, side: int, number: int) -> None:
@@ -202,7 +205,8 @@ class Bridges(RuleBasedStateMachine):
             self.replay(consumer.stage)
             self.held[consumer].clear()
             self.do(asyncio.sleep(2 * SHORT_CLAIM))  # no consumer has renewed its entries since
-            self.take_up(consumer, 1_000, claim=SHORT_CLAIM)
+            self.take_up(consumer, 1_000)
+            self.read(consumer, 1_000)
             if not self.held[consumer]:
                 return
             for entry in list(self.held[consumer].values()):

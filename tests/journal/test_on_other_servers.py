@@ -60,23 +60,23 @@ async def live(url: str, redis: Redis) -> None:
     await maintenance.beat(ROUTES)
     assert await distance.ensure()
     assert await journal.publish(event)
-    (entry,) = (await distance.take(1)).entries
+    (entry,) = await distance.take(1)
     assert await distance.renew([entry]) == []
     assert await settled(distance, Delay(entry, event.id, 0)) == "done"
-    (entry,) = (await distance.take(1)).entries
+    (entry,) = await distance.take(1)
     assert await settled(distance, Park(entry, event.id, failure(), 0)) == "done"
     assert await maintenance.retry_due(["distance"], most=1) == (1, None, {})
-    (entry,) = (await distance.take(1)).entries
+    (entry,) = await distance.take(1)
     assert await settled(distance, Bury(entry, event.id, failure())) == "buried"
     (dead,) = await journal.admin.dead_letters("distance")
     assert await journal.admin.replay("distance", [dead.entry]) == 1
     await distance.take(1)
     assert await distance.hand_back(claim=CLAIM) == 1
-    (entry,) = (await distance.take(1, claim=CLAIM)).entries
+    (entry,) = (await distance.take_over(1, claim=CLAIM)).entries
     assert await settled(distance, Complete(entry, event.id, reply_to(event))) == "done"
     split = submission()
     assert await journal.publish(split)
-    (entry,) = (await distance.take(1)).entries
+    (entry,) = await distance.take(1)
     assert (
         await settled(distance, Split(entry, split.id, [replace(reply_to(split), id=part_id(split.id, 0))])) == "done"
     )
@@ -119,7 +119,7 @@ async def live_in_order(journal: Journal, maintenance: Maintenance, given: Journ
     await journal.admin.resume("ordered")
     for _ in range(2):
         await journal.publish(replace(submission(), extensions={"partitionkey": "one"}))
-    (entry,) = (await ordered.take(2)).entries
+    (entry,) = await ordered.take(2)
     assert [depth.held for depth in await journal.admin.depths({"ordered": [RAW]})] == [1]
     await maintenance.keep_statuses(RAW)
     await journal.scripts.call("XACK", entry.stream, "ordered", entry.id)

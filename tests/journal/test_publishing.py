@@ -130,7 +130,7 @@ async def test_lua_never_reencodes_an_event(
     async with heard(redis, RAW, CALCULATED) as messages:
         await journal.publish(event)
         for act in ("park", "bury"):
-            (entry,) = (await distance.take(1)).entries
+            (entry,) = await distance.take(1)
             assert entry.event == text.encode()
             if act == "park":
                 await settled(distance, Park(entry, event.id, failure(), 0))
@@ -140,11 +140,11 @@ async def test_lua_never_reencodes_an_event(
         (dead,) = await journal.admin.dead_letters("distance")
         assert dead.event == text.encode()
         await journal.admin.replay("distance", [dead.entry])
-        (entry,) = (await distance.take(1)).entries
+        (entry,) = await distance.take(1)
         assert entry.event == text.encode()
         reply = reply_to(event, data=data)
         await settled(distance, Complete(entry, event.id, reply))
-        (following,) = (await store.take(1)).entries
+        (following,) = await store.take(1)
         assert following.event == reply.to_json().encode()
     assert [message.partition(b",")[2] for _, message in messages] == [
         text.encode().removeprefix(b"{"),
@@ -276,6 +276,6 @@ async def test_reply_is_never_refused_over_the_backlog_limit(
     await made(distance)
     event = submission()
     await journal.publish(event)
-    (entry,) = (await distance.take(1)).entries
+    (entry,) = await distance.take(1)
     assert await settled(distance, Complete(entry, event.id, reply_to(event))) == "done"
     assert await redis.xlen(keys.journal(CALCULATED)) == 1

@@ -49,8 +49,8 @@ async def blocked(redis: Redis) -> None:
 async def test_each_entry_goes_to_one_consumer(journal: Journal, distance: Consumer, other: Consumer) -> None:
     for _ in range(5):
         await journal.publish(submission())
-    first = (await distance.take(2)).entries
-    second = (await other.take(9)).entries
+    first = await distance.take(2)
+    second = await other.take(9)
     assert (len(first), len(second)) == (2, 3)
     assert len({entry.key for entry in [*first, *second]}) == 5
 
@@ -82,12 +82,17 @@ async def test_missing_group_raises_and_a_new_one_begins_at_the_beginning(
 ) -> None:
     entries = await taken(journal, distance, 3)
     await redis.xgroup_destroy(keys.journal(RAW), "distance")
-    for reading in (distance.take(9), distance.take(9, claim=CLAIM), distance.wait(9, block=READY), distance.reread()):
+    for reading in (
+        distance.take(9),
+        distance.take_over(9, claim=CLAIM),
+        distance.wait(9, block=READY),
+        distance.reread(),
+    ):
         with pytest.raises(GroupMissing):
             await reading
     assert await distance.ensure() is True
     assert await distance.ensure() is False
-    assert (await distance.take(9)).entries == entries
+    assert await distance.take(9) == entries
 
 
 async def test_missing_group_of_retries_raises_and_is_made_again(
@@ -121,7 +126,7 @@ async def test_group_begins_at_the_beginning_of_its_journal(
     await journal.publish(event)
     late = consumers("late")
     await made(late)
-    (entry,) = (await late.take(9)).entries
+    (entry,) = await late.take(9)
     assert entry.event == event.to_json().encode()
 
 
@@ -168,7 +173,7 @@ async def test_entry_of_another_program_reads_as_an_event_that_every_stage_refus
 ) -> None:
     """One bad event harms no other, and never kills a process: its stage refuses it, and it becomes a dead letter."""
     await redis.xadd(keys.journal(RAW), {"anything": "else"})
-    (entry,) = (await distance.take(1)).entries
+    (entry,) = await distance.take(1)
     assert (entry.event, entry.only) == (b"", "")
 
 
@@ -176,7 +181,7 @@ async def test_entry_of_another_program_reads_as_an_event_that_every_stage_refus
 async def test_fields_that_make_no_sense_count_as_absent(redis: Redis, distance: Consumer, stream: str) -> None:
     fields = {"event": "{}", "for": b"\xff", "since": "yesterday", "attempts": "-1", "crashes": "9" * 400}
     await redis.xadd(stream, {**fields, "channel": b"\xff"}, id="1700000000000-0")  # type: ignore[dict-item]
-    (entry,) = (await distance.take(1)).entries
+    (entry,) = await distance.take(1)
     assert (entry.since, entry.attempts, entry.crashes) == (1_700_000_000_000, 0, 0)
     assert entry.only not in {"", "distance"}
 
@@ -184,7 +189,7 @@ async def test_fields_that_make_no_sense_count_as_absent(redis: Redis, distance:
 async def test_retry_of_version_0_1_names_the_one_stage_that_it_is_for(redis: Redis, distance: Consumer) -> None:
     fields = {"event": submission().to_json(), "for": "distance", "since": "1700000000000", "attempts": "3"}
     await redis.xadd(keys.journal(RAW), {**fields, "crashes": "1"})
-    (entry,) = (await distance.take(1)).entries
+    (entry,) = await distance.take(1)
     assert (entry.only, entry.retried, entry.failures) == ("distance", True, 4)
     assert entry.since == 1_700_000_000_000
 
@@ -198,7 +203,7 @@ async def test_renewed_entry_is_not_taken_over(
     (entry,) = await taken(journal, distance)
     await abandoned(redis, distance, entry)
     assert await distance.renew([entry]) == []
-    assert (await other.take(9, claim=CLAIM)).entries == []
+    assert (await other.take_over(9, claim=CLAIM)).entries == []
 
 
 async def test_renewal_and_handing_back_count_as_no_delivery(
@@ -208,7 +213,7 @@ async def test_renewal_and_handing_back_count_as_no_delivery(
     for _ in range(3):
         await distance.renew(entries)
     await distance.hand_back(claim=CLAIM)
-    (entry,) = (await consumers("distance", "other").take(0, extra=1, claim=CLAIM)).entries
+    (entry,) = (await consumers("distance", "other").take_over(1, claim=CLAIM)).entries
     assert entry.deliveries == 2
 
 
@@ -219,7 +224,7 @@ async def test_renewal_returns_lost_entries_and_never_takes_them_back(
     await other.renew([kept])
     assert (await owners(redis))[kept.id] == "one"
     await abandoned(redis, distance, stolen)
-    await other.take(9, claim=CLAIM)
+    await other.take_over(9, claim=CLAIM)
     await redis.xack(keys.journal(RAW), "distance", done.id)
     assert await distance.renew([kept, stolen, done]) == [stolen, done]
     assert (await owners(redis))[stolen.id] == "other"
@@ -251,11 +256,11 @@ async def test_entries_that_a_clean_stop_hands_back_are_taken_over_at_once(
     journal: Journal, redis: Redis, distance: Consumer, other: Consumer
 ) -> None:
     entries = await taken(journal, distance, 2)
-    assert (await other.take(9, claim=CLAIM)).entries == []
+    assert (await other.take_over(9, claim=CLAIM)).entries == []
     await distance.renew(entries)
     assert await distance.hand_back(claim=CLAIM) == 2
     assert await delivery_counts(redis, distance) == [1, 1]
-    assert (await other.take(9, claim=CLAIM)).entries == entries
+    assert (await other.take_over(9, claim=CLAIM)).entries == entries
     assert await delivery_counts(redis, distance) == [2, 2]
 
 
@@ -264,7 +269,7 @@ async def test_entries_of_other_consumers_are_not_handed_back(
 ) -> None:
     await taken(journal, other, 2)
     assert await distance.hand_back(claim=CLAIM) == 0
-    assert (await distance.take(9, claim=CLAIM)).entries == []
+    assert (await distance.take_over(9, claim=CLAIM)).entries == []
 
 
 async def test_handing_back_to_a_missing_group_does_nothing(distance: Consumer, redis: Redis) -> None:

@@ -118,7 +118,7 @@ CALLS: dict[str, Callable[[Side], Awaitable[object]]] = {
     "trim": lambda side: side.maintenance.trim(RAW),
     "ensure": lambda side: side.consumer.ensure(),
     "take": lambda side: side.consumer.take(9),
-    "take over": lambda side: side.consumer.take(9, claim=CLAIM),
+    "take over": lambda side: side.consumer.take_over(9, claim=CLAIM),
     "wait": lambda side: side.consumer.wait(9, block=1),
     "renew": lambda side: side.consumer.renew(side.entries),
     "hand_back": lambda side: side.consumer.hand_back(claim=1),
@@ -366,6 +366,6 @@ async def test_data_with_lone_surrogates_is_kept_as_it_is(journal: Journal, redi
     """JSON may hold them as escapes, and so it is written."""
     event = submission(data={"email": "\ud800"})
     await journal.publish(event)
-    (entry,) = (await distance.take(1)).entries
+    (entry,) = await distance.take(1)
     assert event_of(entry).data == event.data
     assert (await journal.status(event.id))[RAW].data == event.data

@@ -62,7 +62,7 @@ async def published(journal: Journal, count: int, channel: str = RAW) -> list[by
 
 
 async def take_all(consumer: Consumer) -> list[Entry]:
-    return (await consumer.take(1000)).entries
+    return await consumer.take(1000)
 
 
 async def finish(consumer: Consumer) -> list[bytes]:
@@ -162,7 +162,7 @@ async def test_every_event_that_was_left_is_delivered_once_more_to_its_heir(
     await raw.settle([Park(entry, "", failure(attempts=3, crashes=1), 600) for entry in parked])
     await raw.settle([Park(entry, "", failure(attempts=2), 0) for entry in [*retried, *read]])
     await maintenance.retry_due([raw.stage], most=9)
-    (again,) = (await raw.take(1)).entries
+    (again,) = await raw.take(1)
     unread = await published(journal, 3) + await published(journal, 1, CALCULATED)
     await stopped(redis, old)
     after = await served(maintenance, consumers, new)

@@ -1,9 +1,11 @@
-"""The order of taking: redeliveries before retries before unread events."""
+"""What a consumer takes over, and what it reads: retries before unread events."""
+
+from collections.abc import Sequence
 
 import pytest
 from redis.asyncio import Redis
 
-from milepost.journal import Bury, Consumer, Entry, GroupMissing, Journal, Maintenance, Park, Taken, keys
+from milepost.journal import Bury, Consumer, Entry, GroupMissing, Journal, Maintenance, Park, TakenOver, keys
 from tests.journal.conftest import Consumers, Table
 from tests.journal.events import (
     CLAIM,
@@ -48,22 +50,8 @@ async def retry(journal: Journal, maintenance: Maintenance, consumer: Consumer, 
     return entries
 
 
-def streams(found: Taken) -> list[str]:
-    return [entry.stream for entry in found.entries]
-
-
-async def test_redeliveries_come_before_retries_before_unread_events_at_any_backlog(
-    journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, dead: Consumer
-) -> None:
-    lost = await taken(journal, dead, 3)
-    retried = await retry(journal, maintenance, distance, 2)
-    await published(journal, BACKLOG)
-    await abandoned(redis, dead, *lost)
-    found = await distance.take(8, extra=8, claim=CLAIM)
-    assert (found.redelivered, found.destroyed) == (3, 0)
-    assert found.entries[:3] == lost
-    assert [entry.event for entry in found.entries[3:5]] == [entry.event for entry in retried]
-    assert streams(found)[3:] == [keys.retries("distance", RAW)] * 2 + [keys.journal(RAW)] * 3
+def streams(entries: Sequence[Entry]) -> list[str]:
+    return [entry.stream for entry in entries]
 
 
 async def test_lost_retry_is_redelivered_before_the_lost_entries_of_journals(
@@ -71,58 +59,38 @@ async def test_lost_retry_is_redelivered_before_the_lost_entries_of_journals(
 ) -> None:
     await retry(journal, maintenance, dead)
     await published(journal, 1)
-    entries = (await dead.take(2)).entries
+    entries = await dead.take(2)
     await abandoned(redis, dead, *entries)
-    found = await distance.take(2, claim=CLAIM)
-    assert streams(found) == [keys.retries("distance", RAW), keys.journal(RAW)]
+    found = await distance.take_over(2, claim=CLAIM)
+    assert streams(found.entries) == [keys.retries("distance", RAW), keys.journal(RAW)]
     assert found.entries == entries
     assert found.entries[0].failures == 1
 
 
-async def test_redeliveries_leave_no_room_for_retries_and_unread_events(
+async def test_take_over_brings_the_oldest_redeliveries_and_nothing_else(
     journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, dead: Consumer
 ) -> None:
     lost = await taken(journal, dead, 5)
     await retry(journal, maintenance, distance)
-    await published(journal, 9)
+    await published(journal, BACKLOG)
     await abandoned(redis, dead, *lost)
-    first = await distance.take(3, claim=CLAIM)
-    second = await distance.take(3, claim=CLAIM)
-    assert (first.entries, first.redelivered) == (lost[:3], 3)
-    assert (second.entries[:2], second.redelivered) == (lost[3:], 2)
-    assert len(second.entries) == 3
-
-
-async def test_redeliveries_may_exceed_the_limit_by_over_and_nothing_else_does(
-    journal: Journal, redis: Redis, distance: Consumer, dead: Consumer
-) -> None:
-    """A bridge whose slots are all taken by slow deliveries still recovers the events of a dead one."""
-    lost = await taken(journal, dead, 5)
-    await published(journal, 9)
-    await abandoned(redis, dead, *lost)
-    assert await distance.take(0, claim=CLAIM) == Taken([], 0, 0)
-    assert await distance.take(0, extra=2, claim=CLAIM) == Taken(lost[:2], 2, 0)
-    assert await distance.take(1, extra=3, claim=CLAIM) == Taken(lost[2:], 3, 0)
-    assert await distance.take(0, extra=3, claim=CLAIM) == Taken([], 0, 0)
+    assert await distance.take_over(0, claim=CLAIM) == TakenOver([], 0)
+    assert await distance.take_over(2, claim=CLAIM) == TakenOver(lost[:2], 0)
+    assert await distance.take_over(9, claim=CLAIM) == TakenOver(lost[2:], 0)
+    assert await distance.take_over(9, claim=CLAIM) == TakenOver([], 0)
     assert await pending(redis, distance) == 5
 
 
-async def test_redeliveries_take_their_room_from_retries_and_both_from_unread_events(
+async def test_take_brings_no_redelivery(
     journal: Journal, maintenance: Maintenance, redis: Redis, distance: Consumer, dead: Consumer
 ) -> None:
-    lost = await taken(journal, dead, 6)
-    retried = await retry(journal, maintenance, distance, 4)
-    await published(journal, 9)
-    await abandoned(redis, dead, *lost[:4])
-    assert await distance.take(2, extra=2, claim=CLAIM) == Taken(lost[:4], 4, 0)
-    await abandoned(redis, dead, lost[4])
-    found = await distance.take(3, claim=CLAIM)
-    assert [entry.event for entry in found.entries] == [entry.event for entry in (lost[4], *retried[:2])]
-    assert [entry.deliveries for entry in found.entries] == [2, 1, 1]
-    await abandoned(redis, dead, lost[5])
-    found = await distance.take(6, claim=CLAIM)
-    assert [entry.event for entry in found.entries[:3]] == [entry.event for entry in (lost[5], *retried[2:])]
-    assert len(found.entries) == 6
+    await abandoned(redis, dead, *(await taken(journal, dead, 2)))
+    retried = await retry(journal, maintenance, distance, 2)
+    await published(journal, BACKLOG)
+    found = await distance.take(5)
+    assert [entry.event for entry in found[:2]] == [entry.event for entry in retried]
+    assert streams(found) == [keys.retries("distance", RAW)] * 2 + [keys.journal(RAW)] * 3
+    assert [entry.deliveries for entry in found] == [1] * 5
 
 
 async def test_entry_that_was_renewed_within_the_claim_time_is_not_redelivered(
@@ -131,15 +99,8 @@ async def test_entry_that_was_renewed_within_the_claim_time_is_not_redelivered(
     fresh, lost = await taken(journal, dead, 2)
     await abandoned(redis, dead, fresh, seconds=CLAIM - 5)
     await abandoned(redis, dead, lost, seconds=CLAIM)
-    assert await distance.take(9, claim=CLAIM) == Taken([lost], 1, 0)
-    assert await distance.take(9, claim=CLAIM) == Taken([], 0, 0)
-
-
-async def test_redelivery_is_not_looked_for_without_a_claim_time(
-    journal: Journal, redis: Redis, distance: Consumer, dead: Consumer
-) -> None:
-    await abandoned(redis, dead, *(await taken(journal, dead, 2)))
-    assert await distance.take(9, extra=9) == Taken([], 0, 0)
+    assert await distance.take_over(9, claim=CLAIM) == TakenOver([lost], 0)
+    assert await distance.take_over(9, claim=CLAIM) == TakenOver([], 0)
 
 
 async def test_redelivery_passes_over_many_entries_that_are_renewed(
@@ -148,7 +109,7 @@ async def test_redelivery_passes_over_many_entries_that_are_renewed(
     """One look goes through everything that is pending: no cursor is kept until the next."""
     entries = await taken(journal, dead, 200)
     await abandoned(redis, dead, entries[-1])
-    assert await distance.take(1, claim=CLAIM) == Taken([entries[-1]], 1, 0)
+    assert await distance.take_over(1, claim=CLAIM) == TakenOver([entries[-1]], 0)
 
 
 async def test_entries_that_an_operator_deleted_are_counted_and_no_longer_pending(
@@ -156,11 +117,11 @@ async def test_entries_that_an_operator_deleted_are_counted_and_no_longer_pendin
 ) -> None:
     entries = await taken(journal, dead, 3)
     await retry(journal, maintenance, dead)
-    (retried,) = (await dead.take(1)).entries
+    (retried,) = await dead.take(1)
     await abandoned(redis, dead, *entries, retried)
     await redis.xdel(keys.journal(RAW), entries[0].id, entries[2].id)
     await redis.xtrim(keys.retries("distance", RAW), maxlen=0, approximate=False)
-    assert await distance.take(9, claim=CLAIM) == Taken([entries[1]], 1, 3)
+    assert await distance.take_over(9, claim=CLAIM) == TakenOver([entries[1]], 3)
     assert await pending(redis, distance) == 1
 
 
@@ -170,10 +131,10 @@ async def test_retries_leave_no_room_for_unread_events(
     retried = await retry(journal, maintenance, distance, 5)
     await published(journal, 9)
     first = await distance.take(3)
-    assert [entry.event for entry in first.entries] == [entry.event for entry in retried[:3]]
+    assert [entry.event for entry in first] == [entry.event for entry in retried[:3]]
     second = await distance.take(3)
-    assert [entry.event for entry in second.entries[:2]] == [entry.event for entry in retried[3:]]
-    assert len(second.entries) == 3
+    assert [entry.event for entry in second[:2]] == [entry.event for entry in retried[3:]]
+    assert len(second) == 3
 
 
 async def test_replayed_dead_letter_comes_before_unread_events(
@@ -185,24 +146,26 @@ async def test_replayed_dead_letter_comes_before_unread_events(
     await published(journal, BACKLOG)
     (dead,) = await journal.admin.dead_letters("distance")
     await journal.admin.replay("distance", [dead.entry])
-    assert (await distance.take(4)).entries[0].event == entry.event
+    assert (await distance.take(4))[0].event == entry.event
 
 
 async def test_take_never_exceeds_its_limit(journal: Journal, maintenance: Maintenance, distance: Consumer) -> None:
     await retry(journal, maintenance, distance, 5)
     await published(journal, 40)
     for most in range(1, 9):
-        assert len((await distance.take(most)).entries) == most
+        assert len(await distance.take(most)) == most
 
 
 @pytest.mark.parametrize("stream", [keys.retries("distance", RAW), keys.journal(RAW)])
-@pytest.mark.parametrize("claim", [0, CLAIM])
-async def test_missing_group_of_any_stream_raises(redis: Redis, distance: Consumer, stream: str, claim: float) -> None:
+async def test_missing_group_of_any_stream_raises(redis: Redis, distance: Consumer, stream: str) -> None:
     await redis.xgroup_destroy(stream, "distance")
     with pytest.raises(GroupMissing):
-        await distance.take(9, claim=claim)
+        await distance.take(9)
+    with pytest.raises(GroupMissing):
+        await distance.take_over(9, claim=CLAIM)
     await distance.ensure()
-    assert await distance.take(9, claim=claim) == Taken([], 0, 0)
+    assert await distance.take(9) == []
+    assert await distance.take_over(9, claim=CLAIM) == TakenOver([], 0)
 
 
 async def test_entries_that_were_read_before_a_missing_group_was_found_are_not_lost(

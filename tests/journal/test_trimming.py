@@ -27,7 +27,7 @@ async def published(journal: Journal, count: int) -> None:
 
 
 async def finished(consumer: Consumer, count: int) -> list[Entry]:
-    entries = (await consumer.take(count)).entries
+    entries = await consumer.take(count)
     assert await consumer.settle([Complete(entry, "", None) for entry in entries]) == ["done"] * len(entries)
     return entries
 
@@ -39,7 +39,7 @@ async def test_journal_is_trimmed_behind_the_slowest_group(
     await finished(distance, 5)
     await finished(audit, 2)
     assert await maintenance.trim(RAW) == ("trimmed", 2, 0)
-    assert len((await audit.take(9)).entries) == 3
+    assert len(await audit.take(9)) == 3
     assert await maintenance.trim(RAW) == NOTHING
 
 
@@ -62,7 +62,7 @@ async def test_group_that_the_stages_table_lacks_keeps_its_events(
     await published(journal, 3)
     await finished(distance, 3)
     assert await maintenance.trim(RAW) == NOTHING
-    assert len((await audit.take(9)).entries) == 3
+    assert len(await audit.take(9)) == 3
 
 
 async def test_group_that_the_stages_table_has_is_made_before_anything_is_trimmed(
@@ -113,7 +113,7 @@ async def test_stage_that_no_bridge_serves_keeps_its_events(
     await published(journal, 2)
     await finished(distance, 2)
     assert await maintenance.trim(RAW) == NOTHING
-    assert len((await audit.take(9)).entries) == 2
+    assert len(await audit.take(9)) == 2
 
 
 async def test_channel_without_a_journal_gets_none_by_a_trim(
@@ -142,7 +142,7 @@ async def test_pending_entry_keeps_no_finished_one_but_the_last(
     await published(journal, 5)
     await finished(audit, 5)
     await finished(distance, 2)
-    (pinned,) = (await distance.take(1)).entries
+    (pinned,) = await distance.take(1)
     await finished(distance, 2)
     assert await maintenance.trim(RAW) == ("trimmed", 3, 0)
     first, last = await redis.xrange(keys.journal(RAW))
@@ -166,7 +166,7 @@ async def test_unread_entries_of_a_group_are_never_trimmed(
     await published(journal, 3)
     await finished(distance, 3)
     assert await maintenance.trim(RAW) == ("trimmed", 2, 0)
-    assert len((await audit.take(9)).entries) == 3
+    assert len(await audit.take(9)) == 3
 
 
 async def test_entries_that_an_operator_set_a_group_back_to_are_unread_again(
@@ -177,7 +177,7 @@ async def test_entries_that_an_operator_set_a_group_back_to_are_unread_again(
     await distance.take(1)
     await redis.xgroup_setid(keys.journal(RAW), "distance", "0")
     assert await maintenance.trim(RAW) == NOTHING
-    assert len((await distance.take(9)).entries) == 3
+    assert len(await distance.take(9)) == 3
 
 
 @pytest.mark.parametrize("slow", ["distance", "audit"])
@@ -190,7 +190,7 @@ async def test_group_that_is_behind_by_entries_of_one_millisecond_keeps_them(
     await finished(ahead, 5)
     await finished(behind, 2)
     assert await maintenance.trim(RAW) == ("trimmed", 2, 0)
-    assert len((await behind.take(9)).entries) == 3
+    assert len(await behind.take(9)) == 3
 
 
 async def test_entries_behind_more_pending_ones_than_a_trim_looks_at_stay(
@@ -217,7 +217,7 @@ async def test_entries_of_one_millisecond_are_distinguished(
     for name in names:
         await redis.xadd(keys.journal(RAW), {"event": "{}"}, id=name)
     await finished(audit, 5)
-    entries = (await distance.take(4)).entries
+    entries = await distance.take(4)
     await distance.settle([Complete(entries[number], "", None) for number in (0, 1, 3)])
     assert await maintenance.trim(RAW) == ("trimmed", 2, 0)
     await distance.settle([Complete(entries[2], "", None)])

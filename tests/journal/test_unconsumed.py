@@ -187,7 +187,7 @@ async def test_stage_that_is_added_later_begins_at_the_first_event_that_is_left(
     assert await redis.pttl(keys.journal(SENT)) == -1
     await journal.publish(submission(channel=SENT))
     assert await redis.pttl(keys.journal(SENT)) == -1, "and it does not expire any more"
-    found = (await archive.take(9)).entries
+    found = await archive.take(9)
     assert [entry.event for entry in found[:3]] == [event.to_json().encode() for event in events]
     assert len(found) == 4
     assert await journal.backlog() == 4
@@ -264,7 +264,7 @@ async def test_nothing_is_lost_before_the_first_bridge_runs(
     await maintenance.trim(RAW)
     distance = consumers("distance")
     await made(distance)
-    assert len((await distance.take(2 * MOST)).entries) == MOST + 6
+    assert len(await distance.take(2 * MOST)) == MOST + 6
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ async def test_first_bridge_finds_every_event_of_the_channels_it_consumes(
     assert await redis.pttl(keys.journal(RAW)) == -1
     distance = consumers("distance")
     await made(distance)
-    assert [entry.event for entry in (await distance.take(9)).entries] == [events[2].to_json().encode()]
+    assert [entry.event for entry in await distance.take(9)] == [events[2].to_json().encode()]
 
 
 async def test_journal_of_a_stage_that_no_bridge_serves_now_does_not_expire(

@@ -66,7 +66,7 @@ async def publish(journal: Journal, channel: str = RAW) -> Event:
 
 
 async def finish(consumer: Consumer, *, emits: str | None = None) -> None:
-    entries = (await consumer.take(99)).entries
+    entries = await consumer.take(99)
     replies = [reply_to(event_of(entry), emits) if emits else None for entry in entries]
     await consumer.settle([Complete(entry, "", reply) for entry, reply in zip(entries, replies, strict=True)])
 
@@ -202,7 +202,7 @@ async def one(journal: Journal, consumer: Consumer) -> Entry:
     """Publish an event and take it, without the limit of doors."""
     event = submission()
     await journal.redis.xadd(keys.journal(RAW), {"event": event.to_json()})
-    (entry,) = (await consumer.take(1)).entries
+    (entry,) = await consumer.take(1)
     return entry
 
 
@@ -218,7 +218,7 @@ async def test_trim_drops_the_oldest_events_that_only_unserved_stages_need(
     assert await maintenance.trim(RAW) == ("trimmed", 0, 0)
     kept = [fields[b"event"].decode() for fields in await journaled(redis, RAW)]
     assert kept == [event.to_json() for event in events[5:]], "the newest"
-    assert len((await consumers("old").take(99)).entries) == LIMIT
+    assert len(await consumers("old").take(99)) == LIMIT
 
 
 async def test_trim_never_drops_an_event_that_a_served_stage_needs(
@@ -282,7 +282,7 @@ async def test_everything_is_kept_and_counted_while_no_bridge_is_alive(
     await finish(distance)
     await redis.delete(keys.BACKLOG)
     assert (await maintenance.trim(RAW))[2] == 0
-    assert len((await consumers("old").take(99)).entries) == LIMIT
+    assert len(await consumers("old").take(99)) == LIMIT
 
 
 async def test_everything_is_kept_while_the_stages_table_is_empty(
@@ -294,7 +294,7 @@ async def test_everything_is_kept_while_the_stages_table_is_empty(
     await redis.sadd(keys.JOURNALS, RAW)
     await redis.delete(keys.STAGES)
     assert await maintenance.trim(RAW) == ("trimmed", 0, 0)
-    assert len((await distance.take(99)).entries) == 2 * LIMIT
+    assert len(await distance.take(99)) == 2 * LIMIT
 
 
 async def test_group_that_the_stages_table_does_not_know_closes_no_door(
@@ -334,4 +334,4 @@ async def test_unserved_stage_that_is_served_again_gets_every_event_that_is_left
     await table(old=(RAW,))
     old = consumers("old")
     assert await old.reread() == [lost]
-    assert len((await old.take(99)).entries) == 4
+    assert len(await old.take(99)) == 4

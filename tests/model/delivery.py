@@ -322,7 +322,7 @@ class DeliveryWorld(World[Deliveries]):
     async def do_read(self, local: Deliveries, bridge: int, stage: str) -> None:
         consumer = self.consumer(stage, local.names[bridge], ordered=local.ordered[bridge])
         fresh = not local.used["failovers"]  # a failover may take back that it was read
-        claim(local.claimed[bridge], stage, (await consumer.take(1)).entries, fresh=fresh)
+        claim(local.claimed[bridge], stage, await consumer.take(1), fresh=fresh)
 
     async def do_take_over(self, local: Deliveries, bridge: int, stage: str) -> None:
         name = local.names[bridge]

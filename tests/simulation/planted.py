@@ -7,7 +7,7 @@ import pytest
 
 from milepost.bridge.ingest.subscriber import Subscriber
 from milepost.bridge.worker import Worker
-from milepost.journal import Scripts, Taken, keys
+from milepost.journal import Scripts, TakenOver, keys
 from milepost.journal.consumer import Consumer
 from milepost.journal.scripts import SCRIPTS, Text
 from milepost.journal.shared_connection import SharedConnection
@@ -49,22 +49,21 @@ def no_look_at_deliveries(patch: pytest.MonkeyPatch) -> None:
 
 def no_takeover(patch: pytest.MonkeyPatch) -> None:
     """No bridge takes over the entries of a crashed one."""
-    take = Consumer.take
 
-    async def without(self: Consumer, most: int, *, extra: int = 0, claim: float = 0) -> Taken:
-        return await take(self, most, extra=extra)
+    async def without(_self: Consumer, _most: int, *, claim: float) -> TakenOver:
+        return TakenOver([], 0)
 
-    patch.setattr(Consumer, "take", without)
+    patch.setattr(Consumer, "take_over", without)
 
 
 def late_takeover(patch: pytest.MonkeyPatch) -> None:
     """A bridge takes over entries only after twice the claim time."""
-    take = Consumer.take
+    take_over = Consumer.take_over
 
-    async def later(self: Consumer, most: int, *, extra: int = 0, claim: float = 0) -> Taken:
-        return await take(self, most, extra=extra, claim=2 * claim)
+    async def later(self: Consumer, most: int, *, claim: float) -> TakenOver:
+        return await take_over(self, most, claim=2 * claim)
 
-    patch.setattr(Consumer, "take", later)
+    patch.setattr(Consumer, "take_over", later)
 
 
 def settled_by_anyone(patch: pytest.MonkeyPatch) -> None:
