@@ -95,7 +95,7 @@ class FailoverWatch:
         try:
             async with asyncio.timeout(LOOK_WITHIN):
                 await connection.connect()
-                await connection.send_command("INFO")
+                await connection.send_command("INFO", "server", "replication")
                 facts = _facts(await connection.read_response(disable_decoding=True))
         except ResponseError:  # this user may not ask
             facts = {}
