@@ -12,7 +12,7 @@ from milepost.bridge import worker as worker_module
 from milepost.bridge.concurrency import FIRST, LEAST_EXTRA, MOST_EXTRA
 from milepost.errors import JournalUnavailable
 from milepost.journal import Consumer, Entry, GroupMissing, TakenOver, keys, maintenance
-from tests.bridge.rig import Rig, Stage, status, value
+from tests.bridge.rig import Answer, Delivery, Rig, Stage, status, value
 from tests.proxy import Proxy
 from tests.servers import WITHIN, eventually
 
@@ -76,6 +76,44 @@ async def test_redeliveries_of_too_many_bytes_come_a_few_at_each_look(rig: Rig, 
     await several_turns(rig, other)
     assert stage.on_wire == most
     go.set()
+
+
+async def test_unread_events_beside_retries_are_read_only_into_the_bytes_that_are_left(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "UNREAD_EVERY", 0.02)
+    stage, go, answering = await rig.stage("stage", "in"), asyncio.Event(), asyncio.Lock()
+
+    async def put_off(delivery: Delivery) -> Answer:
+        if delivery.event.id == "hangs":  # its bytes tell the bridge the size of the others
+            await go.wait()
+        if go.is_set():
+            return status(204)
+        async with answering:
+            await asyncio.sleep(0.002)  # more come due than are answered, so there is always a retry
+        return status(409, retry_after="0")
+
+    stage.script = put_off
+    most_bytes = 2000  # 18 events
+    (worker,) = (await rig.bridge(window_bytes=most_bytes)).workers
+    worker.limit.size = 512
+    held: list[int] = []
+    start = worker._start
+
+    def recorded(entries: Sequence[Entry], **given: Any) -> None:
+        start(entries, **given)
+        held.append(worker.limit.unsettled_bytes)
+
+    monkeypatch.setattr(worker, "_start", recorded)
+    await rig.publish("in", "hangs")
+    await eventually(lambda: stage.count["hangs"])
+    await rig.publish_all("in", [f"early-{number}" for number in range(36)])
+    await eventually(lambda: len(stage.count) == 37)
+    await rig.publish_all("in", [f"late-{number}" for number in range(80)])
+    await eventually(lambda: len(stage.count) == 117)
+    assert max(held) < 3 * most_bytes, "a read may bring as many retries as there is room for, and unread events again"
+    go.set()
+    await eventually(lambda: rig.settled(stage))
 
 
 @pytest.mark.parametrize("end", ["resumed", "stopped"])
