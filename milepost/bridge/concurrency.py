@@ -199,9 +199,7 @@ class ConcurrencyLimit:
         if self.size >= self._slow_start_until:
             about = events.bit_length()
             drift = DRIFT ** (1 / events)  # all successes of a response together make one DRIFT
-            # The first response of a size may be late already: twice as many events take at most twice as long.
-            known = self._quickest.get(about, 2 * self._quickest.get(about - 1, math.inf))
-            quickest = self._quickest[about] = min(seconds, known * drift)
+            quickest = self._quickest[about] = min(seconds, self._quickest.get(about, math.inf) * drift)
             if seconds > max(QUICK, 2 * quickest):
                 return
         # Half of the limit in use is enough, as in Linux's TCP slow start (reason: RFC 7661). Reads come in steps, so a

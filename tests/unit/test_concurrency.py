@@ -162,10 +162,17 @@ async def test_response_to_a_batch_is_compared_with_batches_of_about_its_size() 
     mixed.succeeded(2.1, mixed.outage, 31)
     mixed.succeeded(0.2, mixed.outage, 1)
     assert mixed.size == FIRST + 3
-    mixed.succeeded(4.1, mixed.outage, 32)
-    assert mixed.size == FIRST + 3, "twice as many events take at most twice as long"
-    mixed.succeeded(3.9, mixed.outage, 32)
-    assert mixed.size == FIRST + 4
+
+
+async def test_limit_grows_though_a_batch_of_any_size_takes_longer_than_a_single_event() -> None:
+    bursts = limit_of()
+    bursts.unsettled = 1000
+    bursts.succeeded(0.005, bursts.outage, 1)
+    for events in (2, 4, 8, 16):
+        size = bursts.size
+        bursts.succeeded(0.3, bursts.outage, events)
+        bursts.succeeded(0.3, bursts.outage, events)
+        assert bursts.size == size + 2
 
 
 async def test_quickest_response_is_forgotten_as_slowly_with_batches_as_with_single_events() -> None:
