@@ -6,15 +6,16 @@
    sending more at once would not help (TCP Vegas uses the same sign).
 3. A timeout halves the limit. Of requests that were under way together only the first timeout counts.
 4. When the route is down, nothing is sent for a delay. Then the limit is one: one event is sent, or one batch that was
-   waiting. It is the probe. After it each success raises the limit, however slow, up to 16 or to the lower limit that a
-   timeout has left (slow start in TCP). The response to a lone probe does not say how long more events take.
+   waiting. It is the probe. After it each success while at least half of the limit is in use raises it, however slow,
+   up to 16 or to the lower limit that a timeout has left (slow start in TCP). The response to a lone probe does not say
+   how long more events take, and its timeout leaves no lower limit.
 5. If the route is down for the probe too, the delay grows. If the event of the probe is at fault, because it alone
    finds the route down (rule 6 in retry.py), another event is the probe, at once. Any other outcome is about the event
    and ends the outage, also a failure that is counted against it.
 6. A Retry-After holds back the event that it answers. The route is probed with another event: after 2 s at most, then
    4, 8 and so on, up to the Retry-After. So the Retry-After of one event does not stop the others.
 7. Outages are numbered, and each request remembers the number at which it was sent. Requests that were sent before the
-   latest outage do not count against the limit after it, so that the probe can be sent at once.
+   latest outage do not count against the limit after it, so that the probe can be sent at once. Nor do their timeouts.
 8. Redeliveries do not wait for the limit, because the bridge that died had counted them under its own. While the route
    is down they do: then they go before other events, one as the probe.
 """
@@ -210,11 +211,11 @@ class ConcurrencyLimit:
             self._admit()
             self._changed.set()
 
-    def timed_out(self, began: float, now: float) -> None:
+    def timed_out(self, began: float, now: float, outage: int) -> None:
         """Halve the limit: a POST that was sent at `began` has timed out at `now`, in seconds of one clock."""
-        if began > self._halved:
+        if outage == self.outage and began > self._halved and self.size > 1:
             self._halved = now
-            self.size = max(1, self.size // 2)
+            self.size //= 2
             self._slow_start_until = min(self._slow_start_until, self.size)
 
     def went_down(self, outage: int, retry_after: float | None) -> float:

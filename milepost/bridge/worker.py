@@ -310,7 +310,7 @@ class Worker:
                 continue
             undecided.append(entry)
             if outcome.timed_out:
-                self.limit.timed_out(sent.began, sent.ended)  # of a batch only the first call counts
+                self.limit.timed_out(sent.began, sent.ended, sent.outage)  # of a batch only the first call counts
         if undecided:
             await asyncio.gather(*(self._deliver([entry], redelivery=redelivery) for entry in undecided))
 
@@ -400,7 +400,7 @@ class Worker:
                 self._policy.succeeded()
                 self.limit.succeeded(sent.ended - sent.began, sent.outage, sent.events)
             elif isinstance(outcome, Crashed) and outcome.timed_out:
-                self.limit.timed_out(sent.began, sent.ended)
+                self.limit.timed_out(sent.began, sent.ended, sent.outage)
         except Exception:
             log.exception(Fields(stage=self.stage, outcome="uncounted"))
 

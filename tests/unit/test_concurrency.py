@@ -138,8 +138,8 @@ async def test_after_an_outage_slow_successes_raise_the_limit_to_16() -> None:
 
 async def test_after_an_outage_slow_successes_raise_the_limit_no_further_than_a_timeout_has_left_it() -> None:
     slow = limit_of()
-    slow.timed_out(1.0, 10.0)
-    slow.timed_out(11.0, 20.0)
+    slow.timed_out(1.0, 10.0, slow.outage)
+    slow.timed_out(11.0, 20.0, slow.outage)
     slow.went_down(slow.outage, 0.0)
     slow.unsettled = 1000
     for seconds in (1.0, 9.0, 9.0, 1.0):
@@ -190,13 +190,37 @@ async def test_time_outs_of_posts_under_way_together_halve_the_limit_once() -> N
     wide = limit_of(512)
     wide.size = 100
     for began in (1.0, 2.0, 9.0):
-        wide.timed_out(began, 10.0)
+        wide.timed_out(began, 10.0, wide.outage)
     assert wide.size == 50
-    wide.timed_out(11.0, 20.0)
+    wide.timed_out(11.0, 20.0, wide.outage)
     assert wide.size == 25
     wide.size = 1
-    wide.timed_out(21.0, 30.0)
+    wide.timed_out(21.0, 30.0, wide.outage)
     assert wide.size == 1
+
+
+async def test_time_out_of_a_post_sent_before_the_outage_lowers_no_limit() -> None:
+    back = limit_of()
+    before = back.outage
+    back.went_down(before, 0.0)
+    back.timed_out(1.0, 10.0, before)
+    back.unsettled = 1000
+    for _ in range(FIRST - 1):
+        back.succeeded(9.0, back.outage)
+    back.timed_out(2.0, 11.0, before)
+    assert back.size == FIRST
+    back.close()
+
+
+async def test_time_out_of_a_probe_leaves_no_lower_limit() -> None:
+    back = limit_of()
+    back.went_down(back.outage, 0.0)
+    back.timed_out(1.0, 10.0, back.outage)
+    back.unsettled = 1000
+    for seconds in (0.01, *[9.0] * (FIRST - 2)):
+        back.succeeded(seconds, back.outage)
+    assert back.size == FIRST
+    back.close()
 
 
 def test_bytes_held_limit_the_entries_that_may_be_read() -> None:
