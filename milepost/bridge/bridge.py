@@ -214,7 +214,7 @@ class Bridge:
         log.info(Fields(outcome="ready", routes=",".join(self._wirings)))
 
     def _needed_until_ended(self) -> list[Coroutine[None, None, None]]:
-        """Return the coroutines that keep for this bridge the entries that it has read, also while it stops."""
+        """Renew claims, write beats and follow a failover, also during a stop."""
         every = self._settings.claim.total_seconds() / 10
         return [
             *(_every(every, worker.renew, "renewal", worker) for worker in self.workers),

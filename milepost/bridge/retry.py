@@ -12,8 +12,8 @@
    process each time, and the proxy in front answers for the process.
 7. An event that is to be parked after its deadline becomes a dead letter instead (journal/lua/park.lua).
 8. An event that Redis refuses to park stays pending and is redelivered after the claim time. Its counts are not kept,
-   so if rule 4 counts the latest delivery, it counts each time before that Redis gave out the entry as the same kind.
-   If Redis refuses its dead letter, it is parked for 60 s.
+   so if rule 4 counts the latest delivery, each earlier read or takeover of the entry counts as a failure of the same
+   kind. If Redis refuses its dead letter, it is parked for 60 s.
 """
 
 import random

@@ -146,7 +146,7 @@ class Worker:
         self._paused: set[asyncio.Future[Any]] = set()
         """The end of the pause, once for each delivery that waits for it; `finish` cancels them."""
         self._outage_logged = -LOG_OUTAGE_EVERY
-        self._unread = False
+        self._reads_fail = False
         """Whether the latest read failed."""
         self._read_failures = FailureLog(stage=self.stage, channel=consumer.channel, outcome="unread")
         self._settle_failures = FailureLog(stage=self.stage, channel=consumer.channel, outcome="unsettled")
@@ -212,15 +212,15 @@ class Worker:
 
     def _cannot_read(self, fault: JournalUnavailable | GroupMissing) -> None:
         """Show in the metrics that this stage's events wait, and log why."""
-        self._metrics.unread += not self._unread
-        self._unread = True
+        self._metrics.unread += not self._reads_fail
+        self._reads_fail = True
         self._read_failures.failed(str(fault))
 
     def _can_read(self) -> None:
-        if self._unread:
+        if self._reads_fail:
             log.info(Fields(stage=self.stage, outcome="reading-again"))
             self._metrics.unread -= 1
-            self._unread = False
+            self._reads_fail = False
             self._read_failures.succeeded()
 
     async def _make_groups(self) -> None:
