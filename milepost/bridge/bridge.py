@@ -249,7 +249,7 @@ class Bridge:
         while True:
             while blocked := await self.maintenance.switch(self._wirings):
                 self.ready = not blocked.unfinished
-                failures.failed(blocked.reason)
+                failures.failed(blocked.reason, **({"events": blocked.events} if blocked.events else {}))
                 await asyncio.sleep(SWITCH_LOOK)
             self.ready = self.ready or ready
             if await self.maintenance.beat(self._wirings):

@@ -54,11 +54,13 @@ class Unreadable:
 
 class SwitchBlocked(NamedTuple):
     """Why this bridge cannot take over from the other delivery mode yet. `unfinished`: that mode must finish events
-    first, or a stage of it be resumed; otherwise it only has to be stopped.
+    first, or a stage of it be resumed; otherwise it only has to be stopped. `events`: how many are left, 0 if no event
+    is the reason.
     """
 
     reason: str
     unfinished: bool
+    events: int = 0
 
 
 class Maintenance:
@@ -147,16 +149,16 @@ class Maintenance:
             return SwitchBlocked(reason, unfinished=False)
         if answer == b"many":
             reason = (
-                f"the other delivery mode left {of[1]} events of {name_text(of[0])} that were parked, held or to be "
-                "retried, and one step cannot take so many: finish them in that mode first"
+                "the other delivery mode has more events that are pending, parked, held or to be retried than one step "
+                "can move: let it finish some of them first"
             )
-            return SwitchBlocked(reason, unfinished=True)
+            return SwitchBlocked(reason, unfinished=True, events=int(of[0]))
         if answer == b"unfinished":
             reason = (
-                f"the other delivery mode left {of[1]} events of {name_text(of[0])} that several stages would have to "
-                "share: finish them in that mode first"
+                f"the other delivery mode left events of {name_text(of[0])} that several stages would have to share: "
+                "finish them in that mode first"
             )
-            return SwitchBlocked(reason, unfinished=True)
+            return SwitchBlocked(reason, unfinished=True, events=int(of[1]))
         return None
 
     async def retry_due(self, stages: Sequence[str], *, most: int) -> tuple[int, float | None, dict[str, str]]:

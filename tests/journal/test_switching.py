@@ -91,20 +91,27 @@ async def test_pause_does_not_end_with_the_delivery_mode(
     assert await groups(redis) == ["broker"]
 
 
-async def test_switch_waits_while_more_events_are_parked_than_one_step_can_move(
-    maintenance: Maintenance, redis: Redis, consumers: Consumers
+@pytest.mark.parametrize(("count", "size"), [(99_999, 1), (65, 1_000_000)], ids=["many", "large"])
+async def test_switch_waits_while_more_events_are_under_way_than_one_step_can_move(
+    journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers, count: int, size: int
 ) -> None:
-    await served(maintenance, consumers, DIRECT)
-    parked = {f"1-{number} 1 0 0 {RAW}\n{{}}": 9e12 for number in range(50_001)}
-    await redis.zadd(keys.parked("distance"), parked)
-    await stopped(redis, DIRECT)
-    blocked = await maintenance.switch(BROKER)
-    assert blocked is not None
-    assert "50001 events of distance" in blocked.reason
+    """It waits before the bridges of the old mode end, so that they finish the events."""
+    direct = await served(maintenance, consumers, DIRECT)
+    await published(journal, 1)
+    await taken(journal, direct["distance"])
+    for stage, channel, events in (("distance", RAW, count), ("store", CALCULATED, 1)):
+        parked = {f"1-{number} 1 0 0 {channel}\n{{}}{' ' * size}": 9e12 for number in range(events)}
+        await redis.zadd(keys.parked(stage), parked)
+    for _ in range(2):
+        blocked = await maintenance.switch(BROKER)
+        assert blocked is not None
+        assert "more events" in blocked.reason
+        assert blocked[1:] == (True, count + 2)
+        await stopped(redis, DIRECT)
     assert await groups(redis) == ["distance"]
-    await redis.zrem(keys.parked("distance"), next(iter(parked)))
+    await redis.delete(keys.parked("distance"))
     assert await maintenance.switch(BROKER) is None
-    assert await redis.xlen(keys.retries("broker", RAW)) == 50_000
+    assert [await redis.xlen(keys.retries("broker", channel)) for channel in (RAW, CALCULATED)] == [1, 1]
 
 
 async def test_there_and_back_with_an_empty_backlog_repeats_nothing_and_leaves_no_group(
@@ -329,10 +336,10 @@ async def test_switch_waits_while_the_other_mode_is_served(
 async def refused(maintenance: Maintenance, redis: Redis, routes: Routes, events: int, stage: str) -> None:
     before = await everything(redis)
     reason = (
-        f"the other delivery mode left {events} events of {stage} that several stages would have to share: "
+        f"the other delivery mode left events of {stage} that several stages would have to share: "
         "finish them in that mode first"
     )
-    assert await maintenance.switch(routes) == (reason, True)
+    assert await maintenance.switch(routes) == (reason, True, events)
     assert await everything(redis) == before, "a refusal leaves everything as it was"
 
 
@@ -349,6 +356,7 @@ async def test_events_under_way_of_one_of_two_stages_of_a_channel_refuse_the_swi
     if how == "retried":
         await overdue(redis, keys.parked("distance"))
         await maintenance.retry_due(["distance"], most=9)
+    await refused(maintenance, redis, BROKER, 1, "distance")  # its bridges must not end before
     await stopped(redis, FAN_OUT)
     await refused(maintenance, redis, BROKER, 1, "distance")
     # The operator finishes them in the old mode, and the switch is made.

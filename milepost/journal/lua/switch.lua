@@ -2,11 +2,11 @@
 -- Changes the delivery mode. In broker mode `broker` has the only groups, in direct mode each stage has its own:
 -- 1. Finds the groups of the other mode by the stages table. Without any, returns { 'nothing' }. In direct mode the stages
 --    of other bridges take their place as well, if the Broker's bridges have named them (see beat).
--- 2. If one of its stages is paused, returns { 'paused', stage }: the new mode has other stages, which would deliver. If a
---    bridge still serves the other mode, returns { 'served', stage }.
--- 3. Lists the events under way: pending, retries, held and parked ones. Returns { 'unfinished', stage, how many events } if
---    one of them would get no group here, if its channel had two groups in the other mode, or if such groups stand at
---    different entries. Returns { 'many', stage, how many } if they are more than MOST: Redis answers nobody meanwhile.
+-- 2. If one of its stages is paused, returns { 'paused', stage }: the new mode has other stages, which would deliver.
+-- 3. Returns { 'many', events } if more events are under way (pending, retries, held and parked ones) than MOST, or
+--    more bytes than MOST_BYTES: Redis answers nobody while it moves them. Returns { 'unfinished', stage, events } if one of
+--    them would get no group here, if its channel had two groups in the other mode, or if such groups stand at different
+--    entries. Only then, if a bridge still serves the other mode, returns { 'served', stage }: that bridge may end.
 -- 4. Makes this bridge's groups where the other mode's groups end, so that nothing is delivered twice.
 -- 5. Moves the events under way into its streams of retries, with their counts and deadlines.
 -- 6. Deletes the groups, retries, held and parked events and table rows of the other mode, and writes the rows of the new one.
@@ -38,9 +38,6 @@ if not next(others) then return { 'nothing' } end
 for name in pairs(others) do
   if unless_gone('SISMEMBER', PAUSED, name) == 1 then return { 'paused', name } end
 end
-for name, stage in pairs(others) do
-  if bridge_alive and stage.served then return { 'served', name } end
-end
 for _, stage in pairs(others) do
   local channels = {}
   for _, channel in ipairs(stage.consumes) do channels[channel] = true end
@@ -57,16 +54,51 @@ for _, stage in pairs(others) do
   end
 end
 
-local broken, MOST = {}, 50000
+local MOST, MOST_BYTES = 100000, 64000000
 
--- Counts the events that are parked, held or in the retries for a stage of the other mode.
-local function count_waiting(name, stage)
-  local waiting = count('ZCARD', parked_key(name))
-  for _, channel in ipairs(stage.channels) do
-    waiting = waiting + count('XLEN', retries_key(name, channel)) + count('ZCARD', held_key(name, channel))
-  end
-  return waiting
+-- Whether events under way on this channel cannot be moved.
+local function is_stuck(channel)
+  return not stages_of[channel] or (others_on[channel] or 0) > 1
 end
+
+-- Counts the entries of a key. Returns their bytes, too, as Redis estimates them; 0 if it does not say them to this user.
+local function measure(command, key)
+  local entries = count(command, key)
+  local bytes = entries > 0 and redis.pcall('MEMORY', 'USAGE', key)
+  return entries, type(bytes) == 'number' and bytes or 0
+end
+
+-- Everything is checked before the first write, so that a switch that is not possible changes nothing. A bridge that waits
+-- for the other mode repeats this each second, so it reads no event.
+local events, bytes, positions, served, refused, stuck = 0, 0, {}, nil, nil, nil
+for name, stage in pairs(others) do
+  if bridge_alive and stage.served then served = name end
+  local parked, parked_bytes = measure('ZCARD', parked_key(name))
+  events, bytes = events + parked, bytes + parked_bytes
+  for _, channel in ipairs(stage.channels) do
+    local retries, retries_bytes = measure('XLEN', retries_key(name, channel))
+    local held, held_bytes = measure('ZCARD', held_key(name, channel))
+    local journal, pending = journal_key(channel), 0
+    local group = groups_of(journal)[name]
+    if group then
+      local position, left = group['last-delivered-id'], unfinished(journal, group)
+      if left > 0 and not stages_of[channel] or positions[channel] and positions[channel] ~= position then
+        refused = { 'unfinished', name, left }
+      end
+      positions[channel], pending = position, group.pending
+      local entries, entry_bytes = measure('XLEN', journal)
+      if entries > 0 then bytes = bytes + entry_bytes * math.min(1, pending / entries) end
+    end
+    events, bytes = events + pending + retries + held, bytes + retries_bytes + held_bytes
+    local waiting = pending + retries + held + parked
+    if is_stuck(channel) and waiting > 0 then stuck = { 'unfinished', name, waiting } end
+  end
+end
+if events > MOST or bytes > MOST_BYTES then return { 'many', events } end
+if refused then return refused end
+if served then return stuck or { 'served', served } end
+
+local broken = {}
 
 -- Lists the events under way for a stage of the other mode, each as { channel, event, since, attempts, crashes }.
 local function under_way(name, stage)
@@ -104,28 +136,12 @@ local function under_way(name, stage)
   return found
 end
 
--- Everything is checked before the first write, so that a switch that is not possible changes nothing.
-local moving, positions = {}, {}
+local moving = {}
 for name, stage in pairs(others) do
-  local waiting = count_waiting(name, stage)
-  if #moving + waiting > MOST then return { 'many', name, waiting } end
   local found = under_way(name, stage)
   for _, event in ipairs(found) do
-    if not stages_of[event[1]] or others_on[event[1]] > 1 then return { 'unfinished', name, #found } end
+    if is_stuck(event[1]) then return { 'unfinished', name, #found } end
     moving[#moving + 1] = event
-  end
-  for _, channel in ipairs(stage.channels) do
-    local group = groups_of(journal_key(channel))[name]
-    if group then
-      local position = group['last-delivered-id']
-      if not stages_of[channel] and unfinished(journal_key(channel), group) > 0 then
-        return { 'unfinished', name, unfinished(journal_key(channel), group) }
-      end
-      if positions[channel] and positions[channel] ~= position then
-        return { 'unfinished', name, unfinished(journal_key(channel), group) }
-      end
-      positions[channel] = position
-    end
   end
 end
 
