@@ -113,6 +113,7 @@ class Bridge:
             lease=settings.lease.total_seconds(),
             beat=self._beat,
         )
+        self._registered = False
         self._trim_failures: dict[str, FailureLog] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -253,11 +254,13 @@ class Bridge:
                 await asyncio.sleep(SWITCH_LOOK)
             self.ready = self.ready or ready
             if await self.maintenance.beat(self._wirings):
+                self._registered = True
                 return  # else a bridge of the other mode has begun to serve meanwhile
 
     async def _beat(self) -> None:
-        """Write a beat for our routes into the stages table. Raises JournalUnavailable."""
-        await self.maintenance.beat(self._wirings)
+        """Write a beat for our routes into the stages table, once they are registered. Raises JournalUnavailable."""
+        if self._registered:
+            await self.maintenance.beat(self._wirings)
 
     async def _pause(self) -> None:
         """Pause the workers of paused stages, and resume the others. Raises JournalUnavailable."""

@@ -12,6 +12,7 @@ import redis.asyncio as redis_asyncio
 from milepost.bridge import bridge as bridge_module
 from milepost.bridge import worker as worker_module
 from milepost.bridge.app import GC_THRESHOLD, create_app
+from milepost.bridge.bridge import Bridge
 from milepost.bridge.settings import BridgeSettings
 from milepost.errors import ConfigurationError
 from milepost.journal import failover as failover_module
@@ -370,6 +371,12 @@ async def test_stopped_bridge_leaves_no_connection(rig: Rig) -> None:
         return await connections() <= before and not first.connections + second.connections
 
     await eventually(none_is_left)
+
+
+async def test_bridge_that_is_stopped_before_it_registered_writes_no_beat(rig: Rig) -> None:
+    await rig.stage("first", "in")
+    await rig.stop(rig.start(Bridge(rig.settings())))
+    assert not await rig.redis.exists(keys.STAGES)
 
 
 async def test_exception_in_the_stop_of_one_stage_keeps_no_other_from_handing_back(
