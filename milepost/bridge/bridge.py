@@ -38,6 +38,7 @@ from milepost.bridge.worker import BLOCK, Worker
 from milepost.errors import JournalUnavailable
 from milepost.journal import BROKER, Consumer, Journal, Maintenance, Scripts, WakeUps, Wiring
 from milepost.journal.connection import ANSWER_WITHIN, LEAST_VERSION, connect, end_tasks
+from milepost.journal.scripts import unavailable
 from milepost.journal.shared_connection import SharedConnection
 from milepost.journal.stats import EVERY as STATS_EVERY
 from milepost.observe.logs import Fields
@@ -234,7 +235,7 @@ class Bridge:
                     await worker.open()
                 await self._warn_of_server()
             except JournalUnavailable as fault:
-                failures.failed(str(fault))
+                failures.failed(fault)
                 await asyncio.sleep(1)
                 continue
             return
@@ -292,7 +293,7 @@ class Bridge:
             log.warning(Fields(outcome="unsafe", reason=f"Redis does not say how it keeps events: {fault}"))
             return
         except (RedisError, OSError) as fault:
-            raise JournalUnavailable(str(fault)) from fault
+            raise unavailable(fault) from fault
         version = str(info.get("redis_version", ""))
         if is_too_old(version):
             least = ".".join(map(str, LEAST_VERSION))
@@ -318,7 +319,7 @@ class Bridge:
             try:
                 _, due, refused = await self.maintenance.retry_due(names, most=MOST_RETRIED)
             except JournalUnavailable as fault:
-                failures.failed(str(fault))
+                failures.failed(fault)
             else:
                 failures.succeeded()
                 for stage in names:
@@ -345,7 +346,7 @@ class Bridge:
                     channels |= set(await self.maintenance.journals())
                     failures.succeeded()
                 except JournalUnavailable as fault:
-                    failures.failed(str(fault))
+                    failures.failed(fault)
             for channel in sorted(channels):
                 await self._trim_one(channel)
 
@@ -355,7 +356,7 @@ class Bridge:
         try:
             happened, left, dropped = await self.maintenance.trim(channel)
         except JournalUnavailable as fault:
-            failures.failed(str(fault))
+            failures.failed(fault)
             return
         if happened in {"trimmed", "absent", "unconsumed"}:
             del self._trim_failures[channel]
@@ -439,5 +440,5 @@ async def _every(seconds: float, step: Callable[[], Awaitable[None]], name: str,
             await step()
             failures.succeeded()
         except JournalUnavailable as fault:
-            failures.failed(str(fault))
+            failures.failed(fault)
         await asyncio.sleep(seconds)

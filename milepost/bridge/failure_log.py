@@ -1,7 +1,6 @@
-"""Log why a step fails that is tried again until it succeeds: the first failure, each new reason, one line a minute."""
+"""Log why a step fails that is tried again until it succeeds: each reason when it is new, and then once a minute."""
 
 import logging
-import math
 import time
 
 from milepost.observe.logs import Fields
@@ -17,16 +16,17 @@ class FailureLog:
 
     def __init__(self, **fields: object) -> None:
         self._fields = fields
-        self._reason = ""
-        self._logged = -math.inf
+        self._logged: dict[str, float] = {}
 
-    def failed(self, reason: str, **more: object) -> None:
-        """Log a failure if its line is due. `more`: further fields of the line."""
+    def failed(self, reason: str | BaseException, **more: object) -> None:
+        """Log a failure if its line is due. An exception without a text is named. `more`: further fields."""
+        text = str(reason) or type(reason).__name__
         now = time.monotonic()
-        if reason != self._reason or now - self._logged >= REPEAT_AFTER:
-            log.warning(Fields(**self._fields, **more, reason=reason))
-            self._reason, self._logged = reason, now
+        self._logged = {one: at for one, at in self._logged.items() if now - at < REPEAT_AFTER}
+        if text not in self._logged:
+            log.warning(Fields(**self._fields, **more, reason=text))
+            self._logged[text] = now
 
     def succeeded(self) -> None:
         """End these failures: the next one is a first one again."""
-        self._reason = ""
+        self._logged = {}

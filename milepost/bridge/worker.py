@@ -214,7 +214,7 @@ class Worker:
         """Show in the metrics that this stage's events wait, and log why."""
         self._metrics.unread += not self._reads_fail
         self._reads_fail = True
-        self._read_failures.failed(str(fault))
+        self._read_failures.failed(fault)
 
     def _can_read(self) -> None:
         if self._reads_fail:

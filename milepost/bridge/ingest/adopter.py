@@ -164,7 +164,7 @@ async def _persist(
         except JournalUnavailable as fault:
             if fault.code in give_up_on:
                 raise
-            failures.failed(str(fault))
+            failures.failed(fault)
         await asyncio.sleep(TRY_AGAIN_AFTER)
 
 

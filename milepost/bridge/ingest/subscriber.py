@@ -137,7 +137,7 @@ class Subscriber:
             except (RedisError, OSError) as fault:
                 if self._subscribed.is_set():
                     failures.succeeded()
-                failures.failed(str(fault))
+                failures.failed(fault)
             finally:
                 self._confirmed.clear()
                 self._subscribed.clear()
@@ -255,7 +255,7 @@ class Subscriber:
             except TimeoutError:
                 continue
             except JournalUnavailable as fault:
-                failures.failed(str(fault))
+                failures.failed(fault)
                 await asyncio.sleep(TRY_AGAIN_AFTER)
 
     async def _take_lease(self) -> str:
