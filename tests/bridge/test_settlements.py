@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from milepost.bridge import worker
+from milepost.bridge.worker import Worker
 from milepost.errors import JournalUnavailable, MilepostError
 from milepost.journal import Complete, Consumer, Settlement
 from tests.bridge.rig import Answer, Delivery, Rig, value
@@ -108,15 +109,18 @@ async def test_stop_gives_settlements_the_rest_of_grace(rig: Rig, monkeypatch: p
     bridge = await rig.bridge(grace="PT1H")
     await rig.publish("in", "1")
     await eventually(begun.is_set)
+    finish, finishing = Worker.finish, asyncio.Event()
+
+    async def noted(self: Worker, *, grace: float) -> None:
+        asyncio.get_running_loop().call_soon(finishing.set)  # once it waits
+        await finish(self, grace=grace)
+
+    monkeypatch.setattr(Worker, "finish", noted)
     stopping = asyncio.create_task(rig.stop(bridge))
-    await eventually(lambda: _reads_have_ended(rig))
+    await eventually(finishing.is_set)
     go.set()
     await stopping
     assert await rig.journaled("out") == ["1"]
-
-
-async def _reads_have_ended(rig: Rig) -> bool:
-    return bool((await rig.redis.info("clients"))["blocked_clients"] == 0)
 
 
 async def test_each_reason_of_a_settlement_that_fails_again_and_again_is_logged_once(
