@@ -67,7 +67,7 @@ class StageEntry(BaseModel):
 
 
 def read(project: Path) -> list[StageEntry]:
-    """Read the stages of the project in this folder. Raises ConfigurationError, naming the entry and the fault."""
+    """Read the stages of the project in this folder. Raises ConfigurationError, naming the row and the fault."""
     path = project / VALUES
     try:
         values = yaml.safe_load(path.read_text())

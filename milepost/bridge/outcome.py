@@ -142,7 +142,7 @@ def _accepted(status: int, headers: Mapping[str, str], body: bytes, emits: Colle
         if status != 200:
             raise EventError(f"{status} where 200 or 204 was due")
         if is_batch(headers.get("content-type", "")):
-            raise EventError("several answers; its row in the stages table needs split: true")
+            raise EventError("several answers; its row under `stages:` in the values needs split: true")
         reply = Event.from_http(headers, body)
         if reply.type not in emits:
             raise EventError(f"type: {reply.type}, not {' or '.join(emits)}")

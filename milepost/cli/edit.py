@@ -20,7 +20,7 @@ def stages_table(text: str, name: str, consumes: str, emits: Sequence[str], *, o
     """Add a row to the end of `stages:` in helm/values.yaml."""
     stages = _at(yaml.compose(text), "stages")
     if not isinstance(stages, MappingNode) or stages.flow_style or not stages.value:
-        raise ConfigurationError("has no `stages:` with a line for each stage; write the entry yourself")
+        raise ConfigurationError("has no `stages:` with a line for each stage; write the row yourself")
     key, fields = stages.value[-1]
     column = key.start_mark.column
     inner = fields.start_mark.column if isinstance(fields, MappingNode) and not fields.flow_style else 2 * column
@@ -36,7 +36,7 @@ def stages_table(text: str, name: str, consumes: str, emits: Sequence[str], *, o
     if order:
         wanted["stages"][name]["order"] = order
     if yaml.safe_load(made) != wanted:
-        raise ConfigurationError("is laid out in a way that the stage cannot be put in; write the entry yourself")
+        raise ConfigurationError("is laid out in a way that the stage cannot be put in; write the row yourself")
     return made
 
 

@@ -184,8 +184,8 @@ class Admin:
         """Deliver dead letters to `stage` again, before unread events. Their counts and deadline begin afresh.
 
         Returns how many there were. Raises ValueError for `bridge`, whose letters are no events; StageNotServed if no
-        bridge serves the stage on the channel of one of them. Then none is replayed, if they have 8 MB at most: one
-        step takes no more.
+        bridge serves the stage on the channel of one of them. Letters are replayed in steps of about 8 MB; a step with
+        an unserved channel replays none.
         """
         if stage == "bridge":
             raise ValueError("a message that the bridge could not read cannot be replayed; drop it")

@@ -132,8 +132,8 @@ class Protocol(HttpToolsProtocol):
 
 
 class _Parser(httptools.HttpRequestParser):
-    """A parser for requests up to the first offer to upgrade. A new one reads that request again without the offer, and
-    what comes after: behind the head of a client that wants to close the connection the first reads nothing more.
+    """A parser for requests, which may offer an upgrade. After a head with an offer a new parser reads that head again
+    without the offer: the first would read nothing after `Connection: close`.
     """
 
     def __init__(self, protocol: Protocol) -> None:

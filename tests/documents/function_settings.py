@@ -20,7 +20,7 @@ FUNCTION_SETTINGS = {
     "REQUEST_TIMEOUT at most, then 409",
     "REQUEST_TIMEOUT": "seconds that the caller waits for an answer: the bridge's `timeout`; chart and `milepost up` "
     "set it, 3600 at most. A request waits half of it for the function's start, 30 s at most, and half of it "
-    "for a thread",
+    "for a thread; a generator's iteration waits 9/10 of it for one",
 }
 """What each is. One that is missing here fails the reference."""
 

@@ -61,7 +61,9 @@ def test_type_of_the_reply_is_one_of_the_channels_that_the_stage_emits() -> None
 def test_several_answers_of_a_stage_that_does_not_split_are_unusable() -> None:
     body = f"[{EVENT.to_json()}]".encode()
     outcome = outcome_of(200, {"content-type": "application/cloudevents-batch+json"}, body, emits=("out",))
-    assert outcome == Failed(200, "unusable reply: several answers; its row in the stages table needs split: true")
+    assert outcome == Failed(
+        200, "unusable reply: several answers; its row under `stages:` in the values needs split: true"
+    )
 
 
 def unusable() -> dict[str, tuple[int, dict[str, str], bytes]]:
