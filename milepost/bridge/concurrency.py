@@ -93,24 +93,15 @@ class ConcurrencyLimit:
         if self._probe_timer:
             return 0
         entries = min(self.size - self.unsettled, self.most - self.unsettled - self._unsettled_before, MOST_READ)
-        return max(0, math.ceil(min(entries, self._left_by_bytes)))  # one at least while there is any room
-
-    @property
-    def free_of_each(self) -> int:
-        """How many retries, and how many unread events, may be read in one step while retries take all the room.
-
-        `free` is small at any time then, so a quarter of the limit may be read at least. But both kinds together have
-        no more bytes than are left, unless `free` is 1.
-        """
-        return math.ceil(min(max(self.free, self.size // 4), self._left_by_bytes / 2))
-
-    @property
-    def _left_by_bytes(self) -> float:
-        """How many more entries the byte limit leaves. Unread entries are taken to be of average size."""
-        if not self.unsettled_bytes:
-            return math.inf
-        entries = self.unsettled + self._unsettled_before
-        return (self.most_bytes - self.unsettled_bytes) * entries / self.unsettled_bytes
+        if self.unsettled_bytes:
+            # Unread entries are taken to be of average size. One at least is read while there is any room.
+            left = (
+                (self.most_bytes - self.unsettled_bytes)
+                * (self.unsettled + self._unsettled_before)
+                / self.unsettled_bytes
+            )
+            entries = min(entries, math.ceil(left))
+        return max(0, entries)
 
     @property
     def extra(self) -> int:

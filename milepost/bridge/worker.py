@@ -9,9 +9,8 @@ The loop:
    are due, replayed dead letters) and unread events: up to the room of each kind, so perhaps twice the room. A stage
    that is ordered by key is read by a script; for it the wait shows only that there is something to read.
 4. If a read brought retries there may be more. Then reads do not block, and bring unread events only into the room that
-   the retries leave, until one brings an unread event, or nothing. Four times a second step 3 comes all the same, with
-   room for a quarter of the limit at least, or for as many events as the bytes leave: events that the stage puts off
-   again and again keep no others from it.
+   the retries leave, until one brings an unread event, or nothing. But four times a second a read brings unread events
+   first: events that the stage puts off again and again keep no others from it.
 
 Each task:
 
@@ -181,9 +180,11 @@ class Worker:
                     entries = await self.consumer.take(free)
                     retries = any(entry.retried for entry in entries[-1:])  # no unread event came after them
                     self._start(entries)
+                elif free and retries:
+                    self._start(await self.consumer.take_unread(free))
+                    unread_at = now() + UNREAD_EVERY
                 elif free:
-                    count = self.limit.free_of_each if retries else free
-                    entries = await self.consumer.wait(count, block=min(BLOCK, look_at - now()))
+                    entries = await self.consumer.wait(free, block=min(BLOCK, look_at - now()))
                     retries = any(entry.retried for entry in entries[:1])  # they come first
                     unread_at = now() + UNREAD_EVERY
                     self._start(entries)

@@ -189,6 +189,15 @@ class Consumer:
             entries += await self._read([self._journal], ">", most - len(entries))
         return entries
 
+    async def take_unread(self, most: int) -> list[Entry]:
+        """Read without waiting: up to `most` unread events. In an ordered stage up to as many retries come as well.
+
+        Raises as `take_over` does.
+        """
+        if self.ordered:
+            return await self._read_ordered(most, least=most)
+        return await self._read([self._journal], ">", most)
+
     async def _read_ordered(self, most: int, *, least: int = 0) -> list[Entry]:
         with _missing_groups():
             retried, others, plain, *last = await self._takes.read_ordered(

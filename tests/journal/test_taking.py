@@ -137,6 +137,16 @@ async def test_retries_leave_no_room_for_unread_events(
     assert len(second) == 3
 
 
+async def test_unread_events_can_be_read_beside_retries_that_wait(
+    journal: Journal, maintenance: Maintenance, distance: Consumer
+) -> None:
+    await retry(journal, maintenance, distance, 2)
+    await published(journal, 3)
+    assert streams(await distance.take_unread(2)) == [keys.journal(RAW)] * 2
+    assert streams(await distance.take(9)) == [keys.retries("distance", RAW)] * 2 + [keys.journal(RAW)]
+    assert await distance.take_unread(9) == []
+
+
 async def test_replayed_dead_letter_comes_before_unread_events(
     journal: Journal, distance: Consumer, table: Table
 ) -> None:

@@ -240,19 +240,6 @@ def test_bytes_held_limit_the_entries_that_may_be_read() -> None:
     assert (wide.unsettled_bytes, wide.free) == (0, MOST_READ)
 
 
-def test_retries_and_unread_events_of_one_read_have_together_the_bytes_that_are_left() -> None:
-    wide = limit_of(512, most_bytes=1000)
-    wide.size = 256
-    assert wide.free_of_each == wide.free == MOST_READ
-    wide.count_read(4, 400)
-    assert (wide.free, wide.free_of_each) == (6, 3)
-    wide.count_read(5, 500)
-    assert (wide.free, wide.free_of_each) == (1, 1)
-    small = limit_of(512)
-    small.count_read(FIRST - 1, 1)
-    assert (small.free, small.free_of_each) == (1, FIRST // 4)
-
-
 async def test_nothing_is_sent_while_the_route_is_down_until_one_probe() -> None:
     down = limit_of(delay=0.05)
     outage = await down.enter(1)
