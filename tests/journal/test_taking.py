@@ -1,4 +1,4 @@
-"""What a consumer takes over, and what it reads: retries before unread events."""
+"""A consumer takes over entries that others left, and reads retries before unread events."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The watch for a failover: how often it looks, and what it leaves alone while nothing has moved."""
+"""The watch for a failover looks at intervals, and closes no connection while nothing has moved."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""Data of the journal, read from what is in Redis: other versions and other programs may have written it."""
+"""Readers of journal data in Redis, which other versions and other programs may have written."""
 
 import json
 from dataclasses import replace
