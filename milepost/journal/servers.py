@@ -95,6 +95,8 @@ class Servers:
 
     async def _ask_all(self, servers: Sequence[ServerAddress], options: Options, faults: list[str]) -> list[ServerView]:
         pending = {asyncio.create_task(self._ask(server, options)) for server in servers}
+        for task in pending:  # one may fail when the others have decided: asyncio is not to report that
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         answers: list[ServerView] = []
         end = asyncio.get_running_loop().time() + ASK_WITHIN
         try:

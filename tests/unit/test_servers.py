@@ -1,6 +1,7 @@
 """The search for the server that has our keys: whose answer counts, and for whom it waits."""
 
 import asyncio
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
@@ -24,8 +25,14 @@ class Answering(Servers):
 
     what = "witness"
 
-    def __init__(self, answers: Mapping[ServerAddress, Told], *groups: Sequence[ServerAddress]) -> None:
+    def __init__(
+        self,
+        answers: Mapping[ServerAddress, Told],
+        *groups: Sequence[ServerAddress],
+        fails_when_cancelled: ServerAddress | None = None,
+    ) -> None:
         super().__init__(read_redis_url("redis://one"))
+        self.fails_when_cancelled = fails_when_cancelled
         self.answers = dict(answers)
         self.groups = groups or [[*answers]]
         self.late: Sequence[ServerAddress] = ()
@@ -44,6 +51,8 @@ class Answering(Servers):
                 await asyncio.Event().wait()
             finally:
                 self.waiting -= 1
+                if server == self.fails_when_cancelled:
+                    raise ConnectionLost("lost")
         if isinstance(answer, Exception):
             raise answer
         assert answer is not None
@@ -66,6 +75,15 @@ async def test_more_than_half_decide_and_the_latest_epoch_counts(patient: None) 
     async with asyncio.timeout(WITHIN):
         assert await of.find({}) == NEW
     assert not of.waiting, "the third is not asked any more"
+
+
+async def test_server_that_fails_after_the_decision_is_not_reported(patient: None) -> None:
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
+    of = Answering({ONE: ServerView((1,), NEW), TWO: ServerView((1,), NEW), THREE: None}, fails_when_cancelled=THREE)
+    assert await of.find({}) == NEW
+    gc.collect()
+    assert not reported
 
 
 async def test_half_of_them_decide_only_after_a_time(brief: None) -> None:
