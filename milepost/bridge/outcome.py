@@ -30,7 +30,7 @@ MULTI_STATUS = 207
 AWAY_STATUSES = frozenset({429, 502, 503, 504})
 """Those of ROUTE_STATUSES that are about the whole stage, whether one event was sent or a batch."""
 
-_WHOLE = re.compile(r"-?\d+", re.ASCII)
+_WHOLE = re.compile(r"\d+", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 
@@ -122,7 +122,8 @@ def outcome_of(
         if splits is not None and emits:
             return _split(status, headers, body, emits, splits)
         return _accepted(status, headers, body, emits)
-    return _undelivered(status, retry_after(headers.get("retry-after")), _reason(status, _detail(headers, body)))
+    wait = None if list(headers).count("retry-after") > 1 else retry_after(headers.get("retry-after"))
+    return _undelivered(status, wait, _reason(status, _detail(headers, body)))
 
 
 def _undelivered(status: int, wait: float | None, reason: str) -> Undelivered:
@@ -229,7 +230,7 @@ def _of_item(item: Any, of: str, emits: Collection[str], *, split: bool) -> Outc
     """Return the outcome that a 207 gives for one event."""
     if not isinstance(item, dict) or type(item.get("status")) is not int or item.get("id") != of:
         return Undecided("an item of the 207 names no event")
-    status, wait = item["status"], item.get("retryAfter")
+    status, seconds = item["status"], item.get("retryAfter")
     if 200 <= status < 300:
         if not emits or status == 204:
             return Delivered(answers=() if split and emits else None)
@@ -241,7 +242,8 @@ def _of_item(item: Any, of: str, emits: Collection[str], *, split: bool) -> Outc
             return Undecided(str(fault))
     if not 300 <= status < 600:
         return Undecided(f"an item of the 207 has the status {status}")
-    return _undelivered(status, _bounded(wait) if type(wait) is int else None, _reason(status, item.get("detail")))
+    wait = _bounded(seconds) if type(seconds) is int and seconds >= 0 else None
+    return _undelivered(status, wait, _reason(status, item.get("detail")))
 
 
 def _of_answers(events: Any, of: str, emits: Collection[str]) -> Outcome | Undecided:
@@ -267,7 +269,10 @@ def _of_reply(reply: Event, of: str, emits: Collection[str]) -> Outcome | Undeci
 
 
 def retry_after(value: str | None, *, now: datetime | None = None) -> float | None:
-    """Return the seconds that a Retry-After header asks for (RFC 9110, section 10.2.3), 0.1 to 300, or None."""
+    """Return the seconds that a Retry-After header asks for, 0.1 to 300; None if it is absent or malformed.
+
+    RFC 9110, section 10.2.3: digits, or a date.
+    """
     if value is None:
         return None
     if _WHOLE.fullmatch(value):

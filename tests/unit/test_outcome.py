@@ -110,6 +110,12 @@ def test_409_is_deferred_only_with_retry_after() -> None:
     assert outcome_of(409, {}, b"", emits=("out",)) == Refused(409, "HTTP 409")
 
 
+def test_retry_after_that_is_given_twice_is_ignored() -> None:
+    headers = Headers(raw=[(b"retry-after", b"3"), (b"retry-after", b"3")])
+    assert outcome_of(409, headers, b"", emits=("out",)) == Refused(409, "HTTP 409")
+    assert outcome_of(503, headers, b"", emits=("out",)) == RouteDown(503, "HTTP 503")
+
+
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_retry_after_is_kept_for_outcomes_that_are_tried_again(status: int) -> None:
     outcome = outcome_of(status, {"retry-after": "7"}, b"", emits=("out",))
@@ -125,8 +131,11 @@ def test_retry_after_is_kept_for_outcomes_that_are_tried_again(status: int) -> N
         ("soon", None),
         ("7", 7.0),
         ("0", 0.1),
-        ("-5", 0.1),
+        ("-5", None),
+        ("+5", None),
         ("1.5", None),
+        ("1e3", None),
+        ("5, 5", None),
         ("301", 300.0),
         ("9" * 400, 300.0),
         ("inf", None),
@@ -284,6 +293,7 @@ def test_redirect_of_a_batch_delivers_nothing_to_a_stage_that_emits_nothing() ->
         ({"status": 422, "detail": "lat"}, ("out",), False, Refused(422, "HTTP 422: lat")),
         ({"status": 409, "retryAfter": 7}, ("out",), False, Deferred(409, "HTTP 409", 7.0)),
         ({"status": 409, "retryAfter": "7"}, ("out",), False, Refused(409, "HTTP 409")),
+        ({"status": 409, "retryAfter": -7}, ("out",), False, Refused(409, "HTTP 409")),
         ({"status": 500, "retryAfter": 0}, ("out",), False, Failed(500, "HTTP 500", 0.1)),
         ({"status": 599}, ("out",), False, Failed(599, "HTTP 599")),
         ({"status": 300}, ("out",), False, RouteDown(300, "HTTP 300")),
