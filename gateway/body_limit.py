@@ -9,7 +9,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.refusal import Refusal
-from milepost.server.http import content_encoding, only_plain
+from milepost.errors import MilepostError
+from milepost.server.http import check_head, status_of
 
 LARGEST = 64_000
 """Bytes that a request body may have."""
@@ -26,7 +27,7 @@ _BODYLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 class BodyLimit:
     """Passes on a request once its body has arrived. `refuse` makes the response to a body that is too large (413), too
-    slow (408) or encoded (415).
+    slow (408), encoded (415) or of several content types (400).
     """
 
     def __init__(self, app: ASGIApp, *, refuse: Callable[[Headers, Refusal], Response]) -> None:
@@ -48,11 +49,14 @@ class BodyLimit:
 
 async def _read(scope: Scope, receive: Receive) -> bytes | None:
     """Return the whole body, or None if the client has disconnected. Raises Refusal."""
+    try:
+        check_head(Headers(scope=scope))
+    except MilepostError as fault:
+        status, _ = status_of(fault)
+        raise Refusal(status, f"{fault}. Nothing was accepted.") from None
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > LARGEST:
             raise too_large()
-        if name == b"content-encoding" and (encoding := content_encoding(Headers(scope=scope))):
-            raise Refusal(415, f"{only_plain(encoding)} Nothing was accepted.")
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_WITHIN):

@@ -267,7 +267,8 @@ SUBMIT: dict[str, Any] = {
             "content": {JSON: {"example": EXAMPLE_ACCEPTED}, **HTML},
         },
         400: problem(
-            "Broken JSON, or a broken form", Refusal(400, "The body is not JSON: Expecting value, line 1, column 10.")
+            "Broken JSON or form, or two content types",
+            Refusal(400, "The body is not JSON: Expecting value, line 1, column 10."),
         ),
         408: problem("A body that does not arrive", too_slow()),
         413: problem("A body that is too large", too_large()),

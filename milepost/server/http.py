@@ -40,11 +40,10 @@ PROBLEMS: Sequence[tuple[type[MilepostError], int, str]] = (
 
 
 async def read_body(request: Request) -> bytes:
-    """Read the whole body. Raises Encoded before reading, TooLarge as soon as it is, TooSlow when it does not arrive,
-    EventError when the client goes away before its end.
+    """Read the whole body. Raises as `check_head` does before reading, TooLarge as soon as it is, TooSlow when it does
+    not arrive, EventError when the client goes away before its end.
     """
-    if encoding := content_encoding(request.headers):
-        raise Encoded(only_plain(encoding))
+    check_head(request.headers)
     body = bytearray()
     try:
         async with asyncio.timeout(READ_WITHIN):
@@ -59,15 +58,13 @@ async def read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def content_encoding(headers: Headers) -> str:
-    """Return the encodings of the body, as in `gzip`; empty if there are none."""
+def check_head(headers: Headers) -> None:
+    """Raise EventError if there are several content types (RFC 9110, section 5.3), Encoded if the body is encoded."""
+    if len(headers.getlist("content-type")) > 1:
+        raise EventError("content-type: given twice")
     codings = [coding.strip().lower() for value in headers.getlist("content-encoding") for coding in value.split(",")]
-    return ", ".join(coding for coding in codings if coding not in {"", "identity"})
-
-
-def only_plain(encoding: str) -> str:
-    """Return the sentence for a client whose body is encoded."""
-    return f"Send the body as it is: Content-Encoding {encoding[:40]!a} is not read."
+    if encoding := ", ".join(coding for coding in codings if coding not in {"", "identity"}):
+        raise Encoded(f"Send the body as it is: Content-Encoding {encoding[:40]!a} is not read")
 
 
 def status_of(fault: MilepostError) -> tuple[int, str]:

@@ -1,12 +1,13 @@
-"""What gateway, bridge and function answer alike: HEAD, encoded bodies, and paths with a slash at their end."""
+"""What gateway, bridge and function answer alike: HEAD, two content types, encoded bodies, a slash at a path's end."""
 
 import gzip
+import json
 
 import httpx
 import pytest
 
 from tests.security.conftest import Door
-from tests.security.raw import CLOSE, request, statuses
+from tests.security.raw import CLOSE, replies, request, statuses
 from tests.servers import ANSWER_WITHIN, Function, Module
 
 PATHS = {"gateway": ("/healthz", "/readyz", "/metrics"), "function": ("/", "/metrics")}
@@ -28,6 +29,23 @@ async def test_encoded_body_is_415_with_a_plain_problem(door: Door, coding: str,
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["status"] == 415
     assert f"Content-Encoding '{coding.lower()}' is not read" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("other", [b"text/html", None], ids=["another", "the same"])
+@pytest.mark.parametrize("first", [True, False])
+async def test_content_type_that_is_given_twice_is_400_with_a_plain_problem_that_names_it(
+    door: Door, other: bytes | None, *, first: bool
+) -> None:
+    types = [door.content_type, b"content-type: " + other if other else door.content_type]
+    sent = request("POST", door.path, [*(types if first else reversed(types)), CLOSE], door.body)
+    (reply,) = await replies(door.port, sent)
+    assert (reply.status, reply.headers["content-type"]) == (400, "application/problem+json")
+    assert json.loads(reply.body)["detail"].startswith("content-type: given twice")
+
+
+async def test_batch_with_another_content_type_is_refused_too(door: Door) -> None:
+    batch = [b"content-type: application/cloudevents-batch+json", door.content_type, CLOSE]
+    assert await statuses(door.port, request("POST", door.path, batch, b"[" + door.body + b"]")) == [400]
 
 
 async def test_identity_is_no_encoding(door: Door) -> None:
