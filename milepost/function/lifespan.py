@@ -5,7 +5,7 @@
    start fails they are answered 503, and the next request enters it again; also if the context manager ends by itself,
    because a task of its own has failed.
 3. When the server has answered everything and stops, milepost/function/app.py leaves it. Without that module it is left
-   when the event loop closes.
+   when the event loop closes. A stop that takes longer than STOP_WITHIN is cancelled.
 
 One task enters and leaves it, because some libraries demand that. Each event loop has its own, as tests need it.
 """
@@ -33,6 +33,11 @@ MakeLifespan = Callable[..., AbstractAsyncContextManager[Any]]
 START_WITHIN = 30.0
 """Most seconds that a request waits for the start; less where the bridge's `timeout` is short. It counts a timeout
 against the event.
+"""
+
+STOP_WITHIN = 20.0
+"""Most seconds that the end of the process waits for the stop. Kubernetes kills a container 30 s after SIGTERM, unless
+its pod says otherwise, and the requests under way end before the stop begins.
 """
 
 _lifespans: "WeakSet[Lifespan]" = WeakSet()
@@ -100,11 +105,17 @@ class _Started:
         return self._task.done()
 
     async def end(self) -> None:
-        """Leave it. A start that is under way is cancelled: one that hangs would keep the process."""
+        """Leave it. A start that is under way is cancelled, and so is a stop that takes longer than STOP_WITHIN: one
+        that hangs would keep the process.
+        """
         self._stop.set()
         if not self.ready.done():
             self._task.cancel()
-        await asyncio.wait([self._task])
+        _, late = await asyncio.wait([self._task], timeout=STOP_WITHIN)
+        if late:
+            reason = f"the lifespan did not end within {STOP_WITHIN:g} s; it was cancelled"
+            log.error(Fields(outcome="not-stopped", reason=reason))
+            self._task.cancel()
 
     async def _run(self, make: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
         try:

@@ -50,3 +50,40 @@ def test_it_starts_at_the_wake_up_with_its_heap_frozen_and_stops_at_sigterm(tmp_
         assert steps.read_text() == "start event frozen "
         assert function.stop() in {0, -signal.SIGTERM}
     assert steps.read_text() == "start event frozen stop "
+
+
+HANGING = """
+import asyncio
+from contextlib import asynccontextmanager
+
+from milepost import Payload, stage
+from milepost.function import lifespan as waiting
+
+waiting.STOP_WITHIN = 0.1
+
+
+class Note(Payload, channel="note"):
+    text: str
+
+
+@asynccontextmanager
+async def lifespan():
+    yield
+    await asyncio.Event().wait()
+
+
+def note(note: Note) -> None:
+    pass
+
+
+main = stage(note, lifespan=lifespan)
+"""
+
+
+def test_stop_that_hangs_is_cut_off_and_logged_and_the_process_ends(tmp_path: Path) -> None:
+    source = tmp_path / "main.py"
+    source.write_text(HANGING)
+    with Function(tmp_path, "note", source=source) as function:
+        assert httpx.get(function.url, timeout=ANSWER_WITHIN).status_code == 200
+        assert function.stop() in {0, -signal.SIGTERM}
+        assert "outcome=not-stopped reason='the lifespan did not end within 0.1 s; it was cancelled'" in function.log
