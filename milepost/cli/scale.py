@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -42,7 +43,16 @@ async def scales(stages: Iterable[StageState], data: Path) -> dict[str, int]:
 def _of_stack(stages: Iterable[StageState], stack: Mapping[str, Any]) -> dict[str, int]:
     urls, pids = stack.get("functions", {}), stack.get("pids", {})
     local = [stage.name for stage in stages if urls.get(stage.name) == stage.url]
-    return {name: int(name in pids and data_folder.is_alive(pids[name])) for name in local}
+    return {name: int(name in pids and _is_alive(pids[name])) for name in local}
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this user has this id."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 async def _pods(kubectl: str, namespace: str) -> Counter[str] | None:

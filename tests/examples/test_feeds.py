@@ -63,7 +63,7 @@ def test_milepost_up_runs_it(project: Path, receiver: Receiver, tmp_path: Path) 
         refused = milepost("send", "ada@example.org", "0", "0", "--data", str(data))
         assert refused.returncode == 2
         assert "this pipeline has no gateway" in refused.stderr
-        assert not [path.name for path in data.iterdir() if path.name not in {"redis", "lock", data_folder.STACK}]
+        assert not [path.name for path in data.iterdir() if path.name not in {"redis", "up", "lock", data_folder.STACK}]
         assert up.end() == 0
         assert "of-your-own" not in up.output
 

@@ -1,6 +1,8 @@
 """The data folder of `milepost up`.
 
-DIR/lock         locked (flock) by `milepost up`, and by every component, which inherit it: free when all have ended
+DIR/up           locked (flock) by `milepost up` alone: free when it has ended
+DIR/lock         locked by `milepost up`, and by every component, which inherit it: free when all have ended. It has the
+                 process id of `up`, for people to read
 DIR/stack.json   where everything is, from when all is ready until the end. A killed `up` leaves it behind
 DIR/redis        the embedded Valkey's append-only file
 DIR/mongo        the embedded MongoDB-compatible server's data (and mongo.toml, empty)
@@ -12,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +32,22 @@ def locked(folder: Path) -> Iterator[int]:
 
     Raises ConfigurationError if another `milepost up` uses the folder, or it cannot be written.
     """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        _lock(lock, folder)
-    except OSError as fault:
-        raise ConfigurationError(f"{folder}: {fault.strerror}; choose another folder with --data") from None
-    try:
+    with ExitStack() as descriptors:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            up, lock = (_open(folder / name, descriptors) for name in ("up", "lock"))
+            if not (_try_lock(up, 0.0) and _try_lock(lock, FREE_WITHIN)):
+                holder = os.pread(lock, 20, 0).decode(errors="replace")
+                raise ConfigurationError(
+                    f"{folder}: in use by another `milepost up`, process {holder}, or by what it started; stop it, or "
+                    "choose another folder with --data"
+                )
+        except OSError as fault:
+            raise ConfigurationError(f"{folder}: {fault.strerror}; choose another folder with --data") from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
         remove_stack(folder)  # of one that was killed
         yield lock
-    finally:
-        os.close(lock)
 
 
 def write_stack(folder: Path, stack: Mapping[str, Any]) -> None:
@@ -69,26 +74,21 @@ def read_stack(folder: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: cannot be read: {fault}") from None
 
 
-def _lock(lock: int, folder: Path) -> None:
-    """Lock the folder. Raises ConfigurationError if another `up`, or a process of a killed `up`, does not end."""
-    end = time.monotonic() + FREE_WITHIN
+def _open(path: Path, descriptors: ExitStack) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptors.callback(os.close, descriptor)
+    return descriptor
+
+
+def _try_lock(descriptor: int, within: float) -> bool:
+    """Lock a file. False if another process has it locked for so many seconds."""
+    end = time.monotonic() + within
     while True:
         try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(lock, 20, 0).decode(errors="replace")
-        if (holder.isdigit() and is_alive(int(holder))) or time.monotonic() > end:
-            raise ConfigurationError(
-                f"{folder}: in use by another `milepost up`, process {holder}, or by what it started; stop it, or "
-                "choose another folder with --data"
-            )
+            if time.monotonic() >= end:
+                return False
+        else:
+            return True
         time.sleep(0.05)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this user has this id."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True

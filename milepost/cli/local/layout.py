@@ -16,7 +16,7 @@ from milepost.errors import ConfigurationError
 OWN_NAMES = ("milepost", "redis", "mongo", "bridge", "broker", "gateway")
 """Names of components, which no stage can have."""
 
-TAKEN_FILES = ("lock", "redis", "mongo", "gateway", "bridge", "functions", "pids")
+TAKEN_FILES = ("up", "lock", "redis", "mongo", "gateway", "bridge", "functions", "pids")
 """Names in the data folder or in stack.json, which no file of a stage can have."""
 
 NOT_HANDED_ON = ("REDIS_URL", "MONGO_URL", "HOST", "PORT", "ROUTES", "STAGES", "K_SINK", "OPS_TOKEN")

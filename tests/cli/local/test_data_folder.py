@@ -45,6 +45,26 @@ def test_component_that_outlives_its_up_keeps_the_lock(tmp_path: Path, monkeypat
         pass
 
 
+def test_process_id_of_a_killed_up_that_another_process_has_now_is_no_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the killed one started has not ended yet."""
+    with data_folder.locked(tmp_path) as lock:
+        component = subprocess.Popen(["sleep", "1000"], pass_fds=(lock,))
+    assert (tmp_path / "lock").read_text() == str(os.getpid())
+
+    def end_component(_: float) -> None:
+        component.kill()
+        component.wait()
+
+    monkeypatch.setattr(data_folder.time, "sleep", end_component)  # called while the folder is not free
+    try:
+        with data_folder.locked(tmp_path):
+            assert component.returncode is not None
+    finally:
+        end_component(0)
+
+
 def test_data_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
