@@ -91,27 +91,63 @@ async def test_pause_does_not_end_with_the_delivery_mode(
     assert await groups(redis) == ["broker"]
 
 
-@pytest.mark.parametrize(("count", "size"), [(99_999, 1), (65, 1_000_000)], ids=["many", "large"])
 async def test_switch_waits_while_more_events_are_under_way_than_one_step_can_move(
-    journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers, count: int, size: int
+    journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers
 ) -> None:
     """It waits before the bridges of the old mode end, so that they finish the events."""
     direct = await served(maintenance, consumers, DIRECT)
     await published(journal, 1)
     await taken(journal, direct["distance"])
-    for stage, channel, events in (("distance", RAW, count), ("store", CALCULATED, 1)):
-        parked = {f"1-{number} 1 0 0 {channel}\n{{}}{' ' * size}": 9e12 for number in range(events)}
+    for stage, channel, events in (("distance", RAW, 99_999), ("store", CALCULATED, 1)):
+        parked = {f"1-{number} 1 0 0 {channel}\n{{}}": 9e12 for number in range(events)}
         await redis.zadd(keys.parked(stage), parked)
     for _ in range(2):
         blocked = await maintenance.switch(BROKER)
         assert blocked is not None
         assert "more events" in blocked.reason
-        assert blocked[1:] == (True, count + 2)
+        assert blocked[1:] == (True, 100_001)
         await stopped(redis, DIRECT)
     assert await groups(redis) == ["distance"]
     await redis.delete(keys.parked("distance"))
     assert await maintenance.switch(BROKER) is None
     assert [await redis.xlen(keys.retries("broker", channel)) for channel in (RAW, CALCULATED)] == [1, 1]
+
+
+@pytest.mark.parametrize("place", ["journal", "retries", "held", "parked"])
+async def test_switch_waits_while_more_bytes_are_under_way_than_one_step_can_move(
+    maintenance: Maintenance, redis: Redis, consumers: Consumers, place: str
+) -> None:
+    direct = await served(maintenance, consumers, DIRECT)
+    large = f"{{}}{' ' * 65_000_000}"
+    match place:
+        case "journal":
+            await redis.xadd(keys.journal(RAW), {"event": large})
+            assert len(await take_all(direct["distance"])) == 1
+        case "retries":
+            await redis.xadd(keys.retries("distance", RAW), {"event": large})
+        case "held":
+            await redis.zadd(keys.held("distance", RAW), {large: 1})
+        case _:
+            await redis.zadd(keys.parked("distance"), {f"1-1 1 0 0 {RAW}\n{large}": 9e12})
+    blocked = await maintenance.switch(BROKER)
+    assert blocked is not None
+    assert "more events" in blocked.reason
+    assert blocked[1:] == (True, 1)
+
+
+async def test_events_under_way_are_moved_though_the_user_may_not_ask_for_their_bytes(
+    journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers
+) -> None:
+    direct = await served(maintenance, consumers, DIRECT)
+    events = await published(journal, 1)
+    assert len(await take_all(direct["distance"])) == 1
+    await stopped(redis, DIRECT)
+    await redis.execute_command("ACL", "SETUSER", "default", "-memory|usage")
+    try:
+        broker = await served(maintenance, consumers, BROKER)
+    finally:
+        await redis.execute_command("ACL", "SETUSER", "default", "+memory|usage")
+    assert await finish(broker["broker"]) == events
 
 
 async def test_there_and_back_with_an_empty_backlog_repeats_nothing_and_leaves_no_group(

@@ -100,6 +100,13 @@ local function count(command, key)
   return 0
 end
 
+-- Returns the bytes of a key, as Redis estimates them; 0 if it is absent, or Redis does not say them to a user that was
+-- made for an earlier version.
+local function bytes_of(key)
+  local bytes = redis.pcall('MEMORY', 'USAGE', key)
+  return type(bytes) == 'number' and bytes or 0
+end
+
 -- Counts the entries of a stream that this group has not finished. Redis does not always know the lag: then all count.
 local function unfinished(stream, group)
   local length = redis.call('XLEN', stream)
@@ -340,11 +347,10 @@ local function bound_unconsumed(channel)
   redis.call('PEXPIRE', journal, HOUR)
 end
 
--- Bounds a stream to about MOST_KEPT_BYTES, by the average of its entries. Redis only estimates the bytes, and does not say them
--- to a user that was made for an earlier version. Returns how many entries it deleted.
+-- Bounds a stream to about MOST_KEPT_BYTES, by the average of its entries. Returns how many entries it deleted.
 local function bound_bytes(stream)
-  local bytes = redis.pcall('MEMORY', 'USAGE', stream)
-  if type(bytes) ~= 'number' or bytes <= MOST_KEPT_BYTES then return 0 end
+  local bytes = bytes_of(stream)
+  if bytes <= MOST_KEPT_BYTES then return 0 end
   return redis.call('XTRIM', stream, 'MAXLEN', whole(math.floor(redis.call('XLEN', stream) * MOST_KEPT_BYTES / bytes)))
 end
 

@@ -61,23 +61,15 @@ local function is_stuck(channel)
   return not stages_of[channel] or (others_on[channel] or 0) > 1
 end
 
--- Counts the entries of a key. Returns their bytes, too, as Redis estimates them; 0 if it does not say them to this user.
-local function measure(command, key)
-  local entries = count(command, key)
-  local bytes = entries > 0 and redis.pcall('MEMORY', 'USAGE', key)
-  return entries, type(bytes) == 'number' and bytes or 0
-end
-
 -- Everything is checked before the first write, so that a switch that is not possible changes nothing. A bridge that waits
 -- for the other mode repeats this each second, so it reads no event.
 local events, bytes, positions, served, refused, stuck = 0, 0, {}, nil, nil, nil
 for name, stage in pairs(others) do
   if bridge_alive and stage.served then served = name end
-  local parked, parked_bytes = measure('ZCARD', parked_key(name))
-  events, bytes = events + parked, bytes + parked_bytes
+  local parked = count('ZCARD', parked_key(name))
+  events, bytes = events + parked, bytes + bytes_of(parked_key(name))
   for _, channel in ipairs(stage.channels) do
-    local retries, retries_bytes = measure('XLEN', retries_key(name, channel))
-    local held, held_bytes = measure('ZCARD', held_key(name, channel))
+    local retries, held = count('XLEN', retries_key(name, channel)), count('ZCARD', held_key(name, channel))
     local journal, pending = journal_key(channel), 0
     local group = groups_of(journal)[name]
     if group then
@@ -86,10 +78,11 @@ for name, stage in pairs(others) do
         refused = { 'unfinished', name, left }
       end
       positions[channel], pending = position, group.pending
-      local entries, entry_bytes = measure('XLEN', journal)
-      if entries > 0 then bytes = bytes + entry_bytes * math.min(1, pending / entries) end
+      local entries = count('XLEN', journal)
+      if entries > 0 then bytes = bytes + bytes_of(journal) * math.min(1, pending / entries) end
     end
-    events, bytes = events + pending + retries + held, bytes + retries_bytes + held_bytes
+    events = events + pending + retries + held
+    bytes = bytes + bytes_of(retries_key(name, channel)) + bytes_of(held_key(name, channel))
     local waiting = pending + retries + held + parked
     if is_stuck(channel) and waiting > 0 then stuck = { 'unfinished', name, waiting } end
   end
