@@ -28,7 +28,7 @@ class Channel:
 
 
 def router(stages: Sequence[WiredStage], pages: Pages, *, version: str) -> APIRouter:
-    """Both routes, from the payload classes and the stages table."""
+    """Both routes, from the payload classes and the stages in the values."""
     doors = {"gateway": payloads.Submission.channel}
     document = asyncapi.document(asyncapi.payloads_of(payloads), stages, doors, version=version)
     graph = Graph(stages)

@@ -11,7 +11,7 @@ MilepostError
   JournalUnavailable   Redis cannot be reached, or is full: the call may be repeated
   BacklogFull          the backlog is at its limit: nothing was written
   TooSlow              a request's body did not arrive in time: 408
-  ConfigurationError   a setting or the stages table is wrong: reported at the start
+  ConfigurationError   a setting or `stages:` in the values is wrong: reported at the start
 """
 
 from collections.abc import Iterable
@@ -84,4 +84,4 @@ class TooSlow(MilepostError):
 
 
 class ConfigurationError(MilepostError):
-    """A setting or the stages table is wrong. The text names it and says what to do."""
+    """A setting or `stages:` in the values is wrong. The text names it and says what to do."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pymongo
 from pymongo.errors import PyMongoError
 
-from milepost import stages_table
+from milepost import stage_values
 from milepost.cli.local import commands
 from milepost.testing.servers import (
     HOST,
@@ -47,7 +47,7 @@ Server.project = ROOT  # wherever pytest was started
 ANSWER_WITHIN = WITHIN
 """Seconds that a test's HTTP client waits: no test is about the speed of the machine."""
 
-STAGES = [entry.name for entry in stages_table.read(ROOT)]
+STAGES = [entry.name for entry in stage_values.read(ROOT)]
 
 REDIS_SERVER = shutil.which("redis-server")
 """Debian's Redis, where it is installed."""

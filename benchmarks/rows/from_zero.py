@@ -18,7 +18,7 @@ from benchmarks.bench import OURS, Bench, Figure, Measured
 from benchmarks.harness import Harness
 from benchmarks.mails import Mails
 from benchmarks.rows.pipeline import environment
-from milepost import stages_table
+from milepost import stage_values
 from tests.activator import Activator
 from tests.bridge.rig import Stage
 from tests.broker import Broker
@@ -53,7 +53,7 @@ MODES = {
     "broker off": Mode("broker", "off"),
     "broker event": Mode("broker", "event"),
 }
-STAGES = {stage.name: stage for stage in stages_table.read(ROOT)}
+STAGES = {stage.name: stage for stage in stage_values.read(ROOT)}
 
 
 class FromZero:

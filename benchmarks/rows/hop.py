@@ -16,7 +16,7 @@ import redis
 from benchmarks import fill
 from benchmarks.bench import OURS, Bench, Figure, Measured
 from benchmarks.harness import Harness, Stopwatch, until
-from milepost import stages_table
+from milepost import stage_values
 from milepost.journal import Maintenance, Scripts, Wiring, keys
 from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
@@ -49,7 +49,7 @@ def ours(harness: Harness, **delivery: Any) -> Measured:
     consumed(harness.redis.url)
     fill.journal(harness.redis.url, map(fill.submission, range(EVENTS)))
     function = harness.function("distance")
-    shipped = next(stage.delivery for stage in stages_table.read(ROOT) if stage.name == "distance")
+    shipped = next(stage.delivery for stage in stage_values.read(ROOT) if stage.name == "distance")
     route = {"name": "distance", "consumes": "raw_input", "emits": NEXT, "url": function.url, **shipped, **delivery}
     return arriving(harness, keys.journal(NEXT), lambda: (harness.bridge(route, ready=False), function))
 

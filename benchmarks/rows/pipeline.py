@@ -16,7 +16,7 @@ from benchmarks.mails import Mails
 from benchmarks.rows.function import Uvicorn
 from benchmarks.rows.hop import TASKS, WORKFLOWS
 from benchmarks.rows.latency import figures
-from milepost import stages_table
+from milepost import stage_values
 from tests.servers import ROOT, Server
 
 EVENTS = 5_000
@@ -47,7 +47,7 @@ def environment(harness: Harness) -> dict[str, str]:
 def ours(harness: Harness, **delivery: Any) -> Pipeline:
     """As it is shipped, but for what `delivery` says of each stage."""
     env = environment(harness)
-    stages = {stage.name: stage for stage in stages_table.read(ROOT)}
+    stages = {stage.name: stage for stage in stage_values.read(ROOT)}
     functions = {name: harness.function(name, **env) for name in stages}
     routes = [
         {

@@ -14,7 +14,7 @@ from functions import payloads
 from milepost.events.asyncapi import payloads_of
 from milepost.events.event import STRUCTURED_TYPE, Event
 from milepost.events.examples import example
-from milepost.stages_table import read
+from milepost.stage_values import read
 from tests.images.component import Component
 from tests.servers import HOST, ROOT
 

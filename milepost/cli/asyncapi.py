@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from milepost import __version__, stages_table
+from milepost import __version__, stage_values
 from milepost.cli import payload_classes
 from milepost.cli.local.layout import has_gateway
 from milepost.cli.options import ProjectFolder
@@ -14,15 +14,15 @@ from milepost.graph import Graph
 def asyncapi(*, project: ProjectFolder = Path()) -> None:
     """Print the project's channels as an AsyncAPI 3.0 document: what each carries, who publishes, who consumes.
 
-    It is made of the payload classes and the stages table; nothing has to run. The gateway serves the same document
-    at `/asyncapi.json`, and as a page at `/channels`.
+    It is made of the payload classes and `stages:` in the values; nothing has to run. The gateway serves the same
+    document at `/asyncapi.json`, and as a page at `/channels`.
 
     `milepost asyncapi > asyncapi.json` writes a file for generators of clients and of documents.
     """
     folder = project.resolve()
-    stages = stages_table.read(folder)
+    stages = stage_values.read(folder)
     payloads = payload_classes.read(folder).by_channel.values()
-    # A gateway publishes the events that no stage emits: those of the first such channel in the table.
+    # A gateway publishes the events that no stage emits: those of the first such channel in the values.
     graph = Graph(stages)
     begins = [stage.consumes for stage in stages if not graph.emitters(stage.consumes)]
     doors = {"gateway": begins[0]} if begins and has_gateway(folder) else {}

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from milepost import stages_table
+from milepost import stage_values
 from milepost.check import document, findings
 from milepost.cli import locate, payload_classes
 from milepost.cli.exits import Exit, Unreachable
@@ -35,7 +35,7 @@ def check(
     """Check, before a rollout, that this project can take over the events of a running pipeline.
 
     It reads every journaled, parked and dead event, changing nothing, and validates it with this project's payload
-    classes and stages table: events that a stage would refuse, by stage and field; channels that no stage would
+    classes and values: events that a stage would refuse, by stage and field; channels that no stage would
     consume; stages that would be gone while events wait for them. Payload classes are compared with the running
     gateway's AsyncAPI too, where there is a gateway. Exit code 1 if anything would break.
 
@@ -43,7 +43,7 @@ def check(
     says that this stage, or channel, may go.
     """
     folder = project.resolve()
-    stages = stages_table.read(folder)
+    stages = stage_values.read(folder)
     payloads = payload_classes.read(folder).by_channel
 
     async def work(journal: Journal) -> Exit:

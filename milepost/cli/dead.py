@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from milepost import stages_table
+from milepost import stage_values
 from milepost.cli import dead_test, payload_classes
 from milepost.cli.exits import EXIT_CODES, CommandFailed, Exit
 from milepost.cli.local import data_folder
@@ -37,7 +37,7 @@ from milepost.function.stage import StageHandler
 from milepost.journal import DeadLetter, Journal, StageNotServed
 from milepost.journal.models import entries_by_channel, is_entry
 from milepost.observe.logs import masked
-from milepost.stages_table import StageEntry
+from milepost.stage_values import StageEntry
 
 PAGE = 100
 LONGEST_REASON = 100
@@ -277,13 +277,13 @@ async def _event_of(journal: Journal, stage: str, entry: str) -> tuple[DeadLette
 
 
 def _stage_here(project: Path, name: str) -> StageEntry:
-    """The stage in the project's table. Raises CommandFailed if there is none, or its code is someone else's."""
-    for stage in stages_table.read(project):
+    """The stage in the project's values. Raises CommandFailed if there is none, or its code is someone else's."""
+    for stage in stage_values.read(project):
         if stage.name == name and not stage.external:
             return stage
         if stage.name == name:
             raise CommandFailed(f"{name} is a receiver at a url: its code is not in this project")
-    raise CommandFailed(f"{project / stages_table.VALUES} has no stage {name}")
+    raise CommandFailed(f"{project / stage_values.VALUES} has no stage {name}")
 
 
 def _code(project: Path, stage: str) -> StageHandler:

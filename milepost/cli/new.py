@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from milepost import stages_table
+from milepost import stage_values
 from milepost.cli import edit, payload_classes
 from milepost.cli.exits import CommandFailed
 from milepost.cli.local import layout
@@ -45,7 +45,7 @@ class Project:
     """A project as it is: its folder, its stages, its payload classes, the extras of its pyproject.toml."""
 
     folder: Path
-    stages: Sequence[stages_table.StageEntry]
+    stages: Sequence[stage_values.StageEntry]
     payloads: PayloadClasses
     extras: Collection[str]
 
@@ -55,7 +55,7 @@ class Project:
         path = folder / "pyproject.toml"
         pyproject = tomllib.loads(path.read_text()) if path.is_file() else {}
         extras = pyproject.get("project", {}).get("optional-dependencies", {})
-        return cls(folder, stages_table.read(folder), payload_classes.read(folder), extras)
+        return cls(folder, stage_values.read(folder), payload_classes.read(folder), extras)
 
 
 def new(
@@ -110,7 +110,7 @@ def _check_name(project: Project, name: str) -> None:
         (name in layout.OWN_NAMES, "is the name of a component"),
         (function in TAKEN, "cannot be the name of a Python function here"),
         (name in project.extras, "is the name of an extra in pyproject.toml"),
-        (any(name == entry.name for entry in project.stages), f"is a stage already: see {stages_table.VALUES}"),
+        (any(name == entry.name for entry in project.stages), f"is a stage already: see {stage_values.VALUES}"),
         (re.search("-reply(-[0-9]+)?$", name) is not None, "ends like the Trigger of a stage's replies in broker mode"),
     ]
     files = (Path("functions", name), Path("functions", f"{function}.py"), _test_of(project.folder, function))
@@ -137,7 +137,7 @@ def _templates(project: Project, name: str, on: str, emits: Sequence[str]) -> St
 
 
 def _order(project: Project, on: str, order: str | None) -> str | bool:
-    """Return `order` as the stages table has it. Raises ConfigurationError if the data has no such field."""
+    """Return `order` as a row in the values has it. Raises ConfigurationError if the data has no such field."""
     if order is None:
         return False
     fields = fields_of(project.payloads.by_channel[on].model_json_schema())
@@ -185,8 +185,8 @@ def _drafts(project: Project, stage: StageTemplates, *, order: str | bool) -> Fi
     files = {
         Path("functions", stage.name, "main.py"): stage.main(),
         test: stage.contract(len(test.parts) - 1),
-        stages_table.VALUES: _edited(
-            folder / stages_table.VALUES, edit.stages_table, stage.name, stage.consumes, list(stage.gives), order=order
+        stage_values.VALUES: _edited(
+            folder / stage_values.VALUES, edit.values, stage.name, stage.consumes, list(stage.gives), order=order
         ),
     }
     made = [channel for channel in stage.gives if channel not in project.payloads.by_channel]

@@ -1,7 +1,7 @@
 """Describe the pipeline as an AsyncAPI 3.0 document: its channels, their payloads, who publishes and who consumes.
 
-It is made from the payload classes and the stages table alone. AsyncAPI 3.0.0, sections "Channel Object", "Operation
-Object" and "Message Object".
+It is made from the payload classes and `stages:` in the values alone. AsyncAPI 3.0.0, sections "Channel Object",
+"Operation Object" and "Message Object".
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping

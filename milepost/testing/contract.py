@@ -18,7 +18,7 @@ import httpx
 import pytest
 from cloudevents.http import CloudEvent, from_dict
 
-from milepost import Payload, stages_table
+from milepost import Payload, stage_values
 from milepost.events.payload import fields_of
 from milepost.graph import several
 from milepost.testing.posting import BATCH, STRUCTURED, answered, batched, binary, ce_headers, refused, send, structured
@@ -328,14 +328,14 @@ class StageContract:
         assert httpx.post(url, headers=headers, content=deep, timeout=WITHIN).status_code in {400, 422}
         self.reply(send(url, event))
 
-    def test_stages_table_agrees(self) -> None:
-        entry = next(entry for entry in stages_table.read(Function.project) if entry.name == self.stage)
+    def test_values_agree(self) -> None:
+        entry = next(entry for entry in stage_values.read(Function.project) if entry.name == self.stage)
         assert (entry.consumes, set(entry.emits)) == (self.consumes, set(several(self.emits)))
         assert entry.split == self.split
 
     def test_order_is_by_a_field_of_the_payload(self, url: str) -> None:
         """Events whose data has no such field would be in no order."""
-        entry = next(entry for entry in stages_table.read(Function.project) if entry.name == self.stage)
+        entry = next(entry for entry in stage_values.read(Function.project) if entry.name == self.stage)
         if isinstance(entry.order, str):
             fields = fields_of(httpx.get(url, timeout=WITHIN).json()["schemas"][self.consumes])
             only = ", ".join(fields) or "none"

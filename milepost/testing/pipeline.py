@@ -46,7 +46,7 @@ class LocalPipeline:
 
     `redis_url`: an empty Redis of yours; else a Valkey is started, and ended with the pipeline. `delivery`: the keys of
     a stage's delivery (`retry`, `backoffDelay`, …), for every stage. `order`: of stages that are ordered, the name and
-    what their row in the stages table has as `order`. `within`: seconds that `published` waits.
+    what their row in the values has as `order`. `within`: seconds that `published` waits.
     `settings`: those of the bridge (`claim`, `window`, …). Raises ConfigurationError if the bridge refuses them.
     """
 

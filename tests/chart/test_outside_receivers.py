@@ -7,7 +7,7 @@ import pytest
 from helm_python import HelmError
 
 from milepost.bridge.settings import BridgeSettings
-from milepost.stages_table import StageEntry
+from milepost.stage_values import StageEntry
 from tests.chart.rendering import SECRET, container, environment, functions, merged, of_kind, only, render
 from tests.chart.test_security import arrows, outward
 

@@ -1,4 +1,4 @@
-"""The stages table: the chart deploys the wiring of the functions' annotations, and one row makes one stage."""
+"""`stages:` in the values: the chart deploys the wiring of the functions' annotations, and one row makes one stage."""
 
 import json
 from pathlib import Path

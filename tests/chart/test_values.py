@@ -6,7 +6,7 @@ import pytest
 import yaml
 from helm_python import HelmError
 
-from milepost import stages_table
+from milepost import stage_values
 from tests.chart.rendering import HELM, SECRET, merged, read, render
 from tests.servers import ROOT
 
@@ -141,7 +141,7 @@ def test_a_broker_route_that_would_give_up_before_the_triggers_is_refused(layer:
 
 def test_milepost_up_reads_the_same_table() -> None:
     """It ignores the keys of a row that only the chart reads."""
-    entries = {entry.name: entry for entry in stages_table.read(ROOT)}
+    entries = {entry.name: entry for entry in stage_values.read(ROOT)}
     assert set(entries) == set(read("values.yaml")["stages"])
     text = (HELM / "values.yaml").read_text()
     assert yaml.safe_load(text)["stages"]["store"]["mongo"] is True

@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as NotThere
 
-from milepost import stages_table
+from milepost import stage_values
 from milepost.cli.app import main
 from milepost.journal import keys
 from tests.cli.running import Ended, Up, is_alive
@@ -53,7 +53,7 @@ def all_run(stack: Up) -> bool:
 
 def at_rest(redis: Redis) -> bool:
     """Whether every event is parked, dead or done with: one that is under way could become a dead letter later."""
-    for stage in stages_table.read(ROOT):
+    for stage in stage_values.read(ROOT):
         journal = keys.journal(stage.consumes)
         groups = redis.xinfo_groups(journal) if redis.exists(journal) else []
         waiting = redis.xlen(keys.retries(stage.name, stage.consumes))

@@ -78,7 +78,7 @@ def test_tests_of_the_new_stages_the_chart_and_the_images_pass(grown: Grown) -> 
     own = ["tests/contract/test_specimen_stage.py", "tests/contract/test_specimen_log_stage.py"]
     chart = ["tests/chart/test_stages.py", "tests/chart/test_skaffold.py", "tests/chart/test_manifests.py"]
     quick = ["-q", "-p", "no:cacheprovider"]
-    others = ["tests/images/test_dockerfile.py", "tests/unit/test_stages_table.py", "tests/gateway/test_channels.py"]
+    others = ["tests/images/test_dockerfile.py", "tests/unit/test_stage_values.py", "tests/gateway/test_channels.py"]
     others += ["tests/documents/test_commands.py"]  # each is skipped: it shows the pipeline without them
     run(grown.folder, "tests.chart.manifests")
     # Bridge and gateway are as they were, and for the stage that emits nothing its answer is enough.
@@ -275,7 +275,7 @@ def test_image_that_cannot_be_put_in_is_reported() -> None:
 
 def test_yaml_keywords_stay_strings() -> None:
     for name, channel in (("on", "Off"), ("y", "12:30:45"), ("a", "1e3"), ("b", "user:email"), ("c", "true")):
-        table = edit.stages_table("stages:\n  # first\n  one:\n    consumes: x\n", name, "x", [channel], order=channel)
+        table = edit.values("stages:\n  # first\n  one:\n    consumes: x\n", name, "x", [channel], order=channel)
         entry = {"consumes": "x", "emits": channel, "order": channel}
         assert yaml.safe_load(table)["stages"] == {"one": {"consumes": "x"}, name: entry}
 

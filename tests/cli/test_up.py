@@ -105,13 +105,13 @@ def test_error_names_the_wrong_setting(
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ("stages: {}", "has no `stages:` table"),
+        ("stages: {}", "has no rows under `stages:`"),
         ("stages: {lost: {consumes: a}}", "stage lost: .*main.py is missing"),
         ("stages: {redis: {consumes: a}}", "no stage can be called redis"),
         ("stages: {a: {consumes: b, url: 'http://c/', files: {D: mongo}}}", "no file of a can be called mongo"),
     ],
 )
-def test_error_names_the_fault_of_the_stages_table(tmp_path: Path, table: str, told: str) -> None:
+def test_error_names_the_fault_of_the_values(tmp_path: Path, table: str, told: str) -> None:
     (tmp_path / "helm").mkdir()
     (tmp_path / "helm" / "values.yaml").write_text(table)
     with pytest.raises(ConfigurationError, match=told):

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from milepost import stages_table
+from milepost import stage_values
 from tests.documents.blocks import Step, steps
 from tests.documents.not_run import NOT_RUN, why_not_run
 from tests.documents.sandbox import Sandbox
@@ -14,7 +14,7 @@ from tests.servers import ROOT
 DOCUMENTS = ("README.md", "docs/stages.md", "docs/tutorial.md", "docs/operations.md")
 STEPS = [step for name in DOCUMENTS for step in steps(name, (ROOT / name).read_text())]
 SHOWN = next(step for step in STEPS if step.command == ".venv/bin/milepost stages" and step.output)
-MORE = {entry.name for entry in stages_table.read(ROOT)} - {line.split()[0] for line in SHOWN.output.splitlines()}
+MORE = {entry.name for entry in stage_values.read(ROOT)} - {line.split()[0] for line in SHOWN.output.splitlines()}
 """Stages that somebody has put beside those that the documents show: what is printed is no longer what they say."""
 
 

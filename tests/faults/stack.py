@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from milepost import stages_table
+from milepost import stage_values
 from milepost.journal import Journal
 from milepost.journal.connection import connect
 from milepost.settings import JournalSettings
@@ -79,7 +79,7 @@ class Stack:
         self.mongo = Mongo(folder)
         if options.power:
             self.power = Power(self.redis if options.power == "redis" else self.mongo, options.power, folder)
-        self.table = stages_table.read(ROOT)
+        self.table = stage_values.read(ROOT)
         self.functions: dict[str, Function] = {}
         self.proxies: dict[str, StageProxy] = {}
         self.bridges: list[Module] = []

@@ -15,13 +15,13 @@ import pytest
 from functions import payloads
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
-from milepost import stages_table
+from milepost import stage_values
 from milepost.events import asyncapi
 from milepost.graph import WiredStage
 from milepost.journal import Journal
 from tests.servers import ANSWER_WITHIN, ROOT, Module
 
-STAGES = [{"name": one.name, "consumes": one.consumes, "emits": one.emits} for one in stages_table.read(ROOT)]
+STAGES = [{"name": one.name, "consumes": one.consumes, "emits": one.emits} for one in stage_values.read(ROOT)]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ async def test_a_gateway_that_knows_no_stages_knows_its_channels(client: httpx.A
     assert "email:sent" in (await client.get("/channels")).text
 
 
-def test_missing_stages_table_is_named(tmp_path: Path) -> None:
+def test_missing_values_are_named(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "milepost.cli", "asyncapi", "--project", str(tmp_path)],
         cwd=ROOT,

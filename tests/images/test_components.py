@@ -14,14 +14,14 @@ import httpx
 import pytest
 from redis import Redis
 
-from milepost import stages_table
+from milepost import stage_values
 from milepost.journal import keys
 from milepost.testing.contract import StageContract
 from tests.chart.rendering import SECRET, container, environment, merged, only, render
 from tests.images.component import Component
 from tests.servers import ANSWER_WITHIN, ROOT, Mongo, Valkey
 
-FUNCTIONS = [entry for entry in stages_table.read(ROOT) if entry.url is None]
+FUNCTIONS = [entry for entry in stage_values.read(ROOT) if entry.url is None]
 WAY = ["raw_input", "calculated_distance", "user:email", "email:sent"]
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from milepost import stages_table
+from milepost import stage_values
 from tests.images.component import locked
 from tests.images.dockerfile import TEXT, Image, ignored, instructions, stages, targets
 from tests.servers import ROOT
 
-STAGES = [entry.name for entry in stages_table.read(ROOT)]
+STAGES = [entry.name for entry in stage_values.read(ROOT)]
 IMAGES = [("bridge", {}), ("gateway", {}), *(("function", {"STAGE": stage}) for stage in STAGES)]
 
 

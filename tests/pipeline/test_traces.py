@@ -13,11 +13,11 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from milepost import stages_table
+from milepost import stage_values
 from tests.pipeline.conftest import Pipeline
 from tests.servers import ANSWER_WITHIN, HOST, ROOT, Function
 
-SPANS = 1 + 2 * len(stages_table.read(ROOT))
+SPANS = 1 + 2 * len(stage_values.read(ROOT))
 """Of a submission: the gateway's, and for each stage a delivery and its own."""
 
 

@@ -11,7 +11,7 @@ import pymongo
 import pytest
 import redis
 
-from milepost import stages_table
+from milepost import stage_values
 from milepost.errors import JournalUnavailable
 from milepost.journal import Journal
 from tests.failover.following import following
@@ -28,7 +28,7 @@ ACL = next(
 MAY = {word.removeprefix("+") for word in ACL if word.startswith("+")}
 """The commands that it allows."""
 
-STAGES = stages_table.read(ROOT)
+STAGES = stage_values.read(ROOT)
 
 pytestmark = pytest.mark.skipif(
     not (REDIS_SERVER and which("openssl")), reason="needs redis-server (with TLS) and openssl on the PATH"

@@ -1,4 +1,4 @@
-"""StageContract against a stages table that does not fit its stage."""
+"""StageContract against values that do not fit its stage."""
 
 from collections.abc import Iterator
 from pathlib import Path

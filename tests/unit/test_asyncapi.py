@@ -10,13 +10,13 @@ from jsonschema import Draft7Validator
 from pydantic import Field, field_validator
 
 from functions import payloads
-from milepost import Payload, stages_table
+from milepost import Payload, stage_values
 from milepost.events import asyncapi
 from milepost.events.event import Event
-from milepost.stages_table import StageEntry
+from milepost.stage_values import StageEntry
 from tests.servers import ROOT
 
-STAGES = stages_table.read(ROOT)
+STAGES = stage_values.read(ROOT)
 
 
 @pytest.fixture(scope="module")

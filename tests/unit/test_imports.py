@@ -18,7 +18,7 @@ ORDER = [
     "graph",
     "coalescer",
     "settings",
-    "stages_table",
+    "stage_values",
     "events",
     "observe",
     "server",
@@ -29,7 +29,7 @@ ORDER = [
     "cli",
     "testing",
 ]
-ROOT_MODULES = {"__init__", "coalescer", "errors", "graph", "settings", "stages_table"}
+ROOT_MODULES = {"__init__", "coalescer", "errors", "graph", "settings", "stage_values"}
 """Modules at the root of milepost/: those that several packages need and that belong to none."""
 
 

@@ -6,7 +6,7 @@ DIR/lock         locked by `milepost up`, and by every component, which inherit 
 DIR/stack.json   where everything is, from when all is ready until the end. A killed `up` leaves it behind
 DIR/redis        the embedded Valkey's append-only file
 DIR/mongo        the embedded MongoDB-compatible server's data (and mongo.toml, empty)
-DIR/sent_emails  and other files that stages ask for (`files` in the stages table)
+DIR/sent_emails  and other files that stages ask for (`files` in the values)
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""Which processes `milepost up` runs: read from the project and its stages table."""
+"""Which processes `milepost up` runs: read from the project and its values."""
 
 import enum
 import json
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from milepost import stages_table
+from milepost import stage_values
 from milepost.cli.local import commands
 from milepost.cli.local.commands import HOST, free_port, why_taken
 from milepost.errors import ConfigurationError
@@ -21,7 +21,7 @@ TAKEN_FILES = ("up", "lock", "redis", "mongo", "gateway", "bridge", "functions",
 
 NOT_HANDED_ON = ("REDIS_URL", "MONGO_URL", "HOST", "PORT", "ROUTES", "STAGES", "K_SINK", "OPS_TOKEN")
 """Variables of `milepost up` that are not handed on to all components. Every other one is, and wins over an `env` of
-the stages table.
+the values.
 """
 
 LONGEST_REQUEST = 3600.0
@@ -88,10 +88,10 @@ class Layout:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def read_stages(project: Path) -> list[stages_table.StageEntry]:
-    """Read the stages table and check that the project can run. Raises ConfigurationError naming the missing part."""
-    entries = stages_table.read(project)
-    values = project / stages_table.VALUES
+def read_stages(project: Path) -> list[stage_values.StageEntry]:
+    """Read the stages in the values and check that the project can run. Raises ConfigurationError naming the fault."""
+    entries = stage_values.read(project)
+    values = project / stage_values.VALUES
     for entry in entries:
         if entry.name in OWN_NAMES:
             raise ConfigurationError(f"{values}: no stage can be called {entry.name}")
@@ -123,7 +123,7 @@ def door_port(wanted: int) -> int:
 
 
 def lay_out(
-    project: Path, data: Path, entries: Sequence[stages_table.StageEntry], port: int, environment: Mapping[str, str]
+    project: Path, data: Path, entries: Sequence[stage_values.StageEntry], port: int, environment: Mapping[str, str]
 ) -> Layout:
     """Decide each component's command, port and environment. Raises ConfigurationError."""
     wants_mongo = any(entry.mongo for entry in entries)
@@ -182,12 +182,12 @@ def lay_out(
     return Layout(components, redis=redis, mongo=mongo, files=files)
 
 
-def _wiring(entry: stages_table.StageEntry) -> dict[str, object]:
+def _wiring(entry: stage_values.StageEntry) -> dict[str, object]:
     wiring = {"name": entry.name, "consumes": entry.consumes, "emits": entry.emits, "external": entry.external}
     return wiring | ({"split": True} if entry.split else {}) | ({"order": entry.order} if entry.order else {})
 
 
-def _headers(entries: Sequence[stages_table.StageEntry], environment: Mapping[str, str]) -> dict[str, str]:
+def _headers(entries: Sequence[stage_values.StageEntry], environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables with headers for other people's stages. They are secrets, which only the bridge gets."""
     found: dict[str, str] = {}
     for entry in entries:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from milepost import stages_table
+from milepost import stage_values
 from milepost.cli.local import layout
 from milepost.cli.local.layout import Component, Layout
 from milepost.errors import ConfigurationError
@@ -21,7 +21,7 @@ def lay_out(folder: Path, stages: str, environment: dict[str, str]) -> Layout:
     """A project with these stages and no gateway, laid out."""
     (folder / "helm").mkdir()
     (folder / "helm" / "values.yaml").write_text(f"stages: {stages}")
-    return layout.lay_out(folder, folder, stages_table.read(folder), 8000, environment)
+    return layout.lay_out(folder, folder, stage_values.read(folder), 8000, environment)
 
 
 def of(laid_out: Layout, name: str) -> Component:
@@ -57,7 +57,7 @@ def test_stage_knows_how_long_the_bridge_waits_for_it(tmp_path: Path) -> None:
     assert seconds(environ, "REQUEST_TIMEOUT", 60.0) == 3600, "a function starts with it"
     (tmp_path / "helm" / "values.yaml").write_text("stages: {a: {consumes: b, delivery: {timeout: soon}}}")
     with pytest.raises(ConfigurationError, match=r"stage a: delivery\.timeout must be a duration"):
-        layout.lay_out(tmp_path, tmp_path, stages_table.read(tmp_path), 8000, REAL)
+        layout.lay_out(tmp_path, tmp_path, stage_values.read(tmp_path), 8000, REAL)
 
 
 def test_stage_with_a_url_is_a_route_and_no_process(tmp_path: Path) -> None:
@@ -80,5 +80,5 @@ def test_missing_variable_of_a_header_is_an_error_before_the_start(tmp_path: Pat
 
 
 def test_only_the_gateway_gets_the_ops_token(tmp_path: Path) -> None:
-    laid_out = layout.lay_out(ROOT, tmp_path, stages_table.read(ROOT), 8000, {**REAL, "OPS_TOKEN": "a" * 16})
+    laid_out = layout.lay_out(ROOT, tmp_path, stage_values.read(ROOT), 8000, {**REAL, "OPS_TOKEN": "a" * 16})
     assert [one.name for one in laid_out.components if "OPS_TOKEN" in one.env] == ["gateway"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost import stages_table
+from milepost import stage_values
 from milepost.cli.local import layout
 from milepost.cli.local.reload import affected
 from tests.servers import STAGES
@@ -26,5 +26,5 @@ ALL = {*STAGES, "bridge", "gateway"}
 def test_changed_file_affects_the_components_that_run_it(
     path: str, names: set[str], tmp_path: Path, project: Path
 ) -> None:
-    laid_out = layout.lay_out(project, tmp_path, stages_table.read(project), 1, {})
+    laid_out = layout.lay_out(project, tmp_path, stage_values.read(project), 1, {})
     assert set(affected([Path(path)], laid_out)) == names

@@ -1,4 +1,4 @@
-"""Reads the `stages:` table of helm/values.yaml, which says which stages a project has, and how they are wired."""
+"""Reads `stages:` in helm/values.yaml, which says which stages a project has, and how they are wired."""
 
 import re
 from datetime import timedelta
@@ -15,7 +15,7 @@ VALUES = Path("helm/values.yaml")
 
 
 class StageEntry(BaseModel):
-    """One stage of the table. The chart reads further fields of a row."""
+    """The row of one stage. The chart reads further fields."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
@@ -77,7 +77,7 @@ def read(project: Path) -> list[StageEntry]:
         raise ConfigurationError(f"{path}: not YAML: {fault}") from None
     stages = values.get("stages") if isinstance(values, dict) else None
     if not isinstance(stages, dict) or not stages:
-        raise ConfigurationError(f"{path}: has no `stages:` table")
+        raise ConfigurationError(f"{path}: has no rows under `stages:`")
     entries = [_entry(path, name, fields) for name, fields in stages.items()]
     variables = [variable for entry in entries for variable in entry.variables.values()]
     for variable in {variable for variable in variables if variables.count(variable) > 1}:
