@@ -196,14 +196,16 @@ def outcomes_of_batch(
     """Return an outcome for each event of a batch, in the order of `ids`, from the response to the batch.
 
     - 2xx of a stage that emits nothing, 204, or 200 with a reply of the same id for each: all were delivered.
-    - 207: each event has its own HTTP status.
+    - 207 with a list: each event has its own HTTP status.
     - 429, 502, 503, 504: the stage is away.
     - Any other response: undecided. So is 200 with a batch from a stage that splits: it does not say whose each is.
     """
     undecided = [Undecided(f"HTTP {status}")] * len(ids)
     if status in AWAY_STATUSES:
         return [outcome_of(status, headers, body, emits=emits)] * len(ids)
-    if status == MULTI_STATUS and len(items := _items(body)) == len(ids):
+    if status == MULTI_STATUS and (items := _items(body)):
+        if len(items) != len(ids):
+            return undecided
         return [_of_item(item, of, emits, split=split) for item, of in zip(items, ids, strict=True)]
     if 200 <= status < 300 and (not emits or (status == 204 and not body)):
         return [Delivered(answers=() if split and emits else None)] * len(ids)

@@ -176,7 +176,7 @@ def undecided(outcomes: Sequence[Outcome | Undecided]) -> list[bool]:
 )
 def test_unclear_response_leaves_every_event_undecided(status: int, headers: Mapping[str, str], body: bytes) -> None:
     assert all(undecided(outcomes_of_batch(status, headers, body, IDS, emits=("out",))))
-    said_each = status == 207 and body.startswith(b"[") and b"status" in body and body != b'[{"status": 204}]'
+    said_each = status == 207 and body.startswith(b"[") and b"status" in body
     if said_each or not 200 <= status < 300:
         assert all(undecided(outcomes_of_batch(status, headers, body, IDS, emits=())))
 

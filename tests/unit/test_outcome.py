@@ -22,6 +22,7 @@ from milepost.bridge.outcome import (
     outcomes_of_batch,
     retry_after,
 )
+from milepost.errors import EventError
 from milepost.events.batch import BATCH_TYPE, MOST_ANSWERS, part_id, write_batch
 from milepost.events.event import Event
 from milepost.events.strict_json import DEEPEST
@@ -275,6 +276,12 @@ def test_response_that_does_not_say_whose_each_reply_is_decides_about_none(
         assert not outcome.timed_out
 
 
+def test_207_that_names_one_event_of_two_decides_about_none() -> None:
+    refused = multi({"id": "a", "status": 422})
+    for emits in ((), ("out",)):
+        assert of_batch(207, refused, emits=emits) == [Undecided("HTTP 207")] * 2
+
+
 def test_redirect_of_a_batch_delivers_nothing_to_a_stage_that_emits_nothing() -> None:
     assert of_batch(300, b"", emits=()) == [Undecided("HTTP 300")] * 2
 
@@ -319,6 +326,15 @@ def test_item_of_a_207_decides_about_its_event_alone(
     first, second = of_batch(207, multi({"id": "a", "status": 422}, {"id": "b"} | item), emits=emits, split=split)
     assert first == Refused(422, "HTTP 422")
     assert (type(second) if isinstance(outcome, type) else second) == outcome
+
+
+def test_207_with_a_reply_that_no_stage_can_read_decides_about_none() -> None:
+    levels = DEEPEST + 2
+    reply = json.loads(DEEP.to_json()) | {"data": json.loads("[" * levels + "]" * levels)}
+    with pytest.raises(EventError):
+        Event.from_json(json.dumps(reply))
+    outcomes = of_batch(207, multi({"id": "a", "status": 204}, {"id": "b", "status": 200, "event": reply}))
+    assert outcomes == [Undecided("HTTP 207")] * 2
 
 
 def split(status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
