@@ -37,9 +37,7 @@ _ID = re.compile(rb'\{"specversion":"1\.0","id":"([^"\\]+)"')
 class Deliverer:
     """POSTs to the route `name`, which emits on one of the channels `emits`. `split`: it may give several answers."""
 
-    def __init__(
-        self, client: Client, name: str, *, spec: DeliverySpec, emits: Collection[str], split: bool = False
-    ) -> None:
+    def __init__(self, client: Client, name: str, *, spec: DeliverySpec, emits: Collection[str], split: bool) -> None:
         self._client = client
         self._name = name
         self._emits = emits
@@ -127,9 +125,9 @@ class Deliverer:
             if not self._emits and 200 <= fault.status < 300 and fault.status != MULTI_STATUS:
                 return [Delivered()] * len(entries)  # the body of such a stage is not read
             self._now = max(2.0, len(entries) // 2)
-            return self._undecided(entries, str(fault))
+            return self._undecided(entries, Undecided(str(fault)))
         except Lost as fault:
-            return self._undecided(entries, str(fault), timed_out=fault.timed_out)
+            return self._undecided(entries, Undecided(str(fault), fault.timed_out))
         self._now = min(float(self._most), self._now + 1 / AGAIN_ONE_MORE)
         ids = [event_id(entry) for entry in entries]
         outcomes = outcomes_of_batch(
@@ -139,9 +137,9 @@ class Deliverer:
             self._log_undecided(len(undecided), undecided[0].reason)
         return outcomes
 
-    def _undecided(self, entries: Sequence[Entry], reason: str, *, timed_out: bool = False) -> Sequence[Undecided]:
-        self._log_undecided(len(entries), reason)
-        return [Undecided(reason, timed_out)] * len(entries)
+    def _undecided(self, entries: Sequence[Entry], outcome: Undecided) -> Sequence[Undecided]:
+        self._log_undecided(len(entries), outcome.reason)
+        return [outcome] * len(entries)
 
     def _log_undecided(self, events: int, reason: str) -> None:
         log.info(Fields(stage=self._name, outcome="batch-undecided", events=events, reason=reason))

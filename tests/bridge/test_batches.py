@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import logging
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -200,8 +202,9 @@ async def test_event_that_failed_before_is_delivered_alone(rig: Rig) -> None:
     ids=["one missing", "another channel", "one event", "OK", "2 MB", "misordered", "409", "closed"],
 )
 async def test_unclear_response_to_a_batch_counts_against_no_event(
-    rig: Rig, answer: Callable[[list[Event]], Answer]
+    rig: Rig, answer: Callable[[list[Event]], Answer], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "milepost.bridge")
     stage = await rig.stage("stage", "in", "out")
     stage.batch_script = answer
     await rig.publish_all("in", IDS)
@@ -211,6 +214,8 @@ async def test_unclear_response_to_a_batch_counts_against_no_event(
     assert stage.count == dict.fromkeys(IDS, 1)
     assert not await rig.dead("stage")
     assert value(bridge, "deliveries_total", stage="stage", outcome="delivered") == len(IDS)
+    logged = [int(events) for events in re.findall(r"stage=stage outcome=batch-undecided events=(\d+) ", caplog.text)]
+    assert sum(logged) == len(set(all_of(stage)))
 
 
 def stage_order(events: Iterable[Event]) -> bytes:

@@ -50,8 +50,12 @@ def raise_for_bad_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("broken", [raise_for_bad_post, raise_for_bad_delivery])
-async def test_unexpected_exception_is_counted_and_ends_as_a_dead_letter_with_its_reason(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, broken: Callable[[pytest.MonkeyPatch], None], batch: int
+async def test_unexpected_exception_is_logged_and_counted_and_ends_as_a_dead_letter_with_its_reason(
+    rig: Rig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    broken: Callable[[pytest.MonkeyPatch], None],
+    batch: int,
 ) -> None:
     broken(monkeypatch)
     stage = await rig.stage("stage", "in", "out")
@@ -62,6 +66,9 @@ async def test_unexpected_exception_is_counted_and_ends_as_a_dead_letter_with_it
     (letter,) = await rig.dead("stage")
     assert (letter.id, letter.status, letter.attempts, letter.crashes) == ("bad", None, 3, 0)
     assert letter.reason == "the bridge failed at it: BridgeError"
+    logged = [record.exc_info[0] for record in caplog.records if record.exc_info]
+    assert len(logged) >= letter.attempts, "a traceback for each attempt"
+    assert set(logged) == {BridgeError}
     delivered = [*stage.count, *(of for events in stage.batches for of in events)]
     assert sorted(delivered) == good
     await eventually(lambda: bridge.workers[0].limit.unsettled == 0, what="settled in the bridge too")

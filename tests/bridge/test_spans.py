@@ -214,6 +214,18 @@ def test_a_reply_that_has_no_room_for_a_trace_goes_without(spans: Spans) -> None
         assert delivery.handed_on(Event(id="1", source="/s", type="out")).extensions == delivery.headers
 
 
+async def test_events_of_a_route_with_a_batch_are_delivered_alone_each_in_a_span_of_its_own(
+    rig: Rig, spans: Spans
+) -> None:
+    stage = await rig.stage("one", "first")
+    ids = [str(number) for number in range(8)]
+    await rig.publish_all("first", ids)
+    await rig.bridge({"batch": 8})
+    await eventually(lambda: rig.settled(stage))
+    assert (stage.batches, stage.count) == ([], dict.fromkeys(ids, 1))
+    assert len(spans.named("deliver first")) == 8
+
+
 async def test_without_a_tracer_nothing_is_sent_along(rig: Rig) -> None:
     headers: list[dict[str, str]] = []
 
