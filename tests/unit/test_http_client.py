@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -209,16 +211,23 @@ async def test_a_get_without_a_response_in_time_is_lost() -> None:
         await client.close()
 
 
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @on_each_loop
-async def test_an_idle_connection_that_the_server_closes_is_not_used_again() -> None:
+async def test_an_idle_connection_that_the_server_closes_is_not_used_again(reset: bool) -> None:
     async def script(line: Line) -> None:
         await line.request()
         line.write(EMPTY)
+        if reset:
+            await idle.wait()
+            idle.clear()
+            line.reset()
 
+    idle = asyncio.Event()
     async with Peer(script) as peer:
         client = Client(peer.url)
         for lines in (1, 2, 3):
             await post(client)
+            idle.set()
             await eventually(lambda: not client._connections)
             assert len(peer.lines) == len(peer.requests) == lines
         await client.close()
@@ -320,6 +329,27 @@ async def test_a_later_deadline_does_not_put_off_an_earlier_one() -> None:
         late.cancel()
         await asyncio.wait([late])
         await client.close()
+
+
+async def test_all_connections_share_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[asyncio.TimerHandle] = []
+
+    def call_at(when: float, callback: Callable[..., object], *given: Any, **more: Any) -> asyncio.TimerHandle:
+        timer = made(when, callback, *given, **more)
+        if callback == client._sweep:
+            timers.append(timer)
+        return timer
+
+    loop = asyncio.get_running_loop()
+    made = loop.call_at
+    monkeypatch.setattr(loop, "call_at", call_at)
+    async with Peer(never_answer) as peer:
+        client = Client(peer.url)
+        posting = [asyncio.create_task(post(client, within=within)) for within in (90, 80, 70, 60)]
+        await eventually(lambda: len(peer.requests) == 4)
+        assert [timer.cancelled() for timer in timers] == [True, True, True, False]
+        await client.close()
+        await asyncio.wait(posting)
 
 
 @on_each_loop

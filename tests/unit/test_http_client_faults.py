@@ -136,6 +136,23 @@ async def test_a_connection_not_made_in_time_was_not_sent(connect_timeout: float
 
 
 @on_each_loop
+async def test_a_connection_that_is_lost_as_soon_as_it_is_made_was_sent_nothing() -> None:
+    class Vanishing(Connection):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            transport.abort()  # type: ignore[attr-defined]
+
+    async with Peer(answer_all) as peer:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "Connection", Vanishing)
+            client = Client(peer.url)
+            with pytest.raises(NotSent, match="closed the connection before anything was sent"):
+                await post(client)
+        await eventually(lambda: not client._connections, what="the lost connection is forgotten")
+        await client.close()
+
+
+@on_each_loop
 async def test_cancelling_while_it_connects_leaves_nothing_behind() -> None:
     async with Peer(Line.closed) as peer:
         client = Client(peer.url.replace("http", "https"))

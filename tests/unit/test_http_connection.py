@@ -226,6 +226,16 @@ async def test_a_response_over_the_limit_is_refused_and_its_connection_closed(se
 
 
 @on_each_loop
+async def test_a_response_broken_at_the_limit_is_no_http() -> None:
+    sent = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n" + b"x" * 1000 + b"\r\nzz\r\n"
+    async with always(sent) as peer:
+        client = Client(peer.url, largest_response=1000)
+        with pytest.raises(Lost, match="the response is not HTTP"):
+            await post(client)
+        await client.close()
+
+
+@on_each_loop
 async def test_a_response_at_the_limit_is_taken() -> None:
     async with always(reply(b"x" * 1_000_000)) as peer:
         client = Client(peer.url)

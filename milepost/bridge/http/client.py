@@ -20,7 +20,6 @@ _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _OURS = frozenset({"host", "content-type", "content-length", "transfer-encoding", "connection", "expect", "upgrade"})
-_HEADS = 16  # content types whose head is remembered
 _NEVER = float("inf")
 _EARLY = 0.001  # uvloop's clock and timers keep whole milliseconds: one may fire this much early
 
@@ -54,7 +53,6 @@ class Client:
         head = f" {target} HTTP/1.1\r\nHost: {authority}\r\n".encode() + fixed
         self._start = b"POST" + head
         self._get = b"GET" + head + b"\r\n"
-        self._heads: dict[str, bytes] = {}
         self._connections: set[Connection] = set()
         self._idle: list[Connection] = []  # the latest used is used next, so that the surplus ages
         self._timer: asyncio.TimerHandle | None = None
@@ -75,7 +73,7 @@ class Client:
         sent.
         """
         request = b"%b%bContent-Length: %d\r\n\r\n%b" % (
-            self._heads.get(content_type) or self._head(content_type),
+            self._start + _line("Content-Type", content_type),
             _lines(headers) if headers else b"",
             len(body),
             body,
@@ -128,20 +126,11 @@ class Client:
     async def close(self) -> None:
         """Close every connection. POSTs under way raise Lost, later ones NotSent."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self._idle.clear()
         lost = [connection.lost for connection in self._connections]
         for connection in tuple(self._connections):
             connection.fail(Lost(f"{self._peer}: the client was closed"))
         if lost:
             await asyncio.wait(lost)
-
-    def _head(self, content_type: str) -> bytes:
-        head = self._start + _line("Content-Type", content_type)
-        if len(self._heads) < _HEADS:
-            self._heads[content_type] = head
-        return head
 
     def _take(self) -> Connection | None:
         while self._idle:

@@ -93,16 +93,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[Result] | None = None
         self._raw: list[tuple[bytes, bytes]] = []
-        self._reset()
         self._parser = HttpResponseParser(self)
-
-    def _reset(self) -> None:
-        self._answered = False
-        self._received = 0
-        self._status = 0
-        self._headers: Mapping[str, str] | None = None
-        self._parts: list[bytes] = []
-        self._size = 0
 
     # Called for a POST
 
@@ -112,7 +103,11 @@ class Connection(asyncio.Protocol):
         if transport is None:
             raise RuntimeError("not connected")
         self.deadline = deadline
-        self._reset()
+        self._answered = False
+        self._received = 0
+        self._headers: Mapping[str, str] | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
         waiter = self._waiter = self._loop.create_future()
         transport.write(request)
         return waiter
