@@ -53,7 +53,7 @@ class Deliverer:
         batch: list[Entry] = []
         size = 0
         for entry in entries:
-            if self._most == 1 or entry.failures:
+            if entry.failures:
                 batches.append([entry])
                 continue
             size += len(entry.event) + 1

@@ -14,6 +14,7 @@ from milepost.events.batch import BATCH_TYPE, write_batch
 from milepost.events.event import MAX_EVENT, Event
 from milepost.journal import Entry
 from tests.peer import EMPTY, Line, Peer, reply
+from tests.servers import free_port
 
 LARGE = b"x" * (MAX_EVENT + 1)
 
@@ -77,6 +78,7 @@ async def test_reply_to_a_batch_that_is_too_large_is_no_time_out() -> None:
     async with deliverer(reply(LARGE)) as route:
         for outcome in await route.deliver(entries(2)):
             assert isinstance(outcome, Undecided)
+            assert f"the response is over {MAX_EVENT} bytes" in outcome.reason
             assert not outcome.timed_out
 
 
@@ -106,6 +108,23 @@ async def test_batch_may_hold_an_event_of_any_id(id: str) -> None:
     replies = write_batch(event.to_json().encode() for event in events)
     async with deliverer(reply(replies, b"content-type: " + BATCH_TYPE.encode())) as route:
         assert await route.deliver([entry("0"), entry(id)]) == [Delivered(event) for event in events]
+
+
+async def test_refused_connection_is_a_fault_of_the_route_for_each_event_of_a_batch() -> None:
+    spec = DeliverySpec(batch=8)
+    route = Deliverer(Client(f"http://127.0.0.1:{free_port()}"), "stage", spec=spec, emits=("out",), split=False)
+    assert [type(outcome) for outcome in await route.deliver(entries(2))] == [RouteDown] * 2
+    await route.close()
+
+
+async def test_exception_in_the_bridge_counts_against_no_event_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Client, *given: object, **more: object) -> None:
+        raise ArithmeticError
+
+    monkeypatch.setattr(Client, "post", broken)
+    async with deliverer(EMPTY) as route:
+        assert await route.deliver(entries(2)) == [Undecided("ArithmeticError")] * 2
+        assert await route.deliver(entries(1)) == [Failed(None, "the bridge failed at it: ArithmeticError")]
 
 
 def test_id_of_an_entry_that_holds_no_event_is_empty() -> None:
