@@ -64,20 +64,28 @@ def test_routes_that_are_not_json_are_named(monkeypatch: pytest.MonkeyPatch, tex
         ([{**ROW, "consumes": "dead:store"}], "CONSUMES: names that begin with"),
         ([{**ROW, "emits": ["parts:store"]}], "EMITS.0: names that begin with"),
         ([{**ROW, "url": None}], "distance: url is missing"),
-        ([{**ROW, "url": "distance"}], "URL"),
-        ([{**ROW, "url": "ftp://distance"}], "URL"),
-        ([{**ROW, "url": "http://"}], "URL"),
-        ([{**ROW, "url": "http://distance:99999"}], "URL"),
-        ([{**ROW, "url": "http://distance:0"}], "URL"),
-        ([{**ROW, "url": "http://dist ance/"}], "URL"),
-        ([{**ROW, "url": "http://distance/#top"}], "URL"),
-        ([{**ROW, "url": "http://me:secret@distance"}], "must not hold a user or password"),
+        ([{**ROW, "url": "distance/secret"}], "must look like http://host:port/path"),
+        ([{**ROW, "url": "ftp://distance/secret"}], "must look like http://host:port/path"),
+        ([{**ROW, "url": "http:///secret"}], "must look like http://host:port/path"),
+        ([{**ROW, "url": "http://distance:99999/secret"}], "its host or port cannot be read"),
+        ([{**ROW, "url": "http://distance:0/secret"}], "must look like http://host:port/path"),
+        ([{**ROW, "url": "http://dist ance/secret: word"}], "must look like http://host:port/path"),
+        ([{**ROW, "url": "http://distance/secret#top"}], "must look like http://host:port/path"),
+        ([{**ROW, "url": "http://me:secret@distance"}], "must hold no user or password"),
         ([{**ROW, "url": "http://me:secret/word@distance"}], "its host or port cannot be read"),
-        ([{**ROW, "url": "http://me:secret℀@distance"}], "its host cannot be read"),
-        ([{**ROW, "url": "http://me:12/secret@distance"}], "…@distance: must hold no user or password"),
-        ([{**ROW, "url": "http://me/secret@distance"}], "…@distance: must hold no user or password"),
-        ([{**ROW, "url": "http://me:12?secret@distance"}], "…@distance: must hold no user or password"),
+        ([{**ROW, "url": "http://me:secret℀@distance"}], "its host or port cannot be read"),
+        ([{**ROW, "url": "http://me:12/secret@distance"}], "must hold no user or password"),
+        ([{**ROW, "url": "http://me/secret@distance"}], "must hold no user or password"),
+        ([{**ROW, "url": "http://me:12?secret@distance"}], "must hold no user or password"),
+        ([{**ROW, "consumes": "a" * 201}], "CONSUMES"),
         ([{**ROW, "retry": -1}], "RETRY"),
+        ([{**ROW, "crashRetry": -1}], "CRASHRETRY"),
+        ([{**ROW, "delay": "-PT1S"}], "DELAY"),
+        ([{**ROW, "deadline": "PT0S"}], "DEADLINE"),
+        ([{**ROW, "batch": 0}], "BATCH"),
+        ([{**ROW, "batch": 513}], "BATCH"),
+        ([{**ROW, "wakeAfter": "PT0S"}], "WAKEAFTER"),
+        ([{**ROW, "wakeDelay": "-PT1S"}], "WAKEDELAY"),
         ([{**ROW, "backoffDelay": "PT0S"}], "BACKOFFDELAY"),
         ([{**ROW, "timeout": "PT0S"}], "TIMEOUT"),
         ([{**ROW, "backoffPolicy": "random"}], "BACKOFFPOLICY"),
@@ -95,6 +103,26 @@ def test_a_row_that_is_wrong_is_refused_by_name_and_without_its_secret(rows: lis
     assert fault in str(caught.value)
     assert "ROUTES" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        {"name": "a"},
+        {"name": "a" * 63},
+        {"consumes": "a"},
+        {"consumes": "a" * 200},
+        {"retry": 0},
+        {"crashRetry": 0},
+        {"delay": "PT0S"},
+        {"batch": 1},
+        {"batch": 512},
+        {"wakeDelay": "PT0S"},
+    ],
+)
+def test_smallest_and_largest_values_of_a_row_are_taken(edge: dict[str, Any]) -> None:
+    (stage,) = read(routes=[{**ROW, **edge}]).routes
+    assert stage.model_dump(mode="json", by_alias=True).items() >= edge.items()
 
 
 def test_in_broker_mode_a_row_needs_no_url() -> None:
@@ -132,7 +160,25 @@ def test_a_time_that_is_not_positive_is_refused(name: str) -> None:
             read(**{name: given})
 
 
-@pytest.mark.parametrize(("name", "given"), [("window", 0), ("port", 65536), ("delivery", "pigeon"), ("k_sink", "x")])
+@pytest.mark.parametrize(
+    ("name", "given"), [("port", 0), ("port", 65535), ("window", 1), ("window_bytes", 1), ("grace", timedelta(0))]
+)
+def test_smallest_and_largest_values_of_other_settings_are_taken(name: str, given: Any) -> None:
+    assert getattr(read(routes=[ROW], **{name: given}), name) == given
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("window", 0),
+        ("window_bytes", 0),
+        ("grace", "-PT1S"),
+        ("port", -1),
+        ("port", 65536),
+        ("delivery", "pigeon"),
+        ("k_sink", "x"),
+    ],
+)
 def test_other_settings_are_refused_by_name(name: str, given: Any) -> None:
     with pytest.raises(ConfigurationError, match=name.upper()):
         read(**{name: given})
