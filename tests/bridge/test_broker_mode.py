@@ -118,11 +118,23 @@ async def test_dead_letter_of_the_broker_is_kept_and_replayed_through_the_broker
         assert answer.status_code == 202
     (letter,) = await rig.dead("first")
     assert (letter.id, letter.status, letter.channel) == ("1", 500, "in")
+    assert (letter.attempts, letter.crashes) == (0, 0), "the tries were the Broker's"
+    assert value(bridge, "dead_letters_total", stage="first") == 1
     assert letter.reason == "the Broker gave up: HTTP 500: boom"
     assert "dead:first" in await rig.journal.status("1")
     assert await rig.journal.admin.replay("first", [letter.entry]) == 1
     await eventually(lambda: sink.count["1"] == 1)
     assert not [name for name in sink.received[0].extensions if name.startswith("knative")]
+
+
+async def test_dead_letter_of_the_broker_for_a_stage_that_is_not_in_routes_is_404_and_not_kept(rig: Rig) -> None:
+    sink = await broker(rig)
+    bridge = await rig.bridge(delivery="broker", k_sink=sink.url, routes=ROUTES)
+    async with door(bridge) as client:
+        answer = await client.post("/dead/third", content=structured("1"), headers=STRUCTURED)
+    assert answer.status_code == answer.json()["status"] == 404
+    assert "third" in answer.json()["detail"]
+    assert not await rig.dead("third")
 
 
 def encoded(body: str | bytes) -> str:
@@ -149,6 +161,7 @@ PROBLEM = {"type": "about:blank", "title": "Service Unavailable", "status": 503,
         (json.dumps(PROBLEM), "MongoDB: café is away"),
         ("boom", "boom"),
         ("dispatch error: EOF", "dispatch error: EOF"),
+        ("circuit reset", "circuit reset"),
         (encoded(b"\x1f\x8b\x08\x00"), encoded(b"\x1f\x8b\x08\x00")),
         ("", ""),
     ],

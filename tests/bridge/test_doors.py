@@ -97,13 +97,16 @@ async def test_body_that_is_no_cloud_event_is_400(
     assert word in answer.json()["detail"]
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/", 405), ("POST", "/nowhere", 404)])
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allowed"), [("GET", "/", 405, "POST"), ("POST", "/nowhere", 404, None)]
+)
 async def test_where_nothing_is_says_so_as_a_problem(
-    client: httpx.AsyncClient, method: str, path: str, status: int
+    client: httpx.AsyncClient, method: str, path: str, status: int, allowed: str | None
 ) -> None:
     answer = await client.request(method, path)
     assert answer.status_code == answer.json()["status"] == status
     assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers.get("allow") == allowed
 
 
 @pytest.mark.parametrize(
@@ -193,7 +196,10 @@ async def test_a_redis_that_is_away_is_503_with_retry_after_at_once(rig: Rig, tm
             assert unready.status_code == 503
             for told in (answer.text, unready.text):
                 assert str(valkey.port) not in told, "where Redis is, is for the log"
-            await eventually(lambda: str(valkey.port) in process.log)
+            for outcome in ("not-accepted", "not-ready"):
+                lines = [line for line in process.log.splitlines() if f"outcome={outcome}" in line]
+                assert lines
+                assert all(str(valkey.port) in line for line in lines)
             await asyncio.to_thread(valkey.start)
             await ready(process)
             assert (await client.post("/", content=structured(), headers=STRUCTURED)).status_code == 202
@@ -240,6 +246,7 @@ async def test_the_probes_and_the_metrics(rig: Rig, client: httpx.AsyncClient) -
     assert 'milepost_accepted_total{door="events",status="400"} 1.0' in metrics
     assert 'milepost_deliveries_total{outcome="delivered",stage="stage"} 1.0' in metrics
     assert "milepost_leading 1.0" in metrics
+    assert "_created" not in metrics, "a second series for each counter"
 
 
 async def test_a_bridge_that_is_not_ready_says_so(rig: Rig) -> None:

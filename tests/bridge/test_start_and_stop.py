@@ -70,10 +70,17 @@ def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, sett
 
 @pytest.mark.parametrize(
     ("name", "setting"),
-    [("REDIS_URL", "http://:hunter2secret@127.0.0.1"), ("ROUTES", "not JSON"), ("LOG_LEVEL", "LOUD")],
+    [
+        ("REDIS_URL", "http://:hunter2secret@127.0.0.1"),
+        ("ROUTES", "not JSON"),
+        ("LOG_LEVEL", "LOUD"),
+        ("OTEL_TRACES_EXPORTER", "zipkin"),
+    ],
 )
 async def test_a_bad_setting_ends_it_with_2_and_is_named(tmp_path: Path, name: str, setting: str) -> None:
-    process = Module(tmp_path, "milepost.bridge", env={"REDIS_URL": "redis://127.0.0.1:1/0", name: setting}).launch()
+    routes = '[{"name":"stage","consumes":"in","url":"http://127.0.0.1:1"}]'
+    env = {"REDIS_URL": "redis://127.0.0.1:1/0", "ROUTES": routes, name: setting}
+    process = Module(tmp_path, "milepost.bridge", env=env).launch()
     assert await ended(process) == 2, process.log
     assert name in process.log
     assert "Traceback" not in process.log
@@ -116,6 +123,29 @@ async def test_a_clean_stop_exits_0_without_a_traceback(rig: Rig, number: int) -
     assert await stop(process, number=number) == 0
     assert "Traceback" not in process.log
     assert not await rig.redis.get(keys.LEASE)
+
+
+STOPPED_EARLY = """
+import signal
+import uvicorn
+from milepost.bridge.__main__ import main
+
+def run(self):
+    signal.raise_signal(signal.SIGTERM)
+    raise RuntimeError("it serves in spite of SIGTERM")
+
+uvicorn.Server.run = run
+raise SystemExit(main())
+"""
+
+
+async def test_sigterm_before_the_server_runs_ends_the_process_with_0(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.stage("stage", "in")
+    process = rig.process()
+    monkeypatch.setattr(process, "argv", lambda: [sys.executable, "-c", STOPPED_EARLY])
+    assert await ended(process.launch()) == 0, process.log
 
 
 async def test_sigterm_lets_requests_under_way_finish(rig: Rig) -> None:
