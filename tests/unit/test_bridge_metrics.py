@@ -3,7 +3,7 @@
 import pytest
 
 from milepost.bridge.metrics import BridgeMetrics
-from milepost.bridge.outcome import Delivered, Failed, Outcome
+from milepost.bridge.outcome import Crashed, Delivered, Failed, Outcome
 
 
 def delivered(*times: tuple[float, float]) -> float:
@@ -52,6 +52,29 @@ def test_every_outcome_has_a_series_from_the_start() -> None:
         "crashed",
         "routedown",
     }
+
+
+def test_seconds_of_deliveries_add_up() -> None:
+    metrics = BridgeMetrics()
+    stage = metrics.of_stage("stage")
+    stage.delivered(Delivered(), 100, 100.25)
+    stage.delivered(Failed(500, "HTTP 500"), 100, 100.5)
+    assert metrics.registry.get_sample_value("milepost_delivery_seconds_sum", {"stage": "stage"}) == 0.75
+
+
+def test_failures_are_counted_apart_from_delivered_events_for_ops() -> None:
+    stage = BridgeMetrics().of_stage("stage")
+    for outcome in (Delivered(), Failed(500, "HTTP 500"), Crashed("timeout"), Delivered(), Delivered()):
+        stage.delivered(outcome, 100, 100)
+    counts = stage.counts()
+    assert (counts.delivered, counts.undelivered) == (3, 2)
+
+
+def test_stage_that_is_paused_on_several_channels_is_shown_as_paused_once() -> None:
+    metrics = BridgeMetrics()
+    for channels, shown in ((0, 0), (1, 1), (2, 1)):
+        metrics.of_stage("broker").paused = channels
+        assert metrics.registry.get_sample_value("milepost_paused", {"stage": "broker"}) == shown
 
 
 @pytest.mark.parametrize("share", [0.5, 0.99])
