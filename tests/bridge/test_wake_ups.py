@@ -1,13 +1,16 @@
 """Wake-ups: `GET /` to the functions downstream of a stage that may be at zero, and nothing else comes of them."""
 
 import asyncio
+import gc
 import itertools
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
 from milepost.bridge import wake
 from milepost.bridge.bridge import Bridge
+from milepost.bridge.metrics import BridgeMetrics
 from milepost.bridge.outcome import Delivered
 from milepost.journal import WakeUps, keys
 from tests.bridge.rig import Rig, Stage, status
@@ -325,7 +328,8 @@ async def test_stages_that_want_no_page_are_woken_by_the_event_that_follows_the_
     go.set()
 
 
-async def test_starting_stage_is_shown_until_it_answers(rig: Rig) -> None:
+async def test_starting_stage_is_shown_until_it_answers(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wake, "WITHIN", 10 * WITHIN)  # only the answer ends it
     one, two = await line(rig, "one", "two")
     go = hold(one)
     await rig.bridge()
@@ -352,3 +356,67 @@ async def test_wake_up_waits_for_its_delay(rig: Rig) -> None:
     go.set()
     await eventually(lambda: two.ids == ["1"])
     assert two.wake_ups == 0
+
+
+async def test_wake_up_that_waits_is_not_sent_once_its_stage_has_an_event_or_is_paused(rig: Rig) -> None:
+    _, served, paused, last = await line(rig, "one", "served", "paused", "last")
+    waker = waker_of(rig, wakeDelay="PT0.05S")
+    waker.wake_after(["one"])
+    waker.of_stage("served").event_sent()
+    waker.paused = frozenset({"paused"})
+    await eventually(lambda: last.wake_ups)
+    assert woken(served, paused, last) == [0, 0, 1]
+    await waker.close()
+
+
+async def test_event_that_is_sent_during_the_stop_wakes_and_shows_nothing(rig: Rig) -> None:
+    await line(rig, "one", "two")
+    waker = waker_of(rig)
+    await waker.close()
+    tasks = asyncio.all_tasks()
+    waker.of_stage("one").event_sent()
+    assert asyncio.all_tasks() == tasks, "no task that nobody would end"
+
+
+async def test_task_of_a_wake_up_that_has_ended_is_not_kept(rig: Rig) -> None:
+    await line(rig, "one", "two")
+    waker = waker_of(rig)
+    before = asyncio.all_tasks()
+    waker.wake_after(["one"])
+    tasks = WeakSet(asyncio.all_tasks() - before)
+    assert tasks
+    waker.end_start(["one"])
+    await eventually(lambda: gc.collect() >= 0 and not tasks)
+    await waker.close()
+
+
+def waker_of(rig: Rig, **delivery: Any) -> wake.Waker:
+    return wake.Waker(rig.settings(delivery).routes, WakeUps(rig.redis), BridgeMetrics().wakeups)
+
+
+async def test_stage_that_has_answered_its_wake_up_is_not_shown_as_starting_and_one_that_answered_500_is(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wake, "WITHIN", 10 * WITHIN)  # only an answer ends it
+    one = await rig.stage("one", "in")
+    warm, broken = await rig.stage("warm", "left"), await rig.stage("broken", "right")
+    broken.wake_script = lambda: status(500)
+    goes = [hold(stage) for stage in rig.stages]
+    routes = [one.route(emits=["left", "right"], wakeAfter=LONG), *rig.routes([warm, broken], wakeAfter=LONG)]
+    await rig.bridge(routes=routes)
+    wake_ups = WakeUps(rig.redis)
+
+    async def starting(*stages: str) -> bool:
+        return await wake_ups.starting(["one", "warm", "broken"]) == set(stages)
+
+    await rig.publish("in", "1")
+    await eventually(lambda: starting("one"))
+    await eventually(lambda: woken(one, warm, broken) == [0, 1, 1])
+    for stage in (warm, broken):
+        await rig.publish(stage.consumes, stage.name)
+        await eventually(lambda stage=stage: stage.on_wire)
+    await eventually(lambda: wake_ups.starting(["broken"]))
+    assert await starting("one", "broken"), "the event of the other one was sent before"
+    for go in goes:
+        go.set()
+    await eventually(starting)
