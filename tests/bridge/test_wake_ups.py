@@ -222,7 +222,9 @@ async def test_nothing_is_woken_while_the_stage_is_down(rig: Rig) -> None:
     assert two.wake_ups <= 1
 
 
-async def test_receiver_of_others_is_never_woken_but_functions_behind_it_are(rig: Rig) -> None:
+async def test_receiver_of_others_is_never_woken_but_functions_behind_it_are(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     one, theirs, ours, off = await line(rig, "one", "theirs", "ours", "off")
     routes = [one.route(), theirs.route(external=True), ours.route(), off.route(wake=False)]
     await rig.bridge(routes=routes)
@@ -230,6 +232,7 @@ async def test_receiver_of_others_is_never_woken_but_functions_behind_it_are(rig
     await eventually(lambda: off.ids == ["1"])
     await eventually(lambda: ours.wake_ups)
     assert woken(one, theirs, ours, off) == [0, 0, 1, 0]
+    assert "outcome=failed" not in caplog.text, "stages without wake-ups are delivered to at once"
 
 
 async def test_paused_and_delayed_stages_and_those_behind_them_are_not_woken(rig: Rig) -> None:
