@@ -204,7 +204,6 @@ class Bridge:
             *(_every(claim, worker.reap, "reaping", worker) for worker in self.workers),
         ]
         tasks = [asyncio.create_task(part) for part in parts]
-        self._tasks += tasks
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -276,7 +275,6 @@ class Bridge:
         Raises JournalUnavailable: then the metrics are absent.
         """
         stages: dict[str, Sequence[str]] = dict.fromkeys([*sorted(self.stages), "bridge"], ())
-        stages |= {name: wiring.consumes for name, wiring in self._wirings.items()}
         try:
             stages |= {name: wired["consumes"] for name, wired in (await self.journal.admin.table()).items()}
             left_behind = await self.journal.admin.left_behind()
@@ -381,7 +379,6 @@ class Bridge:
 
     async def stop(self) -> None:
         """Stop in the order that the module's docstring gives."""
-        self.ready = False
         grace = self._settings.grace.total_seconds()
         if self._subscriber.placed.is_set():
             await self._subscriber.stop(within=grace / 2)
@@ -394,7 +391,6 @@ class Bridge:
             if fault:
                 log.error(Fields(stage=worker.stage, outcome="failed"), exc_info=fault)
         await end_tasks(still_needed)
-        await self._subscriber_redis.aclose()
         await self._scripts.close()
         await self.journal.close()
         log.info(Fields(outcome="stopped"))

@@ -121,7 +121,7 @@ class ConcurrencyLimit:
         """
         if self.free < max(1, self.size // 4):  # a timer costs more than all else here
             try:
-                async with asyncio.timeout(max(0.0, timeout)):
+                async with asyncio.timeout(timeout):
                     while not self.free:
                         self._changed.clear()
                         await self._changed.wait()

@@ -609,7 +609,6 @@ class Worker:
         while settlers := {one for one in (self._settler, self._unsettled_settler) if one and not one.done()}:
             await _end(settlers, within=end - time.monotonic())
         self._forget_all([entry for entry, *_ in self.in_delivery.values()])
-        self.limit.close()
         await self._deliverer.close()
         try:
             async with asyncio.timeout(HAND_BACK_WITHIN):
@@ -626,7 +625,7 @@ def _failed(fault: Exception) -> Failed:
 async def _end(tasks: Collection[asyncio.Task[None]], *, within: float) -> None:
     """Wait so many seconds for tasks to end, and cancel the others."""
     if tasks:
-        _, late = await asyncio.wait(tasks, timeout=max(0.0, within))
+        _, late = await asyncio.wait(tasks, timeout=within)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)

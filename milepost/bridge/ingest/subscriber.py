@@ -177,7 +177,6 @@ class Subscriber:
             await subscription.unsubscribe(*sorted(gone))
         self._wanted = wanted
         self._channels_known.set()
-        self._check_subscribed()
 
     def _go_on_without(self, channel: str, reason: str) -> None:
         """Redis refuses this channel. Raises RedisError if this bridge needs it, else goes on without until a beat."""
