@@ -31,6 +31,16 @@ async def a_leader(*bridges: Bridge) -> Bridge:
     return leading(*bridges)[0]
 
 
+async def lease_is_renewed(rig: Rig) -> None:
+    """Wait until the leader has renewed its lease, which is of ten seconds at most."""
+    await rig.redis.pexpire(keys.LEASE, 60_000)
+
+    async def renewed() -> bool:
+        return 0 < await rig.redis.pttl(keys.LEASE) <= 10_000
+
+    await eventually(renewed)
+
+
 def cloud_event(id: str, channel: str = "in", data: Any = None) -> str:
     return Event(id=id, source="/foreign", type=channel, data=data).to_json()
 
@@ -180,6 +190,18 @@ async def test_leader_adopts_for_every_stage_that_some_bridge_serves(
     await silence(rig, "new")
     await leader._beat()
     await eventually(lambda: not subscribed_to(leader, "more"))
+
+
+async def test_leader_renews_its_lease_after_it_has_subscribed_to_a_further_channel(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriber, "RENEWED", 0.01)
+    await rig.stage("stage", "in")
+    leader = await rig.bridge()
+    await a_leader(leader)
+    await leader.maintenance.beat({"other": Wiring(["more"], [], "http://127.0.0.1:1")})
+    await eventually(lambda: subscribed_to(leader, "more"))
+    await lease_is_renewed(rig)
 
 
 async def test_starting_bridge_subscribes_to_the_channels_of_other_bridges_before_it_leads(
@@ -510,9 +532,4 @@ async def test_channel_that_redis_forbids_costs_a_bridge_no_other_channel(
     await eventually(lambda: data_of(stage) == [1])
     assert leading(bridge) == [bridge]
     assert not subscribed_to(bridge, "theirs")
-    await rig.redis.pexpire(keys.LEASE, 60_000)
-
-    async def renewed() -> bool:
-        return bool(await rig.redis.pttl(keys.LEASE) <= 10_000)
-
-    await eventually(renewed, what="the lease, which it still holds")
+    await lease_is_renewed(rig)

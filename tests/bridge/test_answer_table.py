@@ -61,6 +61,18 @@ async def test_204_completes_and_nothing_is_published(rig: Rig) -> None:
     assert list(await rig.journal.status("1")) == ["in"]
 
 
+async def test_history_has_a_success_without_reply_where_a_reply_was_possible(rig: Rig) -> None:
+    first = await rig.stage("first", "in", "out", lambda _: status(204))
+    last = await rig.stage("last", "in")
+    await rig.bridge()
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.settled(first))
+    await eventually(lambda: rig.settled(last))
+    _, histories = await rig.journal.whole_status("1")
+    assert [step.did for step in histories["first"].steps] == ["delivered"]
+    assert not [step.did for name, history in histories.items() if name != "first" for step in history.steps]
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -40,6 +40,9 @@ async def test_events_of_every_consumed_channel_go_to_the_sink_under_the_name_br
     await rig.publish("middle", "2")
     await eventually(lambda: sink.count == {"1": 1, "2": 1})
     assert {event.id: event.type for event in sink.received} == {"1": "in", "2": "middle"}
+    await eventually(lambda: rig.settled(sink))
+    _, histories = await rig.journal.whole_status("1")
+    assert not [step for history in histories.values() for step in history.steps], "a Broker never replies"
     for channel in ("in", "middle"):
         groups = await rig.redis.xinfo_groups(keys.journal(channel))
         assert [group["name"] for group in groups] == [b"broker"]

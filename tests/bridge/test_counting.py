@@ -123,7 +123,9 @@ class _Clocked:
         self.stage.delivered(Delivered(), self.now, self.now)
 
 
-async def test_dropped_events_of_an_unserved_stage_are_counted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dropped_events_of_an_unserved_stage_are_counted_and_logged(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(bridge_module, "TRIM", 0.01)
     served, gone = await rig.stage("served", "in"), await rig.stage("gone", "in")
     await rig.stop(await rig.bridge())
@@ -132,6 +134,7 @@ async def test_dropped_events_of_an_unserved_stage_are_counted(rig: Rig, monkeyp
     for id in ("1", "2", "3", "4", "5"):
         await rig.publish("in", id)
     await eventually(lambda: value(bridge, "unserved_dropped_total", channel="in") == 3)
+    assert "channel=in outcome=unserved-dropped entries=" in caplog.text
     await eventually(lambda: rig.settled(served))
     assert await rig.journaled("in") == ["4", "5"]
     assert gone.ids == []

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from milepost.bridge import bridge as bridge_module
 from milepost.bridge import worker as worker_module
 from milepost.bridge.concurrency import ConcurrencyLimit
 from milepost.bridge.delivery import Deliverer
@@ -15,7 +16,7 @@ from milepost.bridge.http.client import Client
 from milepost.bridge.metrics import StageMetrics
 from milepost.bridge.wake import Silence
 from milepost.events.event import Event
-from milepost.journal import Complete, Delay, Entry, Park, Settlement, StageNotServed, keys
+from milepost.journal import Complete, Delay, Entry, Park, Settlement, StageNotServed, Wiring, keys
 from tests.bridge.rig import Answer, Delivery, Rig, replied, status, value
 from tests.servers import eventually
 
@@ -329,12 +330,19 @@ async def test_due_events_of_another_stage_are_retried_beside_a_broken_key(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage = await rig.stage("stage", "in", None, lambda delivery: status(500 if delivery.count == 1 else 204))
-    await rig.stage("broken", "other")
+    broken = await rig.stage("broken", "other", None, lambda delivery: status(500 if delivery.count == 1 else 204))
     await rig.redis.set(keys.parked("broken"), "not a sorted set")
     await rig.bridge(HASTY)
     await rig.publish("in", "1")
     await eventually(lambda: stage.count["1"] == 2)
     await eventually(lambda: "stage=broken outcome=not-retried" in caplog.text)
+    caplog.clear()
+    await rig.redis.delete(keys.parked("broken"))
+    await rig.publish("other", "2")
+    await eventually(lambda: broken.count["2"] == 2)
+    await eventually(lambda: rig.settled(broken))
+    await rig.redis.set(keys.parked("broken"), "not a sorted set")
+    await eventually(lambda: "stage=broken outcome=not-retried" in caplog.text, what="logged again")
 
 
 async def test_broken_journal_key_holds_up_no_trim_and_no_door_of_another_channel(
@@ -355,6 +363,7 @@ async def test_broken_journal_key_holds_up_no_trim_and_no_door_of_another_channe
 
     await eventually(trimmed)
     await eventually(lambda: "channel=broken outcome=untrimmed" in caplog.text)
+    assert "channel=in outcome=untrimmed" not in caplog.text
 
     async def counted_anew() -> bool:
         return not await rig.redis.exists(keys.BACKLOG)  # the count that doors remember has expired
@@ -362,6 +371,20 @@ async def test_broken_journal_key_holds_up_no_trim_and_no_door_of_another_channe
     await eventually(counted_anew)
     await rig.publish("in", "4")
     await eventually(lambda: stage.count["4"] == slow.count["4"] == 1)
+
+
+async def test_journal_that_cannot_be_trimmed_for_want_of_a_group_is_logged(
+    own: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bridge_module, "TRIM", 0.01)
+    monkeypatch.setattr(bridge_module, "TRIM_ALL", 0.05)
+    stage = await own.stage("stage", "in")
+    bridge = await own.bridge()
+    await own.publish("in", "1")
+    await eventually(lambda: own.settled(stage))
+    await own.redis.execute_command("ACL", "SETUSER", "default", "-xgroup")  # type: ignore[no-untyped-call]
+    await bridge.maintenance.beat({"added": Wiring(["in"], [], "http://127.0.0.1:1")})
+    await eventually(lambda: "channel=in outcome=untrimmed entries=" in caplog.text)
 
 
 @pytest.mark.parametrize("broken", [keys.journal("other"), keys.retries("broken", "other")])

@@ -9,6 +9,7 @@ import pytest
 
 from milepost.bridge import bridge as bridge_module
 from milepost.bridge import worker as worker_module
+from milepost.bridge.bridge import Bridge
 from milepost.bridge.concurrency import FIRST, LEAST_EXTRA, MOST_EXTRA
 from milepost.errors import JournalUnavailable
 from milepost.journal import Consumer, Entry, GroupMissing, TakenOver, keys, maintenance
@@ -348,6 +349,10 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0.01)
 
 
+async def commands(rig: Rig) -> int:
+    return int((await rig.redis.info("stats"))["total_commands_processed"])
+
+
 async def test_idle_bridge_sends_few_commands(rig: Rig) -> None:
     stage, ordered = await rig.stage("stage", "in"), await rig.stage("ordered", "keyed")
     late = await rig.stage("late", "later")
@@ -356,12 +361,31 @@ async def test_idle_bridge_sends_few_commands(rig: Rig) -> None:
     await rig.publish("later", "1")
     await eventually(lambda: rig.parked("late"))
 
-    async def commands() -> int:
-        return int((await rig.redis.info("stats"))["total_commands_processed"])
-
-    before = await commands()
+    before = await commands(rig)
     await turns(50)
-    assert await commands() - before < 100
+    assert await commands(rig) - before < 100
+
+
+async def test_bridge_that_waits_for_the_other_delivery_mode_sends_few_commands(rig: Rig) -> None:
+    await rig.stage("stage", "in")
+    await rig.bridge()
+    waiting = rig.start(Bridge(rig.settings(delivery="broker", k_sink="http://127.0.0.1:1")))
+    await eventually(lambda: waiting.ready)
+    before = await commands(rig)
+    await turns(50)
+    assert await commands(rig) - before < 200
+
+
+async def test_bridge_that_starts_without_redis_tries_again_a_few_times_a_second(own: Rig) -> None:
+    await own.stage("stage", "in")
+    async with Proxy(own.url) as proxy:
+        proxy.is_down = True
+        bridge = own.start(Bridge(own.settings(redis_url=proxy.url)))
+        await eventually(lambda: proxy.connections)
+        before = proxy.connections
+        await turns(50)
+        assert proxy.connections - before < 60
+        await own.stop(bridge)
 
 
 async def test_bridge_without_redis_tries_again_a_few_times_a_second(own: Rig) -> None:

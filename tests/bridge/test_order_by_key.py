@@ -4,6 +4,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable
 
+import pytest
+
 from milepost.events.event import Event
 from milepost.journal import keys
 from tests.bridge.rig import Answer, Delivery, Rig, Stage, status
@@ -226,7 +228,9 @@ async def test_thousands_of_events_of_one_key_wait_in_redis_and_not_in_the_bridg
     assert stage.most_on_wire == 2
 
 
-async def test_key_of_an_entry_that_an_operator_deleted_is_unblocked(rig: Rig) -> None:
+async def test_key_of_an_entry_that_an_operator_deleted_is_unblocked(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     stage = await rig.stage("stage", "in", "out")
     recording = Recording(stage, {"a00": 1})
     first = await rig.bridge(BY_KEY | {"backoffDelay": "PT1H"})
@@ -236,3 +240,4 @@ async def test_key_of_an_entry_that_an_operator_deleted_is_unblocked(rig: Rig) -
     await rig.stop(first)
     await rig.bridge(BY_KEY)  # it looks when it starts, and then once a minute
     await eventually(lambda: recording.done == ["a01"])
+    assert "outcome=unblocked keys=1" in caplog.text

@@ -75,6 +75,24 @@ async def test_a_pause_survives_a_restart_and_holds_back_no_stop(rig: Rig) -> No
     await eventually(lambda: one.ids == ["1"])
 
 
+async def test_paused_stage_is_known_before_its_first_read(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.stage("one", "in", "out")
+    await rig.redis.sadd(keys.PAUSED, "one")
+    bridge = Bridge(rig.settings())
+    paused_at_start: list[float] = []
+    (worker,) = bridge.workers
+    run = worker.run
+
+    async def noted() -> None:
+        paused_at_start.append(value(bridge, "paused", stage="one"))
+        await run()
+
+    monkeypatch.setattr(worker, "run", noted)
+    rig.start(bridge)
+    await eventually(lambda: bridge.ready)
+    assert paused_at_start == [1]
+
+
 async def test_doors_accept_for_a_paused_stage_up_to_the_backlog_limit(rig: Rig) -> None:
     await rig.stage("one", "in", "out")
     bridge = await rig.bridge(backlog_limit=3)

@@ -8,6 +8,7 @@ from redis.exceptions import OutOfMemoryError
 
 from milepost.bridge import bridge as bridge_module
 from milepost.bridge import worker
+from milepost.bridge.failure_log import FailureLog
 from milepost.bridge.ingest import adopter, subscriber
 from milepost.errors import JournalUnavailable
 from milepost.journal import keys
@@ -66,24 +67,39 @@ async def test_deliveries_that_end_while_redis_is_away_are_settled_once_it_is_ba
     assert [list(await own.journal.status(id)) for id in "123"] == [["in", "out"]] * 3
 
 
-async def test_everything_that_fails_while_redis_is_away_is_logged(
+async def test_everything_that_fails_while_redis_is_away_is_logged_in_each_outage(
     own: Rig, valkey: Valkey, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for period in ("BEAT", "TRIM", "TRIM_ALL", "LOOK", "KEEP_STATUSES", "UNBLOCK_LOST", "STATS_EVERY"):
+    for period in ("BEAT", "TRIM", "TRIM_ALL", "LOOK", "KEEP_STATUSES", "UNBLOCK_LOST", "STATS_EVERY", "PAUSE_LOOK"):
         monkeypatch.setattr(bridge_module, period, 0.05)
+    succeeded, over = FailureLog.succeeded, set[object]()
+
+    def noted(failures: FailureLog) -> None:
+        succeeded(failures)
+        over.add(failures._fields["outcome"])
+
+    monkeypatch.setattr(FailureLog, "succeeded", noted)
+    every = {
+        f"no-{one}" for one in ("beat", "pauses", "stats", "depths", "statuses", "unblocking", "renewal", "reaping")
+    }
+    steps = {"unread", "unsettled", "not-retried", "untrimmed"} | every
     stage = await own.stage("stage", "in", "out")
-    go = asyncio.Event()
-    stage.answer_after(go)
-    await own.bridge(claim="PT1S")
-    await own.publish("in", "1")
-    await eventually(lambda: stage.on_wire)
-    valkey.kill()
-    go.set()
-    every = ["beat", "pauses", "stats", "depths", "statuses", "unblocking", "renewal", "reaping"]
-    for outcome in ("unread", "unsettled", "unsubscribed", "not-retried", "untrimmed", *(f"no-{one}" for one in every)):
-        await eventually(lambda outcome=outcome: f"outcome={outcome} " in caplog.text, what=outcome)  # type: ignore[misc]
-    assert "stage=stage channel=in outcome=no-renewal " in caplog.text
-    await asyncio.to_thread(valkey.start)
+    bridge = await own.bridge(claim="PT0.5S")
+    for id in ("1", "2"):
+        go = asyncio.Event()
+        stage.answer_after(go)
+        await own.publish("in", id)
+        await eventually(lambda: stage.on_wire)
+        valkey.kill()
+        go.set()
+        for outcome in steps | {"unsubscribed"}:
+            await eventually(lambda outcome=outcome: f"outcome={outcome} " in caplog.text, what=outcome)  # type: ignore[misc]
+        assert "stage=stage channel=in outcome=no-renewal " in caplog.text
+        over.clear()
+        await asyncio.to_thread(valkey.start)
+        await eventually(lambda: over >= steps)
+        await eventually(lambda: value(bridge, "leading") == 1)
+        caplog.clear()
     await eventually(lambda: own.settled(stage))
 
 

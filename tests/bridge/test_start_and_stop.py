@@ -20,6 +20,7 @@ from milepost.journal import keys
 from milepost.server.protocol import freeze_heap
 from tests.bridge.rig import Answer, Delivery, Rig, ended, probed, ready
 from tests.journal.events import unserved
+from tests.proxy import Proxy
 from tests.servers import WITHIN, Module, Valkey, eventually, free_port
 
 
@@ -187,6 +188,29 @@ async def test_sigterm_hands_back_unfinished_entries_and_the_next_bridge_gets_th
     never.set()
 
 
+async def test_claims_are_not_renewed_once_entries_are_handed_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while another stage of the bridge takes longer to end."""
+    stage = await rig.stage("stage", "in", "out")
+    never = asyncio.Event()
+    stage.answer_after(never, first=True)
+    bridge = await rig.bridge(grace="PT0.1S", claim="PT300S")
+    await rig.publish("in", "1")
+    await eventually(lambda: stage.on_wire)
+    (worker,) = bridge.workers
+    finish = worker.finish
+
+    async def renewed_afterwards(*, grace: float) -> None:
+        await finish(grace=grace)
+        await worker.renew()
+
+    monkeypatch.setattr(worker, "finish", renewed_afterwards)
+    await rig.stop(bridge)
+    await rig.bridge(claim="PT300S")
+    await eventually(lambda: rig.settled(stage))
+    assert stage.count == {"1": 2}
+    never.set()
+
+
 async def test_claims_are_renewed_until_a_clean_stop_has_ended_so_that_no_request_is_sent_twice(rig: Rig) -> None:
     """GRACE is longer than CLAIM, as for functions that work for minutes."""
     stage = await rig.stage("stage", "in", "out")
@@ -323,6 +347,21 @@ async def test_many_bridges_start_and_stop_under_load_and_nothing_is_lost_or_don
     assert stage.count == watcher.count == dict.fromkeys(ids, 1)
 
 
+async def test_redis_that_goes_away_while_a_bridge_starts_is_waited_for(
+    own: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = await own.stage("stage", "in", "out")
+    async with Proxy(own.url) as proxy:
+        proxy.lose(b"$4\r\nINFO\r\n", goes_down=True)  # the last command before it serves
+        bridge = own.start(Bridge(own.settings(redis_url=proxy.url)))
+        await eventually(lambda: proxy.is_down and "outcome=waiting" in caplog.text)
+        proxy.is_down = False
+        await eventually(lambda: bridge.ready)
+        await own.publish("in", "1")
+        await eventually(lambda: stage.count["1"])
+        await own.stop(bridge)
+
+
 async def test_older_redis_than_milepost_needs_is_a_warning(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -331,6 +370,12 @@ async def test_older_redis_than_milepost_needs_is_a_warning(
     await rig.bridge()
     assert "Milepost needs 99.0 or newer" in caplog.text
     assert caplog.text.count("outcome=unsafe") == 1, "nothing else is wrong with this server"
+
+
+async def test_fewer_replicas_than_replicas_asks_for_are_a_warning(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    await rig.stage("stage", "in", "out")
+    await rig.bridge(replicas=1)
+    assert "Redis has 0 replicas, REPLICAS is 1: doors answer 503" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,9 @@ async def test_limit_that_is_less_than_half_in_use_does_not_grow() -> None:
     idle.unsettled = FIRST // 2 - 1
     idle.succeeded(0.01, idle.outage)
     assert idle.size == FIRST
+    idle.unsettled = FIRST // 2
+    idle.succeeded(0.01, idle.outage)
+    assert idle.size == FIRST + 1
 
 
 async def test_limit_does_not_grow_while_responses_take_longer() -> None:
@@ -117,8 +120,9 @@ async def test_quickest_response_is_measured_anew_after_an_outage() -> None:
     changed.succeeded(0.01, changed.outage)
     changed.went_down(changed.outage, 0.0)
     changed.unsettled = 1000
-    changed.succeeded(1.0, changed.outage)
-    assert changed.size == 2
+    for _ in range(2 * FIRST):
+        changed.succeeded(1.0, changed.outage)
+    assert changed.size == 2 * FIRST + 1
     changed.close()
 
 
@@ -150,6 +154,20 @@ async def test_after_an_outage_slow_successes_raise_the_limit_no_further_than_a_
     slow.succeeded(1.0, slow.outage)
     assert slow.size == 6
     slow.close()
+
+
+async def test_limit_that_a_timeout_left_counts_no_more_once_it_has_grown() -> None:
+    back = limit_of()
+    back.timed_out(1.0, 10.0, back.outage)
+    back.unsettled = 1000
+    for _ in range(FIRST):
+        back.succeeded(0.01, back.outage)
+    back.went_down(back.outage, 0.0)
+    back.unsettled = 1000
+    for seconds in (0.01, *[9.0] * (FIRST - 2)):
+        back.succeeded(seconds, back.outage)
+    assert back.size == FIRST
+    back.close()
 
 
 async def test_response_to_a_batch_is_compared_with_batches_of_about_its_size() -> None:
@@ -194,9 +212,10 @@ async def test_time_outs_of_posts_under_way_together_halve_the_limit_once() -> N
     assert wide.size == 50
     wide.timed_out(11.0, 20.0, wide.outage)
     assert wide.size == 25
-    wide.size = 1
-    wide.timed_out(21.0, 30.0, wide.outage)
-    assert wide.size == 1
+    wide.size = 2
+    for began in (21.0, 31.0):
+        wide.timed_out(began, began + 9.0, wide.outage)
+        assert wide.size == 1
 
 
 async def test_time_out_of_a_post_sent_before_the_outage_lowers_no_limit() -> None:
@@ -500,7 +519,7 @@ async def test_success_from_before_the_outage_opens_nothing() -> None:
 
 
 async def test_late_failure_after_the_reopening_waits_for_its_own_delay() -> None:
-    reopened = limit_of(delay=0.7)
+    reopened = ConcurrencyLimit(Limits(64, 1_000_000), probe_delay=lambda failed: 0.7 * failed)
     early = [await reopened.enter(1) for _ in range(3)]
     reopened.went_down(early[0], 30.0)
     reopened._start_probe()
