@@ -37,6 +37,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from milepost.bridge.concurrency import MOST_EXTRA, ConcurrencyLimit
 from milepost.bridge.delivery import Deliverer, event_id
@@ -142,7 +143,7 @@ class Worker:
         self._register = register
         self._resumed = asyncio.Event()
         self._resumed.set()
-        self._paused: set[asyncio.Future[Any]] = set()
+        self._paused = WeakSet[asyncio.Future[Any]]()
         """The end of the pause, once for each delivery that waits for it; `finish` cancels them."""
         self._outage_logged = -LOG_OUTAGE_EVERY
         self._reads_fail = False
@@ -353,10 +354,7 @@ class Worker:
         """Wait until the pause ends. Raises CancelledError when the bridge stops: the entries are then handed back."""
         waiting = asyncio.ensure_future(self._resumed.wait())
         self._paused.add(waiting)
-        try:
-            await waiting
-        finally:
-            self._paused.discard(waiting)
+        await waiting
 
     def pause(self, *, paused: bool) -> None:
         """Begin or end a pause: nothing is read and nothing is POSTed meanwhile. Requests under way are not cut off."""

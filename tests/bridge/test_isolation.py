@@ -27,6 +27,11 @@ class BridgeError(Exception):
     """A fault of the bridge's own code."""
 
 
+def logged(caplog: pytest.LogCaptureFixture) -> bool:
+    """Whether a fault of the bridge's own code was logged, with its traceback."""
+    return any(record.exc_info and record.exc_info[0] is BridgeError for record in caplog.records)
+
+
 def raise_for_bad_post(monkeypatch: pytest.MonkeyPatch) -> None:
     post: Callable[..., Awaitable[Any]] = Client.post
 
@@ -113,7 +118,7 @@ def raise_for_bad(monkeypatch: pytest.MonkeyPatch, settlement: Any) -> None:
 
 @pytest.mark.parametrize("batch", [1, 8])
 async def test_exception_at_the_settlement_of_one_event_makes_no_second_request(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, batch: int
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, batch: int
 ) -> None:
     raise_for_bad(monkeypatch, Complete)
     stage = await rig.stage("stage", "in", "out")
@@ -123,6 +128,7 @@ async def test_exception_at_the_settlement_of_one_event_makes_no_second_request(
     await eventually(lambda: rig.settled(stage))
     (letter,) = await rig.dead("stage")
     assert (letter.id, letter.reason) == ("bad", "the bridge failed at it: BridgeError")
+    assert logged(caplog)
     assert sorted(stage.count.elements()) == (sorted(ids) if batch == 1 else [])
     assert stage.batches == ([] if batch == 1 else [ids])
     await eventually(lambda: not bridge.workers[0].in_delivery)
@@ -141,13 +147,14 @@ async def test_exception_at_every_settlement_of_one_event_leaves_it_pending_alon
     bridge = await rig.bridge({"batch": 8}, claim="PT60S")
     await eventually(lambda: not bridge.workers[0].in_delivery)
     assert "outcome=left-pending reason=BridgeError" in caplog.text
+    assert logged(caplog)
     assert (stage.batches, stage.count) == ([["1", "2", "bad", "3"]], {})
     assert await rig.pending(stage) == 1
     assert sorted(await rig.journaled("out")) == ["1", "2", "3"]
 
 
 async def test_exception_at_the_delay_of_one_event_delays_the_others_all_the_same(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     raise_for_bad(monkeypatch, Delay)
     stage = await rig.stage("stage", "in", "out")
@@ -156,6 +163,7 @@ async def test_exception_at_the_delay_of_one_event_delays_the_others_all_the_sam
     await eventually(lambda: rig.dead("stage"))
     (letter,) = await rig.dead("stage")
     assert (letter.id, await rig.parked("stage")) == ("bad", 2)
+    assert logged(caplog)
     assert not stage.batches
     assert not stage.count
 
@@ -175,6 +183,7 @@ async def test_exception_in_the_counting_of_outcomes_changes_no_settlement(
     assert (stage.batches, stage.count) == ([["1", "2", "3"]], {})
     assert sorted(await rig.journaled("out")) == ["1", "2", "3"]
     assert "outcome=uncounted" in caplog.text
+    assert logged(caplog)
 
 
 async def test_exception_after_a_request_counts_as_a_failure_and_makes_no_second_one(

@@ -79,6 +79,26 @@ async def test_redeliveries_of_too_many_bytes_come_a_few_at_each_look(rig: Rig, 
     go.set()
 
 
+async def test_retries_and_unread_events_of_one_read_share_the_limit(rig: Rig) -> None:
+    stage, other = await rig.stage("stage", "in"), await rig.stage("other", "else")
+    stage.script = lambda _: status(400)
+    first = await rig.bridge()
+    await rig.publish_all("in", [f"retry-{number}" for number in range(FIRST)])
+    await eventually(lambda: rig.settled(stage))
+    letters = await rig.dead("stage")
+    await rig.stop(first)
+    await rig.journal.admin.replay("stage", [letter.entry for letter in letters])
+    await rig.publish_all("in", [f"unread-{number}" for number in range(FIRST)])
+    go = asyncio.Event()
+    stage.answer_after(go)
+    await rig.bridge()
+    await eventually(lambda: stage.on_wire >= FIRST)
+    await several_turns(rig, other)
+    assert stage.on_wire == FIRST
+    go.set()
+    await eventually(lambda: rig.settled(stage))
+
+
 async def test_unread_events_beside_retries_are_read_only_into_the_bytes_that_are_left(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,9 +234,11 @@ async def test_group_that_goes_away_again_and_again_is_shown(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage = await rig.stage("stage", "in")
-    gone = True
+    gone, looks = True, 0
 
     async def fail(consumer: Consumer) -> list[Entry]:
+        nonlocal looks
+        looks += 1
         if gone:
             raise GroupMissing("NOGROUP")
         return await reread(consumer)
@@ -228,6 +250,9 @@ async def test_group_that_goes_away_again_and_again_is_shown(
     await rig.redis.xgroup_destroy(keys.journal("in"), "stage")
     await eventually(lambda: value(bridge, "unread_channels", stage="stage") == 1)
     assert "stage=stage channel=in outcome=unread reason=NOGROUP" in caplog.messages
+    before = looks
+    await turns(50)
+    assert looks - before <= 60, "at most one in each LOOK_EVERY"
     gone = False
     await rig.redis.xgroup_destroy(keys.journal("in"), "stage")
     await rig.publish("in", "1")

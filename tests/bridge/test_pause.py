@@ -75,12 +75,14 @@ async def test_a_pause_survives_a_restart_and_holds_back_no_stop(rig: Rig) -> No
     await eventually(lambda: one.ids == ["1"])
 
 
-async def test_paused_stage_is_known_before_its_first_read(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    await rig.stage("one", "in", "out")
+async def test_stage_that_is_paused_before_the_start_is_paused_before_the_first_read(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = await rig.stage("one", "in", "out"), await rig.stage("other", "in")
     await rig.redis.sadd(keys.PAUSED, "one")
     bridge = Bridge(rig.settings())
     paused_at_start: list[float] = []
-    (worker,) = bridge.workers
+    (worker, _) = bridge.workers
     run = worker.run
 
     async def noted() -> None:
@@ -91,6 +93,10 @@ async def test_paused_stage_is_known_before_its_first_read(rig: Rig, monkeypatch
     rig.start(bridge)
     await eventually(lambda: bridge.ready)
     assert paused_at_start == [1]
+    for id in ("1", "2", "3", "4", "5"):
+        await rig.publish("in", id)
+        await eventually(lambda id=id: other.count[id])  # type: ignore[misc]
+    assert await rig.pending(one) == 0, "nothing was read"
 
 
 async def test_doors_accept_for_a_paused_stage_up_to_the_backlog_limit(rig: Rig) -> None:

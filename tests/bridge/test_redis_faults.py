@@ -13,6 +13,7 @@ from milepost.bridge.ingest import adopter, subscriber
 from milepost.errors import JournalUnavailable
 from milepost.journal import keys
 from tests.bridge.rig import Rig, status, value
+from tests.bridge.test_loops import turns
 from tests.proxy import Proxy
 from tests.servers import Valkey, eventually
 
@@ -217,7 +218,9 @@ async def test_bridge_starts_and_serves_on_a_full_redis(full: Rig) -> None:
     assert stage.count == {"1": 1, "2": 1}
 
 
-async def test_adoption_waits_while_redis_is_full_and_goes_on_when_it_is_free(full: Rig) -> None:
+async def test_adoption_waits_while_redis_is_full_and_goes_on_when_it_is_free(
+    full: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     stage = await full.stage("stage", "in", "out")
     bridge = await full.bridge()
     await eventually(lambda: value(bridge, "leading") == 1)
@@ -230,6 +233,14 @@ async def test_adoption_waits_while_redis_is_full_and_goes_on_when_it_is_free(fu
         return bool(await full.redis.pttl(keys.LEASE) > 8_000)
 
     await eventually(renewed, what="the lease renewed though Redis is full")
+    assert "outcome=unadopted messages=" in caplog.text
+
+    async def scripts() -> int:
+        return int((await full.redis.info("commandstats"))["cmdstat_evalsha"]["calls"])
+
+    before = await scripts()
+    await turns(50)
+    assert await scripts() - before < 60, "it tries a few times a second"
     assert not stage.received
     await free(full)
     await eventually(lambda: len(stage.received) == 50)

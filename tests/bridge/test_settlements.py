@@ -178,7 +178,7 @@ class BridgeError(Exception):
 
 
 async def test_unexpected_exception_in_a_settlement_is_counted_for_its_event_alone(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     settle = Consumer.settle
 
@@ -197,6 +197,7 @@ async def test_unexpected_exception_in_a_settlement_is_counted_for_its_event_alo
     assert sorted(await rig.journaled("out")) == IDS
     assert stage.batches == [[*IDS[:3], "bad", *IDS[3:]]]
     await eventually(lambda: not bridge.workers[0].in_delivery)
+    assert any(record.exc_info and record.exc_info[0] is BridgeError for record in caplog.records)
 
 
 async def test_settlement_that_fails_whatever_it_is_leaves_its_entry_pending_and_holds_no_slot(

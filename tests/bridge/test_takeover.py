@@ -273,7 +273,9 @@ async def test_consumers_of_dead_bridges_disappear(rig: Rig) -> None:
     await eventually(one_left)
 
 
-async def test_destroyed_group_is_made_again_from_the_beginning_of_its_journal(rig: Rig) -> None:
+async def test_destroyed_group_is_made_again_from_the_beginning_of_its_journal(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     stage = await rig.stage("stage", "in", "out")
     slow = await rig.stage("slow", "in", None, lambda _: status(503))  # keeps the journal from being trimmed
     await rig.bridge()
@@ -283,6 +285,7 @@ async def test_destroyed_group_is_made_again_from_the_beginning_of_its_journal(r
     await rig.publish("in", "2")
     await eventually(lambda: stage.count["2"] == 1)
     await eventually(lambda: rig.settled(stage))
+    assert "stage=stage outcome=groups-made" in caplog.messages
     slow.script = slow.succeed
 
 
@@ -394,6 +397,17 @@ async def test_replayed_dead_letter_goes_to_its_own_stage_only(rig: Rig) -> None
     await eventually(lambda: rig.settled(bad))
     assert good.count["1"] == 1
     assert not await rig.dead("bad")
+
+
+async def test_retry_that_version_0_1_journaled_goes_to_its_own_stage_only(rig: Rig) -> None:
+    stage, other = await rig.stage("stage", "in"), await rig.stage("other", "in")
+    await rig.bridge()
+    event = Event(id="1", source="/test", type="in").to_json()
+    await rig.redis.xadd(keys.journal("in"), {"event": event, "for": "stage", "attempts": "1"})
+    await eventually(lambda: stage.count["1"])
+    await eventually(lambda: rig.settled(stage))
+    await eventually(lambda: rig.settled(other))
+    assert (stage.count["1"], other.count["1"]) == (1, 0)
 
 
 async def test_retry_goes_only_to_the_stage_that_failed(rig: Rig) -> None:
