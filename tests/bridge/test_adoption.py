@@ -518,7 +518,7 @@ async def test_bridge_that_may_not_subscribe_to_its_own_channel_is_not_ready_and
 
 
 async def test_channel_that_redis_forbids_costs_a_bridge_no_other_channel(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(subscriber, "RENEWED", 0.01)
     stage = await rig.stage("stage", "in", None)
@@ -532,4 +532,5 @@ async def test_channel_that_redis_forbids_costs_a_bridge_no_other_channel(
     await eventually(lambda: data_of(stage) == [1])
     assert leading(bridge) == [bridge]
     assert not subscribed_to(bridge, "theirs")
+    assert "channel=theirs outcome=not-subscribed reason=" in caplog.text
     await lease_is_renewed(rig)

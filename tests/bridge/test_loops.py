@@ -202,6 +202,22 @@ async def test_entries_of_a_read_whose_reply_is_lost_are_delivered_when_redis_an
     assert value(bridge, "unread_channels", stage="stage") == 0
 
 
+async def test_entries_of_a_read_whose_connection_is_lost_are_delivered_before_the_claim_time(
+    own: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "LOOK_EVERY", NEVER)
+    stage = await own.stage("stage", "in")
+    async with Proxy(own.url) as proxy:
+        bridge = await own.bridge(redis_url=proxy.url, claim="PT600S")
+        proxy.lose(b"XREADGROUP")
+        await own.publish("in", "1")  # the answer to the read after this one is lost
+        await eventually(lambda: stage.count["1"])
+        await own.publish("in", "2")
+        await eventually(lambda: stage.count["2"])
+        assert proxy.lost == 1
+        await own.stop(bridge)
+
+
 async def test_each_reason_of_reads_that_fail_again_and_again_is_logged_once(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
