@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis.asyncio as redis_asyncio
 
+from milepost.bridge import bridge as bridge_module
 from milepost.bridge.bridge import Bridge
 from milepost.bridge.ingest import subscriber
 from milepost.events.event import Event
@@ -122,8 +123,10 @@ async def test_bridge_that_was_cut_off_from_redis_knows_the_leader_at_once(rig: 
     await eventually(lambda: value(follower, "leaderless_seconds_total") > 0, what="it knew no leader for a moment")
 
 
-async def test_time_since_a_dead_leader_may_have_ended_counts_as_time_without_a_leader(rig: Rig) -> None:
-    await rig.stage("stage", "in", "out")
+async def test_time_since_a_dead_leader_may_have_ended_counts_as_time_without_a_leader(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = await rig.stage("stage", "in", "out")
     bridge = Bridge(rig.settings(lease="PT3S"))
 
     async def knows_another_leader() -> bool:
@@ -136,6 +139,11 @@ async def test_time_since_a_dead_leader_may_have_ended_counts_as_time_without_a_
     await rig.redis.delete(keys.LEASE)
     await a_leader(bridge)
     assert value(bridge, "leaderless_seconds_total") == pytest.approx(3 * 1.3, rel=0.01)
+    assert "outcome=leader-known-again seconds=3.9" in caplog.text
+    await rig.redis.publish(keys.LEASE, "")  # a release
+    await rig.redis.publish("in", cloud_event("1"))
+    await eventually(lambda: stage.count["1"])
+    assert value(bridge, "leaderless_seconds_total") == pytest.approx(3 * 1.3, rel=0.01), "it counts once"
 
 
 async def test_clean_stop_of_the_leader_counts_as_no_time_without_a_leader(rig: Rig) -> None:
@@ -478,7 +486,10 @@ async def test_frozen_former_leader_adopts_nothing_twice(rig: Rig) -> None:
     assert sorted({event.id: event.data for event in stage.received}.values()) == list(range(401))
 
 
-async def test_cut_subscription_is_made_again_and_leads_again_at_once(rig: Rig) -> None:
+async def test_cut_subscription_is_made_again_and_leads_again_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge_module, "BEAT", 3600)
     stage = await rig.stage("stage", "in", None)
     bridge = await rig.bridge(lease="PT1H")
     await a_leader(bridge)
@@ -488,6 +499,19 @@ async def test_cut_subscription_is_made_again_and_leads_again_at_once(rig: Rig) 
     await rig.redis.publish("in", "1")
     await eventually(lambda: data_of(stage) == [1])
     assert value(bridge, "adoption_overflow_total") == 0
+
+
+async def test_subscription_that_is_made_again_has_the_channels_that_were_added_meanwhile(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge_module, "BEAT", 3600)
+    await rig.stage("stage", "in", None)
+    bridge = await rig.bridge()
+    await a_leader(bridge)
+    row = await rig.redis.hget(keys.STAGES, "stage")
+    await rig.redis.hset(keys.STAGES, "added", row.replace(b'"in"', b'"more"'))  # the message about it is missed
+    await rig.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    await eventually(lambda: subscribed_to(bridge, "more"))
 
 
 async def test_stage_added_later_gets_a_reply_that_no_stage_consumed_before(rig: Rig) -> None:

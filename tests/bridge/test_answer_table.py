@@ -10,6 +10,7 @@ import pytest
 
 from milepost.bridge import outcome
 from milepost.bridge.bridge import Bridge
+from milepost.bridge.concurrency import FIRST
 from milepost.events.event import Event
 from milepost.journal import keys
 from tests.bridge.rig import Answer, Delivery, Rig, replied, status, value
@@ -293,11 +294,12 @@ async def test_time_out_counts_against_crash_retry(rig: Rig) -> None:
 
 async def test_connection_closed_after_the_request_counts_against_crash_retry_of_50(rig: Rig) -> None:
     stage = await rig.stage("stage", "in", "out", lambda _: None)
-    await rig.bridge(HASTY)
+    bridge = await rig.bridge(HASTY)
     await rig.publish("in", "1")
     await eventually(lambda: rig.dead("stage"))
     (letter,) = await rig.dead("stage")
     assert stage.count["1"] == 51
+    assert bridge.workers[0].limit.size == FIRST, "it is no time-out"
     assert (letter.status, letter.attempts, letter.crashes) == (None, 0, 51)
     assert "closed the connection" in letter.reason
 

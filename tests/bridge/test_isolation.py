@@ -14,6 +14,7 @@ from milepost.bridge.concurrency import ConcurrencyLimit
 from milepost.bridge.delivery import Deliverer
 from milepost.bridge.http.client import Client
 from milepost.bridge.metrics import StageMetrics
+from milepost.bridge.retry import RetryPolicy
 from milepost.bridge.wake import Silence
 from milepost.events.event import Event
 from milepost.journal import Complete, Delay, Entry, Park, Settlement, StageNotServed, Wiring, keys
@@ -237,6 +238,23 @@ async def test_event_that_redis_refuses_to_park_holds_no_slot_and_no_other_event
     await eventually(lambda: rig.settled(stage), what="redelivered after the claim time")
     assert stage.count == {"bad": 2} | dict.fromkeys(ids, 1)
     await eventually(lambda: bridge.workers[0].limit.unsettled == 0, what="settled in the bridge too")
+
+
+async def test_exception_after_a_refusal_leaves_the_entry_pending_and_holds_no_slot(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise BridgeError
+
+    monkeypatch.setattr(RetryPolicy, "decide_refusal", fail)
+    stage = await rig.stage("stage", "in", None, lambda _: status(500))
+    await rig.redis.set(keys.parked("stage"), "not a sorted set")
+    bridge = await rig.bridge(claim="PT60S")
+    await rig.publish("in", "1")
+    await eventually(lambda: stage.count["1"] and not bridge.workers[0].in_delivery)
+    assert await rig.pending(stage) == 1
+    assert bridge.workers[0].limit.unsettled == 0
+    assert logged(caplog)
 
 
 async def test_event_that_redis_never_parks_is_counted_and_becomes_a_dead_letter(

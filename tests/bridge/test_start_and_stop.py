@@ -362,6 +362,16 @@ async def test_redis_that_goes_away_while_a_bridge_starts_is_waited_for(
         await own.stop(bridge)
 
 
+async def test_bridge_that_may_make_no_group_is_ready_once_it_may(own: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    await own.stage("stage", "in", "out")
+    await own.redis.execute_command("ACL", "SETUSER", "default", "-xgroup")  # type: ignore[no-untyped-call]
+    bridge = own.start(Bridge(own.settings()))
+    await eventually(lambda: "outcome=waiting reason=" in caplog.text)
+    assert not bridge.ready
+    await own.redis.execute_command("ACL", "SETUSER", "default", "+xgroup")  # type: ignore[no-untyped-call]
+    await eventually(lambda: bridge.ready)
+
+
 async def test_older_redis_than_milepost_needs_is_a_warning(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

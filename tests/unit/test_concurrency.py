@@ -164,7 +164,7 @@ async def test_limit_that_a_timeout_left_counts_no_more_once_it_has_grown() -> N
         back.succeeded(0.01, back.outage)
     back.went_down(back.outage, 0.0)
     back.unsettled = 1000
-    for seconds in (0.01, *[9.0] * (FIRST - 2)):
+    for seconds in ([1.0, 9.0] * FIRST)[: FIRST - 1]:
         back.succeeded(seconds, back.outage)
     assert back.size == FIRST
     back.close()
