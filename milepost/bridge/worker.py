@@ -274,7 +274,7 @@ class Worker:
         """Whether this delivery wakes the stages downstream: the first one of an event does. With a `delay` that comes
         as a retry, and is not told from a replay, or from a retry that was not counted.
         """
-        return not entry.failures and (not entry.retried or self._delay > 0)
+        return not entry.failures and (not entry.retried or bool(self._delay))
 
     def _forget(self, entry: Entry) -> None:
         """Forget an entry that is settled, lost or left pending."""

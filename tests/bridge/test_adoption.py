@@ -11,6 +11,7 @@ import redis.asyncio as redis_asyncio
 from milepost.bridge import bridge as bridge_module
 from milepost.bridge.bridge import Bridge
 from milepost.bridge.ingest import subscriber
+from milepost.errors import JournalUnavailable
 from milepost.events.event import Event
 from milepost.journal import Wiring, keys
 from milepost.journal.subscription import Message, Subscription
@@ -210,6 +211,31 @@ async def test_leader_renews_its_lease_after_it_has_subscribed_to_a_further_chan
     await leader.maintenance.beat({"other": Wiring(["more"], [], "http://127.0.0.1:1")})
     await eventually(lambda: subscribed_to(leader, "more"))
     await lease_is_renewed(rig)
+
+
+async def test_lease_that_cannot_be_renewed_is_logged_each_time_that_this_begins(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(subscriber, "RENEWED", 0.001)
+    monkeypatch.setattr(subscriber, "TRY_AGAIN_AFTER", 0.01)
+    await rig.stage("stage", "in")
+    bridge = await rig.bridge()
+    renew, away, renewals = bridge.maintenance.lease, False, 0
+
+    async def unless_away(token: str, *, ttl: float, known: str | None) -> str:
+        nonlocal renewals
+        if away:
+            raise JournalUnavailable("away")
+        renewals += 1
+        return await renew(token, ttl=ttl, known=known)
+
+    monkeypatch.setattr(bridge.maintenance, "lease", unless_away)
+    for _ in range(2):
+        away = True
+        await eventually(lambda: "outcome=lease-unknown reason=away" in caplog.text)
+        away, goal = False, renewals + 2
+        await eventually(lambda goal=goal: renewals >= goal)  # type: ignore[misc]
+        caplog.clear()
 
 
 async def test_starting_bridge_subscribes_to_the_channels_of_other_bridges_before_it_leads(

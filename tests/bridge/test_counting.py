@@ -1,6 +1,7 @@
 """The metrics of a bridge, and the statistics that it writes to Redis."""
 
 import asyncio
+import time
 import logging
 
 import pytest
@@ -29,6 +30,18 @@ async def test_outcomes_and_dead_letters_are_counted_by_stage(rig: Rig) -> None:
     assert value(bridge, "deliveries_total", stage="refusing", outcome="refused") == 1
     assert value(bridge, "delivery_seconds_count", stage="stage") == 3
     await eventually(lambda: value(bridge, "dead_events", stage="refusing") == 1)
+
+
+async def test_limit_is_told_how_long_a_response_took(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = await rig.stage("stage", "in")
+    (worker,) = (await rig.bridge()).workers
+    told: list[float] = []
+    monkeypatch.setattr(worker.limit, "succeeded", lambda seconds, *_: told.append(seconds))
+    began = time.perf_counter()
+    await rig.publish("in", "1")
+    await eventually(lambda: rig.settled(stage))
+    (seconds,) = told
+    assert 0 < seconds < time.perf_counter() - began
 
 
 async def test_events_in_delivery_and_waiting_are_shown(rig: Rig) -> None:
