@@ -10,7 +10,7 @@ import redis.asyncio as redis_asyncio
 
 from milepost.bridge import bridge as bridge_module
 from milepost.bridge.bridge import Bridge
-from milepost.bridge.ingest import subscriber
+from milepost.bridge.ingest import adopter, subscriber
 from milepost.errors import JournalUnavailable
 from milepost.events.event import Event
 from milepost.journal import Wiring, keys
@@ -147,7 +147,9 @@ async def test_time_since_a_dead_leader_may_have_ended_counts_as_time_without_a_
     assert value(bridge, "leaderless_seconds_total") == pytest.approx(3 * 1.3, rel=0.01), "it counts once"
 
 
-async def test_clean_stop_of_the_leader_counts_as_no_time_without_a_leader(rig: Rig) -> None:
+async def test_clean_stop_of_the_leader_counts_as_no_time_without_a_leader(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     await rig.stage("stage", "in", "out")
     first = await rig.bridge(lease="PT1H")
     await a_leader(first)
@@ -155,6 +157,7 @@ async def test_clean_stop_of_the_leader_counts_as_no_time_without_a_leader(rig: 
     await rig.stop(first)
     await a_leader(second)  # at once, and not at its next try, after 0.3 of the lease
     assert value(second, "leaderless_seconds_total") == 0
+    assert "left-unadopted" not in caplog.text, "a leader waits for its own release, which comes at once"
 
 
 async def test_events_that_a_bridge_published_are_not_adopted(rig: Rig) -> None:
@@ -246,6 +249,16 @@ async def test_starting_bridge_subscribes_to_the_channels_of_other_bridges_befor
     own = await rig.stage("own", "in")
     starting = Bridge(rig.settings(routes=[own.route()]))
     take, subscribed = starting.maintenance.lease, set[bool]()
+    messages = Subscription.messages
+
+    async def late(subscription: Subscription, *, silence: float) -> AsyncIterator[Sequence[Message]]:
+        async for received in messages(subscription, silence=silence):
+            if any(message.channel == b"more" for message in received):  # it is subscribed
+                for _ in range(20):
+                    await asyncio.sleep(0)
+            yield received
+
+    monkeypatch.setattr(Subscription, "messages", late)
 
     async def note(token: str, *, ttl: float, known: str | None) -> str:
         subscribed.add(subscribed_to(starting, "more"))
@@ -464,6 +477,22 @@ async def test_stopping_leader_adopts_a_message_that_arrives_after_its_release_a
     arrives.set()
     await stopping
     assert value(leader, "adopted_total", channel="in", outcome="done") == 1
+
+
+async def test_messages_that_find_no_room_to_wait_for_a_leader_are_counted(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adopter, "MOST_BUFFERED", 10)
+    await rig.stage("stage", "in", None)
+    bridge = await rig.bridge()
+    await a_leader(bridge)
+    async with rig.redis.pipeline(transaction=True) as burst:
+        burst.publish(keys.LEASE, "")  # a release
+        for number in range(50):
+            burst.publish("in", str(number))
+        await burst.execute()
+    # 40 find no room to wait for adoption, as CloudEvents, and for a leader, as plain messages.
+    await eventually(lambda: value(bridge, "adoption_overflow_total") > 60)
 
 
 async def lease_ends(rig: Rig, after: float) -> None:

@@ -1,8 +1,8 @@
 """The metrics of a bridge, and the statistics that it writes to Redis."""
 
 import asyncio
-import time
 import logging
+import time
 
 import pytest
 

@@ -79,6 +79,19 @@ async def test_redeliveries_of_too_many_bytes_come_a_few_at_each_look(rig: Rig, 
     go.set()
 
 
+async def test_redeliveries_are_looked_for_though_no_event_comes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (worker_module, bridge_module):
+        monkeypatch.setattr(module, "BLOCK", NEVER)
+    stage = await rig.stage("stage", "in")
+    await abandon(rig, 1)
+    await rig.bridge(claim="PT600S")
+    await rig.publish("in", "new")
+    await eventually(lambda: stage.count["new"])
+    (row,) = await rig.redis.xpending_range(keys.journal("in"), "stage", "-", "+", 1, "gone")
+    await rig.redis.xclaim(keys.journal("in"), "stage", "gone", 0, [row["message_id"]], idle=700_000, justid=True)
+    await eventually(lambda: stage.count["000"])
+
+
 async def test_retries_and_unread_events_of_one_read_share_the_limit(rig: Rig) -> None:
     stage, other = await rig.stage("stage", "in"), await rig.stage("other", "else")
     stage.script = lambda _: status(400)
