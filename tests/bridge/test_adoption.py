@@ -479,6 +479,58 @@ async def test_stopping_leader_adopts_a_message_that_arrives_after_its_release_a
     assert value(leader, "adopted_total", channel="in", outcome="done") == 1
 
 
+async def test_leader_that_stops_before_it_received_its_own_token_adopts_the_messages_after_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages, held, arrives = Subscription.messages, asyncio.Event(), asyncio.Event()
+
+    async def late(subscription: Subscription, *, silence: float) -> AsyncIterator[Sequence[Message]]:
+        async for received in messages(subscription, silence=silence):
+            if any((message.kind, message.channel) == (b"message", keys.LEASE.encode()) for message in received):
+                held.set()
+                await arrives.wait()
+            yield received
+
+    monkeypatch.setattr(Subscription, "messages", late)
+    arrives.set()
+    await rig.stage("stage", "in", None)
+    leader = await rig.bridge(grace="PT60S")
+    await a_leader(leader)
+    held.clear()
+    arrives.clear()
+    await rig.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    await eventually(held.is_set)
+    assert not leading(leader)
+    await rig.redis.publish("in", "1")
+    stopping = asyncio.create_task(rig.stop(leader))
+
+    async def released() -> bool:
+        return not await rig.redis.get(keys.LEASE)
+
+    await eventually(released)
+    arrives.set()
+    await stopping
+    assert value(leader, "adopted_total", channel="in", outcome="done") == 1
+
+
+async def test_leader_that_stops_while_it_knows_no_leader_waits_for_no_more_than_its_release(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await rig.stage("stage", "in", None)
+    leader = await rig.bridge()
+    await a_leader(leader)
+
+    async def away(*_: object, **__: object) -> str:
+        raise JournalUnavailable("away")
+
+    monkeypatch.setattr(leader.maintenance, "lease", away)
+    await rig.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    await eventually(lambda: not leading(leader))
+    await eventually(lambda: all(subscribed_to(leader, channel) for channel in ("in", keys.LEASE, keys.STAGES)))
+    await rig.stop(leader)
+    assert "left-unadopted" not in caplog.text
+
+
 async def test_messages_that_find_no_room_to_wait_for_a_leader_are_counted(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
