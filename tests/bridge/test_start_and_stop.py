@@ -400,6 +400,7 @@ def test_version_of_redis_that_is_no_number_is_not_too_old(version: str, too_old
 async def test_exception_while_a_bridge_serves_ends_it(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    rig.plants_exceptions = True
     await rig.stage("stage", "in")
     bridge = bridge_module.Bridge(rig.settings())
     fail = asyncio.Event()
@@ -467,6 +468,7 @@ async def test_bridge_that_is_stopped_before_it_registered_writes_no_beat(rig: R
 async def test_exception_in_the_stop_of_one_stage_keeps_no_other_from_handing_back(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    rig.plants_exceptions = True
     await rig.stage("first", "in")
     second = await rig.stage("second", "in")
     never = asyncio.Event()
