@@ -257,6 +257,20 @@ async def test_journal_that_no_stage_consumes_is_shown_and_can_be_forgotten(
     assert await journal.backlog() == 1
 
 
+async def test_journal_with_a_group_or_a_stage_cannot_be_forgotten(
+    journal: Journal, redis: Redis, table: Table, consumers: Consumers
+) -> None:
+    await table(distance=(RAW, CALCULATED))
+    await journal.publish(submission())
+    with pytest.raises(StageServed):  # its bridge has not made the group yet
+        await journal.admin.forget_journal(RAW)
+    await made(consumers("distance"))
+    await redis.delete(keys.STAGES)
+    with pytest.raises(StageServed):
+        await journal.admin.forget_journal(RAW)
+    assert await journal.backlog() == 1
+
+
 async def test_journal_of_another_type_can_be_forgotten(journal: Journal, redis: Redis) -> None:
     await redis.set(keys.journal("odd"), "of another type")
     assert await journal.admin.forget_journal("odd") == 0

@@ -135,6 +135,19 @@ async def test_switch_waits_while_more_bytes_are_under_way_than_one_step_can_mov
     assert blocked[1:] == (True, 1)
 
 
+async def test_switch_does_not_wait_for_the_bytes_of_finished_events(
+    journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers
+) -> None:
+    """They stay in the journal until it is trimmed."""
+    direct = await served(maintenance, consumers, DIRECT)
+    await redis.xadd(keys.journal(RAW), {"event": f"{{}}{' ' * 65_000_000}"})
+    await finish(direct["distance"])
+    await published(journal, 1)
+    assert len(await take_all(direct["distance"])) == 1
+    await stopped(redis, DIRECT)
+    assert await maintenance.switch(BROKER) is None
+
+
 async def test_events_under_way_are_moved_though_the_user_may_not_ask_for_their_bytes(
     journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers
 ) -> None:
@@ -366,6 +379,34 @@ async def test_switch_waits_while_the_other_mode_is_served(
     assert await maintenance.switch(new) is None
 
 
+@pytest.mark.parametrize("has_groups", [True, False], ids=["groups", "no group"])
+async def test_switch_waits_for_the_bridge_of_two_stages_of_a_channel_that_have_finished(
+    journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers, has_groups: bool
+) -> None:
+    """Nothing is left that they would have to finish first, so their bridge may end."""
+    direct = await served(maintenance, consumers, FAN_OUT)
+    await published(journal, 1)
+    for consumer in direct.values():
+        await finish(consumer)
+    for stage in () if has_groups else ("audit", "distance"):
+        await redis.xgroup_destroy(keys.journal(RAW), stage)
+    blocked = await maintenance.switch(BROKER)
+    assert blocked is not None
+    assert blocked.reason.startswith("the other delivery mode still serves ")
+    assert not blocked.unfinished
+
+
+async def test_switch_waits_for_the_bridge_of_stages_with_events_that_it_can_move(
+    journal: Journal, maintenance: Maintenance, consumers: Consumers
+) -> None:
+    direct = await served(maintenance, consumers, DIRECT)
+    await taken(journal, direct["distance"])
+    blocked = await maintenance.switch(BROKER)
+    assert blocked is not None
+    assert blocked.reason.startswith("the other delivery mode still serves ")
+    assert not blocked.unfinished
+
+
 # refusals
 
 
@@ -405,6 +446,14 @@ async def test_events_under_way_of_one_of_two_stages_of_a_channel_refuse_the_swi
     await stopped(redis, FAN_OUT)
     broker = await served(maintenance, consumers, BROKER)
     assert [await take_all(consumer) for consumer in broker.values()] == [[], []]
+
+
+async def test_held_event_of_one_of_two_stages_of_a_channel_refuses_the_switch(
+    maintenance: Maintenance, redis: Redis, consumers: Consumers
+) -> None:
+    await served(maintenance, consumers, FAN_OUT)
+    await redis.zadd(keys.held("distance", RAW), {"key/1-0 - - -\n{}": 0})
+    await refused(maintenance, redis, BROKER, 1, "distance")  # its bridges must not end before
 
 
 async def test_two_stages_of_a_channel_that_have_read_to_different_entries_refuse_the_switch(

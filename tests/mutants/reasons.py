@@ -42,6 +42,7 @@ REASONS: Mapping[str, Mapping[str, str]] = {
         r"^4 → 5 in .*range.count \* 4": BOUND,
         r"^< → <= in if not time or time < HOUR": EQUAL,
         r"^60000 → .*'PTTL', status": BOUND,
+        r"^< → <= in .*'PTTL', status": EQUAL,
         r"^> → >= in stage.served": EQUAL,
         r"^(< → <=|0 → 1) in if left < 0": EQUAL,
         r"^<= → < in if bytes <= MOST_KEPT": MORE,
@@ -103,6 +104,10 @@ REASONS: Mapping[str, Mapping[str, str]] = {
         r"^1 → 2 in local mine": FIRST_ROW,
         r"^0 → 1 in redis.call\('XCLAIM'": EQUAL,
     },
+    "replay": {
+        r"^0 → 1 in local found, .*bytes = .*\(2\)$": BOUND,
+        r"^> → >= in if bytes > 8000000": BOUND,
+    },
     "retry_due": {
         r"^1 → 2 in local moved": UNREAD,
         r"^> → >= in if bytes > 8000000 and.*once$": EQUAL,
@@ -112,6 +117,10 @@ REASONS: Mapping[str, Mapping[str, str]] = {
     "split": {r"^true → false in channels\[": KEYS_ALONE},
     "stats": {r"^(- → \+|1 → 2) in .*time - 1": EQUAL},
     "switch": {
+        r"^0 → 1 in return not stages_of": "neither 0 nor 1 is more than one stage",
+        r"^0 → 1 in local events, bytes.*\(2\)$": BOUND,
+        r"^(> → >=|1 → 2) in if entries > 0 then bytes": BOUND,
+        r"^> → >= in if events > MOST": BOUND,
         r"^true → false in .*channels\[channel\]": KEYS_ALONE,
         r"^1000000 →": BOUND,
     },
