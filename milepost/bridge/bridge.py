@@ -204,6 +204,7 @@ class Bridge:
             *(_every(claim, worker.reap, "reaping", worker) for worker in self.workers),
         ]
         tasks = [asyncio.create_task(part) for part in parts]
+        self._tasks += tasks  # `stop` ends them too: if it cancels this task twice, the `finally` below is interrupted
         try:
             await asyncio.gather(*tasks)
         finally:

@@ -397,6 +397,31 @@ def test_version_of_redis_that_is_no_number_is_not_too_old(version: str, too_old
     assert bridge_module.is_too_old(version) is too_old
 
 
+async def test_part_that_swallows_its_cancellation_twice_has_ended_when_the_bridge_has_stopped(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Python 3.12 the `wait_for` in redis-py can swallow a cancellation."""
+    await rig.stage("stage", "in")
+    bridge = bridge_module.Bridge(rig.settings())
+    swallowed: list[bool] = []
+
+    async def run() -> None:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if len(swallowed) == 2:
+                    raise
+                swallowed.append(True)
+
+    monkeypatch.setattr(bridge.workers[0], "run", run)
+    bridge.start(failed=lambda: rig.faults.append("a bridge failed"))
+    await eventually(lambda: bridge.ready)
+    await bridge.stop()
+    assert len(swallowed) == 2
+    assert run.__qualname__ not in {task.get_coro().__qualname__ for task in asyncio.all_tasks()}
+
+
 async def test_exception_while_a_bridge_serves_ends_it(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
