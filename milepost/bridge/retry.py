@@ -2,8 +2,8 @@
 
 1. Refused: the event becomes a dead letter at once.
 2. RouteDown: the stage is away, which is not the event's fault. It is parked, uncounted, and the route is probed.
-3. Deferred: the event has to wait. It is parked, uncounted, for the time that the stage names. Less than a second, as
-   in `Retry-After: 0`, names no time: the event waits for a tenth of its age, so the stage gets it less and less often.
+3. Deferred: the event has to wait. It is parked, uncounted, for the time that the stage names, and for one second at
+   least, so that `Retry-After: 0` does not bring it back at once.
 4. Failed and Crashed are counted: `attempts` if there was a response, `crashes` if not. After `retry` repeats
    (`crash_retry` for crashes) the event becomes a dead letter. Until then it is parked, with Knative's backoff.
 5. If the last 20 deliveries failed, of at least 10 different events, the stage is broken and not the events: rule 2
@@ -18,13 +18,15 @@
 """
 
 import random
-import time
 from collections import deque
 from dataclasses import dataclass, replace
 
 from milepost.bridge.outcome import Crashed, Deferred, Failed, Refused, RouteDown, Undelivered
 from milepost.bridge.settings import DeliverySpec
 from milepost.journal import Entry, Failure
+
+SHORTEST_DEFERRAL = 1.0
+"""Least seconds that an event waits whose stage has deferred it."""
 
 LONGEST_BACKOFF = 60.0
 """Most seconds between two deliveries of one event, unless its Retry-After says otherwise."""
@@ -95,7 +97,7 @@ class RetryPolicy:
                 return GiveUp(_failure(entry, outcome))
             case Deferred():
                 self._failures.clear()
-                return Retry(_failure(entry, outcome), _deferral(entry, outcome.retry_after))
+                return Retry(_failure(entry, outcome), max(outcome.retry_after, SHORTEST_DEFERRAL))
             case RouteDown():
                 times = self._times_away(hash(entry.event)) if outcome.status else 0
                 if times > SUSPECT_AFTER:
@@ -146,14 +148,6 @@ class RetryPolicy:
 
 def _failure(entry: Entry, outcome: Undelivered, attempts: int = 0, crashes: int = 0) -> Failure:
     return Failure(outcome.reason, outcome.status, entry.attempts + attempts, entry.crashes + crashes)
-
-
-def _deferral(entry: Entry, retry_after: float) -> float:
-    """Return the seconds until the next try of an event that the stage defers (rule 3)."""
-    if retry_after >= 1.0:
-        return retry_after
-    age = time.time() - entry.since / 1000
-    return max(retry_after, min(age / 10, LONGEST_BACKOFF))
 
 
 def backoff(spec: DeliverySpec, failures: int, longest: float = LONGEST_BACKOFF) -> float:
