@@ -203,7 +203,7 @@ def outcomes_of_batch(
     undecided = [Undecided(f"HTTP {status}")] * len(ids)
     if status in AWAY_STATUSES:
         return [outcome_of(status, headers, body, emits=emits)] * len(ids)
-    if status == MULTI_STATUS and (items := _items(body)):
+    if status == MULTI_STATUS and (items := _items(body)) is not None:
         if len(items) != len(ids):
             return undecided
         return [_of_item(item, of, emits, split=split) for item, of in zip(items, ids, strict=True)]
@@ -220,12 +220,13 @@ def outcomes_of_batch(
     return [_of_reply(reply, of, emits) for reply, of in zip(replies, ids, strict=True)]
 
 
-def _items(body: bytes) -> Sequence[Any]:
+def _items(body: bytes) -> Sequence[Any] | None:
+    """Return the list in the body of a 207, or None."""
     try:
         items = loads(body, deepest=DEEPEST + 4)
     except ValueError:
-        return []
-    return items if isinstance(items, list) else []
+        return None
+    return items if isinstance(items, list) else None
 
 
 def _of_item(item: Any, of: str, emits: Collection[str], *, split: bool) -> Outcome | Undecided:

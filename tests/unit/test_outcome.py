@@ -276,10 +276,11 @@ def test_response_that_does_not_say_whose_each_reply_is_decides_about_none(
         assert not outcome.timed_out
 
 
-def test_207_that_names_one_event_of_two_decides_about_none() -> None:
+def test_207_that_names_one_event_of_two_or_none_decides_about_none() -> None:
     refused = multi({"id": "a", "status": 422})
     for emits in ((), ("out",)):
         assert of_batch(207, refused, emits=emits) == [Undecided("HTTP 207")] * 2
+        assert of_batch(207, b"[]", emits=emits) == [Undecided("HTTP 207")] * 2
 
 
 def test_redirect_of_a_batch_delivers_nothing_to_a_stage_that_emits_nothing() -> None:
