@@ -36,9 +36,12 @@ against the event.
 """
 
 STOP_WITHIN = 20.0
-"""Most seconds that the end of the process waits for the stop. Kubernetes kills a container 30 s after SIGTERM, unless
+"""Most seconds that a process waits for its lifespan to end. Kubernetes kills a container 30 s after SIGTERM, unless
 its pod says otherwise, and the requests under way end before the stop begins.
 """
+
+CLEAN_UP_WITHIN = 1.0
+"""Most seconds that a cancelled stop has for its own `finally`."""
 
 _lifespans: "WeakSet[Lifespan]" = WeakSet()
 
@@ -116,6 +119,7 @@ class _Started:
             reason = f"the lifespan did not end within {STOP_WITHIN:g} s; it was cancelled"
             log.error(Fields(outcome="not-stopped", reason=reason))
             self._task.cancel()
+            await asyncio.wait([self._task], timeout=CLEAN_UP_WITHIN)
 
     async def _run(self, make: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
         try:

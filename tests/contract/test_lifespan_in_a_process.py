@@ -69,7 +69,11 @@ class Note(Payload, channel="note"):
 @asynccontextmanager
 async def lifespan():
     yield
-    await asyncio.Event().wait()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0.1)
+        print("cleaned up", flush=True)
 
 
 def note(note: Note) -> None:
@@ -87,3 +91,4 @@ def test_stop_that_hangs_is_cut_off_and_logged_and_the_process_ends(tmp_path: Pa
         assert httpx.get(function.url, timeout=ANSWER_WITHIN).status_code == 200
         assert function.stop() in {0, -signal.SIGTERM}
         assert "outcome=not-stopped reason='the lifespan did not end within 0.1 s; it was cancelled'" in function.log
+        assert "cleaned up" in function.log
