@@ -59,7 +59,7 @@ async def read_body(request: Request) -> bytes:
 
 
 def check_head(headers: Headers) -> None:
-    """Raise EventError if there are several content types (RFC 9110, section 5.3), Encoded if the body is encoded."""
+    """Raise EventError if there are several content types (RFC 9110, section 8.3), Encoded for an encoded body."""
     if len(headers.getlist("content-type")) > 1:
         raise EventError("content-type: given twice")
     codings = [coding.strip().lower() for value in headers.getlist("content-encoding") for coding in value.split(",")]
