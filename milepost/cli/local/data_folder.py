@@ -12,10 +12,10 @@ DIR/sent_emails  and other files that stages ask for (`files` in the values)
 import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from milepost.errors import ConfigurationError
@@ -82,13 +82,13 @@ def _open(path: Path, descriptors: ExitStack) -> int:
 
 def _try_lock(descriptor: int, within: float) -> bool:
     """Lock a file. False if another process has it locked for so many seconds."""
-    end = time.monotonic() + within
+    end = monotonic() + within
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() >= end:
+            if monotonic() >= end:
                 return False
         else:
             return True
-        time.sleep(0.05)
+        sleep(0.05)

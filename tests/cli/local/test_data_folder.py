@@ -45,7 +45,7 @@ def test_component_that_outlives_its_up_keeps_the_lock(tmp_path: Path, monkeypat
         pass
 
 
-def test_process_id_of_a_killed_up_that_another_process_has_now_is_no_up(
+def test_killed_up_does_not_count_as_running_when_its_process_id_is_reused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the killed one started has not ended yet."""
@@ -57,7 +57,7 @@ def test_process_id_of_a_killed_up_that_another_process_has_now_is_no_up(
         component.kill()
         component.wait()
 
-    monkeypatch.setattr(data_folder.time, "sleep", end_component)  # called while the folder is not free
+    monkeypatch.setattr(data_folder, "sleep", end_component)  # called while the folder is not free
     try:
         with data_folder.locked(tmp_path):
             assert component.returncode is not None
