@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from milepost.bridge.http import client as module
-from milepost.bridge.http.client import Client, Lost, NotSent
+from milepost.bridge.http.client import Client, Lost, NotSent, Response
 from milepost.bridge.http.connection import Connection, Result
 from milepost.errors import ConfigurationError
 from tests.peer import EMPTY, Line, Peer, answer_all, never_answer, on_each_loop, post, reply, timed_out
@@ -342,11 +342,13 @@ async def test_all_connections_share_one_timer(monkeypatch: pytest.MonkeyPatch) 
 
     loop = asyncio.get_running_loop()
     made = loop.call_at
-    monkeypatch.setattr(loop, "call_at", call_at)
+    posting: list[asyncio.Task[Response]] = []
     async with Peer(never_answer) as peer:
         client = Client(peer.url)
-        posting = [asyncio.create_task(post(client, within=within)) for within in (90, 80, 70, 60)]
-        await eventually(lambda: len(peer.requests) == 4)
+        monkeypatch.setattr(loop, "call_at", call_at)
+        for within in (90, 80, 70, 60):  # one after the other, as each shorter time replaces the timer
+            posting.append(asyncio.create_task(post(client, within=within)))
+            await eventually(lambda: len(peer.requests) == len(posting))
         assert [timer.cancelled() for timer in timers] == [True, True, True, False]
         await client.close()
         await asyncio.wait(posting)
