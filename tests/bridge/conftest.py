@@ -1,5 +1,5 @@
-"""`rig`: the run's Valkey, empty, and all that a test starts on it. A test that leaves a task or an error fails, and so
-does one that brings the bridge to log an exception with its traceback.
+"""`rig`: the run's Valkey, empty, and all that a test starts on it. A test fails if it leaves a task or an error, or if
+the bridge logs an exception that the test does not expect.
 
 `own`: the same on `valkey`, a Valkey of the test's own.
 """
@@ -7,15 +7,19 @@ does one that brings the bridge to log an exception with its traceback.
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis.asyncio as redis_asyncio
 
+from milepost.bridge import bridge as bridge_module
+from milepost.journal.maintenance import Maintenance
+from milepost.journal.models import Wiring
 from tests.bridge.rig import Rig
-from tests.servers import WITHIN, Valkey
+from tests.servers import WITHIN, Valkey, eventually
 
 
 class _Exceptions(logging.Handler):
@@ -40,14 +44,15 @@ def logged_exceptions() -> Iterator[list[logging.LogRecord]]:
     log.removeHandler(handler)
 
 
-@pytest.fixture
-async def rig(
-    redis: redis_asyncio.Redis, redis_url: str, tmp_path: Path, logged_exceptions: list[logging.LogRecord]
+@asynccontextmanager
+async def checked_rig(
+    url: str, redis: redis_asyncio.Redis, folder: Path, logged_exceptions: list[logging.LogRecord]
 ) -> AsyncIterator[Rig]:
+    """A rig on the Redis at `url`, checked at its end as the top of this file says."""
     unhandled: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     before = asyncio.all_tasks()
-    rig = Rig(redis_url, redis, tmp_path)
+    rig = Rig(url, redis, folder)
     yield rig
     async with asyncio.timeout(WITHIN):
         await rig.close()
@@ -56,7 +61,17 @@ async def rig(
     assert not left
     assert not unhandled
     assert not rig.faults
-    assert bool(logged_exceptions) == rig.plants_exceptions, [record.getMessage() for record in logged_exceptions]
+    assert bool(logged_exceptions) == rig.expects_logged_exceptions, [
+        record.getMessage() for record in logged_exceptions
+    ]
+
+
+@pytest.fixture
+async def rig(
+    redis: redis_asyncio.Redis, redis_url: str, tmp_path: Path, logged_exceptions: list[logging.LogRecord]
+) -> AsyncIterator[Rig]:
+    async with checked_rig(redis_url, redis, tmp_path, logged_exceptions) as rig:
+        yield rig
 
 
 @pytest.fixture
@@ -66,11 +81,30 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
 
 
 @pytest.fixture
-async def own(valkey: Valkey, tmp_path: Path) -> AsyncIterator[Rig]:
+async def own(valkey: Valkey, tmp_path: Path, logged_exceptions: list[logging.LogRecord]) -> AsyncIterator[Rig]:
     """A rig on a Valkey of the test's own."""
-    async with redis_asyncio.from_url(valkey.url) as client:
-        rig = Rig(valkey.url, client, tmp_path)
+    async with (
+        redis_asyncio.from_url(valkey.url) as client,
+        checked_rig(valkey.url, client, tmp_path, logged_exceptions) as rig,
+    ):
         yield rig
-        async with asyncio.timeout(WITHIN):
-            await rig.close()
-        assert not rig.faults
+
+
+@pytest.fixture
+def ten_beats(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
+    """Waits until bridges have written ten more beats. A bridge writes one every 0.05 s, if its Redis answers."""
+    monkeypatch.setattr(bridge_module, "BEAT", 0.05)
+    beat, written = Maintenance.beat, 0
+
+    async def counted(maintenance: Maintenance, routes: Mapping[str, Wiring]) -> bool:
+        nonlocal written
+        result = await beat(maintenance, routes)
+        written += 1
+        return result
+
+    async def wait() -> None:
+        end = written + 10
+        await eventually(lambda: written >= end)
+
+    monkeypatch.setattr(Maintenance, "beat", counted)
+    return wait

@@ -222,8 +222,8 @@ class Rig:
         self.bridges: list[Bridge] = []
         self.processes: list[Module] = []
         self.faults: list[str] = []
-        self.plants_exceptions = False
-        """Whether the test makes the bridge's own code raise. In any other test a logged exception is a fault."""
+        self.expects_logged_exceptions = False
+        """Whether the bridge must log an exception. A test that leaves this False fails if the bridge logs one."""
         self.journal = Journal(connect(JournalSettings(redis_url=url)), JournalSettings(redis_url=url))
 
     async def stage(self, name: str, consumes: str, emits: str | None = None, script: Script | None = None) -> Stage:

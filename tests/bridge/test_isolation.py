@@ -64,7 +64,7 @@ async def test_unexpected_exception_is_logged_and_counted_and_ends_as_a_dead_let
     broken: Callable[[pytest.MonkeyPatch], None],
     batch: int,
 ) -> None:
-    rig.plants_exceptions = True
+    rig.expects_logged_exceptions = True
     broken(monkeypatch)
     stage = await rig.stage("stage", "in", "out")
     good = [str(number) for number in range(7)]
@@ -122,7 +122,7 @@ def raise_for_bad(monkeypatch: pytest.MonkeyPatch, settlement: Any) -> None:
 async def test_exception_at_the_settlement_of_one_event_makes_no_second_request(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, batch: int
 ) -> None:
-    rig.plants_exceptions = True
+    rig.expects_logged_exceptions = True
     raise_for_bad(monkeypatch, Complete)
     stage = await rig.stage("stage", "in", "out")
     ids = ["1", "2", "bad", "3", "4"]
@@ -143,7 +143,7 @@ async def test_exception_at_the_settlement_of_one_event_makes_no_second_request(
 async def test_exception_at_every_settlement_of_one_event_leaves_it_pending_alone(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rig.plants_exceptions = True
+    rig.expects_logged_exceptions = True
     for settlement in (Complete, Park):
         raise_for_bad(monkeypatch, settlement)
     stage = await rig.stage("stage", "in", "out")
@@ -160,7 +160,7 @@ async def test_exception_at_every_settlement_of_one_event_leaves_it_pending_alon
 async def test_exception_at_the_delay_of_one_event_delays_the_others_all_the_same(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rig.plants_exceptions = True
+    rig.expects_logged_exceptions = True
     raise_for_bad(monkeypatch, Delay)
     stage = await rig.stage("stage", "in", "out")
     await rig.publish_all("in", ["1", "bad", "2"])
@@ -177,7 +177,7 @@ async def test_exception_at_the_delay_of_one_event_delays_the_others_all_the_sam
 async def test_exception_in_the_counting_of_outcomes_changes_no_settlement(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, broken: tuple[type, str]
 ) -> None:
-    rig.plants_exceptions = True
+    rig.expects_logged_exceptions = True
 
     def fail(*_: object) -> None:
         raise BridgeError
@@ -196,7 +196,7 @@ async def test_exception_in_the_counting_of_outcomes_changes_no_settlement(
 async def test_exception_after_a_request_counts_as_a_failure_and_makes_no_second_one(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig.plants_exceptions = True
+    rig.expects_logged_exceptions = True
 
     def fail(*_: object, answered: bool) -> None:
         raise BridgeError
@@ -213,7 +213,7 @@ async def test_exception_after_a_request_counts_as_a_failure_and_makes_no_second
 async def test_outcomes_that_are_too_few_count_as_failures_and_make_no_second_request(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig.plants_exceptions = True
+    rig.expects_logged_exceptions = True
     deliver: Callable[..., Awaitable[Any]] = Deliverer.deliver
 
     async def deliver_too_few(self: Deliverer, entries: Sequence[Entry]) -> Any:
@@ -252,7 +252,7 @@ async def test_event_that_redis_refuses_to_park_holds_no_slot_and_no_other_event
 async def test_exception_after_a_refusal_leaves_the_entry_pending_and_holds_no_slot(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rig.plants_exceptions = True
+    rig.expects_logged_exceptions = True
 
     def fail(*_: object) -> None:
         raise BridgeError

@@ -1,7 +1,7 @@
 """Redis dies, hangs, is cut off or full; the bridge recovers by itself."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from redis.exceptions import OutOfMemoryError
@@ -13,7 +13,6 @@ from milepost.bridge.ingest import adopter, subscriber
 from milepost.errors import JournalUnavailable
 from milepost.journal import keys
 from tests.bridge.rig import Rig, status, value
-from tests.bridge.test_loops import turns
 from tests.proxy import Proxy
 from tests.servers import Valkey, eventually
 
@@ -73,12 +72,19 @@ async def test_everything_that_fails_while_redis_is_away_is_logged_in_each_outag
 ) -> None:
     for period in ("BEAT", "TRIM", "TRIM_ALL", "LOOK", "KEEP_STATUSES", "UNBLOCK_LOST", "STATS_EVERY", "PAUSE_LOOK"):
         monkeypatch.setattr(bridge_module, period, 0.05)
-    succeeded, over = FailureLog.succeeded, set[object]()
+    init, succeeded = FailureLog.__init__, FailureLog.succeeded
+    outcomes: dict[FailureLog, object] = {}
+    over: set[object] = set()
+
+    def made(failures: FailureLog, **fields: object) -> None:
+        init(failures, **fields)
+        outcomes[failures] = fields["outcome"]
 
     def noted(failures: FailureLog) -> None:
         succeeded(failures)
-        over.add(failures._fields["outcome"])
+        over.add(outcomes[failures])
 
+    monkeypatch.setattr(FailureLog, "__init__", made)
     monkeypatch.setattr(FailureLog, "succeeded", noted)
     every = {
         f"no-{one}" for one in ("beat", "pauses", "stats", "depths", "statuses", "unblocking", "renewal", "reaping")
@@ -219,7 +225,7 @@ async def test_bridge_starts_and_serves_on_a_full_redis(full: Rig) -> None:
 
 
 async def test_adoption_waits_while_redis_is_full_and_goes_on_when_it_is_free(
-    full: Rig, caplog: pytest.LogCaptureFixture
+    full: Rig, caplog: pytest.LogCaptureFixture, ten_beats: Callable[[], Awaitable[None]]
 ) -> None:
     stage = await full.stage("stage", "in", "out")
     bridge = await full.bridge()
@@ -239,7 +245,7 @@ async def test_adoption_waits_while_redis_is_full_and_goes_on_when_it_is_free(
         return int((await full.redis.info("commandstats"))["cmdstat_evalsha"]["calls"])
 
     before = await scripts()
-    await turns(50)
+    await ten_beats()
     assert await scripts() - before < 60, "it tries a few times a second"
     assert not stage.received
     await free(full)

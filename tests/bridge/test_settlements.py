@@ -180,7 +180,7 @@ class BridgeError(Exception):
 async def test_unexpected_exception_in_a_settlement_is_counted_for_its_event_alone(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rig.plants_exceptions = True
+    rig.expects_logged_exceptions = True
     settle = Consumer.settle
 
     async def broken(self: Consumer, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
@@ -204,7 +204,7 @@ async def test_unexpected_exception_in_a_settlement_is_counted_for_its_event_alo
 async def test_settlement_that_fails_whatever_it_is_leaves_its_entry_pending_and_holds_no_slot(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig.plants_exceptions = True
+    rig.expects_logged_exceptions = True
     settle = Consumer.settle
 
     async def broken(self: Consumer, settlements: Sequence[Settlement]) -> list[str | MilepostError]:
@@ -225,7 +225,7 @@ async def test_settlement_that_fails_whatever_it_is_leaves_its_entry_pending_and
 async def test_unexpected_exception_at_the_answers_is_counted_for_its_event_alone(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rig.plants_exceptions = True
+    rig.expects_logged_exceptions = True
     settle = Consumer.settle
 
     async def answer_too_few(self: Consumer, settlements: Sequence[Settlement]) -> list[str | MilepostError]:

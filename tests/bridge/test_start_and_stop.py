@@ -425,7 +425,7 @@ async def test_part_that_swallows_its_cancellation_twice_has_ended_when_the_brid
 async def test_exception_while_a_bridge_serves_ends_it(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rig.plants_exceptions = True
+    rig.expects_logged_exceptions = True
     await rig.stage("stage", "in")
     bridge = bridge_module.Bridge(rig.settings())
     fail = asyncio.Event()
@@ -493,7 +493,7 @@ async def test_bridge_that_is_stopped_before_it_registered_writes_no_beat(rig: R
 async def test_exception_in_the_stop_of_one_stage_keeps_no_other_from_handing_back(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rig.plants_exceptions = True
+    rig.expects_logged_exceptions = True
     await rig.stage("first", "in")
     second = await rig.stage("second", "in")
     never = asyncio.Event()
