@@ -119,7 +119,7 @@ def check(stages: Sequence[Answering]) -> None:
 
 
 class WiredStage(BaseModel):
-    """A stage of the table as `milepost up` and the chart give it to the gateway, in JSON."""
+    """A stage of `helm/values.yaml` as `milepost up` and the chart give it to the gateway, in JSON."""
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 

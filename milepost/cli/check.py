@@ -35,9 +35,9 @@ def check(
     """Check, before a rollout, that this project can take over the events of a running pipeline.
 
     It reads every journaled, parked and dead event, changing nothing, and validates it with this project's payload
-    classes and values: events that a stage would refuse, by stage and field; channels that no stage would
-    consume; stages that would be gone while events wait for them. Payload classes are compared with the running
-    gateway's AsyncAPI too, where there is a gateway. Exit code 1 if anything would break.
+    classes and the stages in `helm/values.yaml`: events that a stage would refuse, by stage and field; channels that no
+    stage would consume; stages that would be gone while events wait for them. Payload classes are compared with the
+    running gateway's AsyncAPI too, where there is a gateway. Exit code 1 if anything would break.
 
     `milepost check --redis-url redis://… --gateway https://…` checks against another machine's; `--accept geocode`
     says that this stage, or channel, may go.

@@ -16,7 +16,7 @@ from yaml.tokens import AnchorToken, ScalarToken
 from milepost.errors import ConfigurationError
 
 
-def values(text: str, name: str, consumes: str, emits: Sequence[str], *, order: str | bool = False) -> str:
+def add_stage_row(text: str, name: str, consumes: str, emits: Sequence[str], *, order: str | bool = False) -> str:
     """Add a row to the end of `stages:` in helm/values.yaml."""
     stages = _at(yaml.compose(text), "stages")
     if not isinstance(stages, MappingNode) or stages.flow_style or not stages.value:

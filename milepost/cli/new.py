@@ -186,7 +186,7 @@ def _drafts(project: Project, stage: StageTemplates, *, order: str | bool) -> Fi
         Path("functions", stage.name, "main.py"): stage.main(),
         test: stage.contract(len(test.parts) - 1),
         stage_values.VALUES: _edited(
-            folder / stage_values.VALUES, edit.values, stage.name, stage.consumes, list(stage.gives), order=order
+            folder / stage_values.VALUES, edit.add_stage_row, stage.name, stage.consumes, list(stage.gives), order=order
         ),
     }
     made = [channel for channel in stage.gives if channel not in project.payloads.by_channel]

@@ -1,4 +1,4 @@
-"""Options in a stage's row of the table: headers, a deadline, a delay; and an outside receiver as a stage."""
+"""Options of a stage in `helm/values.yaml`: headers, a deadline, a delay; and an outside receiver as a stage."""
 
 import logging
 

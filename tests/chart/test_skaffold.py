@@ -1,4 +1,4 @@
-"""skaffold.yaml against the table, the Dockerfile and the chart. Skaffold itself is not needed."""
+"""skaffold.yaml against the stages in helm/values.yaml, the Dockerfile and the chart. Skaffold itself is not needed."""
 
 import json
 import re

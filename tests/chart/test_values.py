@@ -139,7 +139,7 @@ def test_a_broker_route_that_would_give_up_before_the_triggers_is_refused(layer:
     render(merged(broker, {"delivery": "direct"}))
 
 
-def test_milepost_up_reads_the_same_table() -> None:
+def test_milepost_up_reads_the_same_stages() -> None:
     """It ignores the keys of a row that only the chart reads."""
     entries = {entry.name: entry for entry in stage_values.read(ROOT)}
     assert set(entries) == set(read("values.yaml")["stages"])

@@ -275,9 +275,11 @@ def test_image_that_cannot_be_put_in_is_reported() -> None:
 
 def test_yaml_keywords_stay_strings() -> None:
     for name, channel in (("on", "Off"), ("y", "12:30:45"), ("a", "1e3"), ("b", "user:email"), ("c", "true")):
-        table = edit.values("stages:\n  # first\n  one:\n    consumes: x\n", name, "x", [channel], order=channel)
+        values = edit.add_stage_row(
+            "stages:\n  # first\n  one:\n    consumes: x\n", name, "x", [channel], order=channel
+        )
         entry = {"consumes": "x", "emits": channel, "order": channel}
-        assert yaml.safe_load(table)["stages"] == {"one": {"consumes": "x"}, name: entry}
+        assert yaml.safe_load(values)["stages"] == {"one": {"consumes": "x"}, name: entry}
 
 
 # What runs

@@ -103,7 +103,7 @@ def test_error_names_the_wrong_setting(
 
 
 @pytest.mark.parametrize(
-    ("table", "told"),
+    ("values", "told"),
     [
         ("stages: {}", "has no rows under `stages:`"),
         ("stages: {lost: {consumes: a}}", "stage lost: .*main.py is missing"),
@@ -111,9 +111,9 @@ def test_error_names_the_wrong_setting(
         ("stages: {a: {consumes: b, url: 'http://c/', files: {D: mongo}}}", "no file of a can be called mongo"),
     ],
 )
-def test_error_names_the_fault_of_the_values(tmp_path: Path, table: str, told: str) -> None:
+def test_error_names_the_fault_of_the_values(tmp_path: Path, values: str, told: str) -> None:
     (tmp_path / "helm").mkdir()
-    (tmp_path / "helm" / "values.yaml").write_text(table)
+    (tmp_path / "helm" / "values.yaml").write_text(values)
     with pytest.raises(ConfigurationError, match=told):
         layout.read_stages(tmp_path)
 

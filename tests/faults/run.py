@@ -160,7 +160,7 @@ class Run:
             self.notes.append(after_decision(operations, self.decided))
         if self.fault.waiting and (told := rates(operations)):
             self.notes.append(told)
-        ordered = [entry.name for entry in self.stack.table if self.stack.is_ordered(entry.name)]
+        ordered = [entry.name for entry in self.stack.stages if self.stack.is_ordered(entry.name)]
         verdict = check(operations, may_lose=self.fault.may_lose, ordered=ordered, parts=self.parts)
         if ordered:
             self.notes.append(f"ordered by {self.stack.options.order}: {verdict.inverted} out of order")

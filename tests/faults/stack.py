@@ -79,7 +79,7 @@ class Stack:
         self.mongo = Mongo(folder)
         if options.power:
             self.power = Power(self.redis if options.power == "redis" else self.mongo, options.power, folder)
-        self.table = stage_values.read(ROOT)
+        self.stages = stage_values.read(ROOT)
         self.functions: dict[str, Function] = {}
         self.proxies: dict[str, StageProxy] = {}
         self.bridges: list[Module] = []
@@ -117,7 +117,7 @@ class Stack:
         self._exits.push_async_callback(self.journal.close)
         if not isinstance(self.redis, Valkey):
             await self._exits.enter_async_context(self.journal.failover.running())
-        for entry in self.table:
+        for entry in self.stages:
             await self._add_function(entry.name, entry.consumes, next(iter(entry.emits), None))
         self.gateway = self._own(Module(self.folder, "gateway", env=self._environment()))
         for _ in range(self.options.bridges):
@@ -165,7 +165,7 @@ class Stack:
                 **delivery,
                 **({"order": self.options.order} if self.is_ordered(entry.name) else {}),
             }
-            for entry in self.table
+            for entry in self.stages
         ] + self.extra_routes
 
     def _environment(self) -> dict[str, str]:

@@ -142,18 +142,18 @@ def test_many_stages_may_consume_a_channel_and_one_may_emit_it(tmp_path: Path) -
         ("stages: {a: {consumes: b, files: {A: ../c}}}", "stages.a"),
     ],
 )
-def test_a_wrong_table_is_refused_and_its_file_and_entry_named(tmp_path: Path, values: str, fault: str) -> None:
+def test_wrong_values_are_refused_and_their_file_and_entry_named(tmp_path: Path, values: str, fault: str) -> None:
     with pytest.raises(ConfigurationError, match=fault) as caught:
         stage_values.read(written(tmp_path, values))
     assert "values.yaml" in str(caught.value)
 
 
-def test_a_folder_without_a_table_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_values_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="run this in the project's folder"):
         stage_values.read(tmp_path)
 
 
-def test_the_projects_own_table_is_read(project: Path) -> None:
+def test_the_projects_own_stages_are_read(project: Path) -> None:
     wired = {entry.name: (entry.consumes, entry.emits) for entry in stage_values.read(project)}
     assert (
         wired.items()

@@ -28,7 +28,7 @@ async def journal_deleted(run: Run) -> None:
 @on_every_redis("consumer groups destroyed")
 async def groups_destroyed(run: Run) -> None:
     for _ in range(3):
-        for entry in run.stack.table:
+        for entry in run.stack.stages:
             try:
                 await run.stack.client.xgroup_destroy(keys.journal(entry.consumes), entry.name)
             except ResponseError as missing:  # trimmed to nothing, or not made again yet
