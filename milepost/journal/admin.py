@@ -38,9 +38,9 @@ class Admin:
     `doors` runs scripts that wait for REPLICAS.
     """
 
-    def __init__(self, scripts: Scripts, doors: Scripts | None = None) -> None:
+    def __init__(self, scripts: Scripts, doors: Scripts) -> None:
         self._scripts = scripts
-        self._doors = doors or scripts
+        self._doors = doors
         self._redis = scripts.redis
 
     async def table(self) -> dict[str, Any]:

@@ -139,9 +139,7 @@ class Pool(ConnectionPool):
     ) -> None:
         self.opened: WeakSet[Opened] = WeakSet()
         self.servers = servers
-        if servers:
-            given["servers"] = servers
-        super().__init__(connection_class=_LEAVING[connection_class], **given)
+        super().__init__(connection_class=_LEAVING[connection_class], servers=servers, **given)
 
     def make_connection(self) -> _Leaving:
         connection: _Leaving = super().make_connection()  # type: ignore[no-untyped-call]

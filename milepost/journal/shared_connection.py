@@ -159,8 +159,6 @@ class SharedConnection:
         if opening.cancelled() or opening.exception():
             return
         self._protocol = opening.result()
-        if self._closed:
-            self._protocol.fail(ConnectionLost(CLOSED))
 
     async def close(self) -> None:
         """Close the connection. Calls under way and later calls raise ConnectionLost."""
