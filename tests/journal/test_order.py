@@ -428,6 +428,15 @@ async def test_wait_on_a_full_redis_pauses_between_two_looks_and_blocks_again_on
     waiting.cancel()
 
 
+async def test_wait_lasts_until_an_event_comes(journal: Journal, redis: Redis, mail: Consumer) -> None:
+    assert await mail.wait(9, block=0.01) == [], "its first read does not wait"
+    waiting = asyncio.create_task(mail.wait(9, block=3600))
+    for _ in range(200):
+        await redis.ping()
+    await publish(journal, "a1")
+    assert ids(await waiting) == ["a1"]
+
+
 async def test_missing_group_is_told(journal: Journal, redis: Redis, mail: Consumer) -> None:
     for stream in (keys.journal(RAW), RETRIES):
         await redis.delete(stream)

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from milepost.errors import BacklogFull, JournalUnavailable
 from milepost.events.event import JOURNAL_MARK, Event
-from milepost.journal import Bury, Complete, Journal, Maintenance, Park, Unreadable, keys
+from milepost.journal import Bury, Complete, Journal, Maintenance, Park, Unreadable, keys, shared_connection
 from milepost.journal import journal as journal_module
 from milepost.journal.journal import BACKLOG_TRUSTED
 from milepost.settings import JournalSettings
@@ -279,3 +279,14 @@ async def test_reply_is_never_refused_over_the_backlog_limit(
     (entry,) = await distance.take(1)
     assert await settled(distance, Complete(entry, event.id, reply_to(event))) == "done"
     assert await redis.xlen(keys.journal(CALCULATED)) == 1
+
+
+async def test_pause_that_no_replica_has_is_refused_and_may_be_repeated(
+    opened: Callable[[JournalSettings], Journal], redis_url: str, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_connection, "REPLICATED_WITHIN", 0.01)
+    await table(distance=(RAW,))
+    journal = opened(JournalSettings.read(redis_url=redis_url, replicas=1))
+    for _ in range(2):
+        with pytest.raises(JournalUnavailable, match="0 of 1 replicas confirmed it"):
+            await journal.admin.pause("distance")

@@ -230,7 +230,7 @@ async def test_look_refuses_a_replica_until_it_is_promoted(refused: redis_asynci
 
 
 async def test_watch_closes_old_connections_when_new_ones_lead_to_another_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(failover, "LOOK_EVERY", 0.02)
     with Valkey(tmp_path) as one, Valkey(tmp_path) as other:
@@ -252,6 +252,7 @@ async def test_watch_closes_old_connections_when_new_ones_lead_to_another_server
                 async with watch.running():
                     await eventually(moved)
                 await line.close()
+    assert any("outcome=redis-moved" in message for message in caplog.messages)
 
 
 async def test_look_that_a_user_may_not_have_is_taken_for_granted(valkey: Valkey) -> None:

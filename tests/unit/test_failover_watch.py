@@ -53,6 +53,21 @@ async def test_watch_pauses_between_two_looks_and_ends(
     assert len(asyncio.all_tasks()) == before
 
 
+async def test_watch_looks_again_after_each_pause(
+    client: redis_asyncio.Redis, redis: redis_asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pause is the one for a URL that names the server itself."""
+    monkeypatch.setattr(failover, "LOOK_TRUSTED", 0.0)
+    monkeypatch.setattr(failover, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(failover, "LOOK_EVERY_IF_TOLD", NEVER)
+
+    async def looked_thrice() -> bool:
+        return await looks(redis) >= 3
+
+    async with FailoverWatch(client).running():
+        await eventually(looked_thrice)
+
+
 async def test_watch_closes_nothing_but_its_own_connections_while_the_server_is_the_same(
     client: redis_asyncio.Redis, redis: redis_asyncio.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
