@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
+import redis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
@@ -93,6 +94,18 @@ async def test_call_on_a_dead_connection_is_sent_on_a_new_one(opened: Opened, re
     line = opened()
     await kill(redis, line)
     assert await line.call("ECHO", "here") == b"here"
+
+
+async def test_calls_sent_together_on_a_dead_connection_are_all_sent_on_a_new_one(
+    opened: Opened, redis_url: str
+) -> None:
+    """The first write to a closed connection succeeds, the second closes it, and later ones find it closed."""
+    line = opened()
+    await line.call("PING")
+    with redis.Redis.from_url(redis_url) as admin:  # not asyncio: nobody reads that the connection has ended
+        admin.client_kill_filter(_type="normal", skipme=True)
+    answers = await asyncio.gather(*(line.call("ECHO", number) for number in range(9)))
+    assert answers == [b"%d" % number for number in range(9)]
 
 
 async def test_line_that_must_not_repeat_a_call_raises_and_connects_at_the_next_one(
