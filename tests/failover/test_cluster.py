@@ -109,6 +109,31 @@ async def test_slot_that_moves_under_load_takes_everything_along(cluster: RedisC
     await delivered(rig, load)
 
 
+async def test_node_that_an_earlier_answer_named_tells_of_a_move_while_the_node_of_the_url_is_down(
+    cluster: RedisCluster,
+) -> None:
+    await eventually(cluster.complete, what="a change by another test is over")
+    source = cluster.now_owner
+    assert source
+    target = cluster.other_primary(source)
+    named = cluster.replica_of(target)
+    _, servers = servers_of(f"redis+cluster://{HOST}:{named.port}")
+    assert servers
+    await eventually(lambda: cluster.is_known_as_owner(source), what="all nodes name the owner")
+    assert await servers.find({}) == (HOST, source.port)
+    named.kill()
+    try:
+        await asyncio.to_thread(cluster.move, source, target)
+
+        async def found() -> bool:
+            return await servers.find({}) == (HOST, target.port)
+
+        await eventually(found, what="the new owner is found")
+    finally:
+        named.launch()
+    await eventually(cluster.complete, what="the node is back")
+
+
 async def test_planned_failover_of_the_owner_is_followed(cluster: RedisCluster, rig: Rig) -> None:
     await eventually(cluster.complete, what="what another test has changed is over")
     old = cluster.now_owner
