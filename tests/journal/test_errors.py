@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from milepost.errors import JournalUnavailable
 from milepost.journal import Adoption, Complete, Consumer, Entry, Journal, Maintenance, Unreadable, Wiring, keys
+from milepost.journal.scripts import ask_list
 from milepost.journal.stats import Counts, Slot, read, write
 from milepost.settings import JournalSettings
 from tests.journal.events import RAW, failure, maintenance_of, submission
@@ -124,3 +125,16 @@ async def test_pauses_are_not_taken_for_none_while_redis_is_away(opened: Callabl
     away = opened(JournalSettings.read(redis_url=f"redis://127.0.0.1:{free_port()}"))
     with pytest.raises(JournalUnavailable):
         await away.admin.paused()
+
+
+async def test_list_of_an_absent_key_or_group_or_of_another_type_is_empty(journal: Journal, redis: Redis) -> None:
+    await redis.set("text", "")
+    await redis.xadd("stream", {"event": "{}"})
+    for call in (
+        journal.redis.xinfo_groups("absent"),
+        journal.redis.xinfo_groups("text"),
+        journal.redis.xpending_range("stream", "absent", "-", "+", 1),
+    ):
+        assert list(await ask_list(call)) == []
+    with pytest.raises(JournalUnavailable, match="NONSENSE"):
+        await ask_list(journal.redis.execute_command("NONSENSE"))

@@ -75,8 +75,10 @@ async def test_full_redis_refuses_the_whole_write(
     "text",
     [
         '{"at":%d,"stage":"distance","slots":[[0,1,2,3],[0,1,1,0,0,0,[1,2]]]}',
+        '{"at":%d,"stage":"distance","slots":[[0,1,1,0,0,[1,2]]]}',
         '{"at":%d,"stage":"distance","slots":[7]}',
         '{"at":%d,"stage":"distance","slots":[["0","1","1","0","0",[' + ",".join(["0"] * (len(SECONDS) + 1)) + "]]]}",
+        '{"at":%d,"stage":"distance","slots":[[0,1,1,0,"0",[' + ",".join(["0"] * (len(SECONDS) + 1)) + "]]]}",
         '{"at":"%d","stage":"distance","slots":[[0]]}',
         "[]",
         "",
@@ -106,6 +108,7 @@ def test_quantile_is_interpolated_within_its_bucket() -> None:
     assert mixed.quantile(0.5) == pytest.approx(0.005 + 0.005 * 50 / 98)
     assert mixed.quantile(0.99) == pytest.approx(0.75)
     assert Counts(seconds=within(**{"0.01": 1, "more": 9})).quantile(0.99) == SECONDS[-1]
+    assert Counts(seconds=within(**{"0.01": 1})).quantile(0.5) == pytest.approx(0.0075)
     assert Counts(seconds=within(**{"0.001": 4})).quantile(0.5) == pytest.approx(0.0005)
     assert Counts(seconds=within(**{"0.01": 50, "1.0": 50})).quantile(0.5) == pytest.approx(0.01)
 
