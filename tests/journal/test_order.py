@@ -370,6 +370,17 @@ async def test_wait_returns_what_comes_and_what_is_unblocked(
     assert ids(await mail.wait(9, block=20)) == ["a2"]
 
 
+async def test_retries_that_fill_a_take_leave_unread_events_where_they_are(
+    journal: Journal, maintenance: Maintenance, mail: Consumer
+) -> None:
+    await publish(journal, "a1", "b1")
+    (a1,) = await take(mail, 1)
+    await park(mail, a1)
+    await maintenance.retry_due([STAGE], most=9)
+    assert ids(await take(mail, 1)) == ["a1"]
+    assert ids(await take(mail, 1)) == ["b1"]
+
+
 async def test_take_over_brings_neither_a_retry_nor_an_unread_event(
     journal: Journal, maintenance: Maintenance, redis: Redis, consumers: Consumers, mail: Consumer
 ) -> None:
