@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
+from html import unescape
 from itertools import pairwise
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -151,7 +152,7 @@ def contexts(folder: Path) -> tuple[dict[tuple[str, int], list[str]], dict[str, 
     text = report.read_text()
     seconds: dict[str, float] = {}
     for case in re.findall(r"<testcase [^>]*>(?:<failure)?", text):
-        fields = dict(re.findall(r'(\w+)="([^"]*)"', case))
+        fields = {name: unescape(value) for name, value in re.findall(r'(\w+)="([^"]*)"', case)}
         if "<failure" not in case:
             seconds[f"{fields['file']}::{fields['name']}"] = float(fields["time"])
     return lines, seconds
