@@ -448,6 +448,23 @@ async def test_stopping_leader_adopts_the_messages_it_has_not_read_yet(rig: Rig)
     assert sorted(data_of(stage)) == list(range(2000))
 
 
+async def adopted_after_the_release(rig: Rig, leader: Bridge, arrives: asyncio.Event) -> float:
+    """Publish a message and stop the leader; once it has released the lease, let the message arrive.
+
+    Returns how many messages the leader has adopted.
+    """
+    await rig.redis.publish("in", "1")
+    stopping = asyncio.create_task(rig.stop(leader))
+
+    async def released() -> bool:
+        return not await rig.redis.get(keys.LEASE)
+
+    await eventually(released)
+    arrives.set()
+    await stopping
+    return value(leader, "adopted_total", channel="in", outcome="done")
+
+
 async def test_stopping_leader_adopts_a_message_that_arrives_after_its_release_and_was_sent_before(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,16 +484,7 @@ async def test_stopping_leader_adopts_a_message_that_arrives_after_its_release_a
     await eventually(lambda: not leading(leader))
     await a_leader(leader)  # a second time: the end of the first must not be taken for the end of this one
     arrives.clear()
-    await rig.redis.publish("in", "1")
-    stopping = asyncio.create_task(rig.stop(leader))
-
-    async def released() -> bool:
-        return not await rig.redis.get(keys.LEASE)
-
-    await eventually(released)
-    arrives.set()
-    await stopping
-    assert value(leader, "adopted_total", channel="in", outcome="done") == 1
+    assert await adopted_after_the_release(rig, leader, arrives) == 1
 
 
 async def test_leader_that_stops_before_it_received_its_own_token_adopts_the_messages_after_it(
@@ -501,16 +509,7 @@ async def test_leader_that_stops_before_it_received_its_own_token_adopts_the_mes
     await rig.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     await eventually(held.is_set)
     assert not leading(leader)
-    await rig.redis.publish("in", "1")
-    stopping = asyncio.create_task(rig.stop(leader))
-
-    async def released() -> bool:
-        return not await rig.redis.get(keys.LEASE)
-
-    await eventually(released)
-    arrives.set()
-    await stopping
-    assert value(leader, "adopted_total", channel="in", outcome="done") == 1
+    assert await adopted_after_the_release(rig, leader, arrives) == 1
 
 
 async def test_leader_that_stops_while_it_knows_no_leader_waits_for_no_more_than_its_release(
