@@ -297,10 +297,8 @@ async def test_consumer_is_deleted_only_after_its_silence_and_never_by_itself(
     assert await distance.reap(idle=0) == 0
     assert await consumer_names(redis) == {"one"}
 
-    async def deleted() -> (
-        bool
-    ):  # of its two streams it may have read the second one later, and so be silent there later
-        await other.reap(idle=0)
+    async def deleted() -> bool:
+        await other.reap(idle=0)  # it may have read one of its two streams later, and be silent there later
         return not await consumer_names(redis)
 
     await eventually(deleted)
