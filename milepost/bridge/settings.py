@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic.alias_generators import to_camel
 
-from milepost.bridge.http.client import Client
+from milepost.bridge.http.client import Client, split_url
 from milepost.errors import ConfigurationError
 from milepost.events.attributes import RESERVED
 from milepost.graph import Order, check, distinct, several
@@ -18,10 +18,7 @@ from milepost.settings import JournalSettings
 
 def http_url(url: str) -> str:
     """Return the URL. Raises ValueError, whose text holds nothing of the URL, if no event can be POSTed to it."""
-    try:
-        Client(url)
-    except ConfigurationError as fault:
-        raise ValueError(str(fault).rpartition(": ")[2]) from None
+    split_url(url)
     return url
 
 

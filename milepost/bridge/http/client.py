@@ -40,11 +40,12 @@ class Client:
         ssl_context: ssl.SSLContext | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        scheme, self._host, self._port, authority, target = _split(url)
         try:
+            scheme, self._host, self._port, authority, target = split_url(url)
             fixed = _lines(headers or {})
         except ValueError as fault:
-            raise ConfigurationError(f"{url}: {fault}") from None
+            shown = f"…@{url.rpartition('@')[2]}" if "@" in url else url  # never a password
+            raise ConfigurationError(f"{shown}: {fault}") from None
         # For errors: a path or a query may hold a token, and visitors see why an event was given up.
         self._peer = f"{scheme}://{authority}"
         self._ssl = (ssl_context or ssl.create_default_context()) if scheme == "https" else None
@@ -188,19 +189,21 @@ class Client:
             self._watch(loop, earliest)
 
 
-def _split(url: str) -> tuple[str, str, int, str, str]:
-    """Return scheme, host, port, Host header and request target of a URL. Raises ConfigurationError."""
-    shown = f"…@{url.rpartition('@')[2]}" if "@" in url else url  # never a password
+def split_url(url: str) -> tuple[str, str, int, str, str]:
+    """Return scheme, host, port, Host header and request target of a URL.
+
+    Raises ValueError, whose text holds nothing of the URL, if no event can be POSTed to it.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:  # its text may hold a part of a password
-        raise ConfigurationError(f"{shown}: its host or port cannot be read") from None
+        raise ValueError("its host or port cannot be read") from None
     host = parts.hostname
     if not _PRINTABLE.fullmatch(url) or parts.scheme not in _PORTS or not host or port == 0 or parts.fragment:
-        raise ConfigurationError(f"{shown}: must look like http://host:port/path, or https://, percent-encoded")
+        raise ValueError("must look like http://host:port/path, or https://, percent-encoded")
     if "@" in url:
-        raise ConfigurationError(f"{shown}: must hold no user or password; an @ in its path or query is written %40")
+        raise ValueError("must hold no user or password; an @ in its path or query is written %40")
     authority = f"[{host}]" if ":" in host else host
     if port not in {None, _PORTS[parts.scheme]}:
         authority = f"{authority}:{port}"
