@@ -12,7 +12,7 @@ from redis.crc import key_slot
 from redis.retry import Retry
 
 from milepost.journal import keys
-from tests.servers import HOST, Valkey, free_port, wait_for
+from tests.servers import HOST, WITHIN, Valkey, free_port, wait_for
 
 SERVICE = "milepost"
 
@@ -25,14 +25,19 @@ QUICK = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1", "repl
 SLOT = key_slot(keys.JOURNALS.encode())
 
 
+def tell(server: Valkey, *command: Any, within: float = WITHIN) -> Any:
+    """The reply to one command. Raises redis.ConnectionError, or redis.TimeoutError after so many seconds."""
+    with redis.Redis(HOST, server.port, socket_timeout=within, protocol=2, retry=Retry(NoBackoff(), 0)) as client:
+        client.response_callbacks.clear()
+        return client.execute_command(*command)
+
+
 def ask(server: Valkey, *command: Any) -> Any:
     """The reply to one command, or None while the server does not answer."""
-    with redis.Redis(HOST, server.port, socket_timeout=1, protocol=2, retry=Retry(NoBackoff(), 0)) as client:
-        client.response_callbacks.clear()
-        try:
-            return client.execute_command(*command)
-        except (redis.ConnectionError, redis.TimeoutError):
-            return None
+    try:
+        return tell(server, *command, within=1)
+    except (redis.ConnectionError, redis.TimeoutError):
+        return None
 
 
 def ask_again(server: Valkey, *command: Any) -> Any:
@@ -143,7 +148,7 @@ class Watched:
         first, *others = self.servers
         wait_for(lambda: all(server.is_ready() for server in self.servers), what="the servers answer")
         for server in others:
-            ask(server, "REPLICAOF", HOST, first.port)
+            tell(server, "REPLICAOF", HOST, first.port)
         wait_for(lambda: self.in_step(2), what="replicas")
         for one in self.sentinels:
             one.launch()
@@ -202,12 +207,12 @@ class RedisCluster:
         """Make a Cluster of them, and wait until it serves."""
         wait_for(lambda: all(node.is_ready() for node in self.nodes), what="the nodes answer")
         for node, slots in zip(self.nodes, ((0, 5000), (10_000, 16_383), (5001, 9999)), strict=False):
-            ask(node, "CLUSTER", "ADDSLOTSRANGE", *slots)
+            tell(node, "CLUSTER", "ADDSLOTSRANGE", *slots)
         for node, bus in zip(self.nodes[1:], self._bus[1:], strict=True):
-            ask(self.nodes[0], "CLUSTER", "MEET", HOST, node.port, bus)
+            tell(self.nodes[0], "CLUSTER", "MEET", HOST, node.port, bus)
         wait_for(lambda: all(len(ids_of(node)) == len(self.nodes) for node in self.nodes), what="all nodes have met")
         for primary, replica in zip(self.nodes[:3], self.nodes[3:], strict=True):
-            ask(replica, "CLUSTER", "REPLICATE", id_of(primary))
+            tell(replica, "CLUSTER", "REPLICATE", id_of(primary))
         wait_for(self.complete, what="the Cluster is complete")
         return True
 

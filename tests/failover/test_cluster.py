@@ -16,7 +16,7 @@ from milepost.settings import JournalSettings
 from tests.bridge.rig import Rig
 from tests.failover.following import Publishing, following, publishing
 from tests.failover.test_sentinel import FEW
-from tests.replicated import RedisCluster, ask, is_primary
+from tests.replicated import RedisCluster, ask, is_primary, tell
 from tests.servers import HOST, WITHIN, Valkey, eventually, free_port
 
 
@@ -50,10 +50,10 @@ async def test_cluster_that_does_not_serve_our_slot_is_named(tmp_path: Path) -> 
         for slots in ((0, SLOT - 2), (SLOT + 2, 16_383)):
             with pytest.raises(ConnectionLost, match=f"no node of the Cluster serves slot {SLOT}"):
                 await servers.find({})
-            ask(node, "CLUSTER", "ADDSLOTSRANGE", *slots)
+            tell(node, "CLUSTER", "ADDSLOTSRANGE", *slots)
         with pytest.raises(ConnectionLost, match=f"no node of the Cluster serves slot {SLOT}"):
             await servers.find({})
-        ask(node, "CLUSTER", "ADDSLOTS", SLOT)
+        tell(node, "CLUSTER", "ADDSLOTS", SLOT)
         assert await servers.find({}) == (HOST, node.port)
 
 
@@ -63,9 +63,9 @@ async def test_node_of_a_part_that_does_not_serve_is_not_followed(
     monkeypatch.setattr("milepost.journal.servers.ASK_WITHIN", WITHIN)
     nodes = [Valkey(tmp_path, options={"cluster-enabled": "yes", "cluster-port": str(free_port())}) for _ in range(2)]
     with nodes[0] as serving, nodes[1] as cut_off:
-        ask(serving, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
-        ask(cut_off, "CLUSTER", "SET-CONFIG-EPOCH", 5)
-        ask(cut_off, "CLUSTER", "ADDSLOTS", SLOT)
+        tell(serving, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+        tell(cut_off, "CLUSTER", "SET-CONFIG-EPOCH", 5)
+        tell(cut_off, "CLUSTER", "ADDSLOTS", SLOT)
         await eventually(lambda: b"cluster_state:ok" in ask(serving, "CLUSTER", "INFO"))
         _, servers = servers_of(f"redis+cluster://{HOST}:{cut_off.port},{HOST}:{serving.port}")
         assert servers
@@ -147,7 +147,7 @@ async def test_planned_failover_of_the_owner_is_followed(cluster: RedisCluster, 
     twin = cluster.replica_of(old)
     async with rig.journal.failover.running(), publishing(rig.journal, "in") as load:
         await eventually(lambda: len(load.accepted) > 20)
-        assert ask(twin, "CLUSTER", "FAILOVER")
+        tell(twin, "CLUSTER", "FAILOVER")
         await eventually(lambda: is_primary(twin) and not is_primary(old), what="the roles are exchanged")
         await eventually(lambda: cluster.is_known_as_owner(twin), what="all nodes name the new owner")
         load.decided, before = True, len(load.accepted)

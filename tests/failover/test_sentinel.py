@@ -18,7 +18,7 @@ from tests.bridge.rig import Rig, value
 from tests.cli.running import MILEPOST, environment
 from tests.failover.following import following, publishing
 from tests.gateway.samples import LONDON
-from tests.replicated import SERVICE, Watched, ask, is_primary, sentinel
+from tests.replicated import SERVICE, Watched, ask, is_primary, sentinel, tell
 from tests.servers import ANSWER_WITHIN, HOST, ROOT, Module, Valkey, eventually
 
 FEW = 30
@@ -143,7 +143,7 @@ async def test_door_refuses_until_replicas_have_the_event_and_recognises_the_ret
                 return False
 
         await eventually(recognised, what="accepted, and recognised")
-        assert ask(primary, "XLEN", keys.journal("replicated")) == 2
+        assert tell(primary, "XLEN", keys.journal("replicated")) == 2
 
 
 async def test_door_refuses_while_a_replica_may_have_been_promoted(watched: Watched) -> None:
@@ -160,12 +160,12 @@ async def test_door_refuses_while_a_replica_may_have_been_promoted(watched: Watc
                 return False
 
         await eventually(accepted, what="accepted")
-        ask(promoted, "REPLICAOF", "NO", "ONE")
+        tell(promoted, "REPLICAOF", "NO", "ONE")
         try:
             with pytest.raises(JournalUnavailable, match="may have been promoted"):
                 await journal.publish(Event(id="after", source="/test", type="left", data=1))
         finally:
-            ask(promoted, "REPLICAOF", HOST, primary.port)
+            tell(promoted, "REPLICAOF", HOST, primary.port)
         await eventually(lambda: watched.in_step(2), what="both replicas again")
         await eventually(accepted, what="accepted again")
 
@@ -188,7 +188,7 @@ async def test_primary_that_froze_and_comes_back_is_left_for_the_new_one(watched
         await eventually(lambda: len(load.accepted) > before + 10, what="events accepted meanwhile")
         new = watched.primary
         since = [keys.seen("/load", event_id) for event_id in load.accepted[before:]]
-        assert ask(new, "EXISTS", *since) == len(since)
+        assert tell(new, "EXISTS", *since) == len(since)
 
 
 async def test_nothing_changes_while_the_sentinels_are_gone(watched: Watched) -> None:
@@ -199,7 +199,7 @@ async def test_nothing_changes_while_the_sentinels_are_gone(watched: Watched) ->
             sentinel.kill()
         try:
             await journal.ping()
-            ask(watched.primary, "CLIENT", "KILL", "TYPE", "normal")
+            tell(watched.primary, "CLIENT", "KILL", "TYPE", "normal")
             load.decided, before = True, len(load.accepted)
             await eventually(lambda: len(load.accepted) > before + 5, what="events accepted over a new connection")
             await journal.ping()

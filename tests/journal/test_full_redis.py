@@ -41,7 +41,7 @@ from tests.journal.events import (
     submission,
     unserved,
 )
-from tests.replicated import QUICK, ask
+from tests.replicated import QUICK, tell
 from tests.servers import HOST, Valkey, eventually
 
 Full = Callable[[], Awaitable[None]]
@@ -226,7 +226,7 @@ async def test_status_of_a_waiting_event_is_kept(
 async def test_acts_that_a_full_redis_takes_are_confirmed_by_its_replica(tmp_path: Path) -> None:
     """They took effect, so they must not report that Redis is full: a Broker would send its dead letter again."""
     with Valkey(tmp_path, options=QUICK) as primary, Valkey(tmp_path, options=QUICK) as replica:
-        ask(replica, "REPLICAOF", HOST, primary.port)
+        tell(replica, "REPLICAOF", HOST, primary.port)
         settings = JournalSettings.read(redis_url=primary.url, replicas=1)
         journal = Journal(connect(settings), settings)
         doors = Maintenance(journal.doors, dedup=settings.dedup, limit=settings.backlog_limit)
@@ -246,7 +246,7 @@ async def test_acts_that_a_full_redis_takes_are_confirmed_by_its_replica(tmp_pat
         try:
             await maintenance_of(journal, settings).beat({"distance": Wiring([RAW], [], "")})
             await confirm(lambda: journal.admin.pause("distance"))
-            ask(primary, "CONFIG", "SET", "maxmemory", "1")
+            tell(primary, "CONFIG", "SET", "maxmemory", "1")
             with pytest.raises(JournalUnavailable, match="full"):
                 await journal.publish(submission())
             await confirm(lambda: journal.admin.pause("distance"))

@@ -16,7 +16,7 @@ from tests.faults.history import Operation
 from tests.faults.load import Acceptance
 from tests.faults.registry import fault
 from tests.faults.run import Run
-from tests.replicated import SERVICE, RedisCluster, Watched, ask
+from tests.replicated import SERVICE, RedisCluster, Watched, ask, tell
 from tests.servers import HOST, REDIS_SERVER, Redis, Valkey, eventually, free_port
 
 KIND: type[Valkey] = Redis if REDIS_SERVER else Valkey
@@ -94,7 +94,7 @@ async def behind(run: Run) -> None:
     old = redis.primary
     nobody = free_port()
     for replica in redis.replicas:
-        ask(replica, "REPLICAOF", HOST, nobody)
+        tell(replica, "REPLICAOF", HOST, nobody)
     await asyncio.sleep(BEHIND)
     await run.stack.down(old, SIGKILL)
     await another_primary(run, old)
@@ -105,7 +105,7 @@ async def behind(run: Run) -> None:
 async def planned(run: Run) -> None:
     redis: Any = run.stack.redis
     old = redis.primary
-    ask(redis.sentinels[0], "SENTINEL", "FAILOVER", SERVICE)
+    tell(redis.sentinels[0], "SENTINEL", "FAILOVER", SERVICE)
     await another_primary(run, old)
 
 
@@ -113,7 +113,7 @@ async def planned(run: Run) -> None:
 async def planned_with_a_pause(run: Run) -> None:
     """As docs/operations.md says. Nothing is lost, without REPLICAS too."""
     old = primary(run)
-    ask(old, "CLIENT", "PAUSE", 10_000, "WRITE")
+    tell(old, "CLIENT", "PAUSE", 10_000, "WRITE")
     await planned(run)
 
 
@@ -121,7 +121,7 @@ async def planned_with_a_pause(run: Run) -> None:
 async def planned_in_cluster(run: Run) -> None:
     redis: Any = run.stack.redis
     old = redis.now_owner
-    ask(redis.nodes[redis.nodes.index(old) + 3], "CLUSTER", "FAILOVER")
+    tell(redis.nodes[redis.nodes.index(old) + 3], "CLUSTER", "FAILOVER")
     await another_primary(run, old)
 
 
@@ -145,7 +145,7 @@ async def without_sentinels(run: Run) -> None:
         sentinel.kill()
     run.decided = time.monotonic()
     for _ in range(3):
-        ask(now, "CLIENT", "KILL", "TYPE", "normal")
+        tell(now, "CLIENT", "KILL", "TYPE", "normal")
         await asyncio.sleep(1)
 
 
@@ -158,7 +158,7 @@ async def without_replicas(run: Run) -> None:
     now = redis.primary
     await asyncio.gather(*(run.stack.up(replica) for replica in replicas))
     for replica in replicas:  # a configuration file would say so
-        ask(replica, "REPLICAOF", HOST, now.port)
+        tell(replica, "REPLICAOF", HOST, now.port)
     run.decided = time.monotonic()
 
 
