@@ -1,4 +1,4 @@
-"""FastStream as the stage `distance`: from one stream to the next. At most once, as it comes.
+"""FastStream as the stage `distance`: from one stream to the next. It keeps no position in the stream.
 
 python -m benchmarks.peers.faststream_stage REDIS_URL
 """

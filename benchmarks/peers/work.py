@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pymongo
+from geopy import units
 from geopy.distance import geodesic
 
 OFFICE = (32.080058, 34.864535)
+WGS84 = geodesic()
+"""One instance for all places, as our stage has it: an instance for each costs a fifth more."""
 
 
 def miles(lat: float, long: float) -> float:
     """The distance from the office."""
-    return geodesic((lat, long), OFFICE).miles
+    return units.miles(kilometers=WGS84.measure((lat, long), OFFICE))
 
 
 def mail(address: str, miles: float) -> None:

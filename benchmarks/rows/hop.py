@@ -77,6 +77,7 @@ def dbos(harness: Harness) -> Measured:
             lambda: client.execute(ended).fetchone()[0],
             lambda: (harness.peer("dbos_stages", "distance", DATABASE=str(database)),),
             WORKFLOWS,
+            redis=False,
         )
 
 
@@ -86,11 +87,11 @@ def arriving(harness: Harness, stream: str, start: Start, events: int = EVENTS) 
         return counted(harness, lambda: client.xlen(stream), start, events)
 
 
-def counted(harness: Harness, count: Callable[[], int], start: Start, events: int) -> Measured:
-    """From the first replies that `count()` sees until it sees all."""
+def counted(harness: Harness, count: Callable[[], int], start: Start, events: int, *, redis: bool = True) -> Measured:
+    """From the first replies that `count()` sees until it sees all. `redis`: whether the servers use it."""
     servers = start()
     until(count, every=0.001)
-    before, watch = count(), Stopwatch(*servers, redis=harness.redis)
+    before, watch = count(), Stopwatch(*servers, redis=harness.redis if redis else None)
     until(lambda: count() == events, every=0.005)
     return watch.stop(events - before)
 
@@ -124,6 +125,7 @@ BENCHES = [
             Figure("rate", "one hop with reply, stage distance", "events/s", 4_000, more_is_better=True),
             Figure("cpu", "one hop with reply: CPU of function and bridge", "CPU s/1000", 0.30),
             Figure("redis", "one hop with reply: CPU of its Redis", "CPU s/1000"),
+            Figure("all", "one hop with reply: CPU of function, bridge and Redis", "CPU s/1000"),
         ),
         {
             OURS: ours,
@@ -140,6 +142,7 @@ BENCHES = [
         (
             Figure("rate", "one hop with reply, one event a request", "events/s", more_is_better=True),
             Figure("cpu", "one hop with reply, one event a request: CPU of both", "CPU s/1000"),
+            Figure("redis", "one hop with reply, one event a request: CPU of its Redis", "CPU s/1000"),
         ),
         {OURS: partial(ours, batch=1)},
     ),

@@ -29,11 +29,14 @@ IDLE = 20.0
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A door and the services behind it. `functions` are those of `services` whose memory is looked at."""
+    """A door and the services behind it. `functions`: those of `services` whose memory is looked at. `redis`: whether
+    the services use it.
+    """
 
     door: Server
     services: tuple[Server, ...]
     functions: tuple[Server, ...] = ()
+    redis: bool = True
 
 
 def environment(harness: Harness) -> dict[str, str]:
@@ -84,7 +87,7 @@ def dbos(harness: Harness) -> Pipeline:
     """One process: the steps run where the form handler is."""
     env = {**environment(harness), "DATABASE": str(harness.folder / "dbos.sqlite")}
     door = harness.start(Uvicorn(harness, "benchmarks.peers.dbos_stages:app", **env))
-    return Pipeline(door, (door,), (door,))
+    return Pipeline(door, (door,), (door,), redis=False)
 
 
 def throughput(harness: Harness, *, build: Callable[[Harness], Pipeline], events: int = EVENTS) -> Measured:
@@ -95,7 +98,7 @@ def throughput(harness: Harness, *, build: Callable[[Harness], Pipeline], events
         try:
             await load.closed_loop(pipeline.door.port, [load.form(number) for number in range(events, events + WARM)])
             await mails.all(WARM)
-            watch = Stopwatch(*pipeline.services, redis=harness.redis)
+            watch = Stopwatch(*pipeline.services, redis=harness.redis if pipeline.redis else None)
             await load.closed_loop(pipeline.door.port, [load.form(number) for number in range(events)])
             await mails.all(events + WARM)
             return watch.stop(events)
@@ -161,6 +164,7 @@ BENCHES = [
             Figure("rate", "whole pipeline, form to e-mail", "events/s", 2_000, more_is_better=True),
             Figure("cpu", "whole pipeline: CPU of its services", "CPU s/1000", 0.8),
             Figure("redis", "whole pipeline: CPU of its Redis", "CPU s/1000"),
+            Figure("all", "whole pipeline: CPU of its services and Redis", "CPU s/1000"),
             Figure("memory", "whole pipeline: peak memory of its largest function", "MB", 60),
         ),
         {
@@ -177,6 +181,7 @@ BENCHES = [
         (
             Figure("rate", "whole pipeline, one event a request", "events/s", more_is_better=True),
             Figure("cpu", "whole pipeline, one event a request: CPU", "CPU s/1000"),
+            Figure("redis", "whole pipeline, one event a request: CPU of its Redis", "CPU s/1000"),
         ),
         {OURS: partial(throughput, build=partial(ours, batch=1))},
     ),
