@@ -158,7 +158,6 @@ def pool(redis_url: str, *, answer_within: float = ANSWER_WITHIN, retries: int =
     url, servers = servers_of(redis_url)
     return Pool.from_url(
         url.plain,
-        **({"socket_keepalive": True} if url.servers else {}),
         servers=servers,
         client_name="milepost",
         driver_info=_driver(),
