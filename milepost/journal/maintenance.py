@@ -105,8 +105,8 @@ class Maintenance:
         """Take the lease for `ttl` seconds if it is free, or renew it if it is ours. Returns the token that holds it.
 
         `known`: the token that this bridge received last, empty for a release, None for none. The token that holds the
-        lease is published if it is another one. For HANDOVER seconds after a release only bridges that received it may
-        take the lease. To others this returns an empty token.
+        lease is published if it is another one, and whenever the lease is taken. For HANDOVER seconds after a release
+        only bridges that received it may take the lease. To others this returns an empty token.
         """
         holder = await self._scripts.lease(
             token=token, ttl=milliseconds(ttl), known=UNKNOWN if known is None else known

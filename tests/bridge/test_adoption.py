@@ -512,6 +512,38 @@ async def test_leader_that_stops_before_it_received_its_own_token_adopts_the_mes
     assert await adopted_after_the_release(rig, leader, arrives) == 1
 
 
+async def test_bridge_that_leads_again_before_it_received_the_token_of_another_adopts_the_messages_from_then_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages, arrives = Subscription.messages, asyncio.Event()
+
+    async def late(subscription: Subscription, *, silence: float) -> AsyncIterator[Sequence[Message]]:
+        async for received in messages(subscription, silence=silence):
+            await arrives.wait()
+            yield received
+
+    monkeypatch.setattr(Subscription, "messages", late)
+    monkeypatch.setattr(subscriber, "RENEWED", 0.01)
+    arrives.set()
+    stage = await rig.stage("stage", "in", None)
+    bridge = await rig.bridge()
+    await a_leader(bridge)
+    arrives.clear()
+    own = await rig.redis.get(keys.LEASE)
+    async with rig.redis.pipeline(transaction=True) as another_leads:
+        another_leads.publish(keys.LEASE, "0" * 32)
+        another_leads.delete(keys.LEASE)  # and its lease has expired
+        await another_leads.execute()
+
+    async def leads_again() -> bool:
+        return await rig.redis.get(keys.LEASE) == own
+
+    await eventually(leads_again)
+    await rig.redis.publish("in", "1")
+    arrives.set()
+    await eventually(lambda: data_of(stage) == [1])
+
+
 async def test_leader_that_stops_while_it_knows_no_leader_waits_for_no_more_than_its_release(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -19,6 +19,15 @@ async def test_free_lease_is_taken_and_announced_in_one_step(maintenance: Mainte
     assert 9_000 < await redis.pttl(keys.LEASE) <= 10_000
 
 
+async def test_lease_that_is_taken_again_is_announced_to_all_though_the_bridge_knows_itself(
+    maintenance: Maintenance, redis: Redis
+) -> None:
+    """Another bridge may have led since, whose token this bridge has not received yet."""
+    async with heard(redis, keys.LEASE) as messages:
+        assert await maintenance.lease("one", ttl=10, known="one") == "one"
+    assert messages == [(keys.LEASE, b"one")]
+
+
 async def test_one_of_many_bridges_gets_the_lease(maintenance: Maintenance, redis: Redis) -> None:
     tokens = [f"bridge-{number}" for number in range(8)]
     async with heard(redis, keys.LEASE) as messages:
