@@ -5,7 +5,7 @@ may handle them late; a bridge that loses its connection loses its inbox. The br
 without their tasks: each move is one of their steps.
 """
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Any
@@ -18,6 +18,7 @@ from milepost.errors import JournalUnavailable
 from milepost.journal import BROKER, Adoption, Maintenance, Wiring, keys
 from milepost.journal.connection import connect
 from milepost.journal.subscription import subscribed
+from tests.model.delivery import check_bounded
 from tests.model.world import Move, View, ViolationError, World
 
 IN = "in"
@@ -53,13 +54,11 @@ class Bounds:
 class Bridge:
     """`inbox`: messages that Redis has sent and the bridge has not handled. `in_hand`: a batch that is being adopted.
 
-    `since`: how many messages had been published when it connected.
     `heard`: whether it has been connected since the last token was announced. `waits`: whether it stops and messages
     from before the release may come.
     """
 
     token: str
-    since: int = 0
     phase: str = "up"
     connected: bool = True
     heard: bool = False
@@ -78,18 +77,22 @@ class Bridge:
 
 @dataclass
 class Leading:
-    """What lies outside Redis. `last`: the token that was announced last. `excused`: messages that may be lost."""
+    """What lies outside Redis. `last`: the token that was announced last. `excused`: messages that may be lost.
+
+    `owners`: plain message → the token that came last before it. RELEASED until the next leader's token comes.
+    """
 
     bridges: list[Bridge]
     published: int = 0
     last: str | None = None
     excused: frozenset[int] = frozenset()
+    owners: dict[int, str | None] = field(default_factory=dict)
     used: dict[str, int] = field(default_factory=dict)
     replica: View | None = None
     """The state of Redis when a replica of it fell behind."""
 
     def copy(self) -> "Leading":
-        return replace(self, bridges=list(self.bridges), used=dict(self.used))
+        return replace(self, bridges=list(self.bridges), owners=dict(self.owners), used=dict(self.used))
 
     def count(self, act: str) -> None:
         self.used[act] = self.used.get(act, 0) + 1
@@ -123,8 +126,9 @@ class Once:
 class AdoptionWorld(World[Leading]):
     """Nothing is adopted twice. Without a fault nothing is lost, however late a message is and whichever bridge stops.
 
-    A crash, a lost connection, a lease that expires although its holder lives and a failover may lose messages: those
-    that are not in the journal by then, and those published until the next leader has announced its token.
+    A crash, a lost connection, a lease that expires although its holder lives and a failover may lose messages that are
+    not in the journal by then (see `excuse`): plain ones of the bridge that the fault meets, and CloudEvents that no
+    other bridge has. Also plain ones that are published until the next leader has announced its token.
     """
 
     PROGRESS = frozenset({"publish", "deliver", "lease", "adopt", "end", "start", "pass_time", "connect"})
@@ -243,26 +247,32 @@ class AdoptionWorld(World[Leading]):
         await self.connection.call("PUBLISH", IN, TEXTS[number])
         await self.receive(local)
         receivers = [bridge for bridge in local.bridges if bridge.receives]
-        if TEXTS[number].startswith(b"{"):
+        if not is_plain(number):
             owned = any(bridge.phase == "up" for bridge in receivers)
         elif local.last == RELEASED:
             owned = any(bridge.heard and bridge.phase == "up" for bridge in receivers)
         else:
             owned = any(bridge.heard and bridge.token == local.last for bridge in receivers)
-        expired = await self.connection.call("GET", keys.LEASE) is None and not TEXTS[number].startswith(b"{")
+        expired = is_plain(number) and await self.connection.call("GET", keys.LEASE) is None
         if not owned or expired:
             local.excused |= {number}
+        if is_plain(number):
+            local.owners[number] = local.last
 
     async def do_disconnect(self, local: Leading, number: int) -> None:
         local.count("disconnections")
-        self.excuse(local)
         self.lose_connection(local, number)
 
-    def lose_connection(self, local: Leading, number: int) -> None:
-        bridge = local.bridges[number]
-        subscriber = self.subscriber(bridge)
-        subscriber._follow(None)
-        local.bridges[number] = self.after(replace(bridge, connected=False, heard=False, inbox=()), subscriber)
+    def lose_connection(self, local: Leading, *numbers: int) -> None:
+        """These bridges keep the messages that they are to adopt. They may lose the lease before they have."""
+        bridges = {number: replace(local.bridges[number], connected=False, heard=False, inbox=()) for number in numbers}
+        for number, bridge in bridges.items():
+            local.bridges[number] = replace(bridge, unclaimed=())
+        self.excuse(local, {bridge.token for bridge in bridges.values() if bridge.phase == "up"})
+        for number, bridge in bridges.items():
+            subscriber = self.subscriber(bridge)
+            subscriber._follow(None)
+            local.bridges[number] = self.after(bridge, subscriber)
 
     async def do_fall_behind(self, local: Leading) -> None:
         """A replica gets no further writes."""
@@ -274,34 +284,38 @@ class AdoptionWorld(World[Leading]):
         assert local.replica is not None
         await self.restore(local.replica.snapshot)
         local.replica = None
-        self.excuse(local)
-        for number, bridge in enumerate(local.bridges):
-            if bridge.phase != "down":
-                self.lose_connection(local, number)
+        self.lose_connection(local, *(number for number, bridge in enumerate(local.bridges) if bridge.phase != "down"))
 
     async def do_connect(self, local: Leading, number: int) -> None:
-        local.bridges[number] = replace(local.bridges[number], connected=True, since=local.published)
+        local.bridges[number] = replace(local.bridges[number], connected=True)
 
     async def do_crash(self, local: Leading, number: int) -> None:
         local.count("crashes")
-        self.excuse(local)
         local.bridges[number] = Bridge("", phase="down", connected=False)
+        self.excuse(local)
 
     async def do_start(self, local: Leading, number: int) -> None:
-        local.bridges[number] = Bridge(uuid4().hex, since=local.published)
+        local.bridges[number] = Bridge(uuid4().hex)
 
     async def do_expire(self, local: Leading) -> None:
         """The lease expires though a bridge would have renewed or taken it: that bridge was frozen."""
         local.count("expiries")
-        self.excuse(local)
+        self.excuse(local, {(await self.connection.call("GET", keys.LEASE)).decode()})
         await self.connection.call("DEL", keys.LEASE)
 
     async def do_pass_time(self, _: Leading) -> None:
         await self.connection.call("DEL", keys.LEASE)
 
-    def excuse(self, local: Leading) -> None:
-        """A fault: messages that were published and are not in the journal yet may be lost."""
-        local.excused |= set(self.bounds.messages[: local.published])
+    def excuse(self, local: Leading, refused: Collection[str] = ()) -> None:
+        """After a fault: excuse the published messages that no bridge will adopt.
+
+        `refused`: tokens that the lease may not have any more, so that Redis refuses plain messages of these.
+        """
+        for number in self.bounds.messages[: local.published]:
+            owner = local.owners.get(number)
+            lost = is_plain(number) and owner in {None, *refused}
+            if lost or not any(adopts(bridge, number, owner) for bridge in local.bridges):
+                local.excused |= {number}
 
     # steps of a bridge
 
@@ -355,13 +369,13 @@ class AdoptionWorld(World[Leading]):
         bridge = local.bridges[number]
         local.count("stops")
         holder = await self.connection.call("GET", keys.LEASE)
-        if holder is None or holder.decode() != bridge.token:  # it waits for no message
-            others = [other for other in local.bridges if other is not bridge and other.receives and other.heard]
-            first = min((other.since for other in others if other.phase == "up"), default=local.published)
-            local.excused |= set(self.bounds.messages[:first])  # no other bridge has received these
         subscriber = self.subscriber(bridge)
+        stopping = replace(bridge, phase="stopping", released=bridge.token, waits=False)
+        if not subscriber.leading and holder != bridge.token.encode():  # it is to wait for no message
+            local.bridges[number] = stopping
+            self.excuse(local)
         await subscriber.release_lease()
-        local.bridges[number] = self.after(replace(bridge, phase="stopping", released=bridge.token), subscriber)
+        local.bridges[number] = self.after(stopping, subscriber)
         await self.receive(local)
 
     async def do_stop_and_lose_the_answer(self, local: Leading, number: int) -> None:
@@ -371,8 +385,6 @@ class AdoptionWorld(World[Leading]):
         not know that the first released it, and waits for no message: this loses messages of a few milliseconds.
         """
         local.count("lost_answers")
-        if not self.subscriber(local.bridges[number]).leading:
-            self.excuse(local)
         await self.maintenance.release(local.bridges[number].token)
         await self.do_stop(local, number)
 
@@ -388,6 +400,7 @@ class AdoptionWorld(World[Leading]):
         for channel, data in await anext(self._heard):
             if channel == keys.LEASE:
                 local.last = data.decode()
+                local.owners = {of: local.last if owner == RELEASED else owner for of, owner in local.owners.items()}
             for number, bridge in enumerate(local.bridges):
                 if bridge.receives:
                     heard = bridge.heard or channel == keys.LEASE
@@ -431,8 +444,17 @@ class AdoptionWorld(World[Leading]):
             raise ViolationError(f"adopted twice: {sorted(journal)}")
         published = set(self.bounds.messages[: local.published])
         finished = len(published) == len(self.bounds.messages) and published <= local.excused | set(journal)
+        check_bounded(view)
         orders = permutations(range(self.bounds.bridges))
         return min((self._whole_key(local, view, order) for order in orders), key=repr), finished
+
+    async def check_counts(self, _: Leading, view: View) -> None:
+        """The backlog and the depth of the stage count the messages in the journal, of which it has read none."""
+        (depth,) = await self.journal.admin.depths({"a": [IN]})
+        counted = depth.journaled, await self.journal.backlog(), depth.parked, depth.dead
+        count = len(adopted(view))
+        if counted != (count, count, 0, 0) or (depth.oldest is None) != (count == 0):
+            raise ViolationError(f"{depth}, a backlog of {counted[1]}, and {count} events wait")
 
     def _whole_key(self, local: Leading, view: View, order: Sequence[int]) -> Any:
         behind = self._key(local, local.replica, order) if local.replica else None
@@ -457,7 +479,6 @@ class AdoptionWorld(World[Leading]):
         bridges = [
             (
                 bridge.phase,
-                bridge.since,
                 bridge.connected,
                 bridge.heard,
                 bridge.waits,
@@ -478,8 +499,45 @@ class AdoptionWorld(World[Leading]):
             tuple(sorted(journal)),
             local.published,
             tuple(sorted(local.excused - set(journal))),
+            tuple((of, name(local.owners[of])) for of in sorted(local.owners.keys() - local.excused - set(journal))),
             tuple(sorted(local.used.items())),
         )
+
+
+def is_plain(number: int) -> bool:
+    """Whether this message is no CloudEvent."""
+    return not TEXTS[number].startswith(b"{")
+
+
+def adopts(bridge: Bridge, number: int, owner: str | None) -> bool:
+    """Whether a bridge has this message and will adopt it, unless a fault comes. See the rules of subscriber.py.
+
+    It has messages that it will yet receive only while it is up, or waits for the end of its lead.
+    """
+    text, tokens = TEXTS[number], [received.token for received in to_adopt(bridge) if received.message == TEXTS[number]]
+    inbox = [data for channel, data in to_receive(bridge) if channel == IN]
+    if not is_plain(number):
+        return text in inbox or bool(tokens)
+    unclaimed = [received.message for received in bridge.unclaimed] if bridge.phase == "up" or bridge.waits else []
+    if owner == RELEASED:
+        return bridge.phase == "up" and bridge.heard and text in [*inbox, *unclaimed]
+    return owner in {bridge.token, bridge.released} and (text in [*inbox, *unclaimed] or any(tokens))
+
+
+def to_adopt(bridge: Bridge) -> list[ReceivedMessage]:
+    return [*(received for received, _ in bridge.in_hand), *bridge.queue]
+
+
+def to_receive(bridge: Bridge) -> Sequence[tuple[str, bytes]]:
+    """Return the part of the inbox that the bridge will handle: all, or until its lead ends."""
+    if bridge.phase == "up":
+        return bridge.inbox
+    ends = [
+        place
+        for place, (channel, data) in enumerate(bridge.inbox)
+        if channel == keys.LEASE and data != bridge.token.encode()
+    ]
+    return bridge.inbox[: min(ends, default=None)] if bridge.waits else ()
 
 
 def adopted(view: View) -> list[int]:
