@@ -57,8 +57,11 @@ SMALL: dict[str, Make] = {
     "one of two channels, a day's delay": deliveries(LINE, channels=2, delays=1, bridges=1),
     "adoption, a clean stop": adoptions(0, stops=1),
     "adoption, servers that refuse": adoptions(0, refusals=True),
+    "adoption, an event, a crash": adoptions(2, crashes=1),
     "a switch, a stop, a crash": switches("a", stops=1, crashes=1),
     "a switch of two stages, a stop": switches("a", "b", stops=1),
+    "a switch of a stage that is ordered by key, a stop": switches("a", events=2, keys=("x", "x"), stops=1),
+    "a switch of a stage that is paused, a stop": switches("a", pauses=1, stops=1),
 }
 
 WHOLE: dict[str, Make] = {
@@ -144,6 +147,9 @@ WHOLE: dict[str, Make] = {
     "a message, two leases that expire": adoptions(0, expiries=2, tokens=2),
     "a message, a replica that is behind is promoted": adoptions(0, failovers=1),
     "an event, a replica that is behind is promoted": adoptions(2, failovers=1),
+    "an event, two lost connections, a lost answer": adoptions(2, disconnections=2, lost_answers=1),
+    "an event, a lease that expires": adoptions(2, expiries=1),
+    "a message, three bridges, a stop": adoptions(0, stops=1, bridges=3),
     "adoption, servers that refuse, a stop": adoptions(0, stops=1, refusals=True),
     "a switch, a stop, a freeze, a retry, a dead letter": switches("a", stops=1, freezes=1, parks=1, burials=1),
     "a switch there and back, a crash": switches("a", stops=2, crashes=1),
@@ -151,4 +157,17 @@ WHOLE: dict[str, Make] = {
     "a switch of two stages, a stop, a freeze, a retry": switches("a", "b", stops=1, freezes=1, parks=1),
     "a switch, a stop, a replica that is behind is promoted": switches("a", stops=1, failovers=1),
     "a switch, servers that refuse, a stop": switches("a", stops=1, refusals=True),
+    "a switch, a stop, a dead letter, a replay": switches("a", stops=1, burials=1, replays=1),
+    "a switch, a stop, a duplicate, a lost answer, a day's delay": switches(
+        "a", stops=1, duplicates=1, lost_answers=1, delays=1
+    ),
+    "a switch of a stage that is ordered by key, a stop, a retry": switches(
+        "a", events=2, keys=("x", "x"), stops=1, parks=1
+    ),
+    "a switch there and back of a stage that is ordered by key": switches("a", events=2, keys=("x", "x"), stops=2),
+    "a switch of a stage that is ordered by key, servers that refuse": switches(
+        "a", events=2, keys=("x", "x"), stops=1, refusals=True
+    ),
+    "a switch of a stage that is paused, a stop, a freeze": switches("a", pauses=1, stops=1, freezes=1),
+    "a switch of a stage that is paused, two stages, a stop": switches("a", "b", pauses=1, stops=1),
 }
