@@ -1,4 +1,4 @@
-"""`make model`: the whole search, world by world, with the size and the bounds of each."""
+"""`make model`: the whole search, world by world, with the size and the bounds of each, and the size of all."""
 
 import argparse
 import asyncio
@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.model.search import FoundError, search
+from tests.model.search import FoundError, Result, search
 from tests.model.worlds import SMALL, WHOLE
 from tests.servers import Valkey
 
@@ -20,11 +20,14 @@ async def main() -> int:
     given = parser.parse_args()
     logging.getLogger("milepost").setLevel(logging.CRITICAL)
     worlds = {name: make for name, make in (SMALL if given.small else WHOLE).items() if given.only in name}
+    whole = Result()
     with tempfile.TemporaryDirectory() as folder, Valkey(Path(folder), options={"appendfsync": "no"}) as server:
         for name, make in worlds.items():
             world = make(server.url)
             try:
-                print(f"{name}: {await search(world)}\n    {world!r}", flush=True)
+                result = await search(world)
+                print(f"{name}: {result}\n    {world!r}", flush=True)
+                whole.add(result)
             except FoundError as found:
                 print(f"{name}: {found}", flush=True)
                 if given.script:
@@ -32,6 +35,7 @@ async def main() -> int:
                 return 1
             finally:
                 await world.close()
+    print(f"all: {whole}")
     return 0
 
 

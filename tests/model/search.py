@@ -38,6 +38,14 @@ class Result:
     complete: bool = True
     moves: dict[str, int] = field(default_factory=dict)
 
+    def add(self, other: "Result") -> None:
+        """Add the size of another search. `depth` becomes the larger one."""
+        self.states += other.states
+        self.transitions += other.transitions
+        self.refusals += other.refusals
+        self.depth = max(self.depth, other.depth)
+        self.seconds += other.seconds
+
     def __str__(self) -> str:
         kind = "complete" if self.complete else "cut off"
         refused = f", {self.refusals:,} more on servers that refuse" if self.refusals else ""
