@@ -55,7 +55,7 @@ class Bridge:
     """`inbox`: messages that Redis has sent and the bridge has not handled. `in_hand`: a batch that is being adopted.
 
     `heard`: whether it has been connected since the last token was announced. `waits`: whether it stops and messages
-    from before the release may come.
+    from before the release may come. `superseded`: whether the lease was another's when it stopped.
     """
 
     token: str
@@ -69,6 +69,7 @@ class Bridge:
     queue: tuple[ReceivedMessage, ...] = ()
     in_hand: tuple[tuple[ReceivedMessage, Adoption], ...] = ()
     waits: bool = False
+    superseded: bool = False
 
     @property
     def receives(self) -> bool:
@@ -418,6 +419,7 @@ class AdoptionWorld(World[Leading]):
         )
         subscriber._token, subscriber._leader = bridge.token, bridge.leader
         subscriber._adopter.released = bridge.released
+        subscriber._superseded = bridge.superseded
         if not bridge.waits:
             subscriber._lead_ended.set()
         for received in bridge.unclaimed:
@@ -432,6 +434,7 @@ class AdoptionWorld(World[Leading]):
             token=subscriber._token,
             leader=subscriber._leader,
             waits=not subscriber._lead_ended.is_set(),
+            superseded=subscriber._superseded,
             unclaimed=tuple(subscriber._unclaimed.clear()),
             queue=tuple(subscriber._adopter._buffer.clear()),
         )
@@ -482,6 +485,7 @@ class AdoptionWorld(World[Leading]):
                 bridge.connected,
                 bridge.heard,
                 bridge.waits,
+                bridge.superseded,
                 name(bridge.leader),
                 name(bridge.released),
                 [(channel, name(data.decode()) if channel == keys.LEASE else data) for channel, data in bridge.inbox],
@@ -535,7 +539,7 @@ def to_receive(bridge: Bridge) -> Sequence[tuple[str, bytes]]:
     ends = [
         place
         for place, (channel, data) in enumerate(bridge.inbox)
-        if channel == keys.LEASE and data != bridge.token.encode()
+        if channel == keys.LEASE and (not data or (bridge.superseded and data != bridge.token.encode()))
     ]
     return bridge.inbox[: min(ends, default=None)] if bridge.waits else ()
 

@@ -15,7 +15,7 @@ from tests.model.broker import BrokerWorld
 from tests.model.delivery import DeliveryWorld
 from tests.model.search import FoundError, replay, search
 from tests.model.switching import SwitchWorld
-from tests.model.world import ViolationError, World
+from tests.model.world import Move, ViolationError, World
 from tests.model.worlds import LINE, SMALL, WHOLE, Make, adoptions, brokered, deliveries, ordered, switches
 
 Open = Callable[[Make], World[Any]]
@@ -252,6 +252,15 @@ async def test_search_finds_an_event_that_nothing_moves_on(opened: Open, monkeyp
     monkeypatch.setattr(DeliveryWorld, "do_take_over", nothing)
     with pytest.raises(FoundError, match="cannot reach the end"):
         await search(opened(deliveries(LINE, crashes=1)))
+
+
+async def test_bridge_that_stops_waits_for_its_release_and_not_for_an_older_token(opened: Open) -> None:
+    """It led, another did, and it leads again when the other's token arrives."""
+    path: list[Move] = [("lease", 0), ("deliver", 0), ("deliver", 1), ("expire",), ("lease", 1), ("expire",)]
+    path += [("lease", 0), ("publish",), ("stop", 0), ("deliver", 0)]
+    after: list[Any] = []
+    await replay(opened(adoptions(0, expiries=2, stops=1, tokens=2)), path, tell=lambda _, local: after.append(local))
+    assert after[-1].bridges[0].waits
 
 
 async def test_search_finds_a_lease_that_is_not_released(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,7 @@ WHOLE: dict[str, Make] = {
     "a message, a stop, a lost connection": adoptions(0, stops=1, disconnections=1),
     "a message, a stop, a lease that expires": adoptions(0, stops=1, expiries=1, tokens=2),
     "a message, two leases that expire": adoptions(0, expiries=2, tokens=2),
+    "a message, two leases that expire, a stop": adoptions(0, expiries=2, stops=1, tokens=2),
     "a message, a replica that is behind is promoted": adoptions(0, failovers=1),
     "an event, a replica that is behind is promoted": adoptions(2, failovers=1),
     "an event, two lost connections, a lost answer": adoptions(2, disconnections=2, lost_answers=1),

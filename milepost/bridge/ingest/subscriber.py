@@ -92,6 +92,7 @@ class Subscriber:
         self._subscribed = asyncio.Event()
         self._channels_known = asyncio.Event()
         self._lead_ended = asyncio.Event()
+        self._superseded = False
         self.placed = asyncio.Event()
         """Set once this bridge is subscribed to all channels and knows the leader. A message on a channel that only it
         consumes can still be missed until the leader has subscribed to the channel too.
@@ -119,11 +120,13 @@ class Subscriber:
             log.warning(Fields(outcome="left-unadopted", messages=len(self._adopter), reason=str(fault)))
 
     async def release_lease(self) -> None:
-        """Release the lease. `_lead_ended` is set once no message from before the release can arrive any more: when the
-        release arrives on this connection, when the connection is lost, or at once if this bridge did not lead.
+        """Release the lease. `_lead_ended` is set once no message of this bridge can arrive any more: when the release
+        arrives on this connection, or the connection is lost. If the lease was another's by then (`_superseded`), the
+        other's token ends the lead. It may have come before.
         """
         self._lead_ended.clear()
-        if not await self._maintenance.release(self._token) and not self.leading:
+        self._superseded = not await self._maintenance.release(self._token)
+        if self._superseded and not self.leading:
             self._lead_ended.set()
 
     async def _receive(self) -> None:
@@ -211,7 +214,11 @@ class Subscriber:
         """Take note of a new leader; None: no leader is known on this connection."""
         if leader == self._token and not self.leading:
             log.info(Fields(outcome="leading"))
-        if leader is None or (self.leading and leader != self._token) or (leader == RELEASED and self._leader is None):
+        if (
+            leader is None
+            or (leader == RELEASED and (self.leading or self._leader is None))
+            or (self.leading and leader != self._token and self._superseded)
+        ):
             self._lead_ended.set()
         now = time.monotonic()
         if leader is None and self._leader is not None:
