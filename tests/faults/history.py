@@ -11,7 +11,16 @@
 | `left` | journals, parked, held, dead | an event that is in Redis when nothing moves any more | |
 | `bury` | a stage | an event that the row expects to be a dead letter | |
 | `destroy` | | an event that the row itself deleted | |
+| `reply` | a stage | what the bridge got for one event where a StageProxy stands before the stage | HTTP status |
 | `end` | a component | a process that the row ended; `end` is when it was ready again | number of the signal |
+| `freeze` | a component, or connections | stopped or silenced by the row; `end` is when it went on | |
+| `stall` | connections | silenced for good, and open | |
+| `failover` | | from the fault until the servers had agreed on another primary | |
+| `operate` | a command | a `milepost` command of the row, such as a replay | exit status |
+
+A `publish` without a `line` is of an event for a stage of the row's own, which brings no mail. `full` says that a door
+refused since the backlog is full. That is certain unless the connection to Redis broke in the same try, since redis-py
+then sends the script again; no row does both.
 
 Times are seconds of the machine's monotonic clock, which all its processes share. An operation without `end` had no
 answer: its process ended before, or the client's connection failed. It may have had its effect or not.
@@ -26,7 +35,7 @@ from pathlib import Path
 from typing import Any, Self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Operation:
     """One line of a history."""
 
@@ -40,6 +49,7 @@ class Operation:
     to: str = ""
     """The address of the submission."""
     line: str = ""
+    full: bool = False
 
     def as_json(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"

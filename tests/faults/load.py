@@ -69,8 +69,17 @@ class Sent:
         return {"email": self.email, "lat": self.lat, "long": self.long}
 
 
-Door = Callable[[Sent], Awaitable[int | None]]
-"""Tries once; the HTTP status, None without an answer."""
+def is_full(answer: httpx.Response) -> bool:
+    """Whether a door refuses because the backlog is full."""
+    said = any(text in answer.text for text in FULL)
+    return answer.status_code == 503 and said and answer.headers.get("retry-after", "").isdigit()
+
+
+Door = Callable[[Sent], Awaitable[tuple[int, bool]]]
+"""Tries once; the HTTP status, and whether the try was refused since the backlog is full."""
+
+FULL = "Nothing was accepted", "the backlog is at its limit", "events wait for them"
+"""What gateway and bridge say then."""
 
 
 class Load:
@@ -110,6 +119,13 @@ class Load:
             portion = [self.new() for _ in range(min(PORTION, count - first))]
             await asyncio.gather(*(self._carry(one, self._publish) for one in portion))
 
+    async def is_refused_as_full(self) -> bool:
+        """Submit once to the gateway. Returns whether it refuses because the backlog is full, and says for how long."""
+        sent = self.new()
+        attempt = await self._try(sent, self._gateway_once)
+        sent.acceptance = Acceptance.ACCEPTED if is_success(attempt) else Acceptance.UNANSWERED
+        return attempt.full
+
     async def together(self, sent: Sequence[Sent]) -> None:
         """All of these at once."""
         await asyncio.gather(*(self._carry(one, self._door(place, ())) for place, one in enumerate(sent)))
@@ -148,41 +164,42 @@ class Load:
 
     async def _try(self, sent: Sent, door: Door) -> Operation:
         """Try once. The history keeps the try and its answer."""
-        begin, status = time.monotonic(), None
+        begin, status, full = time.monotonic(), None, False
         with contextlib.suppress(httpx.HTTPError, JournalUnavailable):
-            status = await door(sent)
+            status, full = await door(sent)
         end = None if status is None else time.monotonic()
         name = door.__name__.strip("_")
         self.answered += end is not None
-        attempt = Operation("publish", begin, end, sent.id or None, status, name, sent.email, sent.line)
+        attempt = Operation("publish", begin, end, sent.id or None, status, name, sent.email, sent.line, full)
         self._stack.history.add(attempt)
         return attempt
 
-    async def _gateway(self, sent: Sent) -> int:
+    async def _gateway(self, sent: Sent) -> tuple[int, bool]:
         return await self._submit(sent, {"Idempotency-Key": f"key-{sent.number}"})
 
-    async def _gateway_once(self, sent: Sent) -> int:
+    async def _gateway_once(self, sent: Sent) -> tuple[int, bool]:
         return await self._submit(sent, {})
 
-    async def _submit(self, sent: Sent, headers: dict[str, str]) -> int:
+    async def _submit(self, sent: Sent, headers: dict[str, str]) -> tuple[int, bool]:
         answer = await self._http.post(f"{self._stack.gateway.url}/distance", json=sent.body, headers=headers)
         if answer.is_success:
             sent.id = answer.json()["id"]
-        return answer.status_code
+        return answer.status_code, is_full(answer)
 
-    async def _publish(self, sent: Sent) -> int:
+    async def _publish(self, sent: Sent) -> tuple[int, bool]:
         try:
             await self._stack.journal.publish(self._event(sent, "/faults/publish"))
         except BacklogFull:
-            return 503
-        return 202
+            return 503, True
+        return 202, False
 
-    async def _ingress(self, sent: Sent) -> int:
+    async def _ingress(self, sent: Sent) -> tuple[int, bool]:
         awake = [bridge for bridge in self._stack.bridges if bridge.alive and bridge not in self._stack.asleep]
         bridges = awake or self._stack.bridges
         bridge = bridges[sent.number % len(bridges)]
         headers, body = self._event(sent, "/faults/ingress").to_http()
-        return (await self._http.post(bridge.url, content=body, headers=headers)).status_code
+        answer = await self._http.post(bridge.url, content=body, headers=headers)
+        return answer.status_code, is_full(answer)
 
     def _event(self, sent: Sent, source: str) -> Event:
         sent.id = sent.id or new_id()

@@ -66,8 +66,10 @@ def rates(history: Iterable[Operation]) -> str:
     if not mails or not ends:
         return ""
     first, back = min(end.begin for end in ends), max(end.end or end.begin for end in ends)
+    if first <= mails[0] or mails[-1] <= back:
+        return ""
     before, after = bisect_left(mails, first), len(mails) - bisect_left(mails, back)
-    until, since = max(first - mails[0], 1e-3), max(mails[-1] - back, 1e-3)
+    until, since = first - mails[0], mails[-1] - back
     return f"{before / until:.0f} e-mails a second before the fault, {after / since:.0f} after it"
 
 
@@ -82,5 +84,5 @@ def accepted_at(history: Iterable[Operation]) -> list[float]:
     return sorted(
         operation.end
         for operation in history
-        if operation.kind == "publish" and operation.end is not None and is_success(operation)
+        if operation.kind == "publish" and operation.line and operation.end is not None and is_success(operation)
     )

@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from tests.faults.checker import Allowed, Verdict
 from tests.faults.power import COMPILER
 from tests.faults.stack import Options
 from tests.servers import REDIS_SERVER, Redis, Valkey
 
 if TYPE_CHECKING:
-    from tests.faults.checker import Verdict
     from tests.faults.run import Run
 
 Act = Callable[["Run"], Awaitable[None]]
@@ -24,6 +24,9 @@ WAITING = 20_000
 
 TWIN_MOST = 1000
 """Submissions that come in beside them."""
+
+AGAIN_WITHIN = 5.0
+"""Seconds from the end of a bridge: the claim time of the rows, plus 2."""
 
 TWINS = {
     "bridge: SIGKILL",
@@ -50,16 +53,19 @@ class Fault:
     same holds for the events that wait.
     """
     resends: bool
-    held: bool
-    """Whether the row must keep the promises; else it is shown."""
-    may_lose: float
-    """Seconds before Redis ends within which an accepted submission may be lost."""
+    allowed: Allowed
     most: int
     rate: float
     waiting: int = 0
     """Events that wait when the load begins."""
     only_on_request: bool = False
     """Whether the row runs only if it is named, or with --all."""
+    no_twin: str = ""
+    """Why the row ends a process and has no twin."""
+    bounded: bool = False
+    """Whether events of an ended bridge must be delivered again within the claim time plus 2 s: a bridge is left that
+    serves all stages, the stages answer, and little waits.
+    """
 
     def on(self, server: type[Valkey]) -> Fault:
         """The same on another kind of Redis, unless the row names its own."""
@@ -76,6 +82,7 @@ class Fault:
             name=f"{self.name}, {WAITING:,} events waiting",
             most=TWIN_MOST,
             waiting=WAITING,
+            bounded=False,
             only_on_request=self.name not in TWINS,
         )
 
@@ -86,13 +93,13 @@ class Fault:
             return "no redis-server on PATH"
         return "no C compiler (cc) on PATH" if self.options.power and not COMPILER else ""
 
-    def judge(self, verdict: Verdict) -> list[str]:
-        """Each promise that the row broke."""
-        if not self.held:
-            return []
+    def judge(self, verdict: Verdict, again: float) -> list[str]:
+        """Each promise that the row broke. `again`: seconds until the last redelivery, as `recovery` measures them."""
         wrong = verdict.lines()
         if verdict.resent and not self.resends:
             wrong.append(f"resent {verdict.resent}, where neither email nor MongoDB was ended, frozen or silent")
+        if self.bounded and again > AGAIN_WITHIN:
+            wrong.append(f"delivered again after {again} s, not within the claim time plus 2 s")
         return wrong
 
 
@@ -104,12 +111,14 @@ def fault(
     *,
     loaded: bool = True,
     resends: bool = False,
-    held: bool = True,
     may_lose: float = 0.0,
+    unconfirmed: bool = False,
     most: int = 1_000_000,
     rate: float = 1e6,
     twin: bool = False,
     only_on_request: bool = False,
+    no_twin: str = "",
+    bounded: bool = False,
     **options: Any,
 ) -> Callable[[Act], Act]:
     """Make the function below a row. `options` are the stack's; `most` and `rate` cap its load. With `twin` there is a
@@ -118,7 +127,19 @@ def fault(
 
     def register(act: Act) -> Act:
         stack = Options(**options)
-        row = Fault(name, act, stack, loaded, resends, held, may_lose, most, rate, only_on_request=only_on_request)
+        row = Fault(
+            name,
+            act,
+            stack,
+            loaded,
+            resends,
+            Allowed(may_lose, unconfirmed),
+            most,
+            rate,
+            only_on_request=only_on_request,
+            no_twin=no_twin,
+            bounded=bounded,
+        )
         for one in [row, row.twin()] if twin else [row]:
             if one.name in FAULTS:
                 raise ValueError(f"{one.name} is there already")

@@ -13,7 +13,7 @@ from milepost.errors import JournalUnavailable
 from milepost.journal import DeadLetter
 from tests.cli.running import MILEPOST, environment
 from tests.faults import state
-from tests.faults.checker import Parts, check
+from tests.faults.checker import Allowed, Parts, check
 from tests.faults.history import Operation, write
 from tests.faults.load import Acceptance, Load, Sent
 from tests.faults.recovery import after_decision, rates, recovery
@@ -27,9 +27,10 @@ LOOK = 0.05
 """Seconds between two looks at the mails."""
 
 STANDSTILL = 40.0
-"""Seconds without any progress after which a row is over; with the defaults, DEFAULT_STANDSTILL."""
+"""Seconds without any progress after which a row is over."""
 
 DEFAULT_STANDSTILL = 150.0
+"""The same with the times as shipped."""
 
 LOST_STANDSTILL = 8.0
 """The same where submissions may be lost and Redis holds no event: nothing can bring their mails."""
@@ -52,8 +53,12 @@ class Run:
         self.wrong: list[str] = []
         self.notes: list[str] = []
         self.recovered = 0.0
+        self.began = time.monotonic()
+        """When the fault began."""
         self.parts: Parts | None = None
         """In the row that splits events."""
+        self.ordered_of_its_own: list[str] = []
+        """Stages of the row's own that are ordered by key."""
         self.decided: float | None = None
         """When the servers had agreed on another primary, in the rows about that."""
         self._tell = tell
@@ -85,11 +90,7 @@ class Run:
         self._tasks.add(load)
         await eventually(lambda: load.done() or len(self.load.sent) - before >= wanted // 4, 600, "load")
         await eventually(lambda: load.done() or self.mailbox.look(), what="the first e-mail")
-        self.note("fault")
-        if self.fault.waiting:
-            waiting = await self._backlog()
-            self.notes.append(f"{waiting} events waited at the fault")
-            self.check(waiting > self.load.filled // 2, "half of the backlog was gone before the fault")
+        await self.fault_begins()
         try:
             yield
         except BaseException:
@@ -97,6 +98,15 @@ class Run:
             raise
         await self.recover(load)
         await load
+
+    async def fault_begins(self) -> None:
+        """Note when the fault begins, and in a twin how many events wait."""
+        self.note("fault")
+        if self.fault.waiting:
+            waiting = await self._backlog()
+            self.notes.append(f"{waiting} events waited at the fault")
+            self.check(waiting > self.load.filled // 2, "half of the backlog was gone before the fault")
+        self.began = time.monotonic()
 
     async def recover(self, load: "asyncio.Task[None] | None" = None) -> None:
         """Note how long it takes until all that was submitted by now is mailed."""
@@ -146,6 +156,7 @@ class Run:
         await self.stack.rest()
         self.mailbox.look()
         history = self.stack.history
+        self.stack.note_unended()
         for operation in await state.left(self.stack.client):
             history.add(operation)
         for operation in await asyncio.to_thread(lambda: list(state.records(self.stack.mongo.url))):
@@ -161,13 +172,16 @@ class Run:
         if self.fault.waiting and (told := rates(operations)):
             self.notes.append(told)
         ordered = [entry.name for entry in self.stack.stages if self.stack.is_ordered(entry.name)]
-        verdict = check(operations, may_lose=self.fault.may_lose, ordered=ordered, parts=self.parts)
-        if ordered:
+        ordered += self.ordered_of_its_own
+        verdict = check(operations, self.fault.allowed, ordered=ordered, parts=self.parts)
+        if self.stack.options.order:
             self.notes.append(f"ordered by {self.stack.options.order}: {verdict.inverted} out of order")
         if verdict.oldest_lost:
             self.notes.append(f"the oldest lost submission was accepted {verdict.oldest_lost:.2f} s before Redis ended")
+        if verdict.without_mail:
+            self.notes.append(f"{verdict.without_mail} accepted events of a stage of the row's own")
         row = Row.of(self.fault.name, verdict, self.recovered, recovery(operations))
-        return row, self.fault.judge(verdict)
+        return row, self.fault.judge(verdict, row.again_s)
 
     # What rows look at
 
@@ -206,7 +220,10 @@ class Run:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
+        begin = time.monotonic()
         output, _ = await command.communicate()
+        done = Operation("operate", begin, time.monotonic(), answer=command.returncode, by=" ".join(arguments))
+        self.stack.history.add(done)
         self.check(command.returncode == 0, f"milepost {' '.join(arguments)}: {output.decode()[-300:]}")
         return output.decode()
 
@@ -240,7 +257,7 @@ class Standstill:
         now = run.mailbox.look(), run.load.answered, await run._backlog()
         if now != self._seen:
             self._seen, self._since = now, time.monotonic()
-        some_are_lost = (run.fault.may_lose or not run.fault.held) and not now[2]
+        some_are_lost = run.fault.allowed != Allowed() and not now[2]
         return time.monotonic() - self._since > (LOST_STANDSTILL if some_are_lost else self._longest)
 
 

@@ -90,6 +90,7 @@ class Stack:
         self.smtp = SmtpServer() if options.smtp else None
         self._exits = AsyncExitStack()
         self._ended: dict[Server, Operation] = {}
+        self._frozen: dict[Server | Proxy, Operation] = {}
 
     async def __aenter__(self) -> Self:
         try:
@@ -136,7 +137,7 @@ class Stack:
         function = self._own(Function(self.folder, name, env=env, source=RECORDED_STAGE))
         self.functions[name] = function
         if name in self.options.proxied:
-            proxy = StageProxy(name, consumes, emits, function.url)
+            proxy = StageProxy(name, consumes, emits, function.url, self.history)
             self.proxies[name] = await self._exits.enter_async_context(proxy)
 
     def add_bridge(self) -> Module:
@@ -200,6 +201,32 @@ class Stack:
         await up(server)
         if ended := self._ended.pop(server, None):
             self.history.add(replace(ended, end=time.monotonic()))
+
+    def freeze(self, what: Server | Proxy) -> None:
+        """Stop a process, or silence all connections through the proxy. The history has it, with when it went on."""
+        by = what.name if isinstance(what, Server) else self._proxied
+        self._frozen[what] = Operation("freeze", time.monotonic(), by=by)
+        what.freeze()
+
+    def thaw(self, what: Server | Proxy) -> None:
+        what.thaw()
+        if frozen := self._frozen.pop(what, None):
+            self.history.add(replace(frozen, end=time.monotonic()))
+
+    def stall(self) -> int:
+        """Silence the present connections through the proxy for good. Returns how many there are."""
+        now = time.monotonic()
+        self.history.add(Operation("stall", now, now, by=self._proxied))
+        return self.proxy.stall()
+
+    @property
+    def _proxied(self) -> str:
+        return f"connections to {self.options.server_behind_proxy}"
+
+    def note_unended(self) -> None:
+        """Give the history the processes that the row ended, or stopped, for good."""
+        for operation in [*self._ended.values(), *self._frozen.values()]:
+            self.history.add(operation)
 
     async def cut_power(self, server: Server) -> None:
         """End a process before a sync of its log (power.py)."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Self, cast
 
@@ -10,6 +11,7 @@ import httpx
 
 from milepost.events.event import Event
 from tests.bridge.rig import Answer, Delivery, Stage, status
+from tests.faults.history import History, Operation
 
 Behaviour = Callable[["StageProxy", Delivery], Awaitable[Answer]]
 """Answers one delivery, with the function's answer or another."""
@@ -53,12 +55,15 @@ def among_many(answer: bytes) -> dict[str, Any]:
 
 
 class StageProxy(Stage):
-    """A proxy to the function at `target`. `behaviour` answers each delivery; by default it forwards it."""
+    """A proxy to the function at `target`. `behaviour` answers each delivery; by default it forwards it. The history
+    has each answer as the bridge got it.
+    """
 
-    def __init__(self, name: str, consumes: str, emits: str | None, target: str) -> None:
+    def __init__(self, name: str, consumes: str, emits: str | None, target: str, history: History) -> None:
         super().__init__(name, consumes, emits, self._behave)
         self.behaviour: Behaviour = StageProxy.forward
         self._target = target
+        self._history = history
 
     async def __aenter__(self) -> Self:
         self._client = httpx.AsyncClient(timeout=90, limits=httpx.Limits(max_connections=None))
@@ -73,7 +78,17 @@ class StageProxy(Stage):
         self._writers.discard(writer)
 
     async def _behave(self, delivery: Delivery) -> Answer:
-        return await self.behaviour(self, delivery)
+        begin, event, said = time.monotonic(), delivery.event, None
+        answer: Answer = None
+        try:
+            answer = await self.behaviour(self, delivery)
+        finally:
+            if answer is not None and not isinstance(answer, Cut):
+                said = int(answer.split(b" ", 2)[1])
+            end = None if said is None else time.monotonic()
+            address = str(event.data["email"] if isinstance(event.data, dict) else event.data)
+            self._history.add(Operation("reply", begin, end, event.id, said, self.name, address))
+        return answer
 
     async def _answer_batch(self, events: list[Event]) -> Answer:
         """Answer each event of a batch as if it had come alone. If the connection ends for one, it ends for all."""

@@ -1,13 +1,17 @@
 """A short cut of the suite: the most telling rows, with a small load. `make faults` runs all of it."""
 
-import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
 
 import pytest
 
 from tests.faults import rows
-from tests.faults.registry import FAULTS
+from tests.faults.checker import Verdict
+from tests.faults.registry import AGAIN_WITHIN, FAULTS, WAITING
 from tests.faults.run import run
 
 assert rows
@@ -22,12 +26,39 @@ TELLING = [
 ]
 
 
+ENDS = {"down", "cut_power", "kill"}
+"""Methods that end a process."""
+
+
+def names_in(act: Callable[..., Any]) -> set[str]:
+    """The names that a row's function uses, and the functions of the rows that it calls."""
+    functions = [act.func if isinstance(act, partial) else act]
+    found: set[str] = set()
+    for function in functions:
+        codes = [function.__code__]
+        for code in codes:
+            codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+            for name in {*code.co_names} - found:
+                found.add(name)
+                called = function.__globals__.get(name)
+                if isinstance(called, FunctionType) and called.__module__.startswith(rows.__name__):
+                    functions.append(called)
+    return found
+
+
 def test_each_row_that_ends_a_process_has_a_twin_with_events_waiting() -> None:
-    """But one whose own events wait, and the row with poison, which restarts the bridge after its load."""
-    ends = re.compile(r"SIG|killed|\bended|restarted|power cut|gone|dies")
-    rows = [name for name in FAULTS if ends.search(name) and not re.search("wait|poison", name)]
-    assert len(rows) > 50
-    assert [name for name in rows if f"{name}, 20,000 events waiting" not in FAULTS] == []
+    """But those that name a reason."""
+    ending = {name: row for name, row in FAULTS.items() if ENDS & names_in(row.act) and not row.waiting}
+    assert len(ending) > 50
+    alone = [name for name in ending if f"{name}, {WAITING:,} events waiting" not in FAULTS]
+    assert alone == [name for name, row in FAULTS.items() if row.no_twin]
+
+
+def test_a_late_redelivery_breaks_the_promise_where_another_bridge_is_left() -> None:
+    row = FAULTS["one of two bridges: SIGKILL"]
+    assert not row.judge(Verdict(), AGAIN_WITHIN)
+    assert row.judge(Verdict(), AGAIN_WITHIN + 0.1)
+    assert not FAULTS["bridge: SIGKILL"].judge(Verdict(), 60)
 
 
 async def test_each_address_keeps_its_order_though_everything_is_killed(tmp_path: Path) -> None:

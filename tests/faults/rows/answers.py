@@ -74,9 +74,9 @@ def is_poison(event_id: str) -> bool:
 async def hang(run: Run, *, stage: str) -> None:
     """Frozen, with connections open, then awake again with all it was given meanwhile."""
     function = run.stack.functions[stage]
-    function.freeze()
+    run.stack.freeze(function)
     await asyncio.sleep(HANG)
-    function.thaw()
+    run.stack.thaw(function)
 
 
 for _stage in STAGES:

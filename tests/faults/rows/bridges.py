@@ -69,7 +69,7 @@ async def leader(run: Run) -> Module:
     return leading[0]
 
 
-@fault("the leading bridge: SIGKILL, plain messages lost in the gap are shown", bridges=2, twin=True)
+@fault("the leading bridge: SIGKILL, plain messages lost in the gap are shown", bridges=2, twin=True, bounded=True)
 async def leader_killed(run: Run) -> None:
     stack = run.stack
     killed = await leader(run)
@@ -91,7 +91,7 @@ async def frozen(run: Run) -> None:
     stack = run.stack
     sleeper = await leader(run)
     token = await stack.client.get(keys.LEASE)
-    sleeper.freeze()
+    stack.freeze(sleeper)
     stack.asleep.add(sleeper)
 
     async def succeeded() -> bool:
@@ -99,7 +99,7 @@ async def frozen(run: Run) -> None:
 
     await eventually(succeeded, what="the other bridge leads")
     await asyncio.sleep(BEYOND_CLAIM)
-    sleeper.thaw()
+    stack.thaw(sleeper)
     stack.asleep.discard(sleeper)
 
 
@@ -108,10 +108,10 @@ async def frozen_with_all(run: Run, *, seconds: float) -> None:
     stack = run.stack
     everything = [stack.gateway, *stack.bridges, *stack.functions.values()]
     for server in everything:
-        server.freeze()
+        stack.freeze(server)
     await asyncio.sleep(seconds)
     for server in everything:
-        server.thaw()
+        stack.thaw(server)
 
 
 fault("everything but the servers frozen for 10 s")(partial(frozen_with_all, seconds=10))
@@ -127,7 +127,7 @@ async def killed_with_a_backlog(run: Run) -> None:
     """The other bridge takes over the killed one's events though it has a backlog, and no place is free."""
     stack = run.stack
     distance = stack.functions["distance"]
-    distance.freeze()
+    stack.freeze(distance)
 
     async def held(bridge: Module) -> set[bytes]:
         streams = keys.journal("raw_input"), keys.retries("distance", "raw_input")
@@ -152,5 +152,5 @@ async def killed_with_a_backlog(run: Run) -> None:
     await eventually(redelivered, what="the other bridge has what the killed one held")
     (depth,) = await stack.journal.admin.depths({"distance": ["raw_input"]})
     run.check(depth.journaled > len(theirs), "there was no backlog")
-    distance.thaw()
+    stack.thaw(distance)
     await stack.up(killed)

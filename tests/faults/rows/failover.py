@@ -44,7 +44,7 @@ def failover(name: str, redis: type[Any]) -> Callable[[Act], Act]:
 
     def register(act: Act) -> Act:
         fault(f"{name}, REPLICAS=1", redis=redis, bridge={"REPLICAS": "1"}, twin=True)(act)
-        fault(f"{name}, without REPLICAS", redis=redis, held=False, twin=True)(act)
+        fault(f"{name}, without REPLICAS", redis=redis, unconfirmed=True, twin=True)(act)
         return act
 
     return register
@@ -60,6 +60,7 @@ async def another_primary(run: Run, old: Valkey) -> None:
 
     await eventually(lambda: asyncio.to_thread(decided), what="another primary")
     run.decided = time.monotonic()
+    run.stack.history.add(Operation("failover", run.began, run.decided))
 
 
 def primary(run: Run) -> Valkey:
@@ -82,10 +83,10 @@ async def killed(run: Run) -> None:
 @failover("Cluster: the primary frozen, and back as a second one", Nodes)
 async def frozen(run: Run) -> None:
     old = primary(run)
-    old.freeze()
+    run.stack.freeze(old)
     await another_primary(run, old)
     await asyncio.sleep(1)
-    old.thaw()
+    run.stack.thaw(old)
 
 
 @failover("Sentinels: the replicas 2 s behind when the primary dies", Sentinels)
@@ -141,8 +142,7 @@ async def without_sentinels(run: Run) -> None:
     """Connections are made anew all the same."""
     redis: Any = run.stack.redis
     now = redis.primary
-    for sentinel in redis.sentinels:
-        sentinel.kill()
+    await asyncio.gather(*(run.stack.down(sentinel, SIGKILL) for sentinel in redis.sentinels))
     run.decided = time.monotonic()
     for _ in range(3):
         tell(now, "CLIENT", "KILL", "TYPE", "normal")
@@ -162,7 +162,12 @@ async def without_replicas(run: Run) -> None:
     run.decided = time.monotonic()
 
 
-@fault("Sentinels: the primary killed, plain messages lost meanwhile are shown", redis=Sentinels, twin=True)
+@fault(
+    "Sentinels: the primary killed, plain messages lost meanwhile are shown",
+    redis=Sentinels,
+    bridge={"REPLICAS": "1"},
+    twin=True,
+)
 async def plain_messages(run: Run) -> None:
     redis: Any = run.stack.redis
     old = redis.primary

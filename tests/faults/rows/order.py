@@ -6,10 +6,11 @@ from signal import SIGKILL
 
 from milepost.events.event import Event, now
 from milepost.journal import keys
-from tests.bridge.rig import Answer, Delivery, Stage, status
+from tests.bridge.rig import Answer, Delivery, status
 from tests.faults.registry import fault
-from tests.faults.rows.outages import MOST_MEMORY, memory, portions, used
+from tests.faults.rows.outages import MOST_MEMORY, memory, portions, published, used
 from tests.faults.rows.poison import LEAST
+from tests.faults.rows.stages import recorded
 from tests.faults.run import Run
 from tests.faults.stage_proxy import StageProxy
 from tests.servers import eventually
@@ -32,17 +33,14 @@ QUICK_BACKOFF = {"retry": TRIES - 1, "backoffDelay": "PT0.02S"}
 class Book:
     """A stage that takes the events of a key in their order. It puts the first of the large key off until `open`."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self) -> None:
         self.open = asyncio.Event()
         self.taken: defaultdict[str, list[int]] = defaultdict(list)
         """Of each key the numbers of the events, in the order in which they were taken first."""
         self.deliveries = 0
         self._seen: set[str] = set()
-        self._stage = stage
-        stage.script = self
 
     def __call__(self, delivery: Delivery) -> Answer:
-        self._stage.received.clear()  # so many are more than the suite needs
         self.deliveries += 1
         event = delivery.event
         assert isinstance(event.data, dict)
@@ -60,12 +58,18 @@ def numbered(number: int, key: str) -> Event:
     return Event(id=f"{key}-{number}", source="/faults/order", type="bulk", time=now(), data=data)
 
 
-@fault("50,000 events of one key wait, the bridge: SIGKILL", loaded=False, only_on_request=True)
+@fault(
+    "50,000 events of one key wait, the bridge: SIGKILL",
+    loaded=False,
+    only_on_request=True,
+    no_twin="50,000 events wait in the row itself",
+)
 async def one_key(run: Run) -> None:
     """They wait in Redis behind an event that is parked, and other keys do not. Then a bridge is killed among them."""
     stack, count = run.stack, min(ONE_KEY, 25 * run.n)
-    stage = await Stage("bulk", "bulk", None, None).open()
-    book = Book(stage)
+    book = Book()
+    stage = await recorded(run, "bulk", "bulk", book, key="key")
+    run.ordered_of_its_own.append("bulk")
     stack.extra_routes.append(stage.route(order="key"))
     await stack.down(stack.bridges.pop())
     bridge = stack.add_bridge()
@@ -76,7 +80,7 @@ async def one_key(run: Run) -> None:
     for numbers in portions(range(count)):
         events = [numbered(number, "one") for number in numbers]
         events += [numbered(number, f"other {number % 7}") for number in others if number in numbers]
-        await asyncio.gather(*map(stack.journal.publish, events))
+        await asyncio.gather(*(published(run, stack.journal, one, key="key") for one in events))
 
     async def are_held() -> bool:
         return bool(await stack.client.zcard(keys.held("bulk", "bulk")) == count - 1)

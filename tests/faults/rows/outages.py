@@ -2,21 +2,22 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-import httpx
-
 from milepost.bridge.retry import BROKEN_AFTER
 from milepost.events.event import Event, now
 from milepost.journal import Journal, keys
-from tests.bridge.rig import Answer, Delivery, Stage, status
+from tests.bridge.rig import Answer, Delivery, status
+from tests.faults.history import Operation
 from tests.faults.registry import fault
+from tests.faults.rows.stages import recorded
 from tests.faults.run import Run
 from tests.faults.stage_proxy import Behaviour, StageProxy
-from tests.servers import ANSWER_WITHIN, Module, eventually
+from tests.servers import Module, eventually
 
 OUTAGE = 30.0
 """Seconds. With the settings below it is what ten minutes are to those that are shipped."""
@@ -102,13 +103,13 @@ for _how, _behaviour in {"is away": None, "answers 500 to everything": broken, "
     "200,000 events in the backlog",
     loaded=False,
     most=600,
+    no_twin="200,000 events wait in the row itself",
     bridge={"BACKLOG_LIMIT": str(BACKLOG), "DEDUP": f"PT{DEDUP}S"},
 )
 async def backlog(run: Run) -> None:
     """They lie before a stage of their own, which is away at first."""
     stack = run.stack
-    bulk = await Stage("bulk", "bulk", None, None).open()
-    bulk.script = lambda _: _forget(bulk)
+    bulk = await recorded(run, "bulk", "bulk", lambda _: status(204))
     await bulk.refuse()
     stack.extra_routes.append({"name": "bulk", "consumes": "bulk", "url": bulk.url})
     await stack.down(stack.bridges.pop())
@@ -118,9 +119,9 @@ async def backlog(run: Run) -> None:
     empty = await used(run)
     journal = Journal(stack.client, stack.settings.model_copy(update={"dedup": timedelta(seconds=DEDUP)}))
     for numbers in portions(range(BACKLOG)):
-        await asyncio.gather(*(journal.publish(event(number)) for number in numbers))
+        await asyncio.gather(*(published(run, journal, event(number), key="email") for number in numbers))
     run.notes.append(f"{(await used(run) - empty) / BACKLOG:.0f} bytes of Redis per event")
-    await eventually(lambda: refused(run), what="the gateway's limit")
+    await eventually(run.load.is_refused_as_full, what="the gateway's limit")
     run.check(memory(bridge, "VmHWM") < MOST_MEMORY, f"the bridge has {memory(bridge, 'VmHWM'):.0f} MB")
 
     await bulk.open()
@@ -136,9 +137,12 @@ async def backlog(run: Run) -> None:
     await bulk.close()
 
 
-def _forget(stage: Stage) -> Answer:
-    stage.received.clear()  # 200,000 of them are more than the suite needs
-    return status(204)
+async def published(run: Run, journal: Journal, event: Event, *, key: str) -> None:
+    """Publish an event for a stage of the row's own. The history has it, with its `key`."""
+    assert isinstance(event.data, dict)
+    begin = time.monotonic()
+    await journal.publish(event)
+    run.stack.history.add(Operation("publish", begin, time.monotonic(), event.id, 202, "publish", str(event.data[key])))
 
 
 def portions(numbers: range, size: int = 2000) -> Iterator[range]:
@@ -154,12 +158,6 @@ def event(number: int) -> Event:
 
 async def used(run: Run) -> int:
     return int((await run.stack.client.info("memory"))["used_memory"])
-
-
-async def refused(run: Run) -> bool:
-    async with httpx.AsyncClient(timeout=ANSWER_WITHIN) as client:
-        answer = await client.post(f"{run.stack.gateway.url}/distance", json=event(1).data)
-    return answer.status_code == 503 and answer.headers["retry-after"].isdigit()
 
 
 async def gone(run: Run) -> bool:

@@ -18,6 +18,7 @@ LEAST = 0.05
     loaded=False,
     proxied=("store",),
     delivery=QUICK_BACKOFF,
+    no_twin="the bridge ends only while no event waits; the row compares the p99 of two loads of its own",
 )
 async def poison(run: Run) -> None:
     """The others hardly notice; the poison ones die after exactly 1 + retry deliveries, and can be replayed."""

@@ -43,7 +43,7 @@ for _number in (SIGKILL, SIGTERM):
         fault(f"{_component}: {_number.name}", resends=_component in MAY_RESEND, twin=True)(
             partial(component_ends, component=_component, number=_number)
         )
-    fault(f"one of two bridges: {_number.name}", bridges=2, twin=True)(
+    fault(f"one of two bridges: {_number.name}", bridges=2, twin=True, bounded=True)(
         partial(component_ends, component="bridge", number=_number)
     )
     for _kind, _server in EVERY_REDIS.items():
@@ -86,9 +86,9 @@ async def stopped_at_random(run: Run) -> None:
         while time.monotonic() < end:
             await asyncio.sleep(choice.uniform(0, 0.5))
             server = everything.pop(choice.randrange(len(everything)))
-            server.freeze()
+            stack.freeze(server)
             await asyncio.sleep(choice.uniform(0.05, 2))
-            server.thaw()
+            stack.thaw(server)
             everything.append(server)
 
     await asyncio.gather(*(stop_some(random.Random(random.random())) for _ in range(3)))

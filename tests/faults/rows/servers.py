@@ -60,31 +60,31 @@ async def paused(run: Run) -> None:
 
 @on_every_redis("half-open connections to Redis", server_behind_proxy="redis")
 async def redis_half_open(run: Run) -> None:
-    run.check(run.stack.proxy.stall(), "there was no connection to stall")
+    run.check(run.stack.stall(), "there was no connection to stall")
 
 
 @fault("half-open connections to MongoDB", server_behind_proxy="mongo")
 async def mongo_half_open(run: Run) -> None:
-    run.check(run.stack.proxy.stall(), "there was no connection to stall")
+    run.check(run.stack.stall(), "there was no connection to stall")
 
 
 @on_every_redis("Redis silent for 8 s", server_behind_proxy="redis")
 async def redis_silent(run: Run) -> None:
-    run.stack.proxy.freeze()
+    run.stack.freeze(run.stack.proxy)
     await asyncio.sleep(8)
-    run.stack.proxy.thaw()
+    run.stack.thaw(run.stack.proxy)
 
 
 @fault("MongoDB silent for 8 s", server_behind_proxy="mongo", resends=True)
 async def mongo_silent(run: Run) -> None:
     """Longer than a request lasts: the window between mail and mark opens as if MongoDB had died."""
-    run.stack.proxy.freeze()
+    run.stack.freeze(run.stack.proxy)
     await asyncio.sleep(8)
-    run.stack.proxy.thaw()
+    run.stack.thaw(run.stack.proxy)
 
 
 @fault("MongoDB frozen for 8 s", resends=True)
 async def mongo_frozen(run: Run) -> None:
-    run.stack.mongo.freeze()
+    run.stack.freeze(run.stack.mongo)
     await asyncio.sleep(8)
-    run.stack.mongo.thaw()
+    run.stack.thaw(run.stack.mongo)

@@ -39,16 +39,17 @@ async def before_the_first_bridge(run: Run) -> None:
     await run.recover()
 
 
-async def recorded(run: Run, name: str, consumes: str, script: Script | None = None) -> Stage:
-    """A stage of the suite's own. The history has its deliveries."""
+async def recorded(run: Run, name: str, consumes: str, script: Script | None = None, key: str = "email") -> Stage:
+    """A stage of the row's own, whose script must not wait. The history has its deliveries, each with its `key`."""
     stage = Stage(name, consumes, None, script)
     made = stage.script
 
     def answer(delivery: Delivery) -> Answer:
+        stage.received.clear()  # there may be very many, and the history has them
         begin, response = time.monotonic(), made(delivery)
         assert isinstance(response, bytes)
         event, status = delivery.event, int(response.split(b" ", 2)[1])
-        address = str(event.data["email"])
+        address = str(event.data[key])
         run.stack.history.add(Operation("deliver", begin, time.monotonic(), event.id, status, name, address))
         return response
 
@@ -63,18 +64,21 @@ async def audited(run: Run) -> Stage:
     return stage
 
 
-@fault("a stage added later gets what is still in the journal", loaded=False, most=600)
+@fault("a stage added later gets what is still in the journal", loaded=False, most=600, twin=True)
 async def added_later(run: Run) -> None:
     stack = run.stack
     store = stack.functions["store"]
     await stack.down(store, SIGKILL)
+    if run.fault.waiting:
+        await run.fill()
     await run.load.submit(run.n)
 
     async def all_before_store() -> bool:
         (depth,) = await stack.journal.admin.depths({"distance": ["raw_input"]})
         return depth.journaled == depth.parked == 0
 
-    await eventually(all_before_store, what="all events wait for store")
+    await eventually(all_before_store, within=600, what="all events wait for store")
+    await run.fault_begins()
     audit = await audited(run)
     await stack.up(stack.add_bridge())
     rows: Any = await run.stack.client.xrange(keys.journal(CHANNEL))
@@ -83,13 +87,13 @@ async def added_later(run: Run) -> None:
     run.check(left, "little lay in the journal: the row shows nothing")
     await stack.up(store)
     await run.recover()
-    await eventually(lambda: there <= set(audit.count), what="what lay in the journal reaches the new stage")
+    await eventually(lambda: there <= set(audit.count), within=600, what="it reaches the new stage")
     run.check(set(audit.count.values()) <= {1}, "the new stage got an event twice")
     await audit.close()
     await forget(run)
 
 
-@fault("a stage removed is shown, and pins nothing once forgotten", loaded=False, most=600)
+@fault("a stage removed is shown, and pins nothing once forgotten", loaded=False, most=600, twin=True)
 async def removed(run: Run) -> None:
     audit = await audited(run)
     stack = run.stack
@@ -97,6 +101,9 @@ async def removed(run: Run) -> None:
     await stack.up(second)
     await run.load.submit(run.n // 2)
     await run.recover()
+    if run.fault.waiting:
+        await run.fill()
+    await run.fault_begins()
     await stack.down(second)
     await audit.close()
     await run.load.submit(run.n // 2)

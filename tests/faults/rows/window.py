@@ -32,7 +32,7 @@ async def killed_before_the_mark(run: Run) -> None:
     await eventually(lambda: run.mailbox.look() >= run.n // 4, what="the load's middle")
 
     def answer() -> str:
-        loop.call_soon_threadsafe(proxy.freeze)
+        loop.call_soon_threadsafe(stack.freeze, proxy)
         return ACCEPTED
 
     before = run.mailbox.look()
@@ -40,8 +40,8 @@ async def killed_before_the_mark(run: Run) -> None:
     await eventually(lambda: proxy.is_frozen and run.mailbox.look() > before, what="a mail that is not marked")
     await stack.down(email, SIGKILL)
     inbox.answer = lambda: ACCEPTED
-    proxy.stall()  # its last bytes never arrive
-    proxy.thaw()
+    stack.stall()  # its last bytes never arrive
+    stack.thaw(proxy)
     await stack.up(email)
     await run.recover(load)
     await run.settle()
