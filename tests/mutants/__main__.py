@@ -63,6 +63,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="mutate scripts whose name contains this")
     parser.add_argument("--line", type=int, help="mutate this line")
     parser.add_argument("--list", action="store_true", help="list the mutants")
+    parser.add_argument("--reasons", action="store_true", help="list those that may survive, each with its reason")
     parser.add_argument("--json", type=Path, help="write every mutant, and what killed it, to this file")
     parser.add_argument("--known", type=Path, help="take over the results of the same mutants from this earlier file")
     parser.add_argument(
@@ -79,9 +80,11 @@ def main() -> int:
         for mutant in mutants(lua[name])
         if given.line in {None, mutant.line}
     ]
-    if given.list:
+    if given.list or given.reasons:
         for name, mutant in found:
-            print(f"{name}.lua:{mutant.line}: {mutant.change}")
+            why = reason(name, mutant.change)
+            if why or given.list:
+                print(f"{name}.lua:{mutant.line}: {mutant.change}" + (f"\n    {why}" if why else ""))
         return 0
 
     known: dict[tuple[str, str], str | None] = {}
