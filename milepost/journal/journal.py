@@ -62,6 +62,8 @@ class Journal:
         for this channel.
         """
         answer = await self._publishes.submit(event_row(event))
+        if answer == b"full":
+            raise BacklogFull(f"the backlog is at its limit of {self._limit} events")
         if answer == b"crowded":
             raise BacklogFull(
                 f"no stage consumes {event.type!r}, and {MOST_UNCONSUMED} channels that none consumes exist already"
@@ -79,8 +81,6 @@ class Journal:
             dedup=self._dedup,
             events=rows,
         )
-        if answers == b"full":
-            raise BacklogFull(f"the backlog is at its limit of {self._limit} events")
         return list(answers)
 
     async def status(self, event_id: str) -> dict[str, Note]:

@@ -214,6 +214,19 @@ async def test_publish_over_the_backlog_limit_writes_nothing(
     assert await everything(redis) == before
 
 
+async def test_door_that_refuses_new_events_recognises_one_that_it_has(
+    settings: JournalSettings, opened: Callable[[JournalSettings], Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reply to its publish may have been lost: redis-py then sends it again, or the client does."""
+    monkeypatch.setattr(journal_module, "BACKLOG_TRUSTED", timedelta(milliseconds=1))
+    journal = opened(settings.model_copy(update={"backlog_limit": 2}))
+    events = [submission() for _ in range(3)]
+    assert [await journal.publish(event) for event in events[:2]] == [True, True]
+    answers = await asyncio.gather(*map(journal.publish, events), return_exceptions=True)
+    assert answers[:2] == [False, False]
+    assert isinstance(answers[2], BacklogFull)
+
+
 async def test_backlog_is_counted_once_for_many_publishes_and_the_limit_holds_meanwhile(
     redis: Redis,
     settings: JournalSettings,

@@ -132,10 +132,10 @@ async def test_doors_close_when_a_served_stage_is_behind(journal: Journal, dista
 async def test_channel_of_unserved_stages_alone_closes_alone_and_says_why(
     journal: Journal, redis: Redis, distance: Consumer, table: Table, consumers: Consumers
 ) -> None:
-    for _ in range(LIMIT):
-        await publish(journal, CALCULATED)
+    events = [await publish(journal, CALCULATED) for _ in range(LIMIT)]
     with pytest.raises(BacklogFull) as caught:
         await publish(journal, CALCULATED)
+    assert await journal.publish(events[0]) is False, "it is recognised, as everywhere"
     assert str(caught.value) == "no bridge serves the stages of 'calculated_distance', and 10 events wait for them"
     await publish(journal)
     with pytest.raises(BacklogFull):

@@ -1,8 +1,9 @@
 -- publish(limit, fresh, most_unconsumed, trusted, dedup, events[channel, source_id, id, event, data])
 -- Journals each event that was not published before, and publishes it on its channel.
--- Returns 'full', and writes nothing, while the backlog is at its limit. Else returns for each event:
+-- Returns for each event:
 -- 'done'
--- 'seen'     it was published before
+-- 'seen'     it was published before, perhaps by this very call, whose answer was lost
+-- 'full'     the backlog is at its limit
 -- 'crowded'  no stage consumes its channel, and too many such channels exist
 -- 'closed'   no bridge serves the stages of its channel, and too many events wait for them
 -- 'error …'  Redis refused it
@@ -19,8 +20,6 @@ if not counted or math.abs(now() - tonumber(counted_at)) > trusted then
   counted_at, closed = whole(now()), '\n' .. table.concat(channels, '\n') .. '\n'
   redis.pcall('SET', BACKLOG, whole(counted) .. ' ' .. counted_at .. closed, 'PX', trusted)  -- refused by a full Redis
 end
-if counted >= limit then return 'full' end
-
 local consumed
 
 -- Whether this event would begin one more channel that no stage consumes, and there are too many already.
@@ -36,15 +35,20 @@ local function is_crowded(channel)
   return unconsumed >= most_unconsumed
 end
 
+-- Why no new event of this channel is taken, or nil.
+local function refusal(channel)
+  if counted >= limit then return 'full' end
+  if string.find(closed, '\n' .. channel .. '\n', 1, true) then return 'closed' end
+  return is_crowded(channel) and 'crowded' or nil
+end
+
 local answers, channels, added = {}, {}, 0
 for _, event in ipairs(events) do
-  local answer
-  if string.find(closed, '\n' .. event.channel .. '\n', 1, true) then
-    answer = 'closed'
-  elseif is_crowded(event.channel) then
-    answer = 'crowded'
-  else
+  local answer = refusal(event.channel)
+  if not answer then
     answer = attempt(journal_once, event, true, dedup)
+  elseif redis.call('EXISTS', seen_key(event.source_id)) == 1 then
+    answer = 'seen'
   end
   if answer == 'done' then
     added = added + 1
