@@ -90,6 +90,15 @@ class BrokerWorld(DeliveryWorld):
                 if event.id in dead(view, STAGE):
                     yield "give_up_again", number
 
+    def entered(self, before: View, view: View) -> list[tuple[str, bytes]]:
+        """The same, and the answers that a status has now and had not."""
+        found = super().entered(before, view)
+        for number, event in enumerate(self.events):
+            had, has = (dict(one.others.get(keys.status(event.id), ())) for one in (before, view))
+            if OUT.encode() in has.keys() - had.keys():
+                found.append((OUT, self.reply(number).to_json().encode()))
+        return found
+
     def reply(self, number: int) -> Event:
         return replace(self.events[number], source=f"/model/{STAGE}", type=OUT)
 

@@ -5,7 +5,8 @@
 3. Before each move the state is restored into a real Valkey; the move runs the shipped scripts, and the new state is
    read back.
 4. States that differ only in times, ids or in which bridge is which are one state, so each is visited once.
-5. In every new state the invariants of the world are checked. A broken one ends the search.
+5. In every new state the invariants of the world are checked, and after every move what it announced. A broken one ends
+   the search.
 6. The path to it, the shortest, is printed as a Python program that makes the same moves.
 7. In some worlds each move is also tried on servers that refuse: full, read-only, without a right. It must then change
    nothing and say so, or be done whole.
@@ -109,6 +110,7 @@ async def search(world: World[Any], *, seconds: float = 1e9) -> Result:
                 local = await world.apply(state, move)
                 found_view = await world.view()
                 found, finished = world.check(local, found_view)
+                world.check_announced(move, view, found_view)
                 if found not in depth:
                     await world.check_counts(local, found_view)
                 if world.refusals:
@@ -164,16 +166,18 @@ async def replay(world: World[Any], path: Sequence[Move], *, tell: Callable[...,
     `tell` gets each move, and the state outside Redis after it.
     """
     state = await world.start()
+    before = await world.view()
     tell("start", state.local)
     for move in path:
         local = await world.apply(state, move)
         tell(move, local)
         view = await world.view()
         key, _ = world.check(local, view)
+        world.check_announced(move, before, view)
         await world.check_counts(local, view)
         if world.refusals:
             await world.check_refusals(state, move, key)
-        state = State(view.snapshot, local)
+        state, before = State(view.snapshot, local), view
 
 
 async def replay_on_valkey(make: Callable[[str], World[Any]], path: Sequence[Move]) -> None:

@@ -164,9 +164,7 @@ class SwitchWorld(DeliveryWorld):
     async def do_take_over(self, local: Any, bridge: int, stage: str) -> None:
         try:
             await super().do_take_over(local, bridge, stage)
-        except JournalUnavailable as fault:
-            if fault.code != "NOGROUP":
-                raise
+        except GroupMissing:
             local.phases[bridge] = "down"
 
     async def do_retry_due(self, _: Any, bridge: int) -> None:  # type: ignore[override]

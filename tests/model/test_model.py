@@ -44,6 +44,54 @@ async def test_no_state_breaks_an_invariant(opened: Open, name: str) -> None:
 FAULTS: dict[str, tuple[Make, str, str, str]] = {
     "no gate": (deliveries(LINE), "if known[entry] then", "if true then", "completed"),
     "no acknowledgement": (deliveries(LINE), "redis.call('XACK', stream, group, unpack(entries))", "", "completed"),
+    "an event that is not announced": (
+        deliveries(LINE),
+        "if announce then publish_event(event, entry) end",
+        "",
+        "were to be announced",
+    ),
+    "an event that is announced twice": (
+        deliveries(LINE),
+        "if announce then publish_event(event, entry) end",
+        "if announce then publish_event(event, entry) publish_event(event, entry) end",
+        "were to be announced",
+    ),
+    "an answer that is not announced, of several": (
+        deliveries(LINE, answers=2, bridges=1),
+        "for i, answer in ipairs(answers) do publish_event(answer, added[i][2]) end",
+        "publish_event(answers[1], added[1][2])",
+        "were to be announced",
+    ),
+    "an answer that is announced when another is refused": (
+        deliveries(LINE, channels=2, answers=2, bridges=1, refusals=True),
+        "check_channels()\n  for i",
+        "for i",
+        "were to be announced",
+    ),
+    "an answer that the Broker brings and nobody hears of": (
+        brokered(bridges=1),
+        "redis.call('PUBLISH', channel, event)",
+        "",
+        "were to be announced",
+    ),
+    "a dead bridge that is removed with its events": (
+        deliveries(LINE, crashes=1),
+        "other.pending == 0 and ",
+        "",
+        "no place",
+    ),
+    "a retry that nobody reads any more": (
+        deliveries(LINE, moves=1, parks=1, bridges=1),
+        "then attempt(bury_abandoned, name, retries) end",
+        "then end",
+        "cannot reach the end",
+    ),
+    "a parked event that nobody would read": (
+        deliveries(LINE, moves=1, parks=1, bridges=1),
+        "and not consumes(stages_table[stage], channel) then",
+        "and false then",
+        "among retries that no bridge reads",
+    ),
     "no dedup": (deliveries(LINE, duplicates=1), "'NX', 'PX', dedup", "'PX', dedup", "duplicate was accepted"),
     "a status that stays": (deliveries(LINE), "redis.call('PEXPIRE', status, time)", "", "neither counts nor expires"),
     "a parked event that stays": (
@@ -92,7 +140,7 @@ FAULTS: dict[str, tuple[Make, str, str, str]] = {
         deliveries(LINE, forgets=1, bridges=1),
         "redis.pcall('XGROUP', 'DESTROY', journal_key(channel), stage)\n",
         "0\n",
-        "is forgotten, and",
+        "is forgotten, and|left behind",
     ),
     "an answer that the Broker brings again": (
         brokered(repeats=1, bridges=1),
@@ -111,6 +159,24 @@ FAULTS: dict[str, tuple[Make, str, str, str]] = {
         "do places[unknown[i]] = place end",
         "do places[unknown[i]] = false end",
         "in hand together|said to be in hand",
+    ),
+    "order: two events of a key in one page": (
+        ordered("xx", reads=2, bridges=1),
+        "places[key] = place",
+        "",
+        "in hand together|said to be in hand",
+    ),
+    "order: a retry that nobody reads any more and that keeps its key": (
+        ordered("xx", moves=1, parks=1, bridges=1),
+        "if fields.order then unblock_all(",
+        "if false then unblock_all(",
+        "said to be in hand|keys are said to be",
+    ),
+    "order: a wait that looks too far ahead": (
+        ordered("xx", reads=2, bridges=1),
+        "return { retried, other, plain, last_read(retries), last_read(journal) }",
+        "return { retried, other, plain, last_read(retries), '9999999999999-0' }",
+        "a bridge waits",
     ),
     "order: a held event that stays pending": (
         ordered("xx", bridges=1),

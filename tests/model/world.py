@@ -21,6 +21,9 @@ from milepost.settings import JournalSettings
 MINUTE = 60_000
 HOUR = 3_600_000
 
+LOOKED = "model:looked"
+"""The channel on which each look at Redis is announced. All messages before it are of earlier moves."""
+
 Move = tuple[Any, ...]
 """The name of a method `do_…` of the world, and its arguments."""
 
@@ -39,21 +42,28 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Group:
-    """A consumer group: the last entry it was given, and the pending ones, each with its consumer."""
+    """A consumer group: the last entry it was given, and the pending ones, each with its consumer.
+
+    `times`: how often each pending entry was given out.
+    """
 
     last: bytes
     pending: Sequence[tuple[bytes, bytes]]
+    times: Sequence[int]
 
 
 @dataclass
 class View:
-    """The content of Redis, by key."""
+    """The content of Redis, by key. `announced`: channel and text of the messages since the last look, if the world
+    subscribes.
+    """
 
     snapshot: Snapshot
     ttl: dict[str, int] = field(default_factory=dict)
     streams: dict[str, list[tuple[bytes, dict[bytes, bytes]]]] = field(default_factory=dict)
     groups: dict[str, dict[str, Group]] = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)
+    announced: list[tuple[str, bytes]] = field(default_factory=list)
 
     def unread(self, stream: str, group: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
         last = ordinal(self.groups[stream][group].last)
@@ -97,12 +107,13 @@ class World(Generic[L]):
     refusals: bool = False
     """Whether each move is also made on servers that refuse."""
 
-    def __init__(self, url: str) -> None:
-        self.settings = JournalSettings.read(redis_url=url)
+    def __init__(self, url: str, *, limit: int = 0) -> None:
+        """`limit`: BACKLOG_LIMIT; 0: that of the settings, which is not reached."""
+        self.settings = JournalSettings.read(redis_url=url, **{"backlog_limit": limit} if limit else {})
         self.journal = Journal(connect(self.settings), self.settings)
         self.scripts = self.journal.scripts
         self.connection = self.scripts.connection
-        self.maintenance = Maintenance(self.scripts, dedup=self.settings.dedup, limit=1000)
+        self.maintenance = Maintenance(self.scripts, dedup=self.settings.dedup, limit=self.settings.backlog_limit)
         self._current: Snapshot | None = None
 
     async def close(self) -> None:
@@ -122,6 +133,9 @@ class World(Generic[L]):
         Raises ViolationError.
         """
         raise NotImplementedError
+
+    def check_announced(self, move: Move, before: View, view: View) -> None:
+        """Compare what a move wrote with what it announced. Raises ViolationError."""
 
     async def check_counts(self, local: L, view: View) -> None:
         """Look at invariants that need further commands. Raises ViolationError."""
@@ -148,7 +162,7 @@ class World(Generic[L]):
         self._current = snapshot
 
     async def view(self) -> View:
-        time, *found = await self.connection.call("EVAL", LOOK, 1, keys.BACKLOG)
+        time, *found = await self.connection.call("EVAL", LOOK, 1, keys.BACKLOG, LOOKED)
         rows, stages, view = [], [], View(Snapshot((), ()))
         for name, ttl, dump, content, groups in sorted(found):
             key = name.decode()
@@ -164,7 +178,7 @@ class World(Generic[L]):
             else:
                 view.streams[key] = [(entry, dict(zip(body[::2], body[1::2], strict=True))) for entry, body in content]
                 view.groups[key] = {
-                    group.decode(): Group(last, [(row[0], row[1]) for row in pending])
+                    group.decode(): Group(last, [(row[0], row[1]) for row in pending], [row[3] for row in pending])
                     for group, last, pending in groups
                 }
         view.snapshot = Snapshot(tuple(rows), tuple(stages))
@@ -212,7 +226,8 @@ class World(Generic[L]):
         """Make a move, which leads to the state `key`, on servers that refuse. Returns on how many.
 
         A replica must change nothing, and be named as one. A full server must do all of a hop, and may do nothing of a
-        door. One where the user may not PUBLISH must do a move whole or not at all.
+        door. One where the user may not PUBLISH must do a move whole or not at all. A move that is refused has
+        announced nothing.
         """
         if move[0] in self.OUTSIDE:
             return 0
@@ -237,6 +252,7 @@ class World(Generic[L]):
             unnamed = replica and refused and "replica" not in refused
             if found not in expected or (refused and found != before) or written or unnamed:
                 raise ViolationError(f"{move!r} on a {server} server is half done: {refused or 'not refused'}")
+            self.check_announced(move, restored, view)
         return len(self.SERVERS)
 
 
@@ -253,6 +269,7 @@ end
 """Lua: Redis holds these keys alone."""
 
 LOOK = """
+redis.call('PUBLISH', ARGV[1], '')
 local time = redis.call('TIME')
 local found = { time[1] * 1000 + math.floor(time[2] / 1000) }
 local reads = { zset = { 'ZRANGE', 0, -1 }, set = { 'SMEMBERS' }, string = { 'GET' } }

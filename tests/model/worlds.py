@@ -14,6 +14,8 @@ Make = Callable[[str], World[Any]]
 
 LINE: dict[str, str | None] = {"a": OUT}
 BRANCHES: dict[str, str | None] = {"a": OUT, "b": None}
+SILENT: dict[str, str | None] = {"a": None}
+BOTH_SILENT: dict[str, str | None] = {"a": None, "b": None}
 BOTH_EMIT: dict[str, str | None] = {"a": OUT, "b": "aside"}
 
 
@@ -51,6 +53,11 @@ SMALL: dict[str, Make] = {
     "two answers, a lost answer, a retry": deliveries(LINE, answers=2, lost_answers=1, parks=1, bridges=1),
     "two stages that split one event": deliveries(BOTH_EMIT, answers=2, lost_answers=1, bridges=1),
     "order by key, a crash": ordered("xx", crashes=1, bridges=1),
+    "order by key, reads of two, a crash": ordered("xx", reads=2, crashes=1, bridges=1),
+    "order by key, a pause": ordered("xx", pauses=1, bridges=1),
+    "order by key, two answers, a lost answer": ordered("xx", answers=2, lost_answers=1, bridges=1),
+    "a stage that changes its channel, a retry": deliveries(LINE, moves=1, parks=1, bridges=1),
+    "two events at a limit of one, a stage that is away": deliveries(SILENT, events=2, limit=1, absences=1, bridges=1),
     "order by key, a dead letter, a replay": ordered("xx", burials=1, replays=1, bridges=1),
     "a replica that is behind is promoted": deliveries(LINE, failovers=1, bridges=1),
     "order by key that a stage loses": ordered("xx", rollouts=1, bridges=1),
@@ -68,7 +75,7 @@ WHOLE: dict[str, Make] = {
     "one event, every act once": deliveries(
         LINE, crashes=1, parks=1, burials=1, lost_answers=1, duplicates=1, replays=1
     ),
-    "one event, two crashes, two retries": deliveries(LINE, crashes=2, parks=2),
+    "one event, two crashes, two retries": deliveries(LINE, crashes=2, parks=2, times=True),
     "two events, a crash, a retry": deliveries(LINE, events=2, crashes=1, parks=1),
     "two events, a lost answer, a dead letter": deliveries(LINE, events=2, lost_answers=1, burials=1),
     "two stages of one channel, a crash, a retry": deliveries(BRANCHES, crashes=1, parks=1),
@@ -94,6 +101,22 @@ WHOLE: dict[str, Make] = {
     "a dead letter that is dropped, a stage that is forgotten, servers that refuse": deliveries(
         LINE, burials=1, drops=1, forgets=1, bridges=1, refusals=True
     ),
+    "two events, reads of two, a crash, a retry, a lost answer": deliveries(
+        LINE, events=2, reads=2, crashes=1, parks=1, lost_answers=1, bridges=1
+    ),
+    "a stage that changes its channel and comes back, a retry, a dead letter, a replay": deliveries(
+        LINE, moves=2, parks=1, burials=1, replays=1, bridges=1
+    ),
+    "a stage that changes its channel and comes back, a crash, a retry": deliveries(LINE, moves=2, crashes=1, parks=1),
+    "two stages of one channel, of which one changes it, is forgotten there or whole, a retry": deliveries(
+        BRANCHES, moves=1, forgets=1, parks=1, bridges=1
+    ),
+    "three events at a limit of two, a stage that is away": deliveries(
+        SILENT, events=3, limit=2, absences=1, parks=1, bridges=1
+    ),
+    "three events at a limit of one, two stages of which one is away": deliveries(
+        BOTH_SILENT, events=3, limit=1, absences=1, bridges=1
+    ),
     "broker mode, a crash, a retry": brokered(crashes=1, parks=1, gives_up=1, repeats=1),
     "broker mode, two events, dead letters and messages that are no events": brokered(
         events=2, gives_up=2, repeats=1, replays=1, drops=2, messages=1, bridges=1
@@ -106,7 +129,20 @@ WHOLE: dict[str, Make] = {
     "order by key, two keys, a crash, a retry, a lost answer": ordered(
         "xyx", crashes=1, parks=1, lost_answers=1, bridges=1
     ),
-    "order by key, three of a key, a dead letter, a replay": ordered("xxx", burials=1, replays=1, crashes=1),
+    "order by key, two bridges, reads of two, a crash, a retry": ordered("xx", reads=2, crashes=1, parks=1),
+    "order by key, two keys, reads of two, a lost answer": ordered("xyx", reads=2, lost_answers=1, bridges=1),
+    "order by key, a pause, a crash, a retry": ordered("xx", pauses=1, crashes=1, parks=1, bridges=1),
+    "order by key, two answers, a crash, a retry, a lost answer": ordered(
+        "xx", answers=2, crashes=1, parks=1, lost_answers=1, bridges=1
+    ),
+    "order by key that a stage leaves behind, a retry, a dead letter, a replay": ordered(
+        "xx", moves=2, parks=1, burials=1, replays=1, bridges=1
+    ),
+    "order by key that a stage leaves behind, a crash, a retry, what it left is forgotten": ordered(
+        "xx", moves=1, forgets=1, crashes=1, parks=1, bridges=1
+    ),
+    "order by key, three of a key, a dead letter, a replay": ordered("xxx", burials=1, replays=1, crashes=1, bridges=1),
+    "order by key, two bridges, a dead letter, a replay": ordered("xx", burials=1, replays=1, crashes=1),
     "order by key, a retry, two dead letters, a replay": ordered("xyx", parks=1, burials=2, replays=1, bridges=1),
     "order by key, a dead letter that is dropped, a stage that is forgotten": ordered(
         "xxy", burials=1, drops=1, forgets=1, bridges=1
