@@ -362,7 +362,7 @@ class DeliveryWorld(World[Deliveries]):
         for act, bound in {"replay": "replays", "drop": "drops", "forget": "forgets"}.items():
             if self.left(local, bound):
                 yield from ((act, stage) for stage in self.living(local))
-        if self.bounds.forgets:
+        if self.bounds.forgets and not self.bounds.refusals:
             yield ("forget_journal",)
         if self.bounds.absences:
             yield from self._absences(local, view)
