@@ -385,6 +385,7 @@ async def test_search_finds_a_dead_letter_that_is_dropped_and_stays(
 
 
 NOT_IN_EITHER = {"keys", "rollouts", "answers", "channels", "forgets", "deletions", "reads", "moves", "absences"}
+NOT_IN_EITHER |= {"limit", "times"}
 NOT_SEARCHED: dict[type[World[Any]], set[str]] = {
     SwitchWorld: NOT_IN_EITHER - {"keys"} | {"drops", "bridges"},
     BrokerWorld: NOT_IN_EITHER | {"burials", "lost_answers", "duplicates", "pauses", "delays", "failovers"},
