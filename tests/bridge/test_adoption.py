@@ -448,6 +448,20 @@ async def test_stopping_leader_adopts_the_messages_it_has_not_read_yet(rig: Rig)
     assert sorted(data_of(stage)) == list(range(2000))
 
 
+def messages_arrive_when_set(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Hold back what Redis sends to subscriptions while the returned event is cleared. It is set at first."""
+    messages, arrives = Subscription.messages, asyncio.Event()
+    arrives.set()
+
+    async def late(subscription: Subscription, *, silence: float) -> AsyncIterator[Sequence[Message]]:
+        async for received in messages(subscription, silence=silence):
+            await arrives.wait()
+            yield received
+
+    monkeypatch.setattr(Subscription, "messages", late)
+    return arrives
+
+
 async def adopted_after_the_release(rig: Rig, leader: Bridge, arrives: asyncio.Event) -> float:
     """Publish a message and stop the leader; once it has released the lease, let the message arrive.
 
@@ -468,15 +482,7 @@ async def adopted_after_the_release(rig: Rig, leader: Bridge, arrives: asyncio.E
 async def test_stopping_leader_adopts_a_message_that_arrives_after_its_release_and_was_sent_before(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    messages, arrives = Subscription.messages, asyncio.Event()
-
-    async def late(subscription: Subscription, *, silence: float) -> AsyncIterator[Sequence[Message]]:
-        async for received in messages(subscription, silence=silence):
-            await arrives.wait()
-            yield received
-
-    monkeypatch.setattr(Subscription, "messages", late)
-    arrives.set()
+    arrives = messages_arrive_when_set(monkeypatch)
     await rig.stage("stage", "in", None)
     leader = await rig.bridge(grace="PT60S")
     await a_leader(leader)
@@ -515,16 +521,8 @@ async def test_leader_that_stops_before_it_received_its_own_token_adopts_the_mes
 async def test_bridge_that_leads_again_before_it_received_the_token_of_another_adopts_the_messages_from_then_on(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    messages, arrives = Subscription.messages, asyncio.Event()
-
-    async def late(subscription: Subscription, *, silence: float) -> AsyncIterator[Sequence[Message]]:
-        async for received in messages(subscription, silence=silence):
-            await arrives.wait()
-            yield received
-
-    monkeypatch.setattr(Subscription, "messages", late)
+    arrives = messages_arrive_when_set(monkeypatch)
     monkeypatch.setattr(subscriber, "RENEWED", 0.01)
-    arrives.set()
     stage = await rig.stage("stage", "in", None)
     bridge = await rig.bridge()
     await a_leader(bridge)
