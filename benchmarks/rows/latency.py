@@ -73,7 +73,10 @@ def write(port: int, commands: Sequence[bytes], rate: float) -> list[int]:
                 sent.append(time.monotonic_ns())
                 link.sendall(commands[len(sent) - 1])
             with suppress(BlockingIOError):  # no reply yet
-                reader.feed(link.recv(1 << 16, 0 if len(sent) == len(commands) else socket.MSG_DONTWAIT))
+                received = link.recv(1 << 16, 0 if len(sent) == len(commands) else socket.MSG_DONTWAIT)
+                if not received:
+                    raise ConnectionResetError("Redis closed the connection")
+                reader.feed(received)
             while (reply := reader.gets()) is not False:
                 if isinstance(reply, hiredis.ReplyError):
                     raise reply

@@ -5,7 +5,7 @@ may handle them late; a bridge that loses its connection loses its inbox. The br
 without their tasks: each move is one of their steps.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Any
@@ -17,9 +17,8 @@ from milepost.bridge.metrics import BridgeMetrics
 from milepost.errors import JournalUnavailable
 from milepost.journal import BROKER, Adoption, Maintenance, Wiring, keys
 from milepost.journal.connection import connect
-from milepost.journal.subscription import subscribed
 from tests.model.delivery import check_bounded
-from tests.model.world import Move, View, ViolationError, World
+from tests.model.world import Move, View, ViolationError, World, messages_between
 
 IN = "in"
 MARKER = "model:marker"
@@ -170,24 +169,11 @@ class AdoptionWorld(World[Leading]):
 
     async def begin(self) -> Leading:
         if self._heard is None:
-            self._heard = self._messages()
+            self._heard = messages_between(self._redis, MARKER, IN, keys.LEASE)
             await anext(self._heard)
         await self.maintenance.beat({"a": Wiring([IN], [], "")})
         await self.scripts.ensure(stage="a", broker=BROKER, channel=IN)
         return Leading([Bridge(uuid4().hex) for _ in range(self.bounds.bridges)])
-
-    async def _messages(self) -> AsyncIterator[list[tuple[str, bytes]]]:
-        """Yield everything that was published since the last time, in Redis's order."""
-        async with subscribed(self._redis) as subscription:
-            await subscription.subscribe(IN, keys.LEASE, MARKER)
-            found: list[tuple[str, bytes]] = []
-            async for some in subscription.messages(silence=60):
-                for message in some:
-                    if message.channel == MARKER.encode():  # the first time: its subscription is confirmed
-                        yield found
-                        found = []
-                    elif message.kind == b"message":
-                        found.append((message.channel.decode(), message.data))
 
     def moves(self, local: Leading, view: View) -> Iterator[Move]:
         if local.published < len(self.bounds.messages):

@@ -45,8 +45,7 @@ from milepost.journal import (
 )
 from milepost.journal.admin import Admin, StageNotServed, StageServed
 from milepost.journal.consumer import Settlement
-from milepost.journal.subscription import subscribed
-from tests.model.world import HOUR, LOOKED, Move, View, ViolationError, World, event_id
+from tests.model.world import HOUR, LOOKED, Move, View, ViolationError, World, event_id, messages_between
 
 IN, OUT, OTHER, ASIDE = "in", "out", "other", "aside"
 NEW = "new"
@@ -144,7 +143,7 @@ class Deliveries:
     replayed   the dead letters that were replayed, as stage and event
     delayed    the events that are parked for a day, as stage and event
     away       the stages that consume NEW
-    cleared    those of them of which an operator has deleted what they left behind on IN
+    cleared    those of them whose events on IN an operator has deleted
     ordered    whether each bridge knows its stages as ordered
     """
 
@@ -274,7 +273,7 @@ class DeliveryWorld(World[Deliveries]):
 
     async def view(self) -> View:
         if self._heard is None:
-            self._heard = self._messages()
+            self._heard = messages_between(self.journal.redis, LOOKED, IN, OUT, OTHER, ASIDE)
             await anext(self._heard)
         view = await super().view()
         view.announced, self._earlier = self._earlier + await anext(self._heard), []
@@ -285,19 +284,6 @@ class DeliveryWorld(World[Deliveries]):
         view = await self.view()
         self._earlier = view.announced
         return view
-
-    async def _messages(self) -> AsyncGenerator[list[tuple[str, bytes]]]:
-        """Yield every event that was announced since the last look, in Redis's order. First of all yield nothing."""
-        async with subscribed(self.journal.redis) as subscription:
-            await subscription.subscribe(IN, OUT, OTHER, ASIDE, LOOKED)
-            found: list[tuple[str, bytes]] = []
-            async for some in subscription.messages(silence=60):
-                for message in some:
-                    if message.channel == LOOKED.encode():  # the first time: its subscription is confirmed
-                        yield found
-                        found = []
-                    elif message.kind == b"message":
-                        found.append((message.channel.decode(), message.data))
 
     @contextlib.asynccontextmanager
     async def silenced_but_one(self) -> AsyncIterator[None]:

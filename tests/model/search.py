@@ -5,7 +5,7 @@
 3. Before each move the state is restored into a real Valkey; the move runs the shipped scripts, and the new state is
    read back.
 4. States that differ only in times, ids or in which bridge is which are one state, so each is visited once.
-5. In every new state the invariants of the world are checked, and after every move what it announced. A broken one ends
+5. In every new state the invariants of the world are checked, and after every move its announcements. A broken one ends
    the search.
 6. The path to it, the shortest, is printed as a Python program that makes the same moves.
 7. In some worlds each move is also tried on servers that refuse: full, read-only, without a right. It must then change

@@ -7,15 +7,18 @@ keys that expire keep whole minutes of their time, and the stages table only whe
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
+
+from redis.asyncio import Redis
 
 from milepost.errors import JournalUnavailable
 from milepost.journal import BEAT_FRESH, Journal, Maintenance, keys
 from milepost.journal.connection import connect
 from milepost.journal.refusals import WrongServer
+from milepost.journal.subscription import subscribed
 from milepost.settings import JournalSettings
 
 MINUTE = 60_000
@@ -135,7 +138,7 @@ class World(Generic[L]):
         raise NotImplementedError
 
     def check_announced(self, move: Move, before: View, view: View) -> None:
-        """Compare what a move wrote with what it announced. Raises ViolationError."""
+        """Compare the events that a move journaled with its announcements. Raises ViolationError."""
 
     async def check_counts(self, local: L, view: View) -> None:
         """Look at invariants that need further commands. Raises ViolationError."""
@@ -308,3 +311,20 @@ def ordinal(entry: bytes) -> tuple[int, int]:
 def event_id(event: bytes) -> str:
     """Return the id in the JSON of an event."""
     return str(json.loads(event)["id"])
+
+
+async def messages_between(redis: Redis, marker: str, *channels: str) -> AsyncGenerator[list[tuple[str, bytes]]]:
+    """Yield the messages of `channels`, in Redis's order, each time that one comes on `marker`: those since the last.
+
+    The first list is empty: the subscription is confirmed.
+    """
+    async with subscribed(redis) as subscription:
+        await subscription.subscribe(*channels, marker)
+        found: list[tuple[str, bytes]] = []
+        async for some in subscription.messages(silence=60):
+            for message in some:
+                if message.channel == marker.encode():
+                    yield found
+                    found = []
+                elif message.kind == b"message":
+                    found.append((message.channel.decode(), message.data))

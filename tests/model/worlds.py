@@ -138,7 +138,7 @@ WHOLE: dict[str, Make] = {
     "order by key that a stage leaves behind, a retry, a dead letter, a replay": ordered(
         "xx", moves=2, parks=1, burials=1, replays=1, bridges=1
     ),
-    "order by key that a stage leaves behind, a crash, a retry, what it left is forgotten": ordered(
+    "order by key, a stage that changes its channel, a crash, a retry, a forget": ordered(
         "xx", moves=1, forgets=1, crashes=1, parks=1, bridges=1
     ),
     "order by key, three of a key, a dead letter, a replay": ordered("xxx", burials=1, replays=1, crashes=1, bridges=1),

@@ -20,6 +20,7 @@ if not counted or math.abs(now() - tonumber(counted_at)) > trusted then
   counted_at, closed = whole(now()), '\n' .. table.concat(channels, '\n') .. '\n'
   redis.pcall('SET', BACKLOG, whole(counted) .. ' ' .. counted_at .. closed, 'PX', trusted)  -- refused by a full Redis
 end
+
 local consumed
 
 -- Whether this event would begin one more channel that no stage consumes, and there are too many already.

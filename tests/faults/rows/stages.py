@@ -64,7 +64,7 @@ async def audited(run: Run) -> Stage:
     return stage
 
 
-@fault("a stage added later gets what is still in the journal", loaded=False, most=600, twin=True)
+@fault("a stage added later gets the events still in the journal", loaded=False, most=600, twin=True)
 async def added_later(run: Run) -> None:
     stack = run.stack
     store = stack.functions["store"]
